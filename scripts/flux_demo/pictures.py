@@ -1,0 +1,99 @@
+"""The pictures: Noto emoji, 64x64, composited on white, split so that no sibling of a held-out picture is trained on.
+
+Source: the npm package `emoji-datasource-google`, version 16.0.0 (MIT); the drawings are Google's Noto Emoji
+(Apache License 2.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PACKAGE = "emoji-datasource-google@16.0.0"
+SIZE = 64
+HELD_OUT_SHARE = 0.11
+
+# Code points that tell siblings apart without changing what is drawn: gender signs, joiner, variation selector.
+_SIBLING_MARKS = {"2640", "2642", "200D", "FE0F"}
+_PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D2"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One emoji. `rgb`: (64, 64, 3) uint8 on white. `family`: the same for all siblings by gender."""
+
+    name: str
+    code: str
+    family: str
+    rgb: np.ndarray
+
+
+def family_of(code: str) -> str:
+    """The code point sequence with gender taken out: `1F469-200D-1F692` and `1F468-200D-1F692` give the same."""
+    return "-".join(_PERSONS.get(part, part) for part in code.split("-") if part not in _SIBLING_MARKS)
+
+
+def on_white(encoded: bytes) -> np.ndarray:
+    """Decode a PNG with transparency. Returns (64, 64, 3) uint8."""
+    rgba = Image.open(io.BytesIO(encoded)).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+
+
+def load_pictures(package: Path) -> list[Picture]:
+    """Read every picture of the package's tarball; skin-tone variants are left out."""
+    with tarfile.open(package) as tar:
+        files = {m.name: m for m in tar.getmembers()}
+        table = json.loads(_read(tar, files["package/emoji.json"]))
+        pictures = []
+        for row in sorted(table, key=lambda row: row["unified"]):
+            member = files.get(f"package/img/google/64/{row['image']}")
+            if row["has_img_google"] and row["category"] != "Component" and member is not None:
+                code = row["unified"]
+                pictures.append(Picture(row["name"].lower(), code, family_of(code), on_white(_read(tar, member))))
+    return pictures
+
+
+def is_held_out(picture: Picture) -> bool:
+    """Whole families are held out, chosen by a hash of the family, so the split never moves."""
+    digest = hashlib.sha256(f"flux-triton {picture.family}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
+
+
+def split(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Returns (trained on, held out)."""
+    return [p for p in pictures if not is_held_out(p)], [p for p in pictures if is_held_out(p)]
+
+
+def augment(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Scale by up to 15 %, shift by up to 10 %, flip half of the time; white where nothing was. Same shape out."""
+    scale = rng.uniform(0.85, 1.15)
+    side = round(SIZE * scale)
+    offset = rng.uniform(-0.1, 0.1, 2) * SIZE + (SIZE - side) / 2
+    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
+    if rng.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    canvas = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
+    canvas.paste(picture, (round(offset[0]), round(offset[1])))
+    return np.asarray(canvas)
+
+
+def augmented(pictures: list[Picture], copies: int, seed: int) -> np.ndarray:
+    """(copies, n, 64, 64, 3) uint8; the first copy is the pictures themselves."""
+    rng = np.random.default_rng(seed)
+    first = np.stack([p.rgb for p in pictures])
+    rest = [np.stack([augment(p.rgb, rng) for p in pictures]) for _ in range(copies - 1)]
+    return np.stack([first, *rest])
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, member.name
+    return file.read()

@@ -1,0 +1,62 @@
+"""What both trainings share: a moving average of the weights, the learning rate's course, and resumable files."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MovingAverage:
+    """Exponential moving average of a module's weights."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[key].lerp_(value, 1 - decay)
+            else:
+                self.weights[key].copy_(value)
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth of the peak."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class Run:
+    """One training run's folder: `log.jsonl`, the state to resume from, and the averaged weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._started = time.monotonic()
+
+    def log(self, **row: Any) -> None:
+        row["seconds"] = round(time.monotonic() - self._started, 1)
+        line = json.dumps(row)
+        print(line, flush=True)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def save(self, state: dict[str, Any]) -> None:
+        temporary = self.folder / "state.pt.part"
+        torch.save(state, temporary)
+        temporary.replace(self.folder / "state.pt")
+
+    def load(self) -> dict[str, Any] | None:
+        path = self.folder / "state.pt"
+        return torch.load(path, weights_only=True) if path.exists() else None

@@ -1,0 +1,41 @@
+"""Bounds and defaults, each with its unit and its reason."""
+
+from __future__ import annotations
+
+#: Pictures that one request may carry.
+MAX_PICTURES = 8
+#: Bytes of one encoded picture.
+MAX_PICTURE_BYTES = 32 * 2**20
+#: Pixels of one decoded picture, read from its header before decoding (8192 x 8192; 200 MB as RGB).
+MAX_PICTURE_PIXELS = 8192 * 8192
+#: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
+MAX_PROMPT_CHARACTERS = 4096
+#: Pixels of one side of the picture asked for.
+MIN_SIDE, MAX_SIDE = 16, 2048
+#: Pixels that a side is a multiple of: 8 for the VAE times 2 for packing. A checkpoint may ask for another multiple.
+SIDE_MULTIPLE = 16
+#: Denoising steps.
+MAX_STEPS = 100
+#: Distilled guidance scale, as FLUX.1-dev's `guidance_scale`.
+MAX_GUIDANCE = 30.0
+#: Variations that one request may ask for.
+MAX_IMAGES = 8
+#: Weight of a picture's tokens; 1 is diffusers' picture, 0 leaves it out.
+MAX_STRENGTH = 4.0
+#: Seeds are what a signed 64-bit integer holds; -1 asks for a random one.
+RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
+
+#: What the seed document's API assumes. The size is the checkpoint's own (`sample_size` of its VAE, 1024 for FLUX.1).
+DEFAULT_STEPS = 50
+DEFAULT_GUIDANCE = 2.5
+DEFAULT_SEED = 42
+DEFAULT_IMAGES = 1
+DEFAULT_STRENGTH = 1.0
+DEFAULT_FORMAT = "png"
+
+#: Formats that `image_encode` writes; each may carry BASE64_SUFFIX.
+FORMATS = ("png", "jpeg", "webp")
+BASE64_SUFFIX = ";base64"
+
+#: Zero text tokens that FLUX Redux reads where there is no prompt; one token of this weight equals them.
+EMPTY_PROMPT_TOKENS = 512

@@ -1,0 +1,188 @@
+"""The models and ensembles of the repository, and the tensors they exchange.
+
+In an ensemble, tensors of the same name are the same tensor. That is why an output never has the name of an input:
+Triton's ensemble scheduler would answer with the input (tried on 2.51).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from flux_serving.contract import limits
+from flux_serving.contract.tensors import Bounds, DType, Tensor, scalar
+
+# What callers give.
+IMAGE = Tensor(
+    "IMAGE",
+    DType.BYTES,
+    (-1,),
+    "Encoded pictures (PNG, JPEG, WebP, GIF, BMP, TIFF), or the same as base64 or a data URL",
+    unit="bytes",
+    max_length=limits.MAX_PICTURES,
+)
+IMAGE_STRENGTH = Tensor(
+    "IMAGE_STRENGTH",
+    DType.FP32,
+    (-1,),
+    "Weight of each picture's tokens in attention: one value for all pictures, or one each",
+    optional=True,
+    bounds=Bounds(0, limits.MAX_STRENGTH),
+    default=limits.DEFAULT_STRENGTH,
+    max_length=limits.MAX_PICTURES,
+)
+PROMPT = scalar(
+    "PROMPT",
+    DType.BYTES,
+    "Text beside the pictures, UTF-8; needs a base checkpoint with text encoders",
+    unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
+    default="",
+)
+_SIDE = Bounds(limits.MIN_SIDE, limits.MAX_SIDE)
+_SIDE_MEANING = "of the picture asked for, a multiple of 16; absent: the checkpoint's own size"
+HEIGHT = scalar("HEIGHT", DType.INT32, f"Height {_SIDE_MEANING}", unit="pixels", bounds=_SIDE)
+WIDTH = scalar("WIDTH", DType.INT32, f"Width {_SIDE_MEANING}", unit="pixels", bounds=_SIDE)
+NUM_INFERENCE_STEPS = scalar(
+    "NUM_INFERENCE_STEPS",
+    DType.INT32,
+    "Denoising steps",
+    unit="steps",
+    bounds=Bounds(1, limits.MAX_STEPS),
+    default=limits.DEFAULT_STEPS,
+)
+GUIDANCE_SCALE = scalar(
+    "GUIDANCE_SCALE",
+    DType.FP32,
+    "Distilled guidance; ignored by checkpoints without a guidance embedding",
+    bounds=Bounds(0, limits.MAX_GUIDANCE),
+    default=limits.DEFAULT_GUIDANCE,
+)
+NUM_IMAGES = scalar(
+    "NUM_IMAGES",
+    DType.INT32,
+    "Variations wanted; the i-th has seed SEED + i",
+    unit="images",
+    bounds=Bounds(1, limits.MAX_IMAGES),
+    default=limits.DEFAULT_IMAGES,
+)
+SEED = scalar(
+    "SEED",
+    DType.INT64,
+    "Seed of the first variation's noise; -1 picks a random one",
+    bounds=Bounds(limits.RANDOM_SEED, limits.MAX_SEED),
+    default=limits.DEFAULT_SEED,
+)
+OUTPUT_FORMAT = scalar(
+    "OUTPUT_FORMAT",
+    DType.BYTES,
+    "png, jpeg or webp; with `;base64` behind it the picture comes as text",
+    default=limits.DEFAULT_FORMAT,
+)
+
+# What the models hand to each other.
+CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: text, then the pictures in order")
+CONTEXT_WEIGHTS = Tensor(
+    "CONTEXT_WEIGHTS",
+    DType.FP32,
+    (-1,),
+    "Weight of each context token: w equal tokens, or log(w) on its attention logit; 0: the token is not there",
+    bounds=Bounds(0, 2**20),
+)
+POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
+PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, height, width, RGB", unit="0..255")
+LATENTS = Tensor(
+    "LATENTS", DType.FP32, (-1, -1, -1), "Final packed latents: number, image tokens, channels", unit="VAE-scaled"
+)
+RECIPE = Tensor("RECIPE", DType.BYTES, (-1,), "How each picture was made, as JSON: seed, steps, guidance, size, model")
+
+# What callers get.
+OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "One encoded picture for each image wanted", unit="bytes")
+OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "The seed that each image used")
+
+_DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A start-up setting of one model, a `parameters` entry of its `config.pbtxt`."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Python-backend model. needs_gpu: instances are pinned to GPUs where there are any."""
+
+    name: str
+    purpose: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    needs_gpu: bool
+    max_batch_size: int = 1
+    cpu_instances: int = 1
+    dynamic_batching: bool = False
+    response_cache: bool = False
+    parameters: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models in a row, wired by tensor name."""
+
+    name: str
+    purpose: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Model, ...]
+    max_batch_size: int = 1
+
+    def outputs_of(self, step: Model) -> tuple[Tensor, ...]:
+        """Outputs of one step that the ensemble uses; all of them where a response cache needs them all."""
+        wanted = {tensor.name for tensor in self.outputs}
+        wanted |= {tensor.name for model in self.steps for tensor in model.inputs}
+        return tuple(tensor for tensor in step.outputs if step.response_cache or tensor.name in wanted)
+
+
+_DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
+
+FLUX_PRIOR_REDUX = Model(
+    name="flux_prior_redux",
+    purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
+    inputs=(IMAGE, IMAGE_STRENGTH, PROMPT),
+    outputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION),
+    needs_gpu=True,
+    max_batch_size=8,
+    dynamic_batching=True,
+    response_cache=True,
+    parameters=(_DTYPE,),
+)
+FLUX_BASE = Model(
+    name="flux_base",
+    purpose="Context tokens to pictures: noise, denoising steps, decoding",
+    inputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION, *_DENOISING_KNOBS, OUTPUT_FORMAT),
+    outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
+    needs_gpu=True,
+    parameters=(
+        _DTYPE,
+        Parameter("MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"),
+    ),
+)
+IMAGE_ENCODE = Model(
+    name="image_encode",
+    purpose="RGB to PNG, JPEG or WebP, with the recipe and the mark of AI-made media in its metadata",
+    inputs=(PIXELS, replace(RECIPE, optional=True), OUTPUT_FORMAT),
+    outputs=(OUTPUT_IMAGE,),
+    needs_gpu=False,
+    cpu_instances=2,
+)
+FLUX_REDUX = Ensemble(
+    name="flux_redux",
+    purpose="Pictures to variations of them",
+    inputs=(IMAGE, IMAGE_STRENGTH, PROMPT, *_DENOISING_KNOBS, OUTPUT_FORMAT),
+    outputs=(OUTPUT_IMAGE, OUTPUT_SEED),
+    steps=(FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE),
+)
+
+MODELS: tuple[Model, ...] = (FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE)
+ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX,)

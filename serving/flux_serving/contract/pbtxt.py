@@ -1,0 +1,119 @@
+"""The contract as Triton's `config.pbtxt`, and as the table in docs/tensors.md.
+
+Configs are full, so that the server runs with `--disable-auto-complete-config`: completing them would start a
+throw-away process of every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from flux_serving.contract.models import ENSEMBLES, MODELS, Ensemble, Model
+from flux_serving.contract.tensors import Tensor
+
+#: GPUs of the seed's machine; one instance of every GPU model on each.
+DEFAULT_GPUS = (7, 8)
+#: Profiles beside `config.pbtxt`, chosen by `--model-config-name`: the GPUs that each pins to; none is the CPU.
+PROFILES: dict[str, tuple[int, ...]] = {"cpu": (), "k8s": (0,)}
+
+_HEADER = "# Rendered from serving/flux_serving/contract by scripts/render_configs; edit there.\n"
+
+
+def render_model(model: Model, gpus: tuple[int, ...]) -> str:
+    """`config.pbtxt` of one model. gpus: device ids to pin to, one instance on each; empty: the CPU."""
+    lines = [
+        _HEADER + f"# {model.purpose}.",
+        f'name: "{model.name}"',
+        'backend: "python"',
+        f"max_batch_size: {model.max_batch_size}",
+        *_tensors("input", model.inputs, ragged=model.dynamic_batching),
+        *_tensors("output", model.outputs),
+    ]
+    if model.needs_gpu and gpus:
+        lines.append(f"instance_group [ {{ kind: KIND_GPU, gpus: {list(gpus)}, count: 1 }} ]")
+    else:
+        lines.append(f"instance_group [ {{ kind: KIND_CPU, count: {model.cpu_instances} }} ]")
+    if model.dynamic_batching:
+        lines.append("dynamic_batching { }")
+    if model.response_cache:
+        lines.append("response_cache { enable: true }")
+    for parameter in model.parameters:
+        lines.append(f"# {parameter.meaning}.")
+        lines.append(
+            f'parameters {{ key: "{parameter.name}" value: {{ string_value: "{parameter.default}" }} }}'
+        )
+    return "\n".join(lines) + "\n"
+
+
+def render_ensemble(ensemble: Ensemble) -> str:
+    """`config.pbtxt` of an ensemble; it is the same on every machine."""
+    lines = [
+        _HEADER + f"# {ensemble.purpose}.",
+        f'name: "{ensemble.name}"',
+        'platform: "ensemble"',
+        f"max_batch_size: {ensemble.max_batch_size}",
+        *_tensors("input", ensemble.inputs),
+        *_tensors("output", ensemble.outputs),
+        "ensemble_scheduling {",
+    ]
+    for model in ensemble.steps:
+        lines += ["  step {", f'    model_name: "{model.name}"', "    model_version: -1"]
+        lines += [f'    input_map {{ key: "{t.name}" value: "{t.name}" }}' for t in model.inputs]
+        lines += [f'    output_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ensemble.outputs_of(model)]
+        lines.append("  }")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def render_all(gpus: tuple[int, ...] = DEFAULT_GPUS) -> dict[Path, str]:
+    """Every config file, by its path inside the model repository."""
+    files: dict[Path, str] = {}
+    for model in MODELS:
+        files[Path(model.name, "config.pbtxt")] = render_model(model, gpus)
+        if model.needs_gpu:
+            for profile, pinned in PROFILES.items():
+                files[Path(model.name, "configs", f"{profile}.pbtxt")] = render_model(model, pinned)
+    for ensemble in ENSEMBLES:
+        files[Path(ensemble.name, "config.pbtxt")] = render_ensemble(ensemble)
+    return files
+
+
+def render_tables() -> str:
+    """Every model's tensors as Markdown."""
+    parts = [
+        "# Tensors\n",
+        "Rendered from `serving/flux_serving/contract` by `scripts/render_configs`. Shapes are without the batch "
+        "dimension; every model here takes requests of batch size 1, so `IMAGE` of two pictures has shape `[1, 2]`.\n",
+    ]
+    for model in (*ENSEMBLES, *MODELS):
+        kind = "ensemble" if isinstance(model, Ensemble) else "model"
+        parts.append(f"## {model.name} ({kind})\n\n{model.purpose}.\n")
+        parts.append("| | tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|---|")
+        parts += [_row("in", tensor) for tensor in model.inputs] + [_row("out", tensor) for tensor in model.outputs]
+        if isinstance(model, Model) and model.parameters:
+            parts.append("\n| parameter | default | meaning |\n|---|---|---|")
+            parts += [f"| `{p.name}` | `{p.default}` | {p.meaning} |" for p in model.parameters]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _tensors(kind: str, tensors: tuple[Tensor, ...], ragged: bool = False) -> Iterator[str]:
+    yield f"{kind} ["
+    for index, tensor in enumerate(tensors):
+        fields = [f'name: "{tensor.name}"', f"data_type: {tensor.dtype.config_name}", f"dims: {list(tensor.shape)}"]
+        if tensor.optional:
+            fields.append("optional: true")
+        if ragged and -1 in tensor.shape:
+            fields.append("allow_ragged_batch: true")
+        yield "  { " + ", ".join(fields) + " }" + ("," if index + 1 < len(tensors) else "")
+    yield "]"
+
+
+def _row(direction: str, tensor: Tensor) -> str:
+    default = "required" if direction == "in" and not tensor.optional else ""
+    if tensor.default not in (None, ""):
+        default = f"`{tensor.default}`"
+    bounds = str(tensor.bounds) if tensor.bounds else ""
+    unit = f" ({tensor.unit})" if tensor.unit else ""
+    shape = ", ".join(map(str, tensor.shape))
+    return f"| {direction} | `{tensor.name}` | {tensor.dtype.wire_name} | [{shape}] | {default} | {bounds} | {tensor.meaning}{unit} |"

@@ -1,0 +1,48 @@
+"""Every error that a caller can meet, and nothing else.
+
+    FluxError
+    ├── InvalidRequest      the caller's mistake; sending it again cannot help
+    ├── Overloaded          no room now, or the server is starting or stopping; try again later
+    ├── DeadlineExceeded    the caller's time ran out before the answer was ready
+    ├── Cancelled           the caller, or the server's shutdown, ended the work
+    ├── Unreachable         the connection failed or broke; whether the work was done is not known
+    ├── GenerationFailed    the server's mistake
+    └── CheckpointError     a checkpoint or a setting is wrong, so the server will not start
+
+Only `backend/` turns these into Triton's codes, and only `flux_client` turns those back into these.
+A message names model, tensor, value and range: `flux_base: NUM_INFERENCE_STEPS=0, expected 1..100`.
+"""
+
+from __future__ import annotations
+
+
+class FluxError(Exception):
+    """Base of all errors of this project."""
+
+
+class InvalidRequest(FluxError):
+    """The request breaks the contract; Triton answers INVALID_ARG (HTTP 400)."""
+
+
+class Overloaded(FluxError):
+    """There is no room now; Triton answers UNAVAILABLE (HTTP 503)."""
+
+
+class DeadlineExceeded(FluxError):
+    """The caller's time ran out."""
+
+
+class Cancelled(FluxError):
+    """The work was ended before it was done."""
+
+
+class Unreachable(FluxError):
+    """No connection, or it broke before the answer came."""
+
+
+class GenerationFailed(FluxError):
+    """Something unexpected went wrong in the server; Triton answers INTERNAL (HTTP 500)."""
+
+
+class CheckpointError(FluxError):
+    """A checkpoint or setting cannot be used; the message names the folder or the key."""
