@@ -10,6 +10,8 @@ MAX_PICTURE_BYTES = 32 * 2**20
 MAX_PICTURE_PIXELS = 8192 * 8192
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096
+#: Context tokens of one request: 512 of text and 729 of each picture are 6344.
+MAX_CONTEXT_TOKENS = 8192
 #: Pixels of one side of the picture asked for.
 MIN_SIDE, MAX_SIDE = 16, 2048
 #: Pixels that a side is a multiple of: 8 for the VAE times 2 for packing. A checkpoint may ask for another multiple.

@@ -86,6 +86,7 @@ CONTEXT_WEIGHTS = Tensor(
     (-1,),
     "Weight of each context token: w equal tokens, or log(w) on its attention logit; 0: the token is not there",
     bounds=Bounds(0, 2**20),
+    max_length=limits.MAX_CONTEXT_TOKENS,
 )
 POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
 PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, height, width, RGB", unit="0..255")

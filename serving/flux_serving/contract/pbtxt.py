@@ -40,9 +40,7 @@ def render_model(model: Model, gpus: tuple[int, ...]) -> str:
         lines.append("response_cache { enable: true }")
     for parameter in model.parameters:
         lines.append(f"# {parameter.meaning}.")
-        lines.append(
-            f'parameters {{ key: "{parameter.name}" value: {{ string_value: "{parameter.default}" }} }}'
-        )
+        lines.append(f'parameters {{ key: "{parameter.name}" value: {{ string_value: "{parameter.default}" }} }}')
     return "\n".join(lines) + "\n"
 
 
@@ -85,7 +83,8 @@ def render_tables() -> str:
         "Rendered from `serving/flux_serving/contract` by `scripts/render_configs`. Shapes are without the batch "
         "dimension; every model here takes requests of batch size 1, so `IMAGE` of two pictures has shape `[1, 2]`.\n",
     ]
-    for model in (*ENSEMBLES, *MODELS):
+    everything: list[Ensemble | Model] = [*ENSEMBLES, *MODELS]
+    for model in everything:
         kind = "ensemble" if isinstance(model, Ensemble) else "model"
         parts.append(f"## {model.name} ({kind})\n\n{model.purpose}.\n")
         parts.append("| | tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|---|")
@@ -116,4 +115,13 @@ def _row(direction: str, tensor: Tensor) -> str:
     bounds = str(tensor.bounds) if tensor.bounds else ""
     unit = f" ({tensor.unit})" if tensor.unit else ""
     shape = ", ".join(map(str, tensor.shape))
-    return f"| {direction} | `{tensor.name}` | {tensor.dtype.wire_name} | [{shape}] | {default} | {bounds} | {tensor.meaning}{unit} |"
+    cells = (
+        direction,
+        f"`{tensor.name}`",
+        tensor.dtype.wire_name,
+        f"[{shape}]",
+        default,
+        bounds,
+        tensor.meaning + unit,
+    )
+    return "| " + " | ".join(cells) + " |"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flux_serving.errors import InvalidRequest
+
+#: A numpy array of any type; what it holds is said where it is used.
+Array = NDArray[Any]
 
 
 class DType(Enum):
@@ -33,14 +36,14 @@ class Bounds:
 
     low: float
     high: float
-    multiple_of: int = 1
 
     def __str__(self) -> str:
-        text = f"{self.low:g}..{self.high:g}" if self.high < 2**62 else f"{self.low:g}..2^63-1"
-        return text if self.multiple_of == 1 else f"a multiple of {self.multiple_of} in {text}"
+        return f"{self.low:g}..{self.high:g}" if self.high < 2**62 else f"{self.low:g}..2^63-1"
 
-    def allow(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high and value % self.multiple_of == 0
+    def broken_by(self, values: Array) -> Array:
+        """The values that are out of bounds or not finite."""
+        broken: Array = values[~((values >= self.low) & (values <= self.high))]
+        return broken
 
 
 @dataclass(frozen=True)
@@ -61,28 +64,29 @@ class Tensor:
     default: int | float | str | None = None
     max_length: int | None = None
 
-    def check(self, model: str, values: np.ndarray) -> None:
+    def check(self, model: str, values: Array) -> None:
         """Check values of this tensor, without the batch dimension.
 
         Raises InvalidRequest: wrong shape, more than `max_length` values, out of bounds, or not a number.
         """
-        if values.ndim != len(self.shape) or any(w not in (-1, g) for w, g in zip(self.shape, values.shape, strict=True)):
+        if values.ndim != len(self.shape) or any(
+            w not in (-1, g) for w, g in zip(self.shape, values.shape, strict=True)
+        ):
             raise InvalidRequest(f"{model}: {self.name} has shape {list(values.shape)}, expected {list(self.shape)}")
         if self.max_length is not None and not 1 <= len(values) <= self.max_length:
             raise InvalidRequest(f"{model}: {self.name} has {len(values)} values, expected 1..{self.max_length}")
-        if self.bounds is not None:
-            for value in values.ravel():
-                if not self.bounds.allow(value.item()):
-                    raise InvalidRequest(f"{model}: {self.name}={value.item():g}, expected {self.bounds}")
+        if self.bounds is not None and len(broken := self.bounds.broken_by(values)):
+            raise InvalidRequest(f"{model}: {self.name}={broken[0].item():g}, expected {self.bounds}")
 
-    def array(self, values: Any) -> np.ndarray:
+    def array(self, values: Any) -> Array:
         """Values as an array of this tensor's type; a single value becomes an array of one."""
         if self.dtype is DType.BYTES:
             items = [values] if isinstance(values, (bytes, str)) else list(values)
-            array = np.empty(len(items), dtype=np.object_)
-            array[:] = [item.encode() if isinstance(item, str) else item for item in items]
-            return array
-        return np.atleast_1d(np.asarray(values)).astype(self.dtype.numpy_type, casting="same_kind")
+            texts = np.empty(len(items), dtype=np.object_)
+            texts[:] = [item.encode() if isinstance(item, str) else item for item in items]
+            return texts
+        array: Array = np.atleast_1d(np.asarray(values)).astype(self.dtype.numpy_type, casting="same_kind")
+        return array
 
 
 def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:

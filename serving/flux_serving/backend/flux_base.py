@@ -1,0 +1,131 @@
+"""`flux_base`: weighted context tokens to pictures.
+
+`execute` only reads the request and hands jobs to the engine; the engine's thread answers through the request's
+response sender. Every request gets exactly one answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.contract.models import (
+    CONTEXT,
+    CONTEXT_WEIGHTS,
+    FLUX_BASE,
+    LATENTS,
+    OUTPUT_FORMAT,
+    OUTPUT_SEED,
+    PIXELS,
+    POOLED_PROJECTION,
+    RECIPE,
+)
+from flux_serving.errors import FluxError
+from flux_serving.scheduling.engine import Engine
+from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.scheduler import Scheduler
+from flux_serving.settings import Checkpoints
+from flux_serving.stages.context import Context
+from flux_serving.stages.denoising import Denoising
+from flux_serving.stages.picture_encoding import parse_format
+from flux_serving.stages.sampling import Picture, Sampler
+from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.weights import choose_dtype, load_base
+
+
+class FluxBaseModel:
+    def __init__(self, args: Mapping[str, str]) -> None:
+        instance = Instance.start(FLUX_BASE, args)
+        device = torch.device(instance.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dtype = choose_dtype(instance.settings.dtype, device)
+        self._sampler = Sampler(load_base(Checkpoints.from_environment(os.environ), device, dtype))
+        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(instance.settings.max_waiting))
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            try:
+                self._accept(request)
+            except Exception as error:
+                refused = refusal(FLUX_BASE, request.request_id(), error)
+                request.get_response_sender().send(refused, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _accept(self, request: Any) -> None:
+        values = read_inputs(FLUX_BASE, request)
+        # Read here although image_encode writes it: a wrong format must not cost a picture.
+        parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
+        base = self._sampler.base
+        parameters = SamplingParameters.from_tensors(values, base.native_side, base.token_side)
+        # Copies: the request's memory goes back to Triton when `execute` returns.
+        context = Context(*(torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION)))
+        works = self._sampler.begin(parameters, context)
+        ticket = _Ticket(request, parameters, self._sampler.recipes(parameters))
+        timeout_us = request.timeout()
+        deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
+        self._engine.submit(
+            [
+                Job(work, parameters.steps, ticket.taker(index), deadline, is_wanted=ticket.is_open)
+                for index, work in enumerate(works)
+            ]
+        )
+
+
+class _Ticket:
+    """Collects the pictures of one request and answers it once, with all of them or with the first error."""
+
+    def __init__(self, request: Any, parameters: SamplingParameters, recipes: Sequence[str]) -> None:
+        self._sender = request.get_response_sender()
+        self._request_id: str = request.request_id()
+        self._wanted = frozenset(request.requested_output_names())
+        self._parameters = parameters
+        self._recipes = recipes
+        self._pictures: list[Picture | None] = [None] * len(parameters.seeds)
+        self._open = True
+
+    def is_open(self) -> bool:
+        return self._open
+
+    def taker(self, index: int) -> Callable[[Picture | FluxError], None]:
+        return lambda outcome: self._take(index, outcome)
+
+    def _take(self, index: int, outcome: Picture | FluxError) -> None:
+        """Only the engine's thread comes here."""
+        if not self._open:
+            return
+        if isinstance(outcome, FluxError):
+            self._close(refusal(FLUX_BASE, self._request_id, outcome))
+            return
+        self._pictures[index] = outcome
+        pictures = [picture for picture in self._pictures if picture is not None]
+        if len(pictures) == len(self._pictures):
+            try:
+                response = self._answer(pictures)
+            except Exception as error:
+                response = refusal(FLUX_BASE, self._request_id, error)
+            self._close(response)
+
+    def _answer(self, pictures: Sequence[Picture]) -> Any:
+        return answer(
+            self._wanted,
+            {
+                PIXELS: np.stack([picture.rgb for picture in pictures]),
+                OUTPUT_SEED: OUTPUT_SEED.array(self._parameters.seeds),
+                RECIPE: RECIPE.array(self._recipes),
+                LATENTS: np.stack([picture.latents for picture in pictures]),
+            },
+        )
+
+    def _close(self, response: Any) -> None:
+        self._open = False
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,99 @@
+"""`flux_prior_redux`: pictures and a prompt to weighted context tokens, many requests in one batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.contract.limits import DEFAULT_STRENGTH
+from flux_serving.contract.models import (
+    CONTEXT,
+    CONTEXT_WEIGHTS,
+    FLUX_PRIOR_REDUX,
+    IMAGE,
+    IMAGE_STRENGTH,
+    POOLED_PROJECTION,
+    PROMPT,
+)
+from flux_serving.errors import InvalidRequest
+from flux_serving.settings import Checkpoints
+from flux_serving.stages.context import assemble
+from flux_serving.stages.picture_decoding import decode_picture
+from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt
+from flux_serving.stages.redux_prior import encode_pictures
+from flux_serving.weights import choose_dtype, load_prior
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A checked request: pictures, the strength of each, and the prompt, empty for none."""
+
+    pictures: list[Image.Image]
+    strengths: list[float]
+    prompt: str
+
+
+class FluxPriorReduxModel:
+    def __init__(self, args: Mapping[str, str]) -> None:
+        instance = Instance.start(FLUX_PRIOR_REDUX, args)
+        device = torch.device(instance.device)
+        dtype = choose_dtype(instance.settings.dtype, device)
+        self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Every request is read by itself, so a bad one harms no other; the good ones are encoded together."""
+        answers: list[Any] = [None] * len(requests)
+        orders: dict[int, _Order] = {}
+        for index, request in enumerate(requests):
+            try:
+                orders[index] = self._read(request)
+            except Exception as error:
+                answers[index] = refusal(FLUX_PRIOR_REDUX, request.request_id(), error)
+        try:
+            tokens = iter(encode_pictures(self._prior, [p for order in orders.values() for p in order.pictures]))
+            for index, order in orders.items():
+                answers[index] = self._answer(requests[index], order, [next(tokens) for _ in order.pictures])
+        except Exception as error:
+            for index in orders:
+                answers[index] = refusal(FLUX_PRIOR_REDUX, requests[index].request_id(), error)
+        return answers
+
+    def close(self) -> None:
+        pass
+
+    def _read(self, request: Any) -> _Order:
+        values = read_inputs(FLUX_PRIOR_REDUX, request)
+        prompt = read_text(FLUX_PRIOR_REDUX, PROMPT, values)
+        check_prompt(self._prior, prompt)
+        count = len(values[IMAGE.name])
+        strengths = values.get(IMAGE_STRENGTH.name, np.array([DEFAULT_STRENGTH], np.float32)).tolist()
+        if len(strengths) == 1:
+            strengths *= count
+        if len(strengths) != count:
+            raise InvalidRequest(f"{IMAGE_STRENGTH.name} has {len(strengths)} values for {count} pictures")
+        return _Order([self._decode(index, item) for index, item in enumerate(values[IMAGE.name])], strengths, prompt)
+
+    def _decode(self, index: int, encoded: bytes) -> Image.Image:
+        try:
+            return decode_picture(encoded)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
+
+    def _answer(self, request: Any, order: _Order, tokens: list[torch.Tensor]) -> Any:
+        context = assemble(encode_prompt(self._prior, order.prompt), tokens, order.strengths)
+        return answer(
+            request.requested_output_names(),
+            {
+                CONTEXT: context.tokens.float().cpu().numpy(),
+                CONTEXT_WEIGHTS: context.weights.numpy(),
+                POOLED_PROJECTION: context.pooled.float().cpu().numpy(),
+            },
+        )

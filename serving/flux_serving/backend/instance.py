@@ -1,0 +1,32 @@
+"""What Triton tells a model instance at start-up, and the start-up that all models share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flux_serving.contract.models import Model
+from flux_serving.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Instance:
+    """name: as in Triton's log. settings: of this model. device: a torch device, such as `cuda:7`."""
+
+    name: str
+    settings: ModelSettings
+    device: str
+
+    @classmethod
+    def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
+        """args: what Triton hands to `initialize`. Raises CheckpointError: a parameter is wrong."""
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        on_gpu = args["model_instance_kind"] == "GPU"
+        return cls(
+            name=args["model_instance_name"],
+            settings=ModelSettings.from_config(model, json.loads(args["model_config"])),
+            device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
+        )

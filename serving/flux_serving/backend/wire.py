@@ -1,0 +1,87 @@
+"""Requests in, answers out: tensors by the contract, errors as Triton's codes, and a log that names the request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from flux_serving.contract.models import Model
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FluxError,
+    GenerationFailed,
+    InvalidRequest,
+    Overloaded,
+)
+
+log = logging.getLogger(__name__)
+
+_CODES: dict[type[FluxError], int] = {
+    InvalidRequest: pb_utils.TritonError.INVALID_ARG,
+    Overloaded: pb_utils.TritonError.UNAVAILABLE,
+    Cancelled: pb_utils.TritonError.CANCELLED,
+    # Triton itself answers UNAVAILABLE when a request's time runs out in its queue.
+    DeadlineExceeded: pb_utils.TritonError.UNAVAILABLE,
+    GenerationFailed: pb_utils.TritonError.INTERNAL,
+}
+
+
+def read_inputs(model: Model, request: Any) -> dict[str, Array]:
+    """The inputs that are present, by name, checked by the contract, without the batch dimension.
+
+    They are views of the request's memory: copy what outlives `execute`.
+    Raises InvalidRequest: a required input is absent, or a value breaks the contract.
+    """
+    values: dict[str, Array] = {}
+    for tensor in model.inputs:
+        found = pb_utils.get_input_tensor_by_name(request, tensor.name)
+        if found is None:
+            if not tensor.optional:
+                raise InvalidRequest(f"{model.name}: {tensor.name} is missing")
+            continue
+        batched = found.as_numpy()
+        if batched.shape[0] != 1:
+            raise InvalidRequest(
+                f"{model.name}: {tensor.name} has a batch of {batched.shape[0]}; send one request for each"
+            )
+        tensor.check(model.name, batched[0])
+        values[tensor.name] = batched[0]
+    return values
+
+
+def read_text(model: Model, tensor: Tensor, values: Mapping[str, Array]) -> str:
+    """The text of a one-element BYTES input, or its default. Raises InvalidRequest: it is not UTF-8."""
+    if tensor.name not in values:
+        return str(tensor.default)
+    item = values[tensor.name][0]
+    try:
+        return item if isinstance(item, str) else bytes(item).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{model.name}: {tensor.name} is not UTF-8") from None
+
+
+def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
+    """A response with the outputs whose names are wanted. outputs: without the batch dimension."""
+    return pb_utils.InferenceResponse(
+        [
+            pb_utils.Tensor(tensor.name, np.ascontiguousarray(values[None]))
+            for tensor, values in outputs.items()
+            if tensor.name in wanted
+        ]
+    )
+
+
+def refusal(model: Model, request_id: str, error: Exception) -> Any:
+    """A response that says what went wrong: an expected error in its own words, any other without its details."""
+    if not isinstance(error, FluxError):
+        log.error("%s: request %r failed", model.name, request_id, exc_info=error)
+        error = GenerationFailed(f"unexpected {type(error).__name__}; the server's log has the details")
+    message = str(error) if str(error).startswith(f"{model.name}: ") else f"{model.name}: {error}"
+    code = _CODES.get(type(error), pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

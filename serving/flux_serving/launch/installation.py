@@ -1,0 +1,83 @@
+"""Where Triton is: `tritonserver` on PATH, as in NVIDIA's container, or the one inside the `nvidia-pytriton` wheel."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from flux_serving.errors import CheckpointError
+
+#: The embedded server was built for this glibc.
+EMBEDDED_GLIBC = (2, 35)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """binary: the server. arguments, environment: what this installation needs on top of the usual."""
+
+    binary: Path
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_installation(folder: Path) -> Installation:
+    """folder: a folder of the caller's where the embedded server's parts are put together by links.
+
+    Raises CheckpointError: no Triton is installed, or the embedded one cannot run here.
+    """
+    if (binary := shutil.which("tritonserver")) is not None:
+        return Installation(Path(binary))
+    return _embedded(folder)
+
+
+def _embedded(folder: Path) -> Installation:
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise CheckpointError("no Triton: tritonserver is not on PATH, and the extra [embedded] is not installed")
+    package = Path(spec.submodule_search_locations[0])
+    server = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise CheckpointError(f"the embedded Triton has no stub for Python {version}")
+    name, glibc = platform.libc_ver()
+    if name == "glibc" and tuple(map(int, glibc.split("."))) < EMBEDDED_GLIBC:
+        raise CheckpointError(f"the embedded Triton needs glibc {'.'.join(map(str, EMBEDDED_GLIBC))}, here is {glibc}")
+    libraries = [package.parent / "nvidia_pytriton.libs", _libpython_folder()]
+    backend = folder / "backends" / "python"
+    backend.mkdir(parents=True, exist_ok=True)
+    for source in (*(server / "backends" / "python").iterdir(), stub):
+        (backend / source.name).unlink(missing_ok=True)
+        (backend / source.name).symlink_to(source)
+    # The stub ignores PYTHONPATH, but finds its packages by the first python3 on PATH, as any interpreter does.
+    return Installation(
+        binary=server / "bin" / "tritonserver",
+        arguments=(f"--backend-directory={backend.parent}", f"--cache-directory={server / 'caches'}"),
+        environment={
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        },
+    )
+
+
+def _libpython_folder() -> Path:
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
+    for folder in folders:
+        if name.startswith("libpython") and ".so" in name and folder and (Path(folder) / name).exists():
+            return Path(folder)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    fallback = f"libpython{version}.so.1.0"
+    for folder in folders:
+        if folder and (Path(folder) / fallback).exists():
+            return Path(folder)
+    raise CheckpointError(
+        f"the embedded Triton needs the shared {fallback}; on Debian and Ubuntu: apt-get install libpython{version}"
+    )

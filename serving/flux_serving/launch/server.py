@@ -1,0 +1,194 @@
+"""One Triton server as a child process in a group of its own: start, wait until ready, stop, clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
+from flux_serving.errors import CheckpointError
+from flux_serving.launch.installation import find_installation
+from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
+
+#: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
+CACHE_BYTES = 512 * 2**20
+#: Seconds that Triton waits for running requests when it is asked to stop.
+EXIT_TIMEOUT_S = 30
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    repository: Path
+    checkpoints: Checkpoints
+    #: `cpu` or `k8s` for a committed profile, `gpu` for the default configs.
+    profile: str = "cpu"
+    #: Device ids, where profile is `gpu`; one instance of every GPU model on each.
+    gpus: tuple[int, ...] = DEFAULT_GPUS
+    #: Address that all ports listen on.
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+
+
+class TritonServer:
+    """A context manager: started on entry, ended with everything it started on exit."""
+
+    def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
+        """output: where the server's log goes; None: where this process writes its own errors."""
+        self.options = options
+        self._output = output
+        self._folder = Path(tempfile.mkdtemp(prefix="flux-triton-"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def http_url(self) -> str:
+        return f"{self.options.host}:{self.options.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{self.options.host}:{self.options.grpc_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Raises CheckpointError: a checkpoint is incomplete, or no Triton can run here."""
+        options = self.options
+        if missing := options.checkpoints.missing():
+            raise CheckpointError("\n".join(missing))
+        installation = find_installation(self._folder)
+        repository, profile = self._repository()
+        command = [
+            str(installation.binary),
+            f"--model-repository={repository}",
+            *profile,
+            "--disable-auto-complete-config",
+            f"--cache-config=local,size={CACHE_BYTES}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            *(f"--{kind}-address={options.host}" for kind in ("http", "grpc", "metrics")),
+            f"--http-port={options.http_port}",
+            f"--grpc-port={options.grpc_port}",
+            f"--metrics-port={options.metrics_port}",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            *installation.arguments,
+        ]
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **installation.environment, **self._checkpoint_variables()},
+            stdin=subprocess.DEVNULL,
+            stdout=self._output or sys.stderr,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
+        """Raises CheckpointError: the server ended, or is not ready in time; its log says why."""
+        limit = time.monotonic() + timeout_s
+        while time.monotonic() < limit:
+            if (code := self.poll()) is not None:
+                raise CheckpointError(f"Triton ended with exit status {code} before it was ready; its log says why")
+            with (
+                contextlib.suppress(urllib.error.URLError, OSError),
+                urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5),
+            ):
+                return
+            time.sleep(0.2)
+        raise CheckpointError(f"Triton was not ready after {timeout_s:g} s")
+
+    def poll(self) -> int | None:
+        """The server's exit status; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def signal(self, number: int) -> None:
+        """Hand a signal to the server itself, which passes it on to its models."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """End the server, first by asking, then with its whole group, and remove what it left."""
+        if self._process is not None:
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(EXIT_TIMEOUT_S + 10)
+            self._kill_group()
+        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the server and everything it started at once, without asking."""
+        self._kill_group()
+        self.wait()
+
+    def __enter__(self) -> TritonServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _shm_prefix(self) -> str:
+        return f"{self._folder.name}_"
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _repository(self) -> tuple[Path, list[str]]:
+        """The model repository to load, and the argument that picks a profile of it.
+
+        GPUs other than the committed ones get a copy with configs of its own; the committed files stay.
+        """
+        options = self.options
+        if options.profile != "gpu":
+            return options.repository, [f"--model-config-name={options.profile}"]
+        if options.gpus == DEFAULT_GPUS:
+            return options.repository, []
+        copy = self._folder / "model_repository"
+        shutil.copytree(options.repository, copy, ignore=shutil.ignore_patterns("__pycache__", "configs"))
+        for path, text in render_all(options.gpus).items():
+            if path.name == "config.pbtxt":
+                (copy / path).write_text(text)
+        return copy, []
+
+    def _checkpoint_variables(self) -> Mapping[str, str]:
+        checkpoints = self.options.checkpoints
+        return {
+            BASE_VARIABLE: str(checkpoints.base.resolve()),
+            REDUX_VARIABLE: str(checkpoints.redux.resolve()),
+        }

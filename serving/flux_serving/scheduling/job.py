@@ -1,0 +1,30 @@
+"""A job: one picture wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flux_serving.errors import FluxError
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class Job(Generic[Work, Result]):
+    """Steps to run on something that the scheduler never looks into.
+
+    finish is called exactly once, with the result or with the error that ended the job.
+    """
+
+    work: Work
+    #: Steps to run in all, at least 1.
+    steps: int
+    finish: Callable[[Result | FluxError], None]
+    #: Time on the engine's clock, in seconds, after which nobody waits for the result; None: for ever.
+    deadline: float | None = None
+    #: Asked before every step; once it answers False the job is dropped.
+    is_wanted: Callable[[], bool] = lambda: True
+    steps_done: int = 0

@@ -1,0 +1,54 @@
+"""Latents: noise from a seed, and the fold between a latent picture and the transformer's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Image tokens of a picture: rows x columns, each covering 2x2 latents."""
+
+    rows: int
+    columns: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+    def position_ids(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(tokens, 3): zero, row, column of each token, for the rotary embedding."""
+        rows, columns = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
+        ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+        return ids.reshape(self.tokens, 3).to(device, dtype)
+
+
+def initial_noise(seed: int, grid: Grid, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Packed standard normal noise, (tokens, 4 * channels), drawn on the CPU so that the device doesn't change it.
+
+    Source: diffusers, `FluxPipeline.prepare_latents` with `torch.Generator("cpu").manual_seed(seed)`.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shape = (1, channels, 2 * grid.rows, 2 * grid.columns)
+    return pack_latents(torch.randn(shape, generator=generator, dtype=dtype).to(device))[0]
+
+
+def pack_latents(latents: Tensor) -> Tensor:
+    """Fold 2x2 latents into one token.
+
+    latents: (batch, channels, 2 * rows, 2 * columns). Returns (batch, rows * columns, 4 * channels).
+    Source: black-forest-labs/flux, sampling.py, `prepare`.
+    """
+    batch, channels, height, width = latents.shape
+    folded = latents.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return folded.reshape(batch, height * width // 4, 4 * channels)
+
+
+def unpack_latents(packed: Tensor, grid: Grid) -> Tensor:
+    """The inverse of `pack_latents`: (batch, tokens, 4 * channels) -> (batch, channels, 2 * rows, 2 * columns)."""
+    batch, _, width = packed.shape
+    unfolded = packed.reshape(batch, grid.rows, grid.columns, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return unfolded.reshape(batch, width // 4, 2 * grid.rows, 2 * grid.columns)

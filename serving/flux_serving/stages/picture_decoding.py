@@ -1,0 +1,200 @@
+"""Bytes that a stranger sent, to RGB pixels. What arrives here is trusted in nothing.
+
+Resizing, normalising and tensors live elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import struct
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from flux_serving.contract import limits
+from flux_serving.errors import InvalidRequest
+
+# The readers are called by themselves, not through `Image.open`: that one warns of or refuses large pictures by a
+# bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
+_READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
+    re.compile(rb"\x89PNG\r\n\x1a\n"): PngImageFile,
+    re.compile(rb"\xff\xd8\xff"): JpegImageFile,
+    re.compile(rb"RIFF....WEBP", re.DOTALL): WebPImageFile,
+    re.compile(rb"GIF8[79]a"): GifImageFile,
+    re.compile(rb"BM"): BmpImageFile,
+    re.compile(rb"II[*+]\0|MM\0[*+]"): TiffImageFile,
+}
+
+_DATA_URL = re.compile(rb"data:([^,;]{0,100})((?:;[^,;]{0,100}){0,8}),", re.IGNORECASE)
+_WHITESPACE = b" \t\r\n\v\f"
+_URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+_GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
+
+# Python's warning filters belong to the whole process, so only one thread at a time may change them.
+_warnings_are_off = threading.Lock()
+
+
+def decode_picture(encoded: bytes) -> Image.Image:
+    """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright, on white where it is transparent.
+
+    encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
+    Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
+    are not applied.
+    Raises InvalidRequest: nothing there, not such a picture, damaged, more than `limits.MAX_PICTURE_BYTES` bytes, or
+    more than `limits.MAX_PICTURE_PIXELS` pixels by its header.
+    """
+    if not encoded or encoded.isspace():
+        raise InvalidRequest("empty picture")
+    reader = _reader_of(encoded)
+    if reader is None:
+        content = _bytes_of_text(encoded)
+        reader = _reader_of(content)
+        if reader is None:
+            raise _not_a_picture(encoded)
+    else:
+        content = encoded
+    _check_bytes(len(content), limits.MAX_PICTURE_BYTES)
+    with _warnings_are_off, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _read(reader, content)
+        except InvalidRequest:
+            raise
+        except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
+            raise InvalidRequest(f"picture has more than {limits.MAX_PICTURE_PIXELS} pixels") from error
+        except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
+            raise InvalidRequest(_complaint(error)) from error
+
+
+def _reader_of(content: bytes) -> type[ImageFile] | None:
+    return next((reader for pattern, reader in _READERS.items() if pattern.match(content)), None)
+
+
+def _bytes_of_text(text: bytes) -> bytes:
+    """What base64, or a data URL with base64, stands for.
+
+    Raises InvalidRequest: neither of them, a data URL of something else than an image, too long, or empty.
+    """
+    # Base64 is a third longer than its bytes; the rest is room for line ends and the head of a data URL.
+    _check_bytes(len(text), 2 * limits.MAX_PICTURE_BYTES)
+    stripped = text.translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)
+    url = _DATA_URL.match(text.lstrip())
+    if url:
+        media_type, options = url[1].strip(), url[2].translate(None, delete=_WHITESPACE)
+        if not media_type.lower().startswith(b"image/"):
+            raise InvalidRequest(f"not a picture: a data URL of type {_quoted(media_type)}")
+        if not options.lower().endswith(b";base64"):
+            raise InvalidRequest("not a picture: a data URL without ;base64")
+        stripped = stripped[stripped.index(b",") + 1 :]
+    digits = stripped.rstrip(b"=")
+    if not digits:
+        raise InvalidRequest("empty picture")
+    try:
+        return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except ValueError as error:
+        raise _not_a_picture(text) from error
+
+
+def _check_bytes(count: int, allowed: int) -> None:
+    if count > allowed:
+        raise InvalidRequest(f"picture has {count} bytes, at most {allowed} are allowed")
+
+
+def _not_a_picture(content: bytes) -> InvalidRequest:
+    return InvalidRequest(f"not a picture: starts with {_quoted(content)}")
+
+
+def _quoted(content: bytes) -> str:
+    return repr(content[:24]).removeprefix("b")
+
+
+def _complaint(error: Exception) -> str:
+    """Pillow's exception in words for the caller."""
+    ran_out = (EOFError, IndexError, struct.error)
+    if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out) or "truncated" in str(error).lower():
+        return "picture is truncated"
+    if str(error) == "not identified by this driver":  # the readers' word for a side of 0 and for an unknown pixel type
+        return "picture has no pixels, or pixels of an unknown type"
+    return f"picture is damaged: {str(error)[:200] or type(error).__name__}"
+
+
+def _read(reader: type[ImageFile], content: bytes) -> Image.Image:
+    header = reader(io.BytesIO(content))
+    width, height = header.size
+    if width * height > limits.MAX_PICTURE_PIXELS:
+        raise InvalidRequest(f"picture has {width}x{height} pixels, at most {limits.MAX_PICTURE_PIXELS} are allowed")
+    header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
+    picture = reader(io.BytesIO(content))
+    transparent = _transparent_value(picture)
+    if transparent is not None:
+        picture.info["transparency"] = transparent
+    picture.load()
+    with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
+        ImageOps.exif_transpose(picture, in_place=True)
+    return _flatten(_to_8_bits(picture))
+
+
+def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:
+    """The transparent colour of a PNG in the values that its pixels will have.
+
+    Pillow leaves it at the file's bit depth, but reads 2 and 4 bits as 0..255, and of 16 bits the upper 8.
+    """
+    value = picture.info.get("transparency")
+    raw_mode = picture.tile[0].args if picture.tile else None
+    if raw_mode == "L;2" and isinstance(value, int):
+        return value * 85
+    if raw_mode == "L;4" and isinstance(value, int):
+        return value * 17
+    if raw_mode == "RGB;16B" and isinstance(value, tuple):
+        return tuple(channel >> 8 for channel in value)
+    return None
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Greyscale of 16 or 32 bits, or of floats, scaled to 8 bits; every other picture as it is.
+
+    Pillow's own conversion clips. 16 bits have their type's black and white; wider values have no agreed ones, so that
+    white is the least of 1 (floats), 255 (floats) and 65535 that holds them all, or else they are stretched.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture)
+    if values.dtype.itemsize == 2:
+        grey = _GREY_OF_16_BITS[values]
+    else:
+        scaled = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
+        black, white = float(scaled.min()), float(scaled.max())
+        usual_whites = (1, 255, 65535) if picture.mode == "F" else (65535,)
+        if black >= 0 and white <= usual_whites[-1]:
+            black, white = 0, next(usual for usual in usual_whites if white <= usual)
+        scaled -= black
+        scaled *= 255 / max(white - black, 1e-30)
+        grey = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    in_8_bits = Image.fromarray(grey)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        in_8_bits.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return in_8_bits
+
+
+def _flatten(picture: Image.Image) -> Image.Image:
+    """To RGB, with white behind what is transparent."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    with_alpha = picture.convert("RGBA")
+    on_white = Image.new("RGB", picture.size, "white")
+    on_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return on_white

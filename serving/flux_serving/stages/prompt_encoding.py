@@ -1,0 +1,33 @@
+"""A prompt to text tokens (T5) and a pooled embedding (CLIP)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FluxPriorReduxPipeline
+
+from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.context import Text, no_text
+from flux_serving.stages.redux_prior import context_width
+
+#: CLIP's pooled width, hard-coded in diffusers' FluxPriorReduxPipeline.
+POOLED_WIDTH = 768
+
+
+def check_prompt(prior: FluxPriorReduxPipeline, prompt: str) -> None:
+    """Raises InvalidRequest: the prompt is too long, or there are no text encoders to read it."""
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(f"PROMPT has {len(prompt)} characters, at most {MAX_PROMPT_CHARACTERS} are allowed")
+    if prompt and prior.text_encoder is None:
+        raise InvalidRequest("PROMPT is given, but the base checkpoint has no text encoders; leave it out")
+
+
+@torch.inference_mode()
+def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str) -> Text:
+    """The empty prompt is what diffusers feeds without text encoders, collapsed into one weighted token."""
+    if not prompt:
+        return no_text(context_width(prior), POOLED_WIDTH, like=next(prior.image_embedder.parameters()))
+    tokens, pooled, _ = prior.encode_prompt(
+        prompt, device=prior.image_encoder.device, max_sequence_length=EMPTY_PROMPT_TOKENS
+    )
+    return Text(tokens[0], 1.0, pooled[0])
