@@ -1,0 +1,43 @@
+"""Call FLUX Redux on Triton: a picture in, variations of it out.
+
+from flux_client import FluxClient
+
+with FluxClient("localhost:8001") as client:
+    variations = client.redux("cat.png", num_images=4, seed=7)
+"""
+
+from flux_serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FluxError,
+    GenerationFailed,
+    InvalidRequest,
+    Overloaded,
+    Unreachable,
+)
+
+from flux_client.async_client import AsyncFluxClient
+from flux_client.client import FluxClient
+from flux_client.pictures import Picture, Pictures
+from flux_client.request import Knobs
+from flux_client.retry import RetryPolicy
+from flux_client.transport import NotConnected
+from flux_client.variation import Variation
+
+__all__ = [
+    "AsyncFluxClient",
+    "Cancelled",
+    "DeadlineExceeded",
+    "FluxClient",
+    "FluxError",
+    "GenerationFailed",
+    "InvalidRequest",
+    "Knobs",
+    "NotConnected",
+    "Overloaded",
+    "Picture",
+    "Pictures",
+    "RetryPolicy",
+    "Unreachable",
+    "Variation",
+]

@@ -58,7 +58,7 @@ def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype
     _refuse_incomplete(checkpoints)
     without_text = dict.fromkeys(Checkpoints.TEXT_PARTS)
     pipeline = FluxPipeline.from_pretrained(
-        checkpoints.base, torch_dtype=dtype, local_files_only=True, **without_text
+        checkpoints.base, dtype=dtype, local_files_only=True, **without_text
     ).to(device)
     if pipeline.scheduler.config.get("stochastic_sampling"):
         raise CheckpointError(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
@@ -89,7 +89,7 @@ def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtyp
             "tokenizer_2": AutoTokenizer.from_pretrained(base / "tokenizer_2"),
         }
     pipeline = FluxPriorReduxPipeline.from_pretrained(
-        checkpoints.redux, torch_dtype=dtype, local_files_only=True, **parts
+        checkpoints.redux, dtype=dtype, local_files_only=True, **parts
     ).to(device)
     for module in (pipeline.image_encoder, pipeline.image_embedder, pipeline.text_encoder, pipeline.text_encoder_2):
         if module is not None:

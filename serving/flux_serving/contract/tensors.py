@@ -76,7 +76,7 @@ class Tensor:
         if self.max_length is not None and not 1 <= len(values) <= self.max_length:
             raise InvalidRequest(f"{model}: {self.name} has {len(values)} values, expected 1..{self.max_length}")
         if self.bounds is not None and len(broken := self.bounds.broken_by(values)):
-            raise InvalidRequest(f"{model}: {self.name}={broken[0].item():g}, expected {self.bounds}")
+            raise InvalidRequest(f"{model}: {self.name}={_shown(broken[0].item())}, expected {self.bounds}")
 
     def array(self, values: Any) -> Array:
         """Values as an array of this tensor's type; a single value becomes an array of one."""
@@ -92,3 +92,7 @@ class Tensor:
 def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:
     """An optional input of one value."""
     return Tensor(name, dtype, (1,), meaning, optional=True, **rest)
+
+
+def _shown(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,11 +20,46 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from flux_serving.contract import limits
 from flux_serving.errors import InvalidRequest
+
+#: Chunks, segments, strips or tiles of one file; 8192 x 8192 pixels in tiles of 32 x 32 are as many.
+MAX_PARTS = 2**16
+
+
+class _MeteredFile(io.BytesIO):
+    """A file that gives out only so many reads, and so many bytes, before it raises InvalidRequest.
+
+    Pillow walks the parts of a file in Python, and 11.3 lets every one of 65535 TIFF tags read the whole file:
+    32 MiB of empty PNG chunks took 30 seconds, and of such tags all memory.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.reads_left = 3 * MAX_PARTS  # a PNG chunk takes 3
+        self.bytes_left = 4 * len(content) + 2**16
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.reads_left -= 1
+        self.bytes_left -= len(content)
+        if min(self.reads_left, self.bytes_left) < 0:
+            raise InvalidRequest("picture is in too many parts")
+        return content
+
+
+class _MeteredTiff(TiffImageFile):
+    """A TIFF that counts its strips or tiles before Pillow lists them: 3.5 million took 30 seconds and 2 GB."""
+
+    def _setup(self) -> None:
+        for offsets in (STRIPOFFSETS, TILEOFFSETS):
+            if len(self.tag_v2.get(offsets, ())) > MAX_PARTS:
+                raise InvalidRequest("picture is in too many parts")
+        super()._setup()
+
 
 # The readers are called by themselves, not through `Image.open`: that one warns of or refuses large pictures by a
 # bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
@@ -34,7 +69,7 @@ _READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
     re.compile(rb"RIFF....WEBP", re.DOTALL): WebPImageFile,
     re.compile(rb"GIF8[79]a"): GifImageFile,
     re.compile(rb"BM"): BmpImageFile,
-    re.compile(rb"II[*+]\0|MM\0[*+]"): TiffImageFile,
+    re.compile(rb"II[*+]\0|MM\0[*+]"): _MeteredTiff,
 }
 
 _DATA_URL = re.compile(rb"data:([^,;]{0,100})((?:;[^,;]{0,100}){0,8}),", re.IGNORECASE)
@@ -128,16 +163,16 @@ def _complaint(error: Exception) -> str:
         return "picture is truncated"
     if str(error) == "not identified by this driver":  # the readers' word for a side of 0 and for an unknown pixel type
         return "picture has no pixels, or pixels of an unknown type"
-    return f"picture is damaged: {str(error)[:200] or type(error).__name__}"
+    return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
 def _read(reader: type[ImageFile], content: bytes) -> Image.Image:
-    header = reader(io.BytesIO(content))
+    header = reader(_MeteredFile(content))
     width, height = header.size
     if width * height > limits.MAX_PICTURE_PIXELS:
         raise InvalidRequest(f"picture has {width}x{height} pixels, at most {limits.MAX_PICTURE_PIXELS} are allowed")
     header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
-    picture = reader(io.BytesIO(content))
+    picture = reader(_MeteredFile(content))
     transparent = _transparent_value(picture)
     if transparent is not None:
         picture.info["transparency"] = transparent

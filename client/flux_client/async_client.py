@@ -1,0 +1,94 @@
+"""The asynchronous client: `FluxClient` with an await; all that needs none is shared with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from flux_serving.contract.models import FLUX_REDUX
+from flux_serving.errors import FluxError
+
+from flux_client.pictures import Pictures
+from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
+from flux_client.request import Knobs, redux_request
+from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
+from flux_client.transport import AsyncTransport, ProtocolName, open_async_transport
+from flux_client.variation import Variation, read_variations
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+_T = TypeVar("_T")
+
+
+class AsyncFluxClient:
+    """Calls one server from one event loop; tasks may share it. Arguments and errors are those of `FluxClient`."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        protocol: ProtocolName = "grpc",
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        transport: AsyncTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._transport = transport or open_async_transport(protocol, url)
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._clock = clock
+        self._sleep = sleep
+
+    async def redux(
+        self,
+        images: Pictures,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Knobs],
+    ) -> list[Variation]:
+        """`FluxClient.redux`. Pictures are read and encoded in a thread; cancelling the task ends the call."""
+        patience = self._patience(self._retry, timeout_s)
+        request = await asyncio.to_thread(redux_request, images, knobs)
+        name = request_id or uuid.uuid4().hex
+        return read_variations(
+            await self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
+        )
+
+    async def wait_until_ready(self, timeout_s: float | None = None) -> None:
+        """`FluxClient.wait_until_ready`."""
+        patience = self._patience(UNTIL_READY, timeout_s)
+        try:
+            await self._persist(patience, lambda: self._check_ready(min(patience.left_s(), PROBE_S)))
+        except UNTIL_READY.retried as error:
+            raise gave_up(error) from error
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _patience(self, policy: RetryPolicy, timeout_s: float | None) -> Patience:
+        return Patience(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)
+
+    async def _check_ready(self, timeout_s: float) -> None:
+        if not await self._transport.is_ready(FLUX_REDUX.name, timeout_s):
+            raise not_ready()
+
+    async def _persist(self, patience: Patience, call: Callable[[], Awaitable[_T]]) -> _T:
+        while True:
+            try:
+                return await call()
+            except FluxError as error:
+                pause_s = patience.pause_after(error)
+            await self._sleep(pause_s)

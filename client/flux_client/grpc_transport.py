@@ -1,0 +1,77 @@
+"""Triton over gRPC, by tritonclient."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import tritonclient.grpc
+import tritonclient.grpc.aio
+
+from flux_client.failures import told_as_flux_errors
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_client.wire import infer_arguments, read_result
+
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_CHANNEL_OPTIONS = [
+    # gRPC's own limit is 4 MiB, less than one picture.
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A channel stays with one address, so behind a headless Service all work would go to one pod.
+    ("grpc.lb_policy_name", "round_robin"),
+    # Left alone, gRPC waits up to two minutes before it looks again for a server that was away.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+class GrpcTransport:
+    """One channel; any number of threads may call at once."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+
+    def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
+        arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
+        with told_as_flux_errors(self._url, timeout_s):
+            return read_result(self._client.infer(**arguments, client_timeout=timeout_s), request)
+
+    def is_ready(self, model: str, timeout_s: float) -> bool:
+        with told_as_flux_errors(self._url, timeout_s):
+            return bool(
+                self._client.is_server_ready(client_timeout=timeout_s)
+                and self._client.is_model_ready(model, client_timeout=timeout_s)
+            )
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class AsyncGrpcTransport:
+    """One channel of the event loop that first calls it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @cached_property
+    def _client(self) -> Any:
+        """Made at the first call, since it belongs to the loop then running."""
+        return tritonclient.grpc.aio.InferenceServerClient(self._url, channel_args=_CHANNEL_OPTIONS)
+
+    async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
+        arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
+        with told_as_flux_errors(self._url, timeout_s):
+            return read_result(await self._client.infer(**arguments, client_timeout=timeout_s), request)
+
+    async def is_ready(self, model: str, timeout_s: float) -> bool:
+        with told_as_flux_errors(self._url, timeout_s):
+            return bool(
+                await self._client.is_server_ready(client_timeout=timeout_s)
+                and await self._client.is_model_ready(model, client_timeout=timeout_s)
+            )
+
+    async def close(self) -> None:
+        if "_client" in self.__dict__:
+            await self._client.close()

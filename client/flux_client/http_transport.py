@@ -1,0 +1,87 @@
+"""Triton over HTTP, by tritonclient: gevent where it is called synchronously, aiohttp where it is awaited.
+
+Each call has a connection of its own. tritonclient binds a client's timeouts to the client, and a synchronous client to
+one thread; this way every call keeps its own deadline and may come from any thread. A new connection costs a fraction
+of a millisecond in a data centre, a picture seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+import gevent  # type: ignore[import-untyped]
+import tritonclient.http
+import tritonclient.http.aio
+
+from flux_client.failures import no_answer, told_as_flux_errors
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_client.wire import infer_arguments, read_result
+
+
+class HttpTransport:
+    """Any number of threads may call at once."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
+        arguments = infer_arguments(tritonclient.http, request, timeout_s, request_id)
+        with self._connection(timeout_s) as client:
+            return read_result(client.infer(**arguments), request)
+
+    def is_ready(self, model: str, timeout_s: float) -> bool:
+        with self._connection(timeout_s) as client:
+            return bool(client.is_server_ready() and client.is_model_ready(model))
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    @contextmanager
+    def _connection(self, timeout_s: float) -> Iterator[Any]:
+        """gevent.Timeout bounds the whole call; tritonclient's own timeouts bound one read or write of the socket."""
+        never_connected = (ConnectionRefusedError, socket.gaierror)
+        broken = (OSError, http.client.HTTPException)
+        with (
+            told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken),
+            gevent.Timeout(timeout_s, no_answer(self._url, timeout_s)),
+            tritonclient.http.InferenceServerClient(
+                self._url, connection_timeout=timeout_s, network_timeout=timeout_s
+            ) as client,
+        ):
+            yield client
+
+
+class AsyncHttpTransport:
+    """Any number of tasks may call at once, of any event loop.
+
+    aiohttp gives a ResourceWarning, which Python ignores by default, for requests of more than 1 MiB.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
+        arguments = infer_arguments(tritonclient.http, request, timeout_s, request_id)
+        async with self._connection(timeout_s) as client:
+            return read_result(await client.infer(**arguments), request)
+
+    async def is_ready(self, model: str, timeout_s: float) -> bool:
+        async with self._connection(timeout_s) as client:
+            return bool(await client.is_server_ready() and await client.is_model_ready(model))
+
+    async def close(self) -> None:
+        """Nothing is open between calls."""
+
+    @asynccontextmanager
+    async def _connection(self, timeout_s: float) -> AsyncIterator[Any]:
+        never_connected = (aiohttp.ClientConnectorError,)
+        broken = (OSError, aiohttp.ClientError)
+        with told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
+            async with tritonclient.http.aio.InferenceServerClient(self._url, conn_timeout=timeout_s) as client:
+                yield client

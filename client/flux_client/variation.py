@@ -1,0 +1,68 @@
+"""What comes back: pictures, each with its seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
+from flux_serving.errors import GenerationFailed
+from PIL import Image, UnidentifiedImageError
+
+from flux_client.request import Array
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One picture made by the server. data: its encoded bytes. seed: asking again with it gives this picture again."""
+
+    data: bytes = field(repr=False)
+    seed: int
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The decoded picture; decoded when first asked for. Raises GenerationFailed: the bytes are no picture."""
+        image = self._opened()
+        try:
+            image.load()
+        except (OSError, SyntaxError) as error:
+            raise self._no_picture() from error
+        return image
+
+    @cached_property
+    def format(self) -> str:
+        """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are no picture."""
+        return str(self._opened().format).lower()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bytes as they came, metadata included; the path's suffix does not change the format."""
+        target = Path(path)
+        target.write_bytes(self.data)
+        return target
+
+    def _opened(self) -> Image.Image:
+        try:
+            return Image.open(BytesIO(self.data))
+        except UnidentifiedImageError as error:
+            raise self._no_picture() from error
+
+    def _no_picture(self) -> GenerationFailed:
+        return GenerationFailed(f"{FLUX_REDUX.name}: {OUTPUT_IMAGE.name} of seed {self.seed} is no picture")
+
+
+def read_variations(answer: Mapping[str, Array]) -> list[Variation]:
+    """Outputs of the ensemble, of shape [1, n], to n variations.
+
+    Raises GenerationFailed: an output is missing, or there is not one seed to each picture.
+    """
+    for tensor in (OUTPUT_IMAGE, OUTPUT_SEED):
+        if tensor.name not in answer:
+            raise GenerationFailed(f"{FLUX_REDUX.name}: the answer has no {tensor.name}")
+    images, seeds = answer[OUTPUT_IMAGE.name].ravel(), answer[OUTPUT_SEED.name].ravel()
+    if len(images) == 0 or len(images) != len(seeds):
+        raise GenerationFailed(f"{FLUX_REDUX.name}: the answer has {len(images)} pictures and {len(seeds)} seeds")
+    return [Variation(bytes(data), int(seed)) for data, seed in zip(images, seeds, strict=True)]

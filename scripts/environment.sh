@@ -1,0 +1,28 @@
+# Sourced by the other scripts: sets ROOT, and makes a virtual environment with what is named in pyproject.toml.
+#
+# use_environment FOLDER EXTRAS   makes FOLDER if it is missing or out of date, and sets PYTHON to its interpreter
+#
+# PYTHON_BASE: the interpreter to make it with, 3.10 to 3.13; default: python3. TORCH: the torch to install; default:
+# torch==2.13.0, which is what the figures in the documents were measured with.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+use_environment() {
+    local folder="$1" extras="$2" wanted
+    local base="${PYTHON_BASE:-python3}" torch="${TORCH:-torch==2.13.0}"
+    PYTHON="$folder/bin/python"
+    wanted="$torch [$extras] $(cksum <"$ROOT/pyproject.toml")"
+    if [ -x "$PYTHON" ] && [ "$(cat "$folder/made-from" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    if ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
+        echo "$base is $("$base" --version 2>&1), Python 3.10 to 3.13 is needed; set PYTHON_BASE" >&2
+        exit 1
+    fi
+    echo "making $folder (some minutes the first time)" >&2
+    rm -rf "$folder"
+    "$base" -m venv "$folder"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "$torch"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]"
+    echo "$wanted" >"$folder/made-from"
+}

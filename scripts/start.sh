@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Serve on GPUs, told by environment variables:
+#
+#   FLUX_MODEL_PATH         folder of FLUX.1-dev, in diffusers layout
+#   FLUX_REDUX_MODEL_PATH   folder of FLUX.1-Redux-dev
+#   FLUX_REDUX_GPUS         GPUs to serve on, default 7,8; `cpu` for none
+#   HOST                    address to listen on, default 0.0.0.0
+#   HTTP_PORT, GRPC_PORT, METRICS_PORT   default 8000, 8001, 8002
+#
+# The seed's PORT was that of its REST API, which Triton's ports don't speak; it is not used here.
+set -euo pipefail
+
+if [ "${FLUX_REDUX_GPUS:-}" = cpu ]; then
+    profile=(--profile cpu)
+else
+    profile=(--profile gpu --gpus "${FLUX_REDUX_GPUS:-7,8}")
+fi
+exec "$(dirname "${BASH_SOURCE[0]}")/serve" "${profile[@]}" --host "${HOST:-0.0.0.0}" \
+    --http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}" "$@"

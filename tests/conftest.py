@@ -1,0 +1,53 @@
+"""Fixtures: the two checkpoints, and a real Triton on each, started once for the whole run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.settings import Checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = Checkpoints(ROOT / "checkpoints/demo/flux-base", ROOT / "checkpoints/demo/flux-redux")
+
+
+def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
+    options = ServerOptions(
+        repository=ROOT / "model_repository",
+        checkpoints=checkpoints,
+        http_port=free_port(),
+        grpc_port=free_port(),
+        metrics_port=free_port(),
+    )
+    with log.open("wb") as output, TritonServer(options, output) as server:
+        try:
+            server.wait_until_ready(180)
+        except BaseException:
+            print(log.read_text(errors="replace")[-4000:])
+            raise
+        yield server
+
+
+@pytest.fixture(scope="session")
+def random_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    from checkpoints import make_random_checkpoint
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make_random_checkpoint(tmp_path_factory.mktemp("random-checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    yield from start_server(DEMO, tmp_path_factory.mktemp("demo-server") / "triton.log")
+
+
+@pytest.fixture(scope="session")
+def random_server(
+    random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TritonServer]:
+    yield from start_server(random_checkpoints, tmp_path_factory.mktemp("random-server") / "triton.log")

@@ -1,0 +1,60 @@
+"""The reference: stock diffusers, run as the seed document says, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline, FluxPriorReduxPipeline
+from PIL import Image
+
+from flux_serving.settings import Checkpoints
+
+NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """latents: (tokens, channels). rgb: (height, width, 3) uint8."""
+
+    latents: np.ndarray
+    rgb: np.ndarray
+
+
+class StockDiffusers:
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **NO_TEXT)
+        self.prior_with_text = self.prior
+        if checkpoints.has_text_encoders():
+            whole = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32)
+            text = {part: getattr(whole, part) for part in Checkpoints.TEXT_PARTS}
+            self.prior_with_text = FluxPriorReduxPipeline.from_pretrained(
+                checkpoints.redux, dtype=torch.float32, **text
+            )
+        self.base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32, **NO_TEXT)
+        self.base.set_progress_bar_config(disable=True)
+
+    def variation(
+        self, picture: Image.Image, *, height: int, width: int, steps: int, guidance: float, seed: int, prompt: str = ""
+    ) -> Reference:
+        """The two steps of the seed document: prior pipeline, then base pipeline."""
+        prior = self.prior_with_text(picture, prompt=prompt) if prompt else self.prior(picture)
+        latents = self.base(
+            **prior,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=torch.Generator("cpu").manual_seed(seed),
+            output_type="latent",
+        ).images
+        return Reference(latents[0].numpy(), self._decode(latents, height, width))
+
+    @torch.no_grad()
+    def _decode(self, packed: torch.Tensor, height: int, width: int) -> np.ndarray:
+        """What the pipeline does with `output_type="pil"`, from the same latents."""
+        vae = self.base.vae
+        latents = self.base._unpack_latents(packed, height, width, self.base.vae_scale_factor)
+        decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+        return np.asarray(self.base.image_processor.postprocess(decoded, output_type="pil")[0])

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from flux_client import FluxClient, GenerationFailed, RetryPolicy, Unreachable
+from flux_client.cli import main, plan
+from flux_client.fake import FakeTransport
+from PIL import Image
+
+
+def picture(path, colour="red"):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+    return str(path)
+
+
+class Command:
+    """`flux-client` with a fake server; `opened` is how it was called."""
+
+    def __init__(self, *errors, ready=True):
+        self.transport = FakeTransport(*errors, ready=ready)
+        self.opened = None
+
+    def __call__(self, *argv):
+        def open_client(url, **options):
+            self.opened = (url, options)
+            return FluxClient(transport=self.transport, timeout_s=options["timeout_s"], retry=RetryPolicy(attempts=1))
+
+        return main([str(word) for word in argv], open_client)
+
+
+def test_it_writes_each_variation_under_its_pictures_name_and_seed(tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert Command()("redux", picture(tmp_path / "cat.png"), "-n", 2, "--seed", 5, "-o", out, "--format", "jpeg") == 0
+    assert sorted(file.name for file in out.iterdir()) == ["cat-5.jpeg", "cat-6.jpeg"]
+    assert Image.open(BytesIO((out / "cat-5.jpeg").read_bytes())).format == "JPEG"
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(out / "cat-5.jpeg"), str(out / "cat-6.jpeg")]
+    assert printed.err == ""
+
+
+def test_every_option_reaches_the_request(tmp_path):
+    command = Command()
+    argv = [
+        "--prompt",
+        "owl",
+        "--strength",
+        "0.5",
+        "--height",
+        "32",
+        "--width",
+        "48",
+        "--steps",
+        "3",
+        "--guidance",
+        "4.5",
+        "--seed",
+        "-1",
+        "-n",
+        "2",
+    ]
+    argv += ["--url", "host:1", "--protocol", "http", "--timeout", "9"]
+    assert command("redux", picture(tmp_path / "cat.png"), "-o", tmp_path, *argv) == 0
+    inputs = command.transport.sent[0].request.inputs
+    assert {name: array.ravel().tolist() for name, array in inputs.items() if name != "IMAGE"} == {
+        "PROMPT": [b"owl"],
+        "IMAGE_STRENGTH": [0.5],
+        "HEIGHT": [32],
+        "WIDTH": [48],
+        "NUM_INFERENCE_STEPS": [3],
+        "GUIDANCE_SCALE": [4.5],
+        "NUM_IMAGES": [2],
+        "SEED": [-1],
+    }
+    assert command.opened == ("host:1", {"protocol": "http", "timeout_s": 9.0})
+
+
+def test_many_pictures_are_one_request_each_and_show_progress(tmp_path, capsys):
+    command = Command()
+    assert command("redux", picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out") == 0
+    assert len(command.transport.sent) == 2
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_blended_pictures_are_one_request(tmp_path):
+    command = Command()
+    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    assert command("redux", *pictures, "--blend", "--strength", "1,0.5", "-o", tmp_path / "out") == 0
+    [sent] = command.transport.sent
+    assert sent.request.inputs["IMAGE"].shape == (1, 2)
+    assert (tmp_path / "out" / "a+b-42.png").exists()
+
+
+def test_pictures_of_the_same_name_do_not_overwrite_each_other(tmp_path):
+    pictures = [picture(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
+    assert Command()("redux", *pictures, "-o", tmp_path / "out") == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["cat-2-42.png", "cat-42.png"]
+
+
+def test_no_two_tasks_share_a_name_however_their_pictures_are_called():
+    tasks = plan([Path("a/x.png"), Path("b/x.png"), Path("x-2.png"), Path("c/x.jpg")], blend=False)
+    assert [task.stem for task in tasks] == ["x", "x-2", "x-2-2", "x-3"]
+
+
+def test_a_picture_given_is_never_overwritten(tmp_path, capsys):
+    given = picture(tmp_path / "cat-42.png")
+    before = (tmp_path / "cat-42.png").read_bytes()
+    assert Command()("redux", picture(tmp_path / "cat.png"), given, "-o", tmp_path) == 1
+    assert (tmp_path / "cat-42.png").read_bytes() == before
+    assert "is one of the pictures given" in capsys.readouterr().err
+
+
+def test_one_failure_is_one_line_and_the_others_are_made(tmp_path, capsys):
+    pictures = [picture(tmp_path / f"{name}.png") for name in "abc"]
+    assert Command(GenerationFailed("bug\nin two lines"))("redux", *pictures, "-o", tmp_path / "out") == 1
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b-42.png", "c-42.png"]
+    assert f"flux-client: {pictures[0]}: bug in two lines\n" in capsys.readouterr().err
+
+
+def test_a_missing_picture_is_one_line(tmp_path, capsys):
+    assert Command()("redux", tmp_path / "nowhere.png", "-o", tmp_path / "out") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "nowhere.png" in line
+
+
+def test_an_unreachable_server_is_one_line(tmp_path, capsys):
+    assert Command(Unreachable("host:8001: refused"))("redux", picture(tmp_path / "a.png"), "-o", tmp_path) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("a.png: host:8001: refused")
+
+
+def test_ready_says_so(capsys):
+    assert Command()("ready") == 0
+    assert capsys.readouterr().out == "ready\n"
+
+
+def test_not_ready_is_one_line_and_exit_code_one(capsys):
+    assert Command(ready=False)("ready", "--timeout", "0.01") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "did not become ready in time" in line
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["redux"],
+        ["redux", "a.png", "--steps", "many"],
+        ["redux", "a.png", "--protocol", "smtp"],
+        ["redux", "a.png", "--strength", "strong"],
+        ["frobnicate"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_two(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        Command()(*argv)
+    assert exit_info.value.code == 2
+    assert "usage: flux-client" in capsys.readouterr().err
+
+
+def test_a_url_with_a_scheme_is_a_wrong_command_line(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["ready", "--url", "http://localhost:8000"])
+    assert exit_info.value.code == 2
+    assert "expected host:port such as localhost:8001" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+from io import BytesIO
+
+import numpy as np
+import pytest
+from flux_client import AsyncFluxClient, FluxClient, InvalidRequest, Overloaded, RetryPolicy
+from flux_client.fake import DEFAULT_SIDE, AsyncFakeTransport, FakeTransport, answer
+from flux_client.request import Request
+from PIL import Image
+
+
+def png(colour="red"):
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def client():
+    with FluxClient(transport=FakeTransport()) as client:
+        yield client
+
+
+def test_it_makes_as_many_pictures_of_the_size_and_format_asked_for(client):
+    variations = client.redux(png(), height=64, width=96, num_images=3, seed=7, output_format="webp")
+    assert [(v.seed, v.image.size, v.format) for v in variations] == [
+        (7, (96, 64), "webp"),
+        (8, (96, 64), "webp"),
+        (9, (96, 64), "webp"),
+    ]
+
+
+def test_without_knobs_it_answers_with_the_contracts_defaults(client):
+    [variation] = client.redux(png())
+    assert (variation.seed, variation.image.size, variation.format) == (42, (DEFAULT_SIDE, DEFAULT_SIDE), "png")
+
+
+def test_the_same_seed_and_picture_give_the_same_bytes_and_others_do_not(client):
+    [first], [again] = client.redux(png(), seed=1), client.redux(png(), seed=1)
+    [other_seed], [other_picture] = client.redux(png(), seed=2), client.redux(png("blue"), seed=1)
+    assert first == again
+    assert len({first.data, other_seed.data, other_picture.data}) == 3
+
+
+def test_a_random_seed_is_told_and_gives_the_picture_again(client):
+    [variation] = client.redux(png(), seed=-1)
+    assert variation.seed >= 0
+    assert client.redux(png(), seed=variation.seed) == [variation]
+
+
+def test_it_records_what_it_was_asked():
+    transport = FakeTransport()
+    with FluxClient(transport=transport) as client:
+        client.redux(png(), seed=5, request_id="mine", timeout_s=9)
+    [sent] = transport.sent
+    assert sent.request.inputs["SEED"].tolist() == [[5]]
+    assert sent.request_id == "mine"
+    assert 8 < sent.timeout_s <= 9
+    assert transport.closed
+
+
+def test_it_raises_what_it_is_told_to_and_then_answers():
+    transport = FakeTransport(Overloaded("full"))
+    client = FluxClient(transport=transport, retry=RetryPolicy(attempts=1))
+    with pytest.raises(Overloaded, match="full"):
+        client.redux(png())
+    assert len(client.redux(png())) == 1
+
+
+def test_the_asynchronous_one_answers_alike():
+    async def ask():
+        async with AsyncFluxClient(transport=AsyncFakeTransport()) as client:
+            await client.wait_until_ready(1)
+            return await asyncio.gather(*(client.redux(png(), seed=seed) for seed in (1, 2)))
+
+    sync = FluxClient(transport=FakeTransport())
+    assert asyncio.run(ask()) == [sync.redux(png(), seed=seed) for seed in (1, 2)]
+
+
+def test_pictures_may_come_as_base64_or_a_data_url(client):
+    text = base64.b64encode(png())
+    assert client.redux(text)
+    assert client.redux(b"data:image/png;base64," + text)
+
+
+def text(value):
+    array = np.empty((1, 1), dtype=np.object_)
+    array[0, 0] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "IMAGE is missing"),
+        ({"IMAGE": text(b"junk")}, "IMAGE is no picture"),
+        ({"IMAGE": text(png()), "COLOUR": text(b"red")}, "unexpected input COLOUR"),
+        ({"IMAGE": text(png()), "SEED": np.array([[1]], np.int32)}, "SEED has type int32, expected INT64"),
+        ({"IMAGE": text(png()), "SEED": np.array([1], np.int64)}, "SEED has shape"),
+        ({"IMAGE": text(png()), "SEED": np.array([[1], [2]], np.int64)}, "SEED has shape"),
+        ({"IMAGE": text(png()), "WIDTH": np.array([[100]], np.int32)}, "WIDTH=100, expected a multiple of 16"),
+        ({"IMAGE": text(png()), "NUM_IMAGES": np.array([[9]], np.int32)}, "NUM_IMAGES=9, expected"),
+        ({"IMAGE": text(png()), "OUTPUT_FORMAT": text(b"gif")}, "OUTPUT_FORMAT='gif'"),
+    ],
+)
+def test_it_holds_raw_requests_to_the_contract(inputs, message):
+    with pytest.raises(InvalidRequest, match=message):
+        answer(Request("flux_redux", inputs, ("OUTPUT_IMAGE", "OUTPUT_SEED")))
+
+
+def test_it_knows_no_other_model():
+    with pytest.raises(InvalidRequest, match="unknown model"):
+        answer(Request("resnet", {}, ()))

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from flux_client import InvalidRequest
+from flux_client.pictures import encode_pictures
+from flux_serving.contract import limits
+from PIL import Image
+
+
+def decoded(data):
+    return Image.open(BytesIO(data))
+
+
+def test_bytes_and_files_pass_unchanged(tmp_path):
+    file = tmp_path / "cat.png"
+    file.write_bytes(b"as it is")
+    assert encode_pictures([b"first", bytearray(b"second"), file, str(file)]) == [
+        b"first",
+        b"second",
+        b"as it is",
+        b"as it is",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3), (3, 5, 4)])
+def test_uint8_pixels_become_the_same_png(shape):
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    [data] = encode_pictures(pixels)
+    picture = decoded(data)
+    assert picture.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_pil_images_of_every_mode_become_png(mode):
+    [data] = encode_pictures(Image.new(mode, (6, 4)))
+    assert (decoded(data).format, decoded(data).size) == ("PNG", (6, 4))
+
+
+def test_a_turned_photograph_is_sent_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as photo:
+        [data] = encode_pictures(photo)
+    assert decoded(data).size == (4, 6)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4, 3), np.float32), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_arrays_that_are_no_picture_are_refused(pixels):
+    with pytest.raises(InvalidRequest, match="is no picture, expected uint8"):
+        encode_pictures(pixels)
+
+
+@pytest.mark.parametrize("images", [7, None, [7], [[b"nested"]]])
+def test_other_types_are_a_type_error_that_says_what_is_taken(images):
+    with pytest.raises(TypeError, match="is no picture, expected a path"):
+        encode_pictures(images)
+
+
+@pytest.mark.parametrize("count", [0, limits.MAX_PICTURES + 1])
+def test_no_picture_and_too_many_are_refused(count):
+    with pytest.raises(InvalidRequest, match=f"{count} pictures in one request, expected 1..8"):
+        encode_pictures([b"x"] * count)
+
+
+def test_empty_and_oversized_pictures_are_refused(tmp_path):
+    with pytest.raises(InvalidRequest, match="is empty"):
+        encode_pictures(b"")
+    with pytest.raises(InvalidRequest, match="expected at most"):
+        encode_pictures(bytes(limits.MAX_PICTURE_BYTES + 1))
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(InvalidRequest, match=r"sparse\.png has 1099511627776 bytes"):
+        encode_pictures(tmp_path / "sparse.png")
+
+
+def test_a_missing_file_is_a_plain_file_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        encode_pictures(tmp_path / "nowhere.png")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from flux_client import GenerationFailed, InvalidRequest, Knobs, Variation
+from flux_client.request import redux_request
+from flux_client.variation import read_variations
+from flux_serving.contract.models import FLUX_REDUX
+from PIL import Image
+
+
+def png(size=(8, 8)):
+    buffer = BytesIO()
+    Image.new("RGB", size).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_every_optional_input_of_the_contract_is_a_knob():
+    assert {name.upper() for name in Knobs.__annotations__} == {t.name for t in FLUX_REDUX.inputs if t.optional}
+
+
+def test_what_is_left_out_is_not_sent():
+    request = redux_request(b"picture", {"prompt": None, "seed": None})
+    assert list(request.inputs) == ["IMAGE"]
+    assert request.model == "flux_redux"
+    assert request.outputs == ("OUTPUT_IMAGE", "OUTPUT_SEED")
+
+
+def test_values_become_tensors_with_a_leading_batch_dimension():
+    request = redux_request(
+        [b"one", b"two"],
+        {"height": 512, "seed": 2**63 - 1, "image_strength": [1, 0.5], "guidance_scale": 3, "prompt": "Katze ä"},
+    )
+    assert {name: (array.dtype, array.shape) for name, array in request.inputs.items()} == {
+        "IMAGE": (np.object_, (1, 2)),
+        "HEIGHT": (np.int32, (1, 1)),
+        "SEED": (np.int64, (1, 1)),
+        "IMAGE_STRENGTH": (np.float32, (1, 2)),
+        "GUIDANCE_SCALE": (np.float32, (1, 1)),
+        "PROMPT": (np.object_, (1, 1)),
+    }
+    assert request.inputs["IMAGE"].tolist() == [[b"one", b"two"]]
+    assert request.inputs["PROMPT"].item() == "Katze ä".encode()
+    assert request.inputs["SEED"].item() == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("height", 2**32 + 512, "HEIGHT="),
+        ("height", 512.0, "HEIGHT=512.0, expected INT32"),
+        ("height", "512", "HEIGHT='512', expected INT32"),
+        ("height", True, "HEIGHT=True, expected INT32"),
+        ("height", [512, 512], "HEIGHT has shape"),
+        ("num_images", 0, r"NUM_IMAGES=0, expected 1\.\.8"),
+        ("num_inference_steps", 101, r"NUM_INFERENCE_STEPS=101, expected 1\.\.100"),
+        ("guidance_scale", float("nan"), "GUIDANCE_SCALE=nan"),
+        ("image_strength", -0.1, "IMAGE_STRENGTH=-0.1"),
+        ("image_strength", [1.0, 1.0], "IMAGE_STRENGTH has 2 values for 1 pictures"),
+        ("image_strength", [], "IMAGE_STRENGTH has 0 values"),
+        ("image_strength", [[1.0], [1.0, 2.0]], "IMAGE_STRENGTH="),
+        ("seed", -2, "SEED=-2"),
+        ("seed", 2**63, "SEED="),
+        ("seed", 2**70, "SEED="),
+        ("prompt", "x" * 4097, "PROMPT has 4097 characters, expected at most 4096"),
+        ("prompt", 7, "PROMPT=7, expected text"),
+        ("output_format", "gif", "OUTPUT_FORMAT='gif', expected one of: png, jpeg, webp"),
+        ("output_format", 7, "OUTPUT_FORMAT=7"),
+    ],
+)
+def test_a_value_outside_the_contract_is_refused_by_name(knob, value, message):
+    with pytest.raises(InvalidRequest, match=f"flux_redux: {message}"):
+        redux_request(b"picture", {knob: value})
+
+
+def test_an_unknown_knob_is_a_type_error_that_lists_the_known():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'heigth', expected one of: .*height"):
+        redux_request(b"picture", {"heigth": 512})
+
+
+def images(*values):
+    array = np.empty((1, len(values)), dtype=np.object_)
+    array[0, :] = values
+    return array
+
+
+def test_an_answer_becomes_one_variation_for_each_picture():
+    answer = {"OUTPUT_IMAGE": images(png(), b"b"), "OUTPUT_SEED": np.array([[4, 5]], np.int64)}
+    assert read_variations(answer) == [Variation(png(), 4), Variation(b"b", 5)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"OUTPUT_IMAGE": images(b"a")},
+        {"OUTPUT_IMAGE": images(b"a"), "OUTPUT_SEED": np.array([[1, 2]])},
+        {"OUTPUT_IMAGE": images(), "OUTPUT_SEED": np.array([[]])},
+    ],
+)
+def test_an_answer_that_does_not_add_up_is_the_servers_mistake(answer):
+    with pytest.raises(GenerationFailed, match="flux_redux: the answer has"):
+        read_variations(answer)
+
+
+def test_a_variation_opens_names_its_format_and_saves_its_bytes(tmp_path):
+    variation = Variation(png((16, 32)), 9)
+    assert variation.image.size == (16, 32)
+    assert variation.format == "png"
+    assert variation.save(tmp_path / "v.png").read_bytes() == variation.data
+    assert repr(variation) == "Variation(seed=9)"
+
+
+def test_bytes_that_are_no_picture_are_the_servers_mistake():
+    with pytest.raises(GenerationFailed, match="seed 3 is no picture"):
+        _ = Variation(b"junk", 3).image
+    with pytest.raises(GenerationFailed, match="seed 3 is no picture"):
+        _ = Variation(png((512, 512))[:-100], 3).image

@@ -1,0 +1,409 @@
+"""The four transports against loopback doors that speak Triton's protocols, and against sockets that speak nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import grpc
+import numpy as np
+import pytest
+from flux_client import (
+    AsyncFluxClient,
+    Cancelled,
+    DeadlineExceeded,
+    FluxClient,
+    GenerationFailed,
+    InvalidRequest,
+    NotConnected,
+    Overloaded,
+    RetryPolicy,
+    Unreachable,
+)
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import serialize_byte_tensor
+
+ONCE = RetryPolicy(attempts=1)
+PICTURE = b"an encoded picture"
+
+TRANSPORTS = [("sync", "grpc"), ("async", "grpc"), ("sync", "http"), ("async", "http")]
+
+
+class Caller:
+    """One call through a real transport, sync or async."""
+
+    def __init__(self, kind, protocol):
+        self.kind, self.protocol = kind, protocol
+
+    def redux(self, url, images=PICTURE, *, timeout_s=10.0, retry=ONCE, **options):
+        return self._call(url, timeout_s, retry, lambda client: client.redux(images, **options))
+
+    def wait_until_ready(self, url, timeout_s):
+        return self._call(url, 10.0, ONCE, lambda client: client.wait_until_ready(timeout_s))
+
+    def _call(self, url, timeout_s, retry, ask):
+        if self.kind == "sync":
+            with FluxClient(url, protocol=self.protocol, timeout_s=timeout_s, retry=retry) as client:
+                return ask(client)
+
+        async def run():
+            async with AsyncFluxClient(url, protocol=self.protocol, timeout_s=timeout_s, retry=retry) as client:
+                return await ask(client)
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(params=TRANSPORTS, ids="-".join)
+def caller(request):
+    return Caller(*request.param)
+
+
+def bytes_tensor(values):
+    array = np.empty(len(values), dtype=np.object_)
+    array[:] = values
+    return serialize_byte_tensor(array).item()
+
+
+class Door:
+    """What both doors do: note the request, then refuse, wait or answer."""
+
+    def __init__(self):
+        self.requests = []
+        self.refusal = None
+        self.pause_s = 0.0
+        self.ready = True
+        self.pictures = [b"first", b"second"]
+
+    def raw_outputs(self):
+        return bytes_tensor(self.pictures), np.arange(len(self.pictures), dtype=np.int64).tobytes()
+
+
+class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
+    codes: ClassVar = {
+        InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+        Overloaded: grpc.StatusCode.UNAVAILABLE,
+        Cancelled: grpc.StatusCode.CANCELLED,
+        GenerationFailed: grpc.StatusCode.INTERNAL,
+    }
+
+    def ServerReady(self, request, context):  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request, context):  # noqa: N802
+        return service_pb2.ModelReadyResponse(ready=self.ready and request.name == "flux_redux")
+
+    def ModelInfer(self, request, context):  # noqa: N802
+        self.requests.append(
+            (request.model_name, request.id, request.parameters["timeout"].int64_param, request.raw_input_contents[0])
+        )
+        time.sleep(self.pause_s)
+        if self.refusal:
+            context.abort(self.codes[type(self.refusal)], f"in ensemble 'flux_redux', {self.refusal}")
+        images, seeds = self.raw_outputs()
+        shape = [1, len(self.pictures)]
+        return service_pb2.ModelInferResponse(
+            outputs=[
+                service_pb2.ModelInferResponse.InferOutputTensor(name="OUTPUT_IMAGE", datatype="BYTES", shape=shape),
+                service_pb2.ModelInferResponse.InferOutputTensor(name="OUTPUT_SEED", datatype="INT64", shape=shape),
+            ],
+            raw_output_contents=[images, seeds],
+        )
+
+    @contextmanager
+    def open(self, port=0):
+        server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(0).wait()
+
+
+class HttpDoor(Door):
+    codes: ClassVar = {InvalidRequest: 400, Overloaded: 503, Cancelled: 499, GenerationFailed: 500}
+
+    @contextmanager
+    def open(self, port=0):
+        door = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self._reply(200 if door.ready or "models" not in self.path else 400, b"")
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                header_length = int(self.headers["Inference-Header-Content-Length"])
+                header = json.loads(body[:header_length])
+                size = header["inputs"][0]["parameters"]["binary_data_size"]
+                content = body[header_length : header_length + size]
+                model = self.path.split("/")[-2]
+                door.requests.append((model, header["id"], header["parameters"]["timeout"], content))
+                time.sleep(door.pause_s)
+                if door.refusal:
+                    message = f"in ensemble 'flux_redux', {door.refusal}"
+                    self._reply(door.codes[type(door.refusal)], json.dumps({"error": message}).encode())
+                    return
+                raw = door.raw_outputs()
+                shape = [1, len(door.pictures)]
+                outputs = [
+                    {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+                    for name, kind, data in zip(("OUTPUT_IMAGE", "OUTPUT_SEED"), ("BYTES", "INT64"), raw, strict=True)
+                ]
+                answer = json.dumps({"outputs": outputs}).encode()
+                self._reply(200, answer + b"".join(raw), {"Inference-Header-Content-Length": str(len(answer))})
+
+            def _reply(self, status, body, headers=()):
+                self.send_response(status)
+                for name, value in dict(headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+            def handle(self):
+                with suppress(BrokenPipeError, ConnectionResetError):  # The caller's deadline passed.
+                    super().handle()
+
+        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def door_of(protocol):
+    return GrpcDoor() if protocol == "grpc" else HttpDoor()
+
+
+@pytest.fixture
+def door(caller):
+    door = door_of(caller.protocol)
+    with door.open() as url:
+        door.url = url
+        yield door
+
+
+@contextmanager
+def listening(meet):
+    """A socket on loopback; `meet` is given each connection. Yields host:port and the list of connections."""
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        stop = threading.Event()
+
+        def accept():
+            while not stop.is_set():
+                try:
+                    connection, _ = server.accept()
+                except TimeoutError:
+                    continue
+                connections.append(connection)
+                meet(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}", connections
+        finally:
+            stop.set()
+            thread.join()
+            for connection in connections:
+                connection.close()
+
+
+def say_nothing(connection):
+    pass
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def nobody():
+    """An address where nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_request_and_its_answer_cross_the_wire_unchanged(caller, door):
+    variations = caller.redux(door.url, request_id="mine", timeout_s=9.0)
+    assert [(v.data, v.seed) for v in variations] == [(b"first", 0), (b"second", 1)]
+    [(model, request_id, timeout_us, image)] = door.requests
+    assert (model, request_id) == ("flux_redux", "mine")
+    assert image == bytes_tensor([PICTURE])
+    assert 8e6 < timeout_us <= 9e6
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
+def test_pictures_of_many_megabytes_pass_both_ways(caller, door):
+    picture = os.urandom(6 * 2**20)
+    door.pictures = [picture]
+    [variation] = caller.redux(door.url, [picture, picture])
+    assert variation.data == picture
+    assert door.requests[0][-1] == bytes_tensor([picture, picture])
+
+
+@pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
+def test_the_servers_refusal_becomes_its_error_in_the_models_own_words(caller, door, refusal):
+    door.refusal = refusal("flux_base: HEIGHT=7, expected 16..2048")
+    with pytest.raises(refusal) as raised:
+        caller.redux(door.url)
+    assert str(raised.value) == "flux_base: HEIGHT=7, expected 16..2048"
+
+
+def test_a_server_without_room_is_asked_again(caller, door):
+    door.refusal = Overloaded("full")
+    with pytest.raises(Overloaded):
+        caller.redux(door.url, retry=RetryPolicy(attempts=3, first_delay_s=0.01))
+    assert len(door.requests) == 3
+
+
+def test_a_slow_server_meets_the_deadline(caller, door):
+    door.pause_s = 1.0
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"no answer from 127\.0\.0\.1:\d+ within 0\.3 s"):
+        caller.redux(door.url, timeout_s=0.3)
+    assert time.monotonic() - started < 0.9
+    assert len(door.requests) == 1
+
+
+def test_readiness_needs_the_server_and_the_model(caller, door):
+    caller.wait_until_ready(door.url, 5)
+    door.ready = False
+    with pytest.raises(DeadlineExceeded, match="flux_redux is not ready"):
+        caller.wait_until_ready(door.url, 0.6)
+
+
+def test_waiting_ends_soon_after_the_server_has_come(caller):
+    url = nobody()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(caller.wait_until_ready, url, 20)
+        time.sleep(0.6)
+        assert not waiting.done()
+        with door_of(caller.protocol).open(int(url.rpartition(":")[2])):
+            started = time.monotonic()
+            waiting.result(timeout=20)
+            assert time.monotonic() - started < 4
+
+
+def test_where_nobody_listens_nothing_was_sent(caller):
+    with pytest.raises(NotConnected, match=r"127\.0\.0\.1"):
+        caller.redux(nobody())
+
+
+def test_a_name_that_does_not_exist_is_not_connected(caller):
+    with pytest.raises(NotConnected, match="no-such-host"):
+        caller.redux("no-such-host.invalid:8001", timeout_s=5.0)
+
+
+def test_a_server_that_accepts_and_says_nothing_meets_the_deadline(caller):
+    started = time.monotonic()
+    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no answer from {url}"):
+        caller.redux(url, timeout_s=0.5)
+    assert time.monotonic() - started < 3
+
+
+def test_a_server_that_hangs_up_at_once_is_unreachable(caller):
+    with listening(socket.socket.close) as (url, _), pytest.raises(Unreachable, match=url):
+        caller.redux(url, timeout_s=5.0)
+    with listening(reset) as (url, _), pytest.raises(Unreachable, match=url):
+        caller.redux(url, timeout_s=5.0)
+
+
+def test_a_server_killed_under_a_request_is_unreachable_and_not_asked_again(caller, door):
+    door.pause_s = 0.5
+    with cable(door.url) as (url, cut), ThreadPoolExecutor(1) as pool:
+        call = pool.submit(caller.redux, url, timeout_s=5.0, retry=RetryPolicy(first_delay_s=0.01))
+        while not (door.requests or call.done()):
+            time.sleep(0.01)
+        cut()
+        error = call.exception()
+    assert type(error) is Unreachable
+    assert "the connection broke before the answer came" in str(error)
+    assert len(door.requests) == 1
+
+
+@contextmanager
+def cable(url):
+    """A connection to `url` by way of a proxy. Yields the proxy's host:port and what cuts all its connections."""
+    host, port = url.split(":")
+    ends = []
+
+    def join(near):
+        far = socket.create_connection((host, int(port)))
+        ends.extend((near, far))
+        for source, target in ((near, far), (far, near)):
+            threading.Thread(target=_pump, args=(source, target), daemon=True).start()
+
+    def cut():
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with listening(join) as (proxy, _):
+        yield proxy, cut
+        cut()
+        for end in ends:
+            end.close()
+
+
+def _pump(source, target):
+    with suppress(OSError):
+        while data := source.recv(2**16):
+            target.sendall(data)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_cancelling_a_task_ends_its_call_at_once(protocol):
+    door = door_of(protocol)
+    door.pause_s = 1.0
+
+    async def run(url):
+        async with AsyncFluxClient(url, protocol=protocol) as client:
+            task = asyncio.create_task(client.redux(PICTURE))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            await asyncio.wait([task], timeout=0.3)
+            return task.cancelled()
+
+    with door.open() as url:
+        assert asyncio.run(run(url))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_threads_share_a_client(protocol):
+    with (
+        door_of(protocol).open() as url,
+        FluxClient(url, protocol=protocol, timeout_s=10) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        answers = list(pool.map(lambda _: client.redux(PICTURE), range(12)))
+    assert [len(variations) for variations in answers] == [2] * 12
+
+
+@pytest.mark.parametrize("make", [FluxClient, AsyncFluxClient])
+def test_an_unknown_protocol_or_a_url_with_a_scheme_is_told_at_once(make):
+    with pytest.raises(ValueError, match="protocol='smtp', expected one of: grpc, http"):
+        make(protocol="smtp")
+    with pytest.raises(ValueError, match="expected host:port such as localhost:8000"):
+        make("http://localhost:8000", protocol="http")

@@ -1,0 +1,153 @@
+"""Files that carry their recipe and the mark of AI-made media."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from flux_serving.contract import limits
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.picture_decoding import decode_picture
+from flux_serving.stages.picture_encoding import (
+    MAX_RECIPE_BYTES,
+    OutputFormat,
+    encode_picture,
+    parse_format,
+    read_recipe,
+)
+from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
+
+RAMP = np.add.outer(np.arange(48), np.arange(64))[..., None] * np.array([2, 1, 1])
+RGB = RAMP.astype(np.uint8)
+RECIPE = {"seed": 42, "steps": 20, "guidance": 2.5, "width": 64, "height": 48, "model": "flux_base"}
+FORMATS = [OutputFormat(name, as_base64=False) for name in limits.FORMATS]
+
+every_format = pytest.mark.parametrize("output_format", FORMATS, ids=limits.FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("png", OutputFormat("png", False)),
+        ("JPEG", OutputFormat("jpeg", False)),
+        ("jpg", OutputFormat("jpeg", False)),
+        (" WebP;Base64 ", OutputFormat("webp", True)),
+        ("jpg;base64", OutputFormat("jpeg", True)),
+    ],
+)
+def test_a_format_is_read_in_any_case(text: str, expected: OutputFormat) -> None:
+    assert parse_format(text) == expected
+
+
+@pytest.mark.parametrize("text", ["tga", "", ";base64", "png;", "png;base64;base64", "image/png"])
+def test_an_unknown_format_names_the_known_ones(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_format(text)
+    assert str(refused.value) == f"{text!r}, expected png, jpeg or webp, with or without ;base64"
+
+
+@every_format
+def test_the_file_has_the_format_and_the_size_asked_for(output_format: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encode_picture(RGB, None, output_format))) as picture:
+        assert (picture.format, picture.size, picture.mode) == (output_format.name.upper(), (64, 48), "RGB")
+
+
+@every_format
+def test_the_pixels_survive(output_format: OutputFormat) -> None:
+    decoded = np.asarray(decode_picture(encode_picture(RGB, json.dumps(RECIPE), output_format)))
+    difference = np.abs(decoded.astype(int) - RGB)
+    assert difference.max() == 0 if output_format.name == "png" else difference.mean() < 3
+
+
+def test_jpeg_keeps_the_colour_of_every_pixel() -> None:
+    with Image.open(io.BytesIO(encode_picture(RGB, None, parse_format("jpeg")))) as picture:
+        assert get_sampling(picture) == 0  # 4:4:4
+
+
+@every_format
+def test_the_recipe_comes_back(output_format: OutputFormat) -> None:
+    assert read_recipe(encode_picture(RGB, json.dumps(RECIPE), output_format)) == RECIPE
+
+
+@every_format
+def test_characters_beyond_ascii_survive_in_the_recipe(output_format: OutputFormat) -> None:
+    recipe = {"model": 'грин 花 🌸 "quoted" \\ \u0000'}
+    assert read_recipe(encode_picture(RGB, json.dumps(recipe, ensure_ascii=False), output_format)) == recipe
+
+
+@every_format
+def test_without_a_recipe_there_is_none_to_read(output_format: OutputFormat) -> None:
+    assert read_recipe(encode_picture(RGB, None, output_format)) is None
+
+
+@every_format
+def test_the_file_says_that_a_machine_made_it(output_format: OutputFormat) -> None:
+    with Image.open(io.BytesIO(encode_picture(RGB, None, output_format))) as picture:
+        packet = picture.info["xmp"]
+    [description] = ElementTree.fromstring(packet.decode().lstrip("\ufeff")).iter(
+        "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
+    )
+    source = description.findtext("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType")
+    assert source == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    assert description.findtext("{http://ns.adobe.com/xap/1.0/}CreatorTool") == "flux-triton"
+
+
+@every_format
+def test_the_same_picture_gives_the_same_bytes(output_format: OutputFormat) -> None:
+    recipe = json.dumps(RECIPE)
+    assert encode_picture(RGB, recipe, output_format) == encode_picture(RGB.copy(), recipe, output_format)
+
+
+@every_format
+def test_base64_is_the_same_file_as_text(output_format: OutputFormat) -> None:
+    text = encode_picture(RGB, None, OutputFormat(output_format.name, as_base64=True))
+    assert base64.b64decode(text, validate=True) == encode_picture(RGB, None, output_format)
+
+
+@every_format
+def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks(output_format: OutputFormat) -> None:
+    mirrored = RGB[:, ::-1]
+    assert encode_picture(mirrored, None, output_format) == encode_picture(mirrored.copy(), None, output_format)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [RGB.astype(np.float32), RGB[..., 0], RGB[..., :2], RGB[:0], np.zeros((1, 16384, 3), np.uint8)],
+    ids=["float", "no channels", "two channels", "empty", "too wide"],
+)
+def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(InvalidRequest):
+        encode_picture(pixels, None, FORMATS[0])
+
+
+@pytest.mark.parametrize(
+    "recipe", ["", "seed=42", "[1]", "[" * 100_000, json.dumps({"model": "x" * MAX_RECIPE_BYTES})], ids=range(5)
+)
+@every_format
+def test_a_recipe_that_is_no_small_json_object_is_refused(recipe: str, output_format: OutputFormat) -> None:
+    with pytest.raises(InvalidRequest, match="recipe "):
+        encode_picture(RGB, recipe, output_format)
+
+
+@every_format
+def test_the_longest_recipe_fits(output_format: OutputFormat) -> None:
+    recipe = {"model": "x" * (MAX_RECIPE_BYTES - len('{"model": ""}'))}
+    assert read_recipe(encode_picture(RGB, json.dumps(recipe), output_format)) == recipe
+
+
+def test_somebody_elses_description_is_no_recipe() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Our holiday"
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", exif=exif)
+    assert read_recipe(file.getvalue()) is None
+
+
+def test_a_recipe_is_read_only_from_a_picture() -> None:
+    with pytest.raises(InvalidRequest, match="not a whole png, jpeg, webp picture"):
+        read_recipe(b"hello")
