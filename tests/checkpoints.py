@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxPriorReduxPipeline
-from diffusers import FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
+    FluxTransformer2DModel,
+)
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -22,7 +27,13 @@ from transformers import (
 
 from flux_serving.settings import Checkpoints
 
-WORDS = ("[PAD]", "[START]", "[END]", "[UNK]", *"a red green blue apple tree house of with and".split())
+WORDS = ("[PAD]", "[START]", "[END]", "[UNK]", "a", "red", "green", "blue", "apple", "tree", "house", "of", "with")
+    "[PAD]",
+    "[START]",
+    "[END]",
+    "[UNK]",
+    *["a", "red", "green", "blue", "apple", "tree", "house", "of", "with", "and"],
+)
 PAD, START, END, UNKNOWN = range(4)
 
 
@@ -88,6 +99,8 @@ def make_random_checkpoint(folder: Path) -> Checkpoints:
         feature_extractor=SiglipImageProcessor(size={"height": 42, "width": 42}),
         image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=4096),
     )
+    # Untrained, the pictures' tokens would hardly move the result, and a wrong context could pass unseen.
+    redux.image_embedder.redux_down.weight.data.mul_(50)
     base.save_pretrained(folder / "base")
     redux.save_pretrained(folder / "redux")
     return Checkpoints(folder / "base", folder / "redux")

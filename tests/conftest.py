@@ -47,7 +47,5 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
 
 
 @pytest.fixture(scope="session")
-def random_server(
-    random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TritonServer]:
+def random_server(random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     yield from start_server(random_checkpoints, tmp_path_factory.mktemp("random-server") / "triton.log")

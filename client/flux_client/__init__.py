@@ -6,6 +6,13 @@ with FluxClient("localhost:8001") as client:
     variations = client.redux("cat.png", num_images=4, seed=7)
 """
 
+from flux_client.async_client import AsyncFluxClient
+from flux_client.client import FluxClient
+from flux_client.pictures import Picture, Pictures
+from flux_client.request import Knobs
+from flux_client.retry import RetryPolicy
+from flux_client.transport import NotConnected
+from flux_client.variation import Variation
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -15,14 +22,6 @@ from flux_serving.errors import (
     Overloaded,
     Unreachable,
 )
-
-from flux_client.async_client import AsyncFluxClient
-from flux_client.client import FluxClient
-from flux_client.pictures import Picture, Pictures
-from flux_client.request import Knobs
-from flux_client.retry import RetryPolicy
-from flux_client.transport import NotConnected
-from flux_client.variation import Variation
 
 __all__ = [
     "AsyncFluxClient",

@@ -9,14 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from flux_serving.contract import limits
-from flux_serving.errors import FluxError, InvalidRequest
 from tqdm import tqdm
 
 from flux_client.client import FluxClient
 from flux_client.request import Knobs
 from flux_client.retry import DEFAULT_TIMEOUT_S
 from flux_client.transport import DEFAULT_URLS
+from flux_serving.contract import limits
+from flux_serving.errors import FluxError, InvalidRequest
 
 #: Characters of a file's name that come from its pictures; file systems end at 255 bytes.
 _MAX_STEM = 100

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tritonclient.utils import InferenceServerException
+
+from flux_client.transport import NotConnected
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -16,9 +19,6 @@ from flux_serving.errors import (
     Overloaded,
     Unreachable,
 )
-from tritonclient.utils import InferenceServerException
-
-from flux_client.transport import NotConnected
 
 _Exceptions = tuple[type[Exception], ...]
 

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from flux_client.request import Array, Request
+from flux_client.transport import Answer
 from flux_serving.contract import limits
 from flux_serving.contract.models import (
     FLUX_REDUX,
@@ -31,10 +35,6 @@ from flux_serving.contract.models import (
 )
 from flux_serving.contract.tensors import Tensor
 from flux_serving.errors import FluxError, InvalidRequest
-from PIL import Image, UnidentifiedImageError
-
-from flux_client.request import Array, Request
-from flux_client.transport import Answer
 
 #: Pixels of a side that the request leaves to the checkpoint.
 DEFAULT_SIDE = 64

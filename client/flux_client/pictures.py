@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps
+
 from flux_serving.contract import limits
 from flux_serving.errors import InvalidRequest
-from PIL import Image, ImageOps
 
 #: A file, its bytes, a PIL image, or uint8 pixels of shape (height, width), (height, width, 3) or (height, width, 4).
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+
+from flux_client.pictures import Pictures, encode_pictures
 from flux_serving.contract import limits
 from flux_serving.contract.models import FLUX_REDUX, IMAGE, IMAGE_STRENGTH, OUTPUT_FORMAT, PROMPT
 from flux_serving.contract.tensors import DType, Tensor
 from flux_serving.errors import InvalidRequest
-
-from flux_client.pictures import Pictures, encode_pictures
 
 Array: TypeAlias = "npt.NDArray[Any]"
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from flux_serving.errors import Unreachable
-
 from flux_client.request import Array, Request
+from flux_serving.errors import Unreachable
 
 ProtocolName = Literal["grpc", "http"]
 #: Outputs by tensor name, batch dimension included.

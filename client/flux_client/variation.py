@@ -9,11 +9,11 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
-from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
-from flux_serving.errors import GenerationFailed
 from PIL import Image, UnidentifiedImageError
 
 from flux_client.request import Array
+from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
+from flux_serving.errors import GenerationFailed
 
 
 @dataclass(frozen=True)

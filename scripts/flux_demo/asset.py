@@ -76,13 +76,14 @@ def _pipelines() -> tuple[FluxPipeline, FluxPriorReduxPipeline]:
     vae.register_to_config(**statistics)
     transformer = new_transformer(STOCK_CONTEXT_WIDTH, STOCK_POOLED_WIDTH)
     image_encoder, image_embedder = new_image_encoder(), new_image_embedder(STOCK_CONTEXT_WIDTH)
-    for prefix, module in {
+    for name, module in {
         "vae": vae,
         "transformer": transformer,
         "image_encoder": image_encoder,
         "image_embedder": image_embedder,
     }.items():
-        _load_padded(module, {k.removeprefix(f"{prefix}."): v for k, v in weights.items() if k.startswith(f"{prefix}.")})
+        prefix = f"{name}."
+        _load_padded(module, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
     base = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
         vae=vae,

@@ -57,9 +57,9 @@ def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype
     """Raises CheckpointError: the folder is incomplete, or its scheduler draws random numbers at every step."""
     _refuse_incomplete(checkpoints)
     without_text = dict.fromkeys(Checkpoints.TEXT_PARTS)
-    pipeline = FluxPipeline.from_pretrained(
-        checkpoints.base, dtype=dtype, local_files_only=True, **without_text
-    ).to(device)
+    pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **without_text).to(
+        device
+    )
     if pipeline.scheduler.config.get("stochastic_sampling"):
         raise CheckpointError(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
     return BaseWeights(

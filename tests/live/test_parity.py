@@ -6,14 +6,14 @@ import io
 
 import numpy as np
 import pytest
-from conftest import DEMO
-from pictures import drawn_picture, encoded
 from PIL import Image
-from raw import call_grpc, call_http, tensors_of
-from reference import StockDiffusers
 
+from conftest import DEMO
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
+from pictures import drawn_picture, encoded
+from raw import call_grpc, call_http, tensors_of
+from reference import StockDiffusers
 
 pytestmark = pytest.mark.live
 
@@ -32,7 +32,12 @@ def pixels(encoded_picture: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
 
 
-def check_parity(server: TritonServer, stock: StockDiffusers, *, height: int, width: int, steps: int, **more: str) -> None:
+CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
+
+
+def check_parity(
+    server: TritonServer, stock: StockDiffusers, *, height: int, width: int, steps: int, **more: str
+) -> None:
     picture, seed, guidance = drawn_picture(seed=height + steps), 1000 + width, 3.0
     expected = stock.variation(picture, height=height, width=width, steps=steps, guidance=guidance, seed=seed, **more)
     knobs = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
@@ -46,7 +51,7 @@ def check_parity(server: TritonServer, stock: StockDiffusers, *, height: int, wi
         assert difference.max() <= 1
 
     prior_tensors = {name: tensors[name] for name in ("IMAGE", "PROMPT") if name in tensors}
-    context = call_grpc(server.grpc_url, "flux_prior_redux", prior_tensors, ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"])
+    context = call_grpc(server.grpc_url, "flux_prior_redux", prior_tensors, CONTEXT)
     base_tensors = {name: values for name, values in tensors.items() if name not in prior_tensors}
     base_tensors |= {name: values[None] for name, values in context.items()}
     latents = call_grpc(server.grpc_url, "flux_base", base_tensors, ["LATENTS"])["LATENTS"][0]
@@ -94,11 +99,13 @@ def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_serve
         assert np.abs(pixels(image) - pixels(alone["OUTPUT_IMAGE"][0])).max() <= 1
 
 
-def test_the_picture_matters(demo_server: TritonServer) -> None:
-    """Without this, a server that ignores its input could pass the parity of a broken reference."""
+@pytest.mark.parametrize("which", ["demo_server", "random_server"])
+def test_the_picture_matters(which: str, request: pytest.FixtureRequest) -> None:
+    """Without this, a context that never reaches the transformer could pass for exact."""
+    server: TritonServer = request.getfixturevalue(which)
     answers = [
         call_grpc(
-            demo_server.grpc_url,
+            server.grpc_url,
             "flux_redux",
             tensors_of([encoded(drawn_picture(seed))], num_inference_steps=8),
             ["OUTPUT_IMAGE", "OUTPUT_SEED"],

@@ -4,10 +4,11 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from flux_client import FluxClient, GenerationFailed, RetryPolicy, Unreachable
 from flux_client.cli import main, plan
 from flux_client.fake import FakeTransport
-from PIL import Image
 
 
 def picture(path, colour="red"):

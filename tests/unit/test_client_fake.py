@@ -6,10 +6,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from flux_client import AsyncFluxClient, FluxClient, InvalidRequest, Overloaded, RetryPolicy
 from flux_client.fake import DEFAULT_SIDE, AsyncFakeTransport, FakeTransport, answer
 from flux_client.request import Request
-from PIL import Image
 
 
 def png(colour="red"):

@@ -4,10 +4,11 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from flux_client import InvalidRequest
 from flux_client.pictures import encode_pictures
 from flux_serving.contract import limits
-from PIL import Image
 
 
 def decoded(data):

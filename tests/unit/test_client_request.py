@@ -4,11 +4,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from flux_client import GenerationFailed, InvalidRequest, Knobs, Variation
 from flux_client.request import redux_request
 from flux_client.variation import read_variations
 from flux_serving.contract.models import FLUX_REDUX
-from PIL import Image
 
 
 def png(size=(8, 8)):

@@ -4,6 +4,8 @@ import asyncio
 from io import BytesIO
 
 import pytest
+from PIL import Image
+
 from flux_client import (
     AsyncFluxClient,
     Cancelled,
@@ -17,7 +19,6 @@ from flux_client import (
     Unreachable,
 )
 from flux_client.fake import AsyncFakeTransport, FakeTransport
-from PIL import Image
 
 STEADY = RetryPolicy(attempts=4, first_delay_s=1.0, max_delay_s=3.0, jitter=0.0)
 

@@ -17,6 +17,9 @@ from typing import ClassVar
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import serialize_byte_tensor
+
 from flux_client import (
     AsyncFluxClient,
     Cancelled,
@@ -29,8 +32,6 @@ from flux_client import (
     RetryPolicy,
     Unreachable,
 )
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor
 
 ONCE = RetryPolicy(attempts=1)
 PICTURE = b"an encoded picture"
@@ -362,9 +363,9 @@ def cable(url):
 
     with listening(join) as (proxy, _):
         yield proxy, cut
-        cut()
-        for end in ends:
-            end.close()
+    cut()
+    for end in ends:  # Now that nobody can connect any more: gRPC does so by itself.
+        end.close()
 
 
 def _pump(source, target):

@@ -9,6 +9,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
+
 from flux_serving.contract import limits
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.picture_decoding import decode_picture
@@ -19,8 +22,6 @@ from flux_serving.stages.picture_encoding import (
     parse_format,
     read_recipe,
 )
-from PIL import Image
-from PIL.JpegImagePlugin import get_sampling
 
 RAMP = np.add.outer(np.arange(48), np.arange(64))[..., None] * np.array([2, 1, 1])
 RGB = RAMP.astype(np.uint8)

@@ -1,0 +1,86 @@
+"""`scripts/demo`: the real Triton on a CPU, pictures it never saw, their variations, and a sheet of them all."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flux_client import FluxClient, Variation
+from flux_demo.asset import expand
+from flux_demo.contact_sheet import contact_sheet
+from flux_serving.errors import FluxError
+from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.settings import Checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UNSEEN = Path(__file__).parent / "unseen"
+CHECKPOINTS = ROOT / "checkpoints" / "demo"
+VARIATIONS = 3
+STEPS = 20
+SEED = 1
+
+
+def options(serve: bool) -> ServerOptions:
+    checkpoints = Checkpoints(CHECKPOINTS / "flux-base", CHECKPOINTS / "flux-redux")
+    ports = (8000, 8001, 8002) if serve else (free_port(), free_port(), free_port())
+    http, grpc, metrics = ports
+    return ServerOptions(ROOT / "model_repository", checkpoints, http_port=http, grpc_port=grpc, metrics_port=metrics)
+
+
+def make_variations(client: FluxClient, pictures: Sequence[Path], folder: Path) -> list[list[Variation]]:
+    rows = []
+    for picture in pictures:
+        variations = client.redux(picture, num_images=VARIATIONS, num_inference_steps=STEPS, seed=SEED)
+        for variation in variations:
+            variation.save(folder / f"{picture.stem}-{variation.seed}.png")
+        print(f"  {picture.stem}: seeds {', '.join(str(v.seed) for v in variations)}", flush=True)
+        rows.append(variations)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--serve", action="store_true", help="keep serving on ports 8000, 8001 and 8002 afterwards")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo_out", help="default: demo_out")
+    parser.add_argument("--expand-only", action="store_true", help="only make the demo checkpoint, then stop")
+    arguments = parser.parse_args()
+
+    expand(CHECKPOINTS)
+    if arguments.expand_only:
+        return 0
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    pictures = sorted(UNSEEN.glob("*.png"))
+    log = arguments.output / "triton.log"
+    started = time.monotonic()
+    try:
+        with log.open("wb") as output, TritonServer(options(arguments.serve), output) as server:
+            server.wait_until_ready()
+            ready = time.monotonic()
+            print(f"Triton is ready after {ready - started:.0f} s: http {server.http_url}, grpc {server.grpc_url}")
+            with FluxClient(server.grpc_url) as client:
+                rows = make_variations(client, pictures, arguments.output)
+            done = time.monotonic()
+            sheet = arguments.output / "contact_sheet.png"
+            contact_sheet(pictures, [[v.image for v in row] for row in rows]).save(sheet)
+            print(
+                f"served {len(rows) * VARIATIONS} variations of {len(rows)} unseen pictures, {STEPS} steps each, "
+                f"in {done - ready:.1f} s by Triton's ensemble flux_redux over gRPC: {sheet.resolve()}",
+                flush=True,
+            )
+            if arguments.serve:
+                print(f"serving until Ctrl-C: http {server.http_url}, grpc {server.grpc_url}", flush=True)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, lambda number, _: server.signal(number))
+                server.wait()
+    except FluxError as error:
+        print(f"scripts/demo: {error}\nTriton's log: {log}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""The house: imports run one way, each boundary has one importer, the model repository holds only models."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVING = ROOT / "serving" / "flux_serving"
+CLIENT = ROOT / "client" / "flux_client"
+
+#: A floor may import from itself and from the floors below it.
+FLOORS = ("errors", "contract", "settings", "weights", "stages", "scheduling", "backend")
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(*folders: Path) -> list[Path]:
+    return [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+
+
+def importers_of(package: str, *folders: Path) -> set[str]:
+    return {
+        str(file.relative_to(ROOT).parent if file.parent.name != "flux_serving" else file.relative_to(ROOT))
+        for file in files(*folders)
+        if any(name == package or name.startswith(f"{package}.") for name in imports_of(file))
+    }
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_imports_run_one_way(floor: str) -> None:
+    allowed = {"flux_serving." + name for name in FLOORS[: FLOORS.index(floor) + 1]}
+    for file in [*files(SERVING / floor), *SERVING.glob(f"{floor}.py")]:
+        for name in imports_of(file):
+            if name.startswith("flux_"):
+                assert ".".join(name.split(".")[:2]) in allowed, f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_the_launcher_knows_no_model() -> None:
+    for file in files(SERVING / "launch"):
+        for name in imports_of(file):
+            if name.startswith("flux_"):
+                assert name.split(".")[1] in {"contract", "errors", "settings", "launch"}, f"{file.name} imports {name}"
+
+
+def test_the_client_knows_only_the_contract_and_the_errors() -> None:
+    for file in files(CLIENT):
+        for name in imports_of(file):
+            if name.startswith("flux_serving"):
+                assert name.split(".")[1] in {"contract", "errors"}, f"{file.name} imports {name}"
+
+
+def test_one_importer_for_each_boundary() -> None:
+    everything = (SERVING, CLIENT)
+    assert importers_of("triton_python_backend_utils", *everything) == {"serving/flux_serving/backend"}
+    assert importers_of("tritonclient", *everything) == {"client/flux_client"}
+    assert importers_of("pytriton", *everything) == set()
+    assert importers_of("transformers", *everything) == {"serving/flux_serving/weights.py"}
+
+
+def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
+    torch_free = [SERVING / "contract", SERVING / "scheduling", SERVING / "launch", CLIENT]
+    assert importers_of("torch", *torch_free) == set()
+
+
+@pytest.mark.parametrize("module", ["flux_client", "flux_serving.contract.pbtxt", "flux_serving.launch.server"])
+def test_importing_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_model_repository_holds_only_models() -> None:
+    from flux_serving.contract.models import ENSEMBLES, MODELS
+
+    repository = ROOT / "model_repository"
+    assert {p.name for p in repository.iterdir()} == {model.name for model in (*MODELS, *ENSEMBLES)}
+
+
+def test_every_model_py_is_a_doorway() -> None:
+    doorways = sorted((ROOT / "model_repository").glob("*/1/model.py"))
+    assert len(doorways) == 3
+    for doorway in doorways:
+        lines = [line for line in doorway.read_text().splitlines() if line.strip()]
+        assert len(lines) <= 14, doorway
+        assert all(name.startswith("flux_serving.backend") for name in imports_of(doorway))
+
+
+def test_tensor_names_are_literals_only_in_the_contract() -> None:
+    from flux_serving.contract.models import ENSEMBLES, MODELS
+
+    names = {t.name for model in (*MODELS, *ENSEMBLES) for t in (*model.inputs, *model.outputs)}
+    for file in files(SERVING, CLIENT):
+        if "contract" in file.parts:
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names, f"{file.relative_to(ROOT)}: {node.value!r}"
+
+
+def test_rendered_files_are_the_committed_ones() -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "render_configs", "--check"], check=True)

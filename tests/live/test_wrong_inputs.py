@@ -1,0 +1,195 @@
+"""Wrong inputs: each gets its code and a message that says what to do, and the server goes on as before."""
+
+from __future__ import annotations
+
+import json
+import struct
+import urllib.error
+import urllib.request
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture, encoded
+from raw import call_grpc, call_http, inputs_of, tensors_of
+
+pytestmark = pytest.mark.live
+
+GOOD = encoded(drawn_picture(1))
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG of 69 bytes whose header claims any size."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def with_format(name: str) -> dict[str, np.ndarray]:
+    return tensors_of([GOOD]) | {"OUTPUT_FORMAT": np.array([[name.encode()]], dtype=object)}
+
+
+def without_image() -> dict[str, np.ndarray]:
+    return {name: values for name, values in tensors_of([GOOD], seed=1).items() if name != "IMAGE"}
+
+
+WRONG = {
+    "no picture": (without_image(), "expected"),
+    "an empty list of pictures": (tensors_of([]), "IMAGE"),
+    "an empty picture": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty picture"),
+    "not a picture": (tensors_of([b"hello, world!"]), "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello"),
+    "the second is not a picture": (tensors_of([GOOD, b"%PDF-1.7"]), "IMAGE[1]: not a picture"),
+    "a truncated JPEG": (tensors_of([encoded(drawn_picture(1), "JPEG")[:400]]), "IMAGE[0]: picture is truncated"),
+    "a decompression bomb": (
+        tensors_of([png_that_claims(30000, 30000)]),
+        "IMAGE[0]: picture has 30000x30000 pixels, at most 67108864 are allowed",
+    ),
+    "nine pictures": (tensors_of([GOOD] * 9), "flux_prior_redux: IMAGE has 9 values, expected 1..8"),
+    "zero steps": (
+        tensors_of([GOOD], num_inference_steps=0),
+        "flux_base: NUM_INFERENCE_STEPS=0, expected 1..100",
+    ),
+    "a negative size": (tensors_of([GOOD], height=-64), "flux_base: HEIGHT=-64, expected 16..2048"),
+    "a size between two multiples": (
+        tensors_of([GOOD], width=500),
+        "flux_base: WIDTH=500, expected a multiple of 16; nearest: 496 or 512",
+    ),
+    "guidance that is no number": (
+        tensors_of([GOOD], guidance_scale=float("nan")),
+        "flux_base: GUIDANCE_SCALE=nan, expected 0..30",
+    ),
+    "a seed below -1": (tensors_of([GOOD], seed=-7), "flux_base: SEED=-7, expected -1..2^63-1"),
+    "nine images": (tensors_of([GOOD], num_images=9), "flux_base: NUM_IMAGES=9, expected 1..8"),
+    "an unknown format": (with_format("tga"), "flux_base: 'tga', expected png, jpeg or webp"),
+    "a strength too many": (
+        tensors_of([GOOD], strengths=[1.0, 1.0]),
+        "flux_prior_redux: IMAGE_STRENGTH has 2 values for 1 pictures",
+    ),
+    "a strength below 0": (
+        tensors_of([GOOD], strengths=[-1.0]),
+        "flux_prior_redux: IMAGE_STRENGTH=-1, expected 0..4",
+    ),
+    "a prompt that nothing can read": (
+        tensors_of([GOOD], prompt="a red apple"),
+        "flux_prior_redux: PROMPT is given, but the base checkpoint has no text encoders",
+    ),
+}
+
+
+def refusal(client_module: Any, url: str, tensors: dict[str, np.ndarray]) -> tuple[str, str]:
+    call = call_grpc if client_module is tritonclient.grpc else call_http
+    with pytest.raises(InferenceServerException) as caught:
+        call(url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
+    return str(caught.value.status()), str(caught.value.message())
+
+
+def assert_serves(server: TritonServer) -> None:
+    answer = call_grpc(
+        server.grpc_url, "flux_redux", tensors_of([GOOD], num_inference_steps=1), ["OUTPUT_IMAGE", "OUTPUT_SEED"]
+    )
+    assert answer["OUTPUT_IMAGE"][0].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_input_is_refused_by_name_over_both_protocols(demo_server: TritonServer, wrong: str) -> None:
+    tensors, message = WRONG[wrong]
+    for module, url, code in (
+        (tritonclient.grpc, demo_server.grpc_url, "StatusCode.INVALID_ARGUMENT"),
+        (tritonclient.http, demo_server.http_url, "400"),
+    ):
+        status, said = refusal(module, url, tensors)
+        assert (status, message in said) == (code, True), f"{status} {said}"
+        assert "Traceback" not in said
+    assert_serves(demo_server)
+
+
+def test_a_payload_of_100_megabytes_is_refused_without_being_decoded(demo_server: TritonServer) -> None:
+    payload = GOOD + bytes(100 * 2**20)
+    status, said = refusal(tritonclient.grpc, demo_server.grpc_url, tensors_of([payload]))
+    assert status == "StatusCode.INVALID_ARGUMENT"
+    assert f"picture has {len(payload)} bytes, at most 33554432 are allowed" in said
+    assert_serves(demo_server)
+
+
+def test_a_body_that_is_not_json_is_refused(demo_server: TritonServer) -> None:
+    request = urllib.request.Request(
+        f"http://{demo_server.http_url}/v2/models/flux_redux/generate", data=b'{"IMAGE": ', method="POST"
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)
+    with caught.value as response:
+        assert response.code == 400
+        assert "error" in json.loads(response.read())
+    assert_serves(demo_server)
+
+
+def test_a_batch_of_several_requests_in_one_is_refused_with_advice(demo_server: TritonServer) -> None:
+    tensors = {"IMAGE": np.array([[GOOD], [GOOD]], dtype=object)}
+    with pytest.raises(InferenceServerException, match="batch"):
+        call_grpc(demo_server.grpc_url, "flux_prior_redux", tensors, ["CONTEXT"])
+
+
+def test_tensors_between_the_models_are_checked_too(demo_server: TritonServer) -> None:
+    good = {
+        "CONTEXT": np.zeros((1, 3, 4096), np.float32),
+        "CONTEXT_WEIGHTS": np.ones((1, 3), np.float32),
+        "POOLED_PROJECTION": np.zeros((1, 768), np.float32),
+        "NUM_INFERENCE_STEPS": np.array([[1]], np.int32),
+    }
+    for name, values, message in (
+        ("CONTEXT", np.zeros((1, 3, 64), np.float32), "CONTEXT has tokens of width 64, expected 4096"),
+        ("CONTEXT", np.full((1, 3, 4096), np.nan, np.float32), "must be finite"),
+        ("CONTEXT_WEIGHTS", np.ones((1, 2), np.float32), "CONTEXT has 3 tokens, CONTEXT_WEIGHTS 2 values"),
+        ("CONTEXT_WEIGHTS", np.zeros((1, 3), np.float32), "CONTEXT_WEIGHTS are all 0"),
+        ("CONTEXT_WEIGHTS", np.full((1, 3), -1, np.float32), "CONTEXT_WEIGHTS=-1, expected 0..1.04858e+06"),
+        ("POOLED_PROJECTION", np.zeros((1, 5), np.float32), "POOLED_PROJECTION has 5 values, expected 768"),
+    ):
+        with pytest.raises(InferenceServerException, match=f"flux_base: .*{message[:30]}"):
+            call_grpc(demo_server.grpc_url, "flux_base", good | {name: values}, ["PIXELS"])
+    assert call_grpc(demo_server.grpc_url, "flux_base", good, ["PIXELS"])["PIXELS"].shape == (1, 64, 64, 3)
+
+
+def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServer) -> None:
+    def call(index: int) -> int:
+        pictures = [GOOD] if index % 2 else [b"not a picture"]
+        try:
+            answer = call_grpc(
+                demo_server.grpc_url,
+                "flux_redux",
+                tensors_of(pictures, num_inference_steps=1, seed=index),
+                ["OUTPUT_IMAGE", "OUTPUT_SEED"],
+            )
+        except InferenceServerException:
+            return -1
+        return int(answer["OUTPUT_SEED"][0])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(call, range(32))) == [index if index % 2 else -1 for index in range(32)]
+
+
+def test_too_many_images_are_refused_at_once_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
+    """Ten requests for eight long pictures each, where 64 pictures may wait; each caller gives two seconds."""
+    tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=256, width=256)
+
+    def call(_: int) -> tuple[str, str]:
+        with tritonclient.grpc.InferenceServerClient(demo_server.grpc_url) as client:
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer("flux_redux", inputs_of(tritonclient.grpc, tensors), timeout=2_000_000)
+            return str(caught.value.status()), str(caught.value.message())
+
+    with ThreadPoolExecutor(10) as pool:
+        outcomes = list(pool.map(call, range(10)))
+    assert {status for status, _ in outcomes} == {"StatusCode.UNAVAILABLE"}
+    assert sum("no room for 8 more images: 64 are waiting or running" in said for _, said in outcomes) == 2
+    assert sum("time ran out" in said for _, said in outcomes) == 8
+    assert_serves(demo_server)

@@ -1,0 +1,105 @@
+"""The contract: what it renders is what Triton parses, and its checks name model, tensor, value and range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from flux_serving.contract import limits
+from flux_serving.contract.models import (
+    ENSEMBLES,
+    FLUX_BASE,
+    FLUX_PRIOR_REDUX,
+    FLUX_REDUX,
+    GUIDANCE_SCALE,
+    IMAGE,
+    MODELS,
+    NUM_INFERENCE_STEPS,
+    SEED,
+)
+from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all, render_ensemble, render_model
+from flux_serving.errors import InvalidRequest
+
+
+def parsed(text: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def test_every_rendered_file_is_a_model_config() -> None:
+    for path, text in render_all().items():
+        assert parsed(text).name == path.parts[0]
+
+
+def test_by_default_each_gpu_model_has_one_instance_on_gpu_7_and_one_on_8() -> None:
+    assert DEFAULT_GPUS == (7, 8)
+    for model in (FLUX_PRIOR_REDUX, FLUX_BASE):
+        (group,) = parsed(render_model(model, DEFAULT_GPUS)).instance_group
+        assert (group.kind, list(group.gpus), group.count) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [7, 8], 1)
+
+
+def test_without_gpus_every_model_runs_on_the_cpu() -> None:
+    for model in MODELS:
+        (group,) = parsed(render_model(model, ())).instance_group
+        assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+
+
+def test_a_rendered_model_has_every_tensor_of_the_contract() -> None:
+    for model in MODELS:
+        config = parsed(render_model(model, ()))
+        assert [(t.name, list(t.dims), t.optional) for t in config.input] == [
+            (t.name, list(t.shape), t.optional) for t in model.inputs
+        ]
+        assert [t.name for t in config.output] == [t.name for t in model.outputs]
+
+
+def test_no_output_of_an_ensemble_has_the_name_of_an_input() -> None:
+    """Triton would answer with the input."""
+    for ensemble in ENSEMBLES:
+        assert not {t.name for t in ensemble.inputs} & {t.name for t in ensemble.outputs}
+
+
+def test_every_input_of_a_step_comes_from_the_ensemble_or_from_an_earlier_step() -> None:
+    for ensemble in ENSEMBLES:
+        known = {t.name for t in ensemble.inputs}
+        for step in ensemble.steps:
+            assert {t.name for t in step.inputs} <= known
+            known |= {t.name for t in ensemble.outputs_of(step)}
+        assert {t.name for t in ensemble.outputs} <= known
+
+
+def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:
+    """Triton's response cache stores an answer only when all outputs were asked for."""
+    config = parsed(render_ensemble(FLUX_REDUX))
+    step = next(s for s in config.ensemble_scheduling.step if s.model_name == FLUX_PRIOR_REDUX.name)
+    assert FLUX_PRIOR_REDUX.response_cache
+    assert set(step.output_map) == {t.name for t in FLUX_PRIOR_REDUX.outputs}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "values", "message"),
+    [
+        (NUM_INFERENCE_STEPS, np.array([0], np.int32), "flux_base: NUM_INFERENCE_STEPS=0, expected 1..100"),
+        (GUIDANCE_SCALE, np.array([np.nan], np.float32), "flux_base: GUIDANCE_SCALE=nan, expected 0..30"),
+        (GUIDANCE_SCALE, np.array([np.inf], np.float32), "flux_base: GUIDANCE_SCALE=inf, expected 0..30"),
+        (SEED, np.array([-2], np.int64), "flux_base: SEED=-2, expected -1..2^63-1"),
+        (SEED, np.array([1, 2], np.int64), "flux_base: SEED has shape [2], expected [1]"),
+        (IMAGE, np.array([b"x"] * 9, object), "flux_base: IMAGE has 9 values, expected 1..8"),
+        (IMAGE, np.array([], object), "flux_base: IMAGE has 0 values, expected 1..8"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(tensor: object, values: np.ndarray, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        tensor.check("flux_base", values)  # type: ignore[attr-defined]
+    assert str(caught.value) == message
+
+
+def test_the_ends_of_a_range_are_allowed() -> None:
+    SEED.check("flux_base", np.array([limits.MAX_SEED], np.int64))
+    SEED.check("flux_base", np.array([limits.RANDOM_SEED], np.int64))
+    NUM_INFERENCE_STEPS.check("flux_base", np.array([limits.MAX_STEPS], np.int32))
+
+
+def test_bytes_arrays_are_objects_so_that_trailing_zeros_stay() -> None:
+    assert IMAGE.array([b"\x89PNG\0\0"])[0] == b"\x89PNG\0\0"

@@ -1,0 +1,174 @@
+"""The stages against diffusers' own functions and against the formulas they come from."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.context import Context, Text, assemble, no_text
+from flux_serving.stages.denoising import Denoising, attention_bias, denoise_step
+from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
+from flux_serving.stages.noise_schedule import make_schedule
+from flux_serving.stages.sampling_parameters import SamplingParameters
+
+FLUX_DEV_SCHEDULER = {
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 4096,
+    "max_shift": 1.15,
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "use_dynamic_shifting": True,
+}
+
+
+def test_packing_is_what_diffusers_packs_and_unpacking_undoes_it() -> None:
+    latents = torch.randn(2, 16, 6, 10)
+    packed = pack_latents(latents)
+    assert torch.equal(packed, FluxPipeline._pack_latents(latents, 2, 16, 6, 10))
+    assert torch.equal(unpack_latents(packed, Grid(3, 5)), latents)
+
+
+def test_position_ids_are_those_of_diffusers() -> None:
+    ours = Grid(3, 5).position_ids(torch.device("cpu"), torch.float32)
+    assert torch.equal(ours, FluxPipeline._prepare_latent_image_ids(1, 3, 5, torch.device("cpu"), torch.float32))
+
+
+def test_the_same_seed_gives_the_same_noise_and_another_seed_another() -> None:
+    noise = [initial_noise(seed, Grid(2, 2), 16, torch.device("cpu"), torch.float32) for seed in (7, 7, 8)]
+    assert torch.equal(noise[0], noise[1])
+    assert not torch.equal(noise[0], noise[2])
+
+
+@pytest.mark.parametrize(("image_tokens", "mu"), [(256, 0.5), (4096, 1.15)])
+def test_the_schedule_is_shifted_by_the_number_of_image_tokens(image_tokens: int, mu: float) -> None:
+    """Exponential time shift, Esser et al. 2024, as FLUX uses it: e^mu / (e^mu + 1/t - 1)."""
+    schedule = make_schedule(FLUX_DEV_SCHEDULER, 5, image_tokens)
+    raw = np.linspace(1, 1 / 5, 5)
+    expected = math.exp(mu) / (math.exp(mu) + (1 / raw - 1))
+    assert schedule.sigmas.tolist() == pytest.approx([*expected, 0.0], abs=1e-6)
+    assert schedule.timesteps.tolist() == pytest.approx((expected * 1000).tolist(), abs=1e-3)
+
+
+def test_every_option_of_the_scheduler_counts() -> None:
+    karras = make_schedule({**FLUX_DEV_SCHEDULER, "use_karras_sigmas": True}, 5, 256)
+    assert not torch.allclose(karras.sigmas, make_schedule(FLUX_DEV_SCHEDULER, 5, 256).sigmas)
+    assert isinstance(FlowMatchEulerDiscreteScheduler.from_config(FLUX_DEV_SCHEDULER).config.shift, float)
+
+
+def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
+    text = Text(torch.zeros(1, 8), 512.0, torch.zeros(4))
+    context = assemble(text, [torch.ones(2, 8), torch.full((3, 8), 2.0)], [0.5, 0.0])
+    assert context.tokens[:, 0].tolist() == [0, 1, 1, 2, 2, 2]
+    assert context.weights.tolist() == [512, 0.5, 0.5, 0, 0, 0]
+    assert context.without_absent().tokens[:, 0].tolist() == [0, 1, 1]
+
+
+def test_the_empty_prompt_is_one_zero_token_that_weighs_512() -> None:
+    text = no_text(8, 4, like=torch.ones(1))
+    assert (text.tokens.shape, text.weight, float(text.tokens.abs().sum())) == ((1, 8), 512, 0.0)
+
+
+def test_a_token_of_weight_w_acts_as_w_equal_tokens() -> None:
+    """Softmax attention written out, on raw queries, keys and values."""
+    query, keys, values = torch.randn(3, 8), torch.randn(4, 8), torch.randn(4, 5)
+    counts = torch.tensor([3.0, 1.0, 2.0, 0.0])
+    repeated = torch.repeat_interleave(torch.arange(4), counts.long())
+    expected = (query @ keys[repeated].T / math.sqrt(8)).softmax(-1) @ values[repeated]
+    bias = attention_bias(counts[None], image_tokens=0, dtype=torch.float32)
+    assert bias is not None
+    actual = torch.nn.functional.scaled_dot_product_attention(
+        query[None, None], keys[None, None], values[None, None], attn_mask=bias
+    )
+    assert torch.allclose(actual[0, 0], expected, atol=1e-6)
+
+
+def test_weights_of_one_need_no_mask() -> None:
+    assert attention_bias(torch.ones(2, 7), image_tokens=4, dtype=torch.float32) is None
+
+
+@pytest.fixture(scope="module")
+def transformer() -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            pooled_projection_dim=8,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        ).eval()
+
+
+def denoising(seed: int, tokens: int, steps: int, guidance: float) -> Denoising:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(tokens, generator=generator) * 3
+    context = Context(torch.randn(tokens, 24, generator=generator), weights, torch.randn(8, generator=generator))
+    grid = Grid(2, 3)
+    return Denoising(
+        latents=initial_noise(seed, grid, 4, torch.device("cpu"), torch.float32),
+        grid=grid,
+        context=context,
+        guidance=guidance,
+        schedule=make_schedule(FLUX_DEV_SCHEDULER, steps, grid.tokens),
+    )
+
+
+def test_a_batch_of_different_jobs_gives_each_what_it_would_get_alone(transformer: FluxTransformer2DModel) -> None:
+    sorts = [(1, 3, 4, 1.0), (2, 9, 6, 3.5), (3, 1, 4, 2.0)]
+    alone = [denoising(*sort) for sort in sorts]
+    for member in alone:
+        for _ in range(4):
+            denoise_step(transformer, [member])
+    together = [denoising(*sort) for sort in sorts]
+    denoise_step(transformer, together[:1])
+    for _ in range(3):
+        denoise_step(transformer, together)
+    denoise_step(transformer, together[1:])
+    for one, other in zip(alone, together, strict=True):
+        assert one.step == other.step == 4
+        assert torch.allclose(one.latents, other.latents, atol=1e-5)
+
+
+def parameters(**values: float) -> SamplingParameters:
+    types = {"SEED": np.int64, "GUIDANCE_SCALE": np.float32}
+    tensors = {name: np.array([value], types.get(name, np.int32)) for name, value in values.items()}
+    return SamplingParameters.from_tensors(tensors, native_side=1024, token_side=16)
+
+
+def test_what_is_left_out_is_what_the_seed_document_says() -> None:
+    assert parameters() == SamplingParameters(1024, 1024, 50, 2.5, (42,))
+
+
+def test_seeds_count_up_from_the_first() -> None:
+    assert parameters(SEED=5, NUM_IMAGES=3).seeds == (5, 6, 7)
+
+
+def test_a_random_seed_differs_from_call_to_call() -> None:
+    assert parameters(SEED=-1).seeds != parameters(SEED=-1).seeds
+    assert len(set(parameters(SEED=-1, NUM_IMAGES=4).seeds)) == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"HEIGHT": 500}, "HEIGHT=500, expected a multiple of 16; nearest: 496 or 512"),
+        ({"WIDTH": 8}, "WIDTH=8, expected a multiple of 16; nearest: 16"),
+        ({"SEED": 2**63 - 1, "NUM_IMAGES": 2}, "SEED=9223372036854775807 leaves no room for 2 seeds"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(values: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parameters(**values)
+    assert str(caught.value) == message
