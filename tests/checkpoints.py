@@ -28,12 +28,6 @@ from transformers import (
 from flux_serving.settings import Checkpoints
 
 WORDS = ("[PAD]", "[START]", "[END]", "[UNK]", "a", "red", "green", "blue", "apple", "tree", "house", "of", "with")
-    "[PAD]",
-    "[START]",
-    "[END]",
-    "[UNK]",
-    *["a", "red", "green", "blue", "apple", "tree", "house", "of", "with", "and"],
-)
 PAD, START, END, UNKNOWN = range(4)
 
 

@@ -14,11 +14,6 @@ TYPES = {
     np.dtype(np.float32): "FP32",
     np.dtype(object): "BYTES",
 }
-    np.dtype(np.int32): "INT32",
-    np.dtype(np.int64): "INT64",
-    np.dtype(np.float32): "FP32",
-    np.dtype(object): "BYTES",
-}
 
 
 def inputs_of(client_module: Any, tensors: dict[str, np.ndarray]) -> list[Any]:
