@@ -26,8 +26,9 @@ from flux_serving.contract.models import (
     PIXELS,
     POOLED_PROJECTION,
     RECIPE,
+    REFUSAL,
 )
-from flux_serving.errors import FluxError
+from flux_serving.errors import FluxError, InvalidRequest
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Scheduler
@@ -63,6 +64,8 @@ class FluxBaseModel:
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)
+        if refused := read_text(FLUX_BASE, REFUSAL, values):
+            raise InvalidRequest(refused)
         # Read here although image_encode writes it: a wrong format must not cost a picture.
         parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
         base = self._sampler.base

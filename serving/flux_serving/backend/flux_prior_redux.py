@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.backend.wire import answer, full_message, read_inputs, read_text, refusal
 from flux_serving.contract.limits import DEFAULT_STRENGTH
 from flux_serving.contract.models import (
     CONTEXT,
@@ -22,6 +22,7 @@ from flux_serving.contract.models import (
     IMAGE_STRENGTH,
     POOLED_PROJECTION,
     PROMPT,
+    REFUSAL,
 )
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import Checkpoints
@@ -55,6 +56,8 @@ class FluxPriorReduxModel:
         for index, request in enumerate(requests):
             try:
                 orders[index] = self._read(request)
+            except InvalidRequest as error:
+                answers[index] = _refuse(request, error)
             except Exception as error:
                 answers[index] = refusal(FLUX_PRIOR_REDUX, request.request_id(), error)
         try:
@@ -95,5 +98,19 @@ class FluxPriorReduxModel:
                 CONTEXT: context.tokens.float().cpu().numpy(),
                 CONTEXT_WEIGHTS: context.weights.numpy(),
                 POOLED_PROJECTION: context.pooled.float().cpu().numpy(),
+                REFUSAL: REFUSAL.array(""),
             },
         )
+
+
+def _refuse(request: Any, error: InvalidRequest) -> Any:
+    """A refusal as an answer, which the cache may keep: the same request would be refused again."""
+    return answer(
+        request.requested_output_names(),
+        {
+            CONTEXT: np.zeros((1, 1), np.float32),
+            CONTEXT_WEIGHTS: np.zeros(1, np.float32),
+            POOLED_PROJECTION: np.zeros(1, np.float32),
+            REFUSAL: REFUSAL.array(full_message(FLUX_PRIOR_REDUX, error)),
+        },
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.models import Model
+from flux_serving.contract.models import MODELS, Model
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import (
     Cancelled,
@@ -77,11 +77,17 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     )
 
 
+def full_message(model: Model, error: FluxError) -> str:
+    """The error's words with the name of the model that found it in front."""
+    names = {known.name for known in MODELS}
+    return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
+
+
 def refusal(model: Model, request_id: str, error: Exception) -> Any:
     """A response that says what went wrong: an expected error in its own words, any other without its details."""
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed(f"unexpected {type(error).__name__}; the server's log has the details")
-    message = str(error) if str(error).startswith(f"{model.name}: ") else f"{model.name}: {error}"
+    message = full_message(model, error)
     code = _CODES.get(type(error), pb_utils.TritonError.INTERNAL)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

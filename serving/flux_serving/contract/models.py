@@ -89,6 +89,14 @@ CONTEXT_WEIGHTS = Tensor(
     max_length=limits.MAX_CONTEXT_TOKENS,
 )
 POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
+REFUSAL = Tensor(
+    "REFUSAL",
+    DType.BYTES,
+    (1,),
+    "Why the pictures or the prompt are refused, empty if they are not; `flux_base` answers with it as INVALID_ARG. "
+    "It is no error of the prior, because Triton's response cache keeps an error as an empty answer (tried on 2.51)",
+    default="",
+)
 PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, height, width, RGB", unit="0..255")
 LATENTS = Tensor(
     "LATENTS", DType.FP32, (-1, -1, -1), "Final packed latents: number, image tokens, channels", unit="VAE-scaled"
@@ -151,7 +159,7 @@ FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
     purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
     inputs=(IMAGE, IMAGE_STRENGTH, PROMPT),
-    outputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION),
+    outputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION, REFUSAL),
     needs_gpu=True,
     max_batch_size=8,
     dynamic_batching=True,
@@ -161,7 +169,14 @@ FLUX_PRIOR_REDUX = Model(
 FLUX_BASE = Model(
     name="flux_base",
     purpose="Context tokens to pictures: noise, denoising steps, decoding",
-    inputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION, *_DENOISING_KNOBS, OUTPUT_FORMAT),
+    inputs=(
+        CONTEXT,
+        CONTEXT_WEIGHTS,
+        POOLED_PROJECTION,
+        replace(REFUSAL, optional=True),
+        *_DENOISING_KNOBS,
+        OUTPUT_FORMAT,
+    ),
     outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
     needs_gpu=True,
     parameters=(

@@ -1,0 +1,104 @@
+"""Our client against the real server, and the fake that ships with it held to what the real one does."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flux_client import AsyncFluxClient, DeadlineExceeded, FluxClient, InvalidRequest
+from flux_client.fake import FakeTransport
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture, encoded
+
+pytestmark = pytest.mark.live
+
+
+def url_of(server: TritonServer, protocol: str) -> str:
+    return server.grpc_url if protocol == "grpc" else server.http_url
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_variations_come_with_their_seeds(demo_server: TritonServer, protocol: Any) -> None:
+    with FluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
+        client.wait_until_ready(30)
+        variations = client.redux(drawn_picture(1), num_images=2, seed=9, num_inference_steps=2)
+    assert [variation.seed for variation in variations] == [9, 10]
+    assert [variation.image.size for variation in variations] == [(64, 64)] * 2
+    assert variations[0].data != variations[1].data
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_async_client_gives_what_the_sync_one_gives(demo_server: TritonServer, protocol: Any) -> None:
+    async def call() -> list[bytes]:
+        async with AsyncFluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
+            await client.wait_until_ready(30)
+            calls = (client.redux(drawn_picture(1), seed=seed, num_inference_steps=2) for seed in range(3))
+            return [variations[0].data for variations in await asyncio.gather(*calls)]
+
+    together = asyncio.run(call())
+    with FluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
+        alone = [client.redux(drawn_picture(1), seed=seed, num_inference_steps=2)[0].data for seed in range(3)]
+    assert together == alone
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_server_s_refusal_is_the_client_s_exception(demo_server: TritonServer, protocol: Any) -> None:
+    with (
+        FluxClient(url_of(demo_server, protocol), protocol=protocol) as client,
+        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not a picture"),
+    ):
+        client.redux(b"not a picture")
+
+
+def test_a_call_ends_at_its_deadline(demo_server: TritonServer) -> None:
+    with FluxClient(demo_server.grpc_url) as client, pytest.raises(DeadlineExceeded):
+        client.redux(drawn_picture(1), height=512, width=512, num_inference_steps=100, timeout_s=1)
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "several": {"num_images": 3, "seed": 5},
+    "another size": {"height": 96, "width": 64},
+    "jpeg": {"output_format": "jpeg"},
+    "a size between": {"height": 100},
+    "too large": {"width": 4096},
+    "no steps": {"num_inference_steps": 0},
+    "a wrong format": {"output_format": "tga"},
+}
+
+
+def outcome(client: FluxClient, pictures: Any, knobs: dict[str, Any]) -> Any:
+    try:
+        variations = client.redux(pictures, **knobs)
+    except InvalidRequest:
+        return InvalidRequest
+    return [(v.seed, v.format, v.image.size, v.image.mode) for v in variations]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_fake_answers_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
+    knobs = {"num_inference_steps": 1} | REQUESTS[name]
+    with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
+        for pictures in (drawn_picture(1), [drawn_picture(1), drawn_picture(2)], b"not a picture"):
+            assert outcome(fake, pictures, knobs) == outcome(real, pictures, knobs)
+
+
+def test_the_command_line_writes_the_variations(demo_server: TritonServer, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes(encoded(drawn_picture(len(name))))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "two.png", "-n", "2", "-o", "out"),
+            *("--url", demo_server.grpc_url, "--steps", "2", "--seed", "3"),
+        ],
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+    )
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["one-3.png", "one-4.png", "two-3.png", "two-4.png"]

@@ -1,0 +1,38 @@
+"""Every block of docs/calling-triton.md, run as it stands; only the ports are those of the test's server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture
+
+pytestmark = pytest.mark.live
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "calling-triton.md"
+BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{n}-{lang}" for n, (lang, _) in enumerate(BLOCKS)])
+def test_a_block_of_the_page_writes_pictures(
+    demo_server: TritonServer, tmp_path: Path, language: str, code: str
+) -> None:
+    drawn_picture(11).save(tmp_path / "picture.png")
+    code = code.replace("localhost:8001", demo_server.grpc_url).replace("localhost:8000", demo_server.http_url)
+    command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euc", code]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    variations = sorted(tmp_path.glob("variation*.png"))
+    assert variations
+    for variation in variations:
+        with Image.open(variation) as picture:
+            assert picture.size == (64, 64)
+
+
+def test_the_page_has_all_five_ways() -> None:
+    assert [language for language, _ in BLOCKS] == ["python"] * 4 + ["bash"]

@@ -1,0 +1,137 @@
+"""Starting, stopping and dying: nothing hangs, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import DEMO, ROOT, start_server
+from flux_client import FluxClient, FluxError, NotConnected, Unreachable
+from flux_serving.launch.server import TritonServer, free_port
+from pictures import drawn_picture
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def mortal_server(tmp_path: Path) -> Iterator[TritonServer]:
+    yield from start_server(DEMO, tmp_path / "triton.log")
+
+
+def processes_of_group(group: int) -> list[int]:
+    alive = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                alive.append(int(entry.name))
+    return alive
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
+    mortal_server: TritonServer, protocol: str
+) -> None:
+    url = mortal_server.grpc_url if protocol == "grpc" else mortal_server.http_url
+    outcomes: list[tuple[Exception, float]] = []
+
+    def call() -> None:
+        with FluxClient(url, protocol=protocol) as client:  # type: ignore[arg-type]
+            try:
+                client.redux(drawn_picture(1), height=512, width=512, num_inference_steps=100, timeout_s=120)
+            except FluxError as error:
+                outcomes.append((error, time.monotonic()))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    time.sleep(3)
+    killed = time.monotonic()
+    mortal_server.kill()
+    caller.join(30)
+    assert not caller.is_alive()
+    ((error, when),) = outcomes
+    assert isinstance(error, Unreachable), repr(error)
+    assert not isinstance(error, NotConnected), "the request was under way"
+    assert when - killed < 20
+    assert processes_of_group(mortal_server.pid) == []
+
+
+def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) -> None:
+    outcomes: list[object] = []
+    before = set(Path("/dev/shm").iterdir())
+    for server in start_server(DEMO, tmp_path / "triton.log"):
+
+        def call(url: str = server.grpc_url) -> None:
+            with FluxClient(url) as client:
+                try:
+                    outcomes.append(client.redux(drawn_picture(1), num_inference_steps=100, timeout_s=60))
+                except FluxError as error:
+                    outcomes.append(error)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        time.sleep(1)
+        group = server.pid
+    caller.join(30)
+    assert not caller.is_alive()
+    assert len(outcomes) == 1
+    assert processes_of_group(group) == []
+    left = {path for path in set(Path("/dev/shm").iterdir()) - before if path.name.startswith("flux-triton")}
+    assert left == set()
+
+
+def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flux_serving.launch", "--model-repository", ROOT / "model_repository", *arguments],
+        env={k: v for k, v in os.environ.items() if not k.startswith("FLUX_")} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_serve_says_which_checkpoint_is_not_named() -> None:
+    with serve() as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.strip() == (
+        "scripts/serve: FLUX_MODEL_PATH is not set; it names a checkpoint folder in diffusers layout"
+    )
+
+
+def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    with serve(FLUX_MODEL_PATH=str(tmp_path), FLUX_REDUX_MODEL_PATH=str(tmp_path / "nowhere")) as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    for line in (
+        f"{tmp_path} has no model_index.json",
+        "has no vae",
+        "has no scheduler",
+        f"no folder {tmp_path}/nowhere",
+    ):
+        assert line in said
+    assert "transformer" not in said
+
+
+def test_serve_tells_when_it_is_ready_and_ends_by_a_signal() -> None:
+    ports = [f"--{kind}-port={free_port()}" for kind in ("http", "grpc", "metrics")]
+    with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
+        drain = threading.Thread(target=process.stderr.read)  # type: ignore[union-attr]
+        drain.start()
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready: http 127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        drain.join()
