@@ -11,7 +11,6 @@ from flux_client.client import FluxClient
 from flux_client.pictures import Picture, Pictures
 from flux_client.request import Knobs
 from flux_client.retry import RetryPolicy
-from flux_client.transport import NotConnected
 from flux_client.variation import Variation
 from flux_serving.errors import (
     Cancelled,
@@ -19,6 +18,7 @@ from flux_serving.errors import (
     FluxError,
     GenerationFailed,
     InvalidRequest,
+    NotConnected,
     Overloaded,
     Unreachable,
 )

@@ -8,11 +8,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from flux_client.opening import ProtocolName, open_async_transport
 from flux_client.pictures import Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Knobs, redux_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
-from flux_client.transport import AsyncTransport, ProtocolName, open_async_transport
+from flux_client.transport import AsyncTransport
 from flux_client.variation import Variation, read_variations
 from flux_serving.contract.models import FLUX_REDUX
 from flux_serving.errors import FluxError

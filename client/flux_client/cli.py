@@ -12,9 +12,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from flux_client.client import FluxClient
+from flux_client.opening import DEFAULT_URLS
 from flux_client.request import Knobs
 from flux_client.retry import DEFAULT_TIMEOUT_S
-from flux_client.transport import DEFAULT_URLS
 from flux_serving.contract import limits
 from flux_serving.errors import FluxError, InvalidRequest
 

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from tritonclient.utils import InferenceServerException
 
-from flux_client.transport import NotConnected
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,
     GenerationFailed,
     InvalidRequest,
+    NotConnected,
     Overloaded,
     Unreachable,
 )

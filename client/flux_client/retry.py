@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from flux_client.transport import NotConnected
-from flux_serving.errors import DeadlineExceeded, FluxError, InvalidRequest, Overloaded
+from flux_serving.errors import DeadlineExceeded, FluxError, InvalidRequest, NotConnected, Overloaded
 
 #: Seconds for one call where nobody says otherwise: 8 pictures of 50 steps on a busy GPU.
 DEFAULT_TIMEOUT_S = 600.0

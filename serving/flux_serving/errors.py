@@ -5,7 +5,8 @@
     ├── Overloaded          no room now, or the server is starting or stopping; try again later
     ├── DeadlineExceeded    the caller's time ran out before the answer was ready
     ├── Cancelled           the caller, or the server's shutdown, ended the work
-    ├── Unreachable         the connection failed or broke; whether the work was done is not known
+    ├── Unreachable         the connection broke; whether the work was done is not known
+    │   └── NotConnected    no connection was made, so nothing was sent and trying again is safe
     ├── GenerationFailed    the server's mistake
     └── CheckpointError     a checkpoint or a setting is wrong, so the server will not start
 
@@ -37,7 +38,11 @@ class Cancelled(FluxError):
 
 
 class Unreachable(FluxError):
-    """No connection, or it broke before the answer came."""
+    """The connection broke before the answer came, or there was none."""
+
+
+class NotConnected(Unreachable):
+    """No connection was made."""
 
 
 class GenerationFailed(FluxError):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import urllib.request
 from typing import Any
 
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+
+from flux_serving.launch.server import TritonServer
 
 TYPES = {
     np.dtype(np.int32): "INT32",
@@ -51,3 +54,12 @@ def call_http(url: str, model: str, tensors: dict[str, np.ndarray], outputs: lis
         wanted = [tritonclient.http.InferRequestedOutput(name) for name in outputs]
         result = client.infer(model, inputs_of(tritonclient.http, tensors), outputs=wanted)
         return {name: result.as_numpy(name)[0] for name in outputs}
+
+
+def triton_metric(server: TritonServer, name: str, model: str) -> float:
+    """A metric of one model, as Prometheus would read it; 0 before it first appears."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
+        for line in response.read().decode().splitlines():
+            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+                return float(line.split()[-1])
+    return 0.0

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import urllib.request
-
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded
-from raw import call_grpc, tensors_of
+from raw import call_grpc, tensors_of, triton_metric
 
 pytestmark = pytest.mark.live
 
 
-def cache_count(server: TritonServer, kind: str) -> int:
-    """kind: hits or misses, of flux_prior_redux, as Prometheus sees them."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
-        for line in response.read().decode().splitlines():
-            if line.startswith(f"nv_cache_num_{kind}_per_model") and 'model="flux_prior_redux"' in line:
-                return int(float(line.split()[-1]))
-    return 0
+def cache_hits(server: TritonServer) -> float:
+    return triton_metric(server, "nv_cache_num_hits_per_model", "flux_prior_redux")
 
 
 def vary(server: TritonServer, picture: bytes, seed: int, strengths: list[float] | None = None) -> bytes:
@@ -31,20 +24,20 @@ def vary(server: TritonServer, picture: bytes, seed: int, strengths: list[float]
 def test_the_same_picture_with_another_seed_is_answered_from_the_cache(demo_server: TritonServer) -> None:
     picture = encoded(drawn_picture(801))
     first = vary(demo_server, picture, seed=1)
-    hits = cache_count(demo_server, "hits")
+    hits = cache_hits(demo_server)
     again = vary(demo_server, picture, seed=1)
     other = vary(demo_server, picture, seed=2)
-    assert cache_count(demo_server, "hits") == hits + 2
+    assert cache_hits(demo_server) == hits + 2
     assert first == again != other
 
 
 def test_another_picture_or_another_strength_is_not(demo_server: TritonServer) -> None:
     picture = encoded(drawn_picture(802))
     vary(demo_server, picture, seed=1)
-    hits = cache_count(demo_server, "hits")
+    hits = cache_hits(demo_server)
     vary(demo_server, encoded(drawn_picture(803)), seed=1)
     vary(demo_server, picture, seed=1, strengths=[0.5])
-    assert cache_count(demo_server, "hits") == hits
+    assert cache_hits(demo_server) == hits
 
 
 def test_a_refusal_is_the_same_the_second_time(demo_server: TritonServer) -> None:

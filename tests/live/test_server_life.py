@@ -17,6 +17,7 @@ from conftest import DEMO, ROOT, start_server
 from flux_client import FluxClient, FluxError, NotConnected, Unreachable
 from flux_serving.launch.server import TritonServer, free_port
 from pictures import drawn_picture
+from raw import triton_metric
 
 pytestmark = pytest.mark.live
 
@@ -39,6 +40,20 @@ def processes_of_group(group: int) -> list[int]:
     return alive
 
 
+def wait_until_denoising(server: TritonServer) -> None:
+    """Until the prior has answered a request, whose next step is then under way."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if prior_answers(server) > 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no request came")
+
+
+def prior_answers(server: TritonServer) -> float:
+    return triton_metric(server, "nv_inference_request_success", "flux_prior_redux")
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
     mortal_server: TritonServer, protocol: str
@@ -55,7 +70,7 @@ def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
 
     caller = threading.Thread(target=call)
     caller.start()
-    time.sleep(3)
+    wait_until_denoising(mortal_server)
     killed = time.monotonic()
     mortal_server.kill()
     caller.join(30)
@@ -81,7 +96,7 @@ def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) 
 
         caller = threading.Thread(target=call)
         caller.start()
-        time.sleep(1)
+        wait_until_denoising(server)
         group = server.pid
     caller.join(30)
     assert not caller.is_alive()
