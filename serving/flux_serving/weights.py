@@ -46,6 +46,14 @@ class BaseWeights:
         return 2 * self.vae_scale_factor
 
 
+def open_device(name: str) -> torch.device:
+    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the process's current one; Triton selects none."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -44,14 +44,10 @@ def wait_until_denoising(server: TritonServer) -> None:
     """Until the prior has answered a request, whose next step is then under way."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
-        if prior_answers(server) > 0:
+        if triton_metric(server, "nv_inference_request_success", "flux_prior_redux") > 0:
             return
         time.sleep(0.1)
     raise AssertionError("no request came")
-
-
-def prior_answers(server: TritonServer) -> float:
-    return triton_metric(server, "nv_inference_request_success", "flux_prior_redux")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

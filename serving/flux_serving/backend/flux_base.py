@@ -38,15 +38,13 @@ from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.picture_encoding import parse_format
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.weights import choose_dtype, load_base
+from flux_serving.weights import choose_dtype, load_base, open_device
 
 
 class FluxBaseModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         instance = Instance.start(FLUX_BASE, args)
-        device = torch.device(instance.device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._sampler = Sampler(load_base(Checkpoints.from_environment(os.environ), device, dtype))
         self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(instance.settings.max_waiting))

@@ -30,7 +30,7 @@ from flux_serving.stages.context import assemble
 from flux_serving.stages.picture_decoding import decode_picture
 from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt
 from flux_serving.stages.redux_prior import encode_pictures
-from flux_serving.weights import choose_dtype, load_prior
+from flux_serving.weights import choose_dtype, load_prior, open_device
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Order:
 class FluxPriorReduxModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         instance = Instance.start(FLUX_PRIOR_REDUX, args)
-        device = torch.device(instance.device)
+        device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
 

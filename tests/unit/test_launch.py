@@ -1,0 +1,84 @@
+"""How Triton is started, shown by a `tritonserver` that only writes down what it was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flux_serving.errors import CheckpointError
+from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.settings import Checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = ROOT / "model_repository"
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    made = Checkpoints(tmp_path / "base", tmp_path / "redux")
+    for folder, parts in ((made.base, Checkpoints.BASE_PARTS), (made.redux, Checkpoints.REDUX_PARTS)):
+        for part in parts:
+            (folder / part).mkdir(parents=True)
+        (folder / "model_index.json").write_text("{}")
+    return made
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the stand-in writes: its arguments, the checkpoints, and flux_base's config as it would load it."""
+    written, binary = tmp_path / "told", tmp_path / "bin" / "tritonserver"
+    binary.parent.mkdir()
+    binary.write_text(
+        "#!/bin/sh\n"
+        f'for a in "$@"; do echo "$a"; case "$a" in --model-repository=*) r=${{a#*=}};; esac; done >{written}.part\n'
+        f'echo "$FLUX_MODEL_PATH $FLUX_REDUX_MODEL_PATH" >>{written}.part\n'
+        f'cat "$r/flux_base/config.pbtxt" >>{written}.part\n'
+        f"mv {written}.part {written}\n"
+    )
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(binary.parent), prepend=":")
+    return written
+
+
+def start(checkpoints: Checkpoints, told: Path, **options: object) -> list[str]:
+    options = {"http_port": free_port(), **options}
+    with TritonServer(ServerOptions(REPOSITORY, checkpoints, **options)) as server:  # type: ignore[arg-type]
+        server.wait()
+    return told.read_text().splitlines()
+
+
+def test_the_cpu_profile_is_chosen_by_triton_s_own_option(checkpoints: Checkpoints, told: Path) -> None:
+    lines = start(checkpoints, told, profile="cpu")
+    assert f"--model-repository={REPOSITORY}" in lines
+    assert "--model-config-name=cpu" in lines
+    assert "--disable-auto-complete-config" in lines
+    assert f"{checkpoints.base} {checkpoints.redux}" in lines
+
+
+def test_gpus_7_and_8_are_the_committed_repository(checkpoints: Checkpoints, told: Path) -> None:
+    lines = start(checkpoints, told, profile="gpu")
+    assert f"--model-repository={REPOSITORY}" in lines
+    assert not [line for line in lines if line.startswith("--model-config-name")]
+    assert "instance_group [ { kind: KIND_GPU, gpus: [7, 8], count: 1 } ]" in lines
+
+
+def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints, told: Path) -> None:
+    before = (REPOSITORY / "flux_base" / "config.pbtxt").read_text()
+    lines = start(checkpoints, told, profile="gpu", gpus=(0, 1, 2))
+    assert f"--model-repository={REPOSITORY}" not in lines
+    assert "instance_group [ { kind: KIND_GPU, gpus: [0, 1, 2], count: 1 } ]" in lines
+    assert (REPOSITORY / "flux_base" / "config.pbtxt").read_text() == before
+
+
+def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints, told: Path) -> None:
+    options = ServerOptions(REPOSITORY, checkpoints, http_port=free_port())
+    with TritonServer(options) as server, pytest.raises(CheckpointError, match="ended with exit status 0 before"):
+        server.wait_until_ready(30)
+
+
+def test_an_incomplete_checkpoint_starts_nothing(checkpoints: Checkpoints, told: Path) -> None:
+    (checkpoints.redux / "image_embedder").rmdir()
+    with pytest.raises(CheckpointError, match="has no image_embedder"):
+        start(checkpoints, told)
+    assert not told.exists()

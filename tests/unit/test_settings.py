@@ -1,0 +1,54 @@
+"""Start-up settings: what is wrong is named, and nothing starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flux_serving.contract.models import FLUX_BASE, IMAGE_ENCODE
+from flux_serving.errors import CheckpointError
+from flux_serving.settings import Checkpoints, ModelSettings
+
+
+def config(**parameters: str) -> dict[str, object]:
+    """As Triton hands it to a model."""
+    return {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
+
+
+def test_parameters_are_read_from_the_model_s_config() -> None:
+    settings = ModelSettings.from_config(FLUX_BASE, config(DTYPE="bfloat16", MAX_WAITING="8"))
+    assert settings == ModelSettings(dtype="bfloat16", max_waiting=8)
+
+
+def test_what_is_left_out_is_the_contract_s_default() -> None:
+    assert ModelSettings.from_config(FLUX_BASE, {}) == ModelSettings()
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "message"),
+    [
+        (FLUX_BASE, {"MAX_WATING": "8"}, "flux_base: unknown parameter MAX_WATING, expected DTYPE, MAX_WAITING"),
+        (IMAGE_ENCODE, {"DTYPE": "auto"}, "image_encode: unknown parameter DTYPE, expected none"),
+        (FLUX_BASE, {"DTYPE": "fp8"}, "flux_base: parameter DTYPE=fp8, expected one of auto, float32, bfloat16"),
+        (FLUX_BASE, {"MAX_WAITING": "0"}, "flux_base: parameter MAX_WAITING=0, expected a number from 1"),
+        (FLUX_BASE, {"MAX_WAITING": "many"}, "flux_base: parameter MAX_WAITING=many, expected a number from 1"),
+    ],
+)
+def test_a_wrong_parameter_refuses_to_start(model: object, parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        ModelSettings.from_config(model, config(**parameters))  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_that_is_not_named_is_asked_for() -> None:
+    with pytest.raises(CheckpointError, match="FLUX_REDUX_MODEL_PATH is not set"):
+        Checkpoints.from_environment({"FLUX_MODEL_PATH": "/models/base"})
+
+
+def test_text_encoders_count_only_when_all_four_parts_are_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, tmp_path)
+    for part in Checkpoints.TEXT_PARTS:
+        assert not checkpoints.has_text_encoders()
+        (tmp_path / part).mkdir()
+    assert checkpoints.has_text_encoders()
