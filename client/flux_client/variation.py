@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from flux_client.request import Array
 from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
@@ -37,6 +39,19 @@ class Variation:
     def format(self) -> str:
         """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are no picture."""
         return str(self._opened().format).lower()
+
+    @cached_property
+    def recipe(self) -> dict[str, Any] | None:
+        """How the picture was made: model, seed, steps, guidance, width, height; None where the file doesn't say.
+
+        The file carries it as JSON in EXIF's ImageDescription, so it is there after saving too.
+        """
+        description = self._opened().getexif().get(ExifTags.Base.ImageDescription)
+        try:
+            recipe = json.loads(description) if isinstance(description, str) else None
+        except ValueError:
+            return None
+        return recipe if isinstance(recipe, dict) else None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the bytes as they came, metadata included; the path's suffix does not change the format."""

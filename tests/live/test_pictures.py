@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flux_client import Variation
 from flux_serving.launch.server import TritonServer
-from flux_serving.stages.picture_encoding import read_recipe
 from pictures import drawn_picture, encoded
 from raw import call_grpc, tensors_of
 
@@ -42,7 +42,7 @@ def test_the_answer_is_in_the_format_asked_for_and_carries_its_recipe(
     answer = vary(demo_server, [encoded(drawn_picture(3))], output_format, seed=77)
     image = Image.open(io.BytesIO(answer))
     assert (image.format, image.size) == (output_format.upper(), (64, 64))
-    assert read_recipe(answer) == {
+    assert Variation(answer, seed=77).recipe == {
         "model": "flux-base",
         "seed": 77,
         "steps": 2,

@@ -70,7 +70,7 @@ WRONG = {
     ),
     "a seed below -1": (tensors_of([GOOD], seed=-7), "flux_base: SEED=-7, expected -1..2^63-1"),
     "nine images": (tensors_of([GOOD], num_images=9), "flux_base: NUM_IMAGES=9, expected 1..8"),
-    "an unknown format": (with_format("tga"), "flux_base: 'tga', expected png, jpeg or webp"),
+    "an unknown format": (with_format("tga"), "flux_base: OUTPUT_FORMAT='tga', expected png, jpeg or webp"),
     "a strength too many": (
         tensors_of([GOOD], strengths=[1.0, 1.0]),
         "flux_prior_redux: IMAGE_STRENGTH has 2 values for 1 pictures",

@@ -14,6 +14,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from flux_serving.contract import limits
+from flux_serving.contract.models import OUTPUT_FORMAT
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest
 
@@ -70,7 +71,7 @@ def parse_format(text: str) -> OutputFormat:
     if name not in limits.FORMATS:
         *others, last = limits.FORMATS
         allowed = f"{', '.join(others)} or {last}, with or without {limits.BASE64_SUFFIX}"
-        raise InvalidRequest(f"{text[:40]!r}, expected {allowed}")
+        raise InvalidRequest(f"{OUTPUT_FORMAT.name}={text[:40]!r}, expected {allowed}")
     return OutputFormat(name, as_base64)
 
 
@@ -100,25 +101,6 @@ def encode_picture(rgb: Array, recipe: str | None, output_format: OutputFormat) 
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     picture.save(file, output_format.name, **_SAVE_ARGUMENTS[output_format.name], **metadata)
     return base64.b64encode(file.getvalue()) if output_format.as_base64 else file.getvalue()
-
-
-def read_recipe(encoded: bytes) -> dict[str, Any] | None:
-    """The recipe in a PNG, JPEG or WebP (the file, not its base64); None where it carries none.
-
-    Raises InvalidRequest: not such a picture.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded), formats=[name.upper() for name in limits.FORMATS]) as picture:
-            exif = Image.Exif()
-            exif.load(picture.info.get("exif", b""))
-            description = exif.get(ExifTags.Base.ImageDescription)
-    except Exception as error:  # Pillow names no base class of what its readers raise
-        raise InvalidRequest(f"cannot read a recipe: not a whole {', '.join(limits.FORMATS)} picture") from error
-    try:
-        recipe = json.loads(description) if isinstance(description, str) else None
-    except (ValueError, RecursionError):  # somebody else's description
-        return None
-    return recipe if isinstance(recipe, dict) else None
 
 
 def _ascii_recipe(recipe: str) -> str:
