@@ -78,7 +78,8 @@ def test_the_recipe_comes_back(output_format: OutputFormat) -> None:
 @every_format
 def test_characters_beyond_ascii_survive_in_the_recipe(output_format: OutputFormat) -> None:
     recipe = {"model": 'грин 花 🌸 "quoted" \\ \u0000'}
-    assert (
+    encoded = encode_picture(RGB, json.dumps(recipe, ensure_ascii=False), output_format)
+    assert Variation(encoded, seed=1).recipe == recipe
         Variation(encode_picture(RGB, json.dumps(recipe, ensure_ascii=False), output_format), seed=1).recipe == recipe
     )
 

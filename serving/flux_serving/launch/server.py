@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -59,7 +60,9 @@ class TritonServer:
         """output: where the server's log goes; None: where this process writes its own errors."""
         self.options = options
         self._output = output
-        self._folder = Path(tempfile.mkdtemp(prefix="flux-triton-"))
+        # Also the beginning of the names of its shared-memory regions.
+        self._name = f"flux-triton-{secrets.token_hex(4)}"
+        self._folder = Path(tempfile.gettempdir(), self._name)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,6 +83,7 @@ class TritonServer:
         options = self.options
         if missing := options.checkpoints.missing():
             raise CheckpointError("\n".join(missing))
+        self._folder.mkdir(mode=0o700)
         installation = find_installation(self._folder)
         repository, profile = self._repository()
         command = [
@@ -88,7 +92,7 @@ class TritonServer:
             *profile,
             "--disable-auto-complete-config",
             f"--cache-config=local,size={CACHE_BYTES}",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={self._name}_",
             *(f"--{kind}-address={options.host}" for kind in ("http", "grpc", "metrics")),
             f"--http-port={options.http_port}",
             f"--grpc-port={options.grpc_port}",
@@ -139,7 +143,7 @@ class TritonServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 10)
             self._kill_group()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+        for region in Path("/dev/shm").glob(f"{self._name}_*"):
             region.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -160,10 +164,6 @@ class TritonServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    @property
-    def _shm_prefix(self) -> str:
-        return f"{self._folder.name}_"
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
