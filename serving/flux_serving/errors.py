@@ -8,7 +8,7 @@
     ├── Unreachable         the connection broke; whether the work was done is not known
     │   └── NotConnected    no connection was made, so nothing was sent and trying again is safe
     ├── GenerationFailed    the server's mistake
-    └── CheckpointError     a checkpoint or a setting is wrong, so the server will not start
+    └── CannotStart         a checkpoint, a setting or a port is wrong, so the server will not start
 
 Only `backend/` turns these into Triton's codes, and only `flux_client` turns those back into these.
 A message names model, tensor, value and range: `flux_base: NUM_INFERENCE_STEPS=0, expected 1..100`.
@@ -49,5 +49,5 @@ class GenerationFailed(FluxError):
     """Something unexpected went wrong in the server; Triton answers INTERNAL (HTTP 500)."""
 
 
-class CheckpointError(FluxError):
-    """A checkpoint or setting cannot be used; the message names the folder or the key."""
+class CannotStart(FluxError):
+    """A checkpoint, setting or port cannot be used; the message names the folder, the key or the number."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_serving.contract.models import Model
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 
 BASE_VARIABLE = "FLUX_MODEL_PATH"
 REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
@@ -36,11 +36,11 @@ class Checkpoints:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
-        """Raises CheckpointError: a variable is unset."""
+        """Raises CannotStart: a variable is unset."""
         folders = []
         for variable in (BASE_VARIABLE, REDUX_VARIABLE):
             if not environment.get(variable):
-                raise CheckpointError(f"{variable} is not set; it names a checkpoint folder in diffusers layout")
+                raise CannotStart(f"{variable} is not set; it names a checkpoint folder in diffusers layout")
             folders.append(Path(environment[variable]).expanduser())
         return cls(*folders)
 
@@ -76,18 +76,18 @@ class ModelSettings:
     def from_config(cls, model: Model, config: Mapping[str, Any]) -> ModelSettings:
         """config: Triton's model configuration as parsed JSON.
 
-        Raises CheckpointError: a parameter that the contract doesn't know, or a value out of range.
+        Raises CannotStart: a parameter that the contract doesn't know, or a value out of range.
         """
         known = {parameter.name: parameter.default for parameter in model.parameters}
         given = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
         for name in given:
             if name not in known:
-                raise CheckpointError(f"{model.name}: unknown parameter {name}, expected {', '.join(known) or 'none'}")
+                raise CannotStart(f"{model.name}: unknown parameter {name}, expected {', '.join(known) or 'none'}")
         values = known | given
         dtype = values.get("DTYPE", cls.dtype)
         if dtype not in DTYPES:
-            raise CheckpointError(f"{model.name}: parameter DTYPE={dtype}, expected one of {', '.join(DTYPES)}")
+            raise CannotStart(f"{model.name}: parameter DTYPE={dtype}, expected one of {', '.join(DTYPES)}")
         waiting = values.get("MAX_WAITING", str(cls.max_waiting))
         if not waiting.isdecimal() or int(waiting) < 1:
-            raise CheckpointError(f"{model.name}: parameter MAX_WAITING={waiting}, expected a number from 1")
+            raise CannotStart(f"{model.name}: parameter MAX_WAITING={waiting}, expected a number from 1")
         return cls(dtype, int(waiting))

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, FluxPipeline, FluxPriorReduxPipeline, FluxT
 from diffusers.image_processor import VaeImageProcessor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 from flux_serving.settings import Checkpoints
 
 
@@ -62,14 +62,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> BaseWeights:
-    """Raises CheckpointError: the folder is incomplete, or its scheduler draws random numbers at every step."""
+    """Raises CannotStart: the folder is incomplete, or its scheduler draws random numbers at every step."""
     _refuse_incomplete(checkpoints)
     without_text = dict.fromkeys(Checkpoints.TEXT_PARTS)
     pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **without_text).to(
         device
     )
     if pipeline.scheduler.config.get("stochastic_sampling"):
-        raise CheckpointError(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
+        raise CannotStart(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
     return BaseWeights(
         name=checkpoints.base.resolve().name,
         transformer=pipeline.transformer.eval().requires_grad_(False),
@@ -84,7 +84,7 @@ def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype
 def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> FluxPriorReduxPipeline:
     """The Redux pipeline, with the base checkpoint's text encoders where it has them.
 
-    Raises CheckpointError: a folder is incomplete.
+    Raises CannotStart: a folder is incomplete.
     """
     _refuse_incomplete(checkpoints)
     parts: dict[str, Any] = dict.fromkeys(Checkpoints.TEXT_PARTS)
@@ -107,4 +107,4 @@ def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtyp
 
 def _refuse_incomplete(checkpoints: Checkpoints) -> None:
     if missing := checkpoints.missing():
-        raise CheckpointError("; ".join(missing))
+        raise CannotStart("; ".join(missing))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 from flux_serving.launch.server import ServerOptions, TritonServer, free_port
 from flux_serving.settings import Checkpoints
 
@@ -41,8 +42,12 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return written
 
 
+def free_ports() -> dict[str, int]:
+    return {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
+
+
 def start(checkpoints: Checkpoints, told: Path, **options: object) -> list[str]:
-    options = {"http_port": free_port(), **options}
+    options = {**free_ports(), **options}
     with TritonServer(ServerOptions(REPOSITORY, checkpoints, **options)) as server:  # type: ignore[arg-type]
         server.wait()
     return told.read_text().splitlines()
@@ -72,13 +77,23 @@ def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints,
 
 
 def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints, told: Path) -> None:
-    options = ServerOptions(REPOSITORY, checkpoints, http_port=free_port())
-    with TritonServer(options) as server, pytest.raises(CheckpointError, match="ended with exit status 0 before"):
+    options = ServerOptions(REPOSITORY, checkpoints, **free_ports())
+    with TritonServer(options) as server, pytest.raises(CannotStart, match="ended with exit status 0 before"):
         server.wait_until_ready(30)
 
 
 def test_an_incomplete_checkpoint_starts_nothing(checkpoints: Checkpoints, told: Path) -> None:
     (checkpoints.redux / "image_embedder").rmdir()
-    with pytest.raises(CheckpointError, match="has no image_embedder"):
+    with pytest.raises(CannotStart, match="has no image_embedder"):
         start(checkpoints, told)
+    assert not told.exists()
+
+
+def test_a_taken_port_is_named_and_nothing_starts(checkpoints: Checkpoints, told: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"port {port} of 127.0.0.1 cannot be listened on"):
+            start(checkpoints, told, grpc_port=port)
     assert not told.exists()

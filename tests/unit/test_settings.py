@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flux_serving.contract.models import FLUX_BASE, IMAGE_ENCODE
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 from flux_serving.settings import Checkpoints, ModelSettings
 
 
@@ -36,13 +36,13 @@ def test_what_is_left_out_is_the_contract_s_default() -> None:
     ],
 )
 def test_a_wrong_parameter_refuses_to_start(model: object, parameters: dict[str, str], message: str) -> None:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CannotStart) as caught:
         ModelSettings.from_config(model, config(**parameters))  # type: ignore[arg-type]
     assert str(caught.value) == message
 
 
 def test_a_checkpoint_that_is_not_named_is_asked_for() -> None:
-    with pytest.raises(CheckpointError, match="FLUX_REDUX_MODEL_PATH is not set"):
+    with pytest.raises(CannotStart, match="FLUX_REDUX_MODEL_PATH is not set"):
         Checkpoints.from_environment({"FLUX_MODEL_PATH": "/models/base"})
 
 

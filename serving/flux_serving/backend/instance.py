@@ -22,7 +22,7 @@ class Instance:
 
     @classmethod
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
-        """args: what Triton hands to `initialize`. Raises CheckpointError: a parameter is wrong."""
+        """args: what Triton hands to `initialize`. Raises CannotStart: a parameter is wrong."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         on_gpu = args["model_instance_kind"] == "GPU"
         return cls(

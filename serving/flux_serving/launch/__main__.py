@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
 
@@ -66,7 +66,7 @@ def main() -> int:
             server.wait_until_ready()
             print(f"ready: http {server.http_url}, grpc {server.grpc_url}", flush=True)
             code = server.wait()
-    except CheckpointError as error:
+    except CannotStart as error:
         if stopping:
             return 0
         print(f"scripts/serve: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 
 #: The embedded server was built for this glibc.
 EMBEDDED_GLIBC = (2, 35)
@@ -30,7 +30,7 @@ class Installation:
 def find_installation(folder: Path) -> Installation:
     """folder: a folder of the caller's where the embedded server's parts are put together by links.
 
-    Raises CheckpointError: no Triton is installed, or the embedded one cannot run here.
+    Raises CannotStart: no Triton is installed, or the embedded one cannot run here.
     """
     if (binary := shutil.which("tritonserver")) is not None:
         return Installation(Path(binary))
@@ -40,16 +40,16 @@ def find_installation(folder: Path) -> Installation:
 def _embedded(folder: Path) -> Installation:
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError("no Triton: tritonserver is not on PATH, and the extra [embedded] is not installed")
+        raise CannotStart("no Triton: tritonserver is not on PATH, and the extra [embedded] is not installed")
     package = Path(spec.submodule_search_locations[0])
     server = package / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
-        raise CheckpointError(f"the embedded Triton has no stub for Python {version}")
+        raise CannotStart(f"the embedded Triton has no stub for Python {version}")
     name, glibc = platform.libc_ver()
     if name == "glibc" and tuple(map(int, glibc.split("."))) < EMBEDDED_GLIBC:
-        raise CheckpointError(f"the embedded Triton needs glibc {'.'.join(map(str, EMBEDDED_GLIBC))}, here is {glibc}")
+        raise CannotStart(f"the embedded Triton needs glibc {'.'.join(map(str, EMBEDDED_GLIBC))}, here is {glibc}")
     libraries = [package.parent / "nvidia_pytriton.libs", _libpython_folder()]
     backend = folder / "backends" / "python"
     backend.mkdir(parents=True, exist_ok=True)
@@ -78,6 +78,6 @@ def _libpython_folder() -> Path:
     for folder in folders:
         if folder and (Path(folder) / fallback).exists():
             return Path(folder)
-    raise CheckpointError(
+    raise CannotStart(
         f"the embedded Triton needs the shared {fallback}; on Debian and Ubuntu: apt-get install libpython{version}"
     )

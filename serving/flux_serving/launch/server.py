@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
-from flux_serving.errors import CheckpointError
+from flux_serving.errors import CannotStart
 from flux_serving.launch.installation import find_installation
 from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
 
@@ -36,6 +36,16 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """Otherwise whoever listens there would be taken for the server that was started."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(f"port {port} of {host} cannot be listened on: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,12 @@ class TritonServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Raises CheckpointError: a checkpoint is incomplete, or no Triton can run here."""
+        """Raises CannotStart: a checkpoint is incomplete, a port is taken, or no Triton can run here."""
         options = self.options
         if missing := options.checkpoints.missing():
-            raise CheckpointError("\n".join(missing))
+            raise CannotStart("\n".join(missing))
+        for port in (options.http_port, options.grpc_port, options.metrics_port):
+            _refuse_taken(options.host, port)
         self._folder.mkdir(mode=0o700)
         installation = find_installation(self._folder)
         repository, profile = self._repository()
@@ -110,18 +122,18 @@ class TritonServer:
         )
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
-        """Raises CheckpointError: the server ended, or is not ready in time; its log says why."""
+        """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
         limit = time.monotonic() + timeout_s
         while time.monotonic() < limit:
             if (code := self.poll()) is not None:
-                raise CheckpointError(f"Triton ended with exit status {code} before it was ready; its log says why")
+                raise CannotStart(f"Triton ended with exit status {code} before it was ready; its log says why")
             with (
                 contextlib.suppress(urllib.error.URLError, OSError),
                 urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5),
             ):
                 return
             time.sleep(0.2)
-        raise CheckpointError(f"Triton was not ready after {timeout_s:g} s")
+        raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
 
     def poll(self) -> int | None:
         """The server's exit status; None while it runs."""
