@@ -180,13 +180,13 @@ def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServe
 
 
 def test_too_many_images_are_refused_at_once_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
-    """Ten requests for eight long pictures each, where 64 pictures may wait; each caller gives two seconds."""
-    tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=256, width=256)
+    """Ten requests for eight long pictures each, where 64 pictures may wait; each caller gives ten seconds."""
+    tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=512, width=512)
 
     def call(_: int) -> tuple[str, str]:
         with tritonclient.grpc.InferenceServerClient(demo_server.grpc_url) as client:
             with pytest.raises(InferenceServerException) as caught:
-                client.infer("flux_redux", inputs_of(tritonclient.grpc, tensors), timeout=2_000_000)
+                client.infer("flux_redux", inputs_of(tritonclient.grpc, tensors), timeout=10_000_000)
             return str(caught.value.status()), str(caught.value.message())
 
     with ThreadPoolExecutor(10) as pool:

@@ -1,0 +1,51 @@
+"""The demo checkpoint's asset and the split of its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flux_demo import asset
+from flux_demo.pictures import Picture, family_of, split
+
+
+def test_a_damaged_asset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "demo.safetensors"
+    damaged.write_bytes(asset.ASSET.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(asset, "ASSET", damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+        asset.expand(tmp_path / "checkpoints")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_was_expanded_from_this_asset_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "expanded-from.sha256").write_text(asset.CHECKSUM.read_text().strip())
+    asset.expand(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["expanded-from.sha256"]
+
+
+def test_padding_with_zeros_changes_no_product() -> None:
+    small, wide = torch.nn.Linear(3, 2), torch.nn.Linear(5, 4)
+    asset._load_padded(wide, small.state_dict())
+    values = torch.randn(7, 3)
+    widened = wide(torch.nn.functional.pad(values, (0, 2)))
+    assert torch.allclose(widened[:, :2], small(values))
+    assert not widened[:, 2:].any()
+
+
+def test_siblings_by_gender_are_one_family() -> None:
+    assert family_of("1F469-200D-1F692") == family_of("1F468-200D-1F692") == family_of("1F9D1-200D-1F692")
+    assert family_of("1F937-200D-2642-FE0F") == family_of("1F937")
+    assert family_of("1F34E") != family_of("1F34F")
+
+
+def test_no_family_is_both_trained_on_and_held_out() -> None:
+    codes = [f"{person}-200D-{thing:X}" for thing in range(0x1F300, 0x1F500) for person in ("1F468", "1F469")]
+    blank = np.zeros((64, 64, 3), np.uint8)
+    trained_on, held_out = split([Picture("", code, family_of(code), blank) for code in codes])
+    assert trained_on
+    assert held_out
+    assert not {p.family for p in trained_on} & {p.family for p in held_out}
