@@ -33,10 +33,10 @@ ASSET = Path(__file__).parent / "asset" / "demo.safetensors"
 CHECKSUM = ASSET.with_suffix(".sha256")
 
 
-def pack(vae_run: Path, flow_run: Path) -> None:
-    """Write the asset and its checksum from the averaged weights of both trainings."""
+def pack(vae_run: Path, flow_run: Path, guidance_run: Path) -> None:
+    """Write the asset and its checksum from the averaged weights of the trainings."""
     weights = {f"vae.{k}": v for k, v in torch.load(vae_run / "state.pt", weights_only=True)["average"].items()}
-    weights |= torch.load(flow_run / "state.pt", weights_only=True)["average"]
+    weights |= torch.load(guidance_run / "state.pt", weights_only=True)["average"]
     statistics = json.loads((flow_run / "latents.json").read_text())
     ASSET.parent.mkdir(exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in weights.items()}, ASSET, metadata={"vae": json.dumps(statistics)})
