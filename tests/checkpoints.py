@@ -94,6 +94,9 @@ def make_random_checkpoint(folder: Path) -> Checkpoints:
         image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=4096),
     )
     # Untrained, the pictures' tokens would hardly move the result, and a wrong context could pass unseen.
+    for name, parameter in base.transformer.named_parameters():
+        if ".norm" in name and name.endswith("linear.bias"):
+            parameter.data.add_(1.0)
     redux.image_embedder.redux_down.weight.data.mul_(50)
     base.save_pretrained(folder / "base")
     redux.save_pretrained(folder / "redux")

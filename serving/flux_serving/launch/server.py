@@ -154,15 +154,22 @@ class TritonServer:
             self.signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 10)
-            self._kill_group()
+            self.kill()
         for region in Path("/dev/shm").glob(f"{self._name}_*"):
             region.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """End the server and everything it started at once, without asking."""
-        self._kill_group()
-        self.wait()
+        """End the server and everything it started, without asking.
+
+        Returns when all are gone; a process may take a moment to die, so after 5 s at the latest.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+            for _ in range(100):
+                os.killpg(self.pid, 0)
+                time.sleep(0.05)
 
     def __enter__(self) -> TritonServer:
         try:
@@ -176,10 +183,6 @@ class TritonServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
 
     def _repository(self) -> tuple[Path, list[str]]:
         """The model repository to load, and the argument that picks a profile of it.
