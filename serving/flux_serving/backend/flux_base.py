@@ -15,7 +15,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
@@ -54,7 +54,7 @@ class FluxBaseModel:
             try:
                 self._accept(request)
             except Exception as error:
-                refused = refusal(FLUX_BASE, request.request_id(), error)
+                refused = error_response(FLUX_BASE, request.request_id(), error)
                 request.get_response_sender().send(refused, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class _Ticket:
         if not self._open:
             return
         if isinstance(outcome, FluxError):
-            self._close(refusal(FLUX_BASE, self._request_id, outcome))
+            self._close(error_response(FLUX_BASE, self._request_id, outcome))
             return
         self._pictures[index] = outcome
         pictures = [picture for picture in self._pictures if picture is not None]
@@ -113,7 +113,7 @@ class _Ticket:
             try:
                 response = self._answer(pictures)
             except Exception as error:
-                response = refusal(FLUX_BASE, self._request_id, error)
+                response = error_response(FLUX_BASE, self._request_id, error)
             self._close(response)
 
     def _answer(self, pictures: Sequence[Picture]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, full_message, read_inputs, read_text, refusal
+from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
 from flux_serving.contract.limits import DEFAULT_STRENGTH
 from flux_serving.contract.models import (
     CONTEXT,
@@ -31,6 +32,8 @@ from flux_serving.stages.picture_decoding import decode_picture
 from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.weights import choose_dtype, load_prior, open_device
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ class FluxPriorReduxModel:
             except InvalidRequest as error:
                 answers[index] = _refuse(request, error)
             except Exception as error:
-                answers[index] = refusal(FLUX_PRIOR_REDUX, request.request_id(), error)
-        try:
-            tokens = iter(encode_pictures(self._prior, [p for order in orders.values() for p in order.pictures]))
-            for index, order in orders.items():
-                answers[index] = self._answer(requests[index], order, [next(tokens) for _ in order.pictures])
-        except Exception as error:
-            for index in orders:
-                answers[index] = refusal(FLUX_PRIOR_REDUX, requests[index].request_id(), error)
+                answers[index] = error_response(FLUX_PRIOR_REDUX, request.request_id(), error)
+        batch = self._encode_together(orders)
+        for index, order in orders.items():
+            try:
+                tokens = batch.get(index) or encode_pictures(self._prior, order.pictures)
+                answers[index] = self._answer(requests[index], order, tokens)
+            except Exception as error:
+                answers[index] = error_response(FLUX_PRIOR_REDUX, requests[index].request_id(), error)
         return answers
 
     def close(self) -> None:
@@ -83,6 +86,15 @@ class FluxPriorReduxModel:
         if len(strengths) != count:
             raise InvalidRequest(f"{IMAGE_STRENGTH.name} has {len(strengths)} values for {count} pictures")
         return _Order([self._decode(index, item) for index, item in enumerate(values[IMAGE.name])], strengths, prompt)
+
+    def _encode_together(self, orders: Mapping[int, _Order]) -> dict[int, list[torch.Tensor]]:
+        """Empty if the batch fails: then each is encoded alone, so that one request's trouble stays its own."""
+        try:
+            tokens = iter(encode_pictures(self._prior, [p for order in orders.values() for p in order.pictures]))
+            return {index: [next(tokens) for _ in order.pictures] for index, order in orders.items()}
+        except Exception:
+            log.exception("a batch of %d requests failed, encoding them one by one", len(orders))
+            return {}
 
     def _decode(self, index: int, encoded: bytes) -> Image.Image:
         try:

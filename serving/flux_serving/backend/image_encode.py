@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.models import IMAGE_ENCODE, OUTPUT_FORMAT, OUTPUT_IMAGE, PIXELS, RECIPE
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.picture_encoding import encode_picture, parse_format
@@ -26,11 +26,13 @@ class ImageEncodeModel:
         try:
             values = read_inputs(IMAGE_ENCODE, request)
             pixels = values[PIXELS.name]
-            recipes = [item.decode() for item in values[RECIPE.name]] if RECIPE.name in values else [None] * len(pixels)
+            recipes: list[str | None] = [None] * len(pixels)
+            if RECIPE.name in values:
+                recipes = [item.decode(errors="replace") for item in values[RECIPE.name]]
             if len(recipes) != len(pixels):
                 raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} pictures")
             output_format = parse_format(read_text(IMAGE_ENCODE, OUTPUT_FORMAT, values))
             encoded = [encode_picture(rgb, recipe, output_format) for rgb, recipe in zip(pixels, recipes, strict=True)]
             return answer(request.requested_output_names(), {OUTPUT_IMAGE: OUTPUT_IMAGE.array(encoded)})
         except Exception as error:
-            return refusal(IMAGE_ENCODE, request.request_id(), error)
+            return error_response(IMAGE_ENCODE, request.request_id(), error)

@@ -83,7 +83,7 @@ def full_message(model: Model, error: FluxError) -> str:
     return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
 
 
-def refusal(model: Model, request_id: str, error: Exception) -> Any:
+def error_response(model: Model, request_id: str, error: Exception) -> Any:
     """A response that says what went wrong: an expected error in its own words, any other without its details."""
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
