@@ -59,6 +59,9 @@ _BROKEN = (
 )
 #: A stopping Triton says NOT_FOUND, or its like, before it stops answering.
 _DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready")
+#: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
+#: requests always have every required input, so it is the server's fault.
+_LOST = ("missing required input", "unexpected deadlock")
 #: Too large for a proxy, or for gRPC itself: sending it again cannot help.
 _TOO_LARGE = "larger than max"
 
@@ -77,6 +80,8 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
         return Unreachable(f"{url}: the connection broke before the answer came: {words}")
     if name != "CANCELLED" and any(phrase in low for phrase in _DRAINING):
         return Overloaded(words)
+    if any(phrase in low for phrase in _LOST):
+        return GenerationFailed(words)
     if name == "RESOURCE_EXHAUSTED" and _TOO_LARGE in low:
         return InvalidRequest(words)
     return _BY_STATUS.get(name, GenerationFailed)(words)

@@ -40,7 +40,8 @@ def _address(protocol: str, url: str | None) -> str:
     if protocol not in DEFAULT_URLS:
         raise ValueError(f"protocol={protocol!r}, expected one of: {', '.join(DEFAULT_URLS)}")
     address = DEFAULT_URLS[protocol] if url is None else url
-    if not address or address.startswith(("http://", "https://", "grpc://")):
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise ValueError(
             f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}; protocol= names the protocol"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,7 +34,7 @@ def encode_pictures(images: Pictures) -> list[bytes]:
     pictures: list[object]
     if isinstance(images, _ONE_PICTURE):
         pictures = [images]
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not hasattr(images, "read"):
         pictures = list(images)
     else:
         raise _not_a_picture(images)
@@ -56,18 +56,16 @@ def _encode(picture: object) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    """Look at the size first: a wrong path may name something enormous."""
-    size = path.stat().st_size
-    if size > limits.MAX_PICTURE_BYTES:
-        raise _too_large(str(path), size)
-    return path.read_bytes()
+    """No more than is allowed: a wrong path may name something enormous, or a device without an end."""
+    with path.open("rb") as file:
+        return file.read(limits.MAX_PICTURE_BYTES + 1)
 
 
 def _sized(data: bytes, name: str) -> bytes:
     if not data:
         raise InvalidRequest(f"{name} is empty")
     if len(data) > limits.MAX_PICTURE_BYTES:
-        raise _too_large(name, len(data))
+        raise InvalidRequest(f"{name} has more bytes than allowed, expected at most {limits.MAX_PICTURE_BYTES}")
     return data
 
 
@@ -94,10 +92,6 @@ def _png(image: Image.Image) -> bytes:
             f"a PIL image of mode {image.mode} and size {image.size} cannot become PNG: {error}"
         ) from error
     return buffer.getvalue()
-
-
-def _too_large(name: str, size: int) -> InvalidRequest:
-    return InvalidRequest(f"{name} has {size} bytes, expected at most {limits.MAX_PICTURE_BYTES}")
 
 
 def _not_a_picture(value: object) -> TypeError:

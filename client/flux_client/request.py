@@ -102,6 +102,8 @@ def _check_text(model: str, tensor: Tensor, value: Any) -> None:
     if tensor is PROMPT:
         if not isinstance(value, str):
             raise InvalidRequest(f"{model}: {tensor.name}={value!r}, expected text")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidRequest(f"{model}: {tensor.name} is no valid Unicode")
         if len(value) > limits.MAX_PROMPT_CHARACTERS:
             raise InvalidRequest(
                 f"{model}: {tensor.name} has {len(value)} characters, expected at most {limits.MAX_PROMPT_CHARACTERS}"

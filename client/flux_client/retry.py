@@ -22,7 +22,7 @@ class RetryPolicy:
     """
 
     #: Times that one call may be sent; 1 is no retry.
-    attempts: int = 4
+    attempts: int = 10
     #: Seconds before the second attempt.
     first_delay_s: float = 0.25
     #: Seconds that a delay never exceeds.

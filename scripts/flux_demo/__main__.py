@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from flux_client import FluxClient, Variation
 from flux_demo.asset import expand
 from flux_demo.contact_sheet import contact_sheet
 from flux_serving.errors import FluxError
-from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals, free_port
 from flux_serving.settings import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,9 +54,10 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     pictures = sorted(UNSEEN.glob("*.png"))
     log = arguments.output / "triton.log"
+    end_on_signals()
     started = time.monotonic()
     try:
-        with log.open("wb") as output, TritonServer(options(arguments.serve), output) as server:
+        with log.open("ab") as output, TritonServer(options(arguments.serve), output) as server:
             server.wait_until_ready()
             ready = time.monotonic()
             print(f"Triton is ready after {ready - started:.0f} s: http {server.http_url}, grpc {server.grpc_url}")
@@ -73,10 +73,9 @@ def main() -> int:
             )
             if arguments.serve:
                 print(f"serving until Ctrl-C: http {server.http_url}, grpc {server.grpc_url}", flush=True)
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(number, lambda number, _: server.signal(number))
-                server.wait()
-    except FluxError as error:
+                print(f"scripts/demo: Triton ended with exit status {server.wait()}", file=sys.stderr)
+                return 1
+    except (FluxError, ModelDied) as error:
         print(f"scripts/demo: {error}\nTriton's log: {log}", file=sys.stderr)
         return 1
     return 0

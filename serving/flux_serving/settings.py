@@ -37,12 +37,10 @@ class Checkpoints:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
         """Raises CannotStart: a variable is unset."""
-        folders = []
-        for variable in (BASE_VARIABLE, REDUX_VARIABLE):
-            if not environment.get(variable):
-                raise CannotStart(f"{variable} is not set; it names a checkpoint folder in diffusers layout")
-            folders.append(Path(environment[variable]).expanduser())
-        return cls(*folders)
+        variables = (BASE_VARIABLE, REDUX_VARIABLE)
+        if unset := [variable for variable in variables if not environment.get(variable)]:
+            raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
+        return cls(*(Path(environment[variable]).expanduser() for variable in variables))
 
     def missing(self) -> list[str]:
         """What is missing, a line each, naming variable and path; empty when both folders are complete."""

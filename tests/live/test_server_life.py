@@ -117,7 +117,8 @@ def test_serve_says_which_checkpoint_is_not_named() -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said.strip() == (
-        "scripts/serve: FLUX_MODEL_PATH is not set; it names a checkpoint folder in diffusers layout"
+        "scripts/serve: not set: FLUX_MODEL_PATH, FLUX_REDUX_MODEL_PATH; "
+        "each names a checkpoint folder in diffusers layout"
     )
 
 
@@ -136,13 +137,45 @@ def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
     assert "transformer" not in said
 
 
-def test_serve_tells_when_it_is_ready_and_ends_by_a_signal() -> None:
+@pytest.fixture
+def served() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`scripts/serve` once it is ready, and the process group of its Triton."""
     ports = [f"--{kind}-port={free_port()}" for kind in ("http", "grpc", "metrics")]
     with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
-        drain = threading.Thread(target=process.stderr.read)  # type: ignore[union-attr]
+        assert process.stderr is not None
+        drain = threading.Thread(target=process.stderr.read)
         drain.start()
         assert process.stdout is not None
         assert process.stdout.readline().startswith("ready: http 127.0.0.1:")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        (triton,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        yield process, triton
+        process.kill()
         drain.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_serve_ends_by_a_signal_with_all_it_started(
+    served: tuple[subprocess.Popen[str], int], number: signal.Signals
+) -> None:
+    process, triton = served
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert processes_of_group(triton) == []
+
+
+def test_triton_ends_when_serve_is_killed(served: tuple[subprocess.Popen[str], int]) -> None:
+    process, triton = served
+    process.kill()
+    limit = time.monotonic() + 60
+    while processes_of_group(triton) and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert processes_of_group(triton) == []
+
+
+def test_serve_ends_when_a_model_dies_under_it(served: tuple[subprocess.Popen[str], int]) -> None:
+    """Triton 2.51 would stay ready and refuse every request of that model."""
+    process, triton = served
+    stub = next(p for p in processes_of_group(triton) if "flux_base" in Path(f"/proc/{p}/cmdline").read_text())
+    os.kill(stub, signal.SIGKILL)
+    assert process.wait(90) == 1
+    assert processes_of_group(triton) == []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from flux_serving.launch.server import TritonServer
@@ -44,7 +45,8 @@ def without_image() -> dict[str, np.ndarray]:
 
 
 WRONG = {
-    "no picture": (without_image(), "expected"),
+    # Triton's own words: no model is asked before it has all it needs.
+    "no picture": (without_image(), "unexpected deadlock, at least one output is not set"),
     "an empty list of pictures": (tensors_of([]), "IMAGE"),
     "an empty picture": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty picture"),
     "not a picture": (tensors_of([b"hello, world!"]), "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello"),
@@ -53,6 +55,10 @@ WRONG = {
     "a decompression bomb": (
         tensors_of([png_that_claims(30000, 30000)]),
         "IMAGE[0]: picture has 30000x30000 pixels, at most 67108864 are allowed",
+    ),
+    "two pictures that are too large together": (
+        tensors_of([encoded(Image.new("L", (8192, 4096))), encoded(Image.new("L", (8192, 4097)))]),
+        "IMAGE[1]: picture has 8192x4097 pixels, at most 33554432 are allowed",
     ),
     "nine pictures": (tensors_of([GOOD] * 9), "flux_prior_redux: IMAGE has 9 values, expected 1..8"),
     "zero steps": (

@@ -77,8 +77,19 @@ def test_empty_and_oversized_pictures_are_refused(tmp_path):
         encode_pictures(bytes(limits.MAX_PICTURE_BYTES + 1))
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InvalidRequest, match=r"sparse\.png has 1099511627776 bytes"):
+    with pytest.raises(InvalidRequest, match=r"sparse\.png has more bytes than allowed"):
         encode_pictures(tmp_path / "sparse.png")
+
+
+def test_a_device_without_an_end_is_read_no_further_than_allowed():
+    with pytest.raises(InvalidRequest, match="/dev/zero has more bytes than allowed"):
+        encode_pictures("/dev/zero")
+
+
+@pytest.mark.parametrize("pictures", [BytesIO(b"a\nb\n"), {"a.png": 1}])
+def test_an_open_file_or_a_mapping_is_no_list_of_pictures(pictures):
+    with pytest.raises(TypeError, match="is no picture"):
+        encode_pictures(pictures)
 
 
 def test_a_missing_file_is_a_plain_file_not_found(tmp_path):

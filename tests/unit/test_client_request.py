@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flux_client import GenerationFailed, InvalidRequest, Knobs, Variation
+from flux_client.opening import open_transport
 from flux_client.request import redux_request
 from flux_client.variation import read_variations
 from flux_serving.contract.models import FLUX_REDUX
@@ -118,3 +119,14 @@ def test_bytes_that_are_no_picture_are_the_servers_mistake():
         _ = Variation(b"junk", 3).image
     with pytest.raises(GenerationFailed, match="seed 3 is no picture"):
         _ = Variation(png((512, 512))[:-100], 3).image
+
+
+def test_a_prompt_that_is_no_unicode_is_refused():
+    with pytest.raises(InvalidRequest, match="PROMPT is no valid Unicode"):
+        redux_request(b"picture", {"prompt": "\udcff"})
+
+
+@pytest.mark.parametrize("url", ["localhost", "localhost:99999", "localhost:abc", ":8001", "http://localhost:8000", ""])
+def test_a_url_is_a_host_and_a_port(url):
+    with pytest.raises(ValueError, match="expected host:port"):
+        open_transport("grpc", url)

@@ -42,7 +42,7 @@ def test_a_wrong_parameter_refuses_to_start(model: object, parameters: dict[str,
 
 
 def test_a_checkpoint_that_is_not_named_is_asked_for() -> None:
-    with pytest.raises(CannotStart, match="FLUX_REDUX_MODEL_PATH is not set"):
+    with pytest.raises(CannotStart, match="not set: FLUX_REDUX_MODEL_PATH; each names a checkpoint folder"):
         Checkpoints.from_environment({"FLUX_MODEL_PATH": "/models/base"})
 
 

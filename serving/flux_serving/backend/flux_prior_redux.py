@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
-from flux_serving.contract.limits import DEFAULT_STRENGTH
+from flux_serving.contract.limits import DEFAULT_STRENGTH, MAX_PICTURE_PIXELS
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
@@ -85,7 +85,7 @@ class FluxPriorReduxModel:
             strengths *= count
         if len(strengths) != count:
             raise InvalidRequest(f"{IMAGE_STRENGTH.name} has {len(strengths)} values for {count} pictures")
-        return _Order([self._decode(index, item) for index, item in enumerate(values[IMAGE.name])], strengths, prompt)
+        return _Order(_decode_all(values[IMAGE.name]), strengths, prompt)
 
     def _encode_together(self, orders: Mapping[int, _Order]) -> dict[int, list[torch.Tensor]]:
         """Empty if the batch fails: then each is encoded alone, so that one request's trouble stays its own."""
@@ -95,12 +95,6 @@ class FluxPriorReduxModel:
         except Exception:
             log.exception("a batch of %d requests failed, encoding them one by one", len(orders))
             return {}
-
-    def _decode(self, index: int, encoded: bytes) -> Image.Image:
-        try:
-            return decode_picture(encoded)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
 
     def _answer(self, request: Any, order: _Order, tokens: list[torch.Tensor]) -> Any:
         context = assemble(encode_prompt(self._prior, order.prompt), tokens, order.strengths)
@@ -113,6 +107,20 @@ class FluxPriorReduxModel:
                 REFUSAL: REFUSAL.array(""),
             },
         )
+
+
+def _decode_all(encoded: Iterable[bytes]) -> list[Image.Image]:
+    """Raises InvalidRequest: one of them is no picture, or they have too many pixels together."""
+    pictures: list[Image.Image] = []
+    pixels_left = MAX_PICTURE_PIXELS
+    for index, item in enumerate(encoded):
+        try:
+            picture = decode_picture(item, pixels_left)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
+        pixels_left -= picture.width * picture.height
+        pictures.append(picture)
+    return pictures
 
 
 def _refuse(request: Any, error: InvalidRequest) -> Any:

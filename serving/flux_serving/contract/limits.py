@@ -6,7 +6,7 @@ from __future__ import annotations
 MAX_PICTURES = 8
 #: Bytes of one encoded picture.
 MAX_PICTURE_BYTES = 32 * 2**20
-#: Pixels of one decoded picture, read from its header before decoding (8192 x 8192; 200 MB as RGB).
+#: Pixels of one request's pictures together, read from their headers before decoding (8192 x 8192; 200 MB as RGB).
 MAX_PICTURE_PIXELS = 8192 * 8192
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -36,6 +37,25 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+class ModelDied(Exception):
+    """A model's process ended while the server ran."""
+
+
+def end_on_signals() -> None:
+    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def _end_with_parent() -> None:
+    """In the child, before it becomes the server: SIGTERM for it when this process is killed (prctl, Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _refuse_taken(host: str, port: int) -> None:
@@ -74,6 +94,7 @@ class TritonServer:
         self._name = f"flux-triton-{secrets.token_hex(4)}"
         self._folder = Path(tempfile.gettempdir(), self._name)
         self._process: subprocess.Popen[bytes] | None = None
+        self._stubs: set[int] = set()
 
     @property
     def http_url(self) -> str:
@@ -119,18 +140,21 @@ class TritonServer:
             stdout=self._output or sys.stderr,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
         """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
         limit = time.monotonic() + timeout_s
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < limit:
             if (code := self.poll()) is not None:
                 raise CannotStart(f"Triton ended with exit status {code} before it was ready; its log says why")
             with (
                 contextlib.suppress(urllib.error.URLError, OSError),
-                urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=5),
+                direct.open(f"http://{self.http_url}/v2/health/ready", timeout=5),
             ):
+                self._stubs = self._running_stubs()
                 return
             time.sleep(0.2)
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
@@ -145,8 +169,27 @@ class TritonServer:
             os.kill(self.pid, number)
 
     def wait(self) -> int:
+        """Returns the server's exit status when it has ended.
+
+        Raises ModelDied: a model's process ended under it. Triton 2.51 neither starts it anew nor stops being ready.
+        """
         assert self._process is not None, "not started"
-        return self._process.wait()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(1)
+            if not self._stubs <= self._running_stubs() and self.poll() is None:
+                raise ModelDied("a model's process has ended; its last words are in Triton's log")
+
+    def _running_stubs(self) -> set[int]:
+        """Process ids of the models' Python processes."""
+        stubs = set()
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdecimal() and (entry / "comm").read_text().startswith("triton_python"):
+                    state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+                    if int(group) == self.pid and state != "Z":
+                        stubs.add(int(entry.name))
+        return stubs
 
     def stop(self) -> None:
         """End the server, first by asking, then with its whole group, and remove what it left."""
@@ -164,9 +207,10 @@ class TritonServer:
 
         Returns when all are gone; a process may take a moment to die, so after 5 s at the latest.
         """
+        assert self._process is not None, "not started"
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-            self.wait()
+            self._process.wait()
             for _ in range(100):
                 os.killpg(self.pid, 0)
                 time.sleep(0.05)
@@ -187,19 +231,19 @@ class TritonServer:
     def _repository(self) -> tuple[Path, list[str]]:
         """The model repository to load, and the argument that picks a profile of it.
 
-        GPUs other than the committed ones get a copy with configs of its own; the committed files stay.
+        It lies in a folder of our own: the stub cannot bear a space in its path (2.51). GPUs other than the committed
+        ones get a copy with configs for them; the committed files stay.
         """
         options = self.options
-        if options.profile != "gpu":
-            return options.repository, [f"--model-config-name={options.profile}"]
-        if options.gpus == DEFAULT_GPUS:
-            return options.repository, []
-        copy = self._folder / "model_repository"
-        shutil.copytree(options.repository, copy, ignore=shutil.ignore_patterns("__pycache__", "configs"))
+        repository = self._folder / "model_repository"
+        if options.profile != "gpu" or options.gpus == DEFAULT_GPUS:
+            repository.symlink_to(options.repository.resolve(), target_is_directory=True)
+            return repository, [] if options.profile == "gpu" else [f"--model-config-name={options.profile}"]
+        shutil.copytree(options.repository, repository, ignore=shutil.ignore_patterns("__pycache__", "configs"))
         for path, text in render_all(options.gpus).items():
             if path.name == "config.pbtxt":
-                (copy / path).write_text(text)
-        return copy, []
+                (repository / path).write_text(text)
+        return repository, []
 
     def _checkpoint_variables(self) -> Mapping[str, str]:
         checkpoints = self.options.checkpoints

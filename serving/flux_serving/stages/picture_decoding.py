@@ -82,14 +82,14 @@ _GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 _warnings_are_off = threading.Lock()
 
 
-def decode_picture(encoded: bytes) -> Image.Image:
+def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS) -> Image.Image:
     """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright, on white where it is transparent.
 
     encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
     Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
     are not applied.
     Raises InvalidRequest: nothing there, not such a picture, damaged, more than `limits.MAX_PICTURE_BYTES` bytes, or
-    more than `limits.MAX_PICTURE_PIXELS` pixels by its header.
+    more than `max_pixels` pixels by its header.
     """
     if not encoded or encoded.isspace():
         raise InvalidRequest("empty picture")
@@ -105,7 +105,7 @@ def decode_picture(encoded: bytes) -> Image.Image:
     with _warnings_are_off, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _read(reader, content)
+            return _read(reader, content, max_pixels)
         except InvalidRequest:
             raise
         except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
@@ -166,11 +166,11 @@ def _complaint(error: Exception) -> str:
     return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
-def _read(reader: type[ImageFile], content: bytes) -> Image.Image:
+def _read(reader: type[ImageFile], content: bytes, max_pixels: int) -> Image.Image:
     header = reader(_MeteredFile(content))
     width, height = header.size
-    if width * height > limits.MAX_PICTURE_PIXELS:
-        raise InvalidRequest(f"picture has {width}x{height} pixels, at most {limits.MAX_PICTURE_PIXELS} are allowed")
+    if width * height > max_pixels:
+        raise InvalidRequest(f"picture has {width}x{height} pixels, at most {max_pixels} are allowed")
     header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
     picture = reader(_MeteredFile(content))
     transparent = _transparent_value(picture)

@@ -56,7 +56,7 @@ def _side(name: str, values: Mapping[str, Array], native_side: int, token_side: 
 
 def _seeds(first: int, count: int) -> tuple[int, ...]:
     if first == limits.RANDOM_SEED:
-        return tuple(secrets.randbelow(2**32) for _ in range(count))
+        first = secrets.randbelow(2**32)
     if first + count - 1 > limits.MAX_SEED:
         raise InvalidRequest(f"{contract.SEED.name}={first} leaves no room for {count} seeds")
     return tuple(range(first, first + count))
