@@ -28,6 +28,7 @@ from flux_demo.architecture import (
     new_transformer,
     new_vae,
 )
+from flux_demo.progress import averaged_weights
 
 ASSET = Path(__file__).parent / "asset" / "demo.safetensors"
 CHECKSUM = ASSET.with_suffix(".sha256")
@@ -35,8 +36,8 @@ CHECKSUM = ASSET.with_suffix(".sha256")
 
 def pack(vae_run: Path, flow_run: Path, guidance_run: Path) -> None:
     """Write the asset and its checksum from the averaged weights of the trainings."""
-    weights = {f"vae.{k}": v for k, v in torch.load(vae_run / "state.pt", weights_only=True)["average"].items()}
-    weights |= torch.load(guidance_run / "state.pt", weights_only=True)["average"]
+    weights = {f"vae.{k}": v for k, v in averaged_weights(vae_run).items()}
+    weights |= averaged_weights(guidance_run)
     statistics = json.loads((flow_run / "latents.json").read_text())
     ASSET.parent.mkdir(exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in weights.items()}, ASSET, metadata={"vae": json.dumps(statistics)})

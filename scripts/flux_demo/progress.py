@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -52,11 +52,26 @@ class Run:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage, step: int) -> None:
+        """step: of how many steps this is the state."""
+        state = {"weights": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
         temporary = self.folder / "state.pt.part"
-        torch.save(state, temporary)
+        torch.save({**state, "step": step}, temporary)
         temporary.replace(self.folder / "state.pt")
 
-    def load(self) -> dict[str, Any] | None:
+    def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
+        """Put back what was saved last. Returns the step to go on with, 0 for a fresh run."""
         path = self.folder / "state.pt"
-        return torch.load(path, weights_only=True) if path.exists() else None
+        if not path.exists():
+            return 0
+        state = torch.load(path, weights_only=True)
+        module.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.weights = state["average"]
+        return int(state["step"])
+
+
+def averaged_weights(folder: Path) -> dict[str, Tensor]:
+    """The averaged weights that the run in this folder saved last."""
+    weights: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)["average"]
+    return weights

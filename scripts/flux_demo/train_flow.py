@@ -26,7 +26,7 @@ from flux_demo.architecture import (
     new_vae,
 )
 from flux_demo.pictures import Picture, augmented
-from flux_demo.progress import MovingAverage, Run, learning_rate
+from flux_demo.progress import MovingAverage, Run, averaged_weights, learning_rate
 from flux_demo.train_vae import to_model_range
 
 COPIES = 8
@@ -73,7 +73,7 @@ class ReduxFlow(nn.Module):
 def encode_latents(vae_run: Path, pictures: np.ndarray) -> tuple[Tensor, dict[str, float]]:
     """(m, 64, 64, 3) uint8 -> packed latents (m, 16, 64) of unit variance, and the VAE's scaling and shift."""
     vae = new_vae().eval()
-    vae.load_state_dict(torch.load(vae_run / "state.pt", weights_only=True)["average"])
+    vae.load_state_dict(averaged_weights(vae_run))
     latents = torch.cat([vae.encode(to_model_range(b)).latent_dist.mode() for b in np.array_split(pictures, 200)])
     statistics = {"shift_factor": float(latents.mean()), "scaling_factor": float(1 / latents.std())}
     latents = (latents - statistics["shift_factor"]) * statistics["scaling_factor"]
@@ -91,13 +91,8 @@ def train_flow(trained_on: list[Picture], vae_run: Path, folder: Path, steps: in
     assert flow.transformer.config.joint_attention_dim == CONTEXT_WIDTH
     optimizer = torch.optim.AdamW(flow.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     average = MovingAverage(flow, 0.999)
-    first = 0
-    if (state := run.load()) is not None:
-        flow.load_state_dict(state["flow"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = state["average"], state["step"]
     recent: list[float] = []
-    for step in range(first, steps):
+    for step in range(run.resume(flow, optimizer, average), steps):
         rng = np.random.default_rng((seed, 1, step))
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         index = rng.integers(0, len(trained_on), BATCH)
@@ -122,5 +117,4 @@ def train_flow(trained_on: list[Picture], vae_run: Path, folder: Path, steps: in
             run.log(step=step + 1, loss=round(float(np.mean(recent)), 4))
             recent.clear()
         if (step + 1) % 500 == 0 or step + 1 == steps:
-            state = {"flow": flow.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            run.save({**state, "average": average.weights})
+            run.save(flow, optimizer, average, step + 1)

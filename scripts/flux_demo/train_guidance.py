@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from flux_demo.pictures import Picture, augmented
-from flux_demo.progress import MovingAverage, Run, learning_rate
+from flux_demo.progress import MovingAverage, Run, averaged_weights, learning_rate
 from flux_demo.train_flow import BATCH, COPIES, GRID, ReduxFlow, encode_latents
 from flux_demo.train_vae import to_model_range
 
@@ -32,17 +32,12 @@ def train_guidance(
     latents = latents.reshape(COPIES, len(trained_on), GRID * GRID, 64)
     teacher, student = ReduxFlow(), ReduxFlow()
     for flow in (teacher, student):
-        flow.load_state_dict(torch.load(flow_run / "state.pt", weights_only=True)["average"])
+        flow.load_state_dict(averaged_weights(flow_run))
     optimizer = torch.optim.AdamW(student.transformer.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98))
     average = MovingAverage(student, 0.99)
-    first = 0
-    if (state := run.load()) is not None:
-        student.load_state_dict(state["flow"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = state["average"], state["step"]
     losses: list[float] = []
     with_picture, without = torch.ones(BATCH, dtype=torch.bool), torch.zeros(BATCH, dtype=torch.bool)
-    for step in range(first, steps):
+    for step in range(run.resume(student, optimizer, average), steps):
         rng = np.random.default_rng((seed, 2, step))
         generator = torch.Generator().manual_seed(seed * 1_000_003 + 500_000 + step)
         index = rng.integers(0, len(trained_on), BATCH)
@@ -68,5 +63,4 @@ def train_guidance(
             run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
             losses.clear()
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {"flow": student.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            run.save({**state, "average": average.weights})
+            run.save(student, optimizer, average, step + 1)

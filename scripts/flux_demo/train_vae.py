@@ -49,12 +49,7 @@ def train_vae(trained_on: list[Picture], held_out: list[Picture], folder: Path, 
     vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-4)
     average = MovingAverage(vae, 0.998)
-    first = 0
-    if (state := run.load()) is not None:
-        vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = state["average"], state["step"]
-    for step in range(first, steps):
+    for step in range(run.resume(vae, optimizer, average), steps):
         rng = np.random.default_rng((seed, step))
         batch = to_model_range(pictures[rng.integers(0, len(pictures), BATCH)])
         batch = batch.to(memory_format=torch.channels_last)
@@ -73,5 +68,4 @@ def train_vae(trained_on: list[Picture], held_out: list[Picture], folder: Path, 
             run.log(step=step, loss=round(loss.item(), 4))
         if (step + 1) % 500 == 0 or step + 1 == steps:
             run.log(step=step + 1, held_out_psnr_db=round(psnr(average.weights, held_out), 2))
-            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            run.save({**state, "average": average.weights})
+            run.save(vae, optimizer, average, step + 1)
