@@ -48,6 +48,11 @@ class NotConnected(Unreachable):
 class GenerationFailed(FluxError):
     """Something unexpected went wrong in the server; Triton answers INTERNAL (HTTP 500)."""
 
+    @classmethod
+    def unexpected(cls, error: Exception) -> GenerationFailed:
+        """What a caller may know of an error that nobody foresaw; the rest belongs into the log."""
+        return cls(f"unexpected {type(error).__name__}; the server's log has the details")
+
 
 class CannotStart(FluxError):
     """A checkpoint, setting or port cannot be used; the message names the folder, the key or the number."""

@@ -87,7 +87,7 @@ def error_response(model: Model, request_id: str, error: Exception) -> Any:
     """A response that says what went wrong: an expected error in its own words, any other without its details."""
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
-        error = GenerationFailed(f"unexpected {type(error).__name__}; the server's log has the details")
+        error = GenerationFailed.unexpected(error)
     message = full_message(model, error)
     code = _CODES.get(type(error), pb_utils.TritonError.INTERNAL)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

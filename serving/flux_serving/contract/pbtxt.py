@@ -6,6 +6,7 @@ throw-away process of every model.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,14 @@ DEFAULT_GPUS = (7, 8)
 PROFILES: dict[str, tuple[int, ...]] = {"cpu": (), "k8s": (0,)}
 
 _HEADER = "# Rendered from serving/flux_serving/contract by scripts/render_configs; edit there.\n"
+
+
+def gpu_list(text: str) -> tuple[int, ...]:
+    """A list of GPU numbers such as `7,8`, for argparse. Raises argparse.ArgumentTypeError: it is none."""
+    gpus = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
+    if len(gpus) != len(text.split(",")) or len(set(gpus)) != len(gpus):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers like 7,8")
+    return gpus
 
 
 def render_model(model: Model, gpus: tuple[int, ...]) -> str:

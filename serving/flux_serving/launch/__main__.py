@@ -7,17 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from flux_serving.contract.pbtxt import DEFAULT_GPUS
+from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.errors import CannotStart
 from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals
 from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
-
-
-def gpu_list(text: str) -> tuple[int, ...]:
-    gpus = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
-    if len(gpus) != len(text.split(",")) or len(set(gpus)) != len(gpus):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers like 7,8")
-    return gpus
 
 
 def port(text: str) -> int:

@@ -28,7 +28,7 @@ class Installation:
 
 
 def find_installation(folder: Path) -> Installation:
-    """folder: a folder of the caller's where the embedded server's parts are put together by links.
+    """folder: an empty folder of the caller's where the embedded server's parts are put together by links.
 
     Raises CannotStart: no Triton is installed, or the embedded one cannot run here.
     """
@@ -52,9 +52,8 @@ def _embedded(folder: Path) -> Installation:
         raise CannotStart(f"the embedded Triton needs glibc {'.'.join(map(str, EMBEDDED_GLIBC))}, here is {glibc}")
     libraries = [package.parent / "nvidia_pytriton.libs", _libpython_folder()]
     backend = folder / "backends" / "python"
-    backend.mkdir(parents=True, exist_ok=True)
+    backend.mkdir(parents=True)
     for source in (*(server / "backends" / "python").iterdir(), stub):
-        (backend / source.name).unlink(missing_ok=True)
         (backend / source.name).symlink_to(source)
     # The stub ignores PYTHONPATH, but finds its packages by the first python3 on PATH, as any interpreter does.
     return Installation(
@@ -68,16 +67,15 @@ def _embedded(folder: Path) -> Installation:
 
 
 def _libpython_folder() -> Path:
-    name = sysconfig.get_config_var("INSTSONAME") or ""
-    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
-    for folder in folders:
-        if name.startswith("libpython") and ".so" in name and folder and (Path(folder) / name).exists():
-            return Path(folder)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    fallback = f"libpython{version}.so.1.0"
-    for folder in folders:
-        if folder and (Path(folder) / fallback).exists():
-            return Path(folder)
+    usual = f"libpython{version}.so.1.0"
+    own = sysconfig.get_config_var("INSTSONAME") or ""
+    names = [own, usual] if own.startswith("libpython") and ".so" in own else [usual]
+    folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
+    for name in names:
+        for folder in folders:
+            if folder and (Path(folder) / name).exists():
+                return Path(folder)
     raise CannotStart(
-        f"the embedded Triton needs the shared {fallback}; on Debian and Ubuntu: apt-get install libpython{version}"
+        f"the embedded Triton needs the shared {usual}; on Debian and Ubuntu: apt-get install libpython{version}"
     )

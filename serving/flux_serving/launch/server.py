@@ -163,11 +163,6 @@ class TritonServer:
         """The server's exit status; None while it runs."""
         return self._process.poll() if self._process else None
 
-    def signal(self, number: int) -> None:
-        """Hand a signal to the server itself, which passes it on to its models."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
     def wait(self) -> int:
         """Returns the server's exit status when it has ended.
 
@@ -194,7 +189,7 @@ class TritonServer:
     def stop(self) -> None:
         """End the server, first by asking, then with its whole group, and remove what it left."""
         if self._process is not None:
-            self.signal(signal.SIGTERM)
+            self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(EXIT_TIMEOUT_S + 10)
             self.kill()

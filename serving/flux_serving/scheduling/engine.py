@@ -99,7 +99,7 @@ def _as_failure(error: Exception) -> FluxError:
     if isinstance(error, FluxError):
         return error
     log.error("a step failed", exc_info=error)
-    return GenerationFailed(f"unexpected {type(error).__name__}; the server's log has the details")
+    return GenerationFailed.unexpected(error)
 
 
 def _finish(job: Job[Any, Any], outcome: Any) -> None:
