@@ -17,6 +17,7 @@ BASE_VARIABLE = "FLUX_MODEL_PATH"
 REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
 
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTIONS = ("auto", "mask", "merge")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class ModelSettings:
     dtype: str = "auto"
     #: Images that may wait or run in one instance of `flux_base`.
     max_waiting: int = 64
+    #: Images that share one denoising step at most.
+    max_rows: int = 16
+    #: Tokens that share one denoising step at most; None: as the device is.
+    step_tokens: int | None = None
+    #: How token weights reach attention; one of ATTENTIONS.
+    attention: str = "auto"
 
     @classmethod
     def from_config(cls, model: Model, config: Mapping[str, Any]) -> ModelSettings:
@@ -81,11 +88,34 @@ class ModelSettings:
         for name in given:
             if name not in known:
                 raise CannotStart(f"{model.name}: unknown parameter {name}, expected {', '.join(known) or 'none'}")
-        values = known | given
-        dtype = values.get("DTYPE", cls.dtype)
-        if dtype not in DTYPES:
-            raise CannotStart(f"{model.name}: parameter DTYPE={dtype}, expected one of {', '.join(DTYPES)}")
-        waiting = values.get("MAX_WAITING", str(cls.max_waiting))
-        if not waiting.isdecimal() or int(waiting) < 1:
-            raise CannotStart(f"{model.name}: parameter MAX_WAITING={waiting}, expected a number from 1")
-        return cls(dtype, int(waiting))
+        read = _Reader(model.name, known | given)
+        return cls(
+            dtype=read.choice("DTYPE", DTYPES, cls.dtype),
+            max_waiting=read.count("MAX_WAITING", cls.max_waiting),
+            max_rows=read.count("MAX_ROWS", cls.max_rows),
+            step_tokens=None if read.text("STEP_TOKENS", "auto") == "auto" else read.count("STEP_TOKENS", 0),
+            attention=read.choice("ATTENTION", ATTENTIONS, cls.attention),
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Parameters of one model by name; one that the model doesn't have is its default."""
+
+    model: str
+    values: Mapping[str, str]
+
+    def text(self, name: str, default: str) -> str:
+        return self.values.get(name, default)
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            raise CannotStart(f"{self.model}: parameter {name}={value}, expected one of {', '.join(choices)}")
+        return value
+
+    def count(self, name: str, default: int) -> int:
+        value = self.text(name, str(default))
+        if not value.isdecimal() or int(value) < 1:
+            raise CannotStart(f"{self.model}: parameter {name}={value}, expected a number from 1")
+        return int(value)

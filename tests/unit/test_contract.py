@@ -64,7 +64,8 @@ def test_every_input_of_a_step_comes_from_the_ensemble_or_from_an_earlier_step()
     for ensemble in ENSEMBLES:
         known = {t.name for t in ensemble.inputs}
         for step in ensemble.steps:
-            assert {t.name for t in step.inputs} <= known
+            assert {t.name for t in ensemble.inputs_of(step)} <= known
+            assert {t.name for t in step.inputs if not t.optional} <= known
             known |= {t.name for t in ensemble.outputs_of(step)}
         assert {t.name for t in ensemble.outputs} <= known
 

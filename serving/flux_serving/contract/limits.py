@@ -26,6 +26,8 @@ MAX_IMAGES = 8
 MAX_STRENGTH = 4.0
 #: Seeds are what a signed 64-bit integer holds; -1 asks for a random one.
 RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
+#: Priorities: background, usual, interactive.
+MIN_PRIORITY, MAX_PRIORITY = -1, 1
 
 #: What the seed document's API assumes. The size is the checkpoint's own (`sample_size` of its VAE, 1024 for FLUX.1).
 DEFAULT_STEPS = 50
@@ -34,10 +36,15 @@ DEFAULT_SEED = 42
 DEFAULT_IMAGES = 1
 DEFAULT_STRENGTH = 1.0
 DEFAULT_FORMAT = "png"
+DEFAULT_PRIORITY = 0
+DEFAULT_PREVIEW_METHOD = "latent2rgb"
 
 #: Formats that `image_encode` writes; each may carry BASE64_SUFFIX.
 FORMATS = ("png", "jpeg", "webp")
 BASE64_SUFFIX = ";base64"
+
+#: How previews are made: a linear map from latents to colours, or the VAE's decoder.
+PREVIEW_METHODS = ("latent2rgb", "vae")
 
 #: Zero text tokens that FLUX Redux reads where there is no prompt; one token of this weight equals them.
 EMPTY_PROMPT_TOKENS = 512

@@ -78,7 +78,35 @@ OUTPUT_FORMAT = scalar(
     default=limits.DEFAULT_FORMAT,
 )
 
+PRIORITY = scalar(
+    "PRIORITY",
+    DType.INT32,
+    "Higher goes first; what is passed over for long rises, so nothing starves",
+    bounds=Bounds(limits.MIN_PRIORITY, limits.MAX_PRIORITY),
+    default=limits.DEFAULT_PRIORITY,
+)
+PREVIEW_STEPS = scalar(
+    "PREVIEW_STEPS",
+    DType.INT32,
+    "A preview after every so many steps; 0: none",
+    unit="steps",
+    bounds=Bounds(0, limits.MAX_STEPS),
+    default=0,
+)
+PREVIEW_METHOD = scalar(
+    "PREVIEW_METHOD",
+    DType.BYTES,
+    "How previews are made: `latent2rgb` (a linear map from latents to colours, an eighth of the size) or `vae`",
+    default=limits.DEFAULT_PREVIEW_METHOD,
+)
+
 # What the models hand to each other.
+PROGRESS_ADDRESS = scalar(
+    "PROGRESS_ADDRESS",
+    DType.BYTES,
+    "Where `flux_stream` listens for progress; only it can make one, any other is refused",
+    default="",
+)
 CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: text, then the pictures in order")
 CONTEXT_WEIGHTS = Tensor(
     "CONTEXT_WEIGHTS",
@@ -103,11 +131,37 @@ LATENTS = Tensor(
 )
 RECIPE = Tensor("RECIPE", DType.BYTES, (-1,), "How each picture was made, as JSON: seed, steps, guidance, size, model")
 
+INITIAL_LATENTS = replace(
+    LATENTS,
+    name="INITIAL_LATENTS",
+    meaning="Packed latents to begin with at START_STEP instead of noise: number, image tokens, channels",
+    optional=True,
+)
+START_STEP = scalar(
+    "START_STEP",
+    DType.INT32,
+    "First step to run, counted from 0; from 1 on INITIAL_LATENTS are needed",
+    unit="steps",
+    bounds=Bounds(0, limits.MAX_STEPS - 1),
+    default=0,
+)
+END_STEP = scalar(
+    "END_STEP",
+    DType.INT32,
+    "Step to stop before, at most NUM_INFERENCE_STEPS, its default; LATENTS then still have noise in them",
+    unit="steps",
+    bounds=Bounds(1, limits.MAX_STEPS),
+)
+
 # What callers get.
 OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "One encoded picture for each image wanted", unit="bytes")
 OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "The seed that each image used")
+PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
+PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
 
-_DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED)
+_DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED, PRIORITY)
+_PREVIEW_KNOBS = (PREVIEW_STEPS, PREVIEW_METHOD)
+_REDUX_INPUTS = (IMAGE, IMAGE_STRENGTH, PROMPT, *_DENOISING_KNOBS, OUTPUT_FORMAT, *_PREVIEW_KNOBS)
 
 
 @dataclass(frozen=True)
@@ -132,6 +186,8 @@ class Model:
     cpu_instances: int = 1
     dynamic_batching: bool = False
     response_cache: bool = False
+    #: Any number of answers to one request; then only gRPC streams and `generate_stream` reach it.
+    decoupled: bool = False
     parameters: tuple[Parameter, ...] = ()
 
 
@@ -146,10 +202,16 @@ class Ensemble:
     steps: tuple[Model, ...]
     max_batch_size: int = 1
 
+    def inputs_of(self, step: Model) -> tuple[Tensor, ...]:
+        """Inputs of one step that the ensemble or an earlier step gives; an optional one may be left out."""
+        given = {tensor.name for tensor in self.inputs}
+        given |= {tensor.name for model in self.steps[: self.steps.index(step)] for tensor in model.outputs}
+        return tuple(tensor for tensor in step.inputs if tensor.name in given or not tensor.optional)
+
     def outputs_of(self, step: Model) -> tuple[Tensor, ...]:
         """Outputs of one step that the ensemble uses; all of them where a response cache needs them all."""
         wanted = {tensor.name for tensor in self.outputs}
-        wanted |= {tensor.name for model in self.steps for tensor in model.inputs}
+        wanted |= {tensor.name for model in self.steps for tensor in self.inputs_of(model)}
         return tuple(tensor for tensor in step.outputs if step.response_cache or tensor.name in wanted)
 
 
@@ -175,13 +237,26 @@ FLUX_BASE = Model(
         POOLED_PROJECTION,
         replace(REFUSAL, optional=True),
         *_DENOISING_KNOBS,
+        START_STEP,
+        END_STEP,
+        INITIAL_LATENTS,
         OUTPUT_FORMAT,
+        PROGRESS_ADDRESS,
+        *_PREVIEW_KNOBS,
     ),
     outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
     needs_gpu=True,
     parameters=(
         _DTYPE,
         Parameter("MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"),
+        Parameter("MAX_ROWS", "16", "Images that share one denoising step at most"),
+        Parameter(
+            "STEP_TOKENS",
+            "auto",
+            "Tokens, of images and contexts, that share one denoising step at most, or auto: 8192 on a GPU, 2048 on a "
+            "CPU; an image that has more takes its steps alone",
+        ),
+        Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto (measured at start)"),
     ),
 )
 IMAGE_ENCODE = Model(
@@ -195,10 +270,18 @@ IMAGE_ENCODE = Model(
 FLUX_REDUX = Ensemble(
     name="flux_redux",
     purpose="Pictures to variations of them",
-    inputs=(IMAGE, IMAGE_STRENGTH, PROMPT, *_DENOISING_KNOBS, OUTPUT_FORMAT),
+    inputs=(*_REDUX_INPUTS, PROGRESS_ADDRESS),
     outputs=(OUTPUT_IMAGE, OUTPUT_SEED),
     steps=(FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE),
 )
+FLUX_STREAM = Model(
+    name="flux_stream",
+    purpose="What `flux_redux` does, with progress, previews and cancellation; it calls the ensemble itself",
+    inputs=_REDUX_INPUTS,
+    outputs=(PROGRESS, PREVIEW, OUTPUT_IMAGE, OUTPUT_SEED),
+    needs_gpu=False,
+    decoupled=True,
+)
 
-MODELS: tuple[Model, ...] = (FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE)
+MODELS: tuple[Model, ...] = (FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE, FLUX_STREAM)
 ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX,)

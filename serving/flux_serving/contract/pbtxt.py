@@ -45,6 +45,8 @@ def render_model(model: Model, gpus: tuple[int, ...]) -> str:
         lines.append(f"instance_group [ {{ kind: KIND_CPU, count: {model.cpu_instances} }} ]")
     if model.dynamic_batching:
         lines.append("dynamic_batching { }")
+    if model.decoupled:
+        lines.append("model_transaction_policy { decoupled: true }")
     if model.response_cache:
         lines.append("response_cache { enable: true }")
     for parameter in model.parameters:
@@ -66,7 +68,7 @@ def render_ensemble(ensemble: Ensemble) -> str:
     ]
     for model in ensemble.steps:
         lines += ["  step {", f'    model_name: "{model.name}"', "    model_version: -1"]
-        lines += [f'    input_map {{ key: "{t.name}" value: "{t.name}" }}' for t in model.inputs]
+        lines += [f'    input_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ensemble.inputs_of(model)]
         lines += [f'    output_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ensemble.outputs_of(model)]
         lines.append("  }")
     return "\n".join([*lines, "}"]) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,8 +23,16 @@ class Job(Generic[Work, Result]):
     #: Steps to run in all, at least 1.
     steps: int
     finish: Callable[[Result | FluxError], None]
+    #: Jobs of the same group can share a step: those of one image grid.
+    group: Hashable = None
+    #: Tokens, of image and context, that one step of this job runs over.
+    tokens: int = 1
+    #: Higher goes first.
+    priority: int = 0
     #: Time on the engine's clock, in seconds, after which nobody waits for the result; None: for ever.
     deadline: float | None = None
     #: Asked before every step; once it answers False the job is dropped.
     is_wanted: Callable[[], bool] = lambda: True
+    #: Told after every step, with `steps_done` counted; it must not block.
+    on_step: Callable[[], None] = lambda: None
     steps_done: int = 0
