@@ -10,7 +10,7 @@ import pytest
 from flux_serving.errors import Cancelled, GenerationFailed, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Scheduler
+from flux_serving.scheduling.scheduler import Limits, Scheduler
 
 
 class Letters:
@@ -56,7 +56,7 @@ class Answers:
 
 def test_jobs_get_their_own_results() -> None:
     answers = Answers(2)
-    engine = Engine(Letters(), Scheduler(8))
+    engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)))
     engine.submit([answers.job("a", 1), answers.job("b", 3)])
     assert answers.wait() == {"a": "ax", "b": "bxxx"}
     engine.close()
@@ -65,7 +65,7 @@ def test_jobs_get_their_own_results() -> None:
 @pytest.mark.parametrize("bad", ["bad", "unfinishable"])
 def test_a_job_that_fails_harms_no_other(bad: str) -> None:
     answers = Answers(3)
-    engine = Engine(Letters(), Scheduler(8))
+    engine = Engine(Letters(), Scheduler(Limits(max_jobs=8, max_rows=1)))
     engine.submit([answers.job("a"), answers.job(bad), answers.job("b")])
     outcomes = answers.wait()
     assert outcomes["a"] == "axx"
@@ -77,7 +77,7 @@ def test_a_job_that_fails_harms_no_other(bad: str) -> None:
 
 def test_a_caller_that_breaks_does_not_end_the_thread() -> None:
     answers = Answers(1)
-    engine = Engine(Letters(), Scheduler(8))
+    engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)))
 
     def broken(outcome: object) -> None:
         raise RuntimeError("gone")
@@ -90,7 +90,7 @@ def test_a_caller_that_breaks_does_not_end_the_thread() -> None:
 def test_closing_ends_every_job_as_cancelled_and_refuses_new_ones() -> None:
     runner, answers = Letters(), Answers(3)
     runner.gate.clear()
-    engine = Engine(runner, Scheduler(8))
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
     engine.submit([answers.job(name, 50) for name in "abc"])
     closer = threading.Thread(target=engine.close)
     closer.start()
@@ -104,7 +104,7 @@ def test_closing_ends_every_job_as_cancelled_and_refuses_new_ones() -> None:
 def test_a_full_engine_refuses_at_once() -> None:
     runner, answers = Letters(), Answers(2)
     runner.gate.clear()
-    engine = Engine(runner, Scheduler(2))
+    engine = Engine(runner, Scheduler(Limits(max_jobs=2)))
     engine.submit([answers.job("a"), answers.job("b")])
     with pytest.raises(Overloaded):
         engine.submit([answers.job("c")])
@@ -115,7 +115,7 @@ def test_a_full_engine_refuses_at_once() -> None:
 
 def test_a_job_past_its_deadline_ends_without_a_result() -> None:
     answers = Answers(2)
-    engine = Engine(Letters(), Scheduler(8), clock=lambda: 5.0)
+    engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)), clock=lambda: 5.0)
     engine.submit([answers.job("late", deadline=4.0), answers.job("b")])
     outcomes = answers.wait()
     assert outcomes["b"] == "bxx"

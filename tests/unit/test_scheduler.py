@@ -2,32 +2,187 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
+
 import pytest
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, Overloaded
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Scheduler
+from flux_serving.scheduling.scheduler import Limits, Scheduler
+
+AnyJob = Job[str, str]
 
 
-def job(steps: int = 2, **more: object) -> Job[str, str]:
+def job(steps: int = 2, **more: object) -> AnyJob:
     return Job(work="work", steps=steps, finish=lambda outcome: None, **more)  # type: ignore[arg-type]
 
 
-def test_jobs_run_one_after_another_in_the_order_they_came() -> None:
-    scheduler = Scheduler(capacity=8)
-    first, second = job(steps=2), job(steps=1)
+def steps_of(scheduler: Scheduler) -> Iterator[tuple[AnyJob, ...]]:
+    """Steps until nothing is left: who shared each."""
+    while len(scheduler):
+        run = scheduler.schedule(now=0).run
+        yield run
+        scheduler.complete(run)
+
+
+def one_row(**more: int) -> Scheduler:
+    return Scheduler(Limits(max_rows=1, **more))
+
+
+# Who goes first
+
+
+def test_equal_jobs_run_in_the_order_they_came() -> None:
+    scheduler = one_row()
+    first, second = job(steps=2), job(steps=2)
     scheduler.add([first])
     scheduler.add([second])
+    assert list(steps_of(scheduler)) == [(first,), (first,), (second,), (second,)]
+
+
+def test_a_short_job_goes_before_a_long_one_that_runs() -> None:
+    scheduler = one_row()
+    long, short = job(steps=5), job(steps=2)
+    scheduler.add([long])
+    scheduler.complete(scheduler.schedule(0).run)
+    scheduler.add([short])
+    assert list(steps_of(scheduler)) == [(short,)] * 2 + [(long,)] * 4
+
+
+def test_a_job_that_is_nearly_done_is_not_interrupted_by_a_longer_one() -> None:
+    scheduler = one_row()
+    running, other = job(steps=5), job(steps=3)
+    scheduler.add([running])
+    for _ in range(3):
+        scheduler.complete(scheduler.schedule(0).run)
+    scheduler.add([other])
+    assert list(steps_of(scheduler)) == [(running,)] * 2 + [(other,)] * 3
+
+
+def test_where_as_much_is_left_the_smaller_job_goes_first() -> None:
+    scheduler = one_row()
+    long, short = job(steps=5), job(steps=4)
+    scheduler.add([long])
+    scheduler.complete(scheduler.schedule(0).run)
+    scheduler.add([short])
+    assert scheduler.schedule(0).run == (short,)
+
+
+def test_work_is_steps_times_tokens() -> None:
+    scheduler = one_row()
+    large, small = job(steps=2, tokens=4000), job(steps=5, tokens=1000)
+    scheduler.add([large, small])
+    assert scheduler.schedule(0).run == (small,)
+
+
+def test_a_higher_priority_goes_first_whatever_is_left() -> None:
+    scheduler = one_row()
+    background, usual, interactive = job(1, priority=-1), job(2, priority=0), job(3, priority=1)
+    scheduler.add([background, usual, interactive])
+    assert list(steps_of(scheduler)) == [(interactive,)] * 3 + [(usual,)] * 2 + [(background,)]
+
+
+def test_a_job_rises_each_time_the_machine_did_patience_times_its_work_for_others() -> None:
+    scheduler = one_row(patience=3)
+    waiting = job(steps=2, priority=0)
+    scheduler.add([waiting])
     ran = []
-    while len(scheduler):
-        plan = scheduler.schedule(now=0)
-        ran += plan.run
-        scheduler.complete(plan.run)
-    assert ran == [first, first, second]
+    while waiting.steps_done == 0:
+        if len(scheduler) == 1:
+            scheduler.add([job(steps=1, priority=1)])
+        (first,) = scheduler.schedule(0).run
+        scheduler.complete([first])
+        ran.append(first)
+    # After 3 * 2 steps for others its priority is theirs, but they are shorter; after 6 more it is above theirs.
+    assert ran.index(waiting) == 12
+
+
+def test_a_risen_job_is_not_overtaken_by_those_that_come_later() -> None:
+    scheduler = one_row(patience=4)
+    waiting = job(steps=4, priority=0)
+    scheduler.add([waiting])
+    while waiting.steps_done == 0:
+        if len(scheduler) == 1:
+            scheduler.add([job(steps=2, priority=1)])
+        scheduler.complete(scheduler.schedule(0).run)
+    for _ in range(3):
+        scheduler.add([job(steps=2, priority=1)])
+        assert scheduler.schedule(0).run == (waiting,)
+        scheduler.complete([waiting])
+
+
+# Who shares a step
+
+
+def test_jobs_of_one_group_share_a_step_at_their_own_step() -> None:
+    scheduler = Scheduler()
+    first, second = job(steps=3, group="512"), job(steps=4, group="512")
+    scheduler.add([first])
+    scheduler.complete(scheduler.schedule(0).run)
+    scheduler.add([second])
+    assert scheduler.schedule(0).run == (first, second)
+
+
+def test_jobs_of_different_groups_do_not() -> None:
+    scheduler = Scheduler()
+    small, large = job(steps=2, group="512"), job(steps=3, group="1024")
+    scheduler.add([large, small])
+    assert list(steps_of(scheduler)) == [(small,)] * 2 + [(large,)] * 3
+
+
+def test_rows_and_tokens_bound_a_step() -> None:
+    few_rows = Scheduler(Limits(max_rows=2))
+    few_rows.add([job() for _ in range(3)])
+    assert len(few_rows.schedule(0).run) == 2
+    few_tokens = Scheduler(Limits(step_tokens=2500))
+    few_tokens.add([job(tokens=1000) for _ in range(3)])
+    assert len(few_tokens.schedule(0).run) == 2
+
+
+def test_a_job_with_more_tokens_than_a_step_holds_runs_alone() -> None:
+    scheduler = Scheduler(Limits(step_tokens=2000))
+    large, small = job(steps=1, tokens=3000), job(steps=4, tokens=1000)
+    scheduler.add([large, small])
+    assert scheduler.schedule(0).run == (large,)
+
+
+def test_a_job_that_does_not_fit_makes_room_for_one_that_does() -> None:
+    scheduler = Scheduler(Limits(step_tokens=3000))
+    first, wide, narrow = job(1, tokens=1500), job(1, tokens=1800), job(5, tokens=1000)
+    scheduler.add([first, wide, narrow])
+    assert scheduler.schedule(0).run == (first, narrow)
+
+
+def test_who_shares_a_step_stays_until_one_of_them_is_done() -> None:
+    scheduler = Scheduler(Limits(max_rows=2))
+    jobs = [job(steps=3) for _ in range(4)]
+    scheduler.add(jobs)
+    assert list(steps_of(scheduler)) == [tuple(jobs[:2])] * 3 + [tuple(jobs[2:])] * 3
+
+
+def test_a_step_that_was_too_much_is_halved_but_never_below_one_row() -> None:
+    scheduler = Scheduler(Limits(step_tokens=8000))
+    scheduler.add([job(tokens=1000) for _ in range(8)])
+    assert len(scheduler.schedule(0).run) == 8
+    for expected in (4, 2, 1, 1, 1):
+        scheduler.shrink_step(sum(member.tokens for member in scheduler.schedule(0).run))
+        assert len(scheduler.schedule(0).run) == expected
+
+
+def test_a_shrunk_step_does_not_grow_again() -> None:
+    scheduler = Scheduler(Limits(step_tokens=8000))
+    scheduler.shrink_step(4000)
+    scheduler.shrink_step(6000)
+    scheduler.add([job(tokens=1000) for _ in range(8)])
+    assert len(scheduler.schedule(0).run) == 2
+
+
+# Who leaves
 
 
 def test_a_job_leaves_after_its_last_step() -> None:
-    scheduler = Scheduler(capacity=8)
+    scheduler = Scheduler()
     only = job(steps=2)
     scheduler.add([only])
     assert scheduler.complete(scheduler.schedule(0).run) == []
@@ -35,19 +190,49 @@ def test_a_job_leaves_after_its_last_step() -> None:
     assert len(scheduler) == 0
 
 
-def test_jobs_over_the_capacity_are_refused_all_together() -> None:
-    scheduler = Scheduler(capacity=3)
+def test_a_job_that_left_while_its_step_ran_does_not_finish() -> None:
+    scheduler = Scheduler()
+    gone, other = job(steps=1), job(steps=1)
+    scheduler.add([gone, other])
+    run = scheduler.schedule(0).run
+    scheduler.remove([gone])
+    assert scheduler.complete(run) == [other]
+
+
+def test_jobs_over_the_limit_are_refused_all_together() -> None:
+    scheduler = Scheduler(Limits(max_jobs=3))
     scheduler.add([job(), job()])
     with pytest.raises(Overloaded, match="no room for 2 more images: 2 are waiting or running, at most 3 may"):
         scheduler.add([job(), job()])
     assert len(scheduler) == 2
 
 
+def test_jobs_over_the_limit_of_tokens_are_refused_all_together() -> None:
+    scheduler = Scheduler(Limits(max_tokens=3000))
+    scheduler.add([job(tokens=2000)])
+    with pytest.raises(
+        Overloaded, match="of 1200 tokens: 2000 tokens of 1 images are waiting or running, at most 3000"
+    ):
+        scheduler.add([job(tokens=600), job(tokens=600)])
+    for _ in steps_of(scheduler):
+        pass
+    scheduler.add([job(tokens=1500), job(tokens=1500)])
+    assert len(scheduler) == 2
+
+
+def test_waiting_and_running_jobs_are_counted() -> None:
+    scheduler = one_row()
+    scheduler.add([job(), job(), job()])
+    assert (scheduler.waiting, scheduler.running) == (3, 0)
+    scheduler.complete(scheduler.schedule(0).run)
+    assert (scheduler.waiting, scheduler.running) == (2, 1)
+
+
 def test_a_job_whose_deadline_passed_is_dropped_before_its_next_step() -> None:
-    scheduler = Scheduler(capacity=8)
+    scheduler = Scheduler()
     late, other = job(deadline=10.0), job()
     scheduler.add([late, other])
-    assert scheduler.schedule(now=9.9).run == (late,)
+    assert late in scheduler.schedule(now=9.9).run
     plan = scheduler.schedule(now=10.0)
     assert plan.run == (other,)
     ((dropped, reason),) = plan.dropped
@@ -55,10 +240,161 @@ def test_a_job_whose_deadline_passed_is_dropped_before_its_next_step() -> None:
     assert isinstance(reason, DeadlineExceeded)
 
 
+def test_a_deadline_counts_for_a_job_that_waits_too() -> None:
+    scheduler = one_row()
+    running, waiting = job(steps=2), job(steps=9, deadline=1.0)
+    scheduler.add([running, waiting])
+    plan = scheduler.schedule(now=1.0)
+    assert [dropped for dropped, _ in plan.dropped] == [waiting]
+
+
 def test_a_job_that_nobody_wants_any_more_is_dropped() -> None:
-    scheduler = Scheduler(capacity=8)
+    scheduler = Scheduler()
     scheduler.add([job(is_wanted=lambda: False)])
     plan = scheduler.schedule(now=0)
     assert plan.run == ()
     assert isinstance(plan.dropped[0][1], Cancelled)
     assert len(scheduler) == 0
+
+
+def test_draining_takes_every_job() -> None:
+    scheduler = Scheduler(Limits(max_tokens=3))
+    jobs = [job(), job(), job()]
+    scheduler.add(jobs)
+    assert scheduler.drain() == jobs
+    assert len(scheduler) == 0
+    scheduler.add(jobs)
+
+
+# What holds whatever comes
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
+    chance = random.Random(seed)
+    limits = Limits(max_jobs=12, max_tokens=9000, max_rows=chance.choice([1, 3, 16]), step_tokens=2500, patience=4)
+    scheduler = Scheduler(limits)
+    accepted: list[AnyJob] = []
+    ended: list[AnyJob] = []
+    gone: set[AnyJob] = set()
+
+    def arrive(now: float) -> None:
+        new = [
+            job(
+                steps=chance.randint(1, 9),
+                group=chance.choice("abc"),
+                tokens=chance.choice([300, 700, 1100, 3000]),
+                priority=chance.randint(-1, 1),
+                deadline=None if chance.random() < 0.8 else now + chance.randint(1, 40),
+            )
+            for _ in range(chance.randint(1, 4))
+        ]
+        for member in new:
+            member.is_wanted = lambda member=member: member not in gone  # type: ignore[misc]
+        before = len(scheduler)
+        try:
+            scheduler.add(new)
+        except Overloaded:
+            assert len(scheduler) == before
+        else:
+            accepted.extend(new)
+
+    for now in range(3000):
+        if now < 2000 and chance.random() < 0.4:
+            arrive(now)
+        plan = scheduler.schedule(now)
+        ended += [dropped for dropped, _ in plan.dropped]
+        assert len(plan.run) == 1 or sum(member.tokens for member in plan.run) <= limits.step_tokens
+        assert len(plan.run) <= limits.max_rows
+        assert len({member.group for member in plan.run}) <= 1
+        assert len(set(plan.run)) == len(plan.run)
+        assert plan.run or not len(scheduler), "the machine idles while jobs wait"
+        assert len(scheduler) <= limits.max_jobs
+        fate = chance.random()
+        if fate < 0.02:
+            scheduler.remove(plan.run)
+            ended += plan.run
+        else:
+            if fate < 0.06 and plan.run:
+                gone.add(chance.choice(plan.run))
+            ended += scheduler.complete(plan.run)
+        if fate > 0.999:
+            ended += scheduler.drain()
+    assert len(scheduler) == 0
+    assert (scheduler.waiting, scheduler.running) == (0, 0)
+    assert len(accepted) > 100
+    assert len(ended) == len(set(ended))
+    assert set(ended) == set(accepted)
+
+
+def steps_until_done(scheduler: Scheduler, job: AnyJob, top_up: Callable[[], None]) -> int:
+    """Work of others, in tokens, until the job is done."""
+    others = 0
+    while True:
+        top_up()
+        run = scheduler.schedule(0).run
+        others += sum(member.tokens for member in run if member is not job)
+        if job in scheduler.complete(run):
+            return others
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [1, 4])
+def test_nothing_starves_under_an_endless_stream_of_short_urgent_jobs(rows: int, seed: int) -> None:
+    chance = random.Random(seed)
+    limits = Limits(max_jobs=8, max_rows=rows, patience=4)
+    scheduler = Scheduler(limits)
+    scheduler.add([job(chance.randint(1, 20), priority=1) for _ in range(7)])
+    queued = sum(other.steps for other in scheduler.drain())
+    patient = job(steps=20, priority=-1)
+    scheduler.add([patient])
+
+    def keep_the_queue_full() -> None:
+        while len(scheduler) < limits.max_jobs:
+            scheduler.add([job(chance.choice([1, 1, 2, 4]), priority=1)])
+
+    others = steps_until_done(scheduler, patient, keep_the_queue_full)
+    bound = 2 * (limits.patience * 3 + 2 * limits.max_jobs * rows) * patient.steps + 2 * rows * queued
+    assert others <= bound
+
+
+def test_a_stream_that_never_queues_delays_a_job_by_patience_times_its_work() -> None:
+    scheduler = one_row(patience=5)
+    patient = job(steps=6, priority=0)
+    scheduler.add([patient])
+
+    def keep_one_urgent_job() -> None:
+        if len(scheduler) == 1:
+            scheduler.add([job(2, priority=1)])
+
+    # One rise makes it their equal, and they are shorter; the second puts it above them.
+    assert steps_until_done(scheduler, patient, keep_one_urgent_job) == 2 * 5 * 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "step_seconds"), [(1, lambda rows: rows), (2, lambda rows: rows), (16, lambda rows: 1)]
+)
+def test_a_short_job_amid_long_ones_takes_at_most_four_times_its_own_time(
+    rows: int, step_seconds: Callable[[int], float]
+) -> None:
+    """Eight jobs of 50 steps, and one of 4 that comes just after any of their steps began."""
+    moments = 0
+    for steps_before in range(8 * 50):
+        scheduler = Scheduler(Limits(max_rows=rows))
+        scheduler.add([job(steps=50) for _ in range(8)])
+        for _ in range(steps_before):
+            scheduler.complete(scheduler.schedule(0).run)
+        if not len(scheduler):
+            break
+        moments += 1
+        short = job(steps=4)
+        running = scheduler.schedule(0).run
+        scheduler.add([short])
+        seconds = step_seconds(len(running))
+        scheduler.complete(running)
+        while short.steps_done < 4:
+            run = scheduler.schedule(0).run
+            seconds += step_seconds(len(run))
+            scheduler.complete(run)
+        assert seconds <= 4 * 4 * step_seconds(1), f"after {steps_before} steps"
+    assert moments == 400 / min(rows, 8)

@@ -31,7 +31,7 @@ from flux_serving.contract.models import (
 from flux_serving.errors import FluxError, InvalidRequest
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Scheduler
+from flux_serving.scheduling.scheduler import Limits, Scheduler
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.context import Context
 from flux_serving.stages.denoising import Denoising
@@ -47,7 +47,8 @@ class FluxBaseModel:
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._sampler = Sampler(load_base(Checkpoints.from_environment(os.environ), device, dtype))
-        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(instance.settings.max_waiting))
+        limits = Limits(max_jobs=instance.settings.max_waiting)
+        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits))
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:

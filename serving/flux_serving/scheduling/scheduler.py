@@ -1,10 +1,24 @@
-"""The order of work: add jobs, schedule a step, complete it. No torch, no threads; the clock is passed in."""
+"""The order of work: add jobs, schedule a step, complete it. No torch, no threads; the clock is passed in.
+
+Work is counted in tokens: a step of a job is as much as it has tokens, its whole work is steps times tokens.
+
+Higher rank goes first, then the job with the least work left, then the one with the least work in all, then the one
+that came first. A job's rank is its priority, and one more each time the machine has done `Limits.patience` times the
+job's whole work for others since it came; it never falls. A job that runs has ever less work left, so who shares a step
+changes only when a job comes, leaves or rises.
+
+Why nothing starves: a job that came later can pass a risen one only by having risen itself, so it must have sat in a
+queue of bounded length. With p = `patience`, d = the most by which others' priority is higher, n = `max_jobs` and
+r = rows of a step, the machine does for others, before a job is done, at most 2 * (p * (d + 1) + 2 * n * r) times that
+job's whole work, and 2 * r times the work that was left in the queue when it came. While others do not rise, which is
+as long as the queue is short, it is p * (d + 1) times, and the queue.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
@@ -14,70 +28,186 @@ AnyJob = Job[Any, Any]
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How much may wait, and how much may share a step."""
+
+    #: Jobs that may wait or run; more are refused.
+    max_jobs: int = 64
+    #: Tokens of all jobs that may wait or run; more are refused.
+    max_tokens: int = 64 * 8192
+    #: Jobs that share one step at most.
+    max_rows: int = 16
+    #: Tokens that share one step at most; a job that has more takes its steps alone.
+    step_tokens: int = 8192
+    #: A job rises by one priority each time the machine has done this many times its whole work for others.
+    patience: int = 16
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
 class Plan:
-    """run: jobs that take their next step together. dropped: jobs that end now, each with its reason."""
+    """run: jobs of one group that take their next step together. dropped: jobs that end now, each with its reason."""
 
     run: tuple[AnyJob, ...]
     dropped: tuple[tuple[AnyJob, FluxError], ...]
 
 
+class _Place:
+    """A job's place in the order; the least `key` goes first."""
+
+    __slots__ = ("arrival", "job", "key", "patience", "rank", "rises_at")
+
+    def __init__(self, job: AnyJob, arrival: int, work_done: int, patience: int) -> None:
+        """work_done: tokens that the machine has stepped so far. patience: tokens for others until the rank rises."""
+        self.job = job
+        self.arrival = arrival
+        self.patience = patience
+        self.rank = job.priority
+        #: The machine's work at which the rank rises next; the job's own steps postpone it.
+        self.rises_at = work_done + patience
+        self.rekey()
+
+    def rise(self, work_done: int) -> None:
+        risen = 1 + (work_done - self.rises_at) // self.patience
+        self.rank += risen
+        self.rises_at += risen * self.patience
+        self.rekey()
+
+    def rekey(self) -> None:
+        job = self.job
+        work_left = (job.steps - job.steps_done) * job.tokens
+        self.key = (-self.rank, work_left, job.steps * job.tokens, self.arrival)
+
+
+_key = attrgetter("key")
+
+
 class Scheduler:
-    """First come, first served, one job after another.
+    """Short jobs first, in steps shared by jobs of one group; see the module's text for the order."""
 
-    capacity: jobs that may wait or run; more are refused.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._jobs: deque[AnyJob] = deque()
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._step_tokens = limits.step_tokens
+        self._places: dict[AnyJob, _Place] = {}
+        self._tokens = 0
+        self._arrivals = 0
+        #: Tokens that the machine has stepped so far, a token at each step counted.
+        self._work_done = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._places)
+
+    @property
+    def running(self) -> int:
+        """Jobs that have taken a step and have more to take."""
+        return sum(job.steps_done > 0 for job in tuple(self._places))
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have taken no step yet."""
+        return sum(job.steps_done == 0 for job in tuple(self._places))
 
     def add(self, jobs: Sequence[AnyJob]) -> None:
         """All of them or none. Raises Overloaded: there is no room; the message has the length of the queue."""
-        if len(self._jobs) + len(jobs) > self._capacity:
+        limits = self._limits
+        if len(self._places) + len(jobs) > limits.max_jobs:
             raise Overloaded(
-                f"no room for {len(jobs)} more images: {len(self._jobs)} are waiting or running, "
-                f"at most {self._capacity} may"
+                f"no room for {len(jobs)} more images: {len(self._places)} are waiting or running, "
+                f"at most {limits.max_jobs} may"
             )
-        self._jobs.extend(jobs)
+        tokens = sum(job.tokens for job in jobs)
+        if self._tokens + tokens > limits.max_tokens:
+            raise Overloaded(
+                f"no room for {len(jobs)} more images of {tokens} tokens: {self._tokens} tokens of "
+                f"{len(self._places)} images are waiting or running, at most {limits.max_tokens} may"
+            )
+        self._tokens += tokens
+        for job in jobs:
+            patience = limits.patience * job.steps * job.tokens
+            self._places[job] = _Place(job, self._arrivals, self._work_done, patience)
+            self._arrivals += 1
 
     def schedule(self, now: float) -> Plan:
         """now: seconds, on the clock of the jobs' deadlines."""
-        dropped = []
-        for job in tuple(self._jobs):
-            reason = _reason_to_drop(job, now)
-            if reason is not None:
-                dropped.append((job, reason))
-                self._jobs.remove(job)
-        return Plan(run=tuple(self._jobs)[:1], dropped=tuple(dropped))
+        work_done = self._work_done
+        dropped: list[tuple[AnyJob, FluxError]] = []
+        for place in self._places.values():
+            job = place.job
+            if job.deadline is not None and now >= job.deadline:
+                dropped.append((job, _too_late(job)))
+            elif not job.is_wanted():
+                dropped.append((job, _unwanted(job)))
+            elif work_done >= place.rises_at:
+                place.rise(work_done)
+        self.remove(job for job, _ in dropped)
+        return Plan(run=self._fill_step(), dropped=tuple(dropped))
+
+    def _fill_step(self) -> tuple[AnyJob, ...]:
+        """The first job of the order, and those of its group that still fit, in order.
+
+        A job that does not fit is passed over, because a smaller one behind it may: jobs of one group differ little in
+        tokens (by their contexts), and the one passed over will be first itself.
+        """
+        if not self._places:
+            return ()
+        order = sorted(self._places.values(), key=_key)
+        first = order[0].job
+        run = [first]
+        group, rows = first.group, self._limits.max_rows
+        room = self._step_tokens - first.tokens
+        for place in order:
+            if room <= 0 or len(run) == rows:
+                break
+            job = place.job
+            if job.group == group and job.tokens <= room and job is not first:
+                run.append(job)
+                room -= job.tokens
+        return tuple(run)
 
     def complete(self, ran: Sequence[AnyJob]) -> list[AnyJob]:
-        """Count the step that these jobs took. Returns those that have no step left, which leave."""
+        """Count the step that these jobs took. Returns those that have no step left, which leave.
+
+        A job that left while the step ran has ended already, so it is passed over; its step was work all the same.
+        """
         finished = []
         for job in ran:
+            self._work_done += job.tokens
+            place = self._places.get(job)
+            if place is None:
+                continue
             job.steps_done += 1
-            if job.steps_done == job.steps:
-                self._jobs.remove(job)
+            place.rises_at += job.tokens
+            place.rekey()
+            if job.steps_done >= job.steps:
                 finished.append(job)
+        self.remove(finished)
         return finished
 
-    def remove(self, jobs: Sequence[AnyJob]) -> None:
-        """Jobs that failed leave."""
+    def shrink_step(self, tokens: int) -> None:
+        """A step of this many tokens was too much for the machine: from now on fill at most half of it.
+
+        The first job of the order always runs, so a step never falls below one row.
+        """
+        self._step_tokens = min(self._step_tokens, tokens // 2)
+
+    def remove(self, jobs: Iterable[AnyJob]) -> None:
+        """Jobs that failed leave; those that left before are passed over."""
         for job in jobs:
-            self._jobs.remove(job)
+            if self._places.pop(job, None) is not None:
+                self._tokens -= job.tokens
 
     def drain(self) -> list[AnyJob]:
         """Every job leaves."""
-        jobs = list(self._jobs)
-        self._jobs.clear()
+        jobs = list(self._places)
+        self.remove(jobs)
         return jobs
 
 
-def _reason_to_drop(job: AnyJob, now: float) -> FluxError | None:
-    if job.deadline is not None and now >= job.deadline:
-        return DeadlineExceeded(f"the request's time ran out after {job.steps_done} of {job.steps} steps")
-    if not job.is_wanted():
-        return Cancelled(f"nobody waits for the picture any more, after {job.steps_done} of {job.steps} steps")
-    return None
+def _too_late(job: AnyJob) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the request's time ran out after {job.steps_done} of {job.steps} steps")
+
+
+def _unwanted(job: AnyJob) -> Cancelled:
+    return Cancelled(f"nobody waits for the picture any more, after {job.steps_done} of {job.steps} steps")
