@@ -15,6 +15,8 @@ from flux_serving.errors import CannotStart
 
 BASE_VARIABLE = "FLUX_MODEL_PATH"
 REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
+#: Folder of the sockets that carry progress from `flux_base` to `flux_stream`; unset: one under the temporary folder.
+PROGRESS_VARIABLE = "FLUX_PROGRESS_FOLDER"
 
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTIONS = ("auto", "mask", "merge")

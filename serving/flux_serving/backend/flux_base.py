@@ -77,7 +77,7 @@ class FluxBaseModel:
         deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
         self._engine.submit(
             [
-                Job(work, parameters.steps, ticket.taker(index), deadline, is_wanted=ticket.is_open)
+                Job(work, parameters.steps, ticket.taker(index), deadline=deadline, is_wanted=ticket.is_open)
                 for index, work in enumerate(works)
             ]
         )

@@ -24,7 +24,7 @@ from typing import IO
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
 from flux_serving.errors import CannotStart
 from flux_serving.launch.installation import find_installation
-from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
+from flux_serving.settings import BASE_VARIABLE, PROGRESS_VARIABLE, REDUX_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
@@ -135,7 +135,7 @@ class TritonServer:
         ]
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, **installation.environment, **self._checkpoint_variables()},
+            env={**os.environ, **installation.environment, **self._model_variables()},
             stdin=subprocess.DEVNULL,
             stdout=self._output or sys.stderr,
             stderr=subprocess.STDOUT,
@@ -240,9 +240,11 @@ class TritonServer:
                 (repository / path).write_text(text)
         return repository, []
 
-    def _checkpoint_variables(self) -> Mapping[str, str]:
+    def _model_variables(self) -> Mapping[str, str]:
+        """What the models read from the environment. The folder for progress goes when ours does."""
         checkpoints = self.options.checkpoints
         return {
+            PROGRESS_VARIABLE: str(self._folder / "progress"),
             BASE_VARIABLE: str(checkpoints.base.resolve()),
             REDUX_VARIABLE: str(checkpoints.redux.resolve()),
         }

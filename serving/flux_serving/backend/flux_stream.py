@@ -1,0 +1,194 @@
+"""`flux_stream`: `flux_redux` with progress, previews and cancellation.
+
+It calls the ensemble, so no path exists twice. Each stream has two threads: one waits in the call, the other takes
+progress from the stream's socket and sends all that the client gets. One thread for all sockets would share every
+response sender with the thread of the call, and would need locks so that no progress follows the last answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from PIL import Image
+
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder
+from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract.limits import BASE64_SUFFIX
+from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, OUTPUT_FORMAT, PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import Cancelled, Overloaded
+
+log = logging.getLogger(__name__)
+
+#: Streams at once; more are refused.
+MAX_STREAMS = 24
+#: Seconds without progress after which a stream looks whether its client is still there.
+CLIENT_CHECK_S = 0.02
+#: Seconds that a stopping server waits for a stream to end.
+STOP_TIMEOUT_S = 10.0
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+class FluxStreamModel:
+    def __init__(self, args: Mapping[str, str]) -> None:
+        Instance.start(FLUX_STREAM, args)
+        self._folder = ProgressFolder.of_server(os.environ)
+        self._folder.make()
+        self._streams: list[_Stream] = []
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._begin(request, sender)
+            except Exception as error:
+                sender.send(error_response(FLUX_STREAM, request.request_id(), error), flags=_FINAL)
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.stop()
+        for stream in self._streams:
+            stream.join(STOP_TIMEOUT_S)
+        self._folder.remove()
+
+    def _begin(self, request: Any, sender: Any) -> None:
+        """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
+        self._streams = [stream for stream in self._streams if stream.is_alive()]
+        running = sum(not stream.is_over for stream in self._streams)
+        if running >= MAX_STREAMS:
+            raise Overloaded(f"no room for one more stream: {running} are running, at most {MAX_STREAMS} may")
+        stream = _Stream(request, sender, self._folder)
+        self._streams.append(stream)
+        stream.start()
+
+
+class _Stream(threading.Thread):
+    """One request, from its acceptance to its last answer. Only this thread sends answers."""
+
+    def __init__(self, request: Any, sender: Any, folder: ProgressFolder) -> None:
+        """Copies the request, whose memory goes back to Triton when `execute` returns.
+
+        Raises InvalidRequest: the request breaks the contract.
+        """
+        super().__init__(name="stream", daemon=True)
+        values = read_inputs(FLUX_STREAM, request)
+        self._as_text = read_text(FLUX_STREAM, OUTPUT_FORMAT, values).endswith(BASE64_SUFFIX)
+        self._request_id: str = request.request_id()
+        self._wanted = frozenset(request.requested_output_names())
+        self._sender = sender
+        self._receiver = folder.listen()
+        self._call = _Call(
+            pb_utils.InferenceRequest(
+                model_name=FLUX_REDUX.name,
+                request_id=self._request_id,
+                timeout=request.timeout(),
+                requested_output_names=[tensor.name for tensor in FLUX_REDUX.outputs],
+                inputs=[
+                    *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in values.items()),
+                    pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
+                ],
+            ),
+            on_end=self._receiver.wake,
+        )
+        self._stopping = False
+        self._steps_done: dict[int, int] = {}
+        #: The last answer is on its way, or was sent.
+        self.is_over = False
+
+    def stop(self) -> None:
+        """From another thread: end soon."""
+        self._stopping = True
+        self._receiver.wake()
+
+    def run(self) -> None:
+        try:
+            last = self._follow()
+        except Exception as error:
+            last = error_response(FLUX_STREAM, self._request_id, error)
+        self._receiver.close()
+        self.is_over = True
+        try:
+            self._sender.send(last, flags=_FINAL)
+        except Exception:
+            log.exception("%s: the last answer of request %r could not be sent", FLUX_STREAM.name, self._request_id)
+
+    def _follow(self) -> Any:
+        """Send progress until the call ends. Returns the last answer.
+
+        Raises Cancelled: the client has gone, or the server stops; the job then ends before its next step.
+        """
+        self._call.start()
+        while not self._call.has_ended:
+            progress = self._receiver.receive(CLIENT_CHECK_S)
+            if self._stopping:
+                raise Cancelled("the server is stopping")
+            if self._sender.is_cancelled():
+                raise Cancelled("the client has gone")
+            if progress is not None:
+                self._send(progress)
+        while (progress := self._receiver.receive(0)) is not None:
+            self._send(progress)
+        return self._call.answer(self._wanted)
+
+    def _send(self, progress: Progress) -> None:
+        """Progress of an image never goes back."""
+        if progress.steps_done <= self._steps_done.get(progress.image, -1):
+            return
+        self._steps_done[progress.image] = progress.steps_done
+        outputs: dict[Tensor, Array] = {
+            PROGRESS: PROGRESS.array([progress.image, progress.steps_done, progress.steps]),
+        }
+        if progress.preview is not None and PREVIEW.name in self._wanted:
+            outputs[PREVIEW] = PREVIEW.array(_as_jpeg(progress.preview, self._as_text))
+        if any(tensor.name in self._wanted for tensor in outputs):
+            self._sender.send(answer(self._wanted, outputs))
+
+
+class _Call(threading.Thread):
+    """A call of the ensemble, which blocks until its answer is there.
+
+    Triton has calls that don't block; `async_exec` and coroutines in `execute` have open bugs.
+    """
+
+    def __init__(self, request: Any, on_end: Callable[[], None]) -> None:
+        super().__init__(name="ensemble call", daemon=True)
+        self._request = request
+        self._on_end = on_end
+        self._outcome: Any = None
+        self.has_ended = False
+
+    def run(self) -> None:
+        try:
+            self._outcome = self._request.exec()
+        except Exception as error:
+            self._outcome = error
+        self.has_ended = True
+        self._on_end()
+
+    def answer(self, wanted: frozenset[str]) -> Any:
+        """The ensemble's answer, or its error in its own words and code. Raises what the call raised."""
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        if self._outcome.has_error():
+            error = self._outcome.error()
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message(), error.code()))
+        return pb_utils.InferenceResponse(
+            [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
+        )
+
+
+def _as_jpeg(preview: Preview, as_text: bool) -> bytes:
+    """as_text: base64, which JSON can carry."""
+    jpeg = io.BytesIO()
+    Image.frombytes("RGB", (preview.width, preview.height), preview.rgb).save(jpeg, "JPEG", quality=85)
+    return base64.b64encode(jpeg.getvalue()) if as_text else jpeg.getvalue()

@@ -1,0 +1,212 @@
+"""How progress travels from `flux_base` to `flux_stream`: datagrams through a Unix socket for each stream.
+
+`flux_stream` makes the socket and sends its address, a bare random file name, through the ensemble; `flux_base`
+connects to it and writes after every step without ever blocking. When the socket is closed, nobody waits for the
+picture.
+
+The folder of the sockets belongs to one server and to nobody else: both sides refuse one that others can enter. It is
+the one that FLUX_PROGRESS_FOLDER names, as the launcher does; without that, one under the temporary folder, named after
+the parent of both models' processes, which is Triton.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+import stat
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from flux_serving.errors import CannotStart, InvalidRequest
+from flux_serving.settings import PROGRESS_VARIABLE
+
+#: Pixels of a preview's longest side: 256 x 256 RGB are 192 KiB, and a datagram may have 208 KiB (Linux' default).
+MAX_PREVIEW_SIDE = 256
+
+_HEADER = struct.Struct("<5i")
+_MAX_DATAGRAM_BYTES = _HEADER.size + 3 * MAX_PREVIEW_SIDE**2
+_ADDRESS = re.compile(r"[0-9a-f]{32}")
+
+
+class Preview(NamedTuple):
+    """rgb: height * width * 3 bytes, row by row."""
+
+    height: int
+    width: int
+    rgb: bytes
+
+
+class Progress(NamedTuple):
+    """image: which of the request's images, from 0."""
+
+    image: int
+    steps_done: int
+    steps: int
+    preview: Preview | None = None
+
+    def to_datagram(self) -> bytes:
+        height, width, rgb = self.preview or (0, 0, b"")
+        return _HEADER.pack(self.image, self.steps_done, self.steps, height, width) + rgb
+
+    @classmethod
+    def from_datagram(cls, datagram: bytes) -> Progress | None:
+        """None: it is none that `to_datagram` made."""
+        if len(datagram) < _HEADER.size:
+            return None
+        image, done, steps, height, width = _HEADER.unpack_from(datagram)
+        rgb = datagram[_HEADER.size :]
+        if min(image, done, steps, height, width) < 0 or len(rgb) != 3 * height * width:
+            return None
+        return cls(image, done, steps, Preview(height, width, rgb) if rgb else None)
+
+
+class ProgressFolder:
+    """The folder of one server's sockets."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of_server(cls, environment: Mapping[str, str]) -> ProgressFolder:
+        """The same one in every model's process of one server."""
+        if named := environment.get(PROGRESS_VARIABLE):
+            return cls(Path(named))
+        server = os.getppid()
+        # Process ids come again, in a container at every start; with the start's time the folder is nobody else's.
+        started = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[19]
+        return cls(Path(tempfile.gettempdir(), f"flux-triton-progress-{server}-{started}"))
+
+    def make(self) -> None:
+        """Raises CannotStart: it cannot be made, or others can enter it."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            with self._opened():
+                pass
+        except OSError as error:
+            raise CannotStart(
+                f"{self.path}: no folder for progress sockets: {error.strerror}; {PROGRESS_VARIABLE} names another"
+            ) from error
+
+    def remove(self) -> None:
+        """If no socket is left in it."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def listen(self) -> ProgressReceiver:
+        """Raises OSError: no socket can be made."""
+        address = secrets.token_hex(16)
+        with contextlib.ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            waking = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            waking.setblocking(False)
+            with self._opened() as folder:
+                listening.bind(f"{folder}/{address}")
+                undo.callback((self.path / address).unlink)
+                waking.connect(f"{folder}/{address}")
+            undo.pop_all()
+        return ProgressReceiver(self.path / address, listening, waking)
+
+    def connect(self, address: str) -> ProgressSender:
+        """Raises InvalidRequest: the address is malformed, or no socket of this server's own is there."""
+        if not _ADDRESS.fullmatch(address):
+            raise InvalidRequest("is no address that flux_stream made")
+        sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            sending.setblocking(False)
+            with self._opened() as folder:
+                found = os.lstat(f"{folder}/{address}")
+                if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+                    raise PermissionError(errno.EPERM, "not a socket of this server")
+                sending.connect(f"{folder}/{address}")
+        except OSError as error:
+            sending.close()
+            raise InvalidRequest(f"is no address at which flux_stream listens: {error.strerror}") from None
+        return ProgressSender(self.path / address, sending)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[str]:
+        """The folder as a path that stays it whatever becomes of its name, and short: an address of a Unix socket has
+        107 bytes. Raises OSError: it isn't there, or isn't ours alone.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise PermissionError(errno.EPERM, "others can enter it")
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+
+
+class ProgressReceiver:
+    """The listening end; one thread receives, any may wake it."""
+
+    def __init__(self, path: Path, listening: socket.socket, waking: socket.socket) -> None:
+        self.address = path.name
+        self._path = path
+        self._listening = listening
+        self._waking = waking
+
+    def receive(self, timeout_s: float) -> Progress | None:
+        """The next progress; None after timeout_s seconds, after `wake`, or for what is no progress.
+
+        timeout_s: 0 takes only what is already there.
+        """
+        self._listening.settimeout(timeout_s)
+        try:
+            return Progress.from_datagram(self._listening.recv(_MAX_DATAGRAM_BYTES + 1))
+        except (TimeoutError, BlockingIOError):
+            return None
+
+    def wake(self) -> None:
+        """End the `receive` that waits. If the queue is full, none does."""
+        with contextlib.suppress(OSError):
+            self._waking.send(b"")
+
+    def close(self) -> None:
+        """From now on the sender knows that nobody waits. May be called twice."""
+        self._path.unlink(missing_ok=True)
+        self._listening.close()
+        self._waking.close()
+
+
+class ProgressSender:
+    """The sending end, of one request. Nothing here blocks."""
+
+    def __init__(self, path: Path, sending: socket.socket) -> None:
+        self._path = path
+        self._sending = sending
+        self._gone = False
+
+    def is_heard(self) -> bool:
+        """Whether somebody still waits. Asks the file system: a job that has not begun sends nothing."""
+        if not self._gone and not os.path.lexists(self._path):
+            self._gone = True
+        return not self._gone
+
+    def send(self, progress: Progress) -> None:
+        """Progress that finds the receiver's queue full is lost; before that, its preview."""
+        if not self._try(progress) and progress.preview is not None:
+            self._try(progress._replace(preview=None))
+
+    def _try(self, progress: Progress) -> bool:
+        if self._gone:
+            return True
+        try:
+            self._sending.send(progress.to_datagram())
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
+                self._gone = True
+            return False
+        return True
+
+    def close(self) -> None:
+        self._sending.close()
