@@ -7,10 +7,13 @@ with FluxClient("localhost:8001") as client:
 """
 
 from flux_client.async_client import AsyncFluxClient
+from flux_client.async_stream import AsyncStream
 from flux_client.client import FluxClient
+from flux_client.events import Event, Preview, Progress
 from flux_client.pictures import Picture, Pictures
 from flux_client.request import Knobs
 from flux_client.retry import RetryPolicy
+from flux_client.stream import Stream
 from flux_client.variation import Variation
 from flux_serving.errors import (
     Cancelled,
@@ -25,8 +28,10 @@ from flux_serving.errors import (
 
 __all__ = [
     "AsyncFluxClient",
+    "AsyncStream",
     "Cancelled",
     "DeadlineExceeded",
+    "Event",
     "FluxClient",
     "FluxError",
     "GenerationFailed",
@@ -36,7 +41,10 @@ __all__ = [
     "Overloaded",
     "Picture",
     "Pictures",
+    "Preview",
+    "Progress",
     "RetryPolicy",
+    "Stream",
     "Unreachable",
     "Variation",
 ]

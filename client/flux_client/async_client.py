@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from flux_client.async_stream import AsyncStream
 from flux_client.opening import ProtocolName, open_async_transport
 from flux_client.pictures import Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
-from flux_client.request import Knobs, redux_request
+from flux_client.request import Knobs, redux_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.transport import AsyncTransport
 from flux_client.variation import Variation, read_variations
@@ -58,6 +59,34 @@ class AsyncFluxClient:
         name = request_id or uuid.uuid4().hex
         return read_variations(
             await self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
+        )
+
+    def stream(
+        self,
+        images: Pictures,
+        *,
+        preview_steps: int | None = None,
+        preview_method: str | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Knobs],
+    ) -> AsyncStream:
+        """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
+
+            async with client.stream("cat.png", preview_steps=5) as stream:
+                async for event in stream:
+                    ...
+
+        `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
+        """
+        patience = self._patience(self._retry, timeout_s)
+        settings = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        name, transport = request_id or uuid.uuid4().hex, self._transport
+        return AsyncStream(
+            lambda: asyncio.to_thread(stream_request, images, settings),
+            lambda request, left_s: transport.stream(request, left_s, name),
+            patience,
+            self._sleep,
         )
 
     async def wait_until_ready(self, timeout_s: float | None = None) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from flux_client.opening import ProtocolName, open_transport
 from flux_client.pictures import Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
-from flux_client.request import Knobs, redux_request
+from flux_client.request import Knobs, redux_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
+from flux_client.stream import Stream
 from flux_client.transport import Transport
 from flux_client.variation import Variation, read_variations
 from flux_serving.contract.models import FLUX_REDUX
@@ -65,7 +66,7 @@ class FluxClient:
         images: a path, encoded bytes, a PIL image or a uint8 array (height, width[, 3 or 4]); or a list of up to 8.
         timeout_s: seconds for this call with all its retries. request_id: names the call in the server's log.
         knobs: prompt, image_strength, height, width, num_inference_steps, guidance_scale, num_images, seed,
-        output_format, as `flux_client.Knobs` says; what is left out or None is the server's default.
+        output_format, priority, as `flux_client.Knobs` says; what is left out or None is the server's default.
 
         Raises InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, Unreachable or GenerationFailed.
         Raises TypeError: not a picture, or an unknown knob. Raises OSError: a picture's file cannot be read.
@@ -74,6 +75,41 @@ class FluxClient:
         request = redux_request(images, knobs)
         name = request_id or uuid.uuid4().hex
         return read_variations(self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name)))
+
+    def stream(
+        self,
+        images: Pictures,
+        *,
+        preview_steps: int | None = None,
+        preview_method: str | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Knobs],
+    ) -> Stream:
+        """The same pictures as `redux` makes, with their progress: `Progress` events, then one `Variation` for each.
+
+        preview_steps: a preview after every so many steps, 0..100; 0, the default, is none. preview_method: latent2rgb
+        (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last event, with all retries;
+        the server is asked again only while no event was there. The rest is as in `redux`.
+
+            with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
+                for event in stream:
+                    if isinstance(event, Variation):
+                        event.save(f"cat-{event.seed}.png")
+                    else:
+                        print(f"image {event.image}: step {event.step} of {event.steps}")
+
+        The request is on its way when this returns. Leaving the block, `stream.cancel()` from any thread, and dropping
+        the stream end the work at the server.
+
+        Raises InvalidRequest: a value breaks the contract, or the protocol is HTTP, which has no streams.
+        Raises TypeError and OSError as `redux`. The other errors are raised by iterating.
+        """
+        patience = self._patience(self._retry, timeout_s)
+        settings = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        request = stream_request(images, settings)
+        name, transport = request_id or uuid.uuid4().hex, self._transport
+        return Stream(lambda left_s: transport.stream(request, left_s, name), patience, self._sleep)
 
     def wait_until_ready(self, timeout_s: float | None = None) -> None:
         """Return when the server and its model flux_redux take requests.

@@ -8,11 +8,13 @@ pictures alone. A live test compares it with the real server.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import random
 import zlib
 from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -24,17 +26,25 @@ from flux_client.transport import Answer
 from flux_serving.contract import limits
 from flux_serving.contract.models import (
     FLUX_REDUX,
+    FLUX_STREAM,
     HEIGHT,
     IMAGE,
     NUM_IMAGES,
+    NUM_INFERENCE_STEPS,
     OUTPUT_FORMAT,
     OUTPUT_IMAGE,
     OUTPUT_SEED,
+    PREVIEW,
+    PREVIEW_METHOD,
+    PREVIEW_STEPS,
+    PROGRESS,
     SEED,
     WIDTH,
+    Ensemble,
+    Model,
 )
 from flux_serving.contract.tensors import Tensor
-from flux_serving.errors import FluxError, InvalidRequest
+from flux_serving.errors import Cancelled, FluxError, InvalidRequest
 
 #: Pixels of a side that the request leaves to the checkpoint.
 DEFAULT_SIDE = 64
@@ -49,11 +59,51 @@ class Sent:
     request_id: str
 
 
+class FakeAnswers:
+    """A stream of a fake: what it has still to tell, or its error, and whether it is `cancelled`."""
+
+    def __init__(self, answers: Iterator[Answer], error: FluxError | None = None) -> None:
+        self.cancelled = False
+        self._answers = answers
+        self._error = error
+
+    def __next__(self) -> Answer:
+        if self.cancelled:
+            raise Cancelled("the call was cancelled")
+        if self._error is not None:
+            raise self._error
+        return next(self._answers)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class AsyncFakeAnswers:
+    """`FakeAnswers` with an await, at which other tasks may run."""
+
+    def __init__(self, fake: FakeAnswers) -> None:
+        self.fake = fake
+
+    async def __anext__(self) -> Answer:
+        await asyncio.sleep(0)
+        try:
+            return next(self.fake)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def cancel(self) -> None:
+        self.fake.cancel()
+
+
 class FakeTransport:
-    """errors: raised in this order by the first calls of `infer`, one each. ready: what `is_ready` answers."""
+    """errors: raised in this order by the first calls, one each: of `infer`, or of a stream before its first answer.
+
+    ready: what `is_ready` answers. `streams` are those opened, in order.
+    """
 
     def __init__(self, *errors: FluxError, ready: bool = True) -> None:
         self.sent: list[Sent] = []
+        self.streams: list[FakeAnswers] = []
         self.ready = ready
         self.closed = False
         self._errors = deque(errors)
@@ -63,6 +113,12 @@ class FakeTransport:
         if self._errors:
             raise self._errors.popleft()
         return answer(request)
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> FakeAnswers:
+        self.sent.append(Sent(request, timeout_s, request_id))
+        error = self._errors.popleft() if self._errors else None
+        self.streams.append(FakeAnswers(stream_answers(request), error))
+        return self.streams[-1]
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         return self.ready and model == FLUX_REDUX.name
@@ -80,6 +136,9 @@ class AsyncFakeTransport:
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         return self.fake.infer(request, timeout_s, request_id)
 
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
+        return AsyncFakeAnswers(self.fake.stream(request, timeout_s, request_id))
+
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         return self.fake.is_ready(model, timeout_s)
 
@@ -88,29 +147,44 @@ class AsyncFakeTransport:
 
 
 def answer(request: Request) -> Answer:
-    """What the server would answer, but for the picture's content. Raises InvalidRequest: the contract is broken."""
-    inputs = _checked(request)
+    """What flux_redux would answer, but for the picture's content. Raises InvalidRequest: the contract is broken."""
+    return _pictures(request.model, _checked(request, FLUX_REDUX))
+
+
+def stream_answers(request: Request) -> Iterator[Answer]:
+    """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
+    inputs = _checked(request, FLUX_STREAM)
+    _choice(request.model, inputs, PREVIEW_METHOD, limits.PREVIEW_METHODS)
+    final = _pictures(request.model, inputs)
+    steps = _number(inputs, NUM_INFERENCE_STEPS)
+    preview_steps = _number(inputs, PREVIEW_STEPS)
+    for step in range(steps + 1):
+        for image, seed in enumerate(final[OUTPUT_SEED.name][0].tolist()):
+            progress: dict[str, Array] = {PROGRESS.name: np.array([[image, step, steps]], dtype=np.int32)}
+            if step and preview_steps and step % preview_steps == 0:
+                progress[PREVIEW.name] = np.array([[_picture(seed, step, (8, 8), "jpeg")]], dtype=np.object_)
+            yield progress
+    yield final
+
+
+def _pictures(model: str, inputs: Mapping[str, Array]) -> Answer:
     height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in (HEIGHT, WIDTH))
-    image_format = _text(inputs, OUTPUT_FORMAT, limits.DEFAULT_FORMAT)
-    if image_format not in limits.FORMATS:
-        raise InvalidRequest(
-            f"{request.model}: {OUTPUT_FORMAT.name}={image_format!r}, expected one of: {limits.FORMATS}"
-        )
-    first = int(inputs.get(SEED.name, [limits.DEFAULT_SEED])[0])
+    image_format = _choice(model, inputs, OUTPUT_FORMAT, limits.FORMATS)
+    first = _number(inputs, SEED)
     if first == limits.RANDOM_SEED:
         first = random.randrange(2**32)
     pictures = zlib.crc32(b"".join(inputs[IMAGE.name]))
-    seeds = [first + index for index in range(int(inputs.get(NUM_IMAGES.name, [limits.DEFAULT_IMAGES])[0]))]
+    seeds = [first + index for index in range(_number(inputs, NUM_IMAGES))]
     images = np.empty((1, len(seeds)), dtype=np.object_)
     images[0, :] = [_picture(seed, pictures, (width, height), image_format) for seed in seeds]
     return {OUTPUT_IMAGE.name: images, OUTPUT_SEED.name: np.array([seeds], dtype=np.int64)}
 
 
-def _checked(request: Request) -> dict[str, Array]:
+def _checked(request: Request, model: Ensemble | Model) -> dict[str, Array]:
     """Inputs without the batch dimension."""
-    if request.model != FLUX_REDUX.name:
+    if request.model != model.name:
         raise InvalidRequest(f"Request for unknown model: '{request.model}' is not found")
-    known = {tensor.name: tensor for tensor in FLUX_REDUX.inputs}
+    known = {tensor.name: tensor for tensor in model.inputs}
     for name in request.inputs:
         if name not in known:
             raise InvalidRequest(f"{request.model}: unexpected input {name}")
@@ -147,9 +221,16 @@ def _check_picture(model: str, data: bytes) -> None:
             raise InvalidRequest(f"{model}: {IMAGE.name} is no picture") from None
 
 
-def _text(inputs: dict[str, Array], tensor: Tensor, default: str) -> str:
-    value = inputs[tensor.name][0] if tensor.name in inputs else default
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _number(inputs: Mapping[str, Array], tensor: Tensor) -> int:
+    return int(inputs.get(tensor.name, np.array([tensor.default]))[0])
+
+
+def _choice(model: str, inputs: Mapping[str, Array], tensor: Tensor, choices: tuple[str, ...]) -> str:
+    value = inputs.get(tensor.name, np.array([tensor.default]))[0]
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    if text not in choices:
+        raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")
+    return text
 
 
 def _picture(seed: int, pictures: int, size: tuple[int, int], image_format: str) -> bytes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import tritonclient.grpc
 import tritonclient.grpc.aio
+from tritonclient.grpc import service_pb2_grpc
 
 from flux_client.failures import told_as_flux_errors
+from flux_client.grpc_stream import AsyncGrpcAnswers, GrpcAnswers
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import infer_arguments, read_result
@@ -27,16 +30,24 @@ _CHANNEL_OPTIONS = [
 
 
 class GrpcTransport:
-    """One channel; any number of threads may call at once."""
+    """Any number of threads may call and stream at once.
+
+    Streams have a channel of their own beside tritonclient's; gRPC gives both the same connection.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._channel = grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
         with told_as_flux_errors(self._url, timeout_s):
             return read_result(self._client.infer(**arguments, client_timeout=timeout_s), request)
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> GrpcAnswers:
+        return GrpcAnswers(self._stub, request, timeout_s, request_id, self._url)
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
@@ -46,11 +57,12 @@ class GrpcTransport:
             )
 
     def close(self) -> None:
+        self._channel.close()
         self._client.close()
 
 
 class AsyncGrpcTransport:
-    """One channel of the event loop that first calls it."""
+    """Belongs to the event loop that first calls it; streams have a channel of their own, as in `GrpcTransport`."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -60,10 +72,18 @@ class AsyncGrpcTransport:
         """Made at the first call, since it belongs to the loop then running."""
         return tritonclient.grpc.aio.InferenceServerClient(self._url, channel_args=_CHANNEL_OPTIONS)
 
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(self._url, options=_CHANNEL_OPTIONS)
+
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
         with told_as_flux_errors(self._url, timeout_s):
             return read_result(await self._client.infer(**arguments, client_timeout=timeout_s), request)
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncGrpcAnswers:
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return AsyncGrpcAnswers(stub, request, timeout_s, request_id, self._url)
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
@@ -73,5 +93,7 @@ class AsyncGrpcTransport:
             )
 
     async def close(self) -> None:
+        if "_channel" in self.__dict__:
+            await self._channel.close()
         if "_client" in self.__dict__:
             await self._client.close()

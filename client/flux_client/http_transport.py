@@ -20,8 +20,9 @@ import tritonclient.http.aio
 
 from flux_client.failures import no_answer, told_as_flux_errors
 from flux_client.request import Request
-from flux_client.transport import Answer
+from flux_client.transport import Answer, Answers, AsyncAnswers
 from flux_client.wire import infer_arguments, read_result
+from flux_serving.errors import InvalidRequest
 
 
 class HttpTransport:
@@ -34,6 +35,10 @@ class HttpTransport:
         arguments = infer_arguments(tritonclient.http, request, timeout_s, request_id)
         with self._connection(timeout_s) as client:
             return read_result(client.infer(**arguments), request)
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> Answers:
+        """Raises InvalidRequest: tritonclient streams over gRPC only."""
+        raise no_streams()
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         with self._connection(timeout_s) as client:
@@ -71,6 +76,10 @@ class AsyncHttpTransport:
         async with self._connection(timeout_s) as client:
             return read_result(await client.infer(**arguments), request)
 
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncAnswers:
+        """Raises InvalidRequest: tritonclient streams over gRPC only."""
+        raise no_streams()
+
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         async with self._connection(timeout_s) as client:
             return bool(await client.is_server_ready() and await client.is_model_ready(model))
@@ -85,3 +94,7 @@ class AsyncHttpTransport:
         with told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
             async with tritonclient.http.aio.InferenceServerClient(self._url, conn_timeout=timeout_s) as client:
                 yield client
+
+
+def no_streams() -> InvalidRequest:
+    return InvalidRequest("streaming needs protocol='grpc'")

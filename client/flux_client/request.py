@@ -11,18 +11,35 @@ import numpy.typing as npt
 
 from flux_client.pictures import Pictures, encode_pictures
 from flux_serving.contract import limits
-from flux_serving.contract.models import FLUX_REDUX, IMAGE, IMAGE_STRENGTH, OUTPUT_FORMAT, PROMPT
+from flux_serving.contract.models import (
+    FLUX_REDUX,
+    FLUX_STREAM,
+    IMAGE,
+    IMAGE_STRENGTH,
+    OUTPUT_FORMAT,
+    PREVIEW_METHOD,
+    PREVIEW_STEPS,
+    PROMPT,
+    Ensemble,
+    Model,
+)
 from flux_serving.contract.tensors import DType, Tensor
 from flux_serving.errors import InvalidRequest
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
-#: Every optional input of the ensemble is a keyword of `redux`, in small letters.
-_KNOBS = {tensor.name.lower(): tensor for tensor in FLUX_REDUX.inputs if tensor.optional}
+#: Every optional input of flux_stream is a keyword of `stream`, in small letters. Those of flux_redux that it has not
+#: are what flux_stream itself tells the ensemble.
+_STREAM_KNOBS = {tensor.name.lower(): tensor for tensor in FLUX_STREAM.inputs if tensor.optional}
+#: `redux` takes the same but for previews: its one answer has no room for them.
+_REDUX_KNOBS = {key: tensor for key, tensor in _STREAM_KNOBS.items() if tensor not in (PREVIEW_STEPS, PREVIEW_METHOD)}
+
+#: Texts that are one of a few words. Base64 is for callers without a client.
+_CHOICES = {OUTPUT_FORMAT: limits.FORMATS, PREVIEW_METHOD: limits.PREVIEW_METHODS}
 
 
 class Knobs(TypedDict, total=False):
-    """What `redux` may be told beside the pictures; left out or None, the server's default holds."""
+    """What `redux` and `stream` may be told beside the pictures; left out or None, the server's default holds."""
 
     #: Text beside the pictures; needs a base checkpoint with text encoders.
     prompt: str | None
@@ -42,6 +59,8 @@ class Knobs(TypedDict, total=False):
     seed: int | None
     #: png, jpeg or webp.
     output_format: str | None
+    #: -1 background, 0 usual, 1 interactive: higher goes first; what is passed over for long rises.
+    priority: int | None
 
 
 @dataclass(frozen=True)
@@ -59,22 +78,31 @@ def redux_request(images: Pictures, knobs: Mapping[str, Any]) -> Request:
     Raises InvalidRequest: a picture or a value breaks the contract.
     Raises TypeError: an unknown knob, or not a picture.
     """
-    model = FLUX_REDUX.name
-    unknown = sorted(set(knobs) - set(_KNOBS))
+    return _request(FLUX_REDUX, _REDUX_KNOBS, images, knobs)
+
+
+def stream_request(images: Pictures, knobs: Mapping[str, Any]) -> Request:
+    """The same for flux_stream, whose knobs are those of flux_redux and the previews'. Raises as `redux_request`."""
+    return _request(FLUX_STREAM, _STREAM_KNOBS, images, knobs)
+
+
+def _request(
+    target: Ensemble | Model, known: Mapping[str, Tensor], images: Pictures, knobs: Mapping[str, Any]
+) -> Request:
+    model = target.name
+    unknown = sorted(set(knobs) - set(known))
     if unknown:
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected one of: {', '.join(_KNOBS)}")
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected one of: {', '.join(known)}")
     pictures = encode_pictures(images)
     inputs = {IMAGE.name: _checked(model, IMAGE, pictures)}
-    inputs |= {
-        _KNOBS[key].name: _checked(model, _KNOBS[key], value) for key, value in knobs.items() if value is not None
-    }
+    inputs |= {known[key].name: _checked(model, known[key], value) for key, value in knobs.items() if value is not None}
     strengths = inputs.get(IMAGE_STRENGTH.name)
     if strengths is not None and strengths.size not in (1, len(pictures)):
         raise InvalidRequest(
             f"{model}: {IMAGE_STRENGTH.name} has {strengths.size} values for {len(pictures)} pictures, "
             "expected one value, or one each"
         )
-    return Request(model, inputs, tuple(tensor.name for tensor in FLUX_REDUX.outputs))
+    return Request(model, inputs, tuple(tensor.name for tensor in target.outputs))
 
 
 def _checked(model: str, tensor: Tensor, value: Any) -> Array:
@@ -108,5 +136,6 @@ def _check_text(model: str, tensor: Tensor, value: Any) -> None:
             raise InvalidRequest(
                 f"{model}: {tensor.name} has {len(value)} characters, expected at most {limits.MAX_PROMPT_CHARACTERS}"
             )
-    if tensor is OUTPUT_FORMAT and value not in limits.FORMATS:
-        raise InvalidRequest(f"{model}: {tensor.name}={value!r}, expected one of: {', '.join(limits.FORMATS)}")
+    choices = _CHOICES.get(tensor)
+    if choices is not None and value not in choices:
+        raise InvalidRequest(f"{model}: {tensor.name}={value!r}, expected one of: {', '.join(choices)}")

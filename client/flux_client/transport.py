@@ -11,11 +11,35 @@ from flux_client.request import Array, Request
 Answer = Mapping[str, Array]
 
 
+class Answers(Protocol):
+    """The answers to one request, as they come; one thread reads them. Raises errors of flux_serving.errors only."""
+
+    def __next__(self) -> Answer: ...
+
+    def cancel(self) -> None:
+        """End the call at the server, from any thread; whoever reads meets Cancelled. Later calls do nothing."""
+
+
+class AsyncAnswers(Protocol):
+    """The same with an await; all of it belongs to one event loop, and cancelling the reading task ends the call."""
+
+    async def __anext__(self) -> Answer: ...
+
+    def cancel(self) -> None: ...
+
+
 class Transport(Protocol):
     """One server, called synchronously. Every method raises errors of flux_serving.errors and nothing else."""
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         """Send the request; the answer is there within timeout_s or DeadlineExceeded is raised."""
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> Answers:
+        """Send the request to a decoupled model; its answers come within timeout_s or DeadlineExceeded is raised.
+
+        It does not wait for the server: what is wrong there is raised by the answers. Raises InvalidRequest: this
+        protocol has no streams.
+        """
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         """Whether the server and this model take requests."""
@@ -27,6 +51,8 @@ class AsyncTransport(Protocol):
     """The same with an await."""
 
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer: ...
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncAnswers: ...
 
     async def is_ready(self, model: str, timeout_s: float) -> bool: ...
 

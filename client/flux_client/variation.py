@@ -18,6 +18,24 @@ from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
 from flux_serving.errors import GenerationFailed
 
 
+def opened(data: bytes, name: str) -> Image.Image:
+    """The picture in `data`, its pixels not yet decoded. Raises GenerationFailed: `name` is no picture."""
+    try:
+        return Image.open(BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise GenerationFailed(f"{name} is no picture") from error
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The picture in `data`, decoded. Raises GenerationFailed: `name` is no picture."""
+    image = opened(data, name)
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise GenerationFailed(f"{name} is no picture") from error
+    return image
+
+
 @dataclass(frozen=True)
 class Variation:
     """One picture made by the server. data: its encoded bytes. seed: asking again with it gives this picture again."""
@@ -28,17 +46,12 @@ class Variation:
     @cached_property
     def image(self) -> Image.Image:
         """The decoded picture; decoded when first asked for. Raises GenerationFailed: the bytes are no picture."""
-        image = self._opened()
-        try:
-            image.load()
-        except (OSError, SyntaxError) as error:
-            raise self._no_picture() from error
-        return image
+        return decoded(self.data, self._name)
 
     @cached_property
     def format(self) -> str:
         """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are no picture."""
-        return str(self._opened().format).lower()
+        return str(opened(self.data, self._name).format).lower()
 
     @cached_property
     def recipe(self) -> dict[str, Any] | None:
@@ -46,7 +59,7 @@ class Variation:
 
         The file carries it as JSON in EXIF's ImageDescription, so it is there after saving too.
         """
-        description = self._opened().getexif().get(ExifTags.Base.ImageDescription)
+        description = opened(self.data, self._name).getexif().get(ExifTags.Base.ImageDescription)
         try:
             recipe = json.loads(description) if isinstance(description, str) else None
         except ValueError:
@@ -59,25 +72,20 @@ class Variation:
         target.write_bytes(self.data)
         return target
 
-    def _opened(self) -> Image.Image:
-        try:
-            return Image.open(BytesIO(self.data))
-        except UnidentifiedImageError as error:
-            raise self._no_picture() from error
-
-    def _no_picture(self) -> GenerationFailed:
-        return GenerationFailed(f"{FLUX_REDUX.name}: {OUTPUT_IMAGE.name} of seed {self.seed} is no picture")
+    @property
+    def _name(self) -> str:
+        return f"{FLUX_REDUX.name}: {OUTPUT_IMAGE.name} of seed {self.seed}"
 
 
-def read_variations(answer: Mapping[str, Array]) -> list[Variation]:
-    """Outputs of the ensemble, of shape [1, n], to n variations.
+def read_variations(answer: Mapping[str, Array], model: str = FLUX_REDUX.name) -> list[Variation]:
+    """Outputs of flux_redux or flux_stream, of shape [1, n], to n variations.
 
     Raises GenerationFailed: an output is missing, or there is not one seed to each picture.
     """
     for tensor in (OUTPUT_IMAGE, OUTPUT_SEED):
         if tensor.name not in answer:
-            raise GenerationFailed(f"{FLUX_REDUX.name}: the answer has no {tensor.name}")
+            raise GenerationFailed(f"{model}: the answer has no {tensor.name}")
     images, seeds = answer[OUTPUT_IMAGE.name].ravel(), answer[OUTPUT_SEED.name].ravel()
     if len(images) == 0 or len(images) != len(seeds):
-        raise GenerationFailed(f"{FLUX_REDUX.name}: the answer has {len(images)} pictures and {len(seeds)} seeds")
+        raise GenerationFailed(f"{model}: the answer has {len(images)} pictures and {len(seeds)} seeds")
     return [Variation(bytes(data), int(seed)) for data, seed in zip(images, seeds, strict=True)]

@@ -26,8 +26,13 @@ def infer_arguments(library: ModuleType, request: Request, timeout_s: float, req
         "inputs": inputs,
         "outputs": [library.InferRequestedOutput(name) for name in request.outputs],
         "request_id": request_id,
-        "timeout": max(1, int(timeout_s * 1e6)),
+        "timeout": triton_timeout_us(timeout_s),
     }
+
+
+def triton_timeout_us(timeout_s: float) -> int:
+    """Triton reads 0 as no timeout at all."""
+    return max(1, int(timeout_s * 1e6))
 
 
 def read_result(result: Any, request: Request) -> Answer:

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from inspect import signature
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flux_client import GenerationFailed, InvalidRequest, Knobs, Variation
+from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InvalidRequest, Knobs, Variation
 from flux_client.opening import open_transport
-from flux_client.request import redux_request
+from flux_client.request import redux_request, stream_request
 from flux_client.variation import read_variations
-from flux_serving.contract.models import FLUX_REDUX
+from flux_serving.contract.models import FLUX_STREAM
 
 
 def png(size=(8, 8)):
@@ -19,8 +20,50 @@ def png(size=(8, 8)):
     return buffer.getvalue()
 
 
-def test_every_optional_input_of_the_contract_is_a_knob():
-    assert {name.upper() for name in Knobs.__annotations__} == {t.name for t in FLUX_REDUX.inputs if t.optional}
+def test_the_optional_inputs_of_flux_stream_are_what_stream_may_be_told():
+    previews = {"preview_steps", "preview_method"}
+    assert {name.upper() for name in {*Knobs.__annotations__, *previews}} == {
+        tensor.name for tensor in FLUX_STREAM.inputs if tensor.optional
+    }
+    for client in (FluxClient, AsyncFluxClient):
+        assert previews < signature(client.stream).parameters.keys()
+
+
+def test_redux_may_be_told_the_same_but_for_previews():
+    wanted = dict.fromkeys(Knobs.__annotations__)
+    assert redux_request(b"picture", wanted).model == "flux_redux"
+    with pytest.raises(TypeError, match="unexpected keyword argument 'preview_steps'"):
+        redux_request(b"picture", {"preview_steps": 1})
+
+
+@pytest.mark.parametrize("make", [redux_request, stream_request])
+def test_what_the_models_tell_each_other_is_no_knob(make):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'progress_address'"):
+        make(b"picture", {"progress_address": "x"})
+
+
+def test_a_stream_asks_flux_stream_for_progress_previews_and_pictures():
+    request = stream_request(b"picture", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
+    assert request.model == "flux_stream"
+    assert request.outputs == ("PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED")
+    assert {name: array.tolist() for name, array in request.inputs.items() if name != "IMAGE"} == {
+        "PREVIEW_STEPS": [[5]],
+        "PREVIEW_METHOD": [[b"vae"]],
+        "PRIORITY": [[-1]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("preview_steps", -1, r"PREVIEW_STEPS=-1, expected 0\.\.100"),
+        ("preview_method", "sketch", "PREVIEW_METHOD='sketch', expected one of: latent2rgb, vae"),
+        ("priority", 2, r"PRIORITY=2, expected -1\.\.1"),
+    ],
+)
+def test_a_stream_is_held_to_the_contract_in_its_own_name(knob, value, message):
+    with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
+        stream_request(b"picture", {knob: value})
 
 
 def test_what_is_left_out_is_not_sent():

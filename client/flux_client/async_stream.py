@@ -1,0 +1,98 @@
+"""The asynchronous stream of one request's events: `Stream` with an await."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from flux_client.course import Course
+from flux_client.events import Event
+from flux_client.request import Request
+from flux_client.retry import Patience
+from flux_client.transport import AsyncAnswers
+from flux_serving.errors import FluxError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AsyncStream:
+    """Iterate for `Progress`, and at the end one `Variation` for each image; one task at a time iterates.
+
+    The pictures are read and the request is sent when its block is entered or the first event is asked for. Leaving
+    the block, `aclose`, dropping the stream, and cancelling the task that waits for an event end the call at the
+    server, as `cancel` does.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[], Awaitable[Request]],
+        send: Callable[[Request, float], AsyncAnswers],
+        patience: Patience,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """send: makes one attempt, which has so many seconds."""
+        self._prepare = prepare
+        self._send = send
+        self._sleep = sleep
+        self._course = Course(patience)
+        self._request: Request | None = None
+        self._answers: AsyncAnswers | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Raises Cancelled: `cancel` was called. Raises the other errors of `FluxClient.redux`."""
+        while (event := self._course.next_event()) is None:
+            if self._course.ended:
+                raise StopAsyncIteration
+            try:
+                await self._advance()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return event
+
+    def cancel(self) -> None:
+        """End the call at the server; iterating then raises Cancelled. After the end it does nothing.
+
+        It needs no await; call it from the event loop's thread.
+        """
+        if self._course.cancel() and self._answers is not None:
+            self._answers.cancel()
+
+    async def aclose(self) -> None:
+        """`cancel`."""
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        await self._opened()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_answers"):
+            self.cancel()
+
+    async def _advance(self) -> None:
+        try:
+            answers = await self._opened()
+            self._course.take(await answers.__anext__())
+        except StopAsyncIteration:
+            self._course.end()
+        except FluxError as error:
+            for pause_s in self._course.pauses_after(error):
+                await self._sleep(pause_s)
+                self._course.left_s()
+            self._answers = None
+
+    async def _opened(self) -> AsyncAnswers:
+        if self._request is None:
+            self._request = await self._prepare()
+        if self._answers is None:
+            self._answers = self._send(self._request, self._course.left_s())
+        return self._answers

@@ -1,0 +1,86 @@
+"""What the synchronous and the asynchronous stream share: where the call stands. Nothing here waits."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from flux_client.events import Event, read_events
+from flux_client.retry import Patience
+from flux_client.transport import Answer
+from flux_client.variation import Variation
+from flux_serving.contract.models import FLUX_STREAM
+from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
+
+#: Seconds between two looks at whether a stream that waits for its next attempt was cancelled.
+LOOK_S = 0.1
+
+
+class Course:
+    """One stream from its first attempt to its end.
+
+    It may be sent again until its first event is there: from then on the server has taken it.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.ended = False
+        self._patience = patience
+        self._failure: FluxError | None = None
+        self._told: deque[Event] = deque()
+        self._begun = False
+        self._has_variations = False
+
+    def left_s(self) -> float:
+        """Seconds that the next attempt may take. Raises DeadlineExceeded, or why the stream ended already."""
+        self._check()
+        try:
+            return self._patience.left_s()
+        except DeadlineExceeded as error:
+            raise self._failed(error) from None
+
+    def next_event(self) -> Event | None:
+        """The next event that is there. Raises why the stream ended early: again each time, so that nobody waits."""
+        self._check()
+        return self._told.popleft() if self._told else None
+
+    def take(self, answer: Answer) -> None:
+        events = read_events(answer)
+        self._told.extend(events)
+        self._begun = self._begun or bool(events)
+        self._has_variations = self._has_variations or any(isinstance(event, Variation) for event in events)
+
+    def end(self) -> None:
+        """The server has no more answers. Raises GenerationFailed: it has made no picture."""
+        if not self._has_variations:
+            raise self._failed(GenerationFailed(f"{FLUX_STREAM.name}: the stream ended without a picture"))
+        self.ended = True
+
+    def cancel(self) -> bool:
+        """Whether there is still a call to end."""
+        if self.ended or self._failure is not None:
+            return False
+        self._failure = Cancelled("the stream was cancelled by its caller")
+        return True
+
+    def pauses_after(self, error: FluxError) -> list[float]:
+        """Seconds to sleep before the next attempt, in parts: a cancelled stream need not sleep them all.
+
+        Raises the error itself: the stream ends here; or Cancelled, if that is why there was an error.
+        """
+        self._check()
+        if self._begun:
+            raise self._failed(error)
+        try:
+            pause_s = self._patience.pause_after(error)
+        except FluxError:
+            self._failed(error)
+            raise
+        looks = int(pause_s / LOOK_S)
+        return [LOOK_S] * looks + [pause_s - looks * LOOK_S]
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _failed(self, error: FluxError) -> FluxError:
+        self._failure = error
+        return error
