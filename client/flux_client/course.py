@@ -55,11 +55,10 @@ class Course:
         self.ended = True
 
     def cancel(self) -> bool:
-        """Whether there is still a call to end."""
-        if self.ended or self._failure is not None:
-            return False
-        self._failure = Cancelled("the stream was cancelled by its caller")
-        return True
+        """Whether there may still be a call to end: one that failed here may go on at the server."""
+        if not self.ended and self._failure is None:
+            self._failure = Cancelled("the stream was cancelled by its caller")
+        return not self.ended
 
     def pauses_after(self, error: FluxError) -> list[float]:
         """Seconds to sleep before the next attempt, in parts: a cancelled stream need not sleep them all.
