@@ -15,7 +15,10 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.instance import Instance
+from flux_serving.backend.progress_channel import ProgressFolder
+from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract.limits import DEFAULT_PRIORITY
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
@@ -25,6 +28,7 @@ from flux_serving.contract.models import (
     OUTPUT_SEED,
     PIXELS,
     POOLED_PROJECTION,
+    PRIORITY,
     RECIPE,
     REFUSAL,
 )
@@ -36,6 +40,7 @@ from flux_serving.settings import Checkpoints
 from flux_serving.stages.context import Context
 from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.picture_encoding import parse_format
+from flux_serving.stages.preview import Previewer
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import choose_dtype, load_base, open_device
@@ -47,6 +52,8 @@ class FluxBaseModel:
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._sampler = Sampler(load_base(Checkpoints.from_environment(os.environ), device, dtype))
+        self._previewer = Previewer(self._sampler.base)
+        self._progress_folder = ProgressFolder.of_server(os.environ)
         limits = Limits(max_jobs=instance.settings.max_waiting)
         self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits))
 
@@ -71,32 +78,50 @@ class FluxBaseModel:
         parameters = SamplingParameters.from_tensors(values, base.native_side, base.token_side)
         # Copies: the request's memory goes back to Triton when `execute` returns.
         context = Context(*(torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION)))
-        works = self._sampler.begin(parameters, context)
-        ticket = _Ticket(request, parameters, self._sampler.recipes(parameters))
+        priority = int(values[PRIORITY.name].item()) if PRIORITY.name in values else DEFAULT_PRIORITY
         timeout_us = request.timeout()
         deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
-        self._engine.submit(
-            [
-                Job(work, parameters.steps, ticket.taker(index), deadline=deadline, is_wanted=ticket.is_open)
-                for index, work in enumerate(works)
-            ]
-        )
+        works = self._sampler.begin(parameters, context)
+        report = ProgressReport.open(values, self._progress_folder, self._previewer)
+        ticket = _Ticket(request, parameters, self._sampler.recipes(parameters), report)
+        jobs: list[Job[Denoising, Picture]] = [
+            Job(
+                work,
+                parameters.steps,
+                ticket.taker(index),
+                group=work.grid,
+                tokens=work.grid.tokens + len(context.tokens),
+                priority=priority,
+                deadline=deadline,
+                is_wanted=ticket.is_wanted,
+            )
+            for index, work in enumerate(works)
+        ]
+        report.follow(jobs)
+        try:
+            self._engine.submit(jobs)
+        except FluxError:
+            report.close()
+            raise
 
 
 class _Ticket:
     """Collects the pictures of one request and answers it once, with all of them or with the first error."""
 
-    def __init__(self, request: Any, parameters: SamplingParameters, recipes: Sequence[str]) -> None:
+    def __init__(
+        self, request: Any, parameters: SamplingParameters, recipes: Sequence[str], report: ProgressReport
+    ) -> None:
         self._sender = request.get_response_sender()
         self._request_id: str = request.request_id()
         self._wanted = frozenset(request.requested_output_names())
         self._parameters = parameters
         self._recipes = recipes
+        self._report = report
         self._pictures: list[Picture | None] = [None] * len(parameters.seeds)
         self._open = True
 
-    def is_open(self) -> bool:
-        return self._open
+    def is_wanted(self) -> bool:
+        return self._open and self._report.is_heard()
 
     def taker(self, index: int) -> Callable[[Picture | FluxError], None]:
         return lambda outcome: self._take(index, outcome)
@@ -130,4 +155,5 @@ class _Ticket:
 
     def _close(self, response: Any) -> None:
         self._open = False
+        self._report.close()
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

@@ -1,0 +1,79 @@
+"""What `flux_base` tells a stream of the steps of its request, previews included."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from flux_serving.backend.progress_channel import MAX_PREVIEW_SIDE, Preview, Progress, ProgressFolder, ProgressSender
+from flux_serving.backend.wire import read_text
+from flux_serving.contract.limits import PREVIEW_METHODS
+from flux_serving.contract.models import FLUX_BASE, PREVIEW_METHOD, PREVIEW_STEPS, PROGRESS_ADDRESS
+from flux_serving.contract.tensors import Array
+from flux_serving.errors import InvalidRequest
+from flux_serving.scheduling.job import Job
+from flux_serving.stages.denoising import Denoising
+from flux_serving.stages.preview import Previewer
+from flux_serving.stages.sampling import Picture
+
+log = logging.getLogger(__name__)
+
+
+class ProgressReport:
+    """Of one request. Where nobody listens it does nothing."""
+
+    def __init__(self, sender: ProgressSender | None, previewer: Previewer, method: str, every: int) -> None:
+        """every: steps between previews; 0: none."""
+        self._sender = sender
+        self._previewer = previewer
+        self._method = method
+        self._every = every
+
+    @classmethod
+    def open(cls, values: Mapping[str, Array], folder: ProgressFolder, previewer: Previewer) -> ProgressReport:
+        """values: the request's tensors.
+
+        Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
+        """
+        method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
+        if method not in PREVIEW_METHODS:
+            raise InvalidRequest(f"{PREVIEW_METHOD.name}={method[:40]!r}, expected {' or '.join(PREVIEW_METHODS)}")
+        every = int(values[PREVIEW_STEPS.name].item()) if PREVIEW_STEPS.name in values else 0
+        address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
+        try:
+            sender = folder.connect(address) if address else None
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{PROGRESS_ADDRESS.name}={address[:40]!r} {error}") from None
+        return cls(sender, previewer, method, every)
+
+    def is_heard(self) -> bool:
+        """Whether the request's client is still there, as far as it can be known."""
+        return self._sender is None or self._sender.is_heard()
+
+    def follow(self, jobs: Sequence[Job[Denoising, Picture]]) -> None:
+        """Tell that the jobs of the request are there, and from then on of every step of theirs."""
+        if self._sender is None:
+            return
+        for image, job in enumerate(jobs):
+            job.on_step = partial(self._tell, image, job)
+            self._tell(image, job)
+
+    def close(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+
+    def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
+        """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long."""
+        assert self._sender is not None
+        preview = None
+        if self._every and job.steps_done and job.steps_done % self._every == 0 and self._sender.is_heard():
+            try:
+                preview = self._preview(job.work)
+            except Exception:
+                log.exception("a preview failed; its picture goes on")
+        self._sender.send(Progress(image, job.steps_done, job.steps, preview))
+
+    def _preview(self, work: Denoising) -> Preview:
+        rgb = self._previewer.preview(self._method, work.latents, work.grid, MAX_PREVIEW_SIDE)
+        return Preview(rgb.shape[0], rgb.shape[1], rgb.tobytes())
