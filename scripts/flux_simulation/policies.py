@@ -1,0 +1,162 @@
+"""Three ways to run a GPU: a lock, batches of whole requests, and the scheduler that serves."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flux_serving.errors import Overloaded
+from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.scheduler import Limits, Scheduler
+from flux_simulation.machine import Machine
+from flux_simulation.workload import Kind, Request
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a GPU does next without looking up. No members: it waits for more requests."""
+
+    members: Sequence[Any]
+    seconds: float
+
+
+class Gpu(Protocol):
+    """One GPU and its queue."""
+
+    def __len__(self) -> int:
+        """Requests that wait or run."""
+
+    def offer(self, request: Request) -> bool:
+        """Whether there is room for it."""
+
+    def begin(self, now: float) -> Slice | None:
+        """None: there is nothing to do."""
+
+    def end(self, done: Slice) -> Sequence[Request]:
+        """The requests that are finished with this slice."""
+
+
+class OneByOne:
+    """First come, first served, one picture at a time: what a lock around the pipeline gives."""
+
+    name = "one by one"
+
+    def __init__(self, machine: Machine, limits: Limits) -> None:
+        self._machine = machine
+        self._limits = limits
+        self._queue: deque[Request] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def offer(self, request: Request) -> bool:
+        if len(self) >= self._limits.max_jobs:
+            return False
+        self._queue.append(request)
+        return True
+
+    def begin(self, now: float) -> Slice | None:
+        if not self._queue:
+            return None
+        return Slice((self._queue[0],), self._queue[0].kind.solo_seconds(self._machine))
+
+    def end(self, done: Slice) -> Sequence[Request]:
+        return (self._queue.popleft(),)
+
+
+class WholeRequests:
+    """Dynamic batching: requests of one size and step count start together and run to their end.
+
+    The oldest of the highest priority chooses; others like it join from anywhere in the queue, up to a step's rows and
+    tokens. A batch that is not full waits until its oldest member has waited for `delay_seconds`.
+    """
+
+    name = "whole requests"
+    delay_seconds = 0.1
+
+    def __init__(self, machine: Machine, limits: Limits) -> None:
+        self._machine = machine
+        self._limits = limits
+        self._queue: list[Request] = []
+        self._running = 0
+
+    def __len__(self) -> int:
+        return len(self._queue) + self._running
+
+    def offer(self, request: Request) -> bool:
+        if len(self) >= self._limits.max_jobs:
+            return False
+        self._queue.append(request)
+        return True
+
+    def begin(self, now: float) -> Slice | None:
+        if not self._queue:
+            return None
+        first = min(self._queue, key=lambda request: (-request.kind.priority, request.arrival))
+        kind = first.kind
+        alike = [r for r in self._queue if r.kind.grid == kind.grid and r.kind.steps == kind.steps and r is not first]
+        room = max(1, min(self._limits.max_rows, self._limits.step_tokens // kind.tokens))
+        batch = [first, *alike[: room - 1]]
+        patience = min(request.arrival for request in batch) + self.delay_seconds - now
+        if len(batch) < room and patience > 0:
+            return Slice((), patience)
+        for request in batch:
+            self._queue.remove(request)
+        self._running = len(batch)
+        return Slice(batch, kind.steps * self._machine.step_seconds([kind.tokens] * len(batch)))
+
+    def end(self, done: Slice) -> Sequence[Request]:
+        self._running = 0
+        return list(done.members)
+
+
+class Steps:
+    """The scheduler of `flux_serving`: a new choice before every step."""
+
+    name = "steps"
+
+    def __init__(self, machine: Machine, limits: Limits) -> None:
+        self._machine = machine
+        self._row_seconds: dict[Kind, float] = {}
+        self._scheduler = Scheduler(limits)
+
+    def __len__(self) -> int:
+        return len(self._scheduler)
+
+    def offer(self, request: Request) -> bool:
+        kind = request.kind
+        job: Job[Request, None] = Job(
+            request, kind.steps, _ignore, group=kind.grid, tokens=kind.tokens, priority=kind.priority
+        )
+        try:
+            self._scheduler.add([job])
+        except Overloaded:
+            return False
+        return True
+
+    def begin(self, now: float) -> Slice | None:
+        run = self._scheduler.schedule(now).run
+        if not run:
+            return None
+        seconds = self._machine.overhead
+        for job in run:
+            seconds += self._row(job.work.kind)
+        return Slice(run, seconds)
+
+    def end(self, done: Slice) -> Sequence[Request]:
+        return [job.work for job in self._scheduler.complete(done.members)]
+
+    def _row(self, kind: Kind) -> float:
+        if kind not in self._row_seconds:
+            self._row_seconds[kind] = self._machine.row_seconds(kind.tokens)
+        return self._row_seconds[kind]
+
+
+def _ignore(outcome: object) -> None:
+    """The simulation reads what finished from `complete`."""
+
+
+Policy = type[OneByOne] | type[WholeRequests] | type[Steps]
+POLICIES: tuple[Policy, ...] = (OneByOne, WholeRequests, Steps)

@@ -1,0 +1,81 @@
+"""The simulation: every request ends once, its costs are the figures it was given, and it tells policies apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from flux_serving.scheduling.scheduler import Limits
+from flux_simulation import figures
+from flux_simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8
+from flux_simulation.merit import judge
+from flux_simulation.policies import POLICIES, OneByOne, Policy, Steps
+from flux_simulation.simulation import Outcome, round_robin, simulate
+from flux_simulation.workload import Mix, arrivals
+
+MIX = Mix()
+
+
+def run(policy: Policy, load: float, gpus: int = 1, count: int = 1000, **more: object) -> Outcome:
+    """load: 1 is what these GPUs can do one by one."""
+    rate = load * gpus / MIX.mean_solo_seconds(H100_EAGER)
+    fleet = [policy(H100_EAGER, Limits()) for _ in range(gpus)]
+    return simulate(arrivals(MIX, rate, count, seed=3), fleet, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("load", "gpus"), [(0.5, 1), (1.5, 1), (0.9, 3)])
+def test_every_request_ends_once(policy: Policy, load: float, gpus: int) -> None:
+    outcome = run(policy, load, gpus)
+    ended = [id(request) for request, _ in outcome.finished] + [id(request) for request in outcome.refused]
+    assert len(ended) == len(set(ended)) == 1000
+    assert all(end > request.arrival for request, end in outcome.finished)
+    assert bool(outcome.refused) == (load > 1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_without_load_a_request_takes_its_own_time(policy: Policy) -> None:
+    waits_for_company = getattr(policy, "delay_seconds", 0.0)
+    for request, end in run(policy, load=1e-5).finished:
+        solo = request.kind.solo_seconds(H100_EAGER)
+        assert solo - 1e-6 <= end - request.arrival <= solo + waits_for_company + 1e-6
+
+
+def test_at_high_load_steps_answer_half_of_the_requests_sooner_than_one_by_one() -> None:
+    by_steps = judge(run(Steps, load=0.9), H100_EAGER, gpus=1)
+    one_by_one = judge(run(OneByOne, load=0.9), H100_EAGER, gpus=1)
+    assert by_steps.p50 < one_by_one.p50 / 2
+    assert by_steps.p99_slowdown < one_by_one.p99_slowdown / 4
+
+
+def test_the_same_seed_gives_the_same_outcome() -> None:
+    first, second = (judge(run(Steps, load=0.9, gpus=2), H100_EAGER, gpus=2) for _ in range(2))
+    assert first == second
+
+
+def test_round_robin_gives_every_gpu_as_many_requests() -> None:
+    rate = 0.9 * 2 / MIX.mean_solo_seconds(H100_EAGER)
+    fleet = [OneByOne(H100_EAGER, Limits(max_jobs=10_000)) for _ in range(2)]
+    taken = [0, 0]
+    route = round_robin()
+
+    def counting(gpus: object) -> int:
+        index = route(fleet)
+        taken[index] += 1
+        return index
+
+    simulate(arrivals(MIX, rate, 1000, seed=3), fleet, counting)
+    assert taken == [500, 500]
+
+
+@pytest.mark.parametrize(
+    ("machine", "timing"),
+    [
+        (H100_EAGER, figures.H100_EAGER),
+        (H100_EAGER, figures.H100_EAGER_OF_8),
+        (H100_COMPILED, figures.H100_COMPILED),
+        (H100_FP8, figures.H100_FP8),
+    ],
+)
+def test_the_cost_model_gives_the_timings_it_was_fitted_to(machine: object, timing: figures.Timing) -> None:
+    seconds = machine.step_seconds([timing.tokens] * timing.rows)  # type: ignore[attr-defined]
+    assert seconds == pytest.approx(timing.step_seconds)
