@@ -1,4 +1,7 @@
-"""The command `flux-client`."""
+"""The command `flux-client`.
+
+It streams where the protocol does, for the bar and so that Ctrl-C ends the work at the server too.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,21 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from flux_client.client import FluxClient
+from flux_client.events import Progress
 from flux_client.opening import DEFAULT_URLS
 from flux_client.request import Knobs
 from flux_client.retry import DEFAULT_TIMEOUT_S
+from flux_client.variation import Variation
 from flux_serving.contract import limits
 from flux_serving.errors import FluxError, InvalidRequest
 
 #: Characters of a file's name that come from its pictures; file systems end at 255 bytes.
 _MAX_STEM = 100
+_STREAMING_PROTOCOL = "grpc"
+#: Ten previews of a picture that takes the usual 50 steps.
+_DEFAULT_PREVIEW_STEPS = 5
+#: What a shell says of a command that Ctrl-C ended.
+_INTERRUPTED = 130
 
 
 class Task(NamedTuple):
@@ -30,9 +40,11 @@ class Task(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None, open_client: Callable[..., FluxClient] = FluxClient) -> int:
-    """Returns the exit code: 0 all well, 1 something failed; a wrong command line exits with 2."""
+    """Returns the exit code: 0 all well, 1 something failed, 130 after Ctrl-C; a wrong command line exits with 2."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.command == "redux":
+        _check_previews(parser, options)
     try:
         client = open_client(options.url, protocol=options.protocol, timeout_s=options.timeout)
     except ValueError as error:
@@ -42,6 +54,8 @@ def main(argv: Sequence[str] | None = None, open_client: Callable[..., FluxClien
             return _ready(client) if options.command == "ready" else _redux(client, options)
         except (FluxError, OSError) as error:
             return _failed(error)
+        except KeyboardInterrupt:
+            return _INTERRUPTED
 
 
 def _ready(client: FluxClient) -> int:
@@ -61,20 +75,83 @@ def _redux(client: FluxClient, options: argparse.Namespace) -> int:
         num_images=options.number,
         seed=options.seed,
         output_format=options.format,
+        priority=options.priority,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
+    for folder in filter(None, (options.out, options.previews)):
+        folder.mkdir(parents=True, exist_ok=True)
     exit_code = 0
     tasks = plan(options.pictures, blend=options.blend)
-    for task in tqdm(tasks, unit="picture", file=sys.stderr, disable=len(tasks) == 1):
-        try:
-            variations = client.redux(task.pictures, **knobs)
-            for variation in variations:
-                target = options.out / f"{task.stem}-{variation.seed}.{variation.format}"
-                _refuse_inputs(target, options.pictures)
-                tqdm.write(str(variation.save(target)), file=sys.stdout)
-        except (FluxError, OSError) as error:
-            exit_code = _failed(error, ", ".join(map(str, task.pictures)))
+    with _Meter(options, len(tasks)) as meter:
+        for task in tasks:
+            try:
+                for variation in _variations(client, task, knobs, options, meter):
+                    target = _free(options.out / f"{task.stem}-{variation.seed}.{variation.format}", options)
+                    tqdm.write(str(variation.save(target)), file=sys.stdout)
+            except (FluxError, OSError) as error:
+                exit_code = _failed(error, ", ".join(map(str, task.pictures)))
+            meter.task_done()
     return exit_code
+
+
+def _variations(
+    client: FluxClient, task: Task, knobs: Knobs, options: argparse.Namespace, meter: _Meter
+) -> list[Variation]:
+    """Of one task; previews are written as they come."""
+    if options.protocol != _STREAMING_PROTOCOL:
+        return client.redux(task.pictures, **knobs)
+    variations: list[Variation] = []
+    preview_steps = options.preview_steps
+    if options.previews is not None and preview_steps is None:
+        preview_steps = _DEFAULT_PREVIEW_STEPS
+    with client.stream(task.pictures, preview_steps=preview_steps, **knobs) as stream:
+        for event in stream:
+            if isinstance(event, Variation):
+                variations.append(event)
+                continue
+            meter.show(event)
+            if event.preview is not None:
+                name = f"{task.stem}-{event.image}-{event.step}.jpg"
+                event.preview.save(_free(options.previews / name, options))
+    return variations
+
+
+class _Meter:
+    """The bar on stderr: denoising steps of all images where that is a terminal, else pictures, if there are several.
+
+    Only a stream tells steps, and nobody watches a file.
+    """
+
+    def __init__(self, options: argparse.Namespace, tasks: int) -> None:
+        self._by_steps = options.protocol == _STREAMING_PROTOCOL and sys.stderr.isatty()
+        self._steps_of_task = (options.number or limits.DEFAULT_IMAGES) * (options.steps or limits.DEFAULT_STEPS)
+        self._steps_done: dict[int, int] = {}
+        self._tasks_done = 0
+        self._bar = tqdm(
+            total=tasks * self._steps_of_task if self._by_steps else tasks,
+            unit="step" if self._by_steps else "picture",
+            file=sys.stderr,
+            disable=options.quiet or (tasks == 1 and not self._by_steps),
+        )
+
+    def show(self, progress: Progress) -> None:
+        self._steps_done[progress.image] = progress.step
+        if self._by_steps:
+            self._advance(self._tasks_done * self._steps_of_task + sum(self._steps_done.values()))
+
+    def task_done(self) -> None:
+        """Whatever became of it, and however much of its progress was lost on the way."""
+        self._tasks_done += 1
+        self._steps_done.clear()
+        self._advance(self._tasks_done * (self._steps_of_task if self._by_steps else 1))
+
+    def __enter__(self) -> _Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _advance(self, done: int) -> None:
+        self._bar.update(done - self._bar.n)
 
 
 def plan(pictures: Sequence[Path], *, blend: bool) -> list[Task]:
@@ -93,9 +170,18 @@ def plan(pictures: Sequence[Path], *, blend: bool) -> list[Task]:
     return tasks
 
 
-def _refuse_inputs(target: Path, pictures: Sequence[Path]) -> None:
-    if target.resolve() in {picture.resolve() for picture in pictures}:
-        raise InvalidRequest(f"{target} is one of the pictures given; choose another folder with -o")
+def _free(target: Path, options: argparse.Namespace) -> Path:
+    """`target`. Raises InvalidRequest: it is one of the pictures given."""
+    if target.resolve() in {picture.resolve() for picture in options.pictures}:
+        raise InvalidRequest(f"{target} is one of the pictures given; choose another folder")
+    return target
+
+
+def _check_previews(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.previews is None and options.preview_steps is not None:
+        parser.error("--preview-steps needs --previews FOLDER")
+    if options.previews is not None and options.protocol != _STREAMING_PROTOCOL:
+        parser.error(f"--previews needs --protocol {_STREAMING_PROTOCOL}")
 
 
 def _failed(error: Exception, name: str = "") -> int:
@@ -128,6 +214,17 @@ def _parser() -> argparse.ArgumentParser:
     redux.add_argument("--guidance", type=float, help=f"distilled guidance, 0..{limits.MAX_GUIDANCE:g}")
     redux.add_argument("--seed", type=int, help="seed of the first variation; -1: random")
     redux.add_argument("--format", choices=limits.FORMATS)
+    redux.add_argument(
+        "--priority", type=int, help=f"{limits.MIN_PRIORITY} background, 0 usual, {limits.MAX_PRIORITY} interactive"
+    )
+    redux.add_argument("--previews", type=Path, metavar="FOLDER", help="write previews there: picture-image-step.jpg")
+    redux.add_argument(
+        "--preview-steps",
+        type=int,
+        metavar="K",
+        help=f"a preview after every K steps, 1..{limits.MAX_STEPS} (default: {_DEFAULT_PREVIEW_STEPS})",
+    )
+    redux.add_argument("-q", "--quiet", action="store_true", help="no bar on stderr")
     return parser
 
 

@@ -61,6 +61,8 @@ def test_every_option_reaches_the_request(tmp_path):
         "-1",
         "-n",
         "2",
+        "--priority",
+        "-1",
     ]
     argv += ["--url", "host:1", "--protocol", "http", "--timeout", "9"]
     assert command("redux", picture(tmp_path / "cat.png"), "-o", tmp_path, *argv) == 0
@@ -74,6 +76,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "GUIDANCE_SCALE": [4.5],
         "NUM_IMAGES": [2],
         "SEED": [-1],
+        "PRIORITY": [-1],
     }
     assert command.opened == ("host:1", {"protocol": "http", "timeout_s": 9.0})
 
@@ -132,6 +135,78 @@ def test_an_unreachable_server_is_one_line(tmp_path, capsys):
     assert line.endswith("a.png: host:8001: refused")
 
 
+def test_it_streams_over_grpc_and_asks_plainly_over_http(tmp_path):
+    command = Command()
+    for protocol in ("grpc", "http"):
+        command("redux", picture(tmp_path / "a.png"), "-o", tmp_path / "out", "--protocol", protocol)
+    assert [sent.request.model for sent in command.transport.sent] == ["flux_stream", "flux_redux"]
+
+
+def test_previews_are_written_as_they_come(tmp_path):
+    pictures = [picture(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
+    argv = ["-o", tmp_path / "out", "-n", 2, "--steps", 7]
+    assert Command()("redux", *pictures, *argv, "--previews", tmp_path / "seen" / "here", "--preview-steps", 3) == 0
+    assert sorted(file.name for file in (tmp_path / "seen" / "here").iterdir()) == sorted(
+        f"{stem}-{image}-{step}.jpg" for stem in ("cat", "cat-2") for image in (0, 1) for step in (3, 6)
+    )
+    assert Command()("redux", pictures[0], *argv, "--previews", tmp_path / "usual") == 0
+    assert sorted(file.name for file in (tmp_path / "usual").iterdir()) == ["cat-0-5.jpg", "cat-1-5.jpg"]
+
+
+def test_a_picture_given_is_never_overwritten_by_a_preview(tmp_path, capsys):
+    given = picture(tmp_path / "cat-0-5.jpg")
+    before = (tmp_path / "cat-0-5.jpg").read_bytes()
+    argv = ["-o", tmp_path / "out", "--previews", tmp_path]
+    assert Command()("redux", picture(tmp_path / "cat.png"), given, *argv) == 1
+    assert (tmp_path / "cat-0-5.jpg").read_bytes() == before
+    assert "is one of the pictures given" in capsys.readouterr().err
+
+
+def bar_of(monkeypatch, capsys, is_terminal, *argv):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    assert Command()("redux", *argv) == 0
+    return capsys.readouterr().err
+
+
+def test_a_terminal_shows_the_steps_of_all_images(tmp_path, monkeypatch, capsys):
+    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out", "-n", 2]
+    assert "200/200" in bar_of(monkeypatch, capsys, True, *argv)
+    assert "12/12" in bar_of(monkeypatch, capsys, True, *argv, "--steps", 3)
+    assert "10/10" in bar_of(monkeypatch, capsys, True, argv[0], "--steps", 10, "-o", tmp_path / "out")
+
+
+def test_where_no_steps_are_told_or_seen_there_is_a_bar_of_pictures(tmp_path, monkeypatch, capsys):
+    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out"]
+    assert "2/2" in bar_of(monkeypatch, capsys, True, *argv, "--protocol", "http")
+    assert "2/2" in bar_of(monkeypatch, capsys, False, *argv)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_quiet_shows_no_bar(tmp_path, monkeypatch, capsys, is_terminal):
+    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out", "--quiet"]
+    assert bar_of(monkeypatch, capsys, is_terminal, *argv) == ""
+
+
+def test_ctrl_c_ends_the_work_at_the_server_and_exits_with_130(tmp_path, capsys):
+    class Interrupted(FakeTransport):
+        def stream(self, *arguments):
+            answers = super().stream(*arguments)
+            answers._answers = self._interrupted(answers._answers)
+            return answers
+
+        def _interrupted(self, answers):
+            yield next(answers)
+            raise KeyboardInterrupt
+
+    command = Command()
+    command.transport = Interrupted()
+    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    assert command("redux", *pictures, "--quiet", "-o", tmp_path / "out") == 130
+    assert [stream.cancelled for stream in command.transport.streams] == [True]
+    assert command.transport.closed
+    assert capsys.readouterr().err == ""
+
+
 def test_ready_says_so(capsys):
     assert Command()("ready") == 0
     assert capsys.readouterr().out == "ready\n"
@@ -151,6 +226,8 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux", "a.png", "--steps", "many"],
         ["redux", "a.png", "--protocol", "smtp"],
         ["redux", "a.png", "--strength", "strong"],
+        ["redux", "a.png", "--preview-steps", "3"],
+        ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
         ["frobnicate"],
     ],
 )
