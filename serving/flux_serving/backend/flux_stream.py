@@ -20,19 +20,20 @@ import triton_python_backend_utils as pb_utils
 from PIL import Image
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder
+from flux_serving.backend.progress_channel import Failure, Preview, Progress, ProgressFolder
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.limits import BASE64_SUFFIX
 from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, OUTPUT_FORMAT, PREVIEW, PROGRESS, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, Overloaded
+from flux_serving.errors import Cancelled, FluxError, GenerationFailed, Overloaded
 
 log = logging.getLogger(__name__)
 
-#: Streams at once; more are refused.
+#: Streams at once; more are refused. Triton gives a model 32 threads for its calls and the answers it sends together:
+#: with 40 streams no progress came before the first call had ended (tried on 2.51).
 MAX_STREAMS = 24
-#: Seconds without progress after which a stream looks whether its client is still there.
-CLIENT_CHECK_S = 0.02
+#: Seconds without progress after which a stream looks whether its client is still there, which takes 0.1 ms.
+CLIENT_CHECK_S = 0.05
 #: Seconds that a stopping server waits for a stream to end.
 STOP_TIMEOUT_S = 10.0
 
@@ -102,6 +103,7 @@ class _Stream(threading.Thread):
         )
         self._stopping = False
         self._steps_done: dict[int, int] = {}
+        self._failure: type[FluxError] = GenerationFailed
         #: The last answer is on its way, or was sent.
         self.is_over = False
 
@@ -126,19 +128,25 @@ class _Stream(threading.Thread):
         """Send progress until the call ends. Returns the last answer.
 
         Raises Cancelled: the client has gone, or the server stops; the job then ends before its next step.
+        Raises FluxError: the ensemble failed.
         """
         self._call.start()
         while not self._call.has_ended:
-            progress = self._receiver.receive(CLIENT_CHECK_S)
+            received = self._receiver.receive(CLIENT_CHECK_S)
             if self._stopping:
                 raise Cancelled("the server is stopping")
             if self._sender.is_cancelled():
                 raise Cancelled("the client has gone")
-            if progress is not None:
-                self._send(progress)
-        while (progress := self._receiver.receive(0)) is not None:
-            self._send(progress)
-        return self._call.answer(self._wanted)
+            self._take(received)
+        while (received := self._receiver.receive(0)) is not None:
+            self._take(received)
+        return self._call.answer(self._wanted, self._failure)
+
+    def _take(self, received: Progress | Failure | None) -> None:
+        if isinstance(received, Progress):
+            self._send(received)
+        elif isinstance(received, Failure):
+            self._failure = received.kind
 
     def _send(self, progress: Progress) -> None:
         """Progress of an image never goes back."""
@@ -175,13 +183,12 @@ class _Call(threading.Thread):
         self.has_ended = True
         self._on_end()
 
-    def answer(self, wanted: frozenset[str]) -> Any:
-        """The ensemble's answer, or its error in its own words and code. Raises what the call raised."""
+    def answer(self, wanted: frozenset[str], failure: type[FluxError]) -> Any:
+        """The ensemble's answer. Raises its failure, in the failed model's own words, or what the call raised."""
         if isinstance(self._outcome, Exception):
             raise self._outcome
         if self._outcome.has_error():
-            error = self._outcome.error()
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(error.message(), error.code()))
+            raise failure(self._outcome.error().message().removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
         return pb_utils.InferenceResponse(
             [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
         )

@@ -6,7 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from flux_serving.backend.progress_channel import MAX_PREVIEW_SIDE, Preview, Progress, ProgressFolder, ProgressSender
+from flux_serving.backend.progress_channel import (
+    MAX_PREVIEW_SIDE,
+    Failure,
+    Preview,
+    Progress,
+    ProgressFolder,
+    ProgressSender,
+)
 from flux_serving.backend.wire import read_text
 from flux_serving.contract.limits import PREVIEW_METHODS
 from flux_serving.contract.models import FLUX_BASE, PREVIEW_METHOD, PREVIEW_STEPS, PROGRESS_ADDRESS
@@ -59,9 +66,15 @@ class ProgressReport:
             job.on_step = partial(self._tell, image, job)
             self._tell(image, job)
 
-    def close(self) -> None:
+    def end(self, error: Exception | None = None) -> None:
+        """Before the request is answered. error: what it is answered with."""
         if self._sender is not None:
+            if error is not None:
+                self._sender.send(Failure.of(error))
             self._sender.close()
+
+    def close(self) -> None:
+        self.end()
 
     def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
         """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long."""
