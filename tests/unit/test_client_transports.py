@@ -29,6 +29,7 @@ from flux_client import (
     InvalidRequest,
     NotConnected,
     Overloaded,
+    Progress,
     RetryPolicy,
     Unreachable,
 )
@@ -44,6 +45,15 @@ class Caller:
 
     def __init__(self, kind, protocol):
         self.kind, self.protocol = kind, protocol
+
+    def stream(self, url, *, timeout_s=10.0, retry=ONCE, **options):
+        """All events."""
+
+        async def collected(client):
+            return [event async for event in client.stream(PICTURE, **options)]
+
+        ask = (lambda client: list(client.stream(PICTURE, **options))) if self.kind == "sync" else collected
+        return self._call(url, timeout_s, retry, ask)
 
     def redux(self, url, images=PICTURE, *, timeout_s=10.0, retry=ONCE, **options):
         return self._call(url, timeout_s, retry, lambda client: client.redux(images, **options))
@@ -88,6 +98,17 @@ class Door:
         return bytes_tensor(self.pictures), np.arange(len(self.pictures), dtype=np.int64).tobytes()
 
 
+def infer_response(**outputs):
+    """outputs: datatype, shape and bytes by name."""
+    return service_pb2.ModelInferResponse(
+        outputs=[
+            service_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
+            for name, (datatype, shape, _) in outputs.items()
+        ],
+        raw_output_contents=[data for _, _, data in outputs.values()],
+    )
+
+
 class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
     codes: ClassVar = {
         InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -95,6 +116,12 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         Cancelled: grpc.StatusCode.CANCELLED,
         GenerationFailed: grpc.StatusCode.INTERNAL,
     }
+
+    def __init__(self):
+        super().__init__()
+        self.steps_before_refusal = 0
+        #: A stream's caller did not wait for its end.
+        self.hung_up = threading.Event()
 
     def ServerReady(self, request, context):  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
@@ -108,20 +135,39 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         )
         time.sleep(self.pause_s)
         if self.refusal:
-            context.abort(self.codes[type(self.refusal)], f"in ensemble 'flux_redux', {self.refusal}")
+            self._refuse(context)
+        return self._pictures()
+
+    def ModelStreamInfer(self, requests, context):  # noqa: N802
+        """Progress with a pause after each step, then the pictures; or a refusal after `steps_before_refusal` steps."""
+        over, answered = threading.Event(), threading.Event()
+        context.add_callback(over.set)
+        context.add_callback(lambda: answered.is_set() or self.hung_up.set())
+        [request] = requests
+        self.requests.append((request, dict(context.invocation_metadata())))
+        for step in range(3):
+            if self.refusal and step == self.steps_before_refusal:
+                self._refuse(context)
+            progress = np.array([0, step, 2], np.int32).tobytes()
+            yield service_pb2.ModelStreamInferResponse(
+                infer_response=infer_response(PROGRESS=("INT32", [1, 3], progress))
+            )
+            if over.wait(self.pause_s):
+                return
+        answered.set()
+        yield service_pb2.ModelStreamInferResponse(infer_response=self._pictures())
+
+    def _refuse(self, context):
+        context.abort(self.codes[type(self.refusal)], f"in ensemble 'flux_redux', {self.refusal}")
+
+    def _pictures(self):
         images, seeds = self.raw_outputs()
         shape = [1, len(self.pictures)]
-        return service_pb2.ModelInferResponse(
-            outputs=[
-                service_pb2.ModelInferResponse.InferOutputTensor(name="OUTPUT_IMAGE", datatype="BYTES", shape=shape),
-                service_pb2.ModelInferResponse.InferOutputTensor(name="OUTPUT_SEED", datatype="INT64", shape=shape),
-            ],
-            raw_output_contents=[images, seeds],
-        )
+        return infer_response(OUTPUT_IMAGE=("BYTES", shape, images), OUTPUT_SEED=("INT64", shape, seeds))
 
     @contextmanager
     def open(self, port=0):
-        server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
+        server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
@@ -408,3 +454,186 @@ def test_an_unknown_protocol_or_a_url_with_a_scheme_is_told_at_once(make):
         make(protocol="smtp")
     with pytest.raises(ValueError, match="expected host:port such as localhost:8000"):
         make("http://localhost:8000", protocol="http")
+
+
+@pytest.fixture(params=["sync", "async"])
+def streamer(request):
+    return Caller(request.param, "grpc")
+
+
+@pytest.fixture
+def stream_door():
+    door = GrpcDoor()
+    with door.open() as url:
+        door.url = url
+        yield door
+
+
+def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
+    events = streamer.stream(
+        stream_door.url, request_id="mine", timeout_s=9.0, seed=7, image_strength=0.5, preview_steps=3
+    )
+    assert events[:3] == [Progress(0, step, 2) for step in range(3)]
+    assert [(v.data, v.seed) for v in events[3:]] == [(b"first", 0), (b"second", 1)]
+    [(request, metadata)] = stream_door.requests
+    assert (request.model_name, request.id) == ("flux_stream", "mine")
+    assert 8e6 < request.parameters["timeout"].int64_param <= 9e6
+    assert metadata["triton_grpc_error"] == "true"
+    assert [output.name for output in request.outputs] == ["PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED"]
+    inputs = zip(request.inputs, request.raw_input_contents, strict=True)
+    assert {tensor.name: (tensor.datatype, [*tensor.shape], data) for tensor, data in inputs} == {
+        "IMAGE": ("BYTES", [1, 1], bytes_tensor([PICTURE])),
+        "SEED": ("INT64", [1, 1], np.array([7]).tobytes()),
+        "IMAGE_STRENGTH": ("FP32", [1, 1], np.array([0.5], np.float32).tobytes()),
+        "PREVIEW_STEPS": ("INT32", [1, 1], np.array([3], np.int32).tobytes()),
+    }
+
+
+def test_pictures_of_many_megabytes_pass_through_a_stream(streamer, stream_door):
+    stream_door.pictures = [os.urandom(6 * 2**20)]
+    assert streamer.stream(stream_door.url)[-1].data == stream_door.pictures[0]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
+def test_a_refusal_is_the_stream_s_error_in_the_model_s_own_words(streamer, stream_door, refusal, steps):
+    stream_door.refusal = refusal("flux_base: HEIGHT=7, expected 16..2048")
+    stream_door.steps_before_refusal = steps
+    with pytest.raises(refusal) as raised:
+        streamer.stream(stream_door.url)
+    assert str(raised.value) == "flux_base: HEIGHT=7, expected 16..2048"
+
+
+@pytest.mark.parametrize(("steps", "asked"), [(0, 3), (1, 1)])
+def test_a_server_without_room_is_asked_again_while_no_event_was_there(streamer, stream_door, steps, asked):
+    stream_door.refusal = Overloaded("full")
+    stream_door.steps_before_refusal = steps
+    with pytest.raises(Overloaded):
+        streamer.stream(stream_door.url, retry=RetryPolicy(attempts=3, first_delay_s=0.01))
+    assert len(stream_door.requests) == asked
+
+
+def test_an_error_without_a_code_is_the_server_s_mistake(streamer, stream_door, monkeypatch):
+    def words_alone(self, requests, context):
+        list(requests)
+        yield service_pb2.ModelStreamInferResponse(error_message="flux_base: bug")
+
+    monkeypatch.setattr(GrpcDoor, "ModelStreamInfer", words_alone)
+    with GrpcDoor().open() as url, pytest.raises(GenerationFailed, match=r"^flux_base: bug"):
+        streamer.stream(url)
+
+
+def test_a_slow_stream_meets_the_deadline_and_is_ended_at_the_server(streamer, stream_door):
+    stream_door.pause_s = 8.0
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"no answer from 127\.0\.0\.1:\d+ within 0\.3 s"):
+        streamer.stream(stream_door.url, timeout_s=0.3)
+    assert time.monotonic() - started < 2
+    assert stream_door.hung_up.wait(5)
+
+
+def test_a_stream_from_nobody_or_from_one_who_says_nothing_ends(streamer):
+    with pytest.raises(NotConnected, match=r"127\.0\.0\.1"):
+        streamer.stream(nobody())
+    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no answer from {url}"):
+        streamer.stream(url, timeout_s=0.5)
+    with listening(reset) as (url, _), pytest.raises(Unreachable, match=url):
+        streamer.stream(url, timeout_s=5.0)
+
+
+@pytest.mark.parametrize("retried", [(Overloaded, NotConnected), (Unreachable,)])
+def test_a_server_killed_under_a_stream_is_unreachable_and_not_asked_again(streamer, stream_door, retried):
+    stream_door.pause_s = 8.0
+    retry = RetryPolicy(first_delay_s=0.01, retried=retried)
+    with cable(stream_door.url) as (url, cut), ThreadPoolExecutor(1) as pool:
+        call = pool.submit(streamer.stream, url, retry=retry)
+        while not (stream_door.requests or call.done()):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        cut()
+        error = call.exception(5)
+    assert type(error) is Unreachable
+    assert "the connection broke before the answer came" in str(error)
+    assert len(stream_door.requests) == 1
+
+
+def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
+    stream_door.pause_s = 8.0
+    with FluxClient(stream_door.url) as client:
+        stream = client.stream(PICTURE)
+        next(stream)
+        threading.Timer(0.1, stream.cancel).start()
+        started = time.monotonic()
+        with pytest.raises(Cancelled, match="by its caller"):
+            next(stream)
+        assert stream_door.hung_up.wait(2)
+        assert time.monotonic() - started < 2
+
+
+def test_a_stream_that_is_dropped_hangs_up(stream_door):
+    stream_door.pause_s = 8.0
+    with FluxClient(stream_door.url) as client:
+        for _ in client.stream(PICTURE):
+            break
+        assert stream_door.hung_up.wait(2)
+
+
+def test_closing_the_client_ends_its_streams(stream_door):
+    stream_door.pause_s = 8.0
+    client = FluxClient(stream_door.url)
+    stream = client.stream(PICTURE)
+    next(stream)
+    client.close()
+    with pytest.raises(Cancelled):
+        next(stream)
+    assert stream_door.hung_up.wait(2)
+
+
+@pytest.mark.parametrize("events_before", [0, 1])
+@pytest.mark.parametrize("how", ["cancel", "aclose", "drop", "task", "client"])
+def test_an_async_stream_hangs_up_at_once_however_it_is_ended(stream_door, how, events_before):
+    stream_door.pause_s = 8.0
+
+    async def run():
+        async with AsyncFluxClient(stream_door.url) as client:
+            stream = client.stream(PICTURE)
+            await stream.__aenter__()
+            for _ in range(events_before):
+                await anext(stream)
+            while not stream_door.requests:
+                await asyncio.sleep(0.01)
+            if how == "drop":
+                del stream
+            elif how == "aclose":
+                await stream.aclose()
+            elif how == "client":
+                await client.close()
+            else:
+                task = asyncio.create_task(_exhaust(stream))
+                await asyncio.sleep(0.1)
+                stream.cancel() if how == "cancel" else task.cancel()
+                [outcome] = await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 2)
+                assert type(outcome) is (Cancelled if how == "cancel" else asyncio.CancelledError)
+            return await asyncio.to_thread(stream_door.hung_up.wait, 2)
+
+    assert asyncio.run(run())
+
+
+async def _exhaust(stream):
+    async for _ in stream:
+        pass
+
+
+def test_threads_stream_from_one_client_at_once(stream_door):
+    stream_door.pause_s = 0.1
+    with FluxClient(stream_door.url) as client, ThreadPoolExecutor(8) as pool:
+        started = time.monotonic()
+        streams = list(pool.map(lambda _: list(client.stream(PICTURE)), range(8)))
+        assert time.monotonic() - started < 2
+    assert [len(events) for events in streams] == [5] * 8
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_http_has_no_streams_and_says_what_to_do(kind):
+    with pytest.raises(InvalidRequest, match=r"^streaming needs protocol='grpc'$"):
+        Caller(kind, "http").stream("localhost:8000")
