@@ -1,0 +1,297 @@
+"""Streams against the real server: the same pictures as plain calls, progress, cancellation, and a server that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import DEMO, start_server
+from flux_client import (
+    AsyncFluxClient,
+    Cancelled,
+    DeadlineExceeded,
+    Event,
+    FluxClient,
+    FluxError,
+    InvalidRequest,
+    NotConnected,
+    Progress,
+    Unreachable,
+    Variation,
+)
+from flux_client.fake import FakeTransport
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture, encoded
+
+pytestmark = pytest.mark.live
+
+#: Minutes of work on this server's CPU: whoever waits for it, waits too long.
+LONG: dict[str, Any] = {"height": 512, "width": 512, "num_inference_steps": 100, "num_images": 8}
+#: Seconds for a small request on a server that does nothing else, with room for a busy machine.
+PROMPT_S = 20.0
+
+
+def progress_in(events: list[Event]) -> list[Progress]:
+    return [event for event in events if isinstance(event, Progress)]
+
+
+def variations_in(events: list[Event]) -> list[Variation]:
+    return [event for event in events if isinstance(event, Variation)]
+
+
+def assert_alike(ones: list[Variation], others: list[Variation]) -> None:
+    """Equal to one 8-bit step: images that share a denoising step are rounded in another order."""
+    assert [variation.seed for variation in ones] == [variation.seed for variation in others]
+    for one, other in zip(ones, others, strict=True):
+        difference = np.asarray(one.image, np.int16) - np.asarray(other.image, np.int16)
+        assert np.abs(difference).max() <= 1
+
+
+def test_a_stream_gives_the_pictures_of_a_plain_call_after_their_progress(demo_server: TritonServer) -> None:
+    knobs: dict[str, Any] = {"num_images": 2, "seed": 9, "num_inference_steps": 4}
+    with FluxClient(demo_server.grpc_url) as client:
+        events = list(client.stream(drawn_picture(1), preview_steps=2, **knobs))
+        assert_alike(variations_in(events), client.redux(drawn_picture(1), **knobs))
+    assert variations_in(events) == events[-2:]
+    progress = progress_in(events)
+    for image in (0, 1):
+        steps = [event.step for event in progress if event.image == image]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 4
+    assert {event.steps for event in progress} == {4}
+    previews = [event.preview for event in progress if event.preview is not None]
+    assert previews
+    assert all(preview.image.format == "JPEG" for preview in previews)
+
+
+@pytest.mark.parametrize("method", ["latent2rgb", "vae"])
+def test_previews_come_after_every_so_many_steps_and_not_otherwise(demo_server: TritonServer, method: str) -> None:
+    with FluxClient(demo_server.grpc_url) as client:
+        told = progress_in(
+            list(client.stream(drawn_picture(1), num_inference_steps=6, preview_steps=3, preview_method=method))
+        )
+        plain = progress_in(list(client.stream(drawn_picture(1), num_inference_steps=6)))
+    with_preview = {event.step for event in told if event.preview is not None}
+    assert with_preview
+    assert with_preview <= {3, 6}
+    assert all(event.preview is None for event in plain)
+
+
+def test_the_async_stream_gives_what_the_sync_one_gives(demo_server: TritonServer) -> None:
+    async def pictures(client: AsyncFluxClient, seed: int) -> list[Variation]:
+        return variations_in(
+            [event async for event in client.stream(drawn_picture(1), seed=seed, num_inference_steps=3)]
+        )
+
+    async def call() -> list[list[Variation]]:
+        async with AsyncFluxClient(demo_server.grpc_url) as client:
+            return await asyncio.gather(*(pictures(client, seed) for seed in range(3)))
+
+    together = asyncio.run(call())
+    with FluxClient(demo_server.grpc_url) as client:
+        for seed, variations in enumerate(together):
+            events = list(client.stream(drawn_picture(1), seed=seed, num_inference_steps=3))
+            assert_alike(variations, variations_in(events))
+
+
+def test_eight_threads_stream_from_one_client_at_once(demo_server: TritonServer) -> None:
+    def pictures(client: FluxClient, seed: int) -> list[Variation]:
+        return variations_in(list(client.stream(drawn_picture(1), seed=seed, num_inference_steps=4)))
+
+    with FluxClient(demo_server.grpc_url) as client, ThreadPoolExecutor(8) as pool:
+        streamed = list(pool.map(lambda seed: pictures(client, seed), range(8)))
+        for seed, variations in enumerate(streamed):
+            assert_alike(variations, client.redux(drawn_picture(1), seed=seed, num_inference_steps=4))
+
+
+def ask_promptly(client: FluxClient) -> None:
+    """Raises DeadlineExceeded: the server is at work on something else."""
+    client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
+
+
+def test_cancelling_from_another_thread_ends_the_work(demo_server: TritonServer) -> None:
+    with FluxClient(demo_server.grpc_url) as client:
+        stream = client.stream(drawn_picture(1), **LONG)
+        assert isinstance(next(stream), Progress)
+        threading.Timer(0.2, stream.cancel).start()
+        started = time.monotonic()
+        with pytest.raises(Cancelled):
+            list(stream)
+        assert time.monotonic() - started < 2
+        with pytest.raises(Cancelled):
+            next(stream)
+        ask_promptly(client)
+
+
+def test_leaving_the_block_or_dropping_the_stream_ends_the_work(demo_server: TritonServer) -> None:
+    with FluxClient(demo_server.grpc_url) as client:
+        with client.stream(drawn_picture(1), **LONG) as stream:
+            next(stream)
+        ask_promptly(client)
+        for _ in client.stream(drawn_picture(1), **LONG):
+            break
+        ask_promptly(client)
+
+
+@pytest.mark.parametrize("how", ["cancel", "block", "aclose", "drop", "task"])
+def test_an_async_stream_ends_the_work_in_every_way(demo_server: TritonServer, how: str) -> None:
+    async def begin_and_end(client: AsyncFluxClient) -> None:
+        stream = client.stream(drawn_picture(1), **LONG)
+        if how == "block":
+            async with stream:
+                await anext(stream)
+        elif how == "aclose":
+            async with aclosing(stream):
+                await anext(stream)
+        elif how == "drop":
+            await anext(stream)
+            del stream
+        elif how == "cancel":
+            await anext(stream)
+            asyncio.get_running_loop().call_later(0.2, stream.cancel)
+            with pytest.raises(Cancelled):
+                await asyncio.wait_for(_exhausted(stream), 2)
+        else:
+            task = asyncio.create_task(_exhausted(stream))
+            await asyncio.sleep(1)
+            task.cancel()
+            await asyncio.wait([task], timeout=2)
+            assert task.cancelled()
+
+    async def _exhausted(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async def call() -> None:
+        async with AsyncFluxClient(demo_server.grpc_url) as client:
+            await begin_and_end(client)
+            await client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
+
+    asyncio.run(call())
+
+
+def test_a_stream_ends_at_its_deadline_and_so_does_its_work(demo_server: TritonServer) -> None:
+    with FluxClient(demo_server.grpc_url) as client:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            list(client.stream(drawn_picture(1), timeout_s=1, **LONG))
+        assert time.monotonic() - started < 3
+        ask_promptly(client)
+
+
+def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServer) -> None:
+    with (
+        FluxClient(demo_server.grpc_url) as client,
+        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not a picture"),
+    ):
+        list(client.stream(b"not a picture"))
+
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "several with previews": {"num_images": 3, "seed": 5, "preview_steps": 1},
+    "jpeg": {"output_format": "jpeg"},
+    "a size between": {"height": 100},
+    "too large": {"width": 4096},
+    "an unknown way of previewing": {"preview_method": "sketch"},
+}
+
+
+def outcome(client: FluxClient, pictures: Any, knobs: dict[str, Any]) -> Any:
+    """What a stream told: the pictures, and of each image which steps came with a preview.
+
+    Progress may be lost on the way, as a preview may; so only what came last for each image has to be the same.
+    """
+    try:
+        events = list(client.stream(pictures, **knobs))
+    except InvalidRequest:
+        return InvalidRequest
+    last = {event.image: (event.step, event.steps) for event in progress_in(events)}
+    has_previews = any(event.preview for event in progress_in(events))
+    return last, has_previews, [(v.seed, v.format, v.image.size, v.image.mode) for v in variations_in(events)]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_fake_streams_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
+    knobs = {"num_inference_steps": 2} | REQUESTS[name]
+    with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
+        for pictures in (drawn_picture(1), b"not a picture"):
+            assert outcome(fake, pictures, knobs) == outcome(real, pictures, knobs)
+
+
+def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(drawn_picture(1)))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "-o", "out", "--seed", "3", "--steps", "4"),
+            *("--previews", "seen", "--preview-steps", "2", "--url", demo_server.grpc_url),
+        ],
+        cwd=tmp_path,
+        check=True,
+        timeout=120,
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one-3.png"]
+    assert {path.name for path in (tmp_path / "seen").iterdir()} <= {"one-0-2.jpg", "one-0-4.jpg"}
+    assert any((tmp_path / "seen").iterdir())
+
+
+def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encoded(drawn_picture(1)))
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "--url", demo_server.grpc_url, "-n", "8"),
+            *("--height", "512", "--width", "512", "--steps", "100", "--previews", "seen", "--preview-steps", "1"),
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        limit = time.monotonic() + 60
+        while not list(tmp_path.glob("seen/*")) and time.monotonic() < limit:
+            time.sleep(0.1)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=10)
+    assert command.returncode == 130
+    assert said == ""
+    with FluxClient(demo_server.grpc_url) as client:
+        ask_promptly(client)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_server_that_dies_under_a_stream_is_unreachable_soon(tmp_path: Path, kind: str) -> None:
+    async def follow(url: str, begun: threading.Event) -> None:
+        async with AsyncFluxClient(url) as client:
+            async for _ in client.stream(drawn_picture(1), **LONG):
+                begun.set()
+
+    def call(url: str, begun: threading.Event) -> None:
+        if kind == "async":
+            asyncio.run(follow(url, begun))
+            return
+        with FluxClient(url) as client:
+            for _ in client.stream(drawn_picture(1), **LONG):
+                begun.set()
+
+    for server in start_server(DEMO, tmp_path / "triton.log"):
+        begun = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            outcome = pool.submit(call, server.grpc_url, begun)
+            assert begun.wait(60)
+            killed = time.monotonic()
+            server.kill()
+            error = outcome.exception(30)
+        assert isinstance(error, FluxError), repr(error)
+        assert isinstance(error, Unreachable), repr(error)
+        assert not isinstance(error, NotConnected), "the stream was under way"
+        assert time.monotonic() - killed < 20
