@@ -5,11 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flux_serving.launch.server import ServerOptions, TritonServer, free_port
 from flux_serving.settings import Checkpoints
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
+
+    from flux_serving.weights import BaseWeights
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Checkpoints(ROOT / "checkpoints/demo/flux-base", ROOT / "checkpoints/demo/flux-redux")
@@ -30,6 +36,20 @@ def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
             print(log.read_text(errors="replace")[-4000:])
             raise
         yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_flux() -> FluxPipeline:
+    from tiny import make_tiny_flux
+
+    return make_tiny_flux()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_flux: FluxPipeline) -> BaseWeights:
+    from tiny import weights_of
+
+    return weights_of(tiny_flux)
 
 
 @pytest.fixture(scope="session")

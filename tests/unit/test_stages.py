@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import Context, Text, assemble, no_text
-from flux_serving.stages.denoising import Denoising, attention_bias, denoise_step
+from flux_serving.stages.context import Text, assemble, no_text
 from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -67,7 +65,6 @@ def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
     context = assemble(text, [torch.ones(2, 8), torch.full((3, 8), 2.0)], [0.5, 0.0])
     assert context.tokens[:, 0].tolist() == [0, 1, 1, 2, 2, 2]
     assert context.weights.tolist() == [512, 0.5, 0.5, 0, 0, 0]
-    assert context.without_absent().tokens[:, 0].tolist() == [0, 1, 1]
 
 
 def test_the_empty_prompt_is_one_zero_token_that_weighs_512() -> None:
@@ -75,80 +72,21 @@ def test_the_empty_prompt_is_one_zero_token_that_weighs_512() -> None:
     assert (text.tokens.shape, text.weight, float(text.tokens.abs().sum())) == ((1, 8), 512, 0.0)
 
 
-def test_a_token_of_weight_w_acts_as_w_equal_tokens() -> None:
-    """Softmax attention written out, on raw queries, keys and values."""
-    query, keys, values = torch.randn(3, 8), torch.randn(4, 8), torch.randn(4, 5)
-    counts = torch.tensor([3.0, 1.0, 2.0, 0.0])
-    repeated = torch.repeat_interleave(torch.arange(4), counts.long())
-    expected = (query @ keys[repeated].T / math.sqrt(8)).softmax(-1) @ values[repeated]
-    bias = attention_bias(counts[None], image_tokens=0, dtype=torch.float32)
-    assert bias is not None
-    actual = torch.nn.functional.scaled_dot_product_attention(
-        query[None, None], keys[None, None], values[None, None], attn_mask=bias
-    )
-    assert torch.allclose(actual[0, 0], expected, atol=1e-6)
-
-
-def test_weights_of_one_need_no_mask() -> None:
-    assert attention_bias(torch.ones(2, 7), image_tokens=4, dtype=torch.float32) is None
-
-
-@pytest.fixture(scope="module")
-def transformer() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=24,
-            pooled_projection_dim=8,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        ).eval()
-
-
-def denoising(seed: int, tokens: int, steps: int, guidance: float) -> Denoising:
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(tokens, generator=generator) * 3
-    context = Context(torch.randn(tokens, 24, generator=generator), weights, torch.randn(8, generator=generator))
-    grid = Grid(2, 3)
-    return Denoising(
-        latents=initial_noise(seed, grid, 4, torch.device("cpu"), torch.float32),
-        grid=grid,
-        context=context,
-        guidance=guidance,
-        schedule=make_schedule(FLUX_DEV_SCHEDULER, steps, grid.tokens),
-    )
-
-
-def test_a_batch_of_different_jobs_gives_each_what_it_would_get_alone(transformer: FluxTransformer2DModel) -> None:
-    sorts = [(1, 3, 4, 1.0), (2, 9, 6, 3.5), (3, 1, 4, 2.0)]
-    alone = [denoising(*sort) for sort in sorts]
-    for member in alone:
-        for _ in range(4):
-            denoise_step(transformer, [member])
-    together = [denoising(*sort) for sort in sorts]
-    denoise_step(transformer, together[:1])
-    for _ in range(3):
-        denoise_step(transformer, together)
-    denoise_step(transformer, together[1:])
-    for one, other in zip(alone, together, strict=True):
-        assert one.step == other.step == 4
-        assert torch.allclose(one.latents, other.latents, atol=1e-5)
-
-
 def parameters(**values: float) -> SamplingParameters:
     types = {"SEED": np.int64, "GUIDANCE_SCALE": np.float32}
     tensors = {name: np.array([value], types.get(name, np.int32)) for name, value in values.items()}
+    if "INITIAL_LATENTS" in values:
+        tensors["INITIAL_LATENTS"] = np.zeros((1, 1, 1), np.float32)
     return SamplingParameters.from_tensors(tensors, native_side=1024, token_side=16)
 
 
 def test_what_is_left_out_is_what_the_seed_document_says() -> None:
-    assert parameters() == SamplingParameters(1024, 1024, 50, 2.5, (42,))
+    assert parameters() == SamplingParameters(1024, 1024, 50, 2.5, (42,), first_step=0, end_step=50)
+
+
+def test_a_part_of_the_steps_can_be_asked_for() -> None:
+    assert parameters(NUM_INFERENCE_STEPS=10, END_STEP=4).steps_to_run == 4
+    assert parameters(NUM_INFERENCE_STEPS=10, START_STEP=4, INITIAL_LATENTS=1).steps_to_run == 6
 
 
 def test_seeds_count_up_from_the_first() -> None:
@@ -165,6 +103,9 @@ def test_a_random_seed_differs_from_call_to_call() -> None:
     [
         ({"HEIGHT": 500}, "HEIGHT=500, expected a multiple of 16; nearest: 496 or 512"),
         ({"WIDTH": 8}, "WIDTH=8, expected a multiple of 16; nearest: 16"),
+        ({"NUM_INFERENCE_STEPS": 4, "END_STEP": 5}, "END_STEP=5, expected at most 4 steps"),
+        ({"NUM_INFERENCE_STEPS": 4, "START_STEP": 4}, "START_STEP=4, expected 0..3: 4 is where the run ends"),
+        ({"START_STEP": 2}, "START_STEP=2 needs INITIAL_LATENTS"),
         ({"SEED": 2**63 - 1, "NUM_IMAGES": 2}, "SEED=9223372036854775807 leaves no room for 2 seeds"),
     ],
 )

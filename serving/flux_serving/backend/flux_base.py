@@ -7,6 +7,7 @@ response sender. Every request gets exactly one answer.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
     FLUX_BASE,
+    INITIAL_LATENTS,
     LATENTS,
     OUTPUT_FORMAT,
     OUTPUT_SEED,
@@ -32,6 +34,7 @@ from flux_serving.contract.models import (
     RECIPE,
     REFUSAL,
 )
+from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, InvalidRequest
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
@@ -45,16 +48,26 @@ from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import choose_dtype, load_base, open_device
 
+#: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
+#: a thousand tokens (docs/performance.md). On a GPU nothing was measured: it is four pictures of 512 x 512 pixels.
+STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
+
 
 class FluxBaseModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         instance = Instance.start(FLUX_BASE, args)
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
-        self._sampler = Sampler(load_base(Checkpoints.from_environment(os.environ), device, dtype))
-        self._previewer = Previewer(self._sampler.base)
+        base = load_base(Checkpoints.from_environment(os.environ), device, dtype)
+        self._sampler = Sampler(base, instance.settings.attention)
+        self._previewer = Previewer(base)
         self._progress_folder = ProgressFolder.of_server(os.environ)
-        limits = Limits(max_jobs=instance.settings.max_waiting)
+        settings = instance.settings
+        limits = Limits(
+            max_jobs=settings.max_waiting,
+            max_rows=settings.max_rows,
+            step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
+        )
         self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits))
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -70,6 +83,14 @@ class FluxBaseModel:
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)
+        report = ProgressReport.open(values, self._progress_folder, self._previewer)
+        try:
+            self._submit(request, values, report)
+        except Exception as error:
+            report.end(error)
+            raise
+
+    def _submit(self, request: Any, values: Mapping[str, Array], report: ProgressReport) -> None:
         if refused := read_text(FLUX_BASE, REFUSAL, values):
             raise InvalidRequest(refused)
         # Read here although image_encode writes it: a wrong format must not cost a picture.
@@ -78,19 +99,19 @@ class FluxBaseModel:
         parameters = SamplingParameters.from_tensors(values, base.native_side, base.token_side)
         # Copies: the request's memory goes back to Triton when `execute` returns.
         context = Context(*(torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION)))
+        wants_pixels = PIXELS.name in request.requested_output_names()
         priority = int(values[PRIORITY.name].item()) if PRIORITY.name in values else DEFAULT_PRIORITY
         timeout_us = request.timeout()
         deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
-        works = self._sampler.begin(parameters, context)
-        report = ProgressReport.open(values, self._progress_folder, self._previewer)
+        works = self._sampler.begin(parameters, context, values.get(INITIAL_LATENTS.name), wants_pixels)
         ticket = _Ticket(request, parameters, self._sampler.recipes(parameters), report)
         jobs: list[Job[Denoising, Picture]] = [
             Job(
                 work,
-                parameters.steps,
+                parameters.steps_to_run,
                 ticket.taker(index),
                 group=work.grid,
-                tokens=work.grid.tokens + len(context.tokens),
+                tokens=work.conditioning.tokens,
                 priority=priority,
                 deadline=deadline,
                 is_wanted=ticket.is_wanted,
@@ -98,11 +119,7 @@ class FluxBaseModel:
             for index, work in enumerate(works)
         ]
         report.follow(jobs)
-        try:
-            self._engine.submit(jobs)
-        except FluxError:
-            report.close()
-            raise
+        self._engine.submit(jobs)
 
 
 class _Ticket:
@@ -119,6 +136,7 @@ class _Ticket:
         self._report = report
         self._pictures: list[Picture | None] = [None] * len(parameters.seeds)
         self._open = True
+        self._lock = threading.Lock()
 
     def is_wanted(self) -> bool:
         return self._open and self._report.is_heard()
@@ -127,33 +145,31 @@ class _Ticket:
         return lambda outcome: self._take(index, outcome)
 
     def _take(self, index: int, outcome: Picture | FluxError) -> None:
-        """Only the engine's thread comes here."""
-        if not self._open:
-            return
-        if isinstance(outcome, FluxError):
-            self._close(error_response(FLUX_BASE, self._request_id, outcome))
-            return
-        self._pictures[index] = outcome
-        pictures = [picture for picture in self._pictures if picture is not None]
-        if len(pictures) == len(self._pictures):
-            try:
-                response = self._answer(pictures)
-            except Exception as error:
-                response = error_response(FLUX_BASE, self._request_id, error)
-            self._close(response)
+        """Any of the engine's threads comes here."""
+        with self._lock:
+            if not self._open:
+                return
+            if isinstance(outcome, FluxError):
+                response = error_response(FLUX_BASE, self._request_id, outcome)
+            else:
+                self._pictures[index] = outcome
+                pictures = [picture for picture in self._pictures if picture is not None]
+                if len(pictures) < len(self._pictures):
+                    return
+                try:
+                    response = self._answer(pictures)
+                except Exception as error:
+                    response = error_response(FLUX_BASE, self._request_id, error)
+            self._open = False
+        self._report.end(outcome if isinstance(outcome, FluxError) else None)
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def _answer(self, pictures: Sequence[Picture]) -> Any:
-        return answer(
-            self._wanted,
-            {
-                PIXELS: np.stack([picture.rgb for picture in pictures]),
-                OUTPUT_SEED: OUTPUT_SEED.array(self._parameters.seeds),
-                RECIPE: RECIPE.array(self._recipes),
-                LATENTS: np.stack([picture.latents for picture in pictures]),
-            },
-        )
-
-    def _close(self, response: Any) -> None:
-        self._open = False
-        self._report.close()
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        outputs = {
+            OUTPUT_SEED: OUTPUT_SEED.array(self._parameters.seeds),
+            RECIPE: RECIPE.array(self._recipes),
+            LATENTS: np.stack([picture.latents for picture in pictures]),
+        }
+        if PIXELS.name in self._wanted:
+            outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
+        return answer(self._wanted, outputs)

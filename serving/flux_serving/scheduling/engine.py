@@ -1,51 +1,74 @@
-"""The thread that takes one step after another: schedule, run, complete."""
+"""The engine: a thread that takes one step after another, and a thread that finishes what has no step left.
+
+Finishing (decoding, answering) has a thread of its own because it takes as long as several steps: docs/performance.md
+has what was measured.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from flux_serving.errors import Cancelled, FluxError, GenerationFailed
 from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
+#: Jobs that may wait for finishing; beyond them no step is taken until there is room.
+MAX_UNFINISHED = 32
+
 Work = TypeVar("Work")
 WorkIn = TypeVar("WorkIn", contravariant=True)
-Result = TypeVar("Result", covariant=True)
 Outcome = TypeVar("Outcome")
+Result = TypeVar("Result", covariant=True)
 
 
 class Runner(Protocol[WorkIn, Result]):
-    """What the engine drives."""
+    """What the engine drives. `step` is called by one thread, `results` by another."""
 
-    def step(self, batch: Sequence[WorkIn]) -> None:
-        """Take every member of the batch one step further."""
+    def step(self, batch: Sequence[WorkIn]) -> Sequence[FluxError | None]:
+        """Take every member one step further. Returns what ended a member, None for each that goes on.
 
-    def result(self, work: WorkIn) -> Result:
-        """What a finished piece of work gives."""
+        Where this raises, none has moved.
+        """
+
+    def results(self, works: Sequence[WorkIn]) -> Sequence[Result]:
+        """What finished work of one group gives."""
+
+    def results_at_once(self, work: WorkIn) -> int:
+        """How many works of this one's group `results` takes well together."""
 
 
 class Engine(Generic[Work, Outcome]):
-    """Runs jobs on a thread of its own. Every job that was accepted ends exactly once.
-
-    A step that raises ends the jobs of that step and no others.
-    """
+    """Every job that was accepted ends exactly once. A failure ends only the jobs that fail by themselves, too."""
 
     def __init__(
-        self, runner: Runner[Work, Outcome], scheduler: Scheduler, clock: Callable[[], float] = time.monotonic
+        self,
+        runner: Runner[Work, Outcome],
+        scheduler: Scheduler,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
         self._runner = runner
         self._scheduler = scheduler
+        self._observer = observer or Observer()
+        #: When each job that has not ended was submitted.
+        self._submitted: dict[Job[Work, Outcome], float] = {}
+        self._finishing: deque[Job[Work, Outcome]] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="denoising engine", daemon=True)
-        self._thread.start()
+        self._stepping = True
+        self._stepper = threading.Thread(target=self._take_steps, name="denoising steps", daemon=True)
+        self._finisher = threading.Thread(target=self._finish_jobs, name="finishing", daemon=True)
+        self._stepper.start()
+        self._finisher.start()
 
     def submit(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
         """Raises Overloaded: there is no room. Raises Cancelled: the engine is closed."""
@@ -53,58 +76,123 @@ class Engine(Generic[Work, Outcome]):
             if self._closing:
                 raise Cancelled("the server is stopping")
             self._scheduler.add(jobs)
-            self._changed.notify()
+            self._submitted.update(dict.fromkeys(jobs, self.clock()))
+            self._changed.notify_all()
 
     def close(self) -> None:
-        """Finish the step that runs, end every job as cancelled, and end the thread."""
+        """Finish the step that runs and what has no step left, end every other job as cancelled, end the threads."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        self._stepper.join()
         for job in self._scheduler.drain():
-            _finish(job, Cancelled("the server is stopping"))
+            self._end(job, Cancelled("the server is stopping"))
+        self._finisher.join()
 
-    def _run(self) -> None:
+    def _take_steps(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or len(self._scheduler) > 0)
+                self._changed.wait_for(self._may_step)
                 if self._closing:
+                    self._stepping = False
+                    self._changed.notify_all()
                     return
                 plan = self._scheduler.schedule(self.clock())
             for job, reason in plan.dropped:
-                _finish(job, reason)
+                self._end(job, reason)
             if plan.run:
                 self._step(plan.run)
+            self._observer.queued(self._scheduler.running, self._scheduler.waiting)
+
+    def _may_step(self) -> bool:
+        return self._closing or (len(self._scheduler) > 0 and len(self._finishing) < MAX_UNFINISHED)
 
     def _step(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
-        try:
-            self._runner.step([job.work for job in jobs])
-        except Exception as error:
-            with self._changed:
-                self._scheduler.remove(jobs)
-            for job in jobs:
-                _finish(job, _as_failure(error))
-            return
+        started = self.clock()
+        for job in jobs:
+            if job.steps_done == 0:
+                self._observer.began(job, started - self._submitted[job])
+        failures = self._run(jobs)
+        self._observer.stepped(len(jobs), sum(job.tokens for job in jobs), self.clock() - started)
+        failed = {job: failure for job, failure in zip(jobs, failures, strict=True) if failure is not None}
+        going_on = [job for job in jobs if job not in failed]
         with self._changed:
-            finished = self._scheduler.complete(jobs)
-        for job in finished:
-            try:
-                outcome: Outcome | FluxError = self._runner.result(job.work)
-            except Exception as error:
-                outcome = _as_failure(error)
-            _finish(job, outcome)
+            self._scheduler.remove(failed)
+            finished = self._scheduler.complete(going_on)
+            self._finishing.extend(finished)
+            if finished:
+                self._changed.notify_all()
+        for job in going_on:
+            _call(job.on_step)
+        for job, failure in failed.items():
+            self._end(job, failure)
+
+    def _run(self, jobs: Sequence[Job[Work, Outcome]]) -> Sequence[FluxError | None]:
+        """Step them together, or, where that fails, each alone: then only those fail that must."""
+        try:
+            return self._runner.step([job.work for job in jobs])
+        except Exception as error:
+            if len(jobs) == 1:
+                return [_as_failure(error)]
+            log.warning("a step of %d jobs failed, each takes it alone: %s: %s", len(jobs), type(error).__name__, error)
+        failures = [self._run([job])[0] for job in jobs]
+        if not any(failures):
+            # None of them was to blame, so it was the size of the step: memory ran out.
+            with self._changed:
+                self._scheduler.shrink_step(sum(job.tokens for job in jobs))
+        return failures
+
+    def _finish_jobs(self) -> None:
+        while jobs := self._next_to_finish():
+            self._finish(jobs)
+
+    def _next_to_finish(self) -> Sequence[Job[Work, Outcome]]:
+        """Wait for finished jobs; those that go well together with the first. None: there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._finishing or not self._stepping)
+            if not self._finishing:
+                return ()
+            first = self._finishing[0]
+            count = self._runner.results_at_once(first.work)
+            jobs = [job for job in self._finishing if job.group == first.group][:count]
+            for job in jobs:
+                self._finishing.remove(job)
+            self._changed.notify_all()
+        return jobs
+
+    def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
+        """Together, or, where that fails, each alone."""
+        started = self.clock()
+        try:
+            outcomes: Sequence[Outcome | FluxError] = self._runner.results([job.work for job in jobs])
+        except Exception as error:
+            if len(jobs) > 1:
+                log.warning("finishing %d jobs failed, each is finished alone: %s", len(jobs), error)
+                for job in jobs:
+                    self._finish([job])
+                return
+            outcomes = [_as_failure(error)]
+        self._observer.decoded(len(jobs), self.clock() - started)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            self._end(job, outcome)
+
+    def _end(self, job: Job[Work, Outcome], outcome: Outcome | FluxError) -> None:
+        with self._changed:
+            submitted = self._submitted.pop(job)
+        self._observer.ended(job, outcome if isinstance(outcome, FluxError) else None, self.clock() - submitted)
+        _call(lambda: job.finish(outcome))
 
 
 def _as_failure(error: Exception) -> FluxError:
     if isinstance(error, FluxError):
         return error
-    log.error("a step failed", exc_info=error)
+    log.error("a job failed", exc_info=error)
     return GenerationFailed.unexpected(error)
 
 
-def _finish(job: Job[Any, Any], outcome: Any) -> None:
+def _call(callback: Callable[[], Any]) -> None:
     """One caller's trouble in taking its answer must not end the thread that serves all the others."""
     try:
-        job.finish(outcome)
+        callback()
     except Exception:
-        log.exception("an answer could not be delivered")
+        log.exception("a job's callback failed")

@@ -33,10 +33,30 @@ class Context:
     weights: Tensor
     pooled: Tensor
 
-    def without_absent(self) -> Context:
-        """The same context without the tokens of weight 0."""
+    def condensed(self) -> Context:
+        """The same for attention, with the fewest tokens: none of weight 0, equal ones as one of their summed weight.
+
+        Context tokens have no position, so equal ones need not be neighbours, and the order is free: by weight, the
+        tokens of weight 1 last, where the image's tokens follow with the same weight.
+        """
         present = self.weights > 0
-        return Context(self.tokens[present], self.weights[present], self.pooled)
+        tokens, weights = _merge_equal(self.tokens[present], self.weights[present])
+        order = torch.argsort(torch.where(weights == 1, -1.0, weights), descending=True, stable=True)
+        return Context(tokens[order], weights[order], self.pooled)
+
+
+def _merge_equal(tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Equal rows of tokens become one, with the sum of their weights; first appearances stay in order."""
+    # Equal rows have equal projections; whether rows of equal projections are equal is then looked up.
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(tokens.shape[1], dtype=torch.float64, generator=generator).to(tokens.device)
+    _, group = torch.unique((tokens * direction).sum(1), return_inverse=True)
+    index = torch.arange(len(tokens), device=tokens.device)
+    first = torch.full_like(index, len(tokens)).scatter_reduce(0, group, index, "amin")[group]
+    first = torch.where((tokens[first] == tokens).all(1), first, index)
+    summed = torch.zeros_like(weights).index_add(0, first, weights)
+    kept = first == index
+    return tokens[kept], summed[kept]
 
 
 def no_text(width: int, pooled_width: int, like: Tensor) -> Text:

@@ -7,22 +7,18 @@ import torch
 from torch import Tensor
 
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import GenerationFailed
 from flux_serving.stages.latents import Grid, unpack_latents
 from flux_serving.weights import BaseWeights
 
 
 @torch.inference_mode()
 def decode_latents(base: BaseWeights, packed: Tensor, grid: Grid) -> Array:
-    """packed: (tokens, channels). Returns (height, width, 3) uint8, rounded as diffusers rounds.
+    """packed: (batch, tokens, channels). Returns (batch, height, width, 3) uint8, rounded as diffusers rounds.
 
-    Raises GenerationFailed: the latents are not finite.
     Source: diffusers, `FluxPipeline.__call__`, after the loop, and `VaeImageProcessor.numpy_to_pil`.
     """
-    if not bool(torch.isfinite(packed).all()):
-        raise GenerationFailed("the latents are not finite")
-    latents = unpack_latents(packed[None], grid)
+    latents = unpack_latents(packed, grid)
     latents = latents / base.vae.config.scaling_factor + base.vae.config.shift_factor
     decoded = base.vae.decode(latents, return_dict=False)[0]
-    pixels: Array = base.image_processor.postprocess(decoded, output_type="np")[0]
+    pixels: Array = base.image_processor.postprocess(decoded, output_type="np")
     return (pixels * 255).round().astype(np.uint8)

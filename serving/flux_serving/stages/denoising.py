@@ -1,74 +1,157 @@
-"""One denoising step over a batch of jobs, each at its own step, with its own guidance, seed and context."""
+"""One denoising step over a batch of pictures, each at its own step, with its own guidance, seed and context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pad
 
+from flux_serving.stages.attention import weighted_attention
 from flux_serving.stages.context import Context
 from flux_serving.stages.latents import Grid
 from flux_serving.stages.noise_schedule import NoiseSchedule
+from flux_serving.stages.transformer import Transformer
+
+#: Steps whose modulation a batch lines up ahead. More cost memory, fewer cost time; a batch rarely lasts longer.
+_LOOK_AHEAD = 4
+
+
+class Conditioning:
+    """What steers a picture at every step, computed once; the pictures of one request share it.
+
+    context: in the transformer's dtype, without absent and repeated tokens. Source of the changes: diffusers,
+    `FlowMatchEulerDiscreteScheduler.step`.
+    """
+
+    def __init__(
+        self, transformer: Transformer, context: Context, guidance: float, grid: Grid, schedule: NoiseSchedule
+    ) -> None:
+        self.grid = grid
+        self.weights = context.weights
+        self.sigmas: list[float] = schedule.sigmas.tolist()
+        self._transformer = transformer
+        self._context = context
+        self._guidance = guidance
+        self._schedule = schedule
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one step runs over, of context and image."""
+        return len(self.weights) + self.grid.tokens
+
+    @cached_property
+    def context(self) -> Tensor:
+        """(tokens, width), embedded."""
+        return self._transformer.embed_context(self._context.tokens)
+
+    @cached_property
+    def modulation(self) -> Tensor:
+        """(steps, vectors, width). Computed when the first step is due, so that a request that waits holds little."""
+        pooled = self._context.pooled
+        return self._transformer.modulate(self._schedule.timesteps.to(pooled.device), self._guidance, pooled)
+
+    @cached_property
+    def changes(self) -> Tensor:
+        """(steps,) float32: how far each step goes along the velocity."""
+        return self._schedule.sigmas.diff().to(self.weights.device)
 
 
 @dataclass(eq=False)
-class Denoising:
-    """A picture in the making. `latents` and `step` change; the rest is fixed at the start.
-
-    latents: (image tokens, channels). context: without tokens of weight 0, in the transformer's dtype.
-    """
+class _Rows:
+    """Pictures that take their steps together. latents, velocity: (rows, image tokens, channels)."""
 
     latents: Tensor
-    grid: Grid
-    context: Context
-    guidance: float
-    schedule: NoiseSchedule
-    step: int = 0
+    velocity: Tensor | None = None
+    steps: int = 0
 
 
-@torch.inference_mode()
-def denoise_step(transformer: FluxTransformer2DModel, batch: Sequence[Denoising]) -> None:
-    """Take every member of the batch one Euler step further. All must have the same grid.
+class Denoising:
+    """A picture in the making: a row of those it last took a step with."""
 
-    Contexts of different length are padded with tokens of weight 0.
-    Source: diffusers, `FluxPipeline.__call__`, step 6, and `FlowMatchEulerDiscreteScheduler.step`.
+    def __init__(
+        self, latents: Tensor, conditioning: Conditioning, first_step: int = 0, is_decoded: bool = True
+    ) -> None:
+        """latents: (image tokens, channels), as they are before first_step. is_decoded: in the end."""
+        self.conditioning = conditioning
+        self.is_decoded = is_decoded
+        self._rows = _Rows(latents[None])
+        self._row = 0
+        self._first_step = first_step
+
+    @property
+    def grid(self) -> Grid:
+        return self.conditioning.grid
+
+    @property
+    def step(self) -> int:
+        """The next step, counted from 0."""
+        return self._first_step + self._rows.steps
+
+    @property
+    def latents(self) -> Tensor:
+        """(image tokens, channels)."""
+        return self._rows.latents[self._row]
+
+    @property
+    def estimate(self) -> Tensor:
+        """(image tokens, channels): the picture that the last step was heading for; before any step, the latents."""
+        if self._rows.velocity is None:
+            return self.latents
+        return self.latents - self.conditioning.sigmas[self.step] * self._rows.velocity[self._row]
+
+    def join(self, rows: _Rows, row: int) -> None:
+        self._first_step, self._rows, self._row = self.step, rows, row
+
+
+class Batch:
+    """Pictures of one grid that take their steps together until one of them leaves or another joins.
+
+    Contexts of different length are padded with tokens of weight 0. Taking a step loops over no rows.
     """
-    grid, latents = batch[0].grid, torch.stack([member.latents for member in batch])
-    length = max(len(member.context.tokens) for member in batch)
-    weights = torch.stack([pad(m.context.weights, (0, length - len(m.context.weights))) for m in batch])
-    timesteps = torch.stack([m.schedule.timesteps[m.step] for m in batch]).to(latents)
-    guidance = None
-    if transformer.config.guidance_embeds:
-        guidance = torch.tensor([m.guidance for m in batch], device=latents.device, dtype=torch.float32)
-    velocity = transformer(
-        hidden_states=latents,
-        timestep=timesteps / 1000,
-        guidance=guidance,
-        pooled_projections=torch.stack([m.context.pooled for m in batch]),
-        encoder_hidden_states=torch.stack(
-            [pad(m.context.tokens, (0, 0, 0, length - len(m.context.tokens))) for m in batch]
-        ),
-        txt_ids=latents.new_zeros(length, 3),
-        img_ids=grid.position_ids(latents.device, latents.dtype),
-        joint_attention_kwargs={"attention_mask": attention_bias(weights, grid.tokens, latents.dtype)},
-        return_dict=False,
-    )[0]
-    for member, direction in zip(batch, velocity, strict=True):
-        change = (member.schedule.sigmas[member.step + 1] - member.schedule.sigmas[member.step]).item()
-        member.latents = (member.latents.float() + change * direction).to(direction.dtype)
-        member.step += 1
 
+    def __init__(self, transformer: Transformer, members: Sequence[Denoising], attention: str = "auto") -> None:
+        """attention: as for `weighted_attention`."""
+        self.members = tuple(members)
+        self._transformer = transformer
+        self._conditionings = [member.conditioning for member in members]
+        self._grid = members[0].grid
+        self._rows = _Rows(torch.stack([member.latents for member in members]))
+        length = max(len(conditioning.weights) for conditioning in self._conditionings)
+        self._context = torch.stack([pad(c.context, (0, 0, 0, length - len(c.context))) for c in self._conditionings])
+        weights = torch.stack([pad(c.weights, (0, length - len(c.weights))) for c in self._conditionings])
+        self._attention = weighted_attention(weights, self._grid.tokens, self._context.dtype, attention)
+        self._look_ahead([member.step for member in members])
+        for row, member in enumerate(members):
+            member.join(self._rows, row)
 
-def attention_bias(weights: Tensor, image_tokens: int, dtype: torch.dtype) -> Tensor | None:
-    """What attention adds to the logits: log(weight) for context tokens, 0 for image tokens; None if all is 0.
+    @torch.inference_mode()
+    def step(self) -> list[bool]:
+        """Take one Euler step. Returns for each row whether its numbers are still finite.
 
-    weights: (batch, context tokens). Returns (batch, 1, 1, context + image tokens), -inf where the weight is 0.
-    """
-    if bool((weights == 1).all()):
-        return None
-    bias = pad(weights.log(), (0, image_tokens))
-    return bias[:, None, None, :].to(dtype)
+        Where this raises, no row has moved. Source: diffusers, `FluxPipeline.__call__`, step 6, and
+        `FlowMatchEulerDiscreteScheduler.step`.
+        """
+        rows = self._rows
+        if self._ahead == self._modulation.shape[1]:
+            self._look_ahead([member.step for member in self.members])
+        velocity = self._transformer.velocity(
+            rows.latents, self._context, self._modulation[:, self._ahead], self._grid, self._attention
+        )
+        moved = rows.latents.float() + self._changes[:, self._ahead, None, None] * velocity
+        sound: list[bool] = torch.isfinite(velocity).flatten(1).all(1).tolist()
+        rows.latents, rows.velocity = moved.to(velocity.dtype), velocity
+        rows.steps += 1
+        self._ahead += 1
+        return sound
+
+    def _look_ahead(self, steps: Sequence[int]) -> None:
+        """Line up the next steps of all rows: (rows, steps, vectors, width) and (rows, steps)."""
+        count = min(_LOOK_AHEAD, *(len(c.changes) - step for c, step in zip(self._conditionings, steps, strict=True)))
+        due = [(c, slice(step, step + count)) for c, step in zip(self._conditionings, steps, strict=True)]
+        self._modulation = torch.stack([c.modulation[span] for c, span in due])
+        self._changes = torch.stack([c.changes[span] for c, span in due])
+        self._ahead = 0

@@ -63,7 +63,8 @@ class Previewer:
 
     def vae(self, packed: Tensor, grid: Grid) -> Array:
         """The whole picture, (height, width, 3), at the cost of decoding it."""
-        return decode_latents(self._base, packed.to(self._base.dtype), grid)
+        rgb: Array = decode_latents(self._base, packed[None].to(self._base.dtype), grid)[0]
+        return rgb
 
 
 def shrunk(rgb: Array, longest: int) -> Array:

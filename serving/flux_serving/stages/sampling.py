@@ -3,71 +3,106 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from flux_serving.contract.models import INITIAL_LATENTS
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import InvalidRequest
+from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context
 from flux_serving.stages.decoding import decode_latents
-from flux_serving.stages.denoising import Denoising, denoise_step
+from flux_serving.stages.denoising import Batch, Conditioning, Denoising
 from flux_serving.stages.latents import Grid, initial_noise
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.stages.transformer import Transformer
 from flux_serving.weights import BaseWeights
+
+#: Pixels that go through the VAE's decoder at once, if there are several pictures. Small pictures gain from company; a
+#: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
+MAX_DECODED_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True)
 class Picture:
-    """rgb: (height, width, 3) uint8. latents: the packed latents it was decoded from, (tokens, channels) float32."""
+    """latents: packed, (tokens, channels) float32. rgb: (height, width, 3) uint8, decoded from them, where wanted."""
 
-    rgb: Array
     latents: Array
+    rgb: Array | None
 
 
 class Sampler:
-    """The base checkpoint at work."""
+    """The base checkpoint at work. Only one thread may step; others may begin and take results meanwhile."""
 
-    def __init__(self, base: BaseWeights) -> None:
+    def __init__(self, base: BaseWeights, attention: str = "auto") -> None:
+        """attention: how token weights reach it, as for `weighted_attention`."""
         self.base = base
+        #: Seconds spent in forwards of the transformer so far.
+        self.forward_s = 0.0
+        self._attention = attention
+        self._transformer = Transformer(base.transformer)
+        self._batch: Batch | None = None
 
-    def begin(self, parameters: SamplingParameters, context: Context) -> list[Denoising]:
+    def begin(
+        self,
+        parameters: SamplingParameters,
+        context: Context,
+        initial_latents: Array | None = None,
+        is_decoded: bool = True,
+    ) -> list[Denoising]:
         """One piece of work for each seed. context: float32, on the CPU.
 
-        Raises InvalidRequest: the context doesn't fit the checkpoint.
+        initial_latents: (images, image tokens, channels) as they are before the first step; None for noise.
+        is_decoded: whether pixels are wanted in the end, or latents alone.
+        Raises InvalidRequest: the context or the latents don't fit the checkpoint or the size.
         """
         base = self.base
         config = base.transformer.config
         _check_context(context, config.joint_attention_dim, config.pooled_projection_dim)
-        present = context.without_absent()
+        condensed = context.condensed()
         context = Context(
-            tokens=present.tokens.to(base.device, base.dtype),
-            weights=present.weights.to(base.device),
-            pooled=present.pooled.to(base.device, base.dtype),
+            tokens=condensed.tokens.to(base.device, base.dtype),
+            weights=condensed.weights.to(base.device),
+            pooled=condensed.pooled.to(base.device, base.dtype),
         )
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
-        return [
-            Denoising(
-                latents=initial_noise(seed, grid, config.in_channels // 4, base.device, base.dtype),
-                grid=grid,
-                context=context,
-                guidance=parameters.guidance,
-                schedule=schedule,
-            )
-            for seed in parameters.seeds
-        ]
+        conditioning = Conditioning(self._transformer, context, parameters.guidance, grid, schedule)
+        if initial_latents is None:
+            channels = config.in_channels // 4
+            latents = [initial_noise(seed, grid, channels, base.device, base.dtype) for seed in parameters.seeds]
+        else:
+            _check_latents(initial_latents, (len(parameters.seeds), grid.tokens, config.in_channels))
+            latents = list(torch.tensor(initial_latents).to(base.device, base.dtype))
+        return [Denoising(start, conditioning, parameters.first_step, is_decoded) for start in latents]
 
-    def step(self, batch: Sequence[Denoising]) -> None:
-        denoise_step(self.base.transformer, batch)
+    def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
+        """Take every member one step further. Returns what ended a member, None for each that goes on.
 
-    def result(self, work: Denoising) -> Picture:
-        return Picture(
-            rgb=decode_latents(self.base, work.latents, work.grid),
-            latents=work.latents.float().cpu().numpy(),
-        )
+        Where this raises, none has moved.
+        """
+        if self._batch is None or self._batch.members != tuple(batch):
+            self._batch = Batch(self._transformer, batch, self._attention)
+        started = time.perf_counter()
+        sound = self._batch.step()
+        self.forward_s += time.perf_counter() - started
+        return [None if row else GenerationFailed("the latents are not finite") for row in sound]
+
+    def results(self, works: Sequence[Denoising]) -> list[Picture]:
+        """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
+        decoded = [work for work in works if work.is_decoded]
+        pixels: list[Array] = []
+        if decoded:
+            pixels.extend(decode_latents(self.base, torch.stack([work.latents for work in decoded]), decoded[0].grid))
+        rgb = dict(zip(decoded, pixels, strict=True))
+        return [Picture(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
+
+    def results_at_once(self, work: Denoising) -> int:
+        return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))
 
     def recipes(self, parameters: SamplingParameters) -> list[str]:
         """How each picture is made, as JSON."""
@@ -85,6 +120,13 @@ class Sampler:
             )
             for seed in parameters.seeds
         ]
+
+
+def _check_latents(latents: Array, expected: tuple[int, int, int]) -> None:
+    if latents.shape != expected:
+        raise InvalidRequest(f"{INITIAL_LATENTS.name} has shape {list(latents.shape)}, expected {list(expected)}")
+    if not np.isfinite(latents).all():
+        raise InvalidRequest(f"{INITIAL_LATENTS.name} must be finite")
 
 
 def _check_context(context: Context, width: int, pooled_width: int) -> None:

@@ -1,0 +1,27 @@
+"""What the engine tells of its work, to whoever counts it. Nothing here may block: the engine's threads call it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flux_serving.errors import FluxError
+from flux_serving.scheduling.job import Job
+
+
+class Observer:
+    """Counts nothing; the base of those that do."""
+
+    def queued(self, running: int, waiting: int) -> None:
+        """Before every step, and when the last job has left."""
+
+    def began(self, job: Job[Any, Any], queue_s: float) -> None:
+        """A job takes its first step, queue_s seconds after it was submitted."""
+
+    def stepped(self, rows: int, tokens: int, step_s: float) -> None:
+        """A step of so many rows and tokens took step_s seconds."""
+
+    def decoded(self, pictures: int, decode_s: float) -> None:
+        """So many finished jobs were turned into results together, in decode_s seconds."""
+
+    def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
+        """A job ended, total_s seconds after it was submitted: well (None), or with an error."""

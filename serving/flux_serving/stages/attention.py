@@ -1,0 +1,89 @@
+"""Attention with token weights, two exact ways.
+
+A context token of weight w counts as w equal tokens: log(w) is added to its logit. The mask adds it there, in a kernel
+that takes a float mask, which flash attention on a GPU does not. The merge never shows it to the kernel: runs of
+equally weighted tokens are attended to apart, each by the plain fused kernel, and the parts are weighed by the
+log-sum-exp of their logits plus log(w). Source of the merge: Dao et al. 2022, FlashAttention, section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+#: Tokens, of context and image, from which on the merge is the faster way; measured on a CPU (docs/performance.md).
+#: On a GPU nothing was measured: the merge, because a float mask shuts flash attention out there.
+MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
+#: Runs of equal weight beyond which the mask is taken whatever the device: each costs a kernel call of its own.
+MAX_RUNS = 4
+
+
+class Attention(Protocol):
+    """query, key, value: (batch, heads, tokens, head width), context tokens first. Returns the same shape."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+
+
+class MaskedAttention:
+    """weights: (batch, context tokens), at least 0, at least one of each row above 0."""
+
+    def __init__(self, weights: Tensor, image_tokens: int, dtype: torch.dtype) -> None:
+        self.bias = pad(weights.log(), (0, image_tokens))[:, None, None, :].to(dtype)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, attn_mask=self.bias)
+
+
+class MergedAttention:
+    """The same without a mask. One kernel call for each run of columns where no row's weight changes."""
+
+    def __init__(self, weights: Tensor, image_tokens: int) -> None:
+        """weights: as for `MaskedAttention`."""
+        columns = pad(weights, (0, 1), value=1.0)
+        changes = (columns[:, 1:] != columns[:, :-1]).any(0).nonzero().flatten().tolist()
+        starts = [0, *(column + 1 for column in changes)]
+        self.ends = [*starts[1:], weights.shape[1] + image_tokens]
+        self.starts = starts
+        # (runs, batch, 1, 1): to add to each run's log-sum-exp of shape (batch, heads, tokens).
+        self.log_weights = columns[:, starts].log().T[:, :, None, None]
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        parts, sums = [], []
+        for start, end in zip(self.starts, self.ends, strict=True):
+            part, log_sum = _attend(query, key[:, :, start:end], value[:, :, start:end])
+            parts.append(part)
+            sums.append(log_sum)
+        shares = torch.softmax(torch.stack(sums) + self.log_weights, dim=0).to(value.dtype)[..., None]
+        merged = parts[0] * shares[0]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            merged = torch.addcmul(merged, part, share)
+        return merged
+
+
+def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, way: str = "auto") -> Attention:
+    """Attention for a batch whose context tokens have these weights: (batch, context tokens), float32.
+
+    way: `mask`, `merge`, or `auto` for the faster one. Weights of 1 need neither.
+    """
+    if bool((weights == 1).all()):
+        return scaled_dot_product_attention
+    merged = MergedAttention(weights, image_tokens)
+    if way == "auto":
+        tokens = weights.shape[1] + image_tokens
+        threshold = MERGE_FROM_TOKENS.get(weights.device.type, 0) if dtype is torch.float32 else 0
+        way = "merge" if tokens >= threshold and len(merged.starts) <= MAX_RUNS else "mask"
+    return merged if way == "merge" else MaskedAttention(weights, image_tokens, dtype)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain attention and the log-sum-exp of its logits, (batch, heads, tokens) float32, in one fused kernel."""
+    if query.device.type == "cpu":
+        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+    elif query.dtype is torch.float32:
+        attended, log_sum = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[:2]
+    else:
+        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[:2]
+    return attended, log_sum[:, :, : query.shape[2]]

@@ -1,0 +1,51 @@
+"""A tiny FLUX with random weights for unit tests: as stock diffusers, and as the stages see it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+from flux_serving.weights import BaseWeights
+
+CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
+
+
+def make_tiny_flux() -> FluxPipeline:
+    """Two kinds of blocks, guidance, and weights so large that every input matters."""
+    torch.manual_seed(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=CONTEXT_WIDTH,
+            pooled_projection_dim=POOLED_WIDTH,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        )
+        vae = AutoencoderKL(latent_channels=4, norm_num_groups=4, block_out_channels=(8,), sample_size=32)
+    for name, parameter in transformer.named_parameters():
+        if ".norm" in name and parameter.ndim == 1:
+            parameter.data += 0.5 * torch.randn_like(parameter)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    pipeline = FluxPipeline(scheduler, vae.eval(), None, None, None, None, transformer.eval())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def weights_of(flux: FluxPipeline) -> BaseWeights:
+    """As the stages see it."""
+    return BaseWeights(
+        name="tiny",
+        transformer=flux.transformer,
+        vae=flux.vae,
+        image_processor=flux.image_processor,
+        scheduler_config=dict(flux.scheduler.config),
+        vae_scale_factor=flux.vae_scale_factor,
+        native_side=32,
+    )

@@ -1,0 +1,65 @@
+"""Weighted attention: the mask and the merge give what repeating the tokens gives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from flux_serving.stages.attention import MaskedAttention, MergedAttention, weighted_attention
+
+IMAGE_TOKENS = 5
+
+
+def queries_keys_values(batch: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query, key, value = torch.randn(3, batch, 2, tokens, 8, generator=torch.Generator().manual_seed(tokens))
+    return query, key, value
+
+
+WEIGHTS = {
+    "one heavy token": [[512.0, 1, 1, 1]],
+    "counts": [[3.0, 1, 2, 1], [1, 4, 4, 2]],
+    "rows of different length": [[512.0, 1, 1, 1], [512, 1, 0, 0], [7, 0, 0, 0]],
+    "absent ones in between": [[0.0, 2, 0, 1]],
+}
+
+
+@pytest.mark.parametrize("way", ["mask", "merge"])
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
+def test_a_token_of_weight_w_acts_as_w_equal_tokens(way: str, weights: list[list[float]]) -> None:
+    """Against softmax attention written out, over the tokens repeated."""
+    rows = torch.tensor(weights)
+    query, key, value = queries_keys_values(len(rows), rows.shape[1] + IMAGE_TOKENS)
+    actual = weighted_attention(rows, IMAGE_TOKENS, torch.float32, way)(query, key, value)
+    for row, counts in enumerate(rows):
+        counts = torch.cat([counts, torch.ones(IMAGE_TOKENS)]).long()
+        keys, values = (t[row].repeat_interleave(counts, dim=1) for t in (key, value))
+        expected = (query[row] @ keys.mT / math.sqrt(8)).softmax(-1) @ values
+        assert torch.allclose(actual[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_both_ways_agree_for_weights_that_are_no_whole_numbers(tokens: int) -> None:
+    weights = torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)) * 3
+    inputs = queries_keys_values(3, tokens + IMAGE_TOKENS)
+    masked = MaskedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs)
+    assert torch.allclose(MergedAttention(weights, IMAGE_TOKENS)(*inputs), masked, atol=1e-5)
+
+
+def test_in_bfloat16_only_the_merge_keeps_the_weight() -> None:
+    """log(512) is 6.25 in bfloat16, which is a weight of 518."""
+    weights = torch.tensor([[512.0, 1, 1, 1]])
+    attention = weighted_attention(weights, IMAGE_TOKENS, torch.bfloat16)
+    assert isinstance(attention, MergedAttention)
+    assert attention.log_weights.flatten().exp().tolist() == pytest.approx([512, 1])
+
+
+def test_weights_of_one_need_neither() -> None:
+    plain = weighted_attention(torch.ones(2, 7), IMAGE_TOKENS, torch.float32)
+    assert plain is torch.nn.functional.scaled_dot_product_attention
+
+
+def test_runs_are_told_apart_only_where_a_weight_changes() -> None:
+    merged = MergedAttention(torch.tensor([[512.0, 1, 1, 1], [512, 1, 1, 0]]), IMAGE_TOKENS)
+    assert list(zip(merged.starts, merged.ends, strict=True)) == [(0, 1), (1, 3), (3, 4), (4, 9)]

@@ -1,0 +1,163 @@
+"""Our forward and our steps against stock diffusers, and batches of different pictures against each alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+
+from flux_serving.stages.context import Context
+from flux_serving.stages.denoising import Batch, Denoising
+from flux_serving.stages.sampling import Sampler
+from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.weights import BaseWeights
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH
+
+
+def random_context(seed: int, tokens: int) -> Context:
+    generator = torch.Generator().manual_seed(seed)
+    return Context(
+        torch.randn(tokens, CONTEXT_WIDTH, generator=generator),
+        torch.ones(tokens),
+        torch.randn(POOLED_WIDTH, generator=generator),
+    )
+
+
+def parameters(seed: int, steps: int, guidance: float, height: int = 4, width: int = 6) -> SamplingParameters:
+    return SamplingParameters(height, width, steps, guidance, (seed,), first_step=0, end_step=steps)
+
+
+def stock(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> Tensor:
+    """Final latents of stock diffusers; tokens of a weight above 1 are repeated."""
+    tokens = context.tokens.repeat_interleave(context.weights.long(), dim=0)
+    latents: Tensor = flux(
+        prompt_embeds=tokens[None],
+        pooled_prompt_embeds=context.pooled[None],
+        height=wanted.height,
+        width=wanted.width,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance,
+        generator=torch.Generator("cpu").manual_seed(wanted.seeds[0]),
+        output_type="latent",
+    ).images[0]
+    return latents
+
+
+@pytest.mark.parametrize("attention", ["mask", "merge"])
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 8)])
+def test_a_picture_is_the_one_that_diffusers_gives(
+    tiny_flux: FluxPipeline, tiny_base: BaseWeights, attention: str, height: int, width: int
+) -> None:
+    wanted = parameters(1, 5, 3.5, height, width)
+    context = random_context(1, 9)
+    context = Context(context.tokens, torch.tensor([40.0, *[1.0] * 8]), context.pooled)
+    sampler = Sampler(tiny_base, attention)
+    (work,) = sampler.begin(wanted, context)
+    for _ in range(5):
+        sampler.step([work])
+    assert (work.latents - stock(tiny_flux, wanted, context)).abs().max() < 1e-5
+
+
+def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
+    tiny_flux: FluxPipeline, tiny_base: BaseWeights
+) -> None:
+    """Joining late, leaving early, other guidance, other steps, other lengths of context."""
+    sorts = [(1, 3, 4, 1.0), (2, 9, 7, 3.5), (3, 1, 4, 2.0)]
+    wanted = [parameters(seed, steps, guidance) for seed, _, steps, guidance in sorts]
+    contexts = [random_context(seed, tokens) for seed, tokens, _, _ in sorts]
+    sampler = Sampler(tiny_base)
+    first, second, third = (sampler.begin(*each)[0] for each in zip(wanted, contexts, strict=True))
+    sampler.step([first])
+    for _ in range(3):
+        sampler.step([first, second, third])
+    sampler.step([third, second])
+    for _ in range(3):
+        sampler.step([second])
+    for work, *each in zip((first, second, third), wanted, contexts, strict=True):
+        assert work.step == each[0].steps
+        assert (work.latents - stock(tiny_flux, *each)).abs().max() < 1e-5
+
+
+def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights) -> None:
+    sampler, context = Sampler(tiny_base), random_context(1, 4)
+    whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
+    works = sampler.begin(whole, context)
+    for _ in range(6):
+        sampler.step(works)
+    first = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=2)
+    begun = sampler.begin(first, context, is_decoded=False)
+    for _ in range(2):
+        sampler.step(begun)
+    halves = sampler.results(begun)
+    assert [half.rgb for half in halves] == [None, None]
+    second = SamplingParameters(4, 6, 6, 2.0, (8, 9), first_step=2, end_step=6)
+    resumed = Sampler(tiny_base).begin(second, context, torch.stack([torch.tensor(h.latents) for h in halves]).numpy())
+    for _ in range(4):
+        sampler.step(resumed)
+    for one, other in zip(works, resumed, strict=True):
+        assert torch.equal(one.latents, other.latents)
+
+
+def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
+    sampler = Sampler(tiny_base)
+    good, bad = (sampler.begin(parameters(seed, 4, 1.0), random_context(seed, 3))[0] for seed in (1, 2))
+    (alone,) = sampler.begin(parameters(1, 4, 1.0), random_context(1, 3))
+    bad.conditioning.changes  # noqa: B018
+    bad.latents[0, 0] = float("nan")
+    failures = sampler.step([good, bad])
+    assert failures[0] is None
+    assert "not finite" in str(failures[1])
+    sampler.step([alone])
+    assert (good.latents - alone.latents).abs().max() < 1e-6
+
+
+def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler(tiny_base)
+    (work,) = sampler.begin(parameters(1, 4, 1.0), random_context(1, 3))
+    before = work.latents.clone()
+
+    def fail(self: Batch) -> list[bool]:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "step", fail)
+        with pytest.raises(MemoryError):
+            sampler.step([work])
+    assert work.step == 0
+    assert torch.equal(work.latents, before)
+    sampler.step([work])
+    assert work.step == 1
+
+
+def test_after_the_last_step_the_estimate_is_the_picture(tiny_base: BaseWeights) -> None:
+    sampler = Sampler(tiny_base)
+    (work,) = sampler.begin(parameters(1, 3, 1.0), random_context(1, 3))
+    noisy: Denoising = work
+    assert torch.equal(noisy.estimate, noisy.latents)
+    for _ in range(3):
+        sampler.step([work])
+    assert torch.allclose(work.estimate, work.latents)
+
+
+def test_the_stock_transformer_still_runs_by_itself(tiny_flux: FluxPipeline, tiny_base: BaseWeights) -> None:
+    """Its projections have become views of fused ones."""
+    before = stock(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3))
+    Sampler(tiny_base)
+    assert torch.equal(stock(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3)), before)
+
+
+def test_equal_context_tokens_become_one_with_the_sum_of_their_weights() -> None:
+    a, b, c = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(8)
+    tokens = torch.stack([zero, a, zero, b, a, zero, c])
+    context = Context(tokens, torch.tensor([1.0, 1, 1, 1, 0.5, 1, 0]), torch.zeros(2)).condensed()
+    assert torch.equal(context.tokens, torch.stack([zero, a, b]))
+    assert context.weights.tolist() == [3, 1.5, 1]
+
+
+def test_the_heaviest_tokens_come_first_and_those_of_weight_1_last() -> None:
+    tokens = torch.arange(5.0)[:, None].expand(5, 4)
+    context = Context(tokens, torch.tensor([1.0, 0.5, 512, 1, 2]), torch.zeros(2)).condensed()
+    assert context.weights.tolist() == [512, 2, 0.5, 1, 1]
+    assert context.tokens[:, 0].tolist() == [2, 4, 1, 0, 3]
