@@ -18,7 +18,7 @@ from flux_serving.backend.wire import read_text
 from flux_serving.contract.limits import PREVIEW_METHODS
 from flux_serving.contract.models import FLUX_BASE, PREVIEW_METHOD, PREVIEW_STEPS, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import InvalidRequest
+from flux_serving.errors import Cancelled, InvalidRequest
 from flux_serving.scheduling.job import Job
 from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.preview import Previewer
@@ -69,12 +69,11 @@ class ProgressReport:
     def end(self, error: Exception | None = None) -> None:
         """Before the request is answered. error: what it is answered with."""
         if self._sender is not None:
+            if isinstance(error, Cancelled):
+                log.info("dropped: %s", error)
             if error is not None:
                 self._sender.send(Failure.of(error))
             self._sender.close()
-
-    def close(self) -> None:
-        self.end()
 
     def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
         """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long."""
@@ -88,5 +87,5 @@ class ProgressReport:
         self._sender.send(Progress(image, job.steps_done, job.steps, preview))
 
     def _preview(self, work: Denoising) -> Preview:
-        rgb = self._previewer.preview(self._method, work.latents, work.grid, MAX_PREVIEW_SIDE)
+        rgb = self._previewer.preview(self._method, work.estimate, work.grid, MAX_PREVIEW_SIDE)
         return Preview(rgb.shape[0], rgb.shape[1], rgb.tobytes())
