@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from conftest import DEMO, start_server
@@ -33,6 +33,7 @@ from flux_client import (
 from flux_client.fake import FakeTransport
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded
+from test_client import assert_alike
 
 pytestmark = pytest.mark.live
 
@@ -48,14 +49,6 @@ def progress_in(events: list[Event]) -> list[Progress]:
 
 def variations_in(events: list[Event]) -> list[Variation]:
     return [event for event in events if isinstance(event, Variation)]
-
-
-def assert_alike(ones: list[Variation], others: list[Variation]) -> None:
-    """Equal to one 8-bit step: images that share a denoising step are rounded in another order."""
-    assert [variation.seed for variation in ones] == [variation.seed for variation in others]
-    for one, other in zip(ones, others, strict=True):
-        difference = np.asarray(one.image, np.int16) - np.asarray(other.image, np.int16)
-        assert np.abs(difference).max() <= 1
 
 
 def test_a_stream_gives_the_pictures_of_a_plain_call_after_their_progress(demo_server: TritonServer) -> None:
@@ -115,12 +108,26 @@ def test_eight_threads_stream_from_one_client_at_once(demo_server: TritonServer)
             assert_alike(variations, client.redux(drawn_picture(1), seed=seed, num_inference_steps=4))
 
 
-def ask_promptly(client: FluxClient) -> None:
-    """Raises DeadlineExceeded: the server is at work on something else."""
-    client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
+def unfinished_calls(server: TritonServer) -> float:
+    """Calls of the ensemble that ended without a picture, as Triton counts them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    failures = [line for line in lines if line.startswith('nv_inference_request_failure{model="flux_redux"')]
+    return sum(float(line.split()[-1]) for line in failures)
+
+
+def assert_work_ended(server: TritonServer, before: float) -> None:
+    """The ensemble gave up its call soon, and the server is free. before: `unfinished_calls` until then."""
+    limit = time.monotonic() + 5
+    while unfinished_calls(server) == before and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert unfinished_calls(server) > before
+    with FluxClient(server.grpc_url) as client:
+        client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
 
 
 def test_cancelling_from_another_thread_ends_the_work(demo_server: TritonServer) -> None:
+    before = unfinished_calls(demo_server)
     with FluxClient(demo_server.grpc_url) as client:
         stream = client.stream(drawn_picture(1), **LONG)
         assert isinstance(next(stream), Progress)
@@ -131,17 +138,19 @@ def test_cancelling_from_another_thread_ends_the_work(demo_server: TritonServer)
         assert time.monotonic() - started < 2
         with pytest.raises(Cancelled):
             next(stream)
-        ask_promptly(client)
+    assert_work_ended(demo_server, before)
 
 
 def test_leaving_the_block_or_dropping_the_stream_ends_the_work(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
+        before = unfinished_calls(demo_server)
         with client.stream(drawn_picture(1), **LONG) as stream:
             next(stream)
-        ask_promptly(client)
+        assert_work_ended(demo_server, before)
+        before = unfinished_calls(demo_server)
         for _ in client.stream(drawn_picture(1), **LONG):
             break
-        ask_promptly(client)
+        assert_work_ended(demo_server, before)
 
 
 @pytest.mark.parametrize("how", ["cancel", "block", "aclose", "drop", "task"])
@@ -176,18 +185,20 @@ def test_an_async_stream_ends_the_work_in_every_way(demo_server: TritonServer, h
     async def call() -> None:
         async with AsyncFluxClient(demo_server.grpc_url) as client:
             await begin_and_end(client)
-            await client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
+            await asyncio.to_thread(assert_work_ended, demo_server, before)
 
+    before = unfinished_calls(demo_server)
     asyncio.run(call())
 
 
 def test_a_stream_ends_at_its_deadline_and_so_does_its_work(demo_server: TritonServer) -> None:
+    before = unfinished_calls(demo_server)
     with FluxClient(demo_server.grpc_url) as client:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             list(client.stream(drawn_picture(1), timeout_s=1, **LONG))
         assert time.monotonic() - started < 3
-        ask_promptly(client)
+    assert_work_ended(demo_server, before)
 
 
 def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServer) -> None:
@@ -248,6 +259,7 @@ def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer
 
 def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(drawn_picture(1)))
+    before = unfinished_calls(demo_server)
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "--url", demo_server.grpc_url, "-n", "8"),
@@ -264,8 +276,7 @@ def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tm
         _, said = command.communicate(timeout=10)
     assert command.returncode == 130
     assert said == ""
-    with FluxClient(demo_server.grpc_url) as client:
-        ask_promptly(client)
+    assert_work_ended(demo_server, before)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
