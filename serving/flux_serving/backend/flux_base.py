@@ -16,6 +16,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.instance import Instance
+from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
@@ -35,7 +36,7 @@ from flux_serving.contract.models import (
     REFUSAL,
 )
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import FluxError, InvalidRequest
+from flux_serving.errors import FluxError, InvalidRequest, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
@@ -68,7 +69,8 @@ class FluxBaseModel:
             max_rows=settings.max_rows,
             step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
         )
-        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits))
+        self._metrics = EngineMetrics(FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s)
+        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits), self._metrics)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -80,6 +82,7 @@ class FluxBaseModel:
 
     def close(self) -> None:
         self._engine.close()
+        self._metrics.close()
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)
@@ -119,7 +122,11 @@ class FluxBaseModel:
             for index, work in enumerate(works)
         ]
         report.follow(jobs)
-        self._engine.submit(jobs)
+        try:
+            self._engine.submit(jobs)
+        except Overloaded:
+            self._metrics.refused(len(jobs))
+            raise
 
 
 class _Ticket:

@@ -14,8 +14,9 @@ from flux_serving.settings import ModelSettings
 
 @dataclass(frozen=True)
 class Instance:
-    """settings: of this model. device: a torch device, such as `cuda:7`."""
+    """name: Triton's, such as `flux_base_0_0`. settings: of this model. device: a torch device, such as `cuda:7`."""
 
+    name: str
     settings: ModelSettings
     device: str
 
@@ -25,6 +26,7 @@ class Instance:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         on_gpu = args["model_instance_kind"] == "GPU"
         return cls(
+            name=args["model_instance_name"],
             settings=ModelSettings.from_config(model, json.loads(args["model_config"])),
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
         )

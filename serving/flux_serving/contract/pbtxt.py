@@ -1,4 +1,4 @@
-"""The contract as Triton's `config.pbtxt`, and as the table in docs/tensors.md.
+"""The contract as Triton's `config.pbtxt`, and as the tables in docs/tensors.md and docs/metrics.md.
 
 Configs are full, so that the server runs with `--disable-auto-complete-config`: completing them would start a
 throw-away process of every model.
@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from flux_serving.contract.models import ENSEMBLES, MODELS, Ensemble, Model
+from flux_serving.contract.metrics import METRICS
+from flux_serving.contract.models import ENSEMBLES, FLUX_BASE, MODELS, Ensemble, Model
 from flux_serving.contract.tensors import Tensor
 
 #: GPUs of the seed's machine; one instance of every GPU model on each.
@@ -104,6 +105,29 @@ def render_tables() -> str:
             parts.append("\n| parameter | default | meaning |\n|---|---|---|")
             parts += [f"| `{p.name}` | `{p.default}` | {p.meaning} |" for p in model.parameters]
         parts.append("")
+    return "\n".join(parts)
+
+
+def render_metrics() -> str:
+    """What the models publish, as Markdown."""
+    parts = [
+        "# Metrics\n",
+        "Rendered from `serving/flux_serving/contract` by `scripts/render_configs`. Beside Triton's own metrics, each "
+        f"instance of `{FLUX_BASE.name}` publishes these on the metrics port, with the labels `model` and `instance`. "
+        f"Triton's own compute and queue times of `{FLUX_BASE.name}` say nothing: its `execute` returns before the "
+        "work begins.\n",
+        "| metric | kind | what it counts | question that it answers |\n|---|---|---|---|",
+        *(f"| `{m.name}` | {m.kind.value} | {m.meaning} | {m.question} |" for m in METRICS),
+        "",
+        "Worth a graph:\n",
+        "| expression | meaning |\n|---|---|",
+        "| `rate(flux_forward_seconds_total[1m])` | share of time in which the transformer runs |",
+        "| `rate(flux_rows_per_step_sum[1m]) / rate(flux_rows_per_step_count[1m])` | images that share a step |",
+        "| `rate(flux_tokens_total[1m])` | tokens per second, whatever the sizes |",
+        '| `rate(flux_jobs_total{outcome="done"}[1m])` | pictures per second |',
+        "| `histogram_quantile(0.95, sum by (le) (rate(flux_queue_seconds_bucket[5m])))` | wait of the slowest 5 % |",
+        "",
+    ]
     return "\n".join(parts)
 
 

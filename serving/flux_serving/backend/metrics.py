@@ -1,0 +1,133 @@
+"""What `flux_base` publishes of its engine on Triton's metrics port; docs/metrics.md says what each answers.
+
+Triton takes some 30 microseconds for each value, which is not the denoising thread's to spend: a thread of its own
+publishes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from flux_serving.contract.metrics import (
+    DECODE_SECONDS,
+    FORWARD_SECONDS,
+    JOB_SECONDS,
+    JOBS,
+    JOBS_RUNNING,
+    JOBS_WAITING,
+    QUEUE_SECONDS,
+    ROWS_PER_STEP,
+    STEP_SECONDS,
+    TOKENS,
+    Kind,
+    Metric,
+)
+from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
+from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.observer import Observer
+
+_KINDS = {
+    Kind.COUNTER: pb_utils.MetricFamily.COUNTER,
+    Kind.GAUGE: pb_utils.MetricFamily.GAUGE,
+    Kind.HISTOGRAM: pb_utils.MetricFamily.HISTOGRAM,
+}
+_OUTCOMES: dict[type[FluxError], str] = {
+    Overloaded: "refused",
+    Cancelled: "cancelled",
+    DeadlineExceeded: "timed_out",
+}
+_WELL, _FAILED = "done", "failed"
+
+
+class EngineMetrics(Observer):
+    """Of one instance of the model. forward_s: seconds spent in the transformer so far."""
+
+    def __init__(self, model: str, instance: str, forward_s: Callable[[], float]) -> None:
+        self._labels = {"model": model, "instance": instance}
+        self._forward_s = forward_s
+        self._forward_published_s = 0.0
+        self._steps = _published(STEP_SECONDS, self._labels)
+        self._forwards = _published(FORWARD_SECONDS, self._labels)
+        self._rows = _published(ROWS_PER_STEP, self._labels)
+        self._tokens = _published(TOKENS, self._labels)
+        self._running = _published(JOBS_RUNNING, self._labels)
+        self._waiting = _published(JOBS_WAITING, self._labels)
+        self._queue_s = _published(QUEUE_SECONDS, self._labels)
+        self._job_s = _published(JOB_SECONDS, self._labels)
+        self._decode_s = _published(DECODE_SECONDS, self._labels)
+        self._jobs = _published_by_outcome([_WELL, _FAILED, *_OUTCOMES.values()], self._labels)
+        self._counts = (-1, -1)
+        self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
+        self._thread.start()
+        self.queued(0, 0)
+
+    def close(self) -> None:
+        """Publish what is due, and end."""
+        self._due.put(None)
+        self._thread.join()
+
+    def refused(self, jobs: int) -> None:
+        """So many jobs found no room."""
+        self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
+
+    def queued(self, running: int, waiting: int) -> None:
+        if self._counts == (running, waiting):
+            return
+        self._counts = running, waiting
+
+        def publish() -> None:
+            self._running.set(running)
+            self._waiting.set(waiting)
+
+        self._due.put(publish)
+
+    def began(self, job: Job[Any, Any], queue_s: float) -> None:
+        self._due.put(lambda: self._queue_s.observe(queue_s))
+
+    def stepped(self, rows: int, tokens: int, step_s: float) -> None:
+        forward_s = self._forward_s()
+
+        def publish() -> None:
+            self._steps.observe(step_s)
+            self._rows.observe(rows)
+            self._tokens.increment(tokens)
+            self._forwards.increment(forward_s - self._forward_published_s)
+            self._forward_published_s = forward_s
+
+        self._due.put(publish)
+
+    def decoded(self, pictures: int, decode_s: float) -> None:
+        self._due.put(lambda: self._decode_s.observe(decode_s))
+
+    def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
+        def publish() -> None:
+            self._jobs[_WELL if outcome is None else _OUTCOMES.get(type(outcome), _FAILED)].increment(1)
+            if outcome is None:
+                self._job_s.observe(total_s)
+
+        self._due.put(publish)
+
+    def _publish(self) -> None:
+        while (publish := self._due.get()) is not None:
+            publish()
+
+
+def _family(metric: Metric) -> Any:
+    return pb_utils.MetricFamily(name=metric.name, description=metric.meaning, kind=_KINDS[metric.kind])
+
+
+def _published(metric: Metric, labels: dict[str, str]) -> Any:
+    if metric.kind is Kind.HISTOGRAM:
+        return _family(metric).Metric(labels=labels, buckets=list(metric.buckets))
+    return _family(metric).Metric(labels=labels)
+
+
+def _published_by_outcome(outcomes: Sequence[str], labels: dict[str, str]) -> dict[str, Any]:
+    family = _family(JOBS)
+    return {outcome: family.Metric(labels=labels | {JOBS.label: outcome}) for outcome in outcomes}
