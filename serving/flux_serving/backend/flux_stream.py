@@ -20,7 +20,7 @@ import triton_python_backend_utils as pb_utils
 from PIL import Image
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.progress_channel import Failure, Preview, Progress, ProgressFolder
+from flux_serving.backend.progress_channel import Failure, Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.limits import BASE64_SUFFIX
 from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, OUTPUT_FORMAT, PREVIEW, PROGRESS, PROGRESS_ADDRESS
@@ -68,15 +68,20 @@ class FluxStreamModel:
         running = sum(not stream.is_over for stream in self._streams)
         if running >= MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {MAX_STREAMS} may")
-        stream = _Stream(request, sender, self._folder)
+        receiver = self._folder.listen()
+        try:
+            stream = _Stream(request, sender, receiver)
+            stream.start()
+        except BaseException:
+            receiver.close()
+            raise
         self._streams.append(stream)
-        stream.start()
 
 
 class _Stream(threading.Thread):
     """One request, from its acceptance to its last answer. Only this thread sends answers."""
 
-    def __init__(self, request: Any, sender: Any, folder: ProgressFolder) -> None:
+    def __init__(self, request: Any, sender: Any, receiver: ProgressReceiver) -> None:
         """Copies the request, whose memory goes back to Triton when `execute` returns.
 
         Raises InvalidRequest: the request breaks the contract.
@@ -87,7 +92,7 @@ class _Stream(threading.Thread):
         self._request_id: str = request.request_id()
         self._wanted = frozenset(request.requested_output_names())
         self._sender = sender
-        self._receiver = folder.listen()
+        self._receiver = receiver
         self._call = _Call(
             pb_utils.InferenceRequest(
                 model_name=FLUX_REDUX.name,

@@ -21,6 +21,7 @@ import socket
 import stat
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -208,12 +209,14 @@ class ProgressReceiver:
 
 
 class ProgressSender:
-    """The sending end, of one request. Nothing here blocks."""
+    """The sending end, of one request. Any thread may use it, and nothing here blocks."""
 
     def __init__(self, path: Path, sending: socket.socket) -> None:
         self._path = path
         self._sending = sending
         self._gone = False
+        #: One thread closes what another may be sending by; held for a system call.
+        self._lock = threading.Lock()
 
     def is_heard(self) -> bool:
         """Whether somebody still waits. Asks the file system: a job that has not begun sends nothing."""
@@ -223,19 +226,23 @@ class ProgressSender:
 
     def send(self, item: Progress | Failure) -> None:
         """What finds the receiver's queue full is lost; a preview before the progress that it comes with."""
-        if not self._try(item) and isinstance(item, Progress) and item.preview is not None:
-            self._try(item._replace(preview=None))
+        with self._lock:
+            if not self._try(item) and isinstance(item, Progress) and item.preview is not None:
+                self._try(item._replace(preview=None))
 
     def _try(self, item: Progress | Failure) -> bool:
+        """False: the queue had no room for it."""
         if self._gone:
             return True
         try:
             self._sending.send(item.to_datagram())
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE):
-                self._gone = True
-            return False
+            # Otherwise the receiver is gone: ECONNREFUSED, say.
+            self._gone = error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE)
+            return self._gone
         return True
 
     def close(self) -> None:
-        self._sending.close()
+        with self._lock:
+            self._gone = True
+            self._sending.close()
