@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = Checkpoints(ROOT / "checkpoints/demo/flux-base", ROOT / "checkpoints/demo/flux-redux")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
+
+
 def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
     options = ServerOptions(
         repository=ROOT / "model_repository",

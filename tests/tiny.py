@@ -28,7 +28,9 @@ def make_tiny_flux() -> FluxPipeline:
             guidance_embeds=True,
             axes_dims_rope=(4, 6, 6),
         )
-        vae = AutoencoderKL(latent_channels=4, norm_num_groups=4, block_out_channels=(8,), sample_size=32)
+        vae = AutoencoderKL(
+            latent_channels=4, norm_num_groups=4, block_out_channels=(8,), sample_size=32, shift_factor=0.1
+        )
     for name, parameter in transformer.named_parameters():
         if ".norm" in name and parameter.ndim == 1:
             parameter.data += 0.5 * torch.randn_like(parameter)

@@ -28,7 +28,7 @@ from flux_serving.settings import BASE_VARIABLE, PROGRESS_VARIABLE, REDUX_VARIAB
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
-#: The models' processes share the cores. An OpenMP thread that spins while it waits keeps the one that it waits for from
+#: The models share the cores. An OpenMP thread that spins while it waits keeps the one that it waits for from
 #: running: on two busy cores a denoising step of 6 ms took 400.
 _QUIET_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 #: Seconds that Triton waits for running requests when it is asked to stop.
