@@ -1,0 +1,118 @@
+"""`scripts/bench`: measure flux_redux and the alternatives side by side, and write it all down."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from flux_bench.checkpoint import FOLDER, ROOT
+from flux_bench.documents import replaced
+from flux_bench.measure import Run, Settings
+from flux_bench.plan import WORKLOADS, Workload
+from flux_bench.plot import draw
+from flux_bench.report import sections
+from flux_bench.results import Results
+from flux_bench.systems import SYSTEMS
+from flux_demo.asset import expand
+from flux_serving.launch.server import end_on_signals
+
+PAGE = ROOT / "docs" / "performance.md"
+PICTURE = ROOT / "docs" / "pictures" / "performance.png"
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    values = tuple(int(number) for number in names(text))
+    if not values or min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected numbers from 1, with commas between them")
+    return values
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--workloads", type=names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
+    parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}")
+    parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops, in place of the workloads' own")
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--requests", type=int, help="of one measurement at least, in place of the workloads' own")
+    parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
+    parser.add_argument("--open-share", type=float, default=0.5, help="arrivals, of our throughput; 0: none; default 0.5")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process; default: the cores")
+    parser.add_argument("--quick", action="store_true", help="a minute or two, to see that all of it works")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
+    parser.add_argument("--render", type=Path, metavar="BENCH.json", help="measure nothing: write from these results")
+    options = parser.parse_args()
+    for given, known in ((options.workloads, WORKLOADS), (options.systems, SYSTEMS)):
+        for name in given:
+            if name not in known:
+                parser.error(f"{name!r} is unknown, expected one of: {', '.join(known)}")
+    return options
+
+
+def chosen_workloads(options: argparse.Namespace) -> tuple[Workload, ...]:
+    chosen = []
+    for name in options.workloads:
+        workload = WORKLOADS[name]
+        if name == "grid512":
+            workload = replace(workload, kinds=((512, options.grid512_steps),))
+        if options.quick:
+            workload = replace(workload, concurrency=(1, 4), requests=2, requests_per_client=1)
+        if options.concurrency:
+            workload = replace(workload, concurrency=options.concurrency)
+        if options.requests:
+            workload = replace(workload, requests=options.requests)
+        chosen.append(workload)
+    return tuple(chosen)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    quick = options.quick
+    return Settings(
+        workloads=chosen_workloads(options),
+        systems=tuple(options.systems),
+        rounds=1 if quick else options.rounds,
+        threads=options.threads,
+        calibrate=not quick,
+        open_share=options.open_share,
+        long_jobs=3 if quick else 8,
+        long_steps=10 if quick else 50,
+        ceiling_rows=(1, 4) if quick else (1, 8, 16),
+        folder=options.output.resolve(),
+    )
+
+
+def write(results: Results, options: argparse.Namespace) -> None:
+    for name, text in sections(results).items():
+        print(f"\n## {name}\n\n{text}")
+    draw(results, PICTURE if options.docs else options.output / "performance.png")
+    if options.docs:
+        PAGE.write_text(replaced(PAGE.read_text(), sections(results)))
+
+
+def main() -> int:
+    options = read_options()
+    if options.render:
+        write(Results.load(options.render), options)
+        return 0
+    # Read by every process that is started from here: all systems compute with as many threads.
+    os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    end_on_signals()
+    expand(FOLDER)
+    if options.quick and "--workloads" not in " ".join(sys.argv):
+        options.workloads = ["demo"]
+    results = Run(settings_of(options)).run()
+    write(results, options)
+    print(f"\nresults: {options.output / 'bench.json'}")
+    failed = sum(outcome.error is not None for cell in results.cells for outcome in cell.outcomes)
+    return 1 if failed or results.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

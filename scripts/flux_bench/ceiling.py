@@ -1,0 +1,101 @@
+"""Denoising steps in a loop, with no server, no queue and no decoding around them: what a server cannot exceed.
+
+    python -m flux_bench.ceiling ANSWER.json SIDE ROWS [ROWS ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from flux_bench.checkpoint import CHECKPOINTS
+from flux_bench.pictures import picture
+from flux_bench.plan import GUIDANCE
+from flux_serving.contract.limits import MAX_STEPS
+from flux_serving.contract.models import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
+from flux_serving.stages.context import assemble, no_text
+from flux_serving.stages.redux_prior import encode_pictures
+from flux_serving.stages.sampling import Sampler
+from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.weights import load_base, load_prior
+
+#: Steps that are timed: at least this many seconds of them, at least this many steps.
+AT_LEAST_S, AT_LEAST_STEPS = 2.0, 3
+
+
+class Steps:
+    """Both ways to take a step, with the same weights on the same pictures."""
+
+    def __init__(self) -> None:
+        cpu = torch.device("cpu")
+        self.sampler = Sampler(load_base(CHECKPOINTS, cpu, torch.float32))
+        self.prior = load_prior(CHECKPOINTS, cpu, torch.float32)
+
+    def raw_loop(self, rows: int, side: int) -> Callable[[], None]:
+        """A step of ours over `rows` jobs, each with a picture of its own, as the engine calls it."""
+        works = []
+        for row, tokens in enumerate(encode_pictures(self.prior, [picture(row) for row in range(rows)])):
+            context = assemble(no_text(tokens.shape[1], 768, tokens), [tokens], [1.0])
+            works += self.sampler.begin(parameters(side, seed=row), context)
+        return lambda: self.sampler.step(works)
+
+    def stock_loop(self, rows: int, side: int) -> Callable[[], None]:
+        """The stock transformer on what FluxPipeline hands it: 512 zero text tokens and the picture's."""
+        base = self.sampler.base
+        tokens = torch.stack(encode_pictures(self.prior, [picture(row) for row in range(rows)]))
+        context = torch.cat([tokens.new_zeros(rows, 512, tokens.shape[2]), tokens], dim=1)
+        channels = base.transformer.config.in_channels
+        grid = side // base.token_side
+        place = torch.arange(grid, dtype=torch.float32)
+        ids = torch.stack([torch.zeros(grid, grid), *torch.meshgrid(place, place, indexing="ij")], dim=-1)
+        inputs = {
+            "hidden_states": torch.randn(rows, grid * grid, channels),
+            "encoder_hidden_states": context,
+            "pooled_projections": torch.zeros(rows, 768),
+            "timestep": torch.full((rows,), 0.5),
+            "guidance": torch.full((rows,), GUIDANCE),
+            "txt_ids": torch.zeros(context.shape[1], 3),
+            "img_ids": ids.reshape(-1, 3),
+        }
+
+        @torch.no_grad()
+        def step() -> None:
+            base.transformer(**inputs, return_dict=False)
+
+        return step
+
+
+def parameters(side: int, seed: int) -> SamplingParameters:
+    """As `flux_base` reads them from a request."""
+    asked = {HEIGHT: side, WIDTH: side, NUM_INFERENCE_STEPS: MAX_STEPS, GUIDANCE_SCALE: GUIDANCE, SEED: seed}
+    values = {tensor.name: tensor.array(value) for tensor, value in asked.items()}
+    return SamplingParameters.from_tensors(values, native_side=side, token_side=16)
+
+
+def seconds_per_step(step: Callable[[], None]) -> float:
+    step()
+    began, taken = time.perf_counter(), 0
+    while taken < MAX_STEPS - 1 and (taken < AT_LEAST_STEPS or time.perf_counter() - began < AT_LEAST_S):
+        step()
+        taken += 1
+    return (time.perf_counter() - began) / taken
+
+
+def main(arguments: Sequence[str]) -> None:
+    answer, side, *rows = arguments
+    steps = Steps()
+    measured = [
+        {"code": code, "side": int(side), "rows": int(count), "step_s": seconds_per_step(loop(int(count), int(side)))}
+        for count in rows
+        for code, loop in (("ours", steps.raw_loop), ("stock", steps.stock_loop))
+    ]
+    Path(answer).write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
