@@ -19,6 +19,8 @@ SEED = 1
 SWEEP = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
 HEADLINE_GPUS, HEADLINE_LOAD = 8, 0.9
 RATES = (0.5, 1.0, 2.0, 5.0)
+#: What differs little takes more requests to tell, and what is slowly overrun more time to show it.
+ROUTING_TIMES, FLEET_TIMES = 5, 3
 PATIENCE = (4, 16, 64, 1_000_000)
 QUEUES = (8, 16, 32, 64)
 #: Share of refused requests above which a site is overloaded.
@@ -132,8 +134,8 @@ def everything(headline_requests: int, requests: int) -> dict[str, Any]:
     studies: dict[str, Iterator[dict[str, Any]]] = {
         "sweep": sweep(requests),
         "overload": overload(requests),
-        "fleet": fleet(requests),
-        "routing": routing(5 * requests),
+        "fleet": fleet(FLEET_TIMES * requests),
+        "routing": routing(ROUTING_TIMES * requests),
         "patience": patience(requests),
         "queue": queue(requests),
         "headline": headline(headline_requests),

@@ -1,0 +1,37 @@
+"""`scripts/simulate`: run the studies, keep their numbers, write the page and its picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from flux_simulation.report import draw, page
+from flux_simulation.study import everything
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate GPUs under load.")
+    parser.add_argument("--quick", action="store_true", help="few requests, into out/ instead of docs/")
+    parser.add_argument("--render", type=Path, metavar="RESULTS.json", help="run nothing, take these numbers")
+    arguments = parser.parse_args()
+
+    docs = ROOT / "out" if arguments.quick else ROOT / "docs"
+    (docs / "pictures").mkdir(parents=True, exist_ok=True)
+    if arguments.render:
+        results = json.loads(arguments.render.read_text())
+    else:
+        results = everything(*((20_000, 1_000) if arguments.quick else (1_000_000, 20_000)))
+        kept = ROOT / "runs" / "simulation.json"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(results, indent=1))
+        print(f"the numbers are in {kept.relative_to(ROOT)}")
+    draw(results, docs / "pictures" / "scaling.png")
+    (docs / "scaling.md").write_text(page(results))
+    print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its picture")
+
+
+if __name__ == "__main__":
+    main()
