@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -637,3 +639,12 @@ def test_threads_stream_from_one_client_at_once(stream_door):
 def test_http_has_no_streams_and_says_what_to_do(kind):
     with pytest.raises(InvalidRequest, match=r"^streaming needs protocol='grpc'$"):
         Caller(kind, "http").stream("localhost:8000")
+
+
+@pytest.mark.parametrize(
+    "left_behind", ["client.stream(b'x')", "stream = client.stream(b'x')", "next(client.stream(b'x'))"]
+)
+def test_python_exits_at_once_with_a_stream_left_behind(stream_door, left_behind):
+    stream_door.pause_s = 8.0
+    code = f"import flux_client\nclient = flux_client.FluxClient({stream_door.url!r})\n{left_behind}"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30)
