@@ -27,8 +27,9 @@ class Stream:
         self._send = send
         self._sleep = sleep
         self._course = Course(patience)
-        #: Held while an attempt begins, so that cancelling meets either none or one that it can end.
-        self._lock = threading.Lock()
+        #: Held while an attempt begins, so that cancelling meets either none or one that it can end. A signal handler
+        #: that cancels may come while its own thread has it.
+        self._lock = threading.RLock()
         self._answers = send(self._course.left_s())
 
     def __iter__(self) -> Self:
