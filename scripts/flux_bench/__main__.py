@@ -36,19 +36,20 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--workloads", type=names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
+    parser.add_argument("--workloads", type=names, help=f"of {','.join(WORKLOADS)}; --quick: demo")
     parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}")
-    parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops, in place of the workloads' own")
+    parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops; default: the workloads' own")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--requests", type=int, help="of one measurement at least, in place of the workloads' own")
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
-    parser.add_argument("--open-share", type=float, default=0.5, help="arrivals, of our throughput; 0: none; default 0.5")
+    parser.add_argument("--open-share", type=float, default=0.5, help="arrivals as a share of our throughput; 0: none")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process; default: the cores")
     parser.add_argument("--quick", action="store_true", help="a minute or two, to see that all of it works")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
     parser.add_argument("--render", type=Path, metavar="BENCH.json", help="measure nothing: write from these results")
     options = parser.parse_args()
+    options.workloads = options.workloads or (["demo"] if options.quick else list(WORKLOADS))
     for given, known in ((options.workloads, WORKLOADS), (options.systems, SYSTEMS)):
         for name in given:
             if name not in known:
@@ -105,8 +106,6 @@ def main() -> int:
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     end_on_signals()
     expand(FOLDER)
-    if options.quick and "--workloads" not in " ".join(sys.argv):
-        options.workloads = ["demo"]
     results = Run(settings_of(options)).run()
     write(results, options)
     print(f"\nresults: {options.output / 'bench.json'}")

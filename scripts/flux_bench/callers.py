@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from flux_bench.plan import GUIDANCE, Wish
 
 #: Encoded picture and wish in, encoded variation out; raises whatever its library raises. Threads may share one.
 Caller: TypeAlias = Callable[[bytes, Wish], bytes]
+
+Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
 #: Seconds after which a request counts as failed.
 TIMEOUT_S = 1800.0
@@ -38,7 +41,7 @@ def _form(address: str) -> Caller:
 def _pytriton(address: str) -> Caller:
     numbers = ("side", "steps", "seed")
 
-    def tensors(picture: bytes, wish: Wish) -> dict[str, np.ndarray]:
+    def tensors(picture: bytes, wish: Wish) -> Tensors:
         image = {"image": np.array([[picture]], dtype=object)}
         return image | {name: np.array([[getattr(wish, name)]], np.int64) for name in numbers}
 
@@ -46,7 +49,7 @@ def _pytriton(address: str) -> Caller:
 
 
 def _raw(address: str) -> Caller:
-    def tensors(picture: bytes, wish: Wish) -> dict[str, np.ndarray]:
+    def tensors(picture: bytes, wish: Wish) -> Tensors:
         return {
             "IMAGE": np.array([[picture]], dtype=object),
             "HEIGHT": np.array([[wish.side]], np.int32),
@@ -59,9 +62,7 @@ def _raw(address: str) -> Caller:
     return _tritonclient(address, "flux_redux", "OUTPUT_IMAGE", tensors)
 
 
-def _tritonclient(
-    address: str, model: str, output: str, tensors: Callable[[bytes, Wish], dict[str, np.ndarray]]
-) -> Caller:
+def _tritonclient(address: str, model: str, output: str, tensors: Callable[[bytes, Wish], Tensors]) -> Caller:
     import tritonclient.grpc as triton
     from tritonclient.utils import np_to_triton_dtype
 
@@ -79,12 +80,12 @@ def _tritonclient(
     return call
 
 
-def _flux_client(protocol: str) -> Callable[[str], Caller]:
+def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
     def opened(address: str) -> Caller:
         from flux_client import FluxClient, RetryPolicy
 
         # A refusal counts as a failure here, so nothing is tried twice.
-        client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))  # type: ignore[arg-type]
+        client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
         def call(picture: bytes, wish: Wish) -> bytes:
             variations = client.redux(
@@ -95,7 +96,7 @@ def _flux_client(protocol: str) -> Callable[[str], Caller]:
                 guidance_scale=GUIDANCE,
                 seed=wish.seed,
             )
-            return variations[0].data
+            return bytes(variations[0].data)
 
         return call
 

@@ -1,6 +1,6 @@
 """Denoising steps in a loop, with no server, no queue and no decoding around them: what a server cannot exceed.
 
-    python -m flux_bench.ceiling ANSWER.json SIDE ROWS [ROWS ...]
+python -m flux_bench.ceiling ANSWER.json SIDE ROWS [ROWS ...]
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Steps:
         self.sampler = Sampler(load_base(CHECKPOINTS, cpu, torch.float32))
         self.prior = load_prior(CHECKPOINTS, cpu, torch.float32)
 
-    def raw_loop(self, rows: int, side: int) -> Callable[[], None]:
+    def raw_loop(self, rows: int, side: int) -> Callable[[], object]:
         """A step of ours over `rows` jobs, each with a picture of its own, as the engine calls it."""
         works = []
         for row, tokens in enumerate(encode_pictures(self.prior, [picture(row) for row in range(rows)])):
@@ -44,7 +44,7 @@ class Steps:
             works += self.sampler.begin(parameters(side, seed=row), context)
         return lambda: self.sampler.step(works)
 
-    def stock_loop(self, rows: int, side: int) -> Callable[[], None]:
+    def stock_loop(self, rows: int, side: int) -> Callable[[], object]:
         """The stock transformer on what FluxPipeline hands it: 512 zero text tokens and the picture's."""
         base = self.sampler.base
         tokens = torch.stack(encode_pictures(self.prior, [picture(row) for row in range(rows)]))
@@ -77,7 +77,7 @@ def parameters(side: int, seed: int) -> SamplingParameters:
     return SamplingParameters.from_tensors(values, native_side=side, token_side=16)
 
 
-def seconds_per_step(step: Callable[[], None]) -> float:
+def seconds_per_step(step: Callable[[], object]) -> float:
     step()
     began, taken = time.perf_counter(), 0
     while taken < MAX_STEPS - 1 and (taken < AT_LEAST_STEPS or time.perf_counter() - began < AT_LEAST_S):

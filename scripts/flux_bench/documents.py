@@ -1,7 +1,7 @@
 """Generated parts of a Markdown page: between two markers, so that what people wrote around them stays.
 
-    <!-- bench:begin throughput -->
-    <!-- bench:end throughput -->
+<!-- bench:begin throughput -->
+<!-- bench:end throughput -->
 """
 
 from __future__ import annotations

@@ -23,17 +23,20 @@ class Share:
 
 
 SHARES = (
-    Share("inside the transformer's forwards", "flux_transformer_seconds_total"),
-    Share("the engine's thread at work: steps, decoding, answering", "flux_engine_busy_seconds_total"),
+    Share("`flux_base`: inside forwards of the transformer", "flux_forward_seconds_total"),
+    Share("`flux_base`: denoising steps, forwards included", "flux_step_seconds_sum"),
+    Share("`flux_base`: VAE decoder", "flux_decode_seconds_sum"),
     Share("`flux_prior_redux`, by Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
     Share("`image_encode`, by Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
 )
+#: Their quotient is how many pictures shared a step.
+ROWS, STEPS = Share("rows", "flux_rows_per_step_sum"), Share("steps", "flux_rows_per_step_count")
 _LINE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _MODEL = re.compile(r'model="([^"]*)"')
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """The counters of SHARES that the server publishes, by `Share.key`."""
+    """The counters named above that the server publishes, by `Share.key`."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(url, timeout=30) as response:
         return parse_counters(response.read().decode())
@@ -44,7 +47,7 @@ def parse_counters(text: str) -> dict[str, float]:
     counters: dict[str, float] = {}
     for match in filter(None, map(_LINE.match, text.splitlines())):
         model = _MODEL.search(match["labels"] or "")
-        for share in SHARES:
+        for share in (*SHARES, ROWS, STEPS):
             if match["name"] == share.metric and share.model in (None, model[1] if model else None):
                 counters[share.key] = counters.get(share.key, 0.0) + float(match["value"])
     return counters
@@ -60,3 +63,9 @@ def share_of(metrics: Mapping[str, float], share: Share, wall_s: float) -> str:
     if share.key not in metrics:
         return "not published"
     return f"{100 * metrics[share.key] * share.unit_s / wall_s:.0f} %"
+
+
+def rows_per_step(metrics: Mapping[str, float]) -> str:
+    """As text, on average."""
+    steps = metrics.get(STEPS.key, 0.0)
+    return f"{metrics.get(ROWS.key, 0.0) / steps:.1f}" if steps else "not published"

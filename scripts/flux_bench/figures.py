@@ -50,9 +50,7 @@ def closed(cells: Iterable[Cell], workload: str, system: str, concurrency: int) 
 
 def opened(cells: Iterable[Cell], workload: str, system: str) -> dict[int, Cell]:
     """The measurements under Poisson arrivals, by round."""
-    return {
-        cell.round: cell for cell in cells if (cell.workload, cell.system, cell.mode) == (workload, system, "open")
-    }
+    return {cell.round: cell for cell in cells if (cell.workload, cell.system, cell.mode) == (workload, system, "open")}
 
 
 def throughput(by_round: Mapping[int, Cell]) -> dict[int, float]:

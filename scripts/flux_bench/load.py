@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from flux_bench.callers import Caller, open_caller
@@ -138,7 +139,7 @@ def _together(clients: Sequence[Callable[[], None]]) -> None:
         thread.join()
 
 
-def pixels(data: bytes) -> np.ndarray:
+def pixels(data: bytes) -> npt.NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
 
 

@@ -56,7 +56,7 @@ class Run:
         #: Chosen by calibration, by (workload, system).
         self._batch = {(w.name, s): BATCHES[-1] for w in settings.workloads for s in settings.systems}
         self._rate_per_s: dict[str, float] = {}
-        self._servers = [s for s in dict.fromkeys(SYSTEMS[name].server or "" for name in settings.systems)]
+        self._servers = list(dict.fromkeys(SYSTEMS[name].server or "" for name in settings.systems))
 
     def run(self) -> Results:
         for workload in self.settings.workloads:
@@ -94,7 +94,8 @@ class Run:
             for batch in sorted({*BATCHES, top}):
                 cells = self._measure(0, workload, [name], SYSTEMS[name].server or "", batch, (top,), is_open=False)
                 self.results.calibration += cells
-                found |= {batch: cell.images_per_s for cell in cells if cell.answered}
+                if cells and cells[0].answered:
+                    found[batch] = cells[0].images_per_s
             if found:
                 self._batch[workload.name, name] = max(found, key=lambda batch: found[batch])
         if self.settings.open_share and workload.open_loop and OURS in self.settings.systems:

@@ -54,7 +54,9 @@ def _throughput(axis: Any, results: Results, workload: dict[str, Any]) -> None:
             if (by_round := closed(results.cells, workload["name"], name, clients))
         ]
         marker = "" if name == LOOP else "o"
-        axis.plot(*zip(*points, strict=True), line, color=colour, marker=marker, markersize=4, label=SYSTEMS[name].label)
+        axis.plot(
+            *zip(*points, strict=True), line, color=colour, marker=marker, markersize=4, label=SYSTEMS[name].label
+        )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_locator(FixedLocator(concurrency))
     axis.xaxis.set_minor_locator(NullLocator())

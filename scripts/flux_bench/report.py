@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from flux_bench.documents import table
-from flux_bench.engine_metrics import SHARES, share_of
+from flux_bench.engine_metrics import SHARES, rows_per_step, share_of
 from flux_bench.figures import LOOP, OURS, Spread, agreement, best_of, closed, latency, opened, ratio, throughput
 from flux_bench.results import Cell, Results
 from flux_bench.systems import SYSTEMS
@@ -149,6 +149,7 @@ def where_the_time_goes(results: Results) -> str:
     keys = set().union(*(cell.metrics for cell in cells))
     total = {key: sum(cell.metrics.get(key, 0.0) for cell in cells) for key in keys}
     rows = [[share.label, share_of(total, share, wall)] for share in SHARES]
+    rows.append(["pictures that shared a step, on average", rows_per_step(total)])
     return table([f"`{workload['name']}`, concurrency {max(workload['concurrency'])}", "of the wall time"], rows)
 
 

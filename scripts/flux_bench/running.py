@@ -98,8 +98,8 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """First by asking, then with its whole group, which is its own."""
-    child.terminate()
+    """First as Ctrl-C would, which all of them understand, then with its whole group, which is its own."""
+    child.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(STOP_S)
     with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,289 @@
+"""The benchmark's own arithmetic: plans, loads, figures, tables. No server, no diffusers."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flux_bench import figures, load, pictures, report
+from flux_bench.documents import replaced, table
+from flux_bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
+from flux_bench.plan import WORKLOADS, Wish, Workload, poisson_arrivals_s, rotated, warm_up
+from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
+
+
+def cell(
+    system: str, *latencies_s: float, round: int = 1, concurrency: int = 1, workload: str = "demo", mode: str = "closed"
+) -> Cell:
+    """One client after the other."""
+    ends = np.cumsum(latencies_s).tolist()
+    outcomes = tuple(
+        Outcome(index, end - taken, end, difference=1)
+        for index, (end, taken) in enumerate(zip(ends, latencies_s, strict=True))
+    )
+    rate = 0.5 if mode == "open" else None
+    batch = 8 if system == "litserve" else None
+    return Cell(round, workload, system, mode, concurrency, batch, outcomes, rate)
+
+
+def test_a_workload_is_the_same_every_time_and_longer_ones_begin_alike() -> None:
+    mixed = WORKLOADS["mixed"]
+    assert mixed.wishes(8) == mixed.wishes(40)[:8]
+    assert [wish.index for wish in mixed.wishes(40)] == list(range(40))
+    assert len({wish.seed for wish in mixed.wishes(40)}) == 40
+
+
+def test_a_mix_has_every_kind_equally_often() -> None:
+    mixed = WORKLOADS["mixed"]
+    assert set(Counter((wish.side, wish.steps) for wish in mixed.wishes(40)).values()) == {10}
+    assert {(wish.side, wish.steps) for wish in mixed.wishes(40)} == set(mixed.kinds)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 8, 16])
+def test_every_client_asks_equally_often(concurrency: int) -> None:
+    workload = Workload("w", ((64, 4), (256, 4)), (1,), requests=12, requests_per_client=3)
+    count = workload.count(concurrency)
+    assert count >= max(12, 3 * concurrency)
+    assert count % concurrency == count % 2 == 0
+
+
+def test_a_warm_up_touches_every_size_with_few_steps() -> None:
+    wishes = WORKLOADS["mixed"].wishes(8)
+    assert [wish.side for wish in warm_up(wishes, 4)] == [wish.side for wish in wishes[:4]]
+    assert {wish.steps for wish in warm_up(wishes, 4)} == {2}
+
+
+def test_arrivals_follow_their_seed_and_their_rate() -> None:
+    arrivals = poisson_arrivals_s(4.0, 4000, seed=3)
+    assert arrivals == poisson_arrivals_s(4.0, 4000, seed=3)
+    assert arrivals != poisson_arrivals_s(4.0, 4000, seed=4)
+    assert arrivals == sorted(arrivals)
+    gaps = np.diff(arrivals)
+    assert gaps.mean() == pytest.approx(0.25, rel=0.05)
+    assert gaps.std() == pytest.approx(0.25, rel=0.1)  # as of an exponential distribution
+    with pytest.raises(ValueError, match="rate_per_s=0"):
+        poisson_arrivals_s(0, 1, seed=1)
+
+
+def test_every_system_comes_first_in_some_round() -> None:
+    assert [rotated(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
+    assert sorted(rotated(["a", "b", "c"], 7)) == ["a", "b", "c"]
+
+
+def test_every_number_is_a_picture_of_its_own() -> None:
+    assert len({pictures.picture(number).tobytes() for number in range(40)}) == 40
+    assert pictures.picture(3).tobytes() == pictures.picture(3).tobytes()
+
+
+def test_another_occasion_has_other_bytes_and_the_same_pixels() -> None:
+    one, other = pictures.encoded(5, "round 1"), pictures.encoded(5, "round 2")
+    assert one != other
+    assert Image.open(io.BytesIO(one)).tobytes() == Image.open(io.BytesIO(other)).tobytes()
+
+
+def wishes(count: int) -> list[Wish]:
+    return [Wish(index, 64, 4, 1000 + index) for index in range(count)]
+
+
+def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
+    running, most, counting = 0, 0, threading.Lock()
+
+    def caller(_picture: bytes, _wish: Wish) -> bytes:
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with counting:
+            running -= 1
+        return b"picture"
+
+    answers = load.closed_loop(caller, wishes(12), [b""] * 12, concurrency=3)
+    assert most == 3
+    assert sorted(answer.outcome.index for answer in answers) == list(range(12))
+
+
+def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
+    one_at_a_time = threading.Lock()
+
+    def caller(_picture: bytes, _wish: Wish) -> bytes:
+        with one_at_a_time:
+            time.sleep(0.1)
+        return b"picture"
+
+    answers = load.open_loop(caller, wishes(3), [b""] * 3, [0.0, 0.01, 0.02])
+    due = [answer.outcome.due_s for answer in answers]
+    assert due == pytest.approx([0.0, 0.01, 0.02], abs=1e-6)
+    # Three wait for one lock, in whatever order they get it.
+    assert sorted(answer.outcome.ended_s for answer in answers)[2] >= 0.3
+
+
+def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
+    def caller(_picture: bytes, wish: Wish) -> bytes:
+        if wish.index == 1:
+            raise TimeoutError("too slow")
+        return b"picture"
+
+    answers = load.closed_loop(caller, wishes(3), [b""] * 3, concurrency=1)
+    assert [answer.outcome.error for answer in answers] == [None, "TimeoutError: too slow", None]
+
+
+def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
+    expected = np.full((4, 4, 3), 100, np.int16)
+    np.save(tmp_path / "0.npy", expected)
+    buffer = io.BytesIO()
+    Image.fromarray((expected + 2).astype(np.uint8)).save(buffer, "PNG")
+
+    def compared(data: bytes, index: int = 0) -> Outcome:
+        return load.compared(load.Answer(Outcome(index, 0.0, 1.0), data), tmp_path)
+
+    assert compared(buffer.getvalue()).difference == 2
+    assert compared(buffer.getvalue(), index=9).difference is None
+    assert "no picture" in (compared(b"nonsense").error or "")
+
+
+def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
+    one_at_a_time = threading.Lock()
+
+    def caller(_picture: bytes, wish: Wish) -> bytes:
+        with one_at_a_time:
+            time.sleep(0.01 * wish.steps)
+        return b""
+
+    orders = [Wish(0, 64, 50, 0), *(Wish(index, 64, 1, 0) for index in range(1, 5))]
+    found = load.short_beside_long(caller, orders, [b""] * 5)
+    assert found["errors"] == []
+    assert found["solo_s"] == pytest.approx(0.01, abs=0.02)
+    assert found["beside_s"] > 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.37, 0.5, 0.95, 0.99, 1.0])
+def test_percentiles_are_those_of_numpy(share: float) -> None:
+    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
+    assert figures.percentile(values, share) == pytest.approx(np.percentile(values, 100 * share))
+
+
+def test_a_percentile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        figures.percentile([], 0.5)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """A machine twice as slow in round 2 changes no ratio."""
+    spread = figures.ratio({1: 6.0, 2: 3.0, 3: 8.0}, {1: 2.0, 2: 1.0, 3: 2.0})
+    assert spread == figures.Spread(median=3.0, least=3.0, greatest=4.0)
+    assert figures.ratio({1: 6.0}, {2: 2.0}) is None
+    assert figures.ratio({1: 6.0}, {1: 0.0}) is None
+
+
+def test_the_best_is_looked_for_in_each_round() -> None:
+    assert figures.best_of([{1: 1.0, 2: 5.0}, {1: 2.0, 2: 4.0, 3: 1.0}]) == {1: 2.0, 2: 5.0, 3: 1.0}
+
+
+def test_a_loop_counts_at_every_concurrency() -> None:
+    cells = [cell("loop", 1.0), cell("fastapi", 1.0, concurrency=8)]
+    assert figures.closed(cells, "demo", "loop", 8) == {1: cells[0]}
+    assert figures.closed(cells, "demo", "fastapi", 1) == {}
+
+
+def test_failures_count_neither_as_images_nor_as_latencies() -> None:
+    good = cell("fastapi", 1.0, 1.0)
+    bad = Cell(1, "demo", "fastapi", "closed", 1, None, (*good.outcomes, Outcome(2, 2.0, 4.0, "HTTP 500")))
+    assert bad.images_per_s == pytest.approx(0.5)
+    times = figures.latency([bad])
+    assert times is not None
+    assert (times.p50_s, times.p99_s, times.failed, times.asked) == (1.0, 1.0, 1, 3)
+    assert figures.agreement([bad]) == figures.Agreement(compared=2, worst=1, failed=1, asked=3)
+    nothing = Cell(1, "demo", "fastapi", "closed", 1, None, (Outcome(0, 0.0, 1.0, "HTTP 500"),))
+    assert figures.latency([nothing]) is None
+
+
+def test_counters_of_all_instances_are_added_up_and_missing_ones_are_told() -> None:
+    before = parse_counters('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
+    after = parse_counters(
+        "# TYPE flux_forward_seconds_total counter\n"
+        'flux_forward_seconds_total{model="flux_base",instance="0"} 4\n'
+        'flux_forward_seconds_total{model="flux_base",instance="1"} 3.5\n'
+        'flux_rows_per_step_sum{model="flux_base"} 30\n'
+        'flux_rows_per_step_count{model="flux_base"} 4\n'
+        'nv_inference_compute_infer_duration_us{model="image_encode",version="1"} 2e6\n'
+        'nv_inference_compute_infer_duration_us{model="flux_base",version="1"} 99\n'
+    )
+    metrics = growth(before, after)
+    forward, encode = SHARES[0], next(share for share in SHARES if share.model == "image_encode")
+    assert share_of(metrics, forward, wall_s=12.0) == "50 %"
+    assert share_of(metrics, encode, wall_s=10.0) == "20 %"
+    assert share_of(metrics, Share("", "flux_unknown"), wall_s=10.0) == "not published"
+    assert rows_per_step(metrics) == "7.5"
+    assert rows_per_step({}) == "not published"
+
+
+def some_results() -> Results:
+    options = {
+        "workloads": [{"name": "demo", "kinds": [[64, 20]], "concurrency": [1, 4]}],
+        "rounds": 2,
+        "long_jobs": 8,
+        "long_steps": 50,
+        "short_steps": 4,
+    }
+    results = Results({"CPU cores": "2"}, {"torch": "2.13.0"}, options)
+    for number in (1, 2):
+        results.cells += [cell("loop", 1.0, 1.0, round=number)]
+        for clients in (1, 4):
+            results.cells += [
+                cell("litserve", 0.8, 0.8, round=number, concurrency=clients),
+                cell("ours-grpc", 0.2, 0.2, round=number, concurrency=clients),
+            ]
+        results.cells += [cell("ours-grpc", 0.3, round=number, concurrency=0, mode="open")]
+        results.fairness += [Fairness(number, "ours-grpc", None, 0.2, 0.5, 9.0)]
+        results.ceiling += [Ceiling(number, "ours", 64, 8, 0.05), Ceiling(number, "stock", 64, 8, 0.5)]
+    results.calibration += [cell("litserve", 0.8, 0.8, round=0, concurrency=4)]
+    results.failures.append("round 2, demo, pytriton: ended with exit status 1")
+    return results
+
+
+def test_the_tables_say_what_was_measured() -> None:
+    text = report.sections(some_results())
+    assert "| diffusers in a loop | 1.00 | 1.00 |" in text["throughput"]
+    assert "| LitServe + diffusers | 4.00 (4.00 to 4.00) | 4.00 (4.00 to 4.00) |" in text["ratios"]
+    assert "| **the best of them** | 4.00 (4.00 to 4.00) | 4.00 (4.00 to 4.00) |" in text["ratios"]
+    assert "| diffusers in a loop | 1.00 / 1.00 / 1.00 | – |" in text["latency"]
+    assert "0.50 requests/s arrive" in text["open"]
+    assert "| flux-triton, gRPC | 0.20 | 0.50 | 2.50 (2.50 to 2.50) |" in text["fairness"]
+    assert "| 64x64 | 8 | 50 | 500 | 10.00 (10.00 to 10.00) |" in text["ceiling"]
+    assert "8: 1.25" in text["batching"]
+    assert "not published" in text["time"]
+    assert "not measured: round 2, demo, pytriton" in text["agreement"]
+
+
+def test_results_survive_their_file(tmp_path: Path) -> None:
+    results = some_results()
+    results.save(tmp_path / "bench.json")
+    assert Results.load(tmp_path / "bench.json") == results
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    page = replaced(PAGE.read_text(), report.sections(some_results()))
+    assert "| diffusers in a loop | 1.00 | 1.00 |" in page
+
+
+def test_what_people_wrote_around_a_table_stays() -> None:
+    page = "before\n<!-- bench:begin x -->\nold\n<!-- bench:end x -->\nafter\n"
+    assert replaced(page, {"x": r"new \1"}) == (
+        "before\n<!-- bench:begin x -->\n\nnew \\1\n\n<!-- bench:end x -->\nafter\n"
+    )
+    with pytest.raises(ValueError, match="bench:begin y"):
+        replaced(page, {"y": "new"})
+
+
+def test_a_table_is_markdown() -> None:
+    assert table(["", "a"], [["row", "1"]]) == "|  | a |\n|---|---:|\n| row | 1 |"
