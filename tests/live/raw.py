@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import urllib.request
+from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,8 +63,37 @@ def call_http(url: str, model: str, tensors: dict[str, np.ndarray], outputs: lis
 
 def triton_metric(server: TritonServer, name: str, model: str) -> float:
     """A metric of one model, as Prometheus would read it; 0 before it first appears."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
-        for line in response.read().decode().splitlines():
-            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
-                return float(line.split()[-1])
+    for line in _metrics_page(server):
+        if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+            return float(line.split()[-1])
     return 0.0
+
+
+def engine_metrics(server: TritonServer) -> dict[str, float]:
+    """What flux_base publishes, buckets left out; a metric with an outcome as `name:outcome`. 0 before it appears."""
+    values: dict[str, float] = defaultdict(float)
+    for line in _metrics_page(server):
+        if line.startswith("flux_") and "_bucket" not in line:
+            name, _, labels = line.partition("{")
+            outcome = re.search(r'outcome="(\w+)"', labels)
+            values[f"{name}:{outcome[1]}" if outcome else name] = float(line.split()[-1])
+    return values
+
+
+def memory_of_models(server: TritonServer) -> int:
+    """Bytes that the models' processes hold of their own (resident, shared memory left out)."""
+    total = 0
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and (process / "comm").read_text().startswith("triton_python"):
+                group = (process / "stat").read_text().rpartition(")")[2].split()[2]
+                if int(group) == server.pid:
+                    resident, shared = map(int, (process / "statm").read_text().split()[1:3])
+                    total += (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def _metrics_page(server: TritonServer) -> list[str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
+        text: str = response.read().decode()
+    return text.splitlines()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -51,16 +51,22 @@ class EngineMetrics(Observer):
         self._labels = {"model": model, "instance": instance}
         self._forward_s = forward_s
         self._forward_published_s = 0.0
-        self._steps = _published(STEP_SECONDS, self._labels)
-        self._forwards = _published(FORWARD_SECONDS, self._labels)
-        self._rows = _published(ROWS_PER_STEP, self._labels)
-        self._tokens = _published(TOKENS, self._labels)
-        self._running = _published(JOBS_RUNNING, self._labels)
-        self._waiting = _published(JOBS_WAITING, self._labels)
-        self._queue_s = _published(QUEUE_SECONDS, self._labels)
-        self._job_s = _published(JOB_SECONDS, self._labels)
-        self._decode_s = _published(DECODE_SECONDS, self._labels)
-        self._jobs = _published_by_outcome([_WELL, _FAILED, *_OUTCOMES.values()], self._labels)
+        # A family that nobody holds is taken back with all its values (2.51).
+        self._families: list[Any] = []
+        self._steps = self._metric(STEP_SECONDS)
+        self._forwards = self._metric(FORWARD_SECONDS)
+        self._rows = self._metric(ROWS_PER_STEP)
+        self._tokens = self._metric(TOKENS)
+        self._running = self._metric(JOBS_RUNNING)
+        self._waiting = self._metric(JOBS_WAITING)
+        self._queue_s = self._metric(QUEUE_SECONDS)
+        self._job_s = self._metric(JOB_SECONDS)
+        self._decode_s = self._metric(DECODE_SECONDS)
+        jobs = self._family(JOBS)
+        self._jobs = {
+            outcome: jobs.Metric(labels=self._labels | {JOBS.label: outcome})
+            for outcome in (_WELL, _FAILED, *_OUTCOMES.values())
+        }
         self._counts = (-1, -1)
         self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
@@ -113,21 +119,15 @@ class EngineMetrics(Observer):
 
         self._due.put(publish)
 
+    def _family(self, metric: Metric) -> Any:
+        family = pb_utils.MetricFamily(name=metric.name, description=metric.meaning, kind=_KINDS[metric.kind])
+        self._families.append(family)
+        return family
+
+    def _metric(self, metric: Metric) -> Any:
+        buckets = {"buckets": list(metric.buckets)} if metric.kind is Kind.HISTOGRAM else {}
+        return self._family(metric).Metric(labels=self._labels, **buckets)
+
     def _publish(self) -> None:
         while (publish := self._due.get()) is not None:
             publish()
-
-
-def _family(metric: Metric) -> Any:
-    return pb_utils.MetricFamily(name=metric.name, description=metric.meaning, kind=_KINDS[metric.kind])
-
-
-def _published(metric: Metric, labels: dict[str, str]) -> Any:
-    if metric.kind is Kind.HISTOGRAM:
-        return _family(metric).Metric(labels=labels, buckets=list(metric.buckets))
-    return _family(metric).Metric(labels=labels)
-
-
-def _published_by_outcome(outcomes: Sequence[str], labels: dict[str, str]) -> dict[str, Any]:
-    family = _family(JOBS)
-    return {outcome: family.Metric(labels=labels | {JOBS.label: outcome}) for outcome in outcomes}

@@ -1,0 +1,183 @@
+"""Requests that share steps: each gets its own picture, one too many is refused at once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from conftest import DEMO, start_server
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture, encoded
+from raw import call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of
+from reference import StockDiffusers
+
+pytestmark = pytest.mark.live
+
+CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
+
+
+@pytest.fixture(scope="module")
+def second_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    yield from start_server(DEMO, tmp_path_factory.mktemp("second-server") / "triton.log")
+
+
+def pixels(encoded_picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
+
+
+def context_of(server: TritonServer, picture: bytes) -> dict[str, np.ndarray]:
+    context = call_grpc(server.grpc_url, "flux_prior_redux", tensors_of([picture]), CONTEXT)
+    return {name: values[None] for name, values in context.items()}
+
+
+def test_each_of_many_requests_at_once_gets_the_picture_that_diffusers_gives(demo_server: TritonServer) -> None:
+    """Two sizes, two step counts, two guidance scales, all at the same time."""
+    stock = StockDiffusers(DEMO)
+    wishes = [
+        {
+            "height": 64,
+            "width": (64, 96)[index % 2],
+            "num_inference_steps": (3, 9)[index // 2 % 2],
+            "guidance_scale": (1.0, 3.5)[index // 4 % 2],
+            "seed": 100 + index,
+        }
+        for index in range(12)
+    ]
+    before = engine_metrics(demo_server)
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        answers = list(
+            pool.map(
+                lambda wish: call_grpc(
+                    demo_server.grpc_url,
+                    "flux_redux",
+                    tensors_of([encoded(drawn_picture(wish["seed"]))], **wish),
+                    ["OUTPUT_IMAGE", "OUTPUT_SEED"],
+                ),
+                wishes,
+            )
+        )
+    time.sleep(0.5)
+    after = engine_metrics(demo_server)
+    for wish, answer in zip(wishes, answers, strict=True):
+        assert answer["OUTPUT_SEED"].tolist() == [wish["seed"]]
+        expected = stock.variation(
+            drawn_picture(wish["seed"]),
+            height=wish["height"],
+            width=wish["width"],
+            steps=wish["num_inference_steps"],
+            guidance=wish["guidance_scale"],
+            seed=wish["seed"],
+        )
+        assert np.abs(pixels(answer["OUTPUT_IMAGE"][0]) - expected.rgb).max() <= 1
+    rows = after["flux_rows_per_step_sum"] - before["flux_rows_per_step_sum"]
+    assert rows == sum(wish["num_inference_steps"] for wish in wishes)
+    assert after["flux_rows_per_step_count"] - before["flux_rows_per_step_count"] < rows, "no step was shared"
+
+
+def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
+    before = engine_metrics(demo_server)
+    tensors = tensors_of([encoded(drawn_picture(5))], num_inference_steps=6, num_images=2)
+    call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
+    # Triton brings its metrics up to date every two seconds at most, and ours come from a thread of their own.
+    time.sleep(0.5)
+    after = engine_metrics(demo_server)
+    change = {name: after[name] - before[name] for name in after}
+    assert change["flux_jobs_total:done"] == 2
+    assert change["flux_step_seconds_count"] == 6
+    assert change["flux_rows_per_step_sum"] == 12
+    # One token of text, 16 of the picture, 16 of the image.
+    assert change["flux_tokens_total"] == 12 * 33
+    assert 0 < change["flux_forward_seconds_total"] <= change["flux_step_seconds_sum"]
+    assert change["flux_queue_seconds_count"] == change["flux_job_seconds_count"] == 2
+    assert after["flux_jobs_running"] == after["flux_jobs_waiting"] == 0
+
+
+def test_a_run_cut_in_two_on_two_servers_gives_the_same_picture(
+    demo_server: TritonServer, second_server: TritonServer
+) -> None:
+    context = context_of(demo_server, encoded(drawn_picture(3)))
+    knobs = tensors_of([], num_inference_steps=10, num_images=2, seed=7)
+    del knobs["IMAGE"]
+    whole = call_grpc(demo_server.grpc_url, "flux_base", {**context, **knobs}, ["PIXELS", "LATENTS"])
+    part = {"END_STEP": np.array([[4]], np.int32)}
+    first = call_grpc(demo_server.grpc_url, "flux_base", {**context, **knobs, **part}, ["LATENTS"])
+    rest = {"START_STEP": np.array([[4]], np.int32), "INITIAL_LATENTS": first["LATENTS"][None]}
+    second = call_grpc(second_server.grpc_url, "flux_base", {**context, **knobs, **rest}, ["PIXELS", "LATENTS"])
+    assert np.abs(first["LATENTS"] - whole["LATENTS"]).max() > 0.1
+    assert np.abs(second["LATENTS"] - whole["LATENTS"]).max() <= 1e-4
+    assert np.abs(second["PIXELS"].astype(int) - whole["PIXELS"].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"END_STEP": np.array([[9]], np.int32)}, "END_STEP=9, expected at most 4 steps"),
+        ({"START_STEP": np.array([[2]], np.int32)}, "START_STEP=2 needs INITIAL_LATENTS"),
+        (
+            {"INITIAL_LATENTS": np.zeros((1, 1, 3, 64), np.float32)},
+            r"INITIAL_LATENTS has shape \[1, 3, 64\], expected \[1, 16, 64\]",
+        ),
+        ({"INITIAL_LATENTS": np.full((1, 1, 16, 64), np.nan, np.float32)}, "INITIAL_LATENTS must be finite"),
+    ],
+)
+def test_a_part_of_a_run_that_cannot_be_is_refused(
+    demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
+) -> None:
+    context = context_of(demo_server, encoded(drawn_picture(3)))
+    steps = {"NUM_INFERENCE_STEPS": np.array([[4]], np.int32)}
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        call_grpc(demo_server.grpc_url, "flux_base", {**context, **steps, **tensors}, ["LATENTS"])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_of_200_requests_at_once_each_gets_a_picture_or_is_told_that_there_is_no_room(
+    second_server: TritonServer, tmp_path: Path
+) -> None:
+    """The waiting list has 64 places. Afterwards the models hold no more memory than before."""
+
+    def flood(first_seed: int) -> list[str]:
+        with tritonclient.grpc.InferenceServerClient(second_server.grpc_url) as client:
+            calls = []
+            for seed in range(first_seed, first_seed + 200):
+                tensors = tensors_of([encoded(drawn_picture(seed % 4))], num_inference_steps=30, seed=seed)
+                done: list[object] = []
+                client.async_infer(
+                    "flux_redux",
+                    inputs_of(tritonclient.grpc, tensors),
+                    lambda result, error, done=done: done.append(error or result),
+                )
+                calls.append(done)
+            limit = time.monotonic() + 200
+            while not all(calls) and time.monotonic() < limit:
+                time.sleep(0.05)
+        assert all(calls), f"{sum(not done for done in calls)} of 200 requests hang"
+        outcomes = []
+        for (outcome,) in calls:
+            if isinstance(outcome, InferenceServerException):
+                assert outcome.status() == "StatusCode.UNAVAILABLE", outcome
+                assert "are waiting or running, at most 64 may" in outcome.message()
+                outcomes.append("refused")
+            else:
+                assert pixels(outcome.as_numpy("OUTPUT_IMAGE")[0, 0]).shape == (64, 64, 3)
+                outcomes.append("picture")
+        return outcomes
+
+    first = flood(0)
+    assert first.count("picture") >= 64
+    assert first.count("refused") > 0
+    after_first = memory_of_models(second_server)
+    second = flood(1000)
+    assert second.count("picture") >= 64
+    time.sleep(1)
+    grown_mb = (memory_of_models(second_server) - after_first) / 2**20
+    assert grown_mb < 64, f"the models grew by {grown_mb:.0f} MB"
+    assert engine_metrics(second_server)["flux_jobs_waiting"] == 0
