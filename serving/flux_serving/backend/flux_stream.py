@@ -37,6 +37,9 @@ CLIENT_CHECK_S = 0.05
 #: Seconds that a stopping server waits for a stream to end.
 STOP_TIMEOUT_S = 10.0
 
+#: What Triton says instead of beginning the next model of an ensemble when it has been asked to stop.
+_STOPPING = "Server is stopping"
+
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -193,7 +196,10 @@ class _Call(threading.Thread):
         if isinstance(self._outcome, Exception):
             raise self._outcome
         if self._outcome.has_error():
-            raise failure(self._outcome.error().message().removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
+            message = self._outcome.error().message()
+            if _STOPPING in message:
+                raise Overloaded("the server is stopping")
+            raise failure(message.removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
         return pb_utils.InferenceResponse(
             [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
         )

@@ -76,10 +76,14 @@ class ProgressReport:
             self._sender.close()
 
     def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
-        """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long."""
+        """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long.
+
+        After the last step there is no preview: the picture itself follows, and is being made meanwhile.
+        """
         assert self._sender is not None
         preview = None
-        if self._every and job.steps_done and job.steps_done % self._every == 0 and self._sender.is_heard():
+        is_due = 0 < job.steps_done < job.steps and self._every and job.steps_done % self._every == 0
+        if is_due and self._sender.is_heard():
             try:
                 preview = self._preview(job.work)
             except Exception:
