@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
 from flux_serving.settings import Checkpoints
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
+    http, grpc, metrics = free_ports()
     options = ServerOptions(
         repository=ROOT / "model_repository",
         checkpoints=checkpoints,
-        http_port=free_port(),
-        grpc_port=free_port(),
-        metrics_port=free_port(),
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
     )
     with log.open("wb") as output, TritonServer(options, output) as server:
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_bench.checkpoint import CHECKPOINTS, ROOT
-from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
 
 #: Seconds that a server may take to load the checkpoint, and to end.
 START_S, STOP_S = 300.0, 20.0
@@ -55,13 +55,13 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
     with (logs / f"{server}.log").open("ab") as log:
         if server == "ours":
             options = ServerOptions(
-                ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *(free_port() for _ in range(3))
+                ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *free_ports()
             )
             with TritonServer(options, log) as ours:
                 ours.wait_until_ready(START_S)
                 yield Running(ours.http_url, ours.grpc_url, f"http://127.0.0.1:{options.metrics_port}/metrics")
             return
-        http, grpc, metrics = (free_port() for _ in range(3))
+        http, grpc, metrics = free_ports()
         command = [sys.executable, "-m", f"flux_bench.servers.{_MODULES[server]}", f"--port={http}"]
         command += [f"--grpc-port={grpc}", f"--metrics-port={metrics}", f"--batch={batch or 1}"]
         child = subprocess.Popen(

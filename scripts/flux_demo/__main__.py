@@ -12,7 +12,7 @@ from flux_client import FluxClient, Variation
 from flux_demo.asset import expand
 from flux_demo.contact_sheet import contact_sheet
 from flux_serving.errors import FluxError
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals, free_port
+from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals, free_ports
 from flux_serving.settings import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,8 +25,7 @@ SEED = 1
 
 def options(serve: bool) -> ServerOptions:
     checkpoints = Checkpoints(CHECKPOINTS / "flux-base", CHECKPOINTS / "flux-redux")
-    ports = (8000, 8001, 8002) if serve else (free_port(), free_port(), free_port())
-    http, grpc, metrics = ports
+    http, grpc, metrics = (8000, 8001, 8002) if serve else free_ports()
     return ServerOptions(ROOT / "model_repository", checkpoints, http_port=http, grpc_port=grpc, metrics_port=metrics)
 
 

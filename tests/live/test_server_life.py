@@ -15,7 +15,7 @@ import pytest
 
 from conftest import DEMO, ROOT, start_server
 from flux_client import FluxClient, FluxError, NotConnected, Unreachable
-from flux_serving.launch.server import TritonServer, free_port
+from flux_serving.launch.server import TritonServer, free_ports
 from pictures import drawn_picture
 from raw import triton_metric
 
@@ -140,7 +140,7 @@ def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
 @pytest.fixture
 def served() -> Iterator[tuple[subprocess.Popen[str], int]]:
     """`scripts/serve` once it is ready, and the process group of its Triton."""
-    ports = [f"--{kind}-port={free_port()}" for kind in ("http", "grpc", "metrics")]
+    ports = [f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), free_ports(), strict=True)]
     with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
         assert process.stderr is not None
         drain = threading.Thread(target=process.stderr.read)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flux_serving.errors import CannotStart
-from flux_serving.launch.server import ServerOptions, TritonServer, free_port
+from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
 from flux_serving.settings import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,12 +43,12 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return written
 
 
-def free_ports() -> dict[str, int]:
-    return {f"{kind}_port": free_port() for kind in ("http", "grpc", "metrics")}
+def ports() -> dict[str, int]:
+    return dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(), strict=True))
 
 
 def start(checkpoints: Checkpoints, told: Path, **options: object) -> list[str]:
-    options = {**free_ports(), **options}
+    options = {**ports(), **options}
     with TritonServer(ServerOptions(REPOSITORY, checkpoints, **options)) as server:  # type: ignore[arg-type]
         server.wait()
     return told.read_text().splitlines()
@@ -75,7 +75,7 @@ def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints,
 
 
 def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints, told: Path) -> None:
-    options = ServerOptions(REPOSITORY, checkpoints, **free_ports())
+    options = ServerOptions(REPOSITORY, checkpoints, **ports())
     with TritonServer(options) as server, pytest.raises(CannotStart, match="ended with exit status 0 before"):
         server.wait_until_ready(30)
 
@@ -103,7 +103,7 @@ def test_a_space_in_the_repository_s_path_never_reaches_triton(
     """Triton 2.51 takes what follows the space for the next argument of a model's process, which then never starts."""
     spaced = tmp_path / "a folder" / "model_repository"
     shutil.copytree(REPOSITORY, spaced)
-    with TritonServer(ServerOptions(spaced, checkpoints, **free_ports())) as server:
+    with TritonServer(ServerOptions(spaced, checkpoints, **ports())) as server:
         server.wait()
     (line,) = [line for line in told.read_text().splitlines() if line.startswith("--model-repository=")]
     assert " " not in line

@@ -35,11 +35,13 @@ _QUIET_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 EXIT_TIMEOUT_S = 30
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int = 3) -> list[int]:
+    """Ports that nobody listens on, no two the same: of HTTP, gRPC and metrics."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 class ModelDied(Exception):
