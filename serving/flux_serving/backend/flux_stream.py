@@ -62,13 +62,13 @@ class FluxStreamModel:
         for stream in self._streams:
             stream.stop()
         for stream in self._streams:
-            stream.join(STOP_TIMEOUT_S)
+            stream.wait(STOP_TIMEOUT_S)
         self._folder.remove()
 
     def _begin(self, request: Any, sender: Any) -> None:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
-        self._streams = [stream for stream in self._streams if stream.is_alive()]
-        running = sum(not stream.is_over for stream in self._streams)
+        self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_busy]
+        running = sum(stream.is_busy for stream in self._streams)
         if running >= MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {MAX_STREAMS} may")
         receiver = self._folder.listen()
@@ -112,13 +112,23 @@ class _Stream(threading.Thread):
         self._stopping = False
         self._steps_done: dict[int, int] = {}
         self._failure: type[FluxError] = GenerationFailed
-        #: The last answer is on its way, or was sent.
-        self.is_over = False
+        self._is_over = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it takes a place: its last answer isn't on its way yet, or its call outlives it by a step."""
+        return not self._is_over or self._call.is_running
 
     def stop(self) -> None:
         """From another thread: end soon."""
         self._stopping = True
         self._receiver.wake()
+
+    def wait(self, timeout_s: float) -> None:
+        """From another thread, after `stop`: until the stream and its call have ended, each for so long at most."""
+        for thread in (self, self._call):
+            if thread.is_alive():
+                thread.join(timeout_s)
 
     def run(self) -> None:
         try:
@@ -126,7 +136,7 @@ class _Stream(threading.Thread):
         except Exception as error:
             last = error_response(FLUX_STREAM, self._request_id, error)
         self._receiver.close()
-        self.is_over = True
+        self._is_over = True
         try:
             self._sender.send(last, flags=_FINAL)
         except Exception:
@@ -135,14 +145,14 @@ class _Stream(threading.Thread):
     def _follow(self) -> Any:
         """Send progress until the call ends. Returns the last answer.
 
-        Raises Cancelled: the client has gone, or the server stops; the job then ends before its next step.
-        Raises FluxError: the ensemble failed.
+        Raises Cancelled: the client has gone. Raises Overloaded: the server stops. In both cases the job ends before
+        its next step. Raises FluxError: the ensemble failed.
         """
         self._call.start()
         while not self._call.has_ended:
             received = self._receiver.receive(CLIENT_CHECK_S)
             if self._stopping:
-                raise Cancelled("the server is stopping")
+                raise Overloaded("the server is stopping")
             if self._sender.is_cancelled():
                 raise Cancelled("the client has gone")
             self._take(received)
@@ -182,6 +192,10 @@ class _Call(threading.Thread):
         self._on_end = on_end
         self._outcome: Any = None
         self.has_ended = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.is_alive() and not self.has_ended
 
     def run(self) -> None:
         try:
