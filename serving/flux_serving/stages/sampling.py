@@ -26,6 +26,10 @@ from flux_serving.weights import BaseWeights
 #: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
 MAX_DECODED_PIXELS = 512 * 512
 
+#: Tokens from which on a step is worth more than one thread of a CPU. Below, threads spend their time waiting for each
+#: other, and the models beside this one need the cores (docs/performance.md).
+MANY_THREADS_FROM_TOKENS = 1024
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -46,6 +50,7 @@ class Sampler:
         self._attention = attention
         self._transformer = Transformer(base.transformer)
         self._batch: Batch | None = None
+        self._threads = torch.get_num_threads()
 
     def begin(
         self,
@@ -85,6 +90,8 @@ class Sampler:
 
         Where this raises, none has moved.
         """
+        small = sum(work.conditioning.tokens for work in batch) < MANY_THREADS_FROM_TOKENS
+        self._use_threads(1 if small else self._threads)
         if self._batch is None or self._batch.members != tuple(batch):
             self._batch = Batch(self._transformer, batch, self._attention)
         started = time.perf_counter()
@@ -94,6 +101,7 @@ class Sampler:
 
     def results(self, works: Sequence[Denoising]) -> list[Picture]:
         """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
+        self._use_threads(self._threads)
         decoded = [work for work in works if work.is_decoded]
         pixels: list[Array] = []
         if decoded:
@@ -103,6 +111,11 @@ class Sampler:
 
     def results_at_once(self, work: Denoising) -> int:
         return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))
+
+    def _use_threads(self, count: int) -> None:
+        """Of the CPU, in the thread that calls."""
+        if self.base.device.type == "cpu":
+            torch.set_num_threads(count)
 
     def recipes(self, parameters: SamplingParameters) -> list[str]:
         """How each picture is made, as JSON."""
