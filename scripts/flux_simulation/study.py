@@ -18,7 +18,7 @@ from flux_simulation.workload import DEMO, SMALL, Mix, arrivals
 SEED = 1
 SWEEP = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
 HEADLINE_GPUS, HEADLINE_LOAD = 8, 0.9
-RATES = (0.5, 1.0, 2.0, 5.0)
+RATES = (0.5, 1.0, 2.0)
 #: What differs little takes more requests to tell, and what is slowly overrun more time to show it.
 ROUTING_TIMES, FLEET_TIMES = 5, 3
 PATIENCE = (4, 16, 64, 1_000_000)
