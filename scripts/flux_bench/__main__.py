@@ -22,6 +22,9 @@ from flux_serving.launch.server import end_on_signals
 PAGE = ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "pictures" / "performance.png"
 
+#: Load average above which somebody else is computing.
+QUIET_LOAD = 0.5
+
 
 def names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
@@ -104,6 +107,10 @@ def main() -> int:
         return 0
     # Read by every process that is started from here: all systems compute with as many threads.
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if os.getloadavg()[0] > QUIET_LOAD:
+        print(
+            f"scripts/bench: the machine is busy (load {os.getloadavg()[0]:.1f}); ratios will scatter", file=sys.stderr
+        )
     end_on_signals()
     expand(FOLDER)
     results = Run(settings_of(options)).run()

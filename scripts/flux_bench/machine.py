@@ -32,7 +32,8 @@ def machine(threads: int) -> dict[str, str]:
         "CPU instructions": ", ".join(flag for flag in FLAGS if flag in flags) or "none of " + ", ".join(FLAGS),
         "memory": f"{round(int(memory.split()[1]) / 2**20)} GiB",
         "GPU": "none",
-        "threads of each system": str(threads),
+        "threads of each process": str(threads),
+        "load average before the run": f"{os.getloadavg()[0]:.1f}",
         "Python": platform.python_version(),
     }
 

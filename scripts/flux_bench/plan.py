@@ -61,7 +61,7 @@ class Workload:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("demo", ((64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=3),
+        Workload("demo", ((64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2),
         Workload("grid512", ((512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
         Workload("mixed", ((64, 4), (64, 50), (256, 4), (256, 50)), (1, 2, 4, 8), requests=8, requests_per_client=2),
     )

@@ -54,9 +54,7 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"{server}.log").open("ab") as log:
         if server == "ours":
-            options = ServerOptions(
-                ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *free_ports()
-            )
+            options = ServerOptions(ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *free_ports())
             with TritonServer(options, log) as ours:
                 ours.wait_until_ready(START_S)
                 yield Running(ours.http_url, ours.grpc_url, f"http://127.0.0.1:{options.metrics_port}/metrics")

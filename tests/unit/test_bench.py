@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import threading
 import time
@@ -15,6 +16,7 @@ from PIL import Image
 from flux_bench import figures, load, pictures, report
 from flux_bench.documents import replaced, table
 from flux_bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
+from flux_bench.perf_input import request
 from flux_bench.plan import WORKLOADS, Wish, Workload, poisson_arrivals_s, rotated, warm_up
 from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results
 
@@ -88,6 +90,14 @@ def test_another_occasion_has_other_bytes_and_the_same_pixels() -> None:
     one, other = pictures.encoded(5, "round 1"), pictures.encoded(5, "round 2")
     assert one != other
     assert Image.open(io.BytesIO(one)).tobytes() == Image.open(io.BytesIO(other)).tobytes()
+
+
+def test_perf_analyzer_gets_the_length_before_the_bytes() -> None:
+    entry = request(3, side=64, steps=20, occasion="x")
+    element = base64.b64decode(entry["IMAGE"]["content"]["b64"])
+    assert int.from_bytes(element[:4], "little") == len(element) - 4
+    assert element[4:] == pictures.encoded(3, "x")
+    assert entry["NUM_INFERENCE_STEPS"] == {"content": [20], "shape": [1]}
 
 
 def wishes(count: int) -> list[Wish]:
