@@ -47,6 +47,9 @@ class Letters:
     def results_at_once(self, work: list[str]) -> int:
         return 4
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
 
 class Answers:
     def __init__(self, expected: int) -> None:
@@ -113,6 +116,35 @@ def test_steps_go_on_while_a_finished_job_waits_for_its_result() -> None:
     assert sum("b" in step for step in runner.steps) == 50
     runner.finishing.set()
     assert len(answers.wait()) == 2
+    engine.close()
+
+
+def test_an_errand_runs_while_steps_go_on_and_one_too_many_is_refused() -> None:
+    runner, answers = Letters(), Answers(1)
+    runner.finishing.clear()
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
+    ran = threading.Semaphore(0)
+    engine.run_aside(lambda: runner.finishing.wait(10))
+    accepted = [engine.run_aside(ran.release) for _ in range(20)]
+    assert True in accepted
+    assert False in accepted
+    engine.submit([answers.job("a", 3)])
+    runner.finishing.set()
+    assert answers.wait() == {"a": "axxx"}
+    for _ in range(sum(accepted)):
+        assert ran.acquire(timeout=10)
+    engine.close()
+    assert not engine.run_aside(ran.release)
+
+
+def test_a_failure_that_is_not_for_want_of_memory_leaves_steps_as_large() -> None:
+    runner, answers = Letters(), Answers(3)
+    runner.gate.clear()
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
+    engine.submit([answers.job(name) for name in ("bad", "a", "b")])
+    runner.gate.set()
+    answers.wait()
+    assert runner.steps[-1] == ["a", "b"]
     engine.close()
 
 

@@ -86,7 +86,7 @@ class FluxBaseModel:
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)
-        report = ProgressReport.open(values, self._progress_folder, self._previewer)
+        report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
         try:
             self._submit(request, values, report)
         except Exception as error:

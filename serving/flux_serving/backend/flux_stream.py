@@ -167,13 +167,12 @@ class _Stream(threading.Thread):
             self._failure = received.kind
 
     def _send(self, progress: Progress) -> None:
-        """Progress of an image never goes back."""
-        if progress.steps_done <= self._steps_done.get(progress.image, -1):
+        """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
+        latest = self._steps_done.get(progress.image, -1)
+        if progress.steps_done <= latest and progress.preview is None:
             return
-        self._steps_done[progress.image] = progress.steps_done
-        outputs: dict[Tensor, Array] = {
-            PROGRESS: PROGRESS.array([progress.image, progress.steps_done, progress.steps]),
-        }
+        steps_done = self._steps_done[progress.image] = max(progress.steps_done, latest)
+        outputs: dict[Tensor, Array] = {PROGRESS: PROGRESS.array([progress.image, steps_done, progress.steps])}
         if progress.preview is not None and PREVIEW.name in self._wanted:
             outputs[PREVIEW] = PREVIEW.array(_as_jpeg(progress.preview, self._as_text))
         if any(tensor.name in self._wanted for tensor in outputs):

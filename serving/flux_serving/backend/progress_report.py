@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
+
+from torch import Tensor
 
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
@@ -15,7 +18,7 @@ from flux_serving.backend.progress_channel import (
     ProgressSender,
 )
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.limits import PREVIEW_METHODS
+from flux_serving.contract.limits import PREVIEW_METHODS, SLOW_PREVIEW_METHODS
 from flux_serving.contract.models import FLUX_BASE, PREVIEW_METHOD, PREVIEW_STEPS, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import Cancelled, InvalidRequest
@@ -26,19 +29,27 @@ from flux_serving.stages.sampling import Picture
 
 log = logging.getLogger(__name__)
 
+#: Runs something on another thread than the one that takes steps; whether there is room for it.
+Aside: TypeAlias = Callable[[Callable[[], object]], bool]
+
 
 class ProgressReport:
     """Of one request. Where nobody listens it does nothing."""
 
-    def __init__(self, sender: ProgressSender | None, previewer: Previewer, method: str, every: int) -> None:
-        """every: steps between previews; 0: none."""
+    def __init__(
+        self, sender: ProgressSender | None, previewer: Previewer, method: str, every: int, run_aside: Aside
+    ) -> None:
+        """every: steps between previews; 0: none. run_aside: of the engine."""
         self._sender = sender
         self._previewer = previewer
         self._method = method
         self._every = every
+        self._run_aside = run_aside
 
     @classmethod
-    def open(cls, values: Mapping[str, Array], folder: ProgressFolder, previewer: Previewer) -> ProgressReport:
+    def open(
+        cls, values: Mapping[str, Array], folder: ProgressFolder, previewer: Previewer, run_aside: Aside
+    ) -> ProgressReport:
         """values: the request's tensors.
 
         Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
@@ -52,7 +63,7 @@ class ProgressReport:
             sender = folder.connect(address) if address else None
         except InvalidRequest as error:
             raise InvalidRequest(f"{PROGRESS_ADDRESS.name}={address[:40]!r} {error}") from None
-        return cls(sender, previewer, method, every)
+        return cls(sender, previewer, method, every, run_aside)
 
     def is_heard(self) -> bool:
         """Whether the request's client is still there, as far as it can be known."""
@@ -76,20 +87,30 @@ class ProgressReport:
             self._sender.close()
 
     def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
-        """After a step, on the engine's thread. A `vae` preview is decoded here, and holds up the next step as long.
+        """After a step, on the engine's thread. A `vae` preview takes as long as a step, so it is made aside.
 
         After the last step there is no preview: the picture itself follows, and is being made meanwhile.
         """
         assert self._sender is not None
-        preview = None
         is_due = 0 < job.steps_done < job.steps and self._every and job.steps_done % self._every == 0
-        if is_due and self._sender.is_heard():
-            try:
-                preview = self._preview(job.work)
-            except Exception:
-                log.exception("a preview failed; its picture goes on")
-        self._sender.send(Progress(image, job.steps_done, job.steps, preview))
+        if not (is_due and self._sender.is_heard()):
+            self._sender.send(Progress(image, job.steps_done, job.steps, None))
+            return
+        show = partial(self._show, image, job, job.work.estimate)
+        if self._method not in SLOW_PREVIEW_METHODS:
+            show()
+        else:
+            self._sender.send(Progress(image, job.steps_done, job.steps, None))
+            self._run_aside(show)
 
-    def _preview(self, work: Denoising) -> Preview:
-        rgb = self._previewer.preview(self._method, work.estimate, work.grid, MAX_PREVIEW_SIDE)
-        return Preview(rgb.shape[0], rgb.shape[1], rgb.tobytes())
+    def _show(self, image: int, job: Job[Denoising, Picture], latents: Tensor) -> None:
+        """Progress with a preview of these latents."""
+        assert self._sender is not None
+        preview = None
+        try:
+            rgb = self._previewer.preview(self._method, latents, job.work.grid, MAX_PREVIEW_SIDE)
+            preview = Preview(rgb.shape[0], rgb.shape[1], rgb.tobytes())
+        except Exception:
+            log.exception("a preview failed; its picture goes on")
+        if job.steps_done < job.steps:
+            self._sender.send(Progress(image, job.steps_done, job.steps, preview))

@@ -45,6 +45,8 @@ BASE64_SUFFIX = ";base64"
 
 #: How previews are made: a linear map from latents to colours, or the VAE's decoder.
 PREVIEW_METHODS = ("latent2rgb", "vae")
+#: Those that take as long as a denoising step or longer.
+SLOW_PREVIEW_METHODS = ("vae",)
 
 #: Zero text tokens that FLUX Redux reads where there is no prompt; one token of this weight equals them.
 EMPTY_PROMPT_TOKENS = 512

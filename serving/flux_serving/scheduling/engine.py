@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from flux_serving.errors import Cancelled, FluxError, GenerationFailed
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Jobs that may wait for finishing; beyond them no step is taken until there is room.
 MAX_UNFINISHED = 32
+#: Errands that may wait; there are more where finishing takes all of its thread's time.
+MAX_ERRANDS = 8
 
 Work = TypeVar("Work")
 WorkIn = TypeVar("WorkIn", contravariant=True)
@@ -44,6 +47,9 @@ class Runner(Protocol[WorkIn, Result]):
     def results_at_once(self, work: WorkIn) -> int:
         """How many works of this one's group `results` takes well together."""
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether a smaller step would have had room."""
+
 
 class Engine(Generic[Work, Outcome]):
     """Every job that was accepted ends exactly once. A failure ends only the jobs that fail by themselves, too."""
@@ -62,6 +68,7 @@ class Engine(Generic[Work, Outcome]):
         #: When each job that has not ended was submitted.
         self._submitted: dict[Job[Work, Outcome], float] = {}
         self._finishing: deque[Job[Work, Outcome]] = deque()
+        self._errands: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._stepping = True
@@ -78,6 +85,15 @@ class Engine(Generic[Work, Outcome]):
             self._scheduler.add(jobs)
             self._submitted.update(dict.fromkeys(jobs, self.clock()))
             self._changed.notify_all()
+
+    def run_aside(self, errand: Callable[[], object]) -> bool:
+        """Run it on the finishing thread, before the next result. Returns whether there is room for it."""
+        with self._changed:
+            if len(self._errands) >= MAX_ERRANDS or not self._stepping:
+                return False
+            self._errands.append(errand)
+            self._changed.notify_all()
+        return True
 
     def close(self) -> None:
         """Finish the step that runs and what has no step left, end every other job as cancelled, end the threads."""
@@ -119,11 +135,12 @@ class Engine(Generic[Work, Outcome]):
         with self._changed:
             self._scheduler.remove(failed)
             finished = self._scheduler.complete(going_on)
-            self._finishing.extend(finished)
-            if finished:
-                self._changed.notify_all()
         for job in going_on:
             _call(job.on_step)
+        if finished:
+            with self._changed:
+                self._finishing.extend(finished)
+                self._changed.notify_all()
         for job, failure in failed.items():
             self._end(job, failure)
 
@@ -135,30 +152,30 @@ class Engine(Generic[Work, Outcome]):
             if len(jobs) == 1:
                 return [_as_failure(error)]
             log.warning("a step of %d jobs failed, each takes it alone: %s: %s", len(jobs), type(error).__name__, error)
-        failures = [self._run([job])[0] for job in jobs]
-        if not any(failures):
-            # None of them was to blame, so it was the size of the step: memory ran out.
-            with self._changed:
-                self._scheduler.shrink_step(sum(job.tokens for job in jobs))
-        return failures
+            if self._runner.is_out_of_memory(error):
+                with self._changed:
+                    self._scheduler.shrink_step(sum(job.tokens for job in jobs))
+        return [self._run([job])[0] for job in jobs]
 
     def _finish_jobs(self) -> None:
-        while jobs := self._next_to_finish():
-            self._finish(jobs)
+        while errand := self._next_errand():
+            _call(errand)
 
-    def _next_to_finish(self) -> Sequence[Job[Work, Outcome]]:
-        """Wait for finished jobs; those that go well together with the first. None: there will be no more."""
+    def _next_errand(self) -> Callable[[], object] | None:
+        """Wait for something to do: an errand, or finished jobs that go well together. None: there will be no more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._finishing or not self._stepping)
+            self._changed.wait_for(lambda: self._errands or self._finishing or not self._stepping)
+            if self._errands:
+                return self._errands.popleft()
             if not self._finishing:
-                return ()
+                return None
             first = self._finishing[0]
             count = self._runner.results_at_once(first.work)
             jobs = [job for job in self._finishing if job.group == first.group][:count]
             for job in jobs:
                 self._finishing.remove(job)
             self._changed.notify_all()
-        return jobs
+        return partial(self._finish, jobs)
 
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
         """Together, or, where that fails, each alone."""

@@ -112,6 +112,9 @@ class Sampler:
     def results_at_once(self, work: Denoising) -> int:
         return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
     def _use_threads(self, count: int) -> None:
         """Of the CPU, in the thread that calls."""
         if self.base.device.type == "cpu":
