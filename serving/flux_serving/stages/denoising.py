@@ -43,6 +43,11 @@ class Conditioning:
         """Tokens that one step runs over, of context and image."""
         return len(self.weights) + self.grid.tokens
 
+    def prepare(self) -> None:
+        """Compute what is computed once, at the first step: a request that waits holds little memory."""
+        self.context  # noqa: B018
+        self.modulation  # noqa: B018
+
     @cached_property
     def context(self) -> Tensor:
         """(tokens, width), embedded."""
@@ -50,7 +55,7 @@ class Conditioning:
 
     @cached_property
     def modulation(self) -> Tensor:
-        """(steps, vectors, width). Computed when the first step is due, so that a request that waits holds little."""
+        """(steps, vectors, width)."""
         pooled = self._context.pooled
         return self._transformer.modulate(self._schedule.timesteps.to(pooled.device), self._guidance, pooled)
 

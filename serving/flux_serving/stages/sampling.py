@@ -14,6 +14,7 @@ from flux_serving.contract.models import INITIAL_LATENTS
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context
+from flux_serving.stages.cpu_threads import use_cpu_threads
 from flux_serving.stages.decoding import decode_latents
 from flux_serving.stages.denoising import Batch, Conditioning, Denoising
 from flux_serving.stages.latents import Grid, initial_noise
@@ -26,9 +27,9 @@ from flux_serving.weights import BaseWeights
 #: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
 MAX_DECODED_PIXELS = 512 * 512
 
-#: Tokens from which on a step is worth more than one thread of a CPU. Below, threads spend their time waiting for each
-#: other, and the models beside this one need the cores (docs/performance.md).
+#: Tokens of a step, and pixels to decode, from which on more than one thread of a CPU is worth it.
 MANY_THREADS_FROM_TOKENS = 1024
+MANY_THREADS_FROM_PIXELS = 192 * 192
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,11 @@ class Sampler:
     def __init__(self, base: BaseWeights, attention: str = "auto") -> None:
         """attention: how token weights reach it, as for `weighted_attention`."""
         self.base = base
-        #: Seconds spent in forwards of the transformer so far.
+        #: Seconds spent so far in the transformer: in its forwards, and in what of them is computed once for a job.
         self.forward_s = 0.0
         self._attention = attention
         self._transformer = Transformer(base.transformer)
         self._batch: Batch | None = None
-        self._threads = torch.get_num_threads()
 
     def begin(
         self,
@@ -90,19 +90,24 @@ class Sampler:
 
         Where this raises, none has moved.
         """
-        small = sum(work.conditioning.tokens for work in batch) < MANY_THREADS_FROM_TOKENS
-        self._use_threads(1 if small else self._threads)
+        tokens = sum(work.conditioning.tokens for work in batch)
+        use_cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS)
+        started = time.perf_counter()
+        for work in batch:
+            work.conditioning.prepare()
+        prepared = time.perf_counter()
         if self._batch is None or self._batch.members != tuple(batch):
             self._batch = Batch(self._transformer, batch, self._attention)
-        started = time.perf_counter()
+        begun = time.perf_counter()
         sound = self._batch.step()
-        self.forward_s += time.perf_counter() - started
+        self.forward_s += time.perf_counter() - begun + prepared - started
         return [None if row else GenerationFailed("the latents are not finite") for row in sound]
 
     def results(self, works: Sequence[Denoising]) -> list[Picture]:
         """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
-        self._use_threads(self._threads)
         decoded = [work for work in works if work.is_decoded]
+        pixels_wanted = len(decoded) * self._pixels(works[0].grid)
+        use_cpu_threads(self.base.device, is_small=pixels_wanted < MANY_THREADS_FROM_PIXELS)
         pixels: list[Array] = []
         if decoded:
             pixels.extend(decode_latents(self.base, torch.stack([work.latents for work in decoded]), decoded[0].grid))
@@ -110,15 +115,13 @@ class Sampler:
         return [Picture(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
 
     def results_at_once(self, work: Denoising) -> int:
-        return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))
+        return max(1, MAX_DECODED_PIXELS // self._pixels(work.grid))
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
-    def _use_threads(self, count: int) -> None:
-        """Of the CPU, in the thread that calls."""
-        if self.base.device.type == "cpu":
-            torch.set_num_threads(count)
+    def _pixels(self, grid: Grid) -> int:
+        return grid.tokens * self.base.token_side**2
 
     def recipes(self, parameters: SamplingParameters) -> list[str]:
         """How each picture is made, as JSON."""
