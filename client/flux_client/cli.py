@@ -222,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preview-steps",
         type=int,
         metavar="K",
-        help=f"a preview after every K steps, 1..{limits.MAX_STEPS} (default: {_DEFAULT_PREVIEW_STEPS})",
+        help=f"a preview after every K steps but the last, 1..{limits.MAX_STEPS} (default: {_DEFAULT_PREVIEW_STEPS})",
     )
     redux.add_argument("-q", "--quiet", action="store_true", help="no bar on stderr")
     return parser

@@ -88,9 +88,9 @@ class FluxClient:
     ) -> Stream:
         """The same pictures as `redux` makes, with their progress: `Progress` events, then one `Variation` for each.
 
-        preview_steps: a preview after every so many steps, 0..100; 0, the default, is none. preview_method: latent2rgb
-        (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last event, with all retries;
-        the server is asked again only while no event was there. The rest is as in `redux`.
+        preview_steps: a preview after every so many steps, but not after the last, 0..100; 0, the default, is none.
+        preview_method: latent2rgb (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last
+        event, with all retries; the server is asked again only while no event was there. The rest is as in `redux`.
 
             with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
                 for event in stream:

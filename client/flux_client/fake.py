@@ -161,7 +161,7 @@ def stream_answers(request: Request) -> Iterator[Answer]:
     for step in range(steps + 1):
         for image, seed in enumerate(final[OUTPUT_SEED.name][0].tolist()):
             progress: dict[str, Array] = {PROGRESS.name: np.array([[image, step, steps]], dtype=np.int32)}
-            if step and preview_steps and step % preview_steps == 0:
+            if 0 < step < steps and preview_steps and step % preview_steps == 0:
                 progress[PREVIEW.name] = np.array([[_picture(seed, step, (8, 8), "jpeg")]], dtype=np.object_)
             yield progress
     yield final

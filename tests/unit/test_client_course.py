@@ -132,8 +132,8 @@ def test_progress_of_each_image_comes_first_and_then_its_variation(caller):
     assert [first, second] == FluxClient(transport=FakeTransport()).redux(png(), num_images=2, seed=7)
 
 
-def test_previews_come_with_the_steps_asked_for(caller):
-    caller.follow(FakeTransport(), num_inference_steps=5, preview_steps=2, preview_method="vae")
+def test_previews_come_with_the_steps_asked_for_but_the_last(caller):
+    caller.follow(FakeTransport(), num_inference_steps=6, preview_steps=2, preview_method="vae")
     assert [event.step for event in caller.events if isinstance(event, Progress) and event.preview] == [2, 4]
 
 

@@ -88,7 +88,7 @@ PRIORITY = scalar(
 PREVIEW_STEPS = scalar(
     "PREVIEW_STEPS",
     DType.INT32,
-    "A preview after every so many steps; 0: none",
+    "A preview after every so many steps, but not after the last; 0: none",
     unit="steps",
     bounds=Bounds(0, limits.MAX_STEPS),
     default=0,
