@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tritonclient.utils import InferenceServerException
 
+from flux_serving.contract.codes import CODES, without_code
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -22,8 +23,10 @@ from flux_serving.errors import (
 
 _Exceptions = tuple[type[Exception], ...]
 
-#: gRPC's and HTTP's name of a failure; any other is the server's mistake. A proxy's answers are among them.
+#: gRPC's and HTTP's name of a failure, and Triton's own; any other is the server's mistake. A proxy's answers are
+#: among them.
 _BY_STATUS: dict[str, type[FluxError]] = {
+    CODES[InvalidRequest]: InvalidRequest,
     **dict.fromkeys(
         ("INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "UNIMPLEMENTED", "OUT_OF_RANGE"), InvalidRequest
     ),
@@ -62,6 +65,15 @@ _DRAINING = ("has no available versions", "is stopping", "stopped accepting", "i
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
 #: requests always have every required input, so it is the server's fault.
 _LOST = ("missing required input", "unexpected deadlock")
+#: Triton's own refusals on a stream, which have no code.
+_REFUSED = (
+    "request for unknown model",
+    "unexpected inference input",
+    "unexpected inference output",
+    "unexpected shape",
+    "data-type is",
+    "batch-size must be",
+)
 #: Too large for a proxy, or for gRPC itself: sending it again cannot help.
 _TOO_LARGE = "larger than max"
 
@@ -70,7 +82,7 @@ _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 
 
 def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
-    """status: `StatusCode.UNAVAILABLE` of gRPC, or `503` of HTTP."""
+    """status: `StatusCode.UNAVAILABLE` of gRPC, `503` of HTTP, or none."""
     name = (status or "").removeprefix("StatusCode.")
     words = _PREFIX.sub("", message or "no message")
     low = words.lower()
@@ -84,7 +96,15 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
         return GenerationFailed(words)
     if name == "RESOURCE_EXHAUSTED" and _TOO_LARGE in low:
         return InvalidRequest(words)
+    if not name and any(phrase in low for phrase in _REFUSED):
+        return InvalidRequest(words)
     return _BY_STATUS.get(name, GenerationFailed)(words)
+
+
+def from_stream(message: str, url: str) -> FluxError:
+    """An error that came as an answer on a gRPC stream: words, at whose end flux_stream puts its code."""
+    words, code = without_code(message)
+    return from_triton(code, words, url)
 
 
 @contextmanager

@@ -16,14 +16,11 @@ import grpc  # type: ignore[import-untyped]
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from flux_client.failures import from_triton, no_answer
+from flux_client.failures import from_stream, from_triton, no_answer
 from flux_client.request import Array, Request
 from flux_client.transport import Answer
 from flux_client.wire import read_result, triton_timeout_us
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
-
-#: Asks Triton for gRPC's status codes instead of errors that are words alone (from 24.08).
-_WITH_STATUS = (("triton_grpc_error", "true"),)
 
 
 class GrpcAnswers:
@@ -31,9 +28,7 @@ class GrpcAnswers:
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         self._reader = _Reader(request, timeout_s, url)
-        call = stub.ModelStreamInfer(
-            iter([_message(request, timeout_s, request_id)]), timeout=timeout_s, metadata=_WITH_STATUS
-        )
+        call = stub.ModelStreamInfer(iter([_message(request, timeout_s, request_id)]), timeout=timeout_s)
         #: The call; empty once it was let go.
         self._held: list[Any] = [call]
         weakref.finalize(self, _let_go, self._held)
@@ -63,9 +58,7 @@ class AsyncGrpcAnswers:
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         self._reader = _Reader(request, timeout_s, url)
-        self._call: Any = stub.ModelStreamInfer(
-            iter([_message(request, timeout_s, request_id)]), timeout=timeout_s, metadata=_WITH_STATUS
-        )
+        self._call: Any = stub.ModelStreamInfer(iter([_message(request, timeout_s, request_id)]), timeout=timeout_s)
 
     async def __anext__(self) -> Answer:
         """gRPC says CancelledError where its call was cancelled; a task of its own tells that from the caller's."""
@@ -99,7 +92,7 @@ class _Reader:
 
     def answer(self, message: Any) -> Answer:
         if message.error_message:
-            raise from_triton(None, message.error_message, self._url)
+            raise from_stream(message.error_message, self._url)
         return read_result(InferResult(message.infer_response), self._request)
 
     def failure(self, error: Any) -> FluxError:

@@ -11,7 +11,8 @@ from flux_client import (
     Overloaded,
     Unreachable,
 )
-from flux_client.failures import from_triton
+from flux_client.failures import from_stream, from_triton
+from flux_serving.contract.codes import CODES, with_code
 
 GRPC_TABLE = [
     ("INVALID_ARGUMENT", "flux_base: HEIGHT=7", InvalidRequest),
@@ -68,6 +69,33 @@ def test_an_http_status_tells_the_error(status, message, expected):
 def test_what_triton_puts_before_the_models_words_is_taken_away(prefix):
     error = from_triton("400", f"{prefix}flux_base: HEIGHT=7, expected 16..2048", "host:8000")
     assert str(error) == "flux_base: HEIGHT=7, expected 16..2048"
+
+
+@pytest.mark.parametrize("error", CODES)
+def test_a_stream_s_code_tells_the_same_error_as_grpc_s_and_is_taken_away(error):
+    # Triton has one code for both, as on a unary call.
+    expected = Overloaded if error is DeadlineExceeded else error
+    told = from_stream(with_code("flux_base: so it is (INTERNAL affairs)", CODES[error]), "host:8001")
+    assert (type(told), str(told)) == (expected, "flux_base: so it is (INTERNAL affairs)")
+
+
+STREAM_TABLE = [
+    ("flux_stream: the server is stopping (CANCELLED)", Cancelled),
+    ("Server is stopping, scheduler for model has stopped accepting new inference requests", Overloaded),
+    ("Request for unknown model: 'flux_stream' has no available versions", Overloaded),
+    ("Request for unknown model: 'flux_stream' is not found", InvalidRequest),
+    ("unexpected inference input 'NEW' for model 'flux_stream'", InvalidRequest),
+    ("[request id: a] inference input 'SEED' data-type is 'FP64', but model 'flux_stream' expects", InvalidRequest),
+    ("[request id: a] expected number of inputs between 1 and 13 but got 0, but missing required input(s)", None),
+    ("something else", None),
+    ("(INTERNAL)", None),
+    ("flux_base: bug (NEW_CODE)", None),
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), STREAM_TABLE)
+def test_a_stream_s_words_without_a_code_tell_the_error(message, expected):
+    assert type(from_stream(message, "host:8001")) is (expected or GenerationFailed)
 
 
 def test_a_connection_error_names_the_server():

@@ -54,16 +54,19 @@ class ProgressReport:
 
         Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
         """
-        method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
-        if method not in PREVIEW_METHODS:
-            raise InvalidRequest(f"{PREVIEW_METHOD.name}={method[:40]!r}, expected {' or '.join(PREVIEW_METHODS)}")
         every = int(values[PREVIEW_STEPS.name].item()) if PREVIEW_STEPS.name in values else 0
         address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
         try:
             sender = folder.connect(address) if address else None
         except InvalidRequest as error:
             raise InvalidRequest(f"{PROGRESS_ADDRESS.name}={address[:40]!r} {error}") from None
-        return cls(sender, previewer, method, every, run_aside)
+        try:
+            return cls(sender, previewer, _preview_method(values), every, run_aside)
+        except InvalidRequest as error:
+            if sender is not None:
+                sender.send(Failure.of(error))
+                sender.close()
+            raise
 
     def is_heard(self) -> bool:
         """Whether the request's client is still there, as far as it can be known."""
@@ -114,3 +117,11 @@ class ProgressReport:
             log.exception("a preview failed; its picture goes on")
         if job.steps_done < job.steps:
             self._sender.send(Progress(image, job.steps_done, job.steps, preview))
+
+
+def _preview_method(values: Mapping[str, Array]) -> str:
+    """Raises InvalidRequest: there is no such preview method."""
+    method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
+    if method not in PREVIEW_METHODS:
+        raise InvalidRequest(f"{PREVIEW_METHOD.name}={method[:40]!r}, expected {' or '.join(PREVIEW_METHODS)}")
+    return method

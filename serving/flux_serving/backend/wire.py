@@ -9,27 +9,12 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from flux_serving.contract.codes import CODES, with_code
 from flux_serving.contract.models import MODELS, Model
 from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    FluxError,
-    GenerationFailed,
-    InvalidRequest,
-    Overloaded,
-)
+from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
-
-_CODES: dict[type[FluxError], int] = {
-    InvalidRequest: pb_utils.TritonError.INVALID_ARG,
-    Overloaded: pb_utils.TritonError.UNAVAILABLE,
-    Cancelled: pb_utils.TritonError.CANCELLED,
-    # Triton itself answers UNAVAILABLE when a request's time runs out in its queue.
-    DeadlineExceeded: pb_utils.TritonError.UNAVAILABLE,
-    GenerationFailed: pb_utils.TritonError.INTERNAL,
-}
 
 
 def read_inputs(model: Model, request: Any) -> dict[str, Array]:
@@ -89,5 +74,8 @@ def error_response(model: Model, request_id: str, error: Exception) -> Any:
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed.unexpected(error)
     message = full_message(model, error)
-    code = _CODES.get(type(error), pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+    code = CODES.get(type(error), CODES[GenerationFailed])
+    if model.decoupled:
+        # Its answers go over gRPC streams, which carry no code (see contract/codes.py).
+        message = with_code(message, code)
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))

@@ -1,5 +1,6 @@
 """Every tensor and every model, declared once. Numpy only: the client imports this floor too.
 
 `tensors` says what a tensor is, `limits` holds every bound and default, `models` declares the models and ensembles,
-`pbtxt` renders them for Triton. Tensor names are literals here and nowhere else.
+`codes` gives each error Triton's code, `pbtxt` renders the models for Triton. Tensor names are literals here and
+nowhere else.
 """

@@ -1,0 +1,34 @@
+"""Triton's code of each error, and how a stream tells it: in words.
+
+Triton sends an error's code with HTTP and with unary gRPC, but on a gRPC stream its words alone. The header
+`triton_grpc_error` would turn them into gRPC's codes, but 2.51 crashes by it: after two refused streams whose clients
+lingered or cancelled. So nothing of ours sends it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed, InvalidRequest, Overloaded
+
+CODES: dict[type[FluxError], str] = {
+    InvalidRequest: "INVALID_ARG",
+    Overloaded: "UNAVAILABLE",
+    Cancelled: "CANCELLED",
+    # Triton itself answers UNAVAILABLE when a request's time runs out in its queue.
+    DeadlineExceeded: "UNAVAILABLE",
+    GenerationFailed: "INTERNAL",
+}
+
+_WITH_CODE = re.compile(rf"(.*) \(({'|'.join(sorted(set(CODES.values())))})\)", re.DOTALL)
+
+
+def with_code(words: str, code: str) -> str:
+    """`words (CODE)`; words that end with a code already stay as they are."""
+    return words if _WITH_CODE.fullmatch(words) else f"{words} ({code})"
+
+
+def without_code(message: str) -> tuple[str, str | None]:
+    """What `with_code` was given; None: there is no code."""
+    found = _WITH_CODE.fullmatch(message)
+    return (found[1], found[2]) if found else (message, None)

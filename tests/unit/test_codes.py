@@ -1,0 +1,31 @@
+"""How an error's code travels at the end of its words."""
+
+from __future__ import annotations
+
+import pytest
+
+from flux_serving.contract.codes import CODES, with_code, without_code
+from flux_serving.errors import FluxError
+
+#: Nobody who calls the server meets the others: they are the client's own, or keep the server from starting.
+ELSEWHERE = {"Unreachable", "CannotStart"}
+
+
+def test_every_error_that_a_server_answers_has_a_code() -> None:
+    assert {error.__name__ for error in CODES} == {error.__name__ for error in FluxError.__subclasses__()} - ELSEWHERE
+
+
+@pytest.mark.parametrize("code", sorted(set(CODES.values())))
+@pytest.mark.parametrize("words", ["flux_base: SEED=-2", "two\nlines", "(brackets)", "", "words (CODE)"])
+def test_a_code_is_taken_off_as_it_was_put_on(words: str, code: str) -> None:
+    assert with_code(words, code) == f"{words} ({code})"
+    assert without_code(with_code(words, code)) == (words, code)
+
+
+def test_words_that_have_a_code_get_no_second_one() -> None:
+    assert with_code("flux_base: HEIGHT=7 (INVALID_ARG)", "INTERNAL") == "flux_base: HEIGHT=7 (INVALID_ARG)"
+
+
+@pytest.mark.parametrize("words", ["flux_base: bug", "bug(INTERNAL)", "bug (INTERNAL) here", "bug (internal)", ""])
+def test_words_without_a_code_stay_as_they_are(words: str) -> None:
+    assert without_code(words) == (words, None)
