@@ -107,10 +107,8 @@ def main() -> int:
         return 0
     # Read by every process that is started from here: all systems compute with as many threads.
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    if os.getloadavg()[0] > QUIET_LOAD:
-        print(
-            f"scripts/bench: the machine is busy (load {os.getloadavg()[0]:.1f}); ratios will scatter", file=sys.stderr
-        )
+    if (load := os.getloadavg()[0]) > QUIET_LOAD:
+        print(f"scripts/bench: the machine is busy (load average {load:.1f}), ratios will scatter", file=sys.stderr)
     end_on_signals()
     expand(FOLDER)
     results = Run(settings_of(options)).run()

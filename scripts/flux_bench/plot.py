@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,13 +32,20 @@ STYLES = {
 def draw(results: Results, path: Path) -> None:
     workloads = results.options["workloads"]
     panels = len(workloads) + bool(results.fairness)
-    figure, axes = pyplot.subplots(1, panels, figsize=(4.2 * panels, 4.2), layout="constrained", squeeze=False)
-    for axis, workload in zip(axes[0], workloads, strict=False):
+    columns = 1 if panels == 1 else 2
+    rows = math.ceil(panels / columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(5.2 * columns, 3.6 * rows), layout="constrained", squeeze=False
+    )
+    axes = grid.ravel()
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    for axis, workload in zip(axes, workloads, strict=False):
         _throughput(axis, results, workload)
     if results.fairness:
-        _fairness(axes[0][-1], results)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        _fairness(axes[panels - 1], results)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -84,6 +92,7 @@ def _fairness(axis: Any, results: Results) -> None:
     title = f"a {short}-step job beside {long} of {results.options['long_steps']} steps"
     axis.set_title(title, fontsize=10)
     _plain(axis)
+    axis.grid(visible=False, axis="y")
 
 
 def _plain(axis: Any) -> None:

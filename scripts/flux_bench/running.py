@@ -100,6 +100,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(STOP_S)
+    # Those that it started may still be tidying up.
     with contextlib.suppress(ProcessLookupError):
+        for _ in range(20):
+            os.killpg(child.pid, 0)
+            time.sleep(0.1)
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-#: Seconds that a batch waits for more requests. LitServe's documentation shows 0.05 to 0.1, PyTriton's example 0.0001;
-#: clients that were answered together come back within some 30 ms on two cores, so less would split their next batch.
+#: Seconds that a batch waits for more requests; LitServe's own example has 0.1, PyTriton's 0.0001. Clients that were
+#: answered together come back within this time, so their next requests share a batch again; a picture takes far longer.
 BATCH_WAIT_S = 0.05
 
 
