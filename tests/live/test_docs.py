@@ -34,5 +34,5 @@ def test_a_block_of_the_page_writes_pictures(
             assert picture.size == (64, 64)
 
 
-def test_the_page_has_all_five_ways() -> None:
-    assert [language for language, _ in BLOCKS] == ["python"] * 4 + ["bash"]
+def test_the_page_has_all_seven_ways() -> None:
+    assert [language for language, _ in BLOCKS] == ["python"] * 4 + ["bash", "python", "bash"]
