@@ -47,7 +47,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
     parser.add_argument("--open-share", type=float, default=0.5, help="arrivals as a share of our throughput; 0: none")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process; default: the cores")
-    parser.add_argument("--quick", action="store_true", help="a minute or two, to see that all of it works")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, to see that all of it works")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
     parser.add_argument("--render", type=Path, metavar="BENCH.json", help="measure nothing: write from these results")

@@ -81,8 +81,8 @@ class Run:
         return self._batch[workload.name, name] if SYSTEMS[name].batches else None
 
     def _reference(self, workload: Workload) -> None:
-        say(f"{workload.name}: stock diffusers makes {REFERENCES} pictures to compare with")
         wishes = workload.wishes(min(REFERENCES, max(map(workload.count, workload.concurrency))))
+        say(f"{workload.name}: stock diffusers makes {len(wishes)} pictures to compare with")
         self._ask(SYSTEMS["loop"], None, "reference", workload, wishes, "reference")
 
     def _calibrate(self, workload: Workload) -> None:
