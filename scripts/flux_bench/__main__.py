@@ -14,7 +14,7 @@ from flux_bench.measure import Run, Settings
 from flux_bench.plan import WORKLOADS, Workload
 from flux_bench.plot import draw
 from flux_bench.report import sections
-from flux_bench.results import Results
+from flux_bench.results import Results, merged
 from flux_bench.systems import SYSTEMS
 from flux_demo.asset import expand
 from flux_serving.launch.server import end_on_signals
@@ -46,11 +46,14 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, help="of one measurement at least, in place of the workloads' own")
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
     parser.add_argument("--open-share", type=float, default=0.5, help="arrivals as a share of our throughput; 0: none")
+    parser.add_argument("--long-jobs", type=int, default=8, help="beside which a short one runs; 0: none; default: 8")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process; default: the cores")
     parser.add_argument("--quick", action="store_true", help="a few minutes, to see that all of it works")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
-    parser.add_argument("--render", type=Path, metavar="BENCH.json", help="measure nothing: write from these results")
+    parser.add_argument(
+        "--render", type=Path, nargs="+", metavar="BENCH.json", help="measure nothing: write from these results"
+    )
     options = parser.parse_args()
     options.workloads = options.workloads or (["demo"] if options.quick else list(WORKLOADS))
     for given, known in ((options.workloads, WORKLOADS), (options.systems, SYSTEMS)):
@@ -85,7 +88,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         calibrate=not quick,
         open_share=options.open_share,
-        long_jobs=3 if quick else 8,
+        long_jobs=min(3, options.long_jobs) if quick else options.long_jobs,
         long_steps=10 if quick else 50,
         ceiling_rows=(1, 4) if quick else (1, 8, 16),
         folder=options.output.resolve(),
@@ -103,7 +106,7 @@ def write(results: Results, options: argparse.Namespace) -> None:
 def main() -> int:
     options = read_options()
     if options.render:
-        write(Results.load(options.render), options)
+        write(merged([Results.load(path) for path in options.render]), options)
         return 0
     # Read by every process that is started from here: all systems compute with as many threads.
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

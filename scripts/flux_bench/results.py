@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,22 @@ class Results:
         raw["fairness"] = [Fairness(**{**one, "errors": tuple(one["errors"])}) for one in raw["fairness"]]
         raw["ceiling"] = [Ceiling(**one) for one in raw["ceiling"]]
         return cls(**raw)
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Runs of different workloads as one. Machine and versions are the first one's."""
+    first = parts[0]
+    workloads = [workload for part in parts for workload in part.options["workloads"]]
+    return Results(
+        first.machine,
+        first.versions,
+        first.options | {"workloads": workloads},
+        cells=[cell for part in parts for cell in part.cells],
+        calibration=[cell for part in parts for cell in part.calibration],
+        fairness=[one for part in parts for one in part.fairness],
+        ceiling=[one for part in parts for one in part.ceiling],
+        failures=[failure for part in parts for failure in part.failures],
+    )
 
 
 def read_cell(raw: dict[str, Any]) -> Cell:

@@ -22,7 +22,7 @@ MAX_RUNS = 4
 
 
 class Attention(Protocol):
-    """query, key, value: (batch, heads, tokens, head width), context tokens first. Returns the same shape."""
+    """query, key, value: (batch, heads, tokens, head width), context tokens first. Returns the shape of query."""
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
 

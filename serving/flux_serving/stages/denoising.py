@@ -43,8 +43,14 @@ class Conditioning:
         """Tokens that one step runs over, of context and image."""
         return len(self.weights) + self.grid.tokens
 
+    @property
+    def prepared_bytes(self) -> int:
+        """Memory of `modulation`, the larger part of what is computed once."""
+        pooled = self._context.pooled
+        return self._schedule.steps * self._transformer.modulation_size * pooled.element_size()
+
     def prepare(self) -> None:
-        """Compute what is computed once, at the first step: a request that waits holds little memory."""
+        """Compute what is computed once, if it isn't yet."""
         self.context  # noqa: B018
         self.modulation  # noqa: B018
 

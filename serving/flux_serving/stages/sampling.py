@@ -27,6 +27,9 @@ from flux_serving.weights import BaseWeights
 #: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
 MAX_DECODED_PIXELS = 512 * 512
 
+#: Bytes of what is computed once for a request, up to which it is computed at once, beside the steps of others. More is
+#: computed when the first step is due, so that what waits holds little memory (106 MB for 50 steps of FLUX.1).
+MAX_PREPARED_BYTES = 4 * 2**20
 #: Tokens of a step, and pixels to decode, from which on more than one thread of a CPU is worth it.
 MANY_THREADS_FROM_TOKENS = 1024
 MANY_THREADS_FROM_PIXELS = 192 * 192
@@ -77,6 +80,9 @@ class Sampler:
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
         conditioning = Conditioning(self._transformer, context, parameters.guidance, grid, schedule)
+        if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
+            use_cpu_threads(base.device, is_small=True)
+            conditioning.prepare()
         if initial_latents is None:
             channels = config.in_channels // 4
             latents = [initial_noise(seed, grid, channels, base.device, base.dtype) for seed in parameters.seeds]

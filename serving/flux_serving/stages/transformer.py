@@ -41,7 +41,7 @@ class _Linear:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x.contiguous(), self.weight, self.bias)
 
 
 def _fused(layers: Sequence[nn.Linear]) -> _Linear:
@@ -94,8 +94,9 @@ class _DoubleBlock:
             torch.cat([context_qk, image_qk], 1), torch.cat([context_v, image_v], 1), rotary, attention
         )
         length = context.shape[1]
-        context = torch.addcmul(context, of_context[2], self.context_out(attended[:, :length]))
-        image = torch.addcmul(image, of_image[2], self.image_out(attended[:, length:]))
+        # Contiguous, because `linear` copies the weights for each row of what is not.
+        context = torch.addcmul(context, of_context[2], self.context_out(attended[:, :length].contiguous()))
+        image = torch.addcmul(image, of_image[2], self.image_out(attended[:, length:].contiguous()))
         up = _gelu(self.context_up(_modulated(context, *of_context[3:5])))
         context = torch.addcmul(context, of_context[5], self.context_down(up))
         up = _gelu(self.image_up(_modulated(image, *of_image[3:5])))
@@ -108,6 +109,7 @@ class _SingleBlock:
         self.project = _fused([attention.to_q, attention.to_k, attention.to_v, stock.proj_mlp])
         self.heads = _Heads(heads, attention.norm_q, attention.norm_k)
         self.qkv_width = 3 * attention.inner_dim
+        self.qkv = _Linear(self.project.weight[: self.qkv_width], self.project.bias[: self.qkv_width])
         self.out = stock.proj_out
 
     def __call__(self, x: Tensor, modulation: Sequence[Tensor], rotary: Tensor, attention: Attention) -> Tensor:
@@ -116,6 +118,19 @@ class _SingleBlock:
         attended = _attended(*self.heads(projected[..., : self.qkv_width]), rotary, attention)
         up = _gelu(projected[..., self.qkv_width :])
         return torch.addcmul(x, gate, self.out(torch.cat([attended, up], -1)))
+
+    def of_image(
+        self, x: Tensor, context_tokens: int, modulation: Sequence[Tensor], rotary: Tensor, attention: Attention
+    ) -> Tensor:
+        """The rows of image tokens alone, for the last block: what becomes of the context, nobody reads."""
+        shift, scale, gate = modulation
+        modulated = _modulated(x, shift, scale)
+        of_context = self.qkv(modulated[:, :context_tokens])
+        projected = self.project(modulated[:, context_tokens:])
+        qkv = torch.cat([of_context, projected[..., : self.qkv_width]], 1)
+        attended = _attended(*self.heads(qkv), rotary, attention, first_query=context_tokens)
+        up = _gelu(projected[..., self.qkv_width :])
+        return torch.addcmul(x[:, context_tokens:], gate, self.out(torch.cat([attended, up], -1)))
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -132,15 +147,15 @@ def _gelu(x: Tensor) -> Tensor:
     return y.mul_(_GELU * 0.044715).add_(_GELU).mul_(x).sigmoid_().mul_(x)
 
 
-def _attended(query_key: Tensor, value: Tensor, rotary: Tensor, attention: Attention) -> Tensor:
+def _attended(query_key: Tensor, value: Tensor, rotary: Tensor, attention: Attention, first_query: int = 0) -> Tensor:
     """query_key: (batch, tokens, 2, heads, head width). value: (batch, tokens, heads, head width).
 
-    Returns (batch, tokens, heads * head width).
+    Returns (batch, tokens from first_query on, heads * head width).
     """
     pairs = torch.view_as_complex(query_key.float().view(*query_key.shape[:-1], -1, 2))
     turned = torch.view_as_real(pairs * rotary).flatten(-2).to(value.dtype)
     query, key = turned.permute(2, 0, 3, 1, 4)
-    return attention(query, key, value.transpose(1, 2)).transpose(1, 2).flatten(2)
+    return attention(query[:, :, first_query:], key, value.transpose(1, 2)).transpose(1, 2).flatten(2)
 
 
 class Transformer:
@@ -160,6 +175,8 @@ class Transformer:
             count = layer.out_features // stock.inner_dim
             self._scales += [start + offset for offset in _SCALES[count]]
             start += count
+        #: Numbers that modulate one step.
+        self.modulation_size: int = start * stock.inner_dim
         self._rotary = lru_cache(maxsize=64)(self._rotary_table)
 
     @torch.inference_mode()
@@ -200,10 +217,11 @@ class Transformer:
         for double in self._double:
             context, image = double(context, image, _take(vectors, 2 * _DOUBLE), rotary, attention)
         joint = torch.cat([context, image], 1)
-        for single in self._single:
+        for single in self._single[:-1]:
             joint = single(joint, _take(vectors, _SINGLE), rotary, attention)
+        image = self._single[-1].of_image(joint, length, _take(vectors, _SINGLE), rotary, attention)
         scale, shift = _take(vectors, _OUT)
-        velocity: Tensor = self.stock.proj_out(_modulated(joint[:, length:], shift, scale))
+        velocity: Tensor = self.stock.proj_out(_modulated(image, shift, scale))
         return velocity
 
     def _rotary_table(self, grid: Grid, context_tokens: int) -> Tensor:
