@@ -18,7 +18,7 @@ from flux_bench.pictures import picture
 from flux_bench.plan import GUIDANCE
 from flux_serving.contract.limits import MAX_STEPS
 from flux_serving.contract.models import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
-from flux_serving.stages.context import assemble, no_text
+from flux_serving.stages.context import Text, assemble, no_text
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -29,26 +29,38 @@ AT_LEAST_S, AT_LEAST_STEPS = 2.0, 3
 
 
 class Steps:
-    """Both ways to take a step, with the same weights on the same pictures."""
+    """Both ways to take a step, with the same weights on the same pictures.
+
+    A prompt is 512 random tokens here: the demo checkpoint has no text encoders, and a step costs the same.
+    """
 
     def __init__(self) -> None:
         cpu = torch.device("cpu")
         self.sampler = Sampler(load_base(CHECKPOINTS, cpu, torch.float32))
         self.prior = load_prior(CHECKPOINTS, cpu, torch.float32)
 
-    def raw_loop(self, rows: int, side: int) -> Callable[[], object]:
+    def pictures(self, rows: int) -> list[torch.Tensor]:
+        """Tokens of as many pictures."""
+        return encode_pictures(self.prior, [picture(row) for row in range(rows)])
+
+    def raw_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
         """A step of ours over `rows` jobs, each with a picture of its own, as the engine calls it."""
         works = []
-        for row, tokens in enumerate(encode_pictures(self.prior, [picture(row) for row in range(rows)])):
-            context = assemble(no_text(tokens.shape[1], 768, tokens), [tokens], [1.0])
-            works += self.sampler.begin(parameters(side, seed=row), context)
+        for row, tokens in enumerate(self.pictures(rows)):
+            text = no_text(tokens.shape[1], 768, tokens)
+            if has_prompt:
+                text = Text(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
+            works += self.sampler.begin(parameters(side, seed=row), assemble(text, [tokens], [1.0]))
         return lambda: self.sampler.step(works)
 
-    def stock_loop(self, rows: int, side: int) -> Callable[[], object]:
-        """The stock transformer on what FluxPipeline hands it: 512 zero text tokens and the picture's."""
+    def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
+        """The stock transformer on what FluxPipeline hands it: 512 text tokens, 0 without a prompt, and a picture."""
         base = self.sampler.base
-        tokens = torch.stack(encode_pictures(self.prior, [picture(row) for row in range(rows)]))
-        context = torch.cat([tokens.new_zeros(rows, 512, tokens.shape[2]), tokens], dim=1)
+        tokens = torch.stack(self.pictures(rows))
+        text = tokens.new_zeros(rows, 512, tokens.shape[2])
+        if has_prompt:
+            text = torch.stack([prompt(tokens.shape[2], seed=row) for row in range(rows)])
+        context = torch.cat([text, tokens], dim=1)
         channels = base.transformer.config.in_channels
         grid = side // base.token_side
         place = torch.arange(grid, dtype=torch.float32)
@@ -68,6 +80,11 @@ class Steps:
             base.transformer(**inputs, return_dict=False)
 
         return step
+
+
+def prompt(width: int, seed: int) -> torch.Tensor:
+    """512 text tokens, no two alike."""
+    return torch.randn(512, width, generator=torch.Generator().manual_seed(seed))
 
 
 def parameters(side: int, seed: int) -> SamplingParameters:
@@ -90,8 +107,15 @@ def main(arguments: Sequence[str]) -> None:
     answer, side, *rows = arguments
     steps = Steps()
     measured = [
-        {"code": code, "side": int(side), "rows": int(count), "step_s": seconds_per_step(loop(int(count), int(side)))}
+        {
+            "code": code,
+            "side": int(side),
+            "rows": int(count),
+            "has_prompt": has_prompt,
+            "step_s": seconds_per_step(loop(int(count), int(side), has_prompt)),
+        }
         for count in rows
+        for has_prompt in (False, True)
         for code, loop in (("ours", steps.raw_loop), ("stock", steps.stock_loop))
     ]
     Path(answer).write_text(json.dumps(measured))

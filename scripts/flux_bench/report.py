@@ -15,6 +15,7 @@ from flux_bench.systems import SYSTEMS
 def sections(results: Results) -> dict[str, str]:
     """Every section by its marker's name."""
     return {
+        "picture": "![Throughput by concurrency, and what a short job waits](pictures/performance.png)",
         "machine": machine(results),
         "throughput": per_workload(results, _throughput),
         "ratios": per_workload(results, _ratios),
@@ -157,20 +158,21 @@ def ceiling(results: Results) -> str:
     if not results.ceiling:
         return "Not measured."
     rows = []
-    for side, count in sorted({(one.side, one.rows) for one in results.ceiling}):
+    kinds = sorted({(one.side, one.has_prompt, one.rows) for one in results.ceiling})
+    for side, has_prompt, count in kinds:
         found = {
             code: {
                 one.round: one.step_s
                 for one in results.ceiling
-                if (one.side, one.rows, one.code) == (side, count, code)
+                if (one.side, one.has_prompt, one.rows, one.code) == (side, has_prompt, count, code)
             }
             for code in ("ours", "stock")
         }
         ours, stock = found["ours"], found["stock"]
         milliseconds = [f"{1000 * median(steps.values()):.0f}" if steps else "–" for steps in (ours, stock)]
         faster = spread_text(ratio(stock, ours))
-        rows.append([f"{side}x{side}", str(count), *milliseconds, faster])
-    return table(["size", "rows", "ours, ms a step", "stock, ms a step", "stock's time / ours"], rows)
+        rows.append([f"{side}x{side}", "512 tokens" if has_prompt else "none", str(count), *milliseconds, faster])
+    return table(["size", "prompt", "rows", "ours, ms a step", "stock, ms a step", "stock's time / ours"], rows)
 
 
 def batching(results: Results) -> str:

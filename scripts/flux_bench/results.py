@@ -81,6 +81,7 @@ class Ceiling:
     side: int
     rows: int
     step_s: float
+    has_prompt: bool = False
 
 
 @dataclass

@@ -269,7 +269,7 @@ def test_the_tables_say_what_was_measured() -> None:
     assert "| diffusers in a loop | 1.00 / 1.00 / 1.00 | – |" in text["latency"]
     assert "0.50 requests/s arrive" in text["open"]
     assert "| flux-triton, gRPC | 0.20 | 0.50 | 2.50 (2.50 to 2.50) |" in text["fairness"]
-    assert "| 64x64 | 8 | 50 | 500 | 10.00 (10.00 to 10.00) |" in text["ceiling"]
+    assert "| 64x64 | none | 8 | 50 | 500 | 10.00 (10.00 to 10.00) |" in text["ceiling"]
     assert "8: 1.25" in text["batching"]
     assert "not published" in text["time"]
     assert "not measured: round 2, demo, pytriton" in text["agreement"]

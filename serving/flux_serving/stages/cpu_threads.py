@@ -6,19 +6,28 @@ demo checkpoint's pictures cost a quarter less of two cores where small computat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
 
 
-def use_cpu_threads(device: torch.device, *, is_small: bool) -> None:
-    """From here on, in the calling thread: one thread, or all that the process was started with.
+@contextmanager
+def cpu_threads(device: torch.device, *, is_small: bool) -> Iterator[None]:
+    """Inside, the calling thread computes with one thread, or with all that the process was started with.
 
     device: where the computation runs; on a GPU nothing changes.
     """
-    if device.type == "cpu":
-        available = _available()
-        torch.set_num_threads(1 if is_small else available)
+    if device.type != "cpu":
+        yield
+        return
+    before, available = torch.get_num_threads(), _available()
+    torch.set_num_threads(1 if is_small else available)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

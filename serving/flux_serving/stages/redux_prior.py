@@ -9,7 +9,7 @@ from diffusers import FluxPriorReduxPipeline
 from PIL import Image
 from torch import Tensor
 
-from flux_serving.stages.cpu_threads import use_cpu_threads
+from flux_serving.stages.cpu_threads import cpu_threads
 
 #: Pictures that go through SigLIP at once; more are encoded in several goes, to bound memory.
 MAX_BATCH = 16
@@ -27,11 +27,11 @@ def encode_pictures(prior: FluxPriorReduxPipeline, pictures: Sequence[Image.Imag
     device = prior.image_encoder.device
     vision = prior.image_encoder.config
     patches = (vision.image_size // vision.patch_size) ** 2
-    use_cpu_threads(device, is_small=len(pictures) * patches < MANY_THREADS_FROM_TOKENS)
     tokens: list[Tensor] = []
-    for start in range(0, len(pictures), MAX_BATCH):
-        hidden = prior.encode_image(list(pictures[start : start + MAX_BATCH]), device, 1)
-        tokens.extend(prior.image_embedder(hidden).image_embeds)
+    with cpu_threads(device, is_small=len(pictures) * patches < MANY_THREADS_FROM_TOKENS):
+        for start in range(0, len(pictures), MAX_BATCH):
+            hidden = prior.encode_image(list(pictures[start : start + MAX_BATCH]), device, 1)
+            tokens.extend(prior.image_embedder(hidden).image_embeds)
     return tokens
 
 

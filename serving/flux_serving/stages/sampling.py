@@ -14,7 +14,7 @@ from flux_serving.contract.models import INITIAL_LATENTS
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context
-from flux_serving.stages.cpu_threads import use_cpu_threads
+from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.decoding import decode_latents
 from flux_serving.stages.denoising import Batch, Conditioning, Denoising
 from flux_serving.stages.latents import Grid, initial_noise
@@ -31,7 +31,7 @@ MAX_DECODED_PIXELS = 512 * 512
 #: computed when the first step is due, so that what waits holds little memory (106 MB for 50 steps of FLUX.1).
 MAX_PREPARED_BYTES = 4 * 2**20
 #: Tokens of a step, and pixels to decode, from which on more than one thread of a CPU is worth it.
-MANY_THREADS_FROM_TOKENS = 1024
+MANY_THREADS_FROM_TOKENS = 256
 MANY_THREADS_FROM_PIXELS = 192 * 192
 
 
@@ -81,8 +81,8 @@ class Sampler:
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
         conditioning = Conditioning(self._transformer, context, parameters.guidance, grid, schedule)
         if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
-            use_cpu_threads(base.device, is_small=True)
-            conditioning.prepare()
+            with cpu_threads(base.device, is_small=True):
+                conditioning.prepare()
         if initial_latents is None:
             channels = config.in_channels // 4
             latents = [initial_noise(seed, grid, channels, base.device, base.dtype) for seed in parameters.seeds]
@@ -97,26 +97,27 @@ class Sampler:
         Where this raises, none has moved.
         """
         tokens = sum(work.conditioning.tokens for work in batch)
-        use_cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS)
-        started = time.perf_counter()
-        for work in batch:
-            work.conditioning.prepare()
-        prepared = time.perf_counter()
-        if self._batch is None or self._batch.members != tuple(batch):
-            self._batch = Batch(self._transformer, batch, self._attention)
-        begun = time.perf_counter()
-        sound = self._batch.step()
-        self.forward_s += time.perf_counter() - begun + prepared - started
+        with cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS):
+            started = time.perf_counter()
+            for work in batch:
+                work.conditioning.prepare()
+            prepared = time.perf_counter()
+            if self._batch is None or self._batch.members != tuple(batch):
+                self._batch = Batch(self._transformer, batch, self._attention)
+            begun = time.perf_counter()
+            sound = self._batch.step()
+            self.forward_s += time.perf_counter() - begun + prepared - started
         return [None if row else GenerationFailed("the latents are not finite") for row in sound]
 
     def results(self, works: Sequence[Denoising]) -> list[Picture]:
         """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
         decoded = [work for work in works if work.is_decoded]
-        pixels_wanted = len(decoded) * self._pixels(works[0].grid)
-        use_cpu_threads(self.base.device, is_small=pixels_wanted < MANY_THREADS_FROM_PIXELS)
         pixels: list[Array] = []
         if decoded:
-            pixels.extend(decode_latents(self.base, torch.stack([work.latents for work in decoded]), decoded[0].grid))
+            grid = decoded[0].grid
+            is_small = len(decoded) * self._pixels(grid) < MANY_THREADS_FROM_PIXELS
+            with cpu_threads(self.base.device, is_small=is_small):
+                pixels.extend(decode_latents(self.base, torch.stack([work.latents for work in decoded]), grid))
         rgb = dict(zip(decoded, pixels, strict=True))
         return [Picture(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
 
