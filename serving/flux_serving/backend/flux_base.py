@@ -21,7 +21,6 @@ from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
-from flux_serving.contract.limits import DEFAULT_PRIORITY
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
@@ -110,7 +109,7 @@ class FluxBaseModel:
         # Copies: the request's memory goes back to Triton when `execute` returns.
         context = Context(*(torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION)))
         wants_pixels = PIXELS.name in request.requested_output_names()
-        priority = int(values[PRIORITY.name].item()) if PRIORITY.name in values else DEFAULT_PRIORITY
+        priority = int(PRIORITY.value_in(values))
         timeout_us = request.timeout()
         deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
         works = self._sampler.begin(parameters, context, values.get(INITIAL_LATENTS.name), wants_pixels)

@@ -54,7 +54,7 @@ class ProgressReport:
 
         Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
         """
-        every = int(values[PREVIEW_STEPS.name].item()) if PREVIEW_STEPS.name in values else 0
+        every = int(PREVIEW_STEPS.value_in(values))
         address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
         try:
             sender = folder.connect(address) if address else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -77,6 +78,12 @@ class Tensor:
             raise InvalidRequest(f"{model}: {self.name} has {len(values)} values, expected 1..{self.max_length}")
         if self.bounds is not None and len(broken := self.bounds.broken_by(values)):
             raise InvalidRequest(f"{model}: {self.name}={_shown(broken[0].item())}, expected {self.bounds}")
+
+    def value_in(self, values: Mapping[str, Array], default: float | None = None) -> Any:
+        """The one value given under this tensor's name; where there is none, `default`, or else the contract's."""
+        if self.name in values:
+            return values[self.name].item()
+        return self.default if default is None else default
 
     def array(self, values: Any) -> Array:
         """Values as an array of this tensor's type; a single value becomes an array of one."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flux_serving.contract import limits
 from flux_serving.contract import models as contract
-from flux_serving.contract.tensors import Array
+from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import InvalidRequest
 
 
@@ -39,10 +39,10 @@ class SamplingParameters:
         Raises InvalidRequest: a side is no such multiple, the seeds run past the largest, or there is no step to run
         or nothing to begin it with.
         """
-        height = _side(contract.HEIGHT.name, values, native_side, token_side)
-        width = _side(contract.WIDTH.name, values, native_side, token_side)
-        count = int(_first(values, contract.NUM_IMAGES.name, limits.DEFAULT_IMAGES))
-        steps = int(_first(values, contract.NUM_INFERENCE_STEPS.name, limits.DEFAULT_STEPS))
+        height = _side(contract.HEIGHT, values, native_side, token_side)
+        width = _side(contract.WIDTH, values, native_side, token_side)
+        count = int(contract.NUM_IMAGES.value_in(values))
+        steps = int(contract.NUM_INFERENCE_STEPS.value_in(values))
         first_step, end_step = _span(values, steps)
         return cls(
             height=height,
@@ -50,28 +50,24 @@ class SamplingParameters:
             steps=steps,
             first_step=first_step,
             end_step=end_step,
-            guidance=float(_first(values, contract.GUIDANCE_SCALE.name, limits.DEFAULT_GUIDANCE)),
-            seeds=_seeds(int(_first(values, contract.SEED.name, limits.DEFAULT_SEED)), count),
+            guidance=float(contract.GUIDANCE_SCALE.value_in(values)),
+            seeds=_seeds(int(contract.SEED.value_in(values)), count),
         )
 
 
-def _first(values: Mapping[str, Array], name: str, default: float) -> float:
-    return values[name].item() if name in values else default
-
-
-def _side(name: str, values: Mapping[str, Array], native_side: int, token_side: int) -> int:
-    side = int(_first(values, name, native_side))
+def _side(tensor: Tensor, values: Mapping[str, Array], native_side: int, token_side: int) -> int:
+    side = int(tensor.value_in(values, default=native_side))
     if side % token_side:
         below = side // token_side * token_side
         nearest = f"{below} or {below + token_side}" if below else str(token_side)
-        raise InvalidRequest(f"{name}={side}, expected a multiple of {token_side}; nearest: {nearest}")
+        raise InvalidRequest(f"{tensor.name}={side}, expected a multiple of {token_side}; nearest: {nearest}")
     return side
 
 
 def _span(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
     """The first step to run, and the one to stop before."""
-    start = int(_first(values, contract.START_STEP.name, 0))
-    end = int(_first(values, contract.END_STEP.name, steps))
+    start = int(contract.START_STEP.value_in(values))
+    end = int(contract.END_STEP.value_in(values, default=steps))
     if end > steps:
         raise InvalidRequest(f"{contract.END_STEP.name}={end}, expected at most {steps} steps")
     if start >= end:
