@@ -49,7 +49,7 @@ class Previewer:
     def preview(self, method: str, packed: Tensor, grid: Grid, longest: int) -> Array:
         """method: one of PREVIEW_METHODS. packed: (tokens, channels). longest: pixels of a side at most.
 
-        Returns (height, width, 3) uint8. Raises GenerationFailed: `vae`, and the latents are not finite.
+        Returns (height, width, 3) uint8.
         """
         return shrunk(self._methods[method](packed, grid), longest)
 

@@ -80,15 +80,15 @@ class Sampler:
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
         conditioning = Conditioning(self._transformer, context, parameters.guidance, grid, schedule)
-        if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
-            with cpu_threads(base.device, is_small=True):
-                conditioning.prepare()
         if initial_latents is None:
             channels = config.in_channels // 4
             latents = [initial_noise(seed, grid, channels, base.device, base.dtype) for seed in parameters.seeds]
         else:
             _check_latents(initial_latents, (len(parameters.seeds), grid.tokens, config.in_channels))
             latents = list(torch.tensor(initial_latents).to(base.device, base.dtype))
+        if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
+            with cpu_threads(base.device, is_small=True):
+                conditioning.prepare()
         return [Denoising(start, conditioning, parameters.first_step, is_decoded) for start in latents]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
@@ -98,15 +98,15 @@ class Sampler:
         """
         tokens = sum(work.conditioning.tokens for work in batch)
         with cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS):
-            started = time.perf_counter()
-            for work in batch:
-                work.conditioning.prepare()
-            prepared = time.perf_counter()
             if self._batch is None or self._batch.members != tuple(batch):
+                started = time.perf_counter()
+                for work in batch:
+                    work.conditioning.prepare()
+                self.forward_s += time.perf_counter() - started
                 self._batch = Batch(self._transformer, batch, self._attention)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             sound = self._batch.step()
-            self.forward_s += time.perf_counter() - begun + prepared - started
+            self.forward_s += time.perf_counter() - started
         return [None if row else GenerationFailed("the latents are not finite") for row in sound]
 
     def results(self, works: Sequence[Denoising]) -> list[Picture]:
