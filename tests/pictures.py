@@ -23,3 +23,8 @@ def encoded(picture: Image.Image, image_format: str = "PNG", **options: object) 
     buffer = io.BytesIO()
     picture.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+def pixels(encoded_picture: bytes) -> np.ndarray:
+    """As signed numbers, so that they can be subtracted."""
+    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)

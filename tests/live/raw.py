@@ -16,6 +16,9 @@ import tritonclient.http
 
 from flux_serving.launch.server import TritonServer
 
+#: What flux_prior_redux hands to flux_base.
+CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
+
 TYPES = {
     np.dtype(np.int32): "INT32",
     np.dtype(np.int64): "INT64",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from conftest import DEMO
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
-from pictures import drawn_picture, encoded
-from raw import call_grpc, call_http, tensors_of
+from pictures import drawn_picture, encoded, pixels
+from raw import CONTEXT, call_grpc, call_http, tensors_of
 from reference import StockDiffusers
 
 pytestmark = pytest.mark.live
@@ -28,12 +25,7 @@ def random_stock(random_checkpoints: Checkpoints) -> StockDiffusers:
     return StockDiffusers(random_checkpoints)
 
 
-def pixels(encoded_picture: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
-
-
 LATENT_TOLERANCE = 1e-4
-CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
 
 
 def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarray:

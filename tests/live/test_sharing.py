@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,27 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc
-from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
-from raw import call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of
+from pictures import drawn_picture, encoded, pixels
+from raw import CONTEXT, call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of
 from reference import StockDiffusers
 
 pytestmark = pytest.mark.live
-
-CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
 
 
 @pytest.fixture(scope="module")
 def second_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     yield from start_server(DEMO, tmp_path_factory.mktemp("second-server") / "triton.log")
-
-
-def pixels(encoded_picture: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
 
 
 def context_of(server: TritonServer, picture: bytes) -> dict[str, np.ndarray]:

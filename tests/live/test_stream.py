@@ -30,7 +30,7 @@ from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from pictures import drawn_picture, encoded, pixels
 from raw import call_grpc, inputs_of, tensors_of
 
 pytestmark = pytest.mark.live
@@ -113,10 +113,6 @@ def answers_of(server: TritonServer, tensors: dict[str, np.ndarray], **options: 
 
 def with_text(tensors: dict[str, np.ndarray], **texts: str) -> dict[str, np.ndarray]:
     return tensors | {name.upper(): np.array([[text.encode()]], dtype=object) for name, text in texts.items()}
-
-
-def pixels(encoded_picture: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
 
 
 def progress_folder(server: TritonServer) -> Path:
