@@ -43,7 +43,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}")
     parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops; default: the workloads' own")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--requests", type=int, help="of one measurement at least, in place of the workloads' own")
+    parser.add_argument("--requests", type=int, help="of one block at least, in place of the workloads' own")
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
     parser.add_argument("--open-share", type=float, default=0.5, help="arrivals as a share of our throughput; 0: none")
     parser.add_argument("--long-jobs", type=int, default=8, help="beside which a short one runs; 0: none; default: 8")
@@ -70,7 +70,7 @@ def chosen_workloads(options: argparse.Namespace) -> tuple[Workload, ...]:
         if name == "grid512":
             workload = replace(workload, kinds=((512, options.grid512_steps),))
         if options.quick:
-            workload = replace(workload, concurrency=(1, 4), requests=2, requests_per_client=1)
+            workload = replace(workload, concurrency=(1, 4), requests=2, requests_per_client=1, seconds=0.0)
         if options.concurrency:
             workload = replace(workload, concurrency=options.concurrency)
         if options.requests:

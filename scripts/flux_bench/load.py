@@ -13,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,8 +34,9 @@ from flux_bench.results import Outcome
 class Task:
     """mode: closed, open, fairness or reference.
 
-    wishes: in the order in which they are asked. arrivals_s: for mode open, one for each. occasion: makes the bytes of
-    the pictures new. references: a folder with stock diffusers' pictures, INDEX.npy; mode reference writes them.
+    wishes: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
+    mode open, one for each. occasion: makes the bytes of the pictures new. references: a folder with stock diffusers'
+    pictures, INDEX.npy; mode reference writes them.
     """
 
     caller: str
@@ -45,6 +46,8 @@ class Task:
     references: str
     wishes: tuple[Wish, ...]
     concurrency: int = 1
+    block: int = 1
+    seconds: float = 0.0
     arrivals_s: tuple[float, ...] = ()
     metrics_url: str | None = None
 
@@ -73,12 +76,30 @@ def ask(caller: Caller, wish: Wish, picture: bytes, due: float, origin: float) -
     return Answer(Outcome(wish.index, due - origin, time.perf_counter() - origin, error), data)
 
 
-def closed_loop(caller: Caller, wishes: Sequence[Wish], pictures: Sequence[bytes], concurrency: int) -> list[Answer]:
-    """`concurrency` clients; each asks again as soon as it has its answer."""
-    orders = iter(zip(wishes, pictures, strict=True))
+def closed_loop(
+    caller: Caller,
+    wishes: Sequence[Wish],
+    pictures: Sequence[bytes],
+    concurrency: int,
+    block: int | None = None,
+    seconds: float = 0.0,
+) -> list[Answer]:
+    """`concurrency` clients; each asks again as soon as it has its answer.
+
+    block: wishes; another block of them is begun for as long as `seconds` have not passed and wishes are left. None:
+    all the wishes are one block.
+    """
+    origin = time.perf_counter()
+
+    def in_blocks() -> Iterator[tuple[Wish, bytes]]:
+        for number, order in enumerate(zip(wishes, pictures, strict=True)):
+            if number and block and number % block == 0 and time.perf_counter() - origin >= seconds:
+                return
+            yield order
+
+    orders = in_blocks()
     taking = threading.Lock()
     answers: list[Answer] = []
-    origin = time.perf_counter()
 
     def client() -> None:
         while True:
@@ -174,7 +195,7 @@ def run(task: Task) -> dict[str, Any]:
     if task.mode == "open":
         answers = open_loop(caller, task.wishes, pictures, task.arrivals_s)
     else:
-        answers = closed_loop(caller, task.wishes, pictures, task.concurrency)
+        answers = closed_loop(caller, task.wishes, pictures, task.concurrency, task.block, task.seconds)
     after = read_counters(task.metrics_url) if task.metrics_url else {}
     outcomes = sorted((compared(answer, references) for answer in answers), key=lambda outcome: outcome.index)
     return {"outcomes": [asdict(outcome) for outcome in outcomes], "metrics": growth(before, after)}

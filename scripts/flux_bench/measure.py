@@ -21,6 +21,8 @@ from flux_serving.errors import CannotStart
 
 #: Pictures of each workload that stock diffusers makes beforehand, for every system's to be compared with.
 REFERENCES = 8
+#: Blocks of one closed-loop measurement.
+MAX_BLOCKS = 12
 #: Requests of one open-loop measurement, in closed-loop measurements at concurrency 1.
 OPEN_REQUESTS = 3
 #: Requests that may share a call of a batching server, beside as many as there are clients.
@@ -132,7 +134,7 @@ class Run:
             with running(server, batch, self.settings.folder / "logs") as at:
                 for name in names:
                     for clients in concurrency:
-                        wishes = workload.wishes(workload.count(clients))
+                        wishes = workload.wishes(MAX_BLOCKS * workload.count(clients))
                         cells.append(self._cell(number, workload, name, batch, at, wishes, clients))
                 for name in names if is_open else ():
                     wishes = workload.wishes(OPEN_REQUESTS * workload.count(1))
@@ -233,6 +235,8 @@ class Run:
             references=str(folder / "references" / workload.name),
             wishes=tuple(wishes),
             concurrency=concurrency,
+            block=workload.count(concurrency),
+            seconds=workload.seconds,
             arrivals_s=arrivals_s,
             metrics_url=at.metrics_url if at else None,
         )

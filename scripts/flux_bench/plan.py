@@ -28,17 +28,23 @@ class Wish:
 
 @dataclass(frozen=True)
 class Workload:
-    """A list of wishes without end, and how much of it one measurement takes."""
+    """A list of wishes without end, and how much of it one measurement takes.
+
+    A closed loop goes on in blocks: one at least, and another for as long as `seconds` have not passed, so that a fast
+    system is not measured by how it starts and stops.
+    """
 
     name: str
     #: (side in pixels, denoising steps) of the wishes; several are mixed by a seeded shuffle, equally often.
     kinds: tuple[tuple[int, int], ...]
     #: Clients that each wait for their answer before they ask again.
     concurrency: tuple[int, ...]
-    #: Wishes of one measurement, at least.
+    #: Wishes of one block, at least.
     requests: int
-    #: Wishes of one measurement per client, at least.
+    #: Wishes of one block per client, at least.
     requests_per_client: int
+    #: Seconds after which a measurement begins no further block.
+    seconds: float = 0.0
     #: Whether Poisson arrivals are measured too.
     open_loop: bool = True
 
@@ -52,7 +58,7 @@ class Workload:
         return [Wish(index, side, steps, seed=1000 + index) for index, (side, steps) in enumerate(kinds[:count])]
 
     def count(self, concurrency: int) -> int:
-        """Wishes of one closed-loop measurement: every client gets as many, every kind comes as often."""
+        """Wishes of one block: every client gets as many, every kind comes as often."""
         at_least = max(self.requests, self.requests_per_client * concurrency)
         unit = math.lcm(concurrency, len(self.kinds))
         return math.ceil(at_least / unit) * unit
@@ -61,9 +67,9 @@ class Workload:
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("demo", ((64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2),
+        Workload("demo", ((64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
         Workload("grid512", ((512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", ((64, 4), (64, 50), (256, 4), (256, 50)), (1, 2, 4, 8), requests=8, requests_per_client=2),
+        Workload("mixed", ((64, 4), (64, 50), (256, 4), (256, 50)), (1, 2, 4, 8), requests=8, requests_per_client=3),
     )
 }
 

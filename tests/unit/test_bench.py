@@ -122,6 +122,19 @@ def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> N
     assert sorted(answer.outcome.index for answer in answers) == list(range(12))
 
 
+def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
+    def caller(_picture: bytes, _wish: Wish) -> bytes:
+        time.sleep(0.01)
+        return b"picture"
+
+    def answered(seconds: float) -> int:
+        return len(load.closed_loop(caller, wishes(40), [b""] * 40, concurrency=2, block=4, seconds=seconds))
+
+    assert answered(0.0) == 4
+    assert answered(0.05) in range(8, 24, 4)
+    assert answered(60.0) == 40
+
+
 def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
     one_at_a_time = threading.Lock()
 
