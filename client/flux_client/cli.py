@@ -6,6 +6,7 @@ It streams where the protocol does, for the bar and so that Ctrl-C ends the work
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -23,8 +24,8 @@ from flux_client.variation import Variation
 from flux_serving.contract import limits
 from flux_serving.errors import FluxError, InvalidRequest
 
-#: Characters of a file's name that come from its pictures; file systems end at 255 bytes.
-_MAX_STEM = 100
+#: Bytes of a file's name that come from its pictures; file systems end at 255.
+_MAX_STEM = 200
 _STREAMING_PROTOCOL = "grpc"
 #: Ten previews of a picture that takes the usual 50 steps.
 _DEFAULT_PREVIEW_STEPS = 5
@@ -157,17 +158,22 @@ class _Meter:
 def plan(pictures: Sequence[Path], *, blend: bool) -> list[Task]:
     """One request for each picture, or one for all; no two begin their outputs' names alike."""
     if blend:
-        return [Task(list(pictures), "+".join(picture.stem for picture in pictures)[:_MAX_STEM])]
+        return [Task(list(pictures), _cut("+".join(picture.stem for picture in pictures)))]
     tasks: list[Task] = []
     taken: set[str] = set()
     for picture in pictures:
-        stem, number = picture.stem[:_MAX_STEM], 1
+        stem, number = _cut(picture.stem), 1
         while stem in taken:
             number += 1
-            stem = f"{picture.stem[:_MAX_STEM]}-{number}"
+            stem = f"{_cut(picture.stem)}-{number}"
         taken.add(stem)
         tasks.append(Task([picture], stem))
     return tasks
+
+
+def _cut(stem: str) -> str:
+    encoded = os.fsencode(stem)
+    return stem if len(encoded) <= _MAX_STEM else encoded[:_MAX_STEM].decode(errors="ignore")
 
 
 def _free(target: Path, options: argparse.Namespace) -> Path:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from flux_bench.checkpoint import FOLDER, ROOT
-from flux_bench.documents import replaced
 from flux_bench.measure import Run, Settings
 from flux_bench.plan import WORKLOADS, Workload
 from flux_bench.plot import draw
@@ -17,6 +16,7 @@ from flux_bench.report import sections
 from flux_bench.results import Results, merged
 from flux_bench.systems import SYSTEMS
 from flux_demo.asset import expand
+from flux_documents import replaced
 from flux_serving.launch.server import end_on_signals
 
 PAGE = ROOT / "docs" / "performance.md"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from flux_bench.documents import table
 from flux_bench.engine_metrics import SHARES, rows_per_step, share_of
 from flux_bench.figures import LOOP, OURS, Spread, agreement, best_of, closed, latency, opened, ratio, throughput
 from flux_bench.results import Cell, Results
 from flux_bench.systems import SYSTEMS
+from flux_documents import table
 
 
 def sections(results: Results) -> dict[str, str]:
@@ -32,8 +32,10 @@ def sections(results: Results) -> dict[str, str]:
 def machine(results: Results) -> str:
     facts = [[key, value] for key, value in results.machine.items()]
     packages = [[key, value] for key, value in results.versions.items()]
-    rounds = [["rounds", str(results.options["rounds"])]]
-    return table(["", ""], facts + packages + rounds)
+    names = [workload["name"] for workload in results.options["workloads"]]
+    rounds = {name: len({cell.round for cell in results.cells if cell.workload == name}) for name in names}
+    counted = ", ".join(f"{count} of {name}" for name, count in rounds.items())
+    return table(["", ""], [*facts, *packages, ["rounds", counted]])
 
 
 def per_workload(results: Results, part: Callable[[Results, str, list[int]], str]) -> str:

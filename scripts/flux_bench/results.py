@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +112,21 @@ class Results:
 
 
 def merged(parts: Sequence[Results]) -> Results:
-    """Runs of different workloads as one. Machine and versions are the first one's."""
+    """Several runs as one; rounds are numbered on. Machine, versions, and a workload's options are the first one's."""
     first = parts[0]
-    workloads = [workload for part in parts for workload in part.options["workloads"]]
-    return Results(
-        first.machine,
-        first.versions,
-        first.options | {"workloads": workloads},
-        cells=[cell for part in parts for cell in part.cells],
-        calibration=[cell for part in parts for cell in part.calibration],
-        fairness=[one for part in parts for one in part.fairness],
-        ceiling=[one for part in parts for one in part.ceiling],
-        failures=[failure for part in parts for failure in part.failures],
-    )
+    workloads: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for workload in part.options["workloads"]:
+            workloads.setdefault(workload["name"], workload)
+    whole = Results(first.machine, first.versions, first.options | {"workloads": list(workloads.values())})
+    for part in parts:
+        done = max((cell.round for cell in whole.cells), default=0)
+        whole.cells += [replace(cell, round=cell.round + done) for cell in part.cells]
+        whole.fairness += [replace(one, round=one.round + done) for one in part.fairness]
+        whole.ceiling += [replace(one, round=one.round + done) for one in part.ceiling]
+        whole.calibration += part.calibration
+        whole.failures += part.failures
+    return whole
 
 
 def read_cell(raw: dict[str, Any]) -> Cell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,17 @@ _PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D
 
 @dataclass(frozen=True)
 class Picture:
-    """One emoji. `rgb`: (64, 64, 3) uint8 on white. `family`: the same for all siblings by gender."""
+    """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all siblings by gender.
+
+    name, short_names: in small letters. kind: Unicode's subcategory, such as `food-fruit`.
+    """
 
     name: str
     code: str
     family: str
     rgb: np.ndarray
+    short_names: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def family_of(code: str) -> str:
@@ -47,6 +53,15 @@ def on_white(encoded: bytes) -> np.ndarray:
     return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
 
 
+def fetch_package(folder: Path) -> Path:
+    """The package's tarball in this folder; it is fetched with npm where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tarball = folder / (PACKAGE.replace("@", "-") + ".tgz")
+    if not tarball.exists():
+        subprocess.run(["npm", "pack", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return tarball
+
+
 def load_pictures(package: Path) -> list[Picture]:
     """Read every picture of the package's tarball; skin-tone variants are left out."""
     with tarfile.open(package) as tar:
@@ -57,7 +72,10 @@ def load_pictures(package: Path) -> list[Picture]:
             member = files.get(f"package/img/google/64/{row['image']}")
             if row["has_img_google"] and row["category"] != "Component" and member is not None:
                 code = row["unified"]
-                pictures.append(Picture(row["name"].lower(), code, family_of(code), on_white(_read(tar, member))))
+                rgb = on_white(_read(tar, member))
+                short_names = tuple(row["short_names"])
+                name = row["name"].lower()
+                pictures.append(Picture(name, code, family_of(code), rgb, short_names, row["subcategory"]))
     return pictures
 
 

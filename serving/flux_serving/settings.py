@@ -64,6 +64,10 @@ class Checkpoints:
         return all((self.base / part).is_dir() for part in self.TEXT_PARTS)
 
 
+#: Parameters that Triton's Python backend itself reads.
+_TRITONS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_MODEL_DIRECTORY")
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """The parameters of one model, parsed."""
@@ -88,7 +92,7 @@ class ModelSettings:
         known = {parameter.name: parameter.default for parameter in model.parameters}
         given = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
         for name in given:
-            if name not in known:
+            if name not in known and name not in _TRITONS_OWN:
                 raise CannotStart(f"{model.name}: unknown parameter {name}, expected {', '.join(known) or 'none'}")
         read = _Reader(model.name, known | given)
         return cls(

@@ -49,7 +49,7 @@ class BaseWeights:
 
 
 def open_device(name: str) -> torch.device:
-    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the process's current one; Triton selects none."""
+    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the calling thread's current one; Triton selects none."""
     device = torch.device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)

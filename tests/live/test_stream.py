@@ -29,6 +29,7 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
+from flux_client import FluxClient, Variation
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
 from raw import call_grpc, inputs_of, tensors_of
@@ -378,6 +379,31 @@ def test_a_stream_too_many_is_refused_at_once_and_served_when_one_has_gone(demo_
             if answer.error is None:
                 break
         assert answer.error is None
+    finally:
+        for stream in streams:
+            stream.cancel()
+    wait_until_nobody_streams(demo_server)
+
+
+def test_a_stream_that_a_full_engine_refuses_was_told_nothing_before_and_may_ask_again(
+    demo_server: TritonServer,
+) -> None:
+    """What has had no progress may be sent again, as the client does."""
+    streams = [Stream(demo_server, {**LONG, "NUM_IMAGES": np.array([[8]], np.int32)}) for _ in range(8)]
+    try:
+        for stream in streams:
+            next(iter(stream))
+        (refused,) = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=1))
+        assert refused.error == (
+            "flux_base: no room for 1 more images: 64 are waiting or running, at most 64 may (UNAVAILABLE)"
+        )
+        with (
+            FluxClient(demo_server.grpc_url, timeout_s=60) as client,
+            client.stream(PICTURE, num_inference_steps=1) as asked,
+        ):
+            time.sleep(1)
+            streams[0].cancel()
+            assert [type(event) for event in asked][-1] is Variation
     finally:
         for stream in streams:
             stream.cancel()

@@ -53,6 +53,9 @@ def test_in_bfloat16_only_the_merge_keeps_the_weight() -> None:
     attention = weighted_attention(weights, IMAGE_TOKENS, torch.bfloat16)
     assert isinstance(attention, MergedAttention)
     assert attention.log_weights.flatten().exp().tolist() == pytest.approx([512, 1])
+    many = torch.tensor([[512.0, 2, 1.5, 0.5, 3, 0.25]])
+    assert isinstance(weighted_attention(many, IMAGE_TOKENS, torch.bfloat16), MergedAttention)
+    assert isinstance(weighted_attention(many, IMAGE_TOKENS, torch.float32), MaskedAttention)
 
 
 def test_weights_of_one_need_neither() -> None:

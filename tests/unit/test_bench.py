@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from flux_bench import figures, load, pictures, report
-from flux_bench.documents import replaced, table
 from flux_bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
 from flux_bench.perf_input import request
 from flux_bench.plan import WORKLOADS, Wish, Workload, poisson_arrivals_s, rotated, warm_up
-from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results
+from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results, merged
+from flux_documents import replaced, table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
 
@@ -158,6 +158,18 @@ def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
 
     answers = load.closed_loop(caller, wishes(3), [b""] * 3, concurrency=1)
     assert [answer.outcome.error for answer in answers] == [None, "TimeoutError: too slow", None]
+
+
+def test_runs_are_merged_and_their_rounds_numbered_on() -> None:
+    def part(workload: str, rounds: int) -> Results:
+        cells = [cell("loop", 1.0, round=number, workload=workload) for number in range(1, rounds + 1)]
+        return Results({}, {}, {"workloads": [{"name": workload}]}, cells=cells)
+
+    whole = merged([part("demo", 1), part("grid512", 2), part("demo", 2)])
+    assert [workload["name"] for workload in whole.options["workloads"]] == ["demo", "grid512"]
+    assert list(figures.closed(whole.cells, "demo", "loop", 1)) == [1, 4, 5]
+    assert list(figures.closed(whole.cells, "grid512", "loop", 1)) == [2, 3]
+    assert "3 of demo, 2 of grid512" in report.machine(whole)
 
 
 def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
@@ -300,11 +312,11 @@ def test_the_page_has_a_place_for_every_table() -> None:
 
 
 def test_what_people_wrote_around_a_table_stays() -> None:
-    page = "before\n<!-- bench:begin x -->\nold\n<!-- bench:end x -->\nafter\n"
+    page = "before\n<!-- made:begin x -->\nold\n<!-- made:end x -->\nafter\n"
     assert replaced(page, {"x": r"new \1"}) == (
-        "before\n<!-- bench:begin x -->\n\nnew \\1\n\n<!-- bench:end x -->\nafter\n"
+        "before\n<!-- made:begin x -->\n\nnew \\1\n\n<!-- made:end x -->\nafter\n"
     )
-    with pytest.raises(ValueError, match="bench:begin y"):
+    with pytest.raises(ValueError, match="made:begin y"):
         replaced(page, {"y": "new"})
 
 

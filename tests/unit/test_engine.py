@@ -23,6 +23,7 @@ class Letters:
     def __init__(self, room: int = 99) -> None:
         self.room = room
         self.steps: list[list[str]] = []
+        self.asked_for_results = 0
         self.gate, self.finishing = threading.Event(), threading.Event()
         self.gate.set()
         self.finishing.set()
@@ -39,6 +40,7 @@ class Letters:
         return [GenerationFailed("not a number") if work[0] == "nan" else None for work in batch]
 
     def results(self, works: Sequence[list[str]]) -> list[str]:
+        self.asked_for_results += 1
         assert self.finishing.wait(10)
         if any(work[0] == "unfinishable" for work in works):
             raise ValueError("no")
@@ -95,7 +97,7 @@ def test_a_job_that_fails_harms_no_other(bad: str) -> None:
 def test_a_step_that_is_too_large_is_taken_alone_and_later_steps_are_smaller() -> None:
     runner, answers = Letters(room=2), Answers(4)
     runner.gate.clear()
-    engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8, step_tokens=4)))
     engine.submit([answers.job(name, 3) for name in "abcd"])
     runner.gate.set()
     assert answers.wait() == {name: f"{name}xxx" for name in "abcd"}
@@ -149,17 +151,34 @@ def test_a_failure_that_is_not_for_want_of_memory_leaves_steps_as_large() -> Non
 
 
 def test_closing_still_finishes_what_has_no_step_left() -> None:
-    runner, answers = Letters(), Answers(1)
+    runner, answers = Letters(), Answers(2)
     runner.finishing.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
     engine.submit([answers.job("a", 1)])
-    while not runner.steps:
+    while not runner.asked_for_results:
+        threading.Event().wait(0.01)
+    engine.submit([answers.job("b", 1, group="another")])
+    while len(runner.steps) < 2:
         threading.Event().wait(0.01)
     closer = threading.Thread(target=engine.close)
     closer.start()
     runner.finishing.set()
     closer.join(10)
-    assert answers.wait() == {"a": "ax"}
+    assert answers.wait() == {"a": "ax", "b": "bx"}
+
+
+def test_a_caller_knows_that_its_jobs_are_accepted_before_they_take_a_step() -> None:
+    runner, answers = Letters(), Answers(2)
+    engine = Engine(runner, Scheduler(Limits(max_jobs=2)))
+    told: list[int] = []
+    runner.gate.clear()
+    engine.submit([answers.job("a"), answers.job("b")], on_accepted=lambda: told.append(len(runner.steps)))
+    with pytest.raises(Overloaded):
+        engine.submit([Job(["c"], 1, print)], on_accepted=lambda: told.append(-1))
+    runner.gate.set()
+    answers.wait()
+    assert told == [0]
+    engine.close()
 
 
 def test_a_caller_that_breaks_does_not_end_the_thread() -> None:

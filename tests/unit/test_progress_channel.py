@@ -15,21 +15,13 @@ import pytest
 
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
-    Failure,
     Preview,
     Progress,
     ProgressFolder,
     ProgressReceiver,
     ProgressSender,
 )
-from flux_serving.errors import (
-    Cancelled,
-    CannotStart,
-    DeadlineExceeded,
-    GenerationFailed,
-    InvalidRequest,
-    Overloaded,
-)
+from flux_serving.errors import CannotStart, InvalidRequest
 from flux_serving.settings import PROGRESS_VARIABLE
 
 
@@ -73,23 +65,6 @@ def test_a_preview_that_does_not_fit_is_left_out(channel: tuple[ProgressReceiver
     receiver, sender = channel
     sender.send(Progress(0, 1, 2, preview(4 * MAX_PREVIEW_SIDE)))
     assert receiver.receive(1) == Progress(0, 1, 2)
-
-
-@pytest.mark.parametrize("error", [InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, GenerationFailed])
-def test_the_kind_of_a_failure_arrives(
-    channel: tuple[ProgressReceiver, ProgressSender], error: type[Exception]
-) -> None:
-    receiver, sender = channel
-    sender.send(Failure.of(error("words")))
-    assert receiver.receive(1) == Failure(error)
-
-
-def test_an_unforeseen_failure_arrives_as_the_server_s_mistake(
-    channel: tuple[ProgressReceiver, ProgressSender],
-) -> None:
-    receiver, sender = channel
-    sender.send(Failure.of(ZeroDivisionError()))
-    assert receiver.receive(1) == Failure(GenerationFailed)
 
 
 def test_a_full_queue_loses_progress_and_blocks_nobody(channel: tuple[ProgressReceiver, ProgressSender]) -> None:

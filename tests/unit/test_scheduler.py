@@ -190,15 +190,6 @@ def test_a_job_leaves_after_its_last_step() -> None:
     assert len(scheduler) == 0
 
 
-def test_a_job_that_left_while_its_step_ran_does_not_finish() -> None:
-    scheduler = Scheduler()
-    gone, other = job(steps=1), job(steps=1)
-    scheduler.add([gone, other])
-    run = scheduler.schedule(0).run
-    scheduler.remove([gone])
-    assert scheduler.complete(run) == [other]
-
-
 def test_jobs_over_the_limit_are_refused_all_together() -> None:
     scheduler = Scheduler(Limits(max_jobs=3))
     scheduler.add([job(), job()])

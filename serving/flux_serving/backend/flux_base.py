@@ -32,6 +32,7 @@ from flux_serving.contract.models import (
     PIXELS,
     POOLED_PROJECTION,
     PRIORITY,
+    PROGRESS_ADDRESS,
     RECIPE,
     REFUSAL,
 )
@@ -52,7 +53,8 @@ from flux_serving.weights import choose_dtype, load_base, open_device
 #: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
 #: a thousand tokens (docs/performance.md). On a GPU nothing was measured: it is four pictures of 512 x 512 pixels.
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
-
+#: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
+TOKENS_OF_ONE = 8192
 
 #: Seconds after which a thread must hand Python's lock on. The thread that takes steps asks for it after each of some
 #: hundred operations; with Python's own 5 ms the others kept it waiting for a tenth of its time.
@@ -72,6 +74,7 @@ class FluxBaseModel:
         settings = instance.settings
         limits = Limits(
             max_jobs=settings.max_waiting,
+            max_tokens=settings.max_waiting * TOKENS_OF_ONE,
             max_rows=settings.max_rows,
             step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
         )
@@ -83,7 +86,7 @@ class FluxBaseModel:
             try:
                 self._accept(request)
             except Exception as error:
-                refused = error_response(FLUX_BASE, request.request_id(), error)
+                refused = error_response(FLUX_BASE, request.request_id(), error, in_words=_is_streamed(request))
                 request.get_response_sender().send(refused, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def close(self) -> None:
@@ -127,9 +130,8 @@ class FluxBaseModel:
             )
             for index, work in enumerate(works)
         ]
-        report.follow(jobs)
         try:
-            self._engine.submit(jobs)
+            self._engine.submit(jobs, on_accepted=lambda: report.follow(jobs))
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise
@@ -143,6 +145,7 @@ class _Ticket:
     ) -> None:
         self._sender = request.get_response_sender()
         self._request_id: str = request.request_id()
+        self._is_streamed = _is_streamed(request)
         self._wanted = frozenset(request.requested_output_names())
         self._parameters = parameters
         self._recipes = recipes
@@ -163,7 +166,7 @@ class _Ticket:
             if not self._open:
                 return
             if isinstance(outcome, FluxError):
-                response = error_response(FLUX_BASE, self._request_id, outcome)
+                response = self._refusal(outcome)
             else:
                 self._pictures[index] = outcome
                 pictures = [picture for picture in self._pictures if picture is not None]
@@ -172,10 +175,13 @@ class _Ticket:
                 try:
                     response = self._answer(pictures)
                 except Exception as error:
-                    response = error_response(FLUX_BASE, self._request_id, error)
+                    response = self._refusal(error)
             self._open = False
         self._report.end(outcome if isinstance(outcome, FluxError) else None)
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _refusal(self, error: Exception) -> Any:
+        return error_response(FLUX_BASE, self._request_id, error, in_words=self._is_streamed)
 
     def _answer(self, pictures: Sequence[Picture]) -> Any:
         outputs = {
@@ -186,3 +192,8 @@ class _Ticket:
         if PIXELS.name in self._wanted:
             outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
         return answer(self._wanted, outputs)
+
+
+def _is_streamed(request: Any) -> bool:
+    """Whether `flux_stream` is the caller, to which only the words of an error come back."""
+    return pb_utils.get_input_tensor_by_name(request, PROGRESS_ADDRESS.name) is not None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
-from flux_serving.contract.limits import DEFAULT_STRENGTH, MAX_PICTURE_PIXELS
+from flux_serving.contract.limits import MAX_PICTURE_PIXELS
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_WEIGHTS,
@@ -80,7 +80,7 @@ class FluxPriorReduxModel:
         prompt = read_text(FLUX_PRIOR_REDUX, PROMPT, values)
         check_prompt(self._prior, prompt)
         count = len(values[IMAGE.name])
-        strengths = values.get(IMAGE_STRENGTH.name, np.array([DEFAULT_STRENGTH], np.float32)).tolist()
+        strengths = values.get(IMAGE_STRENGTH.name, IMAGE_STRENGTH.array(IMAGE_STRENGTH.default)).tolist()
         if len(strengths) == 1:
             strengths *= count
         if len(strengths) != count:

@@ -20,12 +20,13 @@ import triton_python_backend_utils as pb_utils
 from PIL import Image
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.progress_channel import Failure, Preview, Progress, ProgressFolder, ProgressReceiver
+from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
-from flux_serving.contract.limits import BASE64_SUFFIX
+from flux_serving.contract.codes import error_of
 from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, OUTPUT_FORMAT, PREVIEW, PROGRESS, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, FluxError, GenerationFailed, Overloaded
+from flux_serving.errors import Cancelled, Overloaded
+from flux_serving.stages.picture_encoding import parse_format
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class _Stream(threading.Thread):
         """
         super().__init__(name="stream", daemon=True)
         values = read_inputs(FLUX_STREAM, request)
-        self._as_text = read_text(FLUX_STREAM, OUTPUT_FORMAT, values).endswith(BASE64_SUFFIX)
+        self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64
         self._request_id: str = request.request_id()
         self._wanted = frozenset(request.requested_output_names())
         self._sender = sender
@@ -111,7 +112,6 @@ class _Stream(threading.Thread):
         )
         self._stopping = False
         self._steps_done: dict[int, int] = {}
-        self._failure: type[FluxError] = GenerationFailed
         self._is_over = False
 
     @property
@@ -150,21 +150,16 @@ class _Stream(threading.Thread):
         """
         self._call.start()
         while not self._call.has_ended:
-            received = self._receiver.receive(CLIENT_CHECK_S)
+            progress = self._receiver.receive(CLIENT_CHECK_S)
             if self._stopping:
                 raise Overloaded("the server is stopping")
             if self._sender.is_cancelled():
                 raise Cancelled("the client has gone")
-            self._take(received)
-        while (received := self._receiver.receive(0)) is not None:
-            self._take(received)
-        return self._call.answer(self._wanted, self._failure)
-
-    def _take(self, received: Progress | Failure | None) -> None:
-        if isinstance(received, Progress):
-            self._send(received)
-        elif isinstance(received, Failure):
-            self._failure = received.kind
+            if progress is not None:
+                self._send(progress)
+        while (progress := self._receiver.receive(0)) is not None:
+            self._send(progress)
+        return self._call.answer(self._wanted)
 
     def _send(self, progress: Progress) -> None:
         """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
@@ -204,7 +199,7 @@ class _Call(threading.Thread):
         self.has_ended = True
         self._on_end()
 
-    def answer(self, wanted: frozenset[str], failure: type[FluxError]) -> Any:
+    def answer(self, wanted: frozenset[str]) -> Any:
         """The ensemble's answer. Raises its failure, in the failed model's own words, or what the call raised."""
         if isinstance(self._outcome, Exception):
             raise self._outcome
@@ -212,7 +207,7 @@ class _Call(threading.Thread):
             message = self._outcome.error().message()
             if _STOPPING in message:
                 raise Overloaded("the server is stopping")
-            raise failure(message.removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
+            raise error_of(message.removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
         return pb_utils.InferenceResponse(
             [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
         )

@@ -6,6 +6,7 @@ publishes.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -42,6 +43,9 @@ _OUTCOMES: dict[type[FluxError], str] = {
     DeadlineExceeded: "timed_out",
 }
 _WELL, _FAILED = "done", "failed"
+
+
+log = logging.getLogger(__name__)
 
 
 class EngineMetrics(Observer):
@@ -130,4 +134,7 @@ class EngineMetrics(Observer):
 
     def _publish(self) -> None:
         while (publish := self._due.get()) is not None:
-            publish()
+            try:
+                publish()
+            except Exception:
+                log.exception("a metric was not published")

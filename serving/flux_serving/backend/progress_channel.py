@@ -2,8 +2,7 @@
 
 `flux_stream` makes the socket and sends its address, a bare random file name, through the ensemble; `flux_base`
 connects to it and writes after every step without ever blocking. When the socket is closed, nobody waits for the
-picture. The kind of a failure travels here too, because an error that comes back from a call of an ensemble has lost
-its code (tried on 2.51).
+picture.
 
 The folder of the sockets belongs to one server and to nobody else: both sides refuse one that others can enter. It is
 the one that FLUX_PROGRESS_FOLDER names, as the launcher does; without that, one under the temporary folder, named after
@@ -26,24 +25,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from flux_serving.errors import (
-    Cancelled,
-    CannotStart,
-    DeadlineExceeded,
-    FluxError,
-    GenerationFailed,
-    InvalidRequest,
-    Overloaded,
-)
+from flux_serving.errors import CannotStart, InvalidRequest
 from flux_serving.settings import PROGRESS_VARIABLE
 
 #: Pixels of a preview's longest side: 256 x 256 RGB are 192 KiB, and a datagram may have 208 KiB (Linux' default).
 MAX_PREVIEW_SIDE = 256
-
-#: What a request of `flux_base` can end with.
-_FAILURES = (InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, GenerationFailed)
-#: In the place of an image's number: not progress, but a failure.
-_FAILED = -1
 
 _HEADER = struct.Struct("<5i")
 _MAX_DATAGRAM_BYTES = _HEADER.size + 3 * MAX_PREVIEW_SIDE**2
@@ -56,19 +42,6 @@ class Preview(NamedTuple):
     height: int
     width: int
     rgb: bytes
-
-
-class Failure(NamedTuple):
-    """The request failed. kind: its error's class; the words come with the answer."""
-
-    kind: type[FluxError]
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        return cls(type(error) if isinstance(error, _FAILURES) else GenerationFailed)
-
-    def to_datagram(self) -> bytes:
-        return _HEADER.pack(_FAILED, _FAILURES.index(self.kind), 0, 0, 0)
 
 
 class Progress(NamedTuple):
@@ -84,17 +57,15 @@ class Progress(NamedTuple):
         return _HEADER.pack(self.image, self.steps_done, self.steps, height, width) + rgb
 
 
-def read_datagram(datagram: bytes) -> Progress | Failure | None:
+def read_datagram(datagram: bytes) -> Progress | None:
     """None: it is none that `to_datagram` made."""
     if len(datagram) < _HEADER.size:
         return None
     image, done, steps, height, width = _HEADER.unpack_from(datagram)
     rgb = datagram[_HEADER.size :]
-    if min(done, steps, height, width) < 0 or len(rgb) != 3 * height * width:
+    if min(image, done, steps, height, width) < 0 or len(rgb) != 3 * height * width:
         return None
-    if image == _FAILED:
-        return Failure(_FAILURES[done]) if done < len(_FAILURES) else None
-    return Progress(image, done, steps, Preview(height, width, rgb) if rgb else None) if image >= 0 else None
+    return Progress(image, done, steps, Preview(height, width, rgb) if rgb else None)
 
 
 class ProgressFolder:
@@ -185,8 +156,8 @@ class ProgressReceiver:
         self._listening = listening
         self._waking = waking
 
-    def receive(self, timeout_s: float) -> Progress | Failure | None:
-        """What comes next; None after timeout_s seconds, after `wake`, or for what is neither.
+    def receive(self, timeout_s: float) -> Progress | None:
+        """What comes next; None after timeout_s seconds, after `wake`, or for what is none.
 
         timeout_s: 0 takes only what is already there.
         """
@@ -224,18 +195,18 @@ class ProgressSender:
             self._gone = True
         return not self._gone
 
-    def send(self, item: Progress | Failure) -> None:
+    def send(self, progress: Progress) -> None:
         """What finds the receiver's queue full is lost; a preview before the progress that it comes with."""
         with self._lock:
-            if not self._try(item) and isinstance(item, Progress) and item.preview is not None:
-                self._try(item._replace(preview=None))
+            if not self._try(progress) and progress.preview is not None:
+                self._try(progress._replace(preview=None))
 
-    def _try(self, item: Progress | Failure) -> bool:
+    def _try(self, progress: Progress) -> bool:
         """False: the queue had no room for it."""
         if self._gone:
             return True
         try:
-            self._sending.send(item.to_datagram())
+            self._sending.send(progress.to_datagram())
         except OSError as error:
             # Otherwise the receiver is gone: ECONNREFUSED, say.
             self._gone = error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE)

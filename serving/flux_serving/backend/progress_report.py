@@ -11,7 +11,6 @@ from torch import Tensor
 
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
-    Failure,
     Preview,
     Progress,
     ProgressFolder,
@@ -55,25 +54,20 @@ class ProgressReport:
         Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
         """
         every = int(PREVIEW_STEPS.value_in(values))
+        method = _preview_method(values)
         address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
         try:
             sender = folder.connect(address) if address else None
         except InvalidRequest as error:
             raise InvalidRequest(f"{PROGRESS_ADDRESS.name}={address[:40]!r} {error}") from None
-        try:
-            return cls(sender, previewer, _preview_method(values), every, run_aside)
-        except InvalidRequest as error:
-            if sender is not None:
-                sender.send(Failure.of(error))
-                sender.close()
-            raise
+        return cls(sender, previewer, method, every, run_aside)
 
     def is_heard(self) -> bool:
         """Whether the request's client is still there, as far as it can be known."""
         return self._sender is None or self._sender.is_heard()
 
     def follow(self, jobs: Sequence[Job[Denoising, Picture]]) -> None:
-        """Tell that the jobs of the request are there, and from then on of every step of theirs."""
+        """The jobs of the request were accepted: tell that, and from now on of every step of theirs."""
         if self._sender is None:
             return
         for image, job in enumerate(jobs):
@@ -85,8 +79,6 @@ class ProgressReport:
         if self._sender is not None:
             if isinstance(error, Cancelled):
                 log.info("dropped: %s", error)
-            if error is not None:
-                self._sender.send(Failure.of(error))
             self._sender.close()
 
     def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:

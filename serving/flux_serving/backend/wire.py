@@ -68,14 +68,16 @@ def full_message(model: Model, error: FluxError) -> str:
     return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
 
 
-def error_response(model: Model, request_id: str, error: Exception) -> Any:
-    """A response that says what went wrong: an expected error in its own words, any other without its details."""
+def error_response(model: Model, request_id: str, error: Exception, in_words: bool = False) -> Any:
+    """A response that says what went wrong: an expected error in its own words, any other without its details.
+
+    in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
+    """
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed.unexpected(error)
     message = full_message(model, error)
     code = CODES.get(type(error), CODES[GenerationFailed])
-    if model.decoupled:
-        # Its answers go over gRPC streams, which carry no code (see contract/codes.py).
+    if in_words or model.decoupled:
         message = with_code(message, code)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))

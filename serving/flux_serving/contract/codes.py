@@ -1,8 +1,9 @@
-"""Triton's code of each error, and how a stream tells it: in words.
+"""Triton's code of each error, and how it is told where Triton tells words alone: at their end.
 
 Triton sends an error's code with HTTP and with unary gRPC, but on a gRPC stream its words alone. The header
 `triton_grpc_error` would turn them into gRPC's codes, but 2.51 crashes by it: after two refused streams whose clients
-lingered or cancelled. So nothing of ours sends it.
+lingered or cancelled. So nothing of ours sends it. And an error of an ensemble has lost its code when it comes back to
+the model that called it (2.51).
 """
 
 from __future__ import annotations
@@ -32,3 +33,10 @@ def without_code(message: str) -> tuple[str, str | None]:
     """What `with_code` was given; None: there is no code."""
     found = _WITH_CODE.fullmatch(message)
     return (found[1], found[2]) if found else (message, None)
+
+
+def error_of(message: str) -> FluxError:
+    """The error that `with_code` told; without a code it is the server's mistake."""
+    words, code = without_code(message)
+    kind = next((kind for kind, its in CODES.items() if its == code), GenerationFailed)
+    return kind(words)

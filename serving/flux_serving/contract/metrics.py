@@ -75,7 +75,7 @@ STEP_SECONDS = Metric(
 FORWARD_SECONDS = Metric(
     "flux_forward_seconds_total",
     Kind.COUNTER,
-    "Time inside the transformer: its forwards, and what of them is computed once for an image",
+    "Time inside the transformer's forwards, and in what of them the stepping thread computes once for an image",
     "How busy is the engine? Its rate is the share of time that goes into denoising.",
 )
 ROWS_PER_STEP = Metric(

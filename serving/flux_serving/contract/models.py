@@ -256,7 +256,7 @@ FLUX_BASE = Model(
             "Tokens, of images and contexts, that share one denoising step at most, or auto: 8192 on a GPU, 2048 on a "
             "CPU; an image that has more takes its steps alone",
         ),
-        Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto (measured at start)"),
+        Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
     ),
 )
 IMAGE_ENCODE = Model(

@@ -49,12 +49,18 @@ class ModelDied(Exception):
 
 
 def end_on_signals() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server."""
+    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server.
 
-    def end(number: int, _frame: object) -> None:
+    What comes after the first of them is ignored, so that ending is never cut short.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals:
         signal.signal(number, end)
 
 

@@ -77,13 +77,18 @@ class Engine(Generic[Work, Outcome]):
         self._stepper.start()
         self._finisher.start()
 
-    def submit(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
-        """Raises Overloaded: there is no room. Raises Cancelled: the engine is closed."""
+    def submit(self, jobs: Sequence[Job[Work, Outcome]], on_accepted: Callable[[], object] | None = None) -> None:
+        """on_accepted: called before any of the jobs takes a step; it must not wait.
+
+        Raises Overloaded: there is no room. Raises Cancelled: the engine is closed.
+        """
         with self._changed:
             if self._closing:
                 raise Cancelled("the server is stopping")
             self._scheduler.add(jobs)
             self._submitted.update(dict.fromkeys(jobs, self.clock()))
+            if on_accepted is not None:
+                _call(on_accepted)
             self._changed.notify_all()
 
     def run_aside(self, errand: Callable[[], object]) -> bool:
@@ -154,7 +159,8 @@ class Engine(Generic[Work, Outcome]):
             log.warning("a step of %d jobs failed, each takes it alone: %s: %s", len(jobs), type(error).__name__, error)
             if self._runner.is_out_of_memory(error):
                 with self._changed:
-                    self._scheduler.shrink_step(sum(job.tokens for job in jobs))
+                    room = self._scheduler.shrink_step(sum(job.tokens for job in jobs))
+                log.warning("memory ran out: steps take at most %d tokens now, and slowly more again", room)
         return [self._run([job])[0] for job in jobs]
 
     def _finish_jobs(self) -> None:
@@ -178,17 +184,20 @@ class Engine(Generic[Work, Outcome]):
         return partial(self._finish, jobs)
 
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
-        """Together, or, where that fails, each alone."""
+        """Together, or, where that fails, each alone: then only those fail that must."""
         started = self.clock()
+        outcomes: Sequence[Outcome | FluxError]
         try:
-            outcomes: Sequence[Outcome | FluxError] = self._runner.results([job.work for job in jobs])
+            outcomes = self._runner.results([job.work for job in jobs])
         except Exception as error:
-            if len(jobs) > 1:
+            outcomes = [_as_failure(error)] if len(jobs) == 1 else []
+            if not outcomes:
                 log.warning("finishing %d jobs failed, each is finished alone: %s", len(jobs), error)
-                for job in jobs:
-                    self._finish([job])
-                return
-            outcomes = [_as_failure(error)]
+        # Not inside `except`, where the error would keep the memory of what failed.
+        if not outcomes:
+            for job in jobs:
+                self._finish([job])
+            return
         self._observer.decoded(len(jobs), self.clock() - started)
         for job, outcome in zip(jobs, outcomes, strict=True):
             self._end(job, outcome)

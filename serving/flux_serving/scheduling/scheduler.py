@@ -44,6 +44,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+#: Steps after which one that had shrunk to nothing is as large as `Limits.step_tokens` again.
+RECOVERY = 512
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Scheduler:
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
-        self._step_tokens = limits.step_tokens
+        self._step_tokens: float = limits.step_tokens
         self._places: dict[AnyJob, _Place] = {}
         self._tokens = 0
         self._arrivals = 0
@@ -167,16 +169,13 @@ class Scheduler:
         return tuple(run)
 
     def complete(self, ran: Sequence[AnyJob]) -> list[AnyJob]:
-        """Count the step that these jobs took. Returns those that have no step left, which leave.
-
-        A job that left while the step ran has ended already, so it is passed over; its step was work all the same.
-        """
+        """Count the step that these jobs took. Returns those that have no step left, which leave."""
+        limit = self._limits.step_tokens
+        self._step_tokens = min(limit, self._step_tokens + limit / RECOVERY)
         finished = []
         for job in ran:
             self._work_done += job.tokens
-            place = self._places.get(job)
-            if place is None:
-                continue
+            place = self._places[job]
             job.steps_done += 1
             place.rises_at += job.tokens
             place.rekey()
@@ -185,12 +184,14 @@ class Scheduler:
         self.remove(finished)
         return finished
 
-    def shrink_step(self, tokens: int) -> None:
-        """A step of this many tokens was too much for the machine: from now on fill at most half of it.
+    def shrink_step(self, tokens: int) -> int:
+        """A step of this many tokens was too much for the machine: fill at most half of it, and slowly more again.
 
-        The first job of the order always runs, so a step never falls below one row.
+        Returns the tokens that the next step may have. The first job of the order always runs, so a step never falls
+        below one row.
         """
         self._step_tokens = min(self._step_tokens, tokens // 2)
+        return int(self._step_tokens)
 
     def remove(self, jobs: Iterable[AnyJob]) -> None:
         """Jobs that failed leave; those that left before are passed over."""

@@ -17,7 +17,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 #: Tokens, of context and image, from which on the merge is the faster way; measured on a CPU (docs/performance.md).
 #: On a GPU nothing was measured: the merge, because a float mask shuts flash attention out there.
 MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
-#: Runs of equal weight beyond which the mask is taken whatever the device: each costs a kernel call of its own.
+#: Runs of equal weight beyond which the mask is taken all the same: each costs a kernel call of its own.
 MAX_RUNS = 4
 
 
@@ -66,15 +66,16 @@ class MergedAttention:
 def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, way: str = "auto") -> Attention:
     """Attention for a batch whose context tokens have these weights: (batch, context tokens), float32.
 
-    way: `mask`, `merge`, or `auto` for the faster one. Weights of 1 need neither.
+    way: `mask`, `merge`, or `auto` for the faster one. Weights of 1 need neither. In less than float32 `auto` is always
+    the merge: a mask would round log(512) to a weight of 518.
     """
     if bool((weights == 1).all()):
         return scaled_dot_product_attention
     merged = MergedAttention(weights, image_tokens)
     if way == "auto":
-        tokens = weights.shape[1] + image_tokens
-        threshold = MERGE_FROM_TOKENS.get(weights.device.type, 0) if dtype is torch.float32 else 0
-        way = "merge" if tokens >= threshold and len(merged.starts) <= MAX_RUNS else "mask"
+        is_long = weights.shape[1] + image_tokens >= MERGE_FROM_TOKENS.get(weights.device.type, 0)
+        is_faster = is_long and len(merged.starts) <= MAX_RUNS
+        way = "merge" if is_faster or dtype is not torch.float32 else "mask"
     return merged if way == "merge" else MaskedAttention(weights, image_tokens, dtype)
 
 

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from flux_serving.contract.tensors import Array
+from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.latents import Grid, unpack_latents
 from flux_serving.weights import BaseWeights
+
+#: Pixels from which on more than one thread of a CPU is worth it.
+MANY_THREADS_FROM_PIXELS = 192 * 192
 
 
 @torch.inference_mode()
@@ -17,8 +21,10 @@ def decode_latents(base: BaseWeights, packed: Tensor, grid: Grid) -> Array:
 
     Source: diffusers, `FluxPipeline.__call__`, after the loop, and `VaeImageProcessor.numpy_to_pil`.
     """
+    pixels_wanted = len(packed) * grid.tokens * base.token_side**2
     latents = unpack_latents(packed, grid)
     latents = latents / base.vae.config.scaling_factor + base.vae.config.shift_factor
-    decoded = base.vae.decode(latents, return_dict=False)[0]
+    with cpu_threads(base.device, is_small=pixels_wanted < MANY_THREADS_FROM_PIXELS):
+        decoded = base.vae.decode(latents, return_dict=False)[0]
     pixels: Array = base.image_processor.postprocess(decoded, output_type="np")
     return (pixels * 255).round().astype(np.uint8)

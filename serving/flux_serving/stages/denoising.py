@@ -23,8 +23,8 @@ _LOOK_AHEAD = 4
 class Conditioning:
     """What steers a picture at every step, computed once; the pictures of one request share it.
 
-    context: in the transformer's dtype, without absent and repeated tokens. Source of the changes: diffusers,
-    `FlowMatchEulerDiscreteScheduler.step`.
+    context: on the CPU, without absent and repeated tokens. What is computed from it is on the transformer's device.
+    Source of the changes: diffusers, `FlowMatchEulerDiscreteScheduler.step`.
     """
 
     def __init__(
@@ -46,8 +46,7 @@ class Conditioning:
     @property
     def prepared_bytes(self) -> int:
         """Memory of `modulation`, the larger part of what is computed once."""
-        pooled = self._context.pooled
-        return self._schedule.steps * self._transformer.modulation_size * pooled.element_size()
+        return self._schedule.steps * self._transformer.modulation_size * self._transformer.dtype.itemsize
 
     def prepare(self) -> None:
         """Compute what is computed once, if it isn't yet."""
@@ -57,18 +56,18 @@ class Conditioning:
     @cached_property
     def context(self) -> Tensor:
         """(tokens, width), embedded."""
-        return self._transformer.embed_context(self._context.tokens)
+        return self._transformer.embed_context(self._transformer.hold(self._context.tokens))
 
     @cached_property
     def modulation(self) -> Tensor:
         """(steps, vectors, width)."""
-        pooled = self._context.pooled
+        pooled = self._transformer.hold(self._context.pooled)
         return self._transformer.modulate(self._schedule.timesteps.to(pooled.device), self._guidance, pooled)
 
     @cached_property
     def changes(self) -> Tensor:
-        """(steps,) float32: how far each step goes along the velocity."""
-        return self._schedule.sigmas.diff().to(self.weights.device)
+        """(steps,) float32, on the CPU: how far each step goes along the velocity."""
+        return self._schedule.sigmas.diff()
 
 
 @dataclass(eq=False)
@@ -86,7 +85,7 @@ class Denoising:
     def __init__(
         self, latents: Tensor, conditioning: Conditioning, first_step: int = 0, is_decoded: bool = True
     ) -> None:
-        """latents: (image tokens, channels), as they are before first_step. is_decoded: in the end."""
+        """latents: (image tokens, channels), as they are before first_step, on the CPU. is_decoded: in the end."""
         self.conditioning = conditioning
         self.is_decoded = is_decoded
         self._rows = _Rows(latents[None])
@@ -130,10 +129,12 @@ class Batch:
         self._transformer = transformer
         self._conditionings = [member.conditioning for member in members]
         self._grid = members[0].grid
-        self._rows = _Rows(torch.stack([member.latents for member in members]))
+        # New members come to the device here, on the stepping thread: a copy from elsewhere would wait for its steps.
+        self._rows = _Rows(torch.stack([transformer.hold(member.latents) for member in members]))
         length = max(len(conditioning.weights) for conditioning in self._conditionings)
         self._context = torch.stack([pad(c.context, (0, 0, 0, length - len(c.context))) for c in self._conditionings])
         weights = torch.stack([pad(c.weights, (0, length - len(c.weights))) for c in self._conditionings])
+        weights = weights.to(self._context.device)
         self._attention = weighted_attention(weights, self._grid.tokens, self._context.dtype, attention)
         self._look_ahead([member.step for member in members])
         for row, member in enumerate(members):
@@ -164,5 +165,5 @@ class Batch:
         count = min(_LOOK_AHEAD, *(len(c.changes) - step for c, step in zip(self._conditionings, steps, strict=True)))
         due = [(c, slice(step, step + count)) for c, step in zip(self._conditionings, steps, strict=True)]
         self._modulation = torch.stack([c.modulation[span] for c, span in due])
-        self._changes = torch.stack([c.changes[span] for c, span in due])
+        self._changes = torch.stack([c.changes[span] for c, span in due]).to(self._modulation.device)
         self._ahead = 0

@@ -26,14 +26,14 @@ class Grid:
         return ids.reshape(self.tokens, 3).to(device, dtype)
 
 
-def initial_noise(seed: int, grid: Grid, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Packed standard normal noise, (tokens, 4 * channels), drawn on the CPU so that the device doesn't change it.
+def initial_noise(seed: int, grid: Grid, channels: int, dtype: torch.dtype) -> Tensor:
+    """Packed standard normal noise, (tokens, 4 * channels), drawn on the CPU so that no device changes it.
 
     Source: diffusers, `FluxPipeline.prepare_latents` with `torch.Generator("cpu").manual_seed(seed)`.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, channels, 2 * grid.rows, 2 * grid.columns)
-    return pack_latents(torch.randn(shape, generator=generator, dtype=dtype).to(device))[0]
+    return pack_latents(torch.randn(shape, generator=generator, dtype=dtype))[0]
 
 
 def pack_latents(latents: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from diffusers import FluxPriorReduxPipeline
 
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
+from flux_serving.contract.models import PROMPT
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Text, no_text
 from flux_serving.stages.redux_prior import context_width
@@ -17,9 +18,9 @@ POOLED_WIDTH = 768
 def check_prompt(prior: FluxPriorReduxPipeline, prompt: str) -> None:
     """Raises InvalidRequest: the prompt is too long, or there are no text encoders to read it."""
     if len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise InvalidRequest(f"PROMPT has {len(prompt)} characters, at most {MAX_PROMPT_CHARACTERS} are allowed")
+        raise InvalidRequest(f"{PROMPT.name} has {len(prompt)} characters, at most {MAX_PROMPT_CHARACTERS}")
     if prompt and prior.text_encoder is None:
-        raise InvalidRequest("PROMPT is given, but the base checkpoint has no text encoders; leave it out")
+        raise InvalidRequest(f"{PROMPT.name} is given, but the base checkpoint has no text encoders; leave it out")
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flux_serving.contract.models import INITIAL_LATENTS
+from flux_serving.contract.models import CONTEXT, CONTEXT_WEIGHTS, INITIAL_LATENTS, POOLED_PROJECTION
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context
@@ -30,9 +30,8 @@ MAX_DECODED_PIXELS = 512 * 512
 #: Bytes of what is computed once for a request, up to which it is computed at once, beside the steps of others. More is
 #: computed when the first step is due, so that what waits holds little memory (106 MB for 50 steps of FLUX.1).
 MAX_PREPARED_BYTES = 4 * 2**20
-#: Tokens of a step, and pixels to decode, from which on more than one thread of a CPU is worth it.
+#: Tokens of a step from which on more than one thread of a CPU is worth it.
 MANY_THREADS_FROM_TOKENS = 256
-MANY_THREADS_FROM_PIXELS = 192 * 192
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Sampler:
     def __init__(self, base: BaseWeights, attention: str = "auto") -> None:
         """attention: how token weights reach it, as for `weighted_attention`."""
         self.base = base
-        #: Seconds spent so far in the transformer: in its forwards, and in what of them is computed once for a job.
+        #: Seconds that `step` has spent so far in the transformer: in its forwards, and in preparing them.
         self.forward_s = 0.0
         self._attention = attention
         self._transformer = Transformer(base.transformer)
@@ -71,21 +70,15 @@ class Sampler:
         base = self.base
         config = base.transformer.config
         _check_context(context, config.joint_attention_dim, config.pooled_projection_dim)
-        condensed = context.condensed()
-        context = Context(
-            tokens=condensed.tokens.to(base.device, base.dtype),
-            weights=condensed.weights.to(base.device),
-            pooled=condensed.pooled.to(base.device, base.dtype),
-        )
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
-        conditioning = Conditioning(self._transformer, context, parameters.guidance, grid, schedule)
+        conditioning = Conditioning(self._transformer, context.condensed(), parameters.guidance, grid, schedule)
         if initial_latents is None:
             channels = config.in_channels // 4
-            latents = [initial_noise(seed, grid, channels, base.device, base.dtype) for seed in parameters.seeds]
+            latents = [initial_noise(seed, grid, channels, base.dtype) for seed in parameters.seeds]
         else:
             _check_latents(initial_latents, (len(parameters.seeds), grid.tokens, config.in_channels))
-            latents = list(torch.tensor(initial_latents).to(base.device, base.dtype))
+            latents = list(torch.tensor(initial_latents).to(base.dtype))
         if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
             with cpu_threads(base.device, is_small=True):
                 conditioning.prepare()
@@ -114,21 +107,16 @@ class Sampler:
         decoded = [work for work in works if work.is_decoded]
         pixels: list[Array] = []
         if decoded:
-            grid = decoded[0].grid
-            is_small = len(decoded) * self._pixels(grid) < MANY_THREADS_FROM_PIXELS
-            with cpu_threads(self.base.device, is_small=is_small):
-                pixels.extend(decode_latents(self.base, torch.stack([work.latents for work in decoded]), grid))
+            latents = torch.stack([work.latents for work in decoded])
+            pixels.extend(decode_latents(self.base, latents, decoded[0].grid))
         rgb = dict(zip(decoded, pixels, strict=True))
         return [Picture(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
 
     def results_at_once(self, work: Denoising) -> int:
-        return max(1, MAX_DECODED_PIXELS // self._pixels(work.grid))
+        return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError))
-
-    def _pixels(self, grid: Grid) -> int:
-        return grid.tokens * self.base.token_side**2
 
     def recipes(self, parameters: SamplingParameters) -> list[str]:
         """How each picture is made, as JSON."""
@@ -157,12 +145,14 @@ def _check_latents(latents: Array, expected: tuple[int, int, int]) -> None:
 
 def _check_context(context: Context, width: int, pooled_width: int) -> None:
     if context.tokens.shape[1] != width:
-        raise InvalidRequest(f"CONTEXT has tokens of width {context.tokens.shape[1]}, expected {width}")
+        raise InvalidRequest(f"{CONTEXT.name} has tokens of width {context.tokens.shape[1]}, expected {width}")
     if len(context.tokens) != len(context.weights):
-        raise InvalidRequest(f"CONTEXT has {len(context.tokens)} tokens, CONTEXT_WEIGHTS {len(context.weights)} values")
+        raise InvalidRequest(
+            f"{CONTEXT.name} has {len(context.tokens)} tokens, {CONTEXT_WEIGHTS.name} {len(context.weights)} values"
+        )
     if len(context.pooled) != pooled_width:
-        raise InvalidRequest(f"POOLED_PROJECTION has {len(context.pooled)} values, expected {pooled_width}")
+        raise InvalidRequest(f"{POOLED_PROJECTION.name} has {len(context.pooled)} values, expected {pooled_width}")
     if not bool((context.weights > 0).any()):
-        raise InvalidRequest("CONTEXT_WEIGHTS are all 0, at least one token must be there")
+        raise InvalidRequest(f"{CONTEXT_WEIGHTS.name} are all 0, at least one token must be there")
     if not bool(torch.isfinite(context.tokens).all() and torch.isfinite(context.pooled).all()):
-        raise InvalidRequest("CONTEXT and POOLED_PROJECTION must be finite")
+        raise InvalidRequest(f"{CONTEXT.name} and {POOLED_PROJECTION.name} must be finite")

@@ -163,6 +163,8 @@ class Transformer:
 
     def __init__(self, stock: FluxTransformer2DModel) -> None:
         self.stock = stock
+        self.device: torch.device = stock.device
+        self.dtype: torch.dtype = stock.dtype
         heads = stock.config.num_attention_heads
         self._double = [_DoubleBlock(block, heads) for block in stock.transformer_blocks]
         self._single = [_SingleBlock(block, heads) for block in stock.single_transformer_blocks]
@@ -178,6 +180,10 @@ class Transformer:
         #: Numbers that modulate one step.
         self.modulation_size: int = start * stock.inner_dim
         self._rotary = lru_cache(maxsize=64)(self._rotary_table)
+
+    def hold(self, values: Tensor) -> Tensor:
+        """On this transformer's device, in its dtype."""
+        return values.to(self.device, self.dtype)
 
     @torch.inference_mode()
     def embed_context(self, tokens: Tensor) -> Tensor:
@@ -226,7 +232,7 @@ class Transformer:
 
     def _rotary_table(self, grid: Grid, context_tokens: int) -> Tensor:
         """(tokens, 1, 1, head width / 2) complex; context tokens are not turned."""
-        ids = grid.position_ids(self.stock.device, self.stock.dtype)
+        ids = grid.position_ids(self.device, self.dtype)
         cosine, sine = self.stock.pos_embed(torch.cat([ids.new_zeros(context_tokens, 3), ids]))
         return torch.complex(cosine[:, ::2], sine[:, ::2])[:, None, None]
 

@@ -1,7 +1,7 @@
 """Generated parts of a Markdown page: between two markers, so that what people wrote around them stays.
 
-<!-- bench:begin throughput -->
-<!-- bench:end throughput -->
+<!-- made:begin throughput -->
+<!-- made:end throughput -->
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 def replaced(page: str, sections: Mapping[str, str]) -> str:
     """The page with the text of each section between its markers. Raises ValueError: the page lacks a marker."""
     for name, text in sections.items():
-        begin, end = f"<!-- bench:begin {name} -->", f"<!-- bench:end {name} -->"
+        begin, end = f"<!-- made:begin {name} -->", f"<!-- made:end {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if len(pattern.findall(page)) != 1:
             raise ValueError(f"expected once: {begin} ... {end}")

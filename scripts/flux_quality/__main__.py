@@ -1,0 +1,72 @@
+"""`scripts/measure_demo`: ask the real Triton on the demo checkpoint, and write docs/demo-checkpoint.md's tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from flux_client import FluxClient
+from flux_demo.__main__ import CHECKPOINTS, ROOT, options
+from flux_demo.asset import expand
+from flux_demo.pictures import fetch_package, load_pictures, split
+from flux_documents import replaced
+from flux_quality.questions import QUESTIONS, Finding
+from flux_serving.errors import FluxError
+from flux_serving.launch.server import ModelDied, TritonServer, end_on_signals
+
+PAGE = ROOT / "docs" / "demo-checkpoint.md"
+PICTURES = ROOT / "docs" / "pictures"
+#: Held-out pictures that are asked about.
+SOURCES = 200
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/measure_demo", description=__doc__)
+    parser.add_argument("questions", nargs="*", default=list(QUESTIONS), help=f"default: {' '.join(QUESTIONS)}")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the pictures' package")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "quality", help="default: out/quality")
+    parser.add_argument("--docs", action="store_true", help="write docs/demo-checkpoint.md's tables and sheets too")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.questions) - set(QUESTIONS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of: {', '.join(QUESTIONS)}")
+    return chosen
+
+
+def write(findings: dict[str, Finding], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, finding in findings.items():
+        finding.sheet.save(folder / f"{name}.png", optimize=True)
+
+
+def main() -> int:
+    chosen = read_options()
+    expand(CHECKPOINTS)
+    _, held_out = split(load_pictures(fetch_package(chosen.runs)))
+    chosen_ones = np.linspace(0, len(held_out) - 1, SOURCES).astype(int)
+    sources = np.stack([held_out[index].rgb for index in chosen_ones])
+    end_on_signals()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    findings = {}
+    try:
+        log = chosen.output / "triton.log"
+        with log.open("ab") as output, TritonServer(options(serve=False), output) as server:
+            server.wait_until_ready()
+            with FluxClient(server.grpc_url) as client:
+                for name in chosen.questions:
+                    findings[name] = QUESTIONS[name](client, sources)
+                    print(f"\n## {name}: {QUESTIONS[name].__doc__}\n\n{findings[name].table}", flush=True)
+    except (FluxError, ModelDied) as error:
+        print(f"scripts/measure_demo: {error}\nTriton's log: {log}", file=sys.stderr)
+        return 1
+    write(findings, PICTURES / "demo" if chosen.docs else chosen.output)
+    if chosen.docs:
+        tables = {name: f"{f.table}\n\n![{name}](pictures/demo/{name}.png)" for name, f in findings.items()}
+        PAGE.write_text(replaced(PAGE.read_text(), tables))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

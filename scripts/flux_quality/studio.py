@@ -1,0 +1,35 @@
+"""Pictures from the real server, asked for by our client, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flux_client import FluxClient
+from flux_quality.likeness import Bytes
+
+#: As the demo asks; a question that turns one of them says so.
+USUAL = {"num_inference_steps": 20, "guidance_scale": 2.5, "seed": 1}
+CLIENTS = 16
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One picture wanted. sources: (side, side, 3) uint8 each, blended. knobs: beside the usual ones."""
+
+    sources: tuple[Bytes, ...]
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+
+def drawn(client: FluxClient, asks: Sequence[Ask]) -> Bytes:
+    """(asks, side, side, 3) uint8, in the order of the asks."""
+
+    def one(ask: Ask) -> Bytes:
+        return np.asarray(client.redux(list(ask.sources), **{**USUAL, **ask.knobs})[0].image.convert("RGB"))
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return np.stack(list(pool.map(one, asks)))
