@@ -28,17 +28,12 @@ _PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D
 
 @dataclass(frozen=True)
 class Picture:
-    """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all siblings by gender.
-
-    name, short_names: in small letters. kind: Unicode's subcategory, such as `food-fruit`.
-    """
+    """One emoji. `rgb`: (64, 64, 3) uint8 on white. `family`: the same for all siblings by gender."""
 
     name: str
     code: str
     family: str
     rgb: np.ndarray
-    short_names: tuple[str, ...] = ()
-    kind: str = ""
 
 
 def family_of(code: str) -> str:
@@ -72,10 +67,7 @@ def load_pictures(package: Path) -> list[Picture]:
             member = files.get(f"package/img/google/64/{row['image']}")
             if row["has_img_google"] and row["category"] != "Component" and member is not None:
                 code = row["unified"]
-                rgb = on_white(_read(tar, member))
-                short_names = tuple(row["short_names"])
-                name = row["name"].lower()
-                pictures.append(Picture(name, code, family_of(code), rgb, short_names, row["subcategory"]))
+                pictures.append(Picture(row["name"].lower(), code, family_of(code), on_white(_read(tar, member))))
     return pictures
 
 
