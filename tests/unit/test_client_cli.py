@@ -108,6 +108,12 @@ def test_no_two_tasks_share_a_name_however_their_pictures_are_called():
     assert [task.stem for task in tasks] == ["x", "x-2", "x-2-2", "x-3"]
 
 
+@pytest.mark.parametrize("blend", [False, True])
+def test_a_name_is_cut_to_what_a_file_system_takes(blend: bool) -> None:
+    (task,) = plan([Path("\u753b" * 100 + ".png")], blend=blend)
+    assert task.stem == "\u753b" * 66
+
+
 def test_a_picture_given_is_never_overwritten(tmp_path, capsys):
     given = picture(tmp_path / "cat-42.png")
     before = (tmp_path / "cat-42.png").read_bytes()

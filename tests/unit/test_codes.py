@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flux_serving.contract.codes import CODES, with_code, without_code
-from flux_serving.errors import FluxError
+from flux_serving.contract.codes import CODES, error_of, with_code, without_code
+from flux_serving.errors import FluxError, GenerationFailed, Overloaded
 
 #: Nobody who calls the server meets the others: they are the client's own, or keep the server from starting.
 ELSEWHERE = {"Unreachable", "CannotStart"}
@@ -24,6 +24,18 @@ def test_a_code_is_taken_off_as_it_was_put_on(words: str, code: str) -> None:
 
 def test_words_that_have_a_code_get_no_second_one() -> None:
     assert with_code("flux_base: HEIGHT=7 (INVALID_ARG)", "INTERNAL") == "flux_base: HEIGHT=7 (INVALID_ARG)"
+
+
+@pytest.mark.parametrize("code", sorted(set(CODES.values())))
+def test_an_error_that_came_back_in_words_has_its_code_again(code: str) -> None:
+    error = error_of(f"flux_base: no ({code})")
+    assert CODES[type(error)] == code
+    assert str(error) == "flux_base: no"
+
+
+def test_time_that_ran_out_and_a_full_queue_are_one_code() -> None:
+    assert type(error_of("full (UNAVAILABLE)")) is Overloaded
+    assert type(error_of("words of somebody else")) is GenerationFailed
 
 
 @pytest.mark.parametrize("words", ["flux_base: bug", "bug(INTERNAL)", "bug (INTERNAL) here", "bug (internal)", ""])

@@ -170,12 +170,19 @@ def test_a_step_that_was_too_much_is_halved_but_never_below_one_row() -> None:
         assert len(scheduler.schedule(0).run) == expected
 
 
-def test_a_shrunk_step_does_not_grow_again() -> None:
+def test_a_shrunk_step_grows_again_slowly() -> None:
     scheduler = Scheduler(Limits(step_tokens=8000))
-    scheduler.shrink_step(4000)
-    scheduler.shrink_step(6000)
-    scheduler.add([job(tokens=1000) for _ in range(8)])
-    assert len(scheduler.schedule(0).run) == 2
+    assert scheduler.shrink_step(4000) == 2000
+    assert scheduler.shrink_step(6000) == 2000
+    scheduler.add([job(steps=1000, tokens=1000) for _ in range(9)])
+    rows = []
+    for _ in range(500):
+        run = scheduler.schedule(0).run
+        rows.append(len(run))
+        scheduler.complete(run)
+    assert rows[:10] == [2] * 10
+    assert rows == sorted(rows)
+    assert rows[-1] == 8
 
 
 # Who leaves

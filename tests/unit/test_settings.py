@@ -27,6 +27,12 @@ def test_what_is_left_out_is_the_contract_s_default() -> None:
     assert ModelSettings.from_config(FLUX_BASE, {}) == ModelSettings()
 
 
+@pytest.mark.parametrize("name", ["EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS"])
+def test_triton_s_own_parameters_are_passed_over(name: str) -> None:
+    config = {"parameters": {name: {"string_value": "no"}}}
+    assert ModelSettings.from_config(FLUX_BASE, config) == ModelSettings()
+
+
 @pytest.mark.parametrize(
     ("model", "parameters", "message"),
     [
