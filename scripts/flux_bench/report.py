@@ -103,6 +103,8 @@ def _ratios(results: Results, workload: str, concurrency: list[int]) -> str:
 def spread_text(spread: Spread | None) -> str:
     if spread is None:
         return "–"
+    if spread.least == spread.greatest:
+        return f"{spread.median:.2f}"
     return f"{spread.median:.2f} ({spread.least:.2f} to {spread.greatest:.2f})"
 
 
