@@ -7,6 +7,7 @@ in units of Delta E (CIE 1976): 2 is barely visible, 100 is black against white.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -22,18 +23,18 @@ SCALES = (0.88, 1.0, 1.12)
 SHIFTS = (-0.08, -0.04, 0.0, 0.04, 0.08)
 
 #: Of sRGB's linear light, for the white point D65 (IEC 61966-2-1).
-_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
 _WHITE = _XYZ.sum(axis=1)
+_VALUES = np.arange(256) / 255
+_LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def lab(rgb: Bytes) -> Floats:
     """sRGB, (..., 3) uint8, to L*a*b* of the same shape. Source: CIE 15, and IEC 61966-2-1 for sRGB."""
-    value = rgb / 255.0
-    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    ratio = linear @ _XYZ.T / _WHITE
+    ratio = _LINEAR[rgb] @ _XYZ.T / _WHITE
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(root, -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1).astype(np.float32)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 def features(rgb: Bytes) -> Floats:
@@ -45,10 +46,10 @@ def features(rgb: Bytes) -> Floats:
     return cells.reshape(*lead, -1)
 
 
-def views(rgb: Bytes) -> Floats:
-    """(side, side, 3) uint8 on white to (views, 192): flips, scales and shifts of it."""
-    side = len(rgb)
-    picture = Image.fromarray(rgb)
+@lru_cache(maxsize=1024)
+def views(side: int, rgb: bytes) -> Floats:
+    """side * side * 3 bytes of a picture on white to (views, 192): flips, scales and shifts of it."""
+    picture = Image.frombytes("RGB", (side, side), rgb)
     seen = []
     for scale in SCALES:
         scaled = picture.resize((round(side * scale),) * 2, Image.Resampling.LANCZOS)
@@ -65,7 +66,7 @@ def distances(pictures: Bytes, sources: Bytes) -> Floats:
     own = features(pictures)
     columns = []
     for source in sources:
-        seen = views(source)
+        seen = views(len(source), source.tobytes())
         squares = (own**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * own @ seen.T
         columns.append(np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1]))
     return np.stack(columns, axis=1)
