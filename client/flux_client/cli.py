@@ -80,18 +80,18 @@ def _redux(client: FluxClient, options: argparse.Namespace) -> int:
     )
     for folder in filter(None, (options.out, options.previews)):
         folder.mkdir(parents=True, exist_ok=True)
-    exit_code = 0
+    exit_code, names = 0, _Names()
     tasks = plan(options.pictures, blend=options.blend)
     with _Meter(options, len(tasks)) as meter:
         for task in tasks:
             try:
                 for variation in _variations(client, task, knobs, options, meter):
                     target = _free(options.out / f"{task.stem}-{variation.seed}.{variation.format}", options)
-                    tqdm.write(str(variation.save(target)), file=sys.stdout)
+                    names.tell(variation.save(target))
             except (FluxError, OSError) as error:
                 exit_code = _failed(error, ", ".join(map(str, task.pictures)))
             meter.task_done()
-    return exit_code
+    return exit_code or names.exit_code
 
 
 def _variations(
@@ -103,7 +103,7 @@ def _variations(
     variations: list[Variation] = []
     preview_steps = options.preview_steps
     if options.previews is not None and preview_steps is None:
-        preview_steps = _DEFAULT_PREVIEW_STEPS
+        preview_steps = min(_DEFAULT_PREVIEW_STEPS, max(1, (options.steps or limits.DEFAULT_STEPS) // 2))
     with client.stream(task.pictures, preview_steps=preview_steps, **knobs) as stream:
         for event in stream:
             if isinstance(event, Variation):
@@ -116,6 +116,24 @@ def _variations(
     return variations
 
 
+class _Names:
+    """The files' names on stdout. Where nobody takes them any more, the pictures are written all the same."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+
+    def tell(self, path: Path) -> None:
+        if self.exit_code:
+            return
+        try:
+            tqdm.write(str(path), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:
+            self.exit_code = _failed(error, "standard output")
+            # What is left in its buffer must not fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class _Meter:
     """The bar on stderr: denoising steps of all images where that is a terminal, else pictures, if there are several.
 
@@ -123,7 +141,8 @@ class _Meter:
     """
 
     def __init__(self, options: argparse.Namespace, tasks: int) -> None:
-        self._by_steps = options.protocol == _STREAMING_PROTOCOL and sys.stderr.isatty()
+        is_watched = sys.stderr is not None and sys.stderr.isatty()
+        self._by_steps = options.protocol == _STREAMING_PROTOCOL and is_watched
         self._steps_of_task = (options.number or limits.DEFAULT_IMAGES) * (options.steps or limits.DEFAULT_STEPS)
         self._steps_done: dict[int, int] = {}
         self._tasks_done = 0
@@ -131,7 +150,7 @@ class _Meter:
             total=tasks * self._steps_of_task if self._by_steps else tasks,
             unit="step" if self._by_steps else "picture",
             file=sys.stderr,
-            disable=options.quiet or (tasks == 1 and not self._by_steps),
+            disable=options.quiet or sys.stderr is None or (tasks == 1 and not self._by_steps),
         )
 
     def show(self, progress: Progress) -> None:
@@ -213,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     redux.add_argument("-n", "--number", type=int, help=f"variations of each picture, 1..{limits.MAX_IMAGES}")
     redux.add_argument("--blend", action="store_true", help="all pictures in one request: variations of their mixture")
     redux.add_argument("--prompt", help="text beside the pictures")
-    redux.add_argument("--strength", type=_numbers, help="weight of the pictures: S, or S1,S2,... with --blend")
+    redux.add_argument("--strength", type=numbers, help="weight of the pictures: S, or S1,S2,... with --blend")
     redux.add_argument("--height", type=int, help="pixels")
     redux.add_argument("--width", type=int, help="pixels")
     redux.add_argument("--steps", type=int, help=f"denoising steps, 1..{limits.MAX_STEPS}")
@@ -228,13 +247,14 @@ def _parser() -> argparse.ArgumentParser:
         "--preview-steps",
         type=int,
         metavar="K",
-        help=f"a preview after every K steps but the last, 1..{limits.MAX_STEPS} (default: {_DEFAULT_PREVIEW_STEPS})",
+        help=f"a preview after every K steps but the last, 0..{limits.MAX_STEPS}; 0: none "
+        f"(default: {_DEFAULT_PREVIEW_STEPS}, or half of the steps where these are few)",
     )
     redux.add_argument("-q", "--quiet", action="store_true", help="no bar on stderr")
     return parser
 
 
-def _numbers(text: str) -> list[float]:
+def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
 
 

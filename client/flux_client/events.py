@@ -40,7 +40,8 @@ class Progress:
     """How far one image is.
 
     image: its number, counted from 0. step: denoising steps done; 0 says that the server has taken the request.
-    steps: steps in all. preview: the image as it stands, at the steps asked for.
+    steps: steps in all. preview: the image as it stood after one of the steps asked for; one made with `vae` takes its
+    time, so it comes with a later step, or is left out for the next.
     """
 
     image: int

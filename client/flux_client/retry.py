@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,12 +47,16 @@ class RetryPolicy:
             delay_s = min(2 * delay_s, self.max_delay_s)
 
 
+#: Seconds, thirty years; gRPC fails at numbers that are much larger.
+MAX_TIMEOUT_S = 1e9
+
+
 class Patience:
     """What one call has left: of its time, across all attempts, and of its attempts."""
 
     def __init__(self, policy: RetryPolicy, timeout_s: float, clock: Callable[[], float]) -> None:
-        if not (math.isfinite(timeout_s) and timeout_s > 0):
-            raise InvalidRequest(f"timeout_s={timeout_s}, expected more than 0 seconds")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise InvalidRequest(f"timeout_s={timeout_s}, expected more than 0 seconds and at most {MAX_TIMEOUT_S:g}")
         self._policy = policy
         self._delays_s = policy.delays_s()
         self._timeout_s = timeout_s

@@ -29,7 +29,7 @@ class AsyncAnswers(Protocol):
 
 
 class Transport(Protocol):
-    """One server, called synchronously. Every method raises errors of flux_serving.errors and nothing else."""
+    """One server, called synchronously. Until it is closed, it raises nothing but errors of flux_serving.errors."""
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         """Send the request; the answer is there within timeout_s or DeadlineExceeded is raised."""

@@ -37,17 +37,24 @@ def numbers(text: str) -> tuple[int, ...]:
     return values
 
 
+def at_least_one(text: str) -> int:
+    (value,) = numbers(text)
+    return value
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--workloads", type=names, help=f"of {','.join(WORKLOADS)}; --quick: demo")
     parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}")
     parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops; default: the workloads' own")
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--requests", type=int, help="of one block at least, in place of the workloads' own")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="default: 3")
+    parser.add_argument("--requests", type=at_least_one, help="of one block at least, in place of the workloads' own")
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
     parser.add_argument("--open-share", type=float, default=0.5, help="arrivals as a share of our throughput; 0: none")
     parser.add_argument("--long-jobs", type=int, default=8, help="beside which a short one runs; 0: none; default: 8")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each process; default: the cores")
+    parser.add_argument(
+        "--threads", type=at_least_one, default=os.cpu_count(), help="of each process; default: the cores"
+    )
     parser.add_argument("--quick", action="store_true", help="a few minutes, to see that all of it works")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
     parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
@@ -106,7 +113,12 @@ def write(results: Results, options: argparse.Namespace) -> None:
 def main() -> int:
     options = read_options()
     if options.render:
-        write(merged([Results.load(path) for path in options.render]), options)
+        try:
+            parts = [Results.load(path) for path in options.render]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"scripts/bench: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        write(merged(parts), options)
         return 0
     # Read by every process that is started from here: all systems compute with as many threads.
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

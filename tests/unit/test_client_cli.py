@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from io import BytesIO
 from pathlib import Path
 
@@ -40,6 +43,24 @@ def test_it_writes_each_variation_under_its_pictures_name_and_seed(tmp_path, cap
     printed = capsys.readouterr()
     assert printed.out.split() == [str(out / "cat-5.jpeg"), str(out / "cat-6.jpeg")]
     assert printed.err == ""
+
+
+def test_pictures_are_written_although_nobody_takes_their_names(tmp_path):
+    call = textwrap.dedent(
+        f"""
+        import sys
+        from flux_client import FluxClient
+        from flux_client.cli import main
+        from flux_client.fake import FakeTransport
+        argv = ["redux", {picture(tmp_path / "cat.png")!r}, "-n", "3", "--seed", "1", "-o", {str(tmp_path / "out")!r}]
+        sys.exit(main(argv, lambda url, **_: FluxClient(transport=FakeTransport())))
+        """
+    )
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", call], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == ["flux-client: standard output: [Errno 28] No space left on device"]
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_every_option_reaches_the_request(tmp_path):
@@ -156,7 +177,8 @@ def test_previews_are_written_as_they_come(tmp_path):
         f"{stem}-{image}-{step}.jpg" for stem in ("cat", "cat-2") for image in (0, 1) for step in (3, 6)
     )
     assert Command()("redux", pictures[0], *argv, "--previews", tmp_path / "usual") == 0
-    assert sorted(file.name for file in (tmp_path / "usual").iterdir()) == ["cat-0-5.jpg", "cat-1-5.jpg"]
+    usual = sorted(file.name for file in (tmp_path / "usual").iterdir())
+    assert usual == ["cat-0-3.jpg", "cat-0-6.jpg", "cat-1-3.jpg", "cat-1-6.jpg"]
 
 
 def test_a_picture_given_is_never_overwritten_by_a_preview(tmp_path, capsys):

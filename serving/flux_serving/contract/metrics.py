@@ -47,7 +47,7 @@ JOBS_WAITING = Metric(
 JOBS = Metric(
     "flux_jobs_total",
     Kind.COUNTER,
-    "Images by outcome: done, refused (no room), cancelled, timed_out, failed",
+    "Images by outcome: done, refused (no room in `flux_base`, each attempt counted), cancelled, timed_out, failed",
     "How many pictures were made, and what became of the others?",
     label="outcome",
 )

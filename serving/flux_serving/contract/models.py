@@ -96,7 +96,8 @@ PREVIEW_STEPS = scalar(
 PREVIEW_METHOD = scalar(
     "PREVIEW_METHOD",
     DType.BYTES,
-    "How previews are made: `latent2rgb` (a linear map from latents to colours, an eighth of the size) or `vae`",
+    "How previews are made: `latent2rgb` (a linear map from latents to colours, an eighth of the size) or `vae`, "
+    "which takes its time: it may come some steps later, or be left out for the next",
     default=limits.DEFAULT_PREVIEW_METHOD,
 )
 
