@@ -16,9 +16,10 @@ import torch
 from flux_bench.checkpoint import CHECKPOINTS
 from flux_bench.pictures import picture
 from flux_bench.plan import GUIDANCE
-from flux_serving.contract.limits import MAX_STEPS
+from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_STEPS
 from flux_serving.contract.models import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.stages.context import Text, assemble, no_text
+from flux_serving.stages.prompt_encoding import POOLED_WIDTH
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -47,7 +48,7 @@ class Steps:
         """A step of ours over `rows` jobs, each with a picture of its own, as the engine calls it."""
         works = []
         for row, tokens in enumerate(self.pictures(rows)):
-            text = no_text(tokens.shape[1], 768, tokens)
+            text = no_text(tokens.shape[1], POOLED_WIDTH, tokens)
             if has_prompt:
                 text = Text(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
             works += self.sampler.begin(parameters(side, seed=row), assemble(text, [tokens], [1.0]))
@@ -57,7 +58,7 @@ class Steps:
         """The stock transformer on what FluxPipeline hands it: 512 text tokens, 0 without a prompt, and a picture."""
         base = self.sampler.base
         tokens = torch.stack(self.pictures(rows))
-        text = tokens.new_zeros(rows, 512, tokens.shape[2])
+        text = tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, tokens.shape[2])
         if has_prompt:
             text = torch.stack([prompt(tokens.shape[2], seed=row) for row in range(rows)])
         context = torch.cat([text, tokens], dim=1)
@@ -68,7 +69,7 @@ class Steps:
         inputs = {
             "hidden_states": torch.randn(rows, grid * grid, channels),
             "encoder_hidden_states": context,
-            "pooled_projections": torch.zeros(rows, 768),
+            "pooled_projections": torch.zeros(rows, POOLED_WIDTH),
             "timestep": torch.full((rows,), 0.5),
             "guidance": torch.full((rows,), GUIDANCE),
             "txt_ids": torch.zeros(context.shape[1], 3),
@@ -84,7 +85,7 @@ class Steps:
 
 def prompt(width: int, seed: int) -> torch.Tensor:
     """512 text tokens, no two alike."""
-    return torch.randn(512, width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(EMPTY_PROMPT_TOKENS, width, generator=torch.Generator().manual_seed(seed))
 
 
 def parameters(side: int, seed: int) -> SamplingParameters:

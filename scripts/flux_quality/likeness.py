@@ -64,18 +64,31 @@ def views(side: int, rgb: bytes) -> Floats:
 def distances(pictures: Bytes, sources: Bytes) -> Floats:
     """(m, side, side, 3) and (n, side, side, 3) uint8 to (m, n): to the nearest view of each source."""
     own = features(pictures)
-    columns = []
-    for source in sources:
-        seen = views(len(source), source.tobytes())
-        squares = (own**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * own @ seen.T
-        columns.append(np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1]))
-    return np.stack(columns, axis=1)
+    return np.stack([_to_views(own, source) for source in sources], axis=1)
+
+
+def to_own(pictures: Bytes, sources: Bytes) -> float:
+    """As many sources as pictures: from each picture to the nearest view of its own source, on average."""
+    own = features(pictures)[:, None]
+    return float(np.mean([_to_views(*pair) for pair in zip(own, sources, strict=True)]))
+
+
+def _to_views(own: Floats, source: Bytes) -> Floats:
+    """own: (m, 192). Returns (m,), to the nearest view of the source."""
+    seen = views(len(source), source.tobytes())
+    squares = (own**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * own @ seen.T
+    return np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1])
 
 
 def apart(pictures: Bytes) -> Floats:
     """(n, side, side, 3) uint8 to (n, n): as they stand, no views."""
     own = features(pictures)
     return np.sqrt(((own[:, None] - own[None]) ** 2).mean(axis=-1))
+
+
+def between(first: Bytes, second: Bytes) -> float:
+    """From each of the first to its fellow of the second, as they stand, on average."""
+    return float(np.mean([apart(np.stack(pair))[0, 1] for pair in zip(first, second, strict=True)]))
 
 
 def found_among_first(to_sources: Floats, own: npt.NDArray[np.int64], count: int) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flux_client import FluxClient
 from flux_documents import table
-from flux_quality.likeness import Bytes, apart, distances, found_among_first
+from flux_quality.likeness import Bytes, apart, between, distances, found_among_first, to_own
 from flux_quality.sheet import sheet
 from flux_quality.studio import Ask, drawn
 
@@ -56,11 +56,10 @@ def varied(client: FluxClient, sources: Bytes) -> Finding:
     sources = sources[_spread(len(sources), 50)]
     pictures = [drawn(client, [Ask((source,), {"seed": seed}) for source in sources]) for seed in SEEDS]
     again = drawn(client, [Ask((source,), {"seed": SEEDS[0]}) for source in sources])
-    same = np.mean([apart(np.stack(pair))[0, 1] for pair in zip(pictures[0], again, strict=True)])
     between_seeds = [apart(np.stack(of_one))[np.triu_indices(len(SEEDS), 1)] for of_one in zip(*pictures, strict=True)]
     between_pictures = [apart(of_seed)[np.triu_indices(len(sources), 1)] for of_seed in pictures]
     rows = [
-        ["the same picture and seed, asked twice", f"{same:.1f}"],
+        ["the same picture and seed, asked twice", f"{between(pictures[0], again):.1f}"],
         ["the same picture, two seeds", f"{np.mean(between_seeds):.1f}"],
         ["two pictures, the same seed", f"{np.mean(between_pictures):.1f}"],
     ]
@@ -81,14 +80,13 @@ def guided(client: FluxClient, sources: Bytes) -> Finding:
 
 def _turned(client: FluxClient, sources: Bytes, knob: str, values: Sequence[float], label: str) -> Finding:
     sources = sources[_spread(len(sources), 100)]
-    own = np.arange(len(sources))
     to_source, to_seeds, shown = [], [], []
     for value in values:
         first, second = (
             drawn(client, [Ask((source,), {knob: value, "seed": seed}) for source in sources]) for seed in SEEDS[:2]
         )
-        to_source.append(f"{distances(first, sources)[own, own].mean():.1f}")
-        to_seeds.append(f"{np.mean([apart(np.stack(pair))[0, 1] for pair in zip(first, second, strict=True)]):.1f}")
+        to_source.append(f"{to_own(first, sources):.1f}")
+        to_seeds.append(f"{between(first, second):.1f}")
         shown.append(first)
     rows = [["from the variation to its picture", *to_source], ["between two seeds", *to_seeds]]
     head = ["source", *(f"{value:g}" for value in values)]
@@ -100,11 +98,10 @@ def blended(client: FluxClient, sources: Bytes) -> Finding:
     """Does a variation of two pictures move from the one to the other with their strengths?"""
     pairs = list(combinations(sources[_spread(len(sources), 20)], 2))[::2][:80]
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
-    own = np.arange(len(pairs))
     columns, shown = [], []
     for strengths in BLENDS:
         pictures = drawn(client, [Ask(pair, {"image_strength": list(strengths)}) for pair in pairs])
-        columns.append([f"{distances(pictures, side)[own, own].mean():.1f}" for side in (firsts, seconds)])
+        columns.append([f"{to_own(pictures, side):.1f}" for side in (firsts, seconds)])
         shown.append(pictures)
     head = [f"({first:g}, {second:g})" for first, second in BLENDS]
     to_first, to_second = zip(*columns, strict=True)

@@ -65,7 +65,7 @@ class Checkpoints:
 
 
 #: Parameters that Triton's Python backend itself reads.
-_TRITONS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS", "TRITON_MODEL_DIRECTORY")
+_TRITONS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 
 
 @dataclass(frozen=True)

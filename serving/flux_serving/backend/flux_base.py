@@ -40,7 +40,7 @@ from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, InvalidRequest, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Scheduler
+from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.context import Context
 from flux_serving.stages.denoising import Denoising
@@ -54,7 +54,7 @@ from flux_serving.weights import choose_dtype, load_base, open_device
 #: a thousand tokens (docs/performance.md). On a GPU nothing was measured: it is four pictures of 512 x 512 pixels.
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 #: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
-TOKENS_OF_ONE = 8192
+TOKENS_OF_ONE = DEFAULT_LIMITS.max_tokens // DEFAULT_LIMITS.max_jobs
 
 #: Seconds after which a thread must hand Python's lock on. The thread that takes steps asks for it after each of some
 #: hundred operations; with Python's own 5 ms the others kept it waiting for a tenth of its time.

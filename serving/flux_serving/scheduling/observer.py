@@ -12,7 +12,7 @@ class Observer:
     """Counts nothing; the base of those that do."""
 
     def queued(self, running: int, waiting: int) -> None:
-        """After every step."""
+        """After every step, or where jobs were dropped instead of one."""
 
     def began(self, job: Job[Any, Any], queue_s: float) -> None:
         """A job takes its first step, queue_s seconds after it was submitted."""
