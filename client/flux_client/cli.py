@@ -123,7 +123,7 @@ class _Names:
         self.exit_code = 0
 
     def tell(self, path: Path) -> None:
-        if self.exit_code:
+        if self.exit_code or sys.stdout is None:
             return
         try:
             tqdm.write(str(path), file=sys.stdout)

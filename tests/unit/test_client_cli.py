@@ -63,6 +63,13 @@ def test_pictures_are_written_although_nobody_takes_their_names(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
+def test_pictures_are_written_with_standard_output_closed(tmp_path, monkeypatch):
+    """Python has None for it then."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert Command()("redux", picture(tmp_path / "cat.png"), "-n", 3, "-o", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_every_option_reaches_the_request(tmp_path):
     command = Command()
     argv = [
