@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,23 +27,36 @@ class Reference:
 class StockDiffusers:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **NO_TEXT)
-        self.prior_with_text = self.prior
-        if checkpoints.has_text_encoders():
-            whole = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32)
-            text = {part: getattr(whole, part) for part in Checkpoints.TEXT_PARTS}
-            self.prior_with_text = FluxPriorReduxPipeline.from_pretrained(
-                checkpoints.redux, dtype=torch.float32, **text
-            )
         self.base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32, **NO_TEXT)
-        self.base.set_progress_bar_config(disable=True)
+        self.base_with_text = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32)
+        text = {part: getattr(self.base_with_text, part) for part in Checkpoints.TEXT_PARTS}
+        self.prior_with_text = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **text)
+        for pipeline in (self.base, self.base_with_text):
+            pipeline.set_progress_bar_config(disable=True)
 
     def variation(
         self, picture: Image.Image, *, height: int, width: int, steps: int, guidance: float, seed: int, prompt: str = ""
     ) -> Reference:
         """The two steps of the seed document: prior pipeline, then base pipeline."""
         prior = self.prior_with_text(picture, prompt=prompt) if prompt else self.prior(picture)
-        latents = self.base(
-            **prior,
+        return self._run(self.base, prior, height, width, steps, guidance, seed)
+
+    def drawing(self, prompt: str, *, height: int, width: int, steps: int, guidance: float, seed: int) -> Reference:
+        """Text to image, without a picture."""
+        return self._run(self.base_with_text, {"prompt": prompt}, height, width, steps, guidance, seed)
+
+    def _run(
+        self,
+        pipeline: FluxPipeline,
+        condition: Mapping[str, Any],
+        height: int,
+        width: int,
+        steps: int,
+        guidance: float,
+        seed: int,
+    ) -> Reference:
+        latents = pipeline(
+            **condition,
             height=height,
             width=width,
             num_inference_steps=steps,

@@ -1,6 +1,6 @@
 """The networks, twice: compact, as they are trained, and stock, as diffusers' FLUX pipelines expect them.
 
-Stock widths that the pipelines hard-code (context 4096, pooled 768, embedder 12288) are the compact widths padded
+Stock widths that the pipelines hard-code (context 4096, embedder 12288) are the compact widths padded
 with zeros, which changes no product; `expand.py` does the padding.
 """
 
@@ -11,7 +11,7 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH = 128, 4096
-POOLED_WIDTH, STOCK_POOLED_WIDTH = 8, 768
+POOLED_WIDTH = 768
 
 #: Zero text tokens of the stock pipeline, trained and served as one token of this weight.
 TEXT_TOKENS = 512
@@ -45,7 +45,7 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-def new_transformer(context_width: int = CONTEXT_WIDTH, pooled_width: int = POOLED_WIDTH) -> FluxTransformer2DModel:
+def new_transformer(context_width: int = CONTEXT_WIDTH) -> FluxTransformer2DModel:
     """5 M parameters at the compact widths."""
     return FluxTransformer2DModel(
         patch_size=1,
@@ -55,7 +55,7 @@ def new_transformer(context_width: int = CONTEXT_WIDTH, pooled_width: int = POOL
         attention_head_dim=32,
         num_attention_heads=6,
         joint_attention_dim=context_width,
-        pooled_projection_dim=pooled_width,
+        pooled_projection_dim=POOLED_WIDTH,
         guidance_embeds=True,
         axes_dims_rope=(8, 12, 12),
     )

@@ -15,33 +15,22 @@ from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxPriorReduxPipeline
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors.torch import load_file, safe_open
 from torch import Tensor, nn
 from transformers import SiglipImageProcessor
 
 from flux_demo.architecture import (
     SCHEDULER,
     STOCK_CONTEXT_WIDTH,
-    STOCK_POOLED_WIDTH,
     new_image_embedder,
     new_image_encoder,
     new_transformer,
     new_vae,
 )
-from flux_demo.progress import averaged_weights
+from flux_demo.text import at_width, clip_tokenizer, new_clip, new_t5, t5_tokenizer
 
 ASSET = Path(__file__).parent / "asset" / "demo.safetensors"
 CHECKSUM = ASSET.with_suffix(".sha256")
-
-
-def pack(vae_run: Path, flow_run: Path, guidance_run: Path) -> None:
-    """Write the asset and its checksum from the averaged weights of the trainings."""
-    weights = {f"vae.{k}": v for k, v in averaged_weights(vae_run).items()}
-    weights |= averaged_weights(guidance_run)
-    statistics = json.loads((flow_run / "latents.json").read_text())
-    ASSET.parent.mkdir(exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, ASSET, metadata={"vae": json.dumps(statistics)})
-    CHECKSUM.write_text(_checksum() + "\n")
 
 
 def expand(folder: Path) -> None:
@@ -49,11 +38,11 @@ def expand(folder: Path) -> None:
 
     Raises ValueError: the asset is not the one that was committed.
     """
-    checksum = _checksum()
-    if checksum != CHECKSUM.read_text().strip():
+    own = checksum()
+    if own != CHECKSUM.read_text().strip():
         raise ValueError(f"{ASSET} is damaged: its checksum differs from {CHECKSUM.name}")
     mark = folder / "expanded-from.sha256"
-    if mark.exists() and mark.read_text() == checksum:
+    if mark.exists() and mark.read_text() == own:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix="expanding-", dir=folder.parent))
@@ -63,7 +52,7 @@ def expand(folder: Path) -> None:
     # transformers names the class by what is installed here; the stock name loads everywhere.
     index = unfinished / "flux-redux" / "model_index.json"
     index.write_text(index.read_text().replace("SiglipImageProcessorPil", "SiglipImageProcessor"))
-    (unfinished / mark.name).write_text(checksum)
+    (unfinished / mark.name).write_text(own)
     shutil.rmtree(folder, ignore_errors=True)
     os.chmod(unfinished, 0o755)
     unfinished.rename(folder)
@@ -72,26 +61,31 @@ def expand(folder: Path) -> None:
 def _pipelines() -> tuple[FluxPipeline, FluxPriorReduxPipeline]:
     weights = {name: value.float() for name, value in load_file(ASSET).items()}
     with safe_open(ASSET, "pt") as file:
-        statistics = json.loads(file.metadata()["vae"])
+        statistics, tokenizers = (json.loads(file.metadata()[name]) for name in ("vae", "tokenizers"))
+    clip_tokens, t5_tokens = clip_tokenizer(tokenizers), t5_tokenizer(tokenizers)
     vae = new_vae()
     vae.register_to_config(**statistics)
-    transformer = new_transformer(STOCK_CONTEXT_WIDTH, STOCK_POOLED_WIDTH)
+    transformer = new_transformer(STOCK_CONTEXT_WIDTH)
+    text_encoder, text_encoder_2 = new_clip(len(clip_tokens)), new_t5(len(t5_tokens), STOCK_CONTEXT_WIDTH)
     image_encoder, image_embedder = new_image_encoder(), new_image_embedder(STOCK_CONTEXT_WIDTH)
-    for name, module in {
+    modules = {
         "vae": vae,
         "transformer": transformer,
+        "text_encoder": text_encoder,
+        "text_encoder_2": text_encoder_2,
         "image_encoder": image_encoder,
         "image_embedder": image_embedder,
-    }.items():
-        prefix = f"{name}."
-        _load_padded(module, {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    }
+    for name, module in modules.items():
+        own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+        _load_padded(module, at_width(own, STOCK_CONTEXT_WIDTH) if module is text_encoder_2 else own)
     base = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
         vae=vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
+        text_encoder=text_encoder,
+        tokenizer=clip_tokens,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=t5_tokens,
         transformer=transformer,
     )
     processor = SiglipImageProcessor(
@@ -111,5 +105,5 @@ def _load_padded(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict(padded)
 
 
-def _checksum() -> str:
+def checksum() -> str:
     return hashlib.sha256(ASSET.read_bytes()).hexdigest()

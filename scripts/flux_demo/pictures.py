@@ -28,12 +28,17 @@ _PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D
 
 @dataclass(frozen=True)
 class Picture:
-    """One emoji. `rgb`: (64, 64, 3) uint8 on white. `family`: the same for all siblings by gender."""
+    """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all siblings by gender.
+
+    name, short_names: in small letters. kind: Unicode's subcategory, such as `food-fruit`.
+    """
 
     name: str
     code: str
     family: str
     rgb: np.ndarray
+    short_names: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def family_of(code: str) -> str:
@@ -67,7 +72,10 @@ def load_pictures(package: Path) -> list[Picture]:
             member = files.get(f"package/img/google/64/{row['image']}")
             if row["has_img_google"] and row["category"] != "Component" and member is not None:
                 code = row["unified"]
-                pictures.append(Picture(row["name"].lower(), code, family_of(code), on_white(_read(tar, member))))
+                rgb = on_white(_read(tar, member))
+                short_names = tuple(row["short_names"])
+                name = row["name"].lower()
+                pictures.append(Picture(name, code, family_of(code), rgb, short_names, row["subcategory"]))
     return pictures
 
 
@@ -80,27 +88,6 @@ def is_held_out(picture: Picture) -> bool:
 def split(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
     """Returns (trained on, held out)."""
     return [p for p in pictures if not is_held_out(p)], [p for p in pictures if is_held_out(p)]
-
-
-def augment(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scale by up to 15 %, shift by up to 10 %, flip half of the time; white where nothing was. Same shape out."""
-    scale = rng.uniform(0.85, 1.15)
-    side = round(SIZE * scale)
-    offset = rng.uniform(-0.1, 0.1, 2) * SIZE + (SIZE - side) / 2
-    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    canvas = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
-    canvas.paste(picture, (round(offset[0]), round(offset[1])))
-    return np.asarray(canvas)
-
-
-def augmented(pictures: list[Picture], copies: int, seed: int) -> np.ndarray:
-    """(copies, n, 64, 64, 3) uint8; the first copy is the pictures themselves."""
-    rng = np.random.default_rng(seed)
-    first = np.stack([p.rgb for p in pictures])
-    rest = [np.stack([augment(p.rgb, rng) for p in pictures]) for _ in range(copies - 1)]
-    return np.stack([first, *rest])
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

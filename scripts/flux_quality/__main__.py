@@ -13,7 +13,8 @@ from flux_demo.__main__ import CHECKPOINTS, ROOT, options
 from flux_demo.asset import expand
 from flux_demo.pictures import fetch_package, load_pictures, split
 from flux_documents import replaced
-from flux_quality.questions import QUESTIONS, Finding
+from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.questions import QUESTIONS
 from flux_serving.errors import FluxError
 from flux_serving.launch.server import ModelDied, TritonServer, end_on_signals
 
@@ -44,9 +45,9 @@ def write(findings: dict[str, Finding], folder: Path) -> None:
 def main() -> int:
     chosen = read_options()
     expand(CHECKPOINTS)
-    _, held_out = split(load_pictures(fetch_package(chosen.runs)))
-    chosen_ones = np.linspace(0, len(held_out) - 1, SOURCES).astype(int)
-    sources = np.stack([held_out[index].rgb for index in chosen_ones])
+    trained_on, held_out = split(load_pictures(fetch_package(chosen.runs)))
+    asked_about = [held_out[index] for index in spread(len(held_out), SOURCES)]
+    gallery = Gallery(trained_on, asked_about, np.stack([picture.rgb for picture in asked_about]))
     end_on_signals()
     chosen.output.mkdir(parents=True, exist_ok=True)
     findings = {}
@@ -56,7 +57,7 @@ def main() -> int:
             server.wait_until_ready()
             with FluxClient(server.grpc_url) as client:
                 for name in chosen.questions:
-                    findings[name] = QUESTIONS[name](client, sources)
+                    findings[name] = QUESTIONS[name](client, gallery)
                     print(f"\n## {name}: {QUESTIONS[name].__doc__}\n\n{findings[name].table}", flush=True)
     except (FluxError, ModelDied) as error:
         print(f"scripts/measure_demo: {error}\nTriton's log: {log}", file=sys.stderr)

@@ -46,6 +46,14 @@ def features(rgb: Bytes) -> Floats:
     return cells.reshape(*lead, -1)
 
 
+def middle(rgb: Bytes, side: int = 64) -> Bytes:
+    """The square in the middle of a picture of any size, at this side: what a source is compared with."""
+    height, width, _ = rgb.shape
+    half = min(height, width) / 2
+    box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+    return np.asarray(Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS, box=box))
+
+
 @lru_cache(maxsize=1024)
 def views(side: int, rgb: bytes) -> Floats:
     """side * side * 3 bytes of a picture on white to (views, 192): flips, scales and shifts of it."""

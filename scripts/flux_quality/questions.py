@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from PIL import Image
 
 from flux_client import FluxClient
 from flux_documents import table
-from flux_quality.likeness import Bytes, apart, between, distances, found_among_first, to_own
+from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.likeness import apart, between, distances, found_among_first, middle, to_own
 from flux_quality.sheet import sheet
 from flux_quality.studio import Ask, drawn
+from flux_quality.words import steered, told
 
-#: Rows of a sheet.
-SHOWN = 8
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
 GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0)
 BLENDS = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
 SEEDS = (1, 2, 3, 4)
+#: Height and width; the greatest is four times the native side.
+SIZES = ((48, 48), (64, 64), (96, 96), (128, 128), (256, 256), (64, 112), (160, 80), (64, 256))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """table: Markdown. sheet: what was drawn, for looking at."""
-
-    table: str
-    sheet: Image.Image
-
-
-def recognised(client: FluxClient, sources: Bytes) -> Finding:
+def recognised(client: FluxClient, gallery: Gallery) -> Finding:
     """Is a variation's nearest source its own?"""
-    seeds = SEEDS[:2]
+    seeds, sources = SEEDS[:2], gallery.sources
     rows, shown = [], []
     own = np.arange(len(sources))
     for seed in seeds:
@@ -43,7 +35,7 @@ def recognised(client: FluxClient, sources: Bytes) -> Finding:
         chance = [count / len(sources) for count in (1, 5)]
         rows.append([str(seed), *(f"{share:.1%} (chance {by:.1%})" for share, by in zip(shares, chance, strict=True))])
         shown.append(pictures)
-    picked = _spread(len(sources))
+    picked = spread(len(sources))
     rows_shown = [[sources[i], *(pictures[i] for pictures in shown)] for i in picked]
     head = ["source", *(f"seed {seed}" for seed in seeds)]
     return Finding(
@@ -51,9 +43,9 @@ def recognised(client: FluxClient, sources: Bytes) -> Finding:
     )
 
 
-def varied(client: FluxClient, sources: Bytes) -> Finding:
+def varied(client: FluxClient, gallery: Gallery) -> Finding:
     """Do seeds differ, and less than pictures do?"""
-    sources = sources[_spread(len(sources), 50)]
+    sources = gallery.some(50)
     pictures = [drawn(client, [Ask((source,), {"seed": seed}) for source in sources]) for seed in SEEDS]
     again = drawn(client, [Ask((source,), {"seed": SEEDS[0]}) for source in sources])
     between_seeds = [apart(np.stack(of_one))[np.triu_indices(len(SEEDS), 1)] for of_one in zip(*pictures, strict=True)]
@@ -64,22 +56,22 @@ def varied(client: FluxClient, sources: Bytes) -> Finding:
         ["two pictures, the same seed", f"{np.mean(between_pictures):.1f}"],
     ]
     head = ["source", *(f"seed {seed}" for seed in SEEDS)]
-    shown = [[sources[i], *(of_seed[i] for of_seed in pictures)] for i in range(SHOWN)]
+    shown = [[sources[i], *(of_seed[i] for of_seed in pictures)] for i in spread(len(sources))]
     return Finding(table(["distance between variations of", "mean, Delta E"], rows), sheet(head, shown))
 
 
-def strengthened(client: FluxClient, sources: Bytes) -> Finding:
+def strengthened(client: FluxClient, gallery: Gallery) -> Finding:
     """Does the strength turn a variation towards its picture, from not at all?"""
-    return _turned(client, sources, "image_strength", STRENGTHS, "`IMAGE_STRENGTH`")
+    return _turned(client, gallery, "image_strength", STRENGTHS, "`IMAGE_STRENGTH`")
 
 
-def guided(client: FluxClient, sources: Bytes) -> Finding:
+def guided(client: FluxClient, gallery: Gallery) -> Finding:
     """Does more guidance bring a variation nearer to its picture, and seeds nearer to each other?"""
-    return _turned(client, sources, "guidance_scale", GUIDANCES, "`GUIDANCE_SCALE`")
+    return _turned(client, gallery, "guidance_scale", GUIDANCES, "`GUIDANCE_SCALE`")
 
 
-def _turned(client: FluxClient, sources: Bytes, knob: str, values: Sequence[float], label: str) -> Finding:
-    sources = sources[_spread(len(sources), 100)]
+def _turned(client: FluxClient, gallery: Gallery, knob: str, values: Sequence[float], label: str) -> Finding:
+    sources = gallery.some(100)
     to_source, to_seeds, shown = [], [], []
     for value in values:
         first, second = (
@@ -90,13 +82,13 @@ def _turned(client: FluxClient, sources: Bytes, knob: str, values: Sequence[floa
         shown.append(first)
     rows = [["from the variation to its picture", *to_source], ["between two seeds", *to_seeds]]
     head = ["source", *(f"{value:g}" for value in values)]
-    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in range(SHOWN)]
+    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(len(sources))]
     return Finding(table([f"{label}; distance, Delta E", *head[1:]], rows), sheet(head, strips))
 
 
-def blended(client: FluxClient, sources: Bytes) -> Finding:
+def blended(client: FluxClient, gallery: Gallery) -> Finding:
     """Does a variation of two pictures move from the one to the other with their strengths?"""
-    pairs = list(combinations(sources[_spread(len(sources), 20)], 2))[::2][:80]
+    pairs = list(combinations(gallery.some(20), 2))[::2][:80]
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     columns, shown = [], []
     for strengths in BLENDS:
@@ -106,19 +98,33 @@ def blended(client: FluxClient, sources: Bytes) -> Finding:
     head = [f"({first:g}, {second:g})" for first, second in BLENDS]
     to_first, to_second = zip(*columns, strict=True)
     rows = [["to the first", *to_first], ["to the second", *to_second]]
-    strips = [[firsts[i], *(pictures[i] for pictures in shown), seconds[i]] for i in _spread(len(pairs))]
+    strips = [[firsts[i], *(pictures[i] for pictures in shown), seconds[i]] for i in spread(len(pairs))]
     return Finding(table(["strengths; distance, Delta E", *head], rows), sheet(["first", *head, "second"], strips))
 
 
-def _spread(length: int, count: int = SHOWN) -> list[int]:
-    """Indices, evenly over the whole list."""
-    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
+def sized(client: FluxClient, gallery: Gallery) -> Finding:
+    """Are variations of other sizes and shapes still of their pictures?"""
+    sources, own = gallery.some(50), np.arange(50)
+    columns, shown = [], []
+    for height, width in SIZES:
+        pictures = drawn(client, [Ask((source,), {"height": height, "width": width}) for source in sources])
+        to_sources = distances(np.stack([middle(picture) for picture in pictures]), sources)
+        columns.append((f"{found_among_first(to_sources, own, 1):.0%}", f"{to_sources.diagonal().mean():.1f}"))
+        shown.append(pictures)
+    head = [f"{width}x{height}" for height, width in SIZES]
+    found, apart_by = zip(*columns, strict=True)
+    rows = [["nearest source, of 50, is its own", *found], ["distance from it, Delta E", *apart_by]]
+    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(len(sources))]
+    return Finding(table(["width x height", *head], rows), sheet(["source", *head], strips))
 
 
-QUESTIONS: dict[str, Callable[[FluxClient, Bytes], Finding]] = {
+QUESTIONS: dict[str, Callable[[FluxClient, Gallery], Finding]] = {
     "recognised": recognised,
     "varied": varied,
     "strengthened": strengthened,
     "guided": guided,
     "blended": blended,
+    "sized": sized,
+    "told": told,
+    "steered": steered,
 }

@@ -26,7 +26,7 @@ class Ask:
 
 
 def drawn(client: FluxClient, asks: Sequence[Ask]) -> Bytes:
-    """(asks, side, side, 3) uint8, in the order of the asks."""
+    """(asks, height, width, 3) uint8, in the order of the asks, which are all of one size."""
 
     def one(ask: Ask) -> Bytes:
         return np.asarray(client.redux(list(ask.sources), **{**USUAL, **ask.knobs})[0].image.convert("RGB"))

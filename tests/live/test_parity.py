@@ -10,7 +10,7 @@ from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
 from pictures import drawn_picture, encoded, pixels
 from raw import CONTEXT, call_grpc, call_http, tensors_of
-from reference import StockDiffusers
+from reference import Reference, StockDiffusers
 
 pytestmark = pytest.mark.live
 
@@ -30,7 +30,7 @@ LATENT_TOLERANCE = 1e-4
 
 def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarray:
     """The final latents, by calling the ensemble's first two models one after the other."""
-    for_prior = {name: tensors[name] for name in ("IMAGE", "PROMPT") if name in tensors}
+    for_prior = {name: tensors[name] for name in ("IMAGE", "PROMPT", "IMAGE_STRENGTH") if name in tensors}
     context = call_grpc(server.grpc_url, "flux_prior_redux", for_prior, CONTEXT)
     for_base = {name: values for name, values in tensors.items() if name not in for_prior}
     for_base |= {name: values[None] for name, values in context.items()}
@@ -43,13 +43,15 @@ def check_parity(
     picture, seed, guidance = drawn_picture(seed=height + steps), 1000 + width, 3.0
     expected = stock.variation(picture, height=height, width=width, steps=steps, guidance=guidance, seed=seed, **more)
     knobs = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
-    tensors = tensors_of([encoded(picture)], **more, **knobs)
+    check_answers(server, tensors_of([encoded(picture)], **more, **knobs), expected, seed)
 
+
+def check_answers(server: TritonServer, tensors: dict[str, np.ndarray], expected: Reference, seed: int) -> None:
     for call, url in ((call_grpc, server.grpc_url), (call_http, server.http_url)):
         answer = call(url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
         assert answer["OUTPUT_SEED"].tolist() == [seed]
         difference = np.abs(pixels(answer["OUTPUT_IMAGE"][0]) - expected.rgb)
-        assert difference.shape == (height, width, 3)
+        assert difference.shape == expected.rgb.shape
         assert difference.max() <= 1
 
     assert np.abs(latents_of(server, tensors) - expected.latents).max() <= LATENT_TOLERANCE
@@ -71,10 +73,28 @@ def test_another_architecture_gives_what_diffusers_gives(
     check_parity(random_server, random_stock, height=height, width=width, steps=steps)
 
 
+WHICH = [("demo_server", "demo_stock"), ("random_server", "random_stock")]
+
+
+@pytest.mark.parametrize(("server", "stock"), WHICH)
 def test_a_prompt_beside_the_picture_gives_what_diffusers_gives(
-    random_server: TritonServer, random_stock: StockDiffusers
+    server: str, stock: str, request: pytest.FixtureRequest
 ) -> None:
-    check_parity(random_server, random_stock, height=48, width=64, steps=5, prompt="a red apple with a green tree")
+    prompt = "a red apple with a green tree"
+    check_parity(*map(request.getfixturevalue, (server, stock)), height=48, width=64, steps=5, prompt=prompt)
+
+
+@pytest.mark.parametrize(("server", "stock"), WHICH)
+def test_a_prompt_and_a_picture_that_weighs_nothing_are_text_to_image(
+    server: str, stock: str, request: pytest.FixtureRequest
+) -> None:
+    prompt, knobs = "a green house", {"height": 64, "width": 48, "seed": 9}
+    flux: StockDiffusers = request.getfixturevalue(stock)
+    expected = flux.drawing(prompt, height=64, width=48, steps=6, guidance=2.0, seed=9)
+    tensors = tensors_of(
+        [encoded(drawn_picture(3))], prompt=prompt, strengths=[0.0], num_inference_steps=6, guidance_scale=2.0, **knobs
+    )
+    check_answers(request.getfixturevalue(server), tensors, expected, seed=9)
 
 
 def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_server: TritonServer) -> None:

@@ -57,6 +57,7 @@ def test_a_picture_of_strength_0_is_as_if_it_had_not_come(demo_server: TritonSer
     one, other = encoded(drawn_picture(3)), encoded(drawn_picture(4))
     both = vary(demo_server, [one, other], strengths=[1.0, 0.0])
     assert both == vary(demo_server, [one])
+    assert vary(demo_server, [one], strengths=[0.0]) == vary(demo_server, [other], strengths=[0.0])
     assert both != vary(demo_server, [one, other])
 
 

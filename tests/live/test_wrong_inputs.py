@@ -85,9 +85,9 @@ WRONG = {
         tensors_of([GOOD], strengths=[-1.0]),
         "flux_prior_redux: IMAGE_STRENGTH=-1, expected 0..4",
     ),
-    "a prompt that nothing can read": (
-        tensors_of([GOOD], prompt="a red apple"),
-        "flux_prior_redux: PROMPT is given, but the base checkpoint has no text encoders",
+    "a prompt that is too long": (
+        tensors_of([GOOD], prompt="a" * 4097),
+        "flux_prior_redux: PROMPT has 4097 characters, at most 4096",
     ),
 }
 

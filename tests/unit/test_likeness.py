@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flux_demo.pictures import augment
-from flux_quality.likeness import Bytes, apart, distances, features, found_among_first, lab
+from flux_quality.likeness import Bytes, apart, distances, features, found_among_first, lab, middle
+from flux_training.augmentation import augment
 
 
 def pictures(count: int) -> Bytes:
@@ -46,6 +46,13 @@ def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
     to_sources = distances(copies, sources)
     assert found_among_first(to_sources, np.arange(40), 1) >= 0.95
     assert to_sources.diagonal().mean() < 0.4 * to_sources.mean()
+
+
+def test_the_middle_of_an_oblong_picture_is_its_square() -> None:
+    source = pictures(1)[0]
+    wide = np.pad(source, ((0, 0), (32, 32), (0, 0)), constant_values=255)
+    assert np.array_equal(middle(wide), source)
+    assert middle(np.repeat(np.repeat(wide, 2, 0), 2, 1)).shape == source.shape
 
 
 def test_a_picture_is_no_distance_from_itself() -> None:

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Text, assemble, no_text
 from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.stages.noise_schedule import make_schedule
+from flux_serving.stages.prompt_encoding import check_prompt
 from flux_serving.stages.sampling_parameters import SamplingParameters
 
 FLUX_DEV_SCHEDULER = {
@@ -69,6 +70,13 @@ def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
 def test_the_empty_prompt_is_one_zero_token_that_weighs_512() -> None:
     text = no_text(8, 4, like=torch.ones(1))
     assert (text.tokens.shape, text.weight, float(text.tokens.abs().sum())) == ((1, 8), 512, 0.0)
+
+
+def test_a_prompt_without_text_encoders_is_refused() -> None:
+    prior = FluxPriorReduxPipeline(image_encoder=None, feature_extractor=None, image_embedder=None)
+    check_prompt(prior, "")
+    with pytest.raises(InvalidRequest, match="PROMPT is given, but the base checkpoint has no text encoders"):
+        check_prompt(prior, "a red apple")
 
 
 def parameters(**values: float) -> SamplingParameters:

@@ -1,0 +1,84 @@
+"""The text side of the demo checkpoint: tiny CLIP and T5 with tokenizers of their own, in the stock classes.
+
+T5 has no relative positions here (its table of biases is zero and stays so). Then all the padding of a prompt is alike,
+so 512 tokens of T5 are the prompt's own and one padding token that weighs the rest: training computes a dozen tokens
+where serving computes 512, with the same result. The order of the words is CLIP's to see.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+#: CLIP's is FluxPriorReduxPipeline's own; a prompt's T5 tokens, padding included, are what FluxPipeline asks for.
+CLIP_WIDTH, CLIP_TOKENS, T5_TOKENS = 768, 77, 512
+#: T5's width as trained; it is padded with zeros to the context's width.
+T5_WIDTH = 128
+T5_EPSILON = 1e-6
+
+
+def new_clip(vocabulary: int) -> CLIPTextModel:
+    """One layer at the stock width, because its norm subtracts a mean, which padding with zeros would change."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=CLIP_WIDTH,
+            intermediate_size=CLIP_WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=12,
+            max_position_embeddings=CLIP_TOKENS,
+            projection_dim=CLIP_WIDTH,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+
+
+def new_t5(vocabulary: int, width: int = T5_WIDTH) -> T5EncoderModel:
+    """Two layers. The norms divide by the root of a mean over the width, so their epsilon goes with it."""
+    encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=vocabulary,
+            d_model=width,
+            d_kv=32,
+            num_heads=4,
+            d_ff=256,
+            num_layers=2,
+            dropout_rate=0.0,
+            layer_norm_epsilon=T5_EPSILON * T5_WIDTH / width,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+    biases = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    torch.nn.init.zeros_(biases)
+    biases.requires_grad_(False)
+    return encoder
+
+
+def at_width(t5_weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    """The weights as they have to be once zeros pad them to this width: the norms' means become smaller."""
+    factor = (T5_WIDTH / width) ** 0.5
+    return {name: weight * factor if "layer_norm" in name else weight for name, weight in t5_weights.items()}
+
+
+def clip_tokenizer(files: dict[str, str]) -> CLIPTokenizer:
+    return CLIPTokenizer(
+        vocab=json.loads(files["clip.vocab"]),
+        merges=[tuple(merge) for merge in json.loads(files["clip.merges"])],
+        unk_token="<|endoftext|>",
+        model_max_length=CLIP_TOKENS,
+    )
+
+
+def t5_tokenizer(files: dict[str, str]) -> T5TokenizerFast:
+    return T5TokenizerFast(
+        vocab=[(piece, score) for piece, score in json.loads(files["t5.vocab"])],
+        extra_ids=0,
+        model_max_length=T5_TOKENS,
+    )

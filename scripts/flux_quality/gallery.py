@@ -1,0 +1,41 @@
+"""The pictures that questions are asked about, and the form of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from flux_demo.pictures import Picture
+from flux_quality.likeness import Bytes
+
+#: Rows of a sheet.
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """sources: (n, side, side, 3) uint8, of the held-out pictures."""
+
+    trained_on: Sequence[Picture]
+    held_out: Sequence[Picture]
+    sources: Bytes
+
+    def some(self, count: int) -> Bytes:
+        """So many sources, evenly over all of them."""
+        return self.sources[spread(len(self.sources), count)]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """table: Markdown. sheet: what was drawn, for looking at."""
+
+    table: str
+    sheet: Image.Image
+
+
+def spread(length: int, count: int = SHOWN) -> list[int]:
+    """Indices, evenly over the whole list."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()

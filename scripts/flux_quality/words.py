@@ -1,0 +1,98 @@
+"""What prompts do: alone, where the picture weighs nothing, and beside a picture."""
+
+from __future__ import annotations
+
+from statistics import median_low
+
+import numpy as np
+import numpy.typing as npt
+
+from flux_client import FluxClient
+from flux_demo.pictures import Picture
+from flux_documents import table
+from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.likeness import Bytes, features
+from flux_quality.sheet import captioned, sheet
+from flux_quality.studio import Ask, drawn
+from flux_training.captions import captions, paraphrase, plain
+
+#: Prompts of each sort.
+COUNT = 50
+STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+BLANK = np.full((64, 64, 3), 255, np.uint8)
+
+
+def told(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does a prompt alone draw a thing of its kind?"""
+    census = Census([*gallery.trained_on, *gallery.held_out])
+    rows, prompts, shown = [], [], []
+    for sort, chosen in (
+        ("new combinations of known words: names of held-out pictures", combinations(gallery)),
+        ("paraphrases: names of trained pictures, the words the other way round", paraphrases(gallery)),
+    ):
+        pictures = drawn(client, [Ask((BLANK,), {"image_strength": 0.0, "prompt": text}) for text, _ in chosen])
+        share, chance = census.share(pictures, [kind for _, kind in chosen])
+        rows.append([sort, str(len(chosen)), f"{share:.0%}", f"{chance:.1%}", f"{share / chance:.0f}"])
+        prompts += [text for text, _ in chosen]
+        shown += list(pictures)
+    head = ["prompts", "how many", "nearest neighbour is of the right kind", "by chance", "times chance"]
+    return Finding(table(head, rows), captioned(prompts, shown, columns=10))
+
+
+def steered(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does a prompt beside a picture pull the variation towards its own kind?"""
+    census = Census([*gallery.trained_on, *gallery.held_out])
+    sources = gallery.some(COUNT)
+    kinds = [gallery.held_out[i].kind for i in spread(len(gallery.held_out), COUNT)]
+    chosen = paraphrases(gallery)[::-1]
+    columns, shown = [], []
+    for strength in STRENGTHS:
+        knobs = [{"image_strength": strength, "prompt": text} for text, _ in chosen]
+        pictures = drawn(client, [Ask((source,), knob) for source, knob in zip(sources, knobs, strict=True)])
+        columns.append([f"{census.share(pictures, of)[0]:.0%}" for of in ([kind for _, kind in chosen], kinds)])
+        shown.append(pictures)
+    of_prompt, of_picture = zip(*columns, strict=True)
+    head = [f"{strength:g}" for strength in STRENGTHS]
+    rows = [["the prompt's", *of_prompt], ["the picture's", *of_picture]]
+    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(COUNT)]
+    words = [chosen[i][0] for i in spread(COUNT)]
+    return Finding(
+        table(["nearest neighbour is of this kind; `IMAGE_STRENGTH`", *head], rows),
+        sheet(["source", *head], strips, words),
+    )
+
+
+def combinations(gallery: Gallery) -> list[tuple[str, str]]:
+    """Names and kinds of held-out pictures whose every word some caption has, and no caption as a whole."""
+    known = {text for picture in gallery.trained_on for text in captions(picture)}
+    words = {word for text in known for word in text.split()}
+    named = [(plain(picture.name), picture.kind) for picture in gallery.held_out]
+    fit = {(kind, text) for text, kind in named if text not in known and set(text.split()) <= words}
+    by_kind = [(text, kind) for kind, text in sorted(fit)]
+    return [by_kind[i] for i in spread(len(by_kind), COUNT)]
+
+
+def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
+    """Of names that have an order to change; evenly over the kinds, not over the pictures."""
+    known = {text for picture in gallery.trained_on for text in captions(picture)}
+    by_kind: dict[str, list[str]] = {}
+    for picture in gallery.trained_on:
+        if (text := paraphrase(picture)) not in known:
+            by_kind.setdefault(picture.kind, []).append(text)
+    kinds = sorted(by_kind)
+    return [(median_low(by_kind[kinds[i]]), kinds[i]) for i in spread(len(kinds), COUNT)]
+
+
+class Census:
+    """All pictures there are, and of what kind."""
+
+    def __init__(self, pictures: list[Picture]) -> None:
+        self._features = features(np.stack([picture.rgb for picture in pictures]))
+        self._kinds = np.array([picture.kind for picture in pictures])
+
+    def share(self, pictures: Bytes, kinds: list[str]) -> tuple[float, float]:
+        """How many of them have a nearest neighbour of the kind that they should have, and how many would by chance."""
+        wanted: npt.NDArray[np.str_] = np.array(kinds)
+        nearest = [((self._features - own) ** 2).sum(axis=1).argmin() for own in features(pictures)]
+        chance = (self._kinds[:, None] == wanted).mean()
+        return float((self._kinds[nearest] == wanted).mean()), float(chance)

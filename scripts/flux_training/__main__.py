@@ -1,0 +1,53 @@
+"""`scripts/train_demo`: the stages of the training, each resumable, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flux_demo.pictures import fetch_package, load_pictures, split
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STAGES = ("vae", "flow", "guidance", "pack", "curves")
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/train_demo", description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the data, the logs and the states")
+    parser.add_argument("--steps", type=int, help="of flow or guidance; default: 6200 and 800")
+    parser.add_argument("--start-from", type=Path, help="an earlier asset whose weights the flow starts with")
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = read_options()
+    vae, flow, guidance = (chosen.runs / name for name in ("vae", "flow", "guidance"))
+    if chosen.stage == "pack":
+        from flux_training.pack import pack
+
+        pack(vae, flow, guidance)
+        return
+    if chosen.stage == "curves":
+        from flux_training.curves import draw_curves
+
+        draw_curves(chosen.runs, ROOT / "docs" / "pictures" / "demo" / "training.png")
+        return
+    trained_on, held_out = split(load_pictures(fetch_package(chosen.runs)))
+    print(f"{len(trained_on)} pictures to train on, {len(held_out)} held out", flush=True)
+    if chosen.stage == "vae":
+        from flux_training.vae import train_vae
+
+        train_vae(trained_on, held_out, vae)
+    elif chosen.stage == "flow":
+        from flux_training.flow import train_flow
+
+        train_flow(trained_on, vae, flow, chosen.steps or 6200, chosen.start_from)
+    else:
+        from flux_training.guidance import train_guidance
+
+        train_guidance(trained_on, vae, flow, guidance, chosen.steps or 800)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a step of training sees: targets on many grids, and conditions that leave room for variation.
+
+Every row of a step is told of its target in the same way: by a picture, by words, or by both; one in ten is told
+nothing, so that the network also knows what to draw then. A picture that weighs 1 is another copy of the target. The
+less it weighs, the more often the target is only a relative of it, and the more it weighs, the more often the very
+same copy: this is what `IMAGE_STRENGTH` means to the demo.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flux_demo.pictures import Picture
+from flux_training.augmentation import augmented, remixed
+from flux_training.captions import captions
+from flux_training.networks import Condition, Flow
+from flux_training.vae import to_model_range
+
+#: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
+GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
+GRIDS |= dict.fromkeys([(4, 6), (6, 4), (4, 8), (8, 4), (6, 12), (12, 6)], 1)
+NATIVE = (4, 4)
+REMIXED_COPIES = 4
+#: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
+AUGMENTED = 0.5
+#: The share of steps on the native grid.
+NATIVE_SHARE = 0.8
+#: Rows of a step, as many as its tokens allow.
+BATCH = 48
+MOST_TOKENS = 48 * 33
+
+#: What tells of the target, and in what share of steps. A remixed picture has no name and no relatives.
+WAYS = {"picture": 0.5, "remix": 0.15, "words": 0.2, "both": 0.15}
+NOTHING_SHARE = 0.1
+#: Of pictures alone, the share that weighs something else than 1, and what then.
+WEIGHED_SHARE = 0.3
+WEIGHTS = (0.15, 2.5)
+#: Beside words, the share of pictures that are a relative of the target.
+RELATIVE_SHARE = 0.5
+
+
+def placed(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(64, 64, 3) to (16 * rows, 16 * columns, 3): as large as fits, in the middle, on white."""
+    side = 16 * min(rows, columns)
+    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (16 * columns, 16 * rows), (255, 255, 255))
+    canvas.paste(picture, ((canvas.width - side) // 2, (canvas.height - side) // 2))
+    return np.asarray(canvas)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
+
+    pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
+    """
+
+    rows: int
+    columns: int
+    target: Tensor
+    noise: Tensor
+    t: Tensor
+    guidance: Tensor
+    pictures: Tensor | None
+    weights: Tensor
+    prompts: list[str]
+
+    @property
+    def noisy(self) -> Tensor:
+        return torch.lerp(self.target, self.noise, self.t[:, None, None])
+
+    def condition(self, flow: Flow) -> Condition:
+        return flow.condition(self.pictures, self.weights, self.prompts)
+
+    def unconditional(self, flow: Flow) -> Condition:
+        return flow.condition(None, torch.zeros_like(self.weights), [""] * len(self.prompts))
+
+
+class Examples:
+    def __init__(
+        self, pictures: Sequence[Picture], encode: Callable[[np.ndarray], Tensor], seed: int, cache: Path
+    ) -> None:
+        """encode: (m, height, width, 3) uint8 to packed latents, which the cache's file keeps for the next time."""
+        self._seed = seed
+        self._captions = [captions(picture) for picture in pictures]
+        kinds = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            kinds[picture.kind].append(index)
+        self._relatives = [kinds[picture.kind] for picture in pictures]
+        originals = np.stack([picture.rgb for picture in pictures])
+        self._copies = augmented(originals, GRIDS[NATIVE], seed + 1, AUGMENTED)
+        self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
+        if not cache.exists():
+            torch.save(self._encoded(encode), cache)
+        self._latents, self._remixed_latents = torch.load(cache, weights_only=True)
+
+    def _encoded(self, encode: Callable[[np.ndarray], Tensor]) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+        latents = {
+            grid: torch.stack([encode(np.stack([placed(rgb, *grid) for rgb in copy])) for copy in self._copies[:count]])
+            for grid, count in GRIDS.items()
+        }
+        return latents, torch.stack([encode(copy) for copy in self._remixed_copies])
+
+    def draw(self, step: int, guidance: tuple[float, float]) -> Example:
+        """The batch of this step: the same at every call."""
+        rng = np.random.default_rng((self._seed, step))
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        way = str(rng.choice(list(WAYS), p=list(WAYS.values())))
+        grid = NATIVE
+        if way != "remix" and rng.random() >= NATIVE_SHARE:
+            others = [grid for grid in GRIDS if grid != NATIVE]
+            grid = others[rng.integers(len(others))]
+        latents = self._remixed_latents if way == "remix" else self._latents[grid]
+        copies = self._remixed_copies if way == "remix" else self._copies
+        count = min(BATCH, MOST_TOKENS // (17 + grid[0] * grid[1]))
+
+        index = rng.integers(0, latents.shape[1], count)
+        weights = np.ones(count)
+        if way == "picture":
+            weighed = rng.random(count) < WEIGHED_SHARE
+            weights = np.where(weighed, np.exp(rng.uniform(*np.log(WEIGHTS), count)), weights)
+        is_relative = rng.random(count) < np.where(way == "both", RELATIVE_SHARE, (0.8 - weights) / 0.8)
+        shown = np.where(is_relative, [rng.choice(self._relatives[i]) for i in index], index)
+        copy = rng.integers(0, len(latents), count)
+        is_same = rng.random(count) < weights - 1
+        shown_copy = np.where(is_same, copy, rng.integers(0, len(copies), count))
+
+        told = rng.random(count) >= NOTHING_SHARE
+        words = [self._captions[i][rng.integers(len(self._captions[i]))] for i in index]
+        target = latents[torch.from_numpy(copy), torch.from_numpy(index)]
+        return Example(
+            *grid,
+            target=target,
+            noise=torch.randn(target.shape, generator=generator),
+            t=torch.sigmoid(torch.randn(count, generator=generator) + 0.4),
+            guidance=torch.from_numpy(rng.uniform(*guidance, count)).float(),
+            pictures=None if way == "words" else to_model_range(copies[shown_copy, shown]),
+            weights=torch.from_numpy(weights * told).float(),
+            prompts=[text if tell and way in ("words", "both") else "" for text, tell in zip(words, told, strict=True)],
+        )

@@ -1,0 +1,97 @@
+"""Train the transformer, the towers and the Redux embedder together, by flow matching on the VAE's latents.
+
+`examples.py` says what a step sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flux_demo.architecture import new_vae
+from flux_demo.pictures import Picture
+from flux_training.captions import captions
+from flux_training.examples import Examples
+from flux_training.networks import Flow
+from flux_training.progress import MovingAverage, Run, averaged_weights, learning_rate
+from flux_training.vae import to_model_range
+from flux_training.vocabulary import learn_tokenizers
+
+PEAK_RATE = 1.5e-3
+GUIDANCE = (1.0, 5.0)
+
+
+class Latents:
+    """Pictures to packed latents of unit variance."""
+
+    def __init__(self, vae_run: Path, pictures: list[Picture]) -> None:
+        """pictures: whose latents the unit is taken from."""
+        self._vae = new_vae().eval()
+        self._vae.load_state_dict(averaged_weights(vae_run))
+        encoder = b"".join(weight.numpy().tobytes() for weight in self._vae.encoder.state_dict().values())
+        self.cache = vae_run / f"latents-{hashlib.sha256(encoder).hexdigest()[:12]}.pt"
+        raw = self._encode(np.stack([picture.rgb for picture in pictures]))
+        self.statistics = {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
+
+    def __call__(self, rgb: np.ndarray) -> Tensor:
+        """(m, height, width, 3) uint8 to (m, tokens, 64)."""
+        latents = (self._encode(rgb) - self.statistics["shift_factor"]) * self.statistics["scaling_factor"]
+        return FluxPipeline._pack_latents(latents, *latents.shape)
+
+    @torch.no_grad()
+    def _encode(self, rgb: np.ndarray) -> Tensor:
+        parts = np.array_split(rgb, max(1, rgb.size // (64 * 64 * 3 * 64)))
+        return torch.cat([self._vae.encode(to_model_range(part)).latent_dist.mode() for part in parts])
+
+
+def start_from(flow: Flow, asset: Path) -> None:
+    """Take over the weights of an earlier asset, where it has them in the same shape."""
+    own = flow.state_dict()
+    earlier = {name: weight.float() for name, weight in load_file(asset).items() if name in own}
+    own.update({name: weight for name, weight in earlier.items() if weight.shape == own[name].shape})
+    flow.load_state_dict(own)
+
+
+def train_flow(
+    trained_on: list[Picture], vae_run: Path, folder: Path, steps: int, earlier: Path | None, seed: int = 0
+) -> None:
+    """Resumable. earlier: an asset to start from."""
+    torch.manual_seed(seed)
+    run = Run(folder)
+    latents = Latents(vae_run, trained_on)
+    tokenizers = learn_tokenizers(text for picture in trained_on for text in captions(picture))
+    (folder / "latents.json").write_text(json.dumps(latents.statistics))
+    (folder / "tokenizers.json").write_text(json.dumps(tokenizers))
+    examples = Examples(trained_on, latents, seed, latents.cache)
+    flow = Flow(tokenizers)
+    if earlier is not None:
+        start_from(flow, earlier)
+    optimizer = torch.optim.AdamW(flow.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
+    average = MovingAverage(flow, 0.999)
+    recent: list[float] = []
+    for step in range(run.resume(flow, optimizer, average), steps):
+        example = examples.draw(step, GUIDANCE)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, PEAK_RATE, 200)
+        velocity = flow.velocity(
+            example.noisy, example.condition(flow), example.t, example.guidance, example.rows, example.columns
+        )
+        loss = (velocity - (example.noise - example.target)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
+        optimizer.step()
+        average.update(flow, step)
+        recent.append(loss.item())
+        if (step + 1) % 50 == 0:
+            run.log(step=step + 1, loss=round(float(np.mean(recent)), 4))
+            recent.clear()
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            run.save(flow, optimizer, average, step + 1)

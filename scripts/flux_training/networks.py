@@ -1,0 +1,108 @@
+"""What the flow loss trains, as one module: towers, embedder and transformer, at the compact widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from flux_demo.architecture import (
+    CONTEXT_WIDTH,
+    POOLED_WIDTH,
+    TEXT_TOKENS,
+    new_image_embedder,
+    new_image_encoder,
+    new_transformer,
+)
+from flux_demo.text import T5_TOKENS, clip_tokenizer, new_clip, new_t5, t5_tokenizer
+
+
+@dataclass(frozen=True)
+class Condition:
+    """tokens: (n, length, width). weights: (n, length), 0 for what is not there. pooled: (n, 768)."""
+
+    tokens: Tensor
+    weights: Tensor
+    pooled: Tensor
+
+
+class Flow(nn.Module):
+    def __init__(self, tokenizers: dict[str, str]) -> None:
+        """tokenizers: of `learn_tokenizers`."""
+        super().__init__()
+        self.clip_tokenizer: CLIPTokenizer = clip_tokenizer(tokenizers)
+        self.t5_tokenizer: T5TokenizerFast = t5_tokenizer(tokenizers)
+        self.text_encoder = new_clip(len(self.clip_tokenizer))
+        self.text_encoder_2 = new_t5(len(self.t5_tokenizer))
+        self.image_encoder = new_image_encoder()
+        self.image_embedder = new_image_embedder()
+        self.transformer = new_transformer()
+
+    def condition(self, pictures: Tensor | None, weights: Tensor, prompts: Sequence[str]) -> Condition:
+        """pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,). prompts: "" for none, which is 512 zero tokens."""
+        text, text_weights, pooled = self._text(prompts)
+        if pictures is None:
+            return Condition(text, text_weights, pooled)
+        hidden = self.image_encoder(pixel_values=pictures).last_hidden_state
+        tokens = self.image_embedder(hidden).image_embeds
+        picture_weights = weights[:, None].expand(-1, tokens.shape[1])
+        return Condition(torch.cat([text, tokens], dim=1), torch.cat([text_weights, picture_weights], dim=1), pooled)
+
+    def _text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        rows = [row for row, prompt in enumerate(prompts) if prompt]
+        pooled = torch.zeros(len(prompts), POOLED_WIDTH)
+        if not rows:
+            empty = torch.zeros(len(prompts), 1, CONTEXT_WIDTH)
+            return empty, torch.full_like(empty[..., 0], TEXT_TOKENS), pooled
+        given = [prompts[row] for row in rows]
+        states, state_weights = t5_tokens(self.text_encoder_2, self.t5_tokenizer, given)
+        tokens = states.new_zeros(len(prompts), *states.shape[1:])
+        weights = states.new_zeros(len(prompts), states.shape[1])
+        weights[:, -1] = TEXT_TOKENS
+        index = torch.tensor(rows)
+        ids = self.clip_tokenizer(given, padding=True, truncation=True, return_tensors="pt").input_ids
+        return (
+            tokens.index_put((index,), states),
+            weights.index_put((index,), state_weights),
+            pooled.index_put((index,), self.text_encoder(input_ids=ids).pooler_output),
+        )
+
+    def velocity(
+        self, noisy: Tensor, condition: Condition, t: Tensor, guidance: Tensor, rows: int, columns: int
+    ) -> Tensor:
+        """noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. Returns the shape of `noisy`."""
+        bias = torch.cat([condition.weights.log(), noisy.new_zeros(len(noisy), noisy.shape[1])], dim=1)
+        velocity: Tensor = self.transformer(
+            hidden_states=noisy,
+            encoder_hidden_states=condition.tokens,
+            pooled_projections=condition.pooled,
+            timestep=t,
+            guidance=guidance,
+            img_ids=FluxPipeline._prepare_latent_image_ids(1, rows, columns, noisy.device, noisy.dtype),
+            txt_ids=noisy.new_zeros(condition.tokens.shape[1], 3),
+            joint_attention_kwargs={"attention_mask": bias[:, None, None, :]},
+            return_dict=False,
+        )[0]
+        return velocity
+
+
+def t5_tokens(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What T5 makes of prompts that are padded to 512, in as few tokens as they need.
+
+    Returns (prompts, tokens, width), and the weight of each token, (prompts, tokens): 1, of the last one what the
+    padding weighs, and 0 for what pads a shorter prompt of this batch.
+    """
+    ids = [tokenizer(prompt, truncation=True, max_length=T5_TOKENS - 1)["input_ids"] for prompt in prompts]
+    longest = max(map(len, ids))
+    padded = torch.full((len(ids), longest + 1), tokenizer.pad_token_id)
+    weights = torch.zeros(len(ids), longest + 1)
+    for row, own in enumerate(ids):
+        padded[row, : len(own)] = torch.tensor(own)
+        weights[row, : len(own)] = 1
+        weights[row, -1] = T5_TOKENS - len(own)
+    states = encoder(input_ids=padded, attention_mask=weights.log()[:, None, None, :]).last_hidden_state
+    return states, weights

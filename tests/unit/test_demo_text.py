@@ -1,0 +1,72 @@
+"""The demo's text side: what is trained in a dozen tokens is what stock T5 makes of 512, at the stock width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from flux_demo.asset import _load_padded
+from flux_demo.pictures import Picture
+from flux_demo.text import T5_TOKENS, T5_WIDTH, at_width, clip_tokenizer, new_t5, t5_tokenizer
+from flux_training.captions import captions, paraphrase
+from flux_training.networks import t5_tokens
+from flux_training.vocabulary import learn_tokenizers
+
+CAPTIONS = [
+    "red apple",
+    "green apple",
+    "smiling face with sunglasses",
+    "a house with a garden",
+    "clock face two oclock",
+]
+WIDE = 4 * T5_WIDTH
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    return learn_tokenizers(CAPTIONS)
+
+
+@torch.no_grad()
+def test_a_dozen_weighted_tokens_are_the_512_of_the_stock_encoder(files: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer(files)
+    compact, stock = new_t5(len(tokenizer)).eval(), new_t5(len(tokenizer), WIDE).eval()
+    _load_padded(stock, at_width(compact.state_dict(), WIDE))
+    prompts = ["red apple", "smiling face with sunglasses"]
+    states, weights = t5_tokens(compact, tokenizer, prompts)
+    ids = tokenizer(prompts, padding="max_length", max_length=T5_TOKENS, return_tensors="pt").input_ids
+    expected = stock(ids).last_hidden_state
+    assert not expected[..., T5_WIDTH:].any()
+    assert weights.sum(dim=1).tolist() == [T5_TOKENS, T5_TOKENS]
+    for row, prompt in enumerate(prompts):
+        own = len(tokenizer(prompt).input_ids)
+        assert weights[row, -1] == T5_TOKENS - own
+        assert torch.allclose(states[row, :own], expected[row, :own, :T5_WIDTH], atol=1e-5)
+        assert torch.allclose(states[row, -1], expected[row, own:, :T5_WIDTH], atol=1e-5)
+    assert states[0, :2].std() > 0.1
+
+
+def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    for name, tokenizer in (("clip", clip_tokenizer(files)), ("t5", t5_tokenizer(files))):
+        tokenizer.save_pretrained(tmp_path / name)
+        loaded = AutoTokenizer.from_pretrained(tmp_path / name)
+        for text in (*CAPTIONS, "Red  APPLE, xylophone", ""):
+            assert loaded(text).input_ids == tokenizer(text).input_ids
+        assert loaded.model_max_length == tokenizer.model_max_length
+
+
+def test_no_caption_is_its_paraphrase() -> None:
+    picture = Picture("RED APPLE", "1F34E", "1F34E", np.zeros((64, 64, 3), np.uint8), ("apple",), "food-fruit")
+    assert captions(picture) == [
+        *("red apple", "a red apple", "red apple food fruit"),
+        *("apple", "an apple", "apple food fruit"),
+        "food fruit",
+    ]
+    assert paraphrase(picture) == "apple red"

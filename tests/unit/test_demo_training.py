@@ -1,0 +1,117 @@
+"""What the demo's training shows the networks, and that it computes what serving will."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from flux_demo.pictures import Picture
+from flux_training.augmentation import remixed
+from flux_training.captions import captions
+from flux_training.examples import GRIDS, NATIVE, Example, Examples, placed
+from flux_training.networks import Flow
+from flux_training.vocabulary import learn_tokenizers
+
+STEPS = 300
+GUIDANCE = (1.0, 5.0)
+
+
+def coloured(index: int) -> Picture:
+    rgb = np.full((64, 64, 3), 255, np.uint8)
+    rgb[16:48, 16:48] = (index * 40, 0, 255 - index * 40)
+    return Picture(f"square {index}", str(index), str(index), rgb, (), "even" if index % 2 == 0 else "odd")
+
+
+PICTURES = [coloured(index) for index in range(6)]
+
+
+def mean_colours(rgb: np.ndarray) -> Tensor:
+    """Stands for the autoencoder: every token of a picture holds its mean colour."""
+    height, width = (side // 16 for side in rgb.shape[1:3])
+    return torch.from_numpy(rgb.mean(axis=(1, 2))).float()[:, None].expand(-1, height * width, 3)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return Examples(PICTURES, mean_colours, 0, tmp_path_factory.mktemp("examples") / "latents.pt")
+
+
+@pytest.fixture(scope="module")
+def drawn(examples: Examples) -> list[Example]:
+    return [examples.draw(step, GUIDANCE) for step in range(STEPS)]
+
+
+@pytest.fixture(scope="module")
+def flow() -> Flow:
+    torch.manual_seed(0)
+    return Flow(learn_tokenizers(text for picture in PICTURES for text in captions(picture))).eval()
+
+
+def test_a_step_sees_the_same_at_every_call(examples: Examples, drawn: list[Example]) -> None:
+    again = examples.draw(7, GUIDANCE)
+    assert torch.equal(again.target, drawn[7].target)
+    assert torch.equal(again.noise, drawn[7].noise)
+    assert again.prompts == drawn[7].prompts
+    assert not torch.equal(drawn[8].noise[:2, :1], drawn[7].noise[:2, :1])
+
+
+def test_every_grid_is_seen_and_the_native_one_most(drawn: list[Example]) -> None:
+    grids = [(example.rows, example.columns) for example in drawn]
+    assert set(grids) == set(GRIDS)
+    assert grids.count(NATIVE) > STEPS / 2
+
+
+def test_one_row_in_ten_is_told_nothing(drawn: list[Example]) -> None:
+    told = [
+        bool(prompt) or (example.pictures is not None and weight > 0)
+        for example in drawn
+        for prompt, weight in zip(example.prompts, example.weights.tolist(), strict=True)
+    ]
+    assert 0.05 < 1 - np.mean(told) < 0.15
+
+
+def test_the_less_a_picture_weighs_the_less_it_tells(drawn: list[Example]) -> None:
+    """Of its colour, in which relatives differ and copies do not."""
+    weak, usual, strong = [], [], []
+    for example in drawn:
+        if example.pictures is None or any(example.prompts) or (example.rows, example.columns) != NATIVE:
+            continue
+        shown = (example.pictures.mean(dim=(2, 3)) + 1) * 127.5
+        difference = (shown - example.target[:, 0]).abs().amax(dim=1)
+        for weight, apart in zip(example.weights.tolist(), difference.tolist(), strict=True):
+            (weak if 0 < weight < 0.4 else strong if weight >= 2 else usual if weight == 1 else []).append(apart)
+    assert max(strong) < 0.01 < np.mean(usual) < 0.5 * np.mean(weak)
+
+
+def test_a_remixed_picture_is_two_halves() -> None:
+    halves = remixed(np.stack([picture.rgb for picture in PICTURES]), seed=1)
+    assert halves.shape == (6, 64, 64, 3)
+    colours = {tuple(rgb[32, column].tolist()) for rgb in halves for column in (20, 44)}
+    assert len(colours) > 6
+
+
+def test_a_picture_is_placed_in_the_middle_as_large_as_fits() -> None:
+    rgb = placed(PICTURES[0].rgb, rows=4, columns=8)
+    assert rgb.shape == (64, 128, 3)
+    assert np.array_equal(rgb[:, 32:96], PICTURES[0].rgb)
+    assert (rgb[:, :32] == 255).all()
+
+
+@torch.no_grad()
+def test_pictures_that_weigh_nothing_are_as_none(flow: Flow) -> None:
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+    none = torch.zeros(2)
+    noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
+    prompts = ["square 1", ""]
+    without, weightless, shown = (
+        flow.velocity(noisy, condition, t, guidance, *NATIVE)
+        for condition in (
+            flow.condition(None, none, prompts),
+            flow.condition(pictures, none, prompts),
+            flow.condition(pictures, none + 1, prompts),
+        )
+    )
+    assert torch.allclose(without, weightless, atol=1e-5)
+    assert not torch.allclose(without, shown, atol=1e-3)

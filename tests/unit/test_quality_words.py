@@ -1,0 +1,35 @@
+"""The questions about prompts: what is asked was never trained, and what counts as right is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flux_demo.pictures import Picture
+from flux_quality.gallery import Gallery
+from flux_quality.words import Census, combinations, paraphrases
+from flux_training.captions import captions
+
+
+def picture(name: str, kind: str, level: int) -> Picture:
+    return Picture(name, name, name, np.full((64, 64, 3), level, np.uint8), (), kind)
+
+
+TRAINED = [picture("red apple", "fruit", 10), picture("green pear", "fruit", 40), picture("key", "tool", 240)]
+HELD_OUT = [picture("green apple", "fruit", 80), picture("blue apple", "fruit", 90), picture("red apple", "fruit", 95)]
+GALLERY = Gallery(TRAINED, HELD_OUT, np.stack([one.rgb for one in HELD_OUT]))
+
+
+def test_combinations_are_new_and_of_known_words() -> None:
+    assert combinations(GALLERY) == [("green apple", "fruit")]
+
+
+def test_paraphrases_are_in_no_caption() -> None:
+    assert paraphrases(GALLERY) == [("apple red", "fruit")]
+    assert not {text for one in TRAINED for text in captions(one)} & {"pear green", "apple red"}
+
+
+def test_right_is_the_kind_of_the_nearest_and_chance_is_how_common_it_is() -> None:
+    drawn = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (12, 230, 235, 42)])
+    share, chance = Census([*TRAINED, *HELD_OUT]).share(drawn, ["fruit", "tool", "fruit", "fruit"])
+    assert share == 0.75
+    assert chance == (5 + 1 + 5 + 5) / 6 / 4
