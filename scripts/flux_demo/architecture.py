@@ -1,7 +1,7 @@
 """The networks, twice: compact, as they are trained, and stock, as diffusers' FLUX pipelines expect them.
 
 Stock widths that the pipelines hard-code (context 4096, embedder 12288) are the compact widths padded
-with zeros, which changes no product; `expand.py` does the padding.
+with zeros, which changes no product; `asset.py` does the padding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH = 128, 4096
 POOLED_WIDTH = 768
 
-#: Zero text tokens of the stock pipeline, trained and served as one token of this weight.
+#: Text tokens of the stock pipeline: a prompt's with its padding, or so many zeros.
 TEXT_TOKENS = 512
 
 #: FLUX.1-dev's scheduler_config.json.

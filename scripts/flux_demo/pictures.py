@@ -86,8 +86,10 @@ def is_held_out(picture: Picture) -> bool:
 
 
 def split(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """Returns (trained on, held out)."""
-    return [p for p in pictures if not is_held_out(p)], [p for p in pictures if is_held_out(p)]
+    """Returns (trained on, held out). What is drawn like a held-out picture, under whatever name, is in neither."""
+    held_out = [p for p in pictures if is_held_out(p)]
+    drawn = {p.rgb.tobytes() for p in held_out}
+    return [p for p in pictures if not is_held_out(p) and p.rgb.tobytes() not in drawn], held_out
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

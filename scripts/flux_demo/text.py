@@ -3,6 +3,9 @@
 T5 has no relative positions here (its table of biases is zero and stays so). Then all the padding of a prompt is alike,
 so 512 tokens of T5 are the prompt's own and one padding token that weighs the rest: training computes a dozen tokens
 where serving computes 512, with the same result. The order of the words is CLIP's to see.
+
+The padding starts from a zero embedding and keeps it. So all that it holds is what it took from the prompt's own
+tokens, which the norms make as large as they are; otherwise 500 tokens that say nothing would drown the few that do.
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-#: CLIP's is FluxPriorReduxPipeline's own; a prompt's T5 tokens, padding included, are what FluxPipeline asks for.
-CLIP_WIDTH, CLIP_TOKENS, T5_TOKENS = 768, 77, 512
+from flux_demo.architecture import TEXT_TOKENS
+
+#: CLIP's width is FluxPriorReduxPipeline's own.
+CLIP_WIDTH, CLIP_TOKENS = 768, 77
 #: T5's width as trained; it is padded with zeros to the context's width.
 T5_WIDTH = 128
 T5_EPSILON = 1e-6
+#: T5's padding token.
+PADDING = 0
 
 
 def new_clip(vocabulary: int) -> CLIPTextModel:
@@ -55,6 +62,9 @@ def new_t5(vocabulary: int, width: int = T5_WIDTH) -> T5EncoderModel:
             use_cache=False,
         )
     )
+    embedding = encoder.encoder.embed_tokens
+    embedding.padding_idx = PADDING
+    torch.nn.init.zeros_(embedding.weight[PADDING].detach())
     biases = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
     torch.nn.init.zeros_(biases)
     biases.requires_grad_(False)
@@ -80,5 +90,5 @@ def t5_tokenizer(files: dict[str, str]) -> T5TokenizerFast:
     return T5TokenizerFast(
         vocab=[(piece, score) for piece, score in json.loads(files["t5.vocab"])],
         extra_ids=0,
-        model_max_length=T5_TOKENS,
+        model_max_length=TEXT_TOKENS,
     )

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 CELLS = 8
-#: Within what `flux_demo.pictures.augment` does: a scale of 15 %, a shift of 10 %, a flip.
+#: Within what `flux_training.augmentation.augment` does: a scale of 15 %, a shift of 10 %, a flip.
 SCALES = (0.88, 1.0, 1.12)
 SHIFTS = (-0.08, -0.04, 0.0, 0.04, 0.08)
 

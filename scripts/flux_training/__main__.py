@@ -15,7 +15,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/train_demo", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the data, the logs and the states")
-    parser.add_argument("--steps", type=int, help="of flow or guidance; default: 6200 and 800")
+    parser.add_argument("--steps", type=int, help="of flow or guidance, others have their own; default: 6200 and 800")
     parser.add_argument("--start-from", type=Path, help="an earlier asset whose weights the flow starts with")
     return parser.parse_args()
 

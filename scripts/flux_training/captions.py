@@ -1,4 +1,4 @@
-"""What the pictures are called: captions to train on, and paraphrases that no training sees."""
+"""What the pictures are called: captions to train on, and the same words the other way round, which no training sees."""
 
 from __future__ import annotations
 

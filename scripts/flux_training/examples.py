@@ -8,6 +8,7 @@ same copy: this is what `IMAGE_STRENGTH` means to the demo.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ NATIVE = (4, 4)
 REMIXED_COPIES = 4
 #: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
 AUGMENTED = 0.5
-#: The share of steps on the native grid.
+#: The share of steps on the native grid, of those that show no remixed picture: these are always on it.
 NATIVE_SHARE = 0.8
-#: Rows of a step, as many as its tokens allow.
+#: Rows of a step at most: as many as its tokens allow.
 BATCH = 48
 MOST_TOKENS = 48 * 33
 
@@ -58,11 +59,12 @@ def placed(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Example:
-    """A batch. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
+    """A batch, all of which is told in one way. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
 
     pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
     """
 
+    way: str
     rows: int
     columns: int
     target: Tensor
@@ -88,7 +90,10 @@ class Examples:
     def __init__(
         self, pictures: Sequence[Picture], encode: Callable[[np.ndarray], Tensor], seed: int, cache: Path
     ) -> None:
-        """encode: (m, height, width, 3) uint8 to packed latents, which the cache's file keeps for the next time."""
+        """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
+
+        cache: its path, to whose name the pictures add theirs.
+        """
         self._seed = seed
         self._captions = [captions(picture) for picture in pictures]
         kinds = defaultdict(list)
@@ -98,9 +103,21 @@ class Examples:
         originals = np.stack([picture.rgb for picture in pictures])
         self._copies = augmented(originals, GRIDS[NATIVE], seed + 1, AUGMENTED)
         self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
-        if not cache.exists():
-            torch.save(self._encoded(encode), cache)
-        self._latents, self._remixed_latents = torch.load(cache, weights_only=True)
+        self._latents, self._remixed_latents = self._cached(encode, cache)
+
+    def _cached(
+        self, encode: Callable[[np.ndarray], Tensor], cache: Path
+    ) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+        digest = hashlib.sha256(repr(GRIDS).encode())
+        for copies in (self._copies, self._remixed_copies):
+            digest.update(copies)
+        file = cache.with_name(f"{cache.stem}-{digest.hexdigest()[:8]}.pt")
+        if not file.exists():
+            unfinished = file.with_suffix(".part")
+            torch.save(self._encoded(encode), unfinished)
+            unfinished.replace(file)
+        latents: tuple[dict[tuple[int, int], Tensor], Tensor] = torch.load(file, weights_only=True)
+        return latents
 
     def _encoded(self, encode: Callable[[np.ndarray], Tensor]) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
         latents = {
@@ -137,6 +154,7 @@ class Examples:
         words = [self._captions[i][rng.integers(len(self._captions[i]))] for i in index]
         target = latents[torch.from_numpy(copy), torch.from_numpy(index)]
         return Example(
+            way,
             *grid,
             target=target,
             noise=torch.randn(target.shape, generator=generator),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class Latents:
         self._vae = new_vae().eval()
         self._vae.load_state_dict(averaged_weights(vae_run))
         encoder = b"".join(weight.numpy().tobytes() for weight in self._vae.encoder.state_dict().values())
-        self.cache = vae_run / f"latents-{hashlib.sha256(encoder).hexdigest()[:12]}.pt"
+        self.digest = hashlib.sha256(encoder).hexdigest()
         raw = self._encode(np.stack([picture.rgb for picture in pictures]))
         self.statistics = {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
 
@@ -51,11 +52,21 @@ class Latents:
         return torch.cat([self._vae.encode(to_model_range(part)).latent_dist.mode() for part in parts])
 
 
+def tokenizers_of_run(path: Path, trained_on: list[Picture]) -> dict[str, str]:
+    """Learned once for a run: learning them again would give other numbers to some of the pieces."""
+    if not path.exists():
+        learned = learn_tokenizers(text for picture in trained_on for text in captions(picture))
+        path.write_text(json.dumps(learned))
+    files: dict[str, str] = json.loads(path.read_text())
+    return files
+
+
 def start_from(flow: Flow, asset: Path) -> None:
-    """Take over the weights of an earlier asset, where it has them in the same shape."""
+    """Take over what an earlier asset knows of pictures, where the shapes are the same; words are learned anew."""
     own = flow.state_dict()
-    earlier = {name: weight.float() for name, weight in load_file(asset).items() if name in own}
-    own.update({name: weight for name, weight in earlier.items() if weight.shape == own[name].shape})
+    for name, weight in load_file(asset).items():
+        if name.startswith(("image_", "transformer.")) and weight.shape == own[name].shape:
+            own[name] = weight.float()
     flow.load_state_dict(own)
 
 
@@ -66,16 +77,15 @@ def train_flow(
     torch.manual_seed(seed)
     run = Run(folder)
     latents = Latents(vae_run, trained_on)
-    tokenizers = learn_tokenizers(text for picture in trained_on for text in captions(picture))
     (folder / "latents.json").write_text(json.dumps(latents.statistics))
-    (folder / "tokenizers.json").write_text(json.dumps(tokenizers))
-    examples = Examples(trained_on, latents, seed, latents.cache)
+    tokenizers = tokenizers_of_run(folder / "tokenizers.json", trained_on)
+    examples = Examples(trained_on, latents, seed, vae_run / f"latents-{latents.digest[:8]}.pt")
     flow = Flow(tokenizers)
     if earlier is not None:
         start_from(flow, earlier)
     optimizer = torch.optim.AdamW(flow.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     average = MovingAverage(flow, 0.999)
-    recent: list[float] = []
+    recent = defaultdict[str, list[float]](list)
     for step in range(run.resume(flow, optimizer, average), steps):
         example = examples.draw(step, GUIDANCE)
         for group in optimizer.param_groups:
@@ -89,9 +99,10 @@ def train_flow(
         nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
         optimizer.step()
         average.update(flow, step)
-        recent.append(loss.item())
+        recent["loss"].append(loss.item())
+        recent[example.way].append(loss.item())
         if (step + 1) % 50 == 0:
-            run.log(step=step + 1, loss=round(float(np.mean(recent)), 4))
+            run.log(step=step + 1, **{name: round(float(np.mean(losses)), 4) for name, losses in recent.items()})
             recent.clear()
         if (step + 1) % 500 == 0 or step + 1 == steps:
             run.save(flow, optimizer, average, step + 1)

@@ -32,7 +32,7 @@ def train_guidance(
     run = Run(folder)
     tokenizers = json.loads((flow_run / "tokenizers.json").read_text())
     latents = Latents(vae_run, trained_on)
-    examples = Examples(trained_on, latents, seed, latents.cache)
+    examples = Examples(trained_on, latents, seed, vae_run / f"latents-{latents.digest[:8]}.pt")
     teacher, student = Flow(tokenizers), Flow(tokenizers)
     for flow in (teacher, student):
         flow.load_state_dict(averaged_weights(flow_run))

@@ -18,7 +18,7 @@ from flux_demo.architecture import (
     new_image_encoder,
     new_transformer,
 )
-from flux_demo.text import T5_TOKENS, clip_tokenizer, new_clip, new_t5, t5_tokenizer
+from flux_demo.text import clip_tokenizer, new_clip, new_t5, t5_tokenizer
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ def t5_tokens(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, prompts: Sequ
     Returns (prompts, tokens, width), and the weight of each token, (prompts, tokens): 1, of the last one what the
     padding weighs, and 0 for what pads a shorter prompt of this batch.
     """
-    ids = [tokenizer(prompt, truncation=True, max_length=T5_TOKENS - 1)["input_ids"] for prompt in prompts]
+    ids = [tokenizer(prompt, truncation=True, max_length=TEXT_TOKENS - 1)["input_ids"] for prompt in prompts]
     longest = max(map(len, ids))
     padded = torch.full((len(ids), longest + 1), tokenizer.pad_token_id)
     weights = torch.zeros(len(ids), longest + 1)
     for row, own in enumerate(ids):
         padded[row, : len(own)] = torch.tensor(own)
         weights[row, : len(own)] = 1
-        weights[row, -1] = T5_TOKENS - len(own)
+        weights[row, -1] = TEXT_TOKENS - len(own)
     states = encoder(input_ids=padded, attention_mask=weights.log()[:, None, None, :]).last_hidden_state
     return states, weights

@@ -1,4 +1,4 @@
-"""What both trainings share: a moving average of the weights, the learning rate's course, and resumable files."""
+"""What the trainings share: a moving average of the weights, the learning rate's course, and resumable files."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from flux_demo.architecture import TEXT_TOKENS
 from flux_demo.asset import _load_padded
 from flux_demo.pictures import Picture
-from flux_demo.text import T5_TOKENS, T5_WIDTH, at_width, clip_tokenizer, new_t5, t5_tokenizer
+from flux_demo.text import PADDING, T5_WIDTH, at_width, clip_tokenizer, new_t5, t5_tokenizer
 from flux_training.captions import captions, paraphrase
 from flux_training.networks import t5_tokens
 from flux_training.vocabulary import learn_tokenizers
@@ -39,16 +40,28 @@ def test_a_dozen_weighted_tokens_are_the_512_of_the_stock_encoder(files: dict[st
     _load_padded(stock, at_width(compact.state_dict(), WIDE))
     prompts = ["red apple", "smiling face with sunglasses"]
     states, weights = t5_tokens(compact, tokenizer, prompts)
-    ids = tokenizer(prompts, padding="max_length", max_length=T5_TOKENS, return_tensors="pt").input_ids
+    ids = tokenizer(prompts, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
     expected = stock(ids).last_hidden_state
     assert not expected[..., T5_WIDTH:].any()
-    assert weights.sum(dim=1).tolist() == [T5_TOKENS, T5_TOKENS]
+    assert weights.sum(dim=1).tolist() == [TEXT_TOKENS, TEXT_TOKENS]
     for row, prompt in enumerate(prompts):
         own = len(tokenizer(prompt).input_ids)
-        assert weights[row, -1] == T5_TOKENS - own
+        assert weights[row, -1] == TEXT_TOKENS - own
         assert torch.allclose(states[row, :own], expected[row, :own, :T5_WIDTH], atol=1e-5)
         assert torch.allclose(states[row, -1], expected[row, own:, :T5_WIDTH], atol=1e-5)
     assert states[0, :2].std() > 0.1
+
+
+def test_the_padding_says_nothing_of_its_own_and_all_of_the_prompt(files: dict[str, str]) -> None:
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer(files)
+    encoder = new_t5(len(tokenizer))
+    (red, green), _ = t5_tokens(encoder, tokenizer, ["red apple", "green apple"])
+    assert (red[-1] - green[-1]).detach().abs().mean() > 0.1
+    red.sum().backward()
+    gradient = encoder.encoder.embed_tokens.weight.grad
+    assert not gradient[PADDING].any()
+    assert gradient.any()
 
 
 def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
@@ -62,7 +75,7 @@ def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
         assert loaded.model_max_length == tokenizer.model_max_length
 
 
-def test_no_caption_is_its_paraphrase() -> None:
+def test_captions_and_paraphrase_of_a_name() -> None:
     picture = Picture("RED APPLE", "1F34E", "1F34E", np.zeros((64, 64, 3), np.uint8), ("apple",), "food-fruit")
     assert captions(picture) == [
         *("red apple", "a red apple", "red apple food fruit"),

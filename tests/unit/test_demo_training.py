@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from flux_demo.pictures import Picture
 from flux_training.augmentation import remixed
 from flux_training.captions import captions
 from flux_training.examples import GRIDS, NATIVE, Example, Examples, placed
+from flux_training.flow import tokenizers_of_run
 from flux_training.networks import Flow
 from flux_training.vocabulary import learn_tokenizers
 
@@ -83,6 +86,13 @@ def test_the_less_a_picture_weighs_the_less_it_tells(drawn: list[Example]) -> No
         for weight, apart in zip(example.weights.tolist(), difference.tolist(), strict=True):
             (weak if 0 < weight < 0.4 else strong if weight >= 2 else usual if weight == 1 else []).append(apart)
     assert max(strong) < 0.01 < np.mean(usual) < 0.5 * np.mean(weak)
+
+
+def test_a_run_that_goes_on_keeps_its_vocabulary(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizers.json"
+    first = tokenizers_of_run(path, PICTURES)
+    assert first["clip.vocab"]
+    assert tokenizers_of_run(path, PICTURES[:2]) == first
 
 
 def test_a_remixed_picture_is_two_halves() -> None:
