@@ -1,4 +1,4 @@
-"""What the pictures are called: captions to train on, and the same words the other way round, which no training sees."""
+"""What the pictures are called: captions to train on, and the same words the other way round, which it never sees."""
 
 from __future__ import annotations
 
