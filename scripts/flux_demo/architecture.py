@@ -11,6 +11,7 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH = 128, 4096
+#: FluxPriorReduxPipeline's own.
 POOLED_WIDTH = 768
 
 #: Text tokens of the stock pipeline: a prompt's with its padding, or so many zeros.

@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-from flux_demo.architecture import TEXT_TOKENS
+from flux_demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS
 
-#: CLIP's width is FluxPriorReduxPipeline's own.
-CLIP_WIDTH, CLIP_TOKENS = 768, 77
-#: T5's width as trained; it is padded with zeros to the context's width.
-T5_WIDTH = 128
+CLIP_TOKENS = 77
 T5_EPSILON = 1e-6
 #: T5's padding token.
 PADDING = 0
@@ -32,12 +29,12 @@ def new_clip(vocabulary: int) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
-            hidden_size=CLIP_WIDTH,
-            intermediate_size=CLIP_WIDTH,
+            hidden_size=POOLED_WIDTH,
+            intermediate_size=POOLED_WIDTH,
             num_hidden_layers=1,
             num_attention_heads=12,
             max_position_embeddings=CLIP_TOKENS,
-            projection_dim=CLIP_WIDTH,
+            projection_dim=POOLED_WIDTH,
             bos_token_id=0,
             eos_token_id=1,
             pad_token_id=1,
@@ -45,7 +42,7 @@ def new_clip(vocabulary: int) -> CLIPTextModel:
     )
 
 
-def new_t5(vocabulary: int, width: int = T5_WIDTH) -> T5EncoderModel:
+def new_t5(vocabulary: int, width: int = CONTEXT_WIDTH) -> T5EncoderModel:
     """Two layers. The norms divide by the root of a mean over the width, so their epsilon goes with it."""
     encoder = T5EncoderModel(
         T5Config(
@@ -56,7 +53,7 @@ def new_t5(vocabulary: int, width: int = T5_WIDTH) -> T5EncoderModel:
             d_ff=256,
             num_layers=2,
             dropout_rate=0.0,
-            layer_norm_epsilon=T5_EPSILON * T5_WIDTH / width,
+            layer_norm_epsilon=T5_EPSILON * CONTEXT_WIDTH / width,
             feed_forward_proj="gated-gelu",
             is_encoder_decoder=False,
             use_cache=False,
@@ -73,7 +70,7 @@ def new_t5(vocabulary: int, width: int = T5_WIDTH) -> T5EncoderModel:
 
 def at_width(t5_weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     """The weights as they have to be once zeros pad them to this width: the norms' means become smaller."""
-    factor = (T5_WIDTH / width) ** 0.5
+    factor = (CONTEXT_WIDTH / width) ** 0.5
     return {name: weight * factor if "layer_norm" in name else weight for name, weight in t5_weights.items()}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from flux_client import FluxClient
 from flux_documents import table
-from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.gallery import Finding, Gallery, strips
 from flux_quality.likeness import apart, between, distances, found_among_first, middle, to_own
 from flux_quality.sheet import sheet
 from flux_quality.studio import Ask, drawn
@@ -35,11 +35,10 @@ def recognised(client: FluxClient, gallery: Gallery) -> Finding:
         chance = [count / len(sources) for count in (1, 5)]
         rows.append([str(seed), *(f"{share:.1%} (chance {by:.1%})" for share, by in zip(shares, chance, strict=True))])
         shown.append(pictures)
-    picked = spread(len(sources))
-    rows_shown = [[sources[i], *(pictures[i] for pictures in shown)] for i in picked]
     head = ["source", *(f"seed {seed}" for seed in seeds)]
     return Finding(
-        table(["seed", "nearest source is its own", "own source among the nearest five"], rows), sheet(head, rows_shown)
+        table(["seed", "nearest source is its own", "own source among the nearest five"], rows),
+        sheet(head, strips(sources, *shown)),
     )
 
 
@@ -56,8 +55,9 @@ def varied(client: FluxClient, gallery: Gallery) -> Finding:
         ["two pictures, the same seed", f"{np.mean(between_pictures):.1f}"],
     ]
     head = ["source", *(f"seed {seed}" for seed in SEEDS)]
-    shown = [[sources[i], *(of_seed[i] for of_seed in pictures)] for i in spread(len(sources))]
-    return Finding(table(["distance between variations of", "mean, Delta E"], rows), sheet(head, shown))
+    return Finding(
+        table(["distance between variations of", "mean, Delta E"], rows), sheet(head, strips(sources, *pictures))
+    )
 
 
 def strengthened(client: FluxClient, gallery: Gallery) -> Finding:
@@ -82,8 +82,7 @@ def _turned(client: FluxClient, gallery: Gallery, knob: str, values: Sequence[fl
         shown.append(first)
     rows = [["from the variation to its picture", *to_source], ["between two seeds", *to_seeds]]
     head = ["source", *(f"{value:g}" for value in values)]
-    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(len(sources))]
-    return Finding(table([f"{label}; distance, Delta E", *head[1:]], rows), sheet(head, strips))
+    return Finding(table([f"{label}; distance, Delta E", *head[1:]], rows), sheet(head, strips(sources, *shown)))
 
 
 def blended(client: FluxClient, gallery: Gallery) -> Finding:
@@ -98,8 +97,8 @@ def blended(client: FluxClient, gallery: Gallery) -> Finding:
     head = [f"({first:g}, {second:g})" for first, second in BLENDS]
     to_first, to_second = zip(*columns, strict=True)
     rows = [["to the first", *to_first], ["to the second", *to_second]]
-    strips = [[firsts[i], *(pictures[i] for pictures in shown), seconds[i]] for i in spread(len(pairs))]
-    return Finding(table(["strengths; distance, Delta E", *head], rows), sheet(["first", *head, "second"], strips))
+    made = sheet(["first", *head, "second"], strips(firsts, *shown, seconds))
+    return Finding(table(["strengths; distance, Delta E", *head], rows), made)
 
 
 def sized(client: FluxClient, gallery: Gallery) -> Finding:
@@ -114,8 +113,7 @@ def sized(client: FluxClient, gallery: Gallery) -> Finding:
     head = [f"{width}x{height}" for height, width in SIZES]
     found, apart_by = zip(*columns, strict=True)
     rows = [["nearest source, of 50, is its own", *found], ["distance from it, Delta E", *apart_by]]
-    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(len(sources))]
-    return Finding(table(["width x height", *head], rows), sheet(["source", *head], strips))
+    return Finding(table(["width x height", *head], rows), sheet(["source", *head], strips(sources, *shown)))
 
 
 QUESTIONS: dict[str, Callable[[FluxClient, Gallery], Finding]] = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from flux_client import FluxClient
 from flux_demo.pictures import Picture
 from flux_documents import table
-from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.gallery import Finding, Gallery, spread, strips
 from flux_quality.likeness import Bytes, features
 from flux_quality.sheet import captioned, sheet
 from flux_quality.studio import Ask, drawn
@@ -54,11 +54,10 @@ def steered(client: FluxClient, gallery: Gallery) -> Finding:
     of_prompt, of_picture = zip(*columns, strict=True)
     head = [f"{strength:g}" for strength in STRENGTHS]
     rows = [["the prompt's", *of_prompt], ["the picture's", *of_picture]]
-    strips = [[sources[i], *(pictures[i] for pictures in shown)] for i in spread(COUNT)]
     words = [chosen[i][0] for i in spread(COUNT)]
     return Finding(
         table(["nearest neighbour is of this kind; `IMAGE_STRENGTH`", *head], rows),
-        sheet(["source", *head], strips, words),
+        sheet(["source", *head], strips(sources, *shown), words),
     )
 
 

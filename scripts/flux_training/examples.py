@@ -25,6 +25,10 @@ from flux_training.captions import captions
 from flux_training.networks import Condition, Flow
 from flux_training.vae import to_model_range
 
+Encode = Callable[[np.ndarray], Tensor]
+#: Of the copies by grid, and of the remixed ones.
+EncodedCopies = tuple[dict[tuple[int, int], Tensor], Tensor]
+
 #: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
 GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
 GRIDS |= dict.fromkeys([(4, 6), (6, 4), (4, 8), (8, 4), (6, 12), (12, 6)], 1)
@@ -87,9 +91,7 @@ class Example:
 
 
 class Examples:
-    def __init__(
-        self, pictures: Sequence[Picture], encode: Callable[[np.ndarray], Tensor], seed: int, cache: Path
-    ) -> None:
+    def __init__(self, pictures: Sequence[Picture], encode: Encode, seed: int, cache: Path) -> None:
         """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
 
         cache: its path, to whose name the pictures add theirs.
@@ -105,9 +107,7 @@ class Examples:
         self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
         self._latents, self._remixed_latents = self._cached(encode, cache)
 
-    def _cached(
-        self, encode: Callable[[np.ndarray], Tensor], cache: Path
-    ) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+    def _cached(self, encode: Encode, cache: Path) -> EncodedCopies:
         digest = hashlib.sha256(repr(GRIDS).encode())
         for copies in (self._copies, self._remixed_copies):
             digest.update(copies)
@@ -116,10 +116,10 @@ class Examples:
             unfinished = file.with_suffix(".part")
             torch.save(self._encoded(encode), unfinished)
             unfinished.replace(file)
-        latents: tuple[dict[tuple[int, int], Tensor], Tensor] = torch.load(file, weights_only=True)
+        latents: EncodedCopies = torch.load(file, weights_only=True)
         return latents
 
-    def _encoded(self, encode: Callable[[np.ndarray], Tensor]) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+    def _encoded(self, encode: Encode) -> EncodedCopies:
         latents = {
             grid: torch.stack([encode(np.stack([placed(rgb, *grid) for rgb in copy])) for copy in self._copies[:count]])
             for grid, count in GRIDS.items()

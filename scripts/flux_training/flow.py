@@ -8,20 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from flux_demo.architecture import new_vae
 from flux_demo.pictures import Picture
 from flux_training.captions import captions
 from flux_training.examples import Examples
 from flux_training.networks import Flow
-from flux_training.progress import MovingAverage, Run, averaged_weights, learning_rate
+from flux_training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
 from flux_training.vae import to_model_range
 from flux_training.vocabulary import learn_tokenizers
 
@@ -37,9 +38,14 @@ class Latents:
         self._vae = new_vae().eval()
         self._vae.load_state_dict(averaged_weights(vae_run))
         encoder = b"".join(weight.numpy().tobytes() for weight in self._vae.encoder.state_dict().values())
-        self.digest = hashlib.sha256(encoder).hexdigest()
-        raw = self._encode(np.stack([picture.rgb for picture in pictures]))
-        self.statistics = {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
+        self.cache = vae_run / f"latents-{hashlib.sha256(encoder).hexdigest()[:8]}.pt"
+        self._pictures = pictures
+
+    @cached_property
+    def statistics(self) -> dict[str, float]:
+        """As an AutoencoderKL's configuration has them."""
+        raw = self._encode(np.stack([picture.rgb for picture in self._pictures]))
+        return {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
 
     def __call__(self, rgb: np.ndarray) -> Tensor:
         """(m, height, width, 3) uint8 to (m, tokens, 64)."""
@@ -79,7 +85,7 @@ def train_flow(
     latents = Latents(vae_run, trained_on)
     (folder / "latents.json").write_text(json.dumps(latents.statistics))
     tokenizers = tokenizers_of_run(folder / "tokenizers.json", trained_on)
-    examples = Examples(trained_on, latents, seed, vae_run / f"latents-{latents.digest[:8]}.pt")
+    examples = Examples(trained_on, latents, seed, latents.cache)
     flow = Flow(tokenizers)
     if earlier is not None:
         start_from(flow, earlier)
@@ -88,16 +94,11 @@ def train_flow(
     recent = defaultdict[str, list[float]](list)
     for step in range(run.resume(flow, optimizer, average), steps):
         example = examples.draw(step, GUIDANCE)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK_RATE, 200)
         velocity = flow.velocity(
             example.noisy, example.condition(flow), example.t, example.guidance, example.rows, example.columns
         )
         loss = (velocity - (example.noise - example.target)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 200))
         average.update(flow, step)
         recent["loss"].append(loss.item())
         recent[example.way].append(loss.item())

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from flux_demo.pictures import Picture
 from flux_training.examples import Examples
 from flux_training.flow import GUIDANCE, Latents
 from flux_training.networks import Flow
-from flux_training.progress import MovingAverage, Run, averaged_weights, learning_rate
+from flux_training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
 
 PEAK_RATE = 5e-4
 #: Of the examples: none that the flow saw.
@@ -32,7 +31,7 @@ def train_guidance(
     run = Run(folder)
     tokenizers = json.loads((flow_run / "tokenizers.json").read_text())
     latents = Latents(vae_run, trained_on)
-    examples = Examples(trained_on, latents, seed, vae_run / f"latents-{latents.digest[:8]}.pt")
+    examples = Examples(trained_on, latents, seed, latents.cache)
     teacher, student = Flow(tokenizers), Flow(tokenizers)
     for flow in (teacher, student):
         flow.load_state_dict(averaged_weights(flow_run))
@@ -49,14 +48,9 @@ def train_guidance(
                 example.noisy, example.unconditional(teacher), example.t, example.guidance, *grid
             )
             guided = torch.lerp(without, with_it, example.guidance[:, None, None])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, PEAK_RATE, 50)
         velocity = student.velocity(example.noisy, condition, example.t, example.guidance, *grid)
         loss = (velocity - guided).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.transformer.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 50))
         average.update(student, step)
         losses.append(loss.item())
         if (step + 1) % 25 == 0:

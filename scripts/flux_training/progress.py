@@ -1,4 +1,4 @@
-"""What the trainings share: a moving average of the weights, the learning rate's course, and resumable files."""
+"""What the trainings share: a moving average of the weights, a step and its learning rate, and resumable files."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
         return peak * (step + 1) / warm_up
     done = (step - warm_up) / max(1, steps - warm_up)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """One step of the optimizer at this learning rate, its gradients clipped to a norm of 1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
 
 
 class Run:

@@ -17,7 +17,7 @@ from torch import Tensor
 from flux_demo.architecture import new_vae
 from flux_demo.pictures import Picture
 from flux_training.augmentation import augmented
-from flux_training.progress import MovingAverage, Run, learning_rate
+from flux_training.progress import MovingAverage, Run, descend, learning_rate
 
 BATCH = 16
 KL_WEIGHT = 1e-4
@@ -91,16 +91,11 @@ def train_vae(trained_on: list[Picture], held_out: list[Picture], folder: Path, 
             rng = np.random.default_rng((seed, step))
             batch = to_model_range(pictures[rng.integers(0, len(pictures), BATCH)])
             batch = batch.to(memory_format=torch.channels_last)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step - first, course.steps, course.peak_rate, course.warm_up)
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample()).sample
             kl = posterior.kl().mean() / (3 * 64 * 64)
             loss = loss_of(decoded, batch, kl, course.by_logarithm)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-            optimizer.step()
+            descend(loss, optimizer, learning_rate(step - first, course.steps, course.peak_rate, course.warm_up))
             average.update(vae, step)
             if step % 50 == 0:
                 run.log(step=step, loss=round(loss.item(), 4))

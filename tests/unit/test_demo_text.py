@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from flux_demo.architecture import TEXT_TOKENS
+from flux_demo.architecture import CONTEXT_WIDTH, TEXT_TOKENS
 from flux_demo.asset import _load_padded
 from flux_demo.pictures import Picture
-from flux_demo.text import PADDING, T5_WIDTH, at_width, clip_tokenizer, new_t5, t5_tokenizer
+from flux_demo.text import PADDING, at_width, clip_tokenizer, new_t5, t5_tokenizer
 from flux_training.captions import captions, paraphrase
 from flux_training.networks import t5_tokens
 from flux_training.vocabulary import learn_tokenizers
@@ -24,7 +24,7 @@ CAPTIONS = [
     "a house with a garden",
     "clock face two oclock",
 ]
-WIDE = 4 * T5_WIDTH
+WIDE = 4 * CONTEXT_WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def test_a_dozen_weighted_tokens_are_the_512_of_the_stock_encoder(files: dict[st
     states, weights = t5_tokens(compact, tokenizer, prompts)
     ids = tokenizer(prompts, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
     expected = stock(ids).last_hidden_state
-    assert not expected[..., T5_WIDTH:].any()
+    assert not expected[..., CONTEXT_WIDTH:].any()
     assert weights.sum(dim=1).tolist() == [TEXT_TOKENS, TEXT_TOKENS]
     for row, prompt in enumerate(prompts):
         own = len(tokenizer(prompt).input_ids)
         assert weights[row, -1] == TEXT_TOKENS - own
-        assert torch.allclose(states[row, :own], expected[row, :own, :T5_WIDTH], atol=1e-5)
-        assert torch.allclose(states[row, -1], expected[row, own:, :T5_WIDTH], atol=1e-5)
+        assert torch.allclose(states[row, :own], expected[row, :own, :CONTEXT_WIDTH], atol=1e-5)
+        assert torch.allclose(states[row, -1], expected[row, own:, :CONTEXT_WIDTH], atol=1e-5)
     assert states[0, :2].std() > 0.1
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline
 from torch import Tensor
 
+from flux_demo.architecture import TEXT_TOKENS
 from flux_demo.pictures import Picture
 from flux_training.augmentation import remixed
 from flux_training.captions import captions
@@ -125,3 +127,27 @@ def test_pictures_that_weigh_nothing_are_as_none(flow: Flow) -> None:
     )
     assert torch.allclose(without, weightless, atol=1e-5)
     assert not torch.allclose(without, shown, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
+    """With 512 tokens of text, each of weight 1: padded, or zeros where there are no words."""
+    prompts, pictures = ["square 1", ""], torch.rand(2, 3, 64, 64) * 2 - 1
+    noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
+    ids = flow.t5_tokenizer(prompts[0], padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+    text = flow.text_encoder_2(ids).last_hidden_state
+    clip_ids = flow.clip_tokenizer(prompts[0], padding="max_length", return_tensors="pt").input_ids
+    pooled = flow.text_encoder(clip_ids).pooler_output
+    redux = flow.image_embedder(flow.image_encoder(pictures).last_hidden_state).image_embeds
+    context = torch.cat([torch.cat([text, torch.zeros_like(text)]), redux], dim=1)
+    expected = flow.transformer(
+        noisy,
+        context,
+        torch.cat([pooled, torch.zeros_like(pooled)]),
+        t,
+        FluxPipeline._prepare_latent_image_ids(1, *NATIVE, noisy.device, noisy.dtype),
+        torch.zeros(context.shape[1], 3),
+        guidance,
+    ).sample
+    velocity = flow.velocity(noisy, flow.condition(pictures, torch.ones(2), prompts), t, guidance, *NATIVE)
+    assert torch.allclose(velocity, expected, atol=1e-4)
