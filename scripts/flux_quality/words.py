@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median_low
 
 import numpy as np
@@ -11,7 +12,7 @@ from flux_client import FluxClient
 from flux_demo.pictures import Picture
 from flux_documents import table
 from flux_quality.gallery import Finding, Gallery, spread, strips
-from flux_quality.likeness import Bytes, features
+from flux_quality.likeness import Bytes, Floats, features
 from flux_quality.sheet import captioned, sheet
 from flux_quality.studio import Ask, drawn
 from flux_training.captions import captions, paraphrase, plain
@@ -32,16 +33,18 @@ def told(client: FluxClient, gallery: Gallery) -> Finding:
     ):
         pictures = drawn(client, [Ask((BLANK,), {"image_strength": 0.0, "prompt": text}) for text, _ in chosen])
         share, chance = census.share(pictures, [kind for _, kind in chosen])
-        rows.append([sort, str(len(chosen)), f"{share:.0%}", f"{chance:.1%}", f"{share / chance:.0f}"])
+        rows.append(_row(sort, len(chosen), share, chance))
         prompts += [text for text, _ in chosen]
         shown += list(pictures)
+    rows.append(_row("for comparison: the real pictures, each beside all others", census.size, *census.of_real()))
     head = ["prompts", "how many", "nearest neighbour is of the right kind", "by chance", "times chance"]
     return Finding(table(head, rows), captioned(prompts, shown, columns=10))
 
 
 def steered(client: FluxClient, gallery: Gallery) -> Finding:
     """Does a prompt beside a picture pull the variation towards its own kind?"""
-    census = Census([*gallery.trained_on, *gallery.held_out])
+    # Without the sources themselves, which a variation is nearest to without being of any kind.
+    census = Census(gallery.trained_on)
     sources = gallery.some(COUNT)
     kinds = [gallery.held_out[i].kind for i in spread(len(gallery.held_out), COUNT)]
     chosen = paraphrases(gallery)[::-1]
@@ -59,6 +62,10 @@ def steered(client: FluxClient, gallery: Gallery) -> Finding:
         table(["nearest neighbour is of this kind; `IMAGE_STRENGTH`", *head], rows),
         sheet(["source", *head], strips(sources, *shown), words),
     )
+
+
+def _row(sort: str, count: int, share: float, chance: float) -> list[str]:
+    return [sort, f"{count:,}", f"{share:.0%}", f"{chance:.1%}", f"{share / chance:.0f}"]
 
 
 def combinations(gallery: Gallery) -> list[tuple[str, str]]:
@@ -85,13 +92,28 @@ def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
 class Census:
     """All pictures there are, and of what kind."""
 
-    def __init__(self, pictures: list[Picture]) -> None:
+    def __init__(self, pictures: Sequence[Picture]) -> None:
         self._features = features(np.stack([picture.rgb for picture in pictures]))
         self._kinds = np.array([picture.kind for picture in pictures])
 
-    def share(self, pictures: Bytes, kinds: list[str]) -> tuple[float, float]:
+    @property
+    def size(self) -> int:
+        return len(self._kinds)
+
+    def share(self, pictures: Bytes, kinds: Sequence[str]) -> tuple[float, float]:
         """How many of them have a nearest neighbour of the kind that they should have, and how many would by chance."""
-        wanted: npt.NDArray[np.str_] = np.array(kinds)
-        nearest = [((self._features - own) ** 2).sum(axis=1).argmin() for own in features(pictures)]
-        chance = (self._kinds[:, None] == wanted).mean()
-        return float((self._kinds[nearest] == wanted).mean()), float(chance)
+        nearest = [self._distances(own).argmin() for own in features(pictures)]
+        return self._right(nearest, np.array(kinds))
+
+    def of_real(self) -> tuple[float, float]:
+        """The same of its own pictures, whose neighbour is another one."""
+        itself = np.arange(self.size)
+        nearest = [np.where(itself == i, np.inf, self._distances(own)).argmin() for i, own in enumerate(self._features)]
+        return self._right(nearest, self._kinds)
+
+    def _distances(self, own: Floats) -> Floats:
+        return ((self._features - own) ** 2).sum(axis=1)
+
+    def _right(self, nearest: Sequence[np.intp], wanted: npt.NDArray[np.str_]) -> tuple[float, float]:
+        by_chance = (self._kinds[:, None] == wanted).mean()
+        return float((self._kinds[nearest] == wanted).mean()), float(by_chance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from flux_demo.pictures import Picture
 from flux_quality.gallery import Gallery
@@ -34,3 +35,11 @@ def test_right_is_the_kind_of_the_nearest_and_chance_is_how_common_it_is() -> No
     share, chance = Census([*TRAINED, *HELD_OUT]).share(drawn, ["fruit", "tool", "fruit", "fruit"])
     assert share == 0.75
     assert chance == (5 + 1 + 5 + 5) / 6 / 4
+
+
+def test_a_real_picture_is_not_its_own_neighbour() -> None:
+    levels = {"fruit": (10, 40, 240), "tool": (150, 160)}
+    pictures = [picture(f"{kind} {level}", kind, level) for kind, own in levels.items() for level in own]
+    share, chance = Census(pictures).of_real()
+    assert share == 4 / 5
+    assert chance == pytest.approx((3 * 3 + 2 * 2) / 25)
