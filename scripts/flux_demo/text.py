@@ -20,6 +20,8 @@ from flux_demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS
 
 CLIP_TOKENS = 77
 T5_EPSILON = 1e-6
+#: CLIP's own is its end of text, at which it would stop reading.
+UNKNOWN = "<|unknown|>"
 #: T5's padding token.
 PADDING = 0
 
@@ -78,7 +80,7 @@ def clip_tokenizer(files: dict[str, str]) -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=json.loads(files["clip.vocab"]),
         merges=[tuple(merge) for merge in json.loads(files["clip.merges"])],
-        unk_token="<|endoftext|>",
+        unk_token=UNKNOWN,
         model_max_length=CLIP_TOKENS,
     )
 

@@ -26,7 +26,7 @@ BLANK = np.full((64, 64, 3), 255, np.uint8)
 def told(client: FluxClient, gallery: Gallery) -> Finding:
     """Does a prompt alone draw a thing of its kind?"""
     census = Census([*gallery.trained_on, *gallery.held_out])
-    rows, prompts, shown = [], [], []
+    rows, prompts, kinds, shown = [], [], [], []
     for sort, chosen in (
         ("new combinations of known words: names of held-out pictures", combinations(gallery)),
         ("paraphrases: names of trained pictures, the words the other way round", paraphrases(gallery)),
@@ -35,7 +35,9 @@ def told(client: FluxClient, gallery: Gallery) -> Finding:
         share, chance = census.share(pictures, [kind for _, kind in chosen])
         rows.append(_row(sort, len(chosen), share, chance))
         prompts += [text for text, _ in chosen]
+        kinds += [kind for _, kind in chosen]
         shown += list(pictures)
+    rows.append(_row("together", len(kinds), *census.share(np.stack(shown), kinds)))
     rows.append(_row("for comparison: the real pictures, each beside all others", census.size, *census.of_real()))
     head = ["prompts", "how many", "nearest neighbour is of the right kind", "by chance", "times chance"]
     return Finding(table(head, rows), captioned(prompts, shown, columns=10))

@@ -8,25 +8,25 @@ from pathlib import Path
 from flux_demo.pictures import fetch_package, load_pictures, split
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = ("vae", "flow", "guidance", "pack", "curves")
+STAGES = ("vae", "text", "flow", "guidance", "pack", "curves")
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/train_demo", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the data, the logs and the states")
-    parser.add_argument("--steps", type=int, help="of flow or guidance, others have their own; default: 6200 and 800")
+    parser.add_argument("--steps", type=int, help="of text, flow or guidance; default: 300, 9000 and 800")
     parser.add_argument("--start-from", type=Path, help="an earlier asset whose weights the flow starts with")
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = read_options()
-    vae, flow, guidance = (chosen.runs / name for name in ("vae", "flow", "guidance"))
+    vae, text, flow, guidance = (chosen.runs / name for name in ("vae", "text", "flow", "guidance"))
     if chosen.stage == "pack":
         from flux_training.pack import pack
 
-        pack(vae, flow, guidance)
+        pack(vae, text, flow, guidance)
         return
     if chosen.stage == "curves":
         from flux_training.curves import draw_curves
@@ -39,14 +39,18 @@ def main() -> None:
         from flux_training.vae import train_vae
 
         train_vae(trained_on, held_out, vae)
+    elif chosen.stage == "text":
+        from flux_training.text import train_text
+
+        train_text(trained_on, held_out, vae, text, chosen.steps or 300)
     elif chosen.stage == "flow":
         from flux_training.flow import train_flow
 
-        train_flow(trained_on, vae, flow, chosen.steps or 6200, chosen.start_from)
+        train_flow(trained_on, vae, text, flow, chosen.steps or 9000, chosen.start_from)
     else:
         from flux_training.guidance import train_guidance
 
-        train_guidance(trained_on, vae, flow, guidance, chosen.steps or 800)
+        train_guidance(trained_on, vae, text, flow, guidance, chosen.steps or 800)
 
 
 if __name__ == "__main__":

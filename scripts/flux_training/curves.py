@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -13,19 +14,27 @@ from matplotlib import pyplot
 
 #: Folder of the run, what is drawn of its log, and what that is.
 PANELS = (
-    ("vae", "held_out_psnr_db", "autoencoder: PSNR of held-out pictures, dB"),
-    ("flow", "loss", "flow: loss"),
-    ("guidance", "loss", "guidance: distance from the teacher, squared"),
+    ("vae", ("held_out_psnr_db",), "autoencoder: PSNR of held-out pictures, dB"),
+    ("flow", ("picture", "both", "words", "remix"), "flow: loss, by what tells of the target"),
+    ("guidance", ("loss",), "guidance: distance from the teacher, squared"),
 )
+#: Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
+#: Rows of a log that are drawn as their mean.
+SMOOTHED = 10
 
 
 def draw_curves(runs: Path, picture: Path) -> None:
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.2), layout="constrained")
-    for axis, (name, value, title) in zip(axes, PANELS, strict=True):
+    for axis, (name, values, title) in zip(axes, PANELS, strict=True):
         rows: list[dict[str, Any]] = [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
-        points = {row["step"]: row[value] for row in rows if value in row}
-        steps = sorted(points)
-        axis.plot(steps, [points[step] for step in steps], color="#0072B2", linewidth=1.2)
+        for value, colour in zip(values, COLOURS, strict=False):
+            points = {row["step"]: row[value] for row in rows if value in row}
+            steps = sorted(points)
+            smooth = smoothed([points[step] for step in steps]) if len(values) > 1 else [points[step] for step in steps]
+            axis.plot(steps, smooth, color=colour, linewidth=1.2, label=value)
+        if len(values) > 1:
+            axis.legend(frameon=False, fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("steps")
         axis.spines[["top", "right"]].set_visible(False)
@@ -33,3 +42,8 @@ def draw_curves(runs: Path, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Each with those before it, SMOOTHED at most, as their mean."""
+    return [fmean(values[max(0, end - SMOOTHED) : end]) for end in range(1, len(values) + 1)]

@@ -36,15 +36,19 @@ NATIVE = (4, 4)
 REMIXED_COPIES = 4
 #: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
 AUGMENTED = 0.5
-#: The share of steps on the native grid, of those that show no remixed picture: these are always on it.
-NATIVE_SHARE = 0.8
+#: The share of steps on the native grid, of those that may be on another.
+NATIVE_SHARE = 0.5
+#: Ways that are always on it: a remixed picture, which has no copies of other sizes, and words alone.
+ALWAYS_NATIVE = ("remix", "words")
 #: Rows of a step at most: as many as its tokens allow.
 BATCH = 48
 MOST_TOKENS = 48 * 33
 
 #: What tells of the target, and in what share of steps. A remixed picture has no name and no relatives.
-WAYS = {"picture": 0.5, "remix": 0.15, "words": 0.2, "both": 0.15}
+WAYS = {"picture": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25}
 NOTHING_SHARE = 0.1
+#: Where the noise levels lie, by their log-odds: words decide what it will be, which is early.
+LEVELS = {"picture": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8}
 #: Of pictures alone, the share that weighs something else than 1, and what then.
 WEIGHED_SHARE = 0.3
 WEIGHTS = (0.15, 2.5)
@@ -132,7 +136,7 @@ class Examples:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         way = str(rng.choice(list(WAYS), p=list(WAYS.values())))
         grid = NATIVE
-        if way != "remix" and rng.random() >= NATIVE_SHARE:
+        if way not in ALWAYS_NATIVE and rng.random() >= NATIVE_SHARE:
             others = [grid for grid in GRIDS if grid != NATIVE]
             grid = others[rng.integers(len(others))]
         latents = self._remixed_latents if way == "remix" else self._latents[grid]
@@ -158,7 +162,7 @@ class Examples:
             *grid,
             target=target,
             noise=torch.randn(target.shape, generator=generator),
-            t=torch.sigmoid(torch.randn(count, generator=generator) + 0.4),
+            t=torch.sigmoid(torch.randn(count, generator=generator) + LEVELS[way]),
             guidance=torch.from_numpy(rng.uniform(*guidance, count)).float(),
             pictures=None if way == "words" else to_model_range(copies[shown_copy, shown]),
             weights=torch.from_numpy(weights * told).float(),

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from flux_demo.architecture import new_vae
 from flux_demo.pictures import Picture
-from flux_training.captions import captions
 from flux_training.examples import Examples
 from flux_training.networks import Flow
 from flux_training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
 from flux_training.vae import to_model_range
-from flux_training.vocabulary import learn_tokenizers
+from flux_training.vocabulary import read_tokenizers
 
 PEAK_RATE = 1.5e-3
 GUIDANCE = (1.0, 5.0)
@@ -58,15 +57,6 @@ class Latents:
         return torch.cat([self._vae.encode(to_model_range(part)).latent_dist.mode() for part in parts])
 
 
-def tokenizers_of_run(path: Path, trained_on: list[Picture]) -> dict[str, str]:
-    """Learned once for a run: learning them again would give other numbers to some of the pieces."""
-    if not path.exists():
-        learned = learn_tokenizers(text for picture in trained_on for text in captions(picture))
-        path.write_text(json.dumps(learned))
-    files: dict[str, str] = json.loads(path.read_text())
-    return files
-
-
 def start_from(flow: Flow, asset: Path) -> None:
     """Take over what an earlier asset knows of pictures, where the shapes are the same; words are learned anew."""
     own = flow.state_dict()
@@ -76,19 +66,32 @@ def start_from(flow: Flow, asset: Path) -> None:
     flow.load_state_dict(own)
 
 
+def start_with_words(flow: Flow, text_run: Path) -> None:
+    """Take over what T5 knows of words."""
+    prefix = "text_encoder_2."
+    known = {k.removeprefix(prefix): w for k, w in averaged_weights(text_run).items() if k.startswith(prefix)}
+    flow.text_encoder_2.load_state_dict(known)
+
+
 def train_flow(
-    trained_on: list[Picture], vae_run: Path, folder: Path, steps: int, earlier: Path | None, seed: int = 0
+    trained_on: list[Picture],
+    vae_run: Path,
+    text_run: Path,
+    folder: Path,
+    steps: int,
+    earlier: Path | None,
+    seed: int = 0,
 ) -> None:
     """Resumable. earlier: an asset to start from."""
     torch.manual_seed(seed)
     run = Run(folder)
     latents = Latents(vae_run, trained_on)
     (folder / "latents.json").write_text(json.dumps(latents.statistics))
-    tokenizers = tokenizers_of_run(folder / "tokenizers.json", trained_on)
     examples = Examples(trained_on, latents, seed, latents.cache)
-    flow = Flow(tokenizers)
+    flow = Flow(read_tokenizers(text_run))
     if earlier is not None:
         start_from(flow, earlier)
+    start_with_words(flow, text_run)
     optimizer = torch.optim.AdamW(flow.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     average = MovingAverage(flow, 0.999)
     recent = defaultdict[str, list[float]](list)

@@ -7,7 +7,6 @@ Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models", stage on
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from flux_training.examples import Examples
 from flux_training.flow import GUIDANCE, Latents
 from flux_training.networks import Flow
 from flux_training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_training.vocabulary import read_tokenizers
 
 PEAK_RATE = 5e-4
 #: Of the examples: none that the flow saw.
@@ -25,11 +25,11 @@ FIRST_STEP = 1_000_000
 
 
 def train_guidance(
-    trained_on: list[Picture], vae_run: Path, flow_run: Path, folder: Path, steps: int, seed: int = 0
+    trained_on: list[Picture], vae_run: Path, text_run: Path, flow_run: Path, folder: Path, steps: int, seed: int = 0
 ) -> None:
     """Resumable. The run's averaged weights are those of the whole flow."""
     run = Run(folder)
-    tokenizers = json.loads((flow_run / "tokenizers.json").read_text())
+    tokenizers = read_tokenizers(text_run)
     latents = Latents(vae_run, trained_on)
     examples = Examples(trained_on, latents, seed, latents.cache)
     teacher, student = Flow(tokenizers), Flow(tokenizers)

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from flux_demo.text import UNKNOWN
+
+FILE = "tokenizers.json"
 #: Pieces of each at most.
 VOCABULARY = 2048
+
+
+def read_tokenizers(run: Path) -> dict[str, str]:
+    """What `keep_tokenizers` has written for this run."""
+    files: dict[str, str] = json.loads((run / FILE).read_text())
+    return files
+
+
+def keep_tokenizers(run: Path, captions: Iterable[str]) -> dict[str, str]:
+    """Learned once for a run: learning them again would give other numbers to some of the pieces."""
+    if not (run / FILE).exists():
+        (run / FILE).write_text(json.dumps(learn_tokenizers(captions)))
+    return read_tokenizers(run)
 
 
 def learn_tokenizers(captions: Iterable[str]) -> dict[str, str]:
     """Vocabularies as JSON, by name: what `clip_tokenizer` and `t5_tokenizer` are made from."""
     corpus = sorted(captions)
-    clip = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    clip = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=UNKNOWN))
     clip.pre_tokenizer = pre_tokenizers.Whitespace()
     clip.train_from_iterator(
         corpus,
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
-            special_tokens=["<|startoftext|>", "<|endoftext|>"],
+            special_tokens=["<|startoftext|>", "<|endoftext|>", UNKNOWN],
             end_of_word_suffix="</w>",
             show_progress=False,
         ),

@@ -15,9 +15,10 @@ from flux_demo.pictures import Picture
 from flux_training.augmentation import remixed
 from flux_training.captions import captions
 from flux_training.examples import GRIDS, NATIVE, Example, Examples, placed
-from flux_training.flow import tokenizers_of_run
 from flux_training.networks import Flow
-from flux_training.vocabulary import learn_tokenizers
+from flux_training.progress import descend
+from flux_training.text import Teller
+from flux_training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
 
 STEPS = 300
 GUIDANCE = (1.0, 5.0)
@@ -91,10 +92,21 @@ def test_the_less_a_picture_weighs_the_less_it_tells(drawn: list[Example]) -> No
 
 
 def test_a_run_that_goes_on_keeps_its_vocabulary(tmp_path: Path) -> None:
-    path = tmp_path / "tokenizers.json"
-    first = tokenizers_of_run(path, PICTURES)
+    first = keep_tokenizers(tmp_path, (text for picture in PICTURES for text in captions(picture)))
     assert first["clip.vocab"]
-    assert tokenizers_of_run(path, PICTURES[:2]) == first
+    assert keep_tokenizers(tmp_path, ["nothing of it"]) == first == read_tokenizers(tmp_path)
+
+
+def test_t5_learns_what_words_look_like() -> None:
+    names = [captions(picture)[0] for picture in PICTURES]
+    targets = torch.eye(len(names))
+    teller = Teller(learn_tokenizers(names), targets.shape[1])
+    optimizer = torch.optim.AdamW(teller.parameters(), lr=3e-3)
+    before = teller.error(names, targets).item()
+    for _ in range(60):
+        descend(teller.error(names, targets), optimizer, 3e-3)
+    assert teller.error(names, targets).item() < 0.3 * before
+    assert not teller.text_encoder_2.shared.weight[0].any()
 
 
 def test_a_remixed_picture_is_two_halves() -> None:
