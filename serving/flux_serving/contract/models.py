@@ -7,6 +7,7 @@ Triton's ensemble scheduler would answer with the input (tried on 2.51).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flux_serving.contract import limits
 from flux_serving.contract.tensors import Bounds, DType, Tensor, scalar
@@ -20,22 +21,99 @@ IMAGE = Tensor(
     unit="bytes",
     max_length=limits.MAX_PICTURES,
 )
-IMAGE_STRENGTH = Tensor(
+
+
+def _of_each_picture(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:
+    """An optional input of one value for all pictures, or one each."""
+    meaning = f"{meaning}. One value for all pictures, or one each"
+    return Tensor(name, dtype, (-1,), meaning, optional=True, max_length=limits.MAX_PICTURES, **rest)
+
+
+IMAGE_STRENGTH = _of_each_picture(
     "IMAGE_STRENGTH",
     DType.FP32,
-    (-1,),
-    "Weight of each picture's tokens in attention: one value for all pictures, or one each",
-    optional=True,
+    "Weight of a picture's tokens in attention: 1 is diffusers' picture, 0 leaves it out",
     bounds=Bounds(0, limits.MAX_STRENGTH),
     default=limits.DEFAULT_STRENGTH,
-    max_length=limits.MAX_PICTURES,
 )
+IMAGE_BLEND = scalar(
+    "IMAGE_BLEND",
+    DType.BYTES,
+    "How several pictures become one condition: `concat`, all of their tokens; `sum`, diffusers' sum of their tokens, "
+    "each scaled by its picture's IMAGE_STRENGTH, as `prompt_embeds_scale` and `pooled_prompt_embeds_scale` do",
+    default=limits.BLENDS[0],
+    choices=limits.BLENDS,
+)
+IMAGE_DETAIL = _of_each_picture(
+    "IMAGE_DETAIL",
+    DType.INT32,
+    "Redux tokens that are pooled into one along each side of their grid: 1 is all there is to see, more leaves the "
+    "mood; the grid has a k-th of its side, rounded down, and at least one token",
+    bounds=Bounds(1, limits.MAX_DETAIL),
+    default=1,
+)
+IMAGE_DETAIL_FILTER = scalar(
+    "IMAGE_DETAIL_FILTER",
+    DType.BYTES,
+    "How they are pooled: `area`, the mean over a cell, or `triangle`, a smoother mean over twice its width",
+    default=limits.DETAIL_FILTERS[0],
+    choices=limits.DETAIL_FILTERS,
+)
+IMAGE_DETAIL_WEIGHT = scalar(
+    "IMAGE_DETAIL_WEIGHT",
+    DType.BYTES,
+    "What a pooled token weighs: `one`, so that less detail also leaves more to the prompt, or `all` that it stands "
+    "for, so that the picture counts as before",
+    default=limits.DETAIL_WEIGHTS[0],
+    choices=limits.DETAIL_WEIGHTS,
+)
+IMAGE_MASK = _of_each_picture(
+    "IMAGE_MASK",
+    DType.BYTES,
+    "Encoded pictures of the sizes of `IMAGE`, white where the picture counts, or empty for all of it: one for each "
+    "picture, or one that serves all. What is black is never seen, and a token weighs the share of it that is white",
+)
+IMAGE_MASK_CROP = _of_each_picture(
+    "IMAGE_MASK_CROP",
+    DType.INT32,
+    "1: the picture is first cut to the box around what its mask leaves",
+    bounds=Bounds(0, 1),
+    default=0,
+)
+IMAGE_FIT = _of_each_picture(
+    "IMAGE_FIT",
+    DType.BYTES,
+    "How a picture that is no square is shown to the vision tower: `stretch` squashes it, as diffusers does; `cover` "
+    "cuts the middle out; `contain` shows all of it beside padding that weighs nothing; `tiles` shows it as a row of "
+    "squares that share the weight of one picture",
+    default=limits.FITS[0],
+    choices=limits.FITS,
+)
+_START = "Fraction of the denoising steps that are over when {} comes in"
+_END = "Fraction of the denoising steps that are over when {} goes; after its start"
+IMAGE_START = _of_each_picture("IMAGE_START", DType.FP32, _START.format("a picture"), bounds=Bounds(0, 1), default=0.0)
+IMAGE_END = _of_each_picture("IMAGE_END", DType.FP32, _END.format("a picture"), bounds=Bounds(0, 1), default=1.0)
 PROMPT = scalar(
     "PROMPT",
     DType.BYTES,
     "Text beside the pictures, UTF-8; needs a base checkpoint with text encoders",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
     default="",
+)
+PROMPT_STRENGTH = scalar(
+    "PROMPT_STRENGTH",
+    DType.FP32,
+    "Weight of the prompt's tokens, its padding among them; without a prompt, of the empty ones that stand for it",
+    bounds=Bounds(0, limits.MAX_STRENGTH),
+    default=limits.DEFAULT_STRENGTH,
+)
+PROMPT_START = scalar("PROMPT_START", DType.FP32, _START.format("the prompt"), bounds=Bounds(0, 1), default=0.0)
+PROMPT_END = scalar(
+    "PROMPT_END",
+    DType.FP32,
+    _END.format("the prompt") + "; before and after, it is as if there were none",
+    bounds=Bounds(0, 1),
+    default=1.0,
 )
 _SIDE = Bounds(limits.MIN_SIDE, limits.MAX_SIDE)
 _SIDE_MEANING = "of the picture asked for, a multiple of 16; absent: the checkpoint's own size"
@@ -99,6 +177,7 @@ PREVIEW_METHOD = scalar(
     "How previews are made: `latent2rgb` (a linear map from latents to colours, an eighth of the size) or `vae`, "
     "which takes its time: it may come some steps later, or be left out for the next",
     default=limits.DEFAULT_PREVIEW_METHOD,
+    choices=limits.PREVIEW_METHODS,
 )
 
 # What the models hand to each other.
@@ -117,7 +196,22 @@ CONTEXT_WEIGHTS = Tensor(
     bounds=Bounds(0, 2**20),
     max_length=limits.MAX_CONTEXT_TOKENS,
 )
+CONTEXT_SPANS = Tensor(
+    "CONTEXT_SPANS",
+    DType.FP32,
+    (-1, 2),
+    "For each context token the fraction of the steps after which it comes in, and after which it goes",
+    bounds=Bounds(0, 1),
+    max_length=limits.MAX_CONTEXT_TOKENS,
+)
 POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
+POOLED_SPAN = Tensor(
+    "POOLED_SPAN",
+    DType.FP32,
+    (2,),
+    "The same fractions for the pooled text embedding, which is zeros before and after",
+    bounds=Bounds(0, 1),
+)
 REFUSAL = Tensor(
     "REFUSAL",
     DType.BYTES,
@@ -162,7 +256,21 @@ PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after the
 
 _DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED, PRIORITY)
 _PREVIEW_KNOBS = (PREVIEW_STEPS, PREVIEW_METHOD)
-_REDUX_INPUTS = (IMAGE, IMAGE_STRENGTH, PROMPT, *_DENOISING_KNOBS, OUTPUT_FORMAT, *_PREVIEW_KNOBS)
+_PICTURE_KNOBS = (
+    IMAGE_STRENGTH,
+    IMAGE_DETAIL,
+    IMAGE_DETAIL_FILTER,
+    IMAGE_DETAIL_WEIGHT,
+    IMAGE_BLEND,
+    IMAGE_MASK,
+    IMAGE_MASK_CROP,
+    IMAGE_FIT,
+    IMAGE_START,
+    IMAGE_END,
+)
+_PROMPT_KNOBS = (PROMPT, PROMPT_STRENGTH, PROMPT_START, PROMPT_END)
+_CONDITION = (IMAGE, *_PICTURE_KNOBS, *_PROMPT_KNOBS)
+_REDUX_INPUTS = (*_CONDITION, *_DENOISING_KNOBS, OUTPUT_FORMAT, *_PREVIEW_KNOBS)
 
 
 @dataclass(frozen=True)
@@ -221,8 +329,8 @@ _DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, 
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
     purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
-    inputs=(IMAGE, IMAGE_STRENGTH, PROMPT),
-    outputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION, REFUSAL),
+    inputs=_CONDITION,
+    outputs=(CONTEXT, CONTEXT_WEIGHTS, CONTEXT_SPANS, POOLED_PROJECTION, POOLED_SPAN, REFUSAL),
     needs_gpu=True,
     max_batch_size=8,
     dynamic_batching=True,
@@ -235,7 +343,9 @@ FLUX_BASE = Model(
     inputs=(
         CONTEXT,
         CONTEXT_WEIGHTS,
+        replace(CONTEXT_SPANS, optional=True),
         POOLED_PROJECTION,
+        replace(POOLED_SPAN, optional=True),
         replace(REFUSAL, optional=True),
         *_DENOISING_KNOBS,
         START_STEP,
