@@ -35,7 +35,6 @@ from flux_serving.contract.models import (
     OUTPUT_IMAGE,
     OUTPUT_SEED,
     PREVIEW,
-    PREVIEW_METHOD,
     PREVIEW_STEPS,
     PROGRESS,
     SEED,
@@ -154,7 +153,6 @@ def answer(request: Request) -> Answer:
 def stream_answers(request: Request) -> Iterator[Answer]:
     """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
     inputs = _checked(request, FLUX_STREAM)
-    _choice(request.model, inputs, PREVIEW_METHOD, limits.PREVIEW_METHODS)
     final = _pictures(request.model, inputs)
     steps = _number(inputs, NUM_INFERENCE_STEPS)
     preview_steps = _number(inputs, PREVIEW_STEPS)

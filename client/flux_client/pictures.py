@@ -20,6 +20,9 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray
 #: One picture, or several for one request.
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
+#: One picture for all, or one each; None where there is none.
+Masks: TypeAlias = "Picture | Sequence[Picture | None]"
+
 _ONE_PICTURE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 #: Modes of PIL that PNG keeps; others become RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -41,6 +44,13 @@ def encode_pictures(images: Pictures) -> list[bytes]:
     if not 1 <= len(pictures) <= limits.MAX_PICTURES:
         raise InvalidRequest(f"{len(pictures)} pictures in one request, expected 1..{limits.MAX_PICTURES}")
     return [_encode(picture) for picture in pictures]
+
+
+def encode_masks(masks: Masks) -> list[bytes]:
+    """The same of masks, nothing for None."""
+    if isinstance(masks, _ONE_PICTURE):
+        return encode_pictures(masks)
+    return [b"" if mask is None else _encode(mask) for mask in masks]
 
 
 def _encode(picture: object) -> bytes:
