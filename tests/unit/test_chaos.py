@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture, and what stock diffusers gives for it. context: each token of weight 1, some come and go."""
+    """A picture, and what stock diffusers gives for it. context: whole weights; some tokens come and go."""
 
     parameters: SamplingParameters
     context: Context
@@ -53,7 +53,8 @@ def wishes(tiny_flux: FluxPipeline) -> list[Wish]:
         pooled = torch.randn(POOLED_WIDTH, generator=generator)
         spans, pooled_span = random_spans(choice, len(tokens))
         parameters = SamplingParameters(height, width, steps, guidance, (seed,), first_step=0, end_step=steps)
-        context = Context(tokens, torch.ones(len(tokens)), pooled, spans, pooled_span)
+        weights = torch.tensor([float(choice.choice([1, 1, 2, 5])) for _ in tokens])
+        context = Context(tokens, weights, pooled, spans, pooled_span)
         made.append(Wish(parameters, context, stock_latents(tiny_flux, parameters, context).numpy()))
     return made
 
