@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_client.pictures import Masks, Pictures, encode_masks, encode_pictures
+from flux_client.strength import with_weights
 from flux_serving.contract import limits
 from flux_serving.contract.models import (
     FLUX_REDUX,
@@ -40,8 +41,11 @@ class Knobs(TypedDict, total=False):
 
     #: Text beside the pictures; needs a base checkpoint with text encoders.
     prompt: str | None
-    #: Weight of the pictures' tokens, 0..4, 1 is diffusers' picture: one for all pictures, or one each.
+    #: Weight of the pictures' tokens, 0..4, 1 is diffusers' picture. Of this and what else may be a sequence: one value
+    #: for all pictures, or one each.
     image_strength: float | Sequence[float] | None
+    #: The same from no picture, 0, to the whole picture, 1, with 0.5 half of the way; instead of image_strength.
+    strength: float | Sequence[float] | None
     #: How several pictures become one condition: concat, or sum, which is diffusers' weighted sum.
     image_blend: str | None
     #: Redux tokens pooled into one along each side of their grid, 1..9: 1 is full detail, more leaves the mood.
@@ -109,9 +113,10 @@ def _request(
     target: Ensemble | Model, known: Mapping[str, Tensor], images: Pictures, knobs: Mapping[str, Any]
 ) -> Request:
     model = target.name
-    unknown = sorted(set(knobs) - set(known))
+    unknown = sorted(set(knobs) - {*known, "strength"})
     if unknown:
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected one of: {', '.join(known)}")
+    knobs = with_weights(knobs)
     pictures = encode_pictures(images)
     inputs = {IMAGE.name: _checked(model, IMAGE, pictures)}
     inputs |= {known[key].name: _checked(model, known[key], value) for key, value in knobs.items() if value is not None}
