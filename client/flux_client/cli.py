@@ -68,9 +68,10 @@ def _ready(client: FluxClient) -> int:
 def _redux(client: FluxClient, options: argparse.Namespace) -> int:
     knobs = Knobs(
         prompt=options.prompt,
-        image_strength=options.strength,
+        strength=options.strength,
+        image_strength=options.image_strength,
         image_detail=options.detail,
-        image_blend=options.blend,
+        image_blend="sum" if options.sum else None,
         image_mask=options.mask,
         image_mask_crop=int(options.crop) or None,
         image_fit=options.fit,
@@ -91,7 +92,7 @@ def _redux(client: FluxClient, options: argparse.Namespace) -> int:
     for folder in filter(None, (options.out, options.previews)):
         folder.mkdir(parents=True, exist_ok=True)
     exit_code, names = 0, _Names()
-    tasks = plan(options.pictures, blend=options.blend is not None)
+    tasks = plan(options.pictures, blend=options.blend or options.sum)
     with _Meter(options, len(tasks)) as meter:
         for task in tasks:
             try:
@@ -264,17 +265,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_control(redux: argparse.ArgumentParser) -> None:
     """What of the pictures counts, how much, and when; values of several pictures go with --blend."""
-    redux.add_argument(
-        "--blend",
-        nargs="?",
-        const=limits.BLENDS[0],
-        choices=limits.BLENDS,
-        help="all pictures in one request: variations of their mixture, by all their tokens or by diffusers' sum",
-    )
+    redux.add_argument("--blend", action="store_true", help="all pictures in one request: variations of their mixture")
+    redux.add_argument("--sum", action="store_true", help="the same, by diffusers' weighted sum of their tokens")
     redux.add_argument("--prompt", help="text beside the pictures")
-    redux.add_argument("--strength", type=numbers, help="weight of the pictures: S, or S1,S2,...")
+    redux.add_argument("--strength", type=numbers, help="0: no picture, 0.5: half of the way, 1: all; S, or S1,S2,...")
+    redux.add_argument("--image-strength", type=numbers, help=f"weight of the pictures, 0..{limits.MAX_STRENGTH:g}")
     redux.add_argument("--detail", type=integers, help=f"tokens pooled into one along a side, 1..{limits.MAX_DETAIL}")
-    redux.add_argument("--mask", type=Path, nargs="+", help="white where the picture counts: one for all, or one each")
+    redux.add_argument(
+        "--mask", type=Path, action="append", help="white where the picture counts; again for each picture, or once"
+    )
     redux.add_argument("--crop", action="store_true", help="cut the pictures to their masks first")
     redux.add_argument("--fit", choices=limits.FITS, help="what becomes of pictures that are no squares")
     redux.add_argument("--start", type=numbers, help="fraction of the steps that are over when the pictures come in")
