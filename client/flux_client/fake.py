@@ -24,21 +24,23 @@ from PIL import Image, UnidentifiedImageError
 from flux_client.request import Array, Request
 from flux_client.transport import Answer
 from flux_serving.contract import limits
-from flux_serving.contract.models import (
-    FLUX_REDUX,
-    FLUX_STREAM,
+from flux_serving.contract.knobs import (
     HEIGHT,
     IMAGE,
     NUM_IMAGES,
     NUM_INFERENCE_STEPS,
     OUTPUT_FORMAT,
+    PREVIEW_STEPS,
+    SEED,
+    WIDTH,
+)
+from flux_serving.contract.models import (
+    FLUX_REDUX,
+    FLUX_STREAM,
     OUTPUT_IMAGE,
     OUTPUT_SEED,
     PREVIEW,
-    PREVIEW_STEPS,
     PROGRESS,
-    SEED,
-    WIDTH,
     Ensemble,
     Model,
 )

@@ -12,18 +12,15 @@ import numpy.typing as npt
 from flux_client.pictures import Masks, Pictures, encode_masks, encode_pictures
 from flux_client.strength import with_weights
 from flux_serving.contract import limits
-from flux_serving.contract.models import (
-    FLUX_REDUX,
-    FLUX_STREAM,
+from flux_serving.contract.knobs import (
     IMAGE,
     IMAGE_MASK,
     OUTPUT_FORMAT,
     PREVIEW_METHOD,
     PREVIEW_STEPS,
     PROMPT,
-    Ensemble,
-    Model,
 )
+from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, Ensemble, Model
 from flux_serving.contract.tensors import DType, Tensor
 from flux_serving.errors import InvalidRequest
 

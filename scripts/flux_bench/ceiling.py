@@ -16,8 +16,8 @@ import torch
 from flux_bench.checkpoint import CHECKPOINTS
 from flux_bench.pictures import picture
 from flux_bench.plan import GUIDANCE
+from flux_serving.contract.knobs import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_STEPS
-from flux_serving.contract.models import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.stages.context import Text, assemble, no_text
 from flux_serving.stages.prompt_encoding import POOLED_WIDTH
 from flux_serving.stages.redux_prior import encode_pictures

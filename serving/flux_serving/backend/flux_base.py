@@ -21,6 +21,7 @@ from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract.knobs import OUTPUT_FORMAT, PRIORITY
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_SPANS,
@@ -28,12 +29,10 @@ from flux_serving.contract.models import (
     FLUX_BASE,
     INITIAL_LATENTS,
     LATENTS,
-    OUTPUT_FORMAT,
     OUTPUT_SEED,
     PIXELS,
     POOLED_PROJECTION,
     POOLED_SPAN,
-    PRIORITY,
     PROGRESS_ADDRESS,
     RECIPE,
     REFUSAL,

@@ -15,21 +15,23 @@ from PIL import Image
 
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
+from flux_serving.contract.knobs import (
+    IMAGE,
+    IMAGE_BLEND,
+    IMAGE_MASK,
+    PROMPT,
+    PROMPT_END,
+    PROMPT_START,
+    PROMPT_STRENGTH,
+)
 from flux_serving.contract.limits import MAX_PICTURE_PIXELS
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_SPANS,
     CONTEXT_WEIGHTS,
     FLUX_PRIOR_REDUX,
-    IMAGE,
-    IMAGE_BLEND,
-    IMAGE_MASK,
     POOLED_PROJECTION,
     POOLED_SPAN,
-    PROMPT,
-    PROMPT_END,
-    PROMPT_START,
-    PROMPT_STRENGTH,
     REFUSAL,
 )
 from flux_serving.contract.tensors import Array, Tensor

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from flux_serving.contract.models import IMAGE_BLEND
+from flux_serving.contract.knobs import IMAGE_BLEND
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Part, Text
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from flux_serving.contract.knobs import IMAGE_FIT, IMAGE_MASK
 from flux_serving.contract.limits import MAX_TILES
-from flux_serving.contract.models import IMAGE_FIT, IMAGE_MASK
 from flux_serving.errors import InvalidRequest
 
 _WHITE, _ALL = (255, 255, 255), 255

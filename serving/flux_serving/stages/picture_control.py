@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flux_serving.contract import models as contract
+from flux_serving.contract import knobs
 from flux_serving.contract.tensors import Array
 from flux_serving.contract.tensors import Tensor as Input
 from flux_serving.errors import InvalidRequest
@@ -36,13 +36,13 @@ class PictureControl:
         Raises InvalidRequest: a tensor has another number of values, or a span ends before it starts.
         """
         each = zip(
-            contract.IMAGE_STRENGTH.values_in(values, count),
-            contract.IMAGE_DETAIL.values_in(values, count),
-            contract.IMAGE_DETAIL_FILTER.values_in(values, count),
-            contract.IMAGE_DETAIL_WEIGHT.values_in(values, count),
-            contract.IMAGE_FIT.values_in(values, count),
-            map(bool, contract.IMAGE_MASK_CROP.values_in(values, count)),
-            spans_in(values, contract.IMAGE_START, contract.IMAGE_END, count),
+            knobs.IMAGE_STRENGTH.values_in(values, count),
+            knobs.IMAGE_DETAIL.values_in(values, count),
+            knobs.IMAGE_DETAIL_FILTER.values_in(values, count),
+            knobs.IMAGE_DETAIL_WEIGHT.values_in(values, count),
+            knobs.IMAGE_FIT.values_in(values, count),
+            map(bool, knobs.IMAGE_MASK_CROP.values_in(values, count)),
+            spans_in(values, knobs.IMAGE_START, knobs.IMAGE_END, count),
             strict=True,
         )
         return [cls(*of_one) for of_one in each]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers import FluxPriorReduxPipeline
 
+from flux_serving.contract.knobs import PROMPT
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
-from flux_serving.contract.models import PROMPT
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Part, Span, Text, no_text
 from flux_serving.stages.redux_prior import context_width

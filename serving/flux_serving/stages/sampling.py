@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flux_serving.contract.models import CONTEXT, CONTEXT_SPANS, CONTEXT_WEIGHTS, INITIAL_LATENTS, POOLED_PROJECTION
+from flux_serving.contract.models import (
+    CONTEXT,
+    CONTEXT_SPANS,
+    CONTEXT_WEIGHTS,
+    INITIAL_LATENTS,
+    POOLED_PROJECTION,
+)
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context, Phase
