@@ -204,6 +204,13 @@ def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
     assert coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
+def test_a_very_oblong_picture_is_padded_to_a_square_of_bounded_size() -> None:
+    (contained,) = views(Image.new("RGB", (30000, 3)), "contain")
+    assert contained.picture.size == (2048, 2048)
+    assert contained.cover is not None
+    assert contained.cover.size == (2048, 2048)
+
+
 def test_padding_is_no_token() -> None:
     part = picture_part(views(drawn(60, 20), "contain"), [random_tokens(3)], PLAIN)
     assert part.weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]

@@ -19,6 +19,8 @@ from flux_serving.contract.limits import MAX_TILES
 from flux_serving.errors import InvalidRequest
 
 _WHITE, _ALL = (255, 255, 255), 255
+#: Pixels of a padded square's side, several times what a vision tower sees; a picture of 60000 x 1 would fill memory.
+_MAX_PADDED = 2048
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,9 @@ def _contained(view: View) -> list[View]:
     picture = view.picture
     if picture.width == picture.height:
         return [view]
-    square = (max(picture.size),) * 2
+    square = (min(max(picture.size), _MAX_PADDED),) * 2
     cover = view.cover or Image.new("L", picture.size, _ALL)
-    return [
-        View(
-            ImageOps.pad(picture, square, color=_WHITE),
-            ImageOps.pad(cover, square, color=0),
-        )
-    ]
+    return [View(ImageOps.pad(picture, square, color=_WHITE), ImageOps.pad(cover, square, color=0))]
 
 
 def _tiled(view: View) -> list[View]:
