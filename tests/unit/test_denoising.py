@@ -109,8 +109,10 @@ def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWe
         Sampler(tiny_base).begin(parameters(1, 4, 1.0), spanned(1, [(0, 0.5), (0.75, 1)]))
 
 
-def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights) -> None:
-    sampler, context = Sampler(tiny_base), random_context(1, 4)
+@pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
+def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
+    """At the end of a phase, and in the middle of another."""
+    sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
     works = sampler.begin(whole, context)
     for _ in range(6):

@@ -16,11 +16,12 @@ from flux_serving.stages.attention import weighted_attention
 from flux_serving.stages.blending import concatenated, summed
 from flux_serving.stages.context import ALWAYS, Part, Span, Text
 from flux_serving.stages.detail import pooled
-from flux_serving.stages.framing import View, views
+from flux_serving.stages.framing import Patches, View, coverage, views
 from flux_serving.stages.picture_control import PictureControl, picture_part, spans_in
 from flux_serving.stages.prompt_encoding import text_parts
 
 WIDTH = 6
+PATCHES = Patches(3, 1 / 3)
 PLAIN = PictureControl(1.0, 1, "area", "one", "stretch", False, ALWAYS)
 
 
@@ -64,7 +65,7 @@ def test_area_is_the_mean_over_each_cell(side: int, factor: int) -> None:
     expected = torch.stack([grid[a:b, c:d].mean((0, 1)) for a, b in cells for c, d in cells])
     fewer, weights = pooled(tokens, None, factor, "area")
     assert (fewer - expected).abs().max() < 1e-6
-    assert (weights - 1).abs().max() < 1e-6
+    assert weights.tolist() == [1.0] * small**2
 
 
 @pytest.mark.parametrize(("side", "factor"), [(6, 2), (6, 3), (7, 2), (27, 4), (4, 9)])
@@ -77,15 +78,15 @@ def test_triangle_falls_linearly_to_the_middles_of_the_neighbouring_cells(side: 
     expected = torch.einsum("ir,jc,rcw->ijw", shares, shares, random_tokens(side).reshape(side, side, WIDTH))
     fewer, weights = pooled(random_tokens(side), None, factor, "triangle")
     assert (fewer - expected.flatten(0, 1)).abs().max() < 1e-6
-    assert (weights - 1).abs().max() < 1e-6
+    assert weights.tolist() == [1.0] * small**2
 
 
 @pytest.mark.parametrize("filter_name", ["area", "triangle"])
 def test_a_pooled_token_is_the_mean_of_what_is_covered(filter_name: str) -> None:
     """Nothing of the half that is not covered comes in, however large it is."""
-    coverage = torch.tensor([1.0, 1, 0, 0] * 4)
-    tokens = torch.where(coverage == 1, torch.arange(16.0), 1e6)[:, None].expand(16, WIDTH)
-    (token,), weights = pooled(tokens, coverage, 4, filter_name)
+    covered = torch.tensor([1.0, 1, 0, 0] * 4)
+    tokens = torch.where(covered == 1, torch.arange(16.0), 1e6)[:, None].expand(16, WIDTH)
+    (token,), weights = pooled(tokens, covered, 4, filter_name)
     assert token.tolist() == pytest.approx([(0 + 1 + 4 + 5 + 8 + 9 + 12 + 13) / 8] * WIDTH, abs=0.1)
     assert weights.tolist() == pytest.approx([0.5])
 
@@ -148,12 +149,25 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Ima
 
 
 def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
-    (view,) = views(drawn(40, 20), "stretch", box_mask((40, 20), (5, 0, 40, 15)))
-    coverage = view.coverage(4)
-    assert coverage is not None
+    (view,) = views(drawn(40, 20), "stretch", Patches(4, 1 / 4), box_mask((40, 20), (5, 0, 40, 15)))
     rows = [1.0, 1.0, 1.0, 0.0]
     expected = torch.tensor([[row * column for column in (0.5, 1.0, 1.0, 1.0)] for row in rows])
-    assert torch.allclose(coverage.reshape(4, 4), expected, atol=1e-6)
+    assert view.coverage is not None
+    assert (view.coverage.reshape(4, 4) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("pixels", "patches"), [(5, Patches(2, 1 / 2)), (64, Patches(27, 14 / 384)), (9, Patches(4, 0.2))]
+)
+def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Patches) -> None:
+    """Against so fine a picture that every edge lies between its pixels."""
+    cover = np.random.default_rng(pixels).integers(0, 256, (pixels, pixels)).astype(np.uint8)
+    edge = round(1000 * patches.share * pixels) if pixels < 20 else 0
+    fine = np.kron(cover, np.ones((384, 384))) if pixels == 64 else np.kron(cover, np.ones((1000, 1000)))
+    edge = edge or 14 * pixels
+    cells = [slice(i * edge, (i + 1) * edge) for i in range(patches.side)]
+    expected = torch.tensor([[fine[a, b].mean() / 255 for b in cells] for a in cells])
+    assert (coverage(cover, patches).reshape(patches.side, -1) - expected).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
@@ -163,19 +177,19 @@ def test_what_a_mask_leaves_out_is_never_seen(fit: str, is_cropped: bool) -> Non
     picture, other = drawn(60, 20), drawn(60, 20).transpose(Image.Transpose.ROTATE_180)
     other.paste(picture, mask=mask)
     assert picture.tobytes() != other.tobytes()
-    for one, same in zip(*(views(p, fit, mask, is_cropped) for p in (picture, other)), strict=True):
+    for one, same in zip(*(views(p, fit, PATCHES, mask, is_cropped) for p in (picture, other)), strict=True):
         assert one.picture.tobytes() == same.picture.tobytes()
 
 
 def test_a_white_mask_changes_no_bit() -> None:
     picture = drawn(30, 20)
-    (view,) = views(picture, "stretch", Image.new("L", (30, 20), 255))
+    (view,) = views(picture, "stretch", PATCHES, Image.new("L", (30, 20), 255))
     assert view.picture.tobytes() == picture.tobytes()
-    assert view.coverage(4) is None
+    assert view.coverage is None
 
 
 def test_a_crop_is_the_box_around_the_mask() -> None:
-    (view,) = views(drawn(40, 30), "stretch", box_mask((40, 30), (5, 10, 25, 20)), is_cropped=True)
+    (view,) = views(drawn(40, 30), "stretch", PATCHES, box_mask((40, 30), (5, 10, 25, 20)), is_cropped=True)
     assert view.picture.tobytes() == drawn(40, 30).crop((5, 10, 25, 20)).tobytes()
 
 
@@ -183,36 +197,38 @@ def test_a_crop_is_the_box_around_the_mask() -> None:
     ("mask", "message"),
     [
         (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels for a picture of 40x30, expected the same"),
-        (Image.new("L", (40, 30), 0), "IMAGE_MASK is all black, so nothing is left of the picture"),
+        (Image.new("L", (40, 30), 0), "IMAGE_MASK leaves nothing of the picture"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask: Image.Image, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        views(drawn(40, 30), "stretch", mask)
+        views(drawn(40, 30), "stretch", PATCHES, mask)
 
 
 def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
     picture = drawn(60, 20)
-    (covering,) = views(picture, "cover")
+    (covering,) = views(picture, "cover", PATCHES)
     assert covering.picture.tobytes() == picture.crop((20, 0, 40, 20)).tobytes()
-    assert covering.coverage(3) is None
-    (contained,) = views(picture, "contain")
+    assert covering.coverage is None
+    (contained,) = views(picture, "contain", PATCHES)
     assert contained.picture.size == (60, 60)
     assert contained.picture.crop((0, 20, 60, 40)).tobytes() == picture.tobytes()
-    coverage = contained.coverage(3)
-    assert coverage is not None
-    assert coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert contained.coverage is not None
+    assert contained.coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
 def test_a_very_oblong_picture_is_padded_to_a_square_of_bounded_size() -> None:
-    (contained,) = views(Image.new("RGB", (30000, 3)), "contain")
+    (contained,) = views(Image.new("RGB", (30000, 3)), "contain", PATCHES)
     assert contained.picture.size == (2048, 2048)
-    assert contained.cover is not None
-    assert contained.cover.size == (2048, 2048)
+
+
+def test_a_mask_of_which_framing_leaves_nothing_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_MASK leaves nothing of the picture"):
+        views(drawn(60, 20), "cover", PATCHES, box_mask((60, 20), (0, 0, 10, 20)))
 
 
 def test_padding_is_no_token() -> None:
-    part = picture_part(views(drawn(60, 20), "contain"), [random_tokens(3)], PLAIN)
+    part = picture_part(views(drawn(60, 20), "contain", PATCHES), [random_tokens(3)], PLAIN)
     assert part.weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
@@ -222,7 +238,7 @@ def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
     size: tuple[int, int], starts: list[int], is_tall: bool
 ) -> None:
     picture = drawn(*(size[::-1] if is_tall else size))
-    tiles = views(picture, "tiles")
+    tiles = views(picture, "tiles", PATCHES)
     boxes = [(0, s, 20, s + 20) if is_tall else (s, 0, s + 20, 20) for s in starts]
     assert [tile.picture.tobytes() for tile in tiles] == [picture.crop(box).tobytes() for box in boxes]
     part = picture_part(tiles, [random_tokens(3, seed) for seed in range(len(tiles))], PLAIN)
@@ -231,14 +247,14 @@ def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
 
 def test_what_would_take_too_many_tiles_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' takes 9 tiles for a picture of 90x10, at most 8"):
-        views(drawn(90, 10), "tiles")
+        views(drawn(90, 10), "tiles", PATCHES)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
 def test_a_square_picture_fits_as_it_is(fit: str) -> None:
-    (view,) = views(drawn(24, 24), fit)
+    (view,) = views(drawn(24, 24), fit, PATCHES)
     assert view.picture.tobytes() == drawn(24, 24).tobytes()
-    assert view.coverage(4) is None
+    assert view.coverage is None
 
 
 # When, and the prompt's side

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
@@ -24,7 +22,6 @@ from flux_serving.contract.knobs import (
     PROMPT_START,
     PROMPT_STRENGTH,
 )
-from flux_serving.contract.limits import MAX_PICTURE_PIXELS
 from flux_serving.contract.models import (
     CONTEXT,
     CONTEXT_SPANS,
@@ -34,36 +31,20 @@ from flux_serving.contract.models import (
     POOLED_SPAN,
     REFUSAL,
 )
-from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.blending import concatenated, summed
-from flux_serving.stages.context import Span, assemble
-from flux_serving.stages.framing import View, views
-from flux_serving.stages.picture_control import PictureControl, picture_part, spans_in
-from flux_serving.stages.picture_decoding import decode_picture
-from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt, text_parts
+from flux_serving.stages.condition import Wish, compose
+from flux_serving.stages.framing import Patches
+from flux_serving.stages.picture_control import PictureControl, spans_in
+from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt
 from flux_serving.stages.redux_prior import encode_pictures
+from flux_serving.stages.showing import show
 from flux_serving.weights import choose_dtype, load_prior, open_device
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Order:
-    """A checked request. views, controls: of each picture. prompt: empty for none."""
-
-    views: list[list[View]]
-    controls: list[PictureControl]
-    blend: str
-    prompt: str
-    prompt_strength: float
-    prompt_span: Span
-
-    @property
-    def pictures(self) -> list[Image.Image]:
-        """What the vision tower is shown."""
-        return [view.picture for of_one in self.views for view in of_one]
+_NO_MASKS = np.empty(0, np.object_)
 
 
 class FluxPriorReduxModel:
@@ -76,19 +57,19 @@ class FluxPriorReduxModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Every request is read by itself, so a bad one harms no other; the good ones are encoded together."""
         answers: list[Any] = [None] * len(requests)
-        orders: dict[int, _Order] = {}
+        wishes: dict[int, Wish] = {}
         for index, request in enumerate(requests):
             try:
-                orders[index] = self._read(request)
+                wishes[index] = self._read(request)
             except InvalidRequest as error:
                 answers[index] = _refuse(request, error)
             except Exception as error:
                 answers[index] = error_response(FLUX_PRIOR_REDUX, request.request_id(), error)
-        batch = self._encode_together(orders)
-        for index, order in orders.items():
+        batch = self._encode_together(wishes)
+        for index, wish in wishes.items():
             try:
-                tokens = batch.get(index) or encode_pictures(self._prior, order.pictures)
-                answers[index] = self._answer(requests[index], order, tokens)
+                tokens = batch.get(index) or encode_pictures(self._prior, wish.squares)
+                answers[index] = self._answer(requests[index], wish, tokens)
             except InvalidRequest as error:
                 answers[index] = _refuse(requests[index], error)
             except Exception as error:
@@ -98,44 +79,37 @@ class FluxPriorReduxModel:
     def close(self) -> None:
         pass
 
-    def _read(self, request: Any) -> _Order:
+    def _read(self, request: Any) -> Wish:
         values = read_inputs(FLUX_PRIOR_REDUX, request)
         prompt = read_text(FLUX_PRIOR_REDUX, PROMPT, values)
         check_prompt(self._prior, prompt)
         controls = PictureControl.of_each(values, len(values[IMAGE.name]))
         (prompt_span,) = spans_in(values, PROMPT_START, PROMPT_END, 1)
-        return _Order(
-            views=_show_all(values, controls),
+        vision = self._prior.image_encoder.config
+        patches = Patches.of_vision(vision.image_size, vision.patch_size)
+        wish = Wish(
+            views=show(values[IMAGE.name].tolist(), values.get(IMAGE_MASK.name, _NO_MASKS).tolist(), controls, patches),
             controls=controls,
             blend=read_text(FLUX_PRIOR_REDUX, IMAGE_BLEND, values),
             prompt=prompt,
             prompt_strength=float(PROMPT_STRENGTH.value_in(values)),
             prompt_span=prompt_span,
         )
+        wish.check_size(patches.side**2)
+        return wish
 
-    def _encode_together(self, orders: Mapping[int, _Order]) -> dict[int, list[torch.Tensor]]:
+    def _encode_together(self, wishes: Mapping[int, Wish]) -> dict[int, list[torch.Tensor]]:
         """Empty if the batch fails: then each is encoded alone, so that one request's trouble stays its own."""
         try:
-            tokens = iter(encode_pictures(self._prior, [p for order in orders.values() for p in order.pictures]))
-            return {index: list(islice(tokens, len(order.pictures))) for index, order in orders.items()}
+            tokens = iter(encode_pictures(self._prior, [p for wish in wishes.values() for p in wish.squares]))
+            return {index: list(islice(tokens, len(wish.squares))) for index, wish in wishes.items()}
         except Exception:
-            log.exception("a batch of %d requests failed, encoding them one by one", len(orders))
+            log.exception("a batch of %d requests failed, encoding them one by one", len(wishes))
             return {}
 
-    def _answer(self, request: Any, order: _Order, tokens: Sequence[torch.Tensor]) -> Any:
-        """tokens: of each view. Raises InvalidRequest: the pictures cannot be blended as they should be."""
-        text, rest = encode_prompt(self._prior, order.prompt), iter(tokens)
-        pictures = [
-            picture_part(of_one, list(islice(rest, len(of_one))), control)
-            for of_one, control in zip(order.views, order.controls, strict=True)
-        ]
-        strengths = [control.strength for control in order.controls]
-        if order.blend == "sum":
-            pictures, text = summed(pictures, strengths, text)
-        else:
-            pictures = concatenated(pictures, strengths)
-        parts = [*text_parts(text, order.prompt_span, order.prompt_strength), *pictures]
-        context = assemble(parts, text.pooled, order.prompt_span)
+    def _answer(self, request: Any, wish: Wish, tokens: Sequence[torch.Tensor]) -> Any:
+        """tokens: of each square. Raises InvalidRequest as `compose`."""
+        context = compose(wish, encode_prompt(self._prior, wish.prompt), tokens)
         return answer(
             request.requested_output_names(),
             {
@@ -147,42 +121,6 @@ class FluxPriorReduxModel:
                 REFUSAL: REFUSAL.array(""),
             },
         )
-
-
-def _show_all(values: Mapping[str, Array], controls: Sequence[PictureControl]) -> list[list[View]]:
-    """What the vision tower is to see of each picture.
-
-    Raises InvalidRequest: one is no picture, they have too many pixels together, or a mask does not fit its picture.
-    """
-    pictures = _decode_all(IMAGE, values[IMAGE.name])
-    masks = _decode_masks(IMAGE_MASK.values_in(values, len(pictures), default=b""))
-    shown = []
-    for index, (picture, mask, control) in enumerate(zip(pictures, masks, controls, strict=True)):
-        try:
-            shown.append(views(picture, control.fit, mask, control.is_cropped))
-        except InvalidRequest as error:
-            raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
-    return shown
-
-
-def _decode_all(tensor: Tensor, encoded: Iterable[bytes]) -> list[Image.Image]:
-    """Raises InvalidRequest: one of them is no picture, or they have too many pixels together."""
-    pictures: list[Image.Image] = []
-    pixels_left = MAX_PICTURE_PIXELS
-    for index, item in enumerate(encoded):
-        try:
-            picture = decode_picture(item, pixels_left)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None
-        pixels_left -= picture.width * picture.height
-        pictures.append(picture)
-    return pictures
-
-
-def _decode_masks(encoded: Sequence[bytes]) -> list[Image.Image | None]:
-    """Mode L; None for an empty one. Raises InvalidRequest as `_decode_all`."""
-    decoded = iter(_decode_all(IMAGE_MASK, filter(None, encoded)))
-    return [next(decoded).convert("L") if item else None for item in encoded]
 
 
 def _refuse(request: Any, error: InvalidRequest) -> Any:

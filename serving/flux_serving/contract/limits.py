@@ -10,7 +10,8 @@ MAX_PICTURE_BYTES = 32 * 2**20
 MAX_PICTURE_PIXELS = 8192 * 8192
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096
-#: Context tokens of one request: 512 of text and 729 of each picture are 6344.
+#: Context tokens of one request: 512 of text and 729 of each of FLUX.1's views, ten of which fit, or more with less
+#: detail.
 MAX_CONTEXT_TOKENS = 8192
 #: Pixels of one side of the picture asked for.
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -28,6 +29,8 @@ MAX_STRENGTH = 4.0
 MAX_DETAIL = 9
 #: Squares that a wide or tall picture is seen as; 8 are 5832 of FLUX.1's tokens.
 MAX_TILES = 8
+#: Squares that the pictures of one request are seen as together: so many pass the vision tower at once.
+MAX_VIEWS = 16
 #: Seeds are what a signed 64-bit integer holds; -1 asks for a random one.
 RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
 #: Priorities: background, usual, interactive.

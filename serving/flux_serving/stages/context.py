@@ -68,51 +68,56 @@ class Context:
         """(count, 2) float32."""
         return _rows_of(ALWAYS, len(self.tokens)) if self.spans is None else self.spans
 
-    def phases(self, steps: int) -> list[Phase]:
-        """What is there at each of the steps, in order: as few phases as there are, each without spans."""
-        spans = torch.cat([_rows_of(self.pooled_span, 1), self.all_spans])
-        first, end = (spans * steps - _ROUNDING).ceil().long().unbind(1)
-        bounds = sorted({0, steps, *first.tolist(), *end.tolist()})
-        phases = []
-        for start, stop in pairwise(bounds):
-            is_there = (first <= start) & (start < end)
-            pooled = self.pooled if is_there[0] else torch.zeros_like(self.pooled)
-            phases.append(Phase(start, stop, Context(self.tokens, self.weights * is_there[1:], pooled)))
-        return phases
-
     def condensed(self) -> Context:
         """The same for attention, with the fewest tokens: none of weight 0, equal ones as one of their summed weight.
 
-        It has no spans. Context tokens have no position, so equal ones need not be neighbours, and the order is free:
-        by weight, the tokens of weight 1 last, where the image's tokens follow with the same weight.
+        Context tokens have no position, so equal ones need not be neighbours, and the order is free: by weight, the
+        tokens of weight 1 last, where the image's tokens follow with the same weight.
         """
         present = self.weights > 0
-        tokens, weights = _merge_equal(self.tokens[present], self.weights[present])
-        order = torch.argsort(torch.where(weights == 1, -1.0, weights), descending=True, stable=True)
-        return Context(tokens[order], weights[order], self.pooled)
+        tokens, weights, spans = self.tokens[present], self.weights[present], self.all_spans[present]
+        kept, weights = _merge_equal(torch.cat([tokens, spans], dim=1), weights)
+        order = kept[torch.argsort(torch.where(weights[kept] == 1, -1.0, weights[kept]), descending=True, stable=True)]
+        return Context(tokens[order], weights[order], self.pooled, spans[order], self.pooled_span)
+
+    def phases(self, steps: int) -> list[Phase]:
+        """What is there at each of the steps, in order; no two in a row are alike."""
+        spans = torch.cat([_rows_of(self.pooled_span, 1), self.all_spans])
+        begins, ends = (spans * steps - _ROUNDING).ceil().long().unbind(1)
+        phases: list[Phase] = []
+        for start, stop in pairwise(sorted({0, steps, *begins.tolist(), *ends.tolist()})):
+            is_pooled, *_ = is_there = (begins <= start) & (start < ends)
+            index = is_there[1:].nonzero().flatten()
+            if phases and torch.equal(phases[-1].index, index) and phases[-1].is_pooled == bool(is_pooled):
+                start = phases.pop().first_step
+            phases.append(Phase(start, stop, index, bool(is_pooled)))
+        return phases
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps from first_step on, and before end_step, through which the context stays the same."""
+    """Steps from first_step on, and before end_step, through which the same tokens are there.
+
+    index: (count,) of the context's tokens. is_pooled: whether the pooled embedding is there.
+    """
 
     first_step: int
     end_step: int
-    context: Context
+    index: Tensor
+    is_pooled: bool
 
 
-def _merge_equal(tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Equal rows of tokens become one, with the sum of their weights; first appearances stay in order."""
+def _merge_equal(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of each row's first appearance, in order, and the weights, with those of equal rows summed there."""
     # Equal rows have equal projections; whether rows of equal projections are equal is then looked up.
     generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(tokens.shape[1], dtype=torch.float64, generator=generator).to(tokens.device)
-    _, group = torch.unique((tokens * direction).sum(1), return_inverse=True)
-    index = torch.arange(len(tokens), device=tokens.device)
-    first = torch.full_like(index, len(tokens)).scatter_reduce(0, group, index, "amin")[group]
-    first = torch.where((tokens[first] == tokens).all(1), first, index)
+    direction = torch.randn(rows.shape[1], dtype=torch.float64, generator=generator).to(rows.device)
+    _, group = torch.unique((rows * direction).sum(1), return_inverse=True)
+    index = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(index, len(rows)).scatter_reduce(0, group, index, "amin")[group]
+    first = torch.where((rows[first] == rows).all(1), first, index)
     summed = torch.zeros_like(weights).index_add(0, first, weights)
-    kept = first == index
-    return tokens[kept], summed[kept]
+    return (first == index).nonzero().flatten(), summed
 
 
 def no_text(width: int, pooled_width: int, like: Tensor) -> Text:

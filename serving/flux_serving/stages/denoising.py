@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from flux_serving.stages.attention import weighted_attention
-from flux_serving.stages.context import Phase
+from flux_serving.stages.context import Context, Phase
 from flux_serving.stages.latents import Grid
 from flux_serving.stages.noise_schedule import NoiseSchedule
 from flux_serving.stages.transformer import Transformer
@@ -20,23 +20,44 @@ from flux_serving.stages.transformer import Transformer
 _LOOK_AHEAD = 4
 
 
+class Embedding:
+    """The context of a request, whose tokens are embedded once for all of its pictures and phases.
+
+    context: on the CPU, condensed. What is computed from it is on the transformer's device.
+    """
+
+    def __init__(self, transformer: Transformer, context: Context) -> None:
+        self.context = context
+        self._transformer = transformer
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(tokens, width)."""
+        return self._transformer.embed_context(self._transformer.hold(self.context.tokens))
+
+
 class Conditioning:
     """What steers a picture through one phase of its steps, computed once; the pictures of one request share it.
 
-    phase: its context on the CPU. What is computed from it is on the transformer's device.
     Source of the changes: diffusers, `FlowMatchEulerDiscreteScheduler.step`.
     """
 
     def __init__(
-        self, transformer: Transformer, phase: Phase, guidance: float, grid: Grid, schedule: NoiseSchedule
+        self,
+        transformer: Transformer,
+        embedding: Embedding,
+        phase: Phase,
+        guidance: float,
+        grid: Grid,
+        schedule: NoiseSchedule,
     ) -> None:
-        context = phase.context.condensed()
         self.grid = grid
         self.first_step, self.end_step = phase.first_step, phase.end_step
-        self.weights = context.weights
+        self.weights = embedding.context.weights[phase.index]
         self.sigmas: list[float] = schedule.sigmas.tolist()
         self._transformer = transformer
-        self._context = context
+        self._embedding = embedding
+        self._phase = phase
         self._guidance = guidance
         self._schedule = schedule
 
@@ -48,24 +69,28 @@ class Conditioning:
     @property
     def prepared_bytes(self) -> int:
         """Memory of `modulation`, the larger part of what is computed once."""
-        return (self.end_step - self.first_step) * self._transformer.modulation_size * self._transformer.dtype.itemsize
+        steps = self.end_step - self.first_step
+        return steps * self._transformer.modulation_size * self._transformer.dtype.itemsize
 
     def prepare(self) -> None:
         """Compute what is computed once, if it isn't yet."""
-        self.context  # noqa: B018
+        self._embedding.tokens  # noqa: B018
         self.modulation  # noqa: B018
 
-    @cached_property
+    @property
     def context(self) -> Tensor:
         """(tokens, width), embedded."""
-        return self._transformer.embed_context(self._transformer.hold(self._context.tokens))
+        tokens = self._embedding.tokens
+        return tokens if len(self.weights) == len(tokens) else tokens[self._phase.index.to(tokens.device)]
 
     @cached_property
     def modulation(self) -> Tensor:
         """(steps of the phase, vectors, width)."""
-        pooled = self._transformer.hold(self._context.pooled)
-        timesteps = self._schedule.timesteps[self.first_step : self.end_step]
-        return self._transformer.modulate(timesteps.to(pooled.device), self._guidance, pooled)
+        pooled = self._transformer.hold(self._embedding.context.pooled)
+        timesteps = self._schedule.timesteps[self.first_step : self.end_step].to(pooled.device)
+        return self._transformer.modulate(
+            timesteps, self._guidance, pooled if self._phase.is_pooled else torch.zeros_like(pooled)
+        )
 
     @cached_property
     def changes(self) -> Tensor:
@@ -90,7 +115,7 @@ class Denoising:
     ) -> None:
         """latents: (image tokens, channels), as they are before first_step, on the CPU. is_decoded: in the end.
 
-        phases: through all steps, in order.
+        phases: through the steps to take, in order.
         """
         self._phases = phases
         self.is_decoded = is_decoded
@@ -149,7 +174,7 @@ class Batch:
         # New members come to the device here, on the stepping thread: a copy from elsewhere would wait for its steps.
         self._rows = _Rows(torch.stack([transformer.hold(member.latents) for member in members]))
         length = max(len(conditioning.weights) for conditioning in self._conditionings)
-        self._context = torch.stack([pad(c.context, (0, 0, 0, length - len(c.context))) for c in self._conditionings])
+        self._context = torch.stack([pad(c.context, (0, 0, 0, length - len(c.weights))) for c in self._conditionings])
         weights = torch.stack([pad(c.weights, (0, length - len(c.weights))) for c in self._conditionings])
         weights = weights.to(self._context.device)
         self._attention = weighted_attention(weights, self._grid.tokens, self._context.dtype, attention)

@@ -20,23 +20,27 @@ def pooled(tokens: Tensor, coverage: Tensor | None, factor: int, filter_name: st
     filter_name: one of the contract's DETAIL_FILTERS. Returns fewer tokens and the coverage of each, 0 for what is not
     there.
     """
-    if coverage is None:
-        coverage = torch.ones(len(tokens))
     if factor == 1:
-        return tokens, coverage
-    side = grid_side(tokens)
+        return tokens, torch.ones(len(tokens)) if coverage is None else coverage
+    if coverage is None:
+        fewer = _pooled(tokens.float(), factor, filter_name)
+        return fewer.to(tokens.dtype), torch.ones(len(fewer))
     share = coverage.to(tokens.device)[:, None]
-    planes = torch.cat([tokens.float() * share, share], dim=1).T.reshape(1, -1, side, side)
-    size = (max(1, side // factor),) * 2
+    sums, covered = _pooled(tokens.float() * share, factor, filter_name), _pooled(share, factor, filter_name)
+    return (sums / torch.where(covered > 0, covered, 1.0)).to(tokens.dtype), covered[:, 0].cpu()
+
+
+def pooled_count(tokens: int, factor: int) -> int:
+    """How many are left of so many on a square grid."""
+    return max(1, math.isqrt(tokens) // factor) ** 2
+
+
+def _pooled(values: Tensor, factor: int, filter_name: str) -> Tensor:
+    """(side * side, width) to fewer rows."""
+    side, small = math.isqrt(len(values)), math.isqrt(pooled_count(len(values), factor))
+    grid = values.T.reshape(1, -1, side, side)
     if filter_name == "area":
-        small = interpolate(planes, size, mode="area")
+        pooled_grid = interpolate(grid, (small, small), mode="area")
     else:
-        small = interpolate(planes, size, mode="bilinear", antialias=True)
-    *sums, covered = small[0].flatten(1)
-    means = torch.stack(sums, dim=1) / torch.where(covered > 0, covered, 1.0)[:, None]
-    return means.to(tokens.dtype), covered.cpu()
-
-
-def grid_side(tokens: Tensor) -> int:
-    """tokens: (side * side, width); Redux tokens lie on a square grid, row by row."""
-    return math.isqrt(len(tokens))
+        pooled_grid = interpolate(grid, (small, small), mode="bilinear", antialias=True)
+    return pooled_grid[0].flatten(1).T

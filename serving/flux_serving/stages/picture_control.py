@@ -13,7 +13,7 @@ from flux_serving.contract.tensors import Array
 from flux_serving.contract.tensors import Tensor as Input
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Part, Span
-from flux_serving.stages.detail import grid_side, pooled
+from flux_serving.stages.detail import pooled
 from flux_serving.stages.framing import View
 
 
@@ -68,5 +68,5 @@ def picture_part(views: Sequence[View], tokens: Sequence[Tensor], control: Pictu
 
 
 def _of_view(view: View, tokens: Tensor, control: PictureControl) -> tuple[Tensor, Tensor]:
-    fewer, weights = pooled(tokens, view.coverage(grid_side(tokens)), control.detail, control.detail_filter)
+    fewer, weights = pooled(tokens, view.coverage, control.detail, control.detail_filter)
     return fewer, weights * (len(tokens) / len(fewer)) if control.detail_weight == "all" else weights

@@ -37,8 +37,6 @@ def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str) -> Text:
 def text_parts(text: Text, span: Span, strength: float) -> list[Part]:
     """The prompt while it is there, and what stands for none before and after."""
     parts = [Part(text.tokens, torch.full((len(text.tokens),), text.weight * strength), span)]
-    absences = [Span(0.0, span.start), Span(span.end, 1.0)]
     none = no_text(text.tokens.shape[1], len(text.pooled), like=text.tokens)
-    return parts + [
-        Part(none.tokens, torch.tensor([none.weight]), absence) for absence in absences if absence.start < absence.end
-    ]
+    absences = [absence for absence in (Span(0.0, span.start), Span(span.end, 1.0)) if absence.start < absence.end]
+    return parts + [Part(none.tokens, torch.full((1,), float(none.weight)), absence) for absence in absences]

@@ -22,7 +22,7 @@ from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 from flux_serving.stages.context import Context, Phase
 from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.decoding import decode_latents
-from flux_serving.stages.denoising import Batch, Conditioning, Denoising
+from flux_serving.stages.denoising import Batch, Conditioning, Denoising, Embedding
 from flux_serving.stages.latents import Grid, initial_noise
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -76,11 +76,17 @@ class Sampler:
         base = self.base
         config = base.transformer.config
         _check_context(context, config.joint_attention_dim, config.pooled_projection_dim)
-        phases = context.phases(parameters.steps)
+        context = context.condensed()
+        # Whole phases, also where a run begins or ends within one, so that a run cut in two computes the same.
+        first, end = parameters.first_step, parameters.end_step
+        phases = [p for p in context.phases(parameters.steps) if p.first_step < end and first < p.end_step]
         _check_phases(phases)
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
-        conditionings = [Conditioning(self._transformer, p, parameters.guidance, grid, schedule) for p in phases]
+        embedding = Embedding(self._transformer, context)
+        conditionings = [
+            Conditioning(self._transformer, embedding, phase, parameters.guidance, grid, schedule) for phase in phases
+        ]
         if initial_latents is None:
             channels = config.in_channels // 4
             latents = [initial_noise(seed, grid, channels, base.dtype) for seed in parameters.seeds]
@@ -172,7 +178,7 @@ def _check_context(context: Context, width: int, pooled_width: int) -> None:
 def _check_phases(phases: Sequence[Phase]) -> None:
     """What nothing steers is not a variation of anything; strengths of 0 and spans can leave nothing."""
     for phase in phases:
-        if not bool((phase.context.weights > 0).any()):
+        if not len(phase.index):
             raise InvalidRequest(
                 f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, at least one token must be there"
             )
