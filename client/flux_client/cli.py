@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None, open_client: Callable[..., FluxClien
     options = parser.parse_args(argv)
     if options.command == "redux":
         _check_previews(parser, options)
+        _check_lists(parser, options)
     try:
         client = open_client(options.url, protocol=options.protocol, timeout_s=options.timeout)
     except ValueError as error:
@@ -218,6 +219,14 @@ def _check_previews(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error("--preview-steps needs --previews FOLDER")
     if options.previews is not None and options.protocol != _STREAMING_PROTOCOL:
         parser.error(f"--previews needs --protocol {_STREAMING_PROTOCOL}")
+
+
+def _check_lists(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Values of several pictures are values of one request."""
+    if not (options.blend or options.sum):
+        for name in ("strength", "image_strength", "detail", "mask", "start", "end"):
+            if len(getattr(options, name) or ()) > 1:
+                parser.error(f"several values of --{name.replace('_', '-')} need --blend or --sum")
 
 
 def _failed(error: Exception, name: str = "") -> int:

@@ -2,8 +2,9 @@
 
     client = FluxClient(transport=FakeTransport())
 
-It holds requests to the contract as the server does and answers with real little pictures that depend on seed and
-pictures alone. A live test compares it with the real server.
+It holds each tensor to the contract as the server does, but not tensors to each other (a mask to its picture, an end to
+its start), and answers with real little pictures that depend on seed and pictures alone. A live test compares it with
+the real server.
 """
 
 from __future__ import annotations

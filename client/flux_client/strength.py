@@ -7,15 +7,16 @@ each weight goes was measured there (docs/redux-control.md); `scripts/measure_de
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flux_serving.errors import InvalidRequest
 
-#: Pairs of a weight and of the share of the way that it goes, both rising from 0 to 1.
+#: Pairs of a weight and of the share of the way that it goes; both rise, from 0 to 1.
 CURVE = Path(__file__).with_name("strength_curve.json")
 
 
@@ -27,8 +28,9 @@ def with_weights(knobs: Mapping[str, Any]) -> dict[str, Any]:
         return rest
     if rest.get("image_strength") is not None:
         raise InvalidRequest("strength and image_strength are two scales of the same, expected one of them")
-    is_one = not isinstance(strength, (list, tuple))
-    return rest | {"image_strength": weight_of(strength) if is_one else [weight_of(one) for one in strength]}
+    given = strength.tolist() if isinstance(strength, (np.ndarray, np.generic)) else strength
+    is_one = isinstance(given, str) or not isinstance(given, Sequence)
+    return rest | {"image_strength": weight_of(given) if is_one else [weight_of(one) for one in given]}
 
 
 def weight_of(strength: float) -> float:
@@ -38,14 +40,12 @@ def weight_of(strength: float) -> float:
     """
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
         raise InvalidRequest(f"strength={strength!r}, expected 0..1; image_strength takes weights")
-    curve = _curve()
-    above = bisect_left([share for _, share in curve], strength)
-    if above == 0:
-        return curve[0][0]
-    (low, share_of_low), (high, share_of_high) = curve[above - 1 : above + 1]
-    return low + (high - low) * (strength - share_of_low) / (share_of_high - share_of_low)
+    weights, shares = _curve()
+    return float(np.interp(strength, shares, weights))
 
 
 @lru_cache(maxsize=1)
-def _curve() -> list[tuple[float, float]]:
-    return [(weight, share) for weight, share in json.loads(CURVE.read_text())]
+def _curve() -> tuple[list[float], list[float]]:
+    """Weights, and the share of the way that each goes."""
+    weights, shares = zip(*json.loads(CURVE.read_text()), strict=True)
+    return list(weights), list(shares)

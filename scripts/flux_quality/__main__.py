@@ -39,10 +39,18 @@ def read_options() -> argparse.Namespace:
     return chosen
 
 
-def write(findings: dict[str, Finding], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, finding in findings.items():
+def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
+    """Its sheet; with into_docs also its table and what of the product follows from it."""
+    if not into_docs:
         finding.sheet.save(folder / f"{name}.png", optimize=True)
+        return
+    (page, pictures), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
+    (DOCS / "pictures" / pictures).mkdir(parents=True, exist_ok=True)
+    finding.sheet.save(DOCS / "pictures" / pictures / f"{name}.png", optimize=True)
+    text = f"{finding.table}\n\n![{name}](pictures/{pictures}/{name}.png)"
+    page.write_text(replaced(page.read_text(), {name: text}))
+    for path, content in finding.data.items():
+        path.write_text(content)
 
 
 def main() -> int:
@@ -53,30 +61,19 @@ def main() -> int:
     gallery = Gallery(trained_on, asked_about, np.stack([picture.rgb for picture in asked_about]))
     end_on_signals()
     chosen.output.mkdir(parents=True, exist_ok=True)
-    findings = {}
     try:
         log = chosen.output / "triton.log"
         with log.open("ab") as output, TritonServer(options(serve=False), output) as server:
             server.wait_until_ready()
             with FluxClient(server.grpc_url) as client:
                 for name in chosen.questions:
-                    findings[name] = ASKED[name](client, gallery)
-                    print(f"\n## {name}: {ASKED[name].__doc__}\n\n{findings[name].table}", flush=True)
+                    finding = ASKED[name](client, gallery)
+                    print(f"\n## {name}: {ASKED[name].__doc__}\n\n{finding.table}", flush=True)
+                    keep(name, finding, chosen.output, chosen.docs)
     except (FluxError, ModelDied) as error:
         print(f"scripts/measure_demo: {error}\nTriton's log: {log}", file=sys.stderr)
         return 1
-    if chosen.docs:
-        for page, (folder, asked) in PAGES.items():
-            write_page(DOCS / page, folder, {name: findings[name] for name in asked if name in findings})
-    else:
-        write(findings, chosen.output)
     return 0
-
-
-def write_page(page: Path, folder: str, findings: dict[str, Finding]) -> None:
-    write(findings, page.parent / "pictures" / folder)
-    tables = {name: f"{f.table}\n\n![{name}](pictures/{folder}/{name}.png)" for name, f in findings.items()}
-    page.write_text(replaced(page.read_text(), tables))
 
 
 if __name__ == "__main__":

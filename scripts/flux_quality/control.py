@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from flux_client import FluxClient
 from flux_client.strength import CURVE
 from flux_documents import table
-from flux_quality.gallery import Finding, Gallery, strips
-from flux_quality.likeness import Bytes, between, to_own
+from flux_quality.gallery import Finding, Gallery, spread, strips
+from flux_quality.likeness import Bytes, Floats, between, to_own
 from flux_quality.questions import SEEDS
 from flux_quality.sheet import sheet
 from flux_quality.studio import Ask, drawn
 from flux_quality.words import Census, paraphrases
 
+#: On the demo's grid of 4x4 tokens; from 4 on it is one token.
 DETAILS = (1, 2, 4, 8)
 WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
 CALIBRATED = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -31,22 +32,32 @@ MASK[16:48, 16:48] = 255
 
 
 def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
-    """How much of the way from no picture to the whole picture does a weight go? Writes the client's curve, too."""
+    """How much of the way from no picture to the whole picture does a weight go?"""
     sources = gallery.some(100)
     to_source = []
     for weight in WEIGHTS:
         to_source.append(to_own(drawn(client, [Ask((s,), {"image_strength": weight}) for s in sources]), sources))
-    way = np.maximum.accumulate((to_source[0] - np.array(to_source)) / (to_source[0] - to_source[-1])).clip(0, 1)
-    CURVE.write_text(json.dumps([[w, round(float(share), 4)] for w, share in zip(WEIGHTS, way, strict=True)]) + "\n")
+    way = rising((to_source[0] - np.array(to_source)) / (to_source[0] - to_source[-1]))
     rows = [
         ["distance to the source, Delta E", *(f"{distance:.1f}" for distance in to_source)],
         ["of the way", *(f"{share:.2f}" for share in way)],
     ]
-    shown = [drawn(client, [Ask((s,), {"strength": share}) for s in sources]) for share in CALIBRATED]
+    weights = np.interp(CALIBRATED, way, WEIGHTS)
+    shown = [drawn(client, [Ask((s,), {"image_strength": float(w)}) for s in sources]) for w in weights]
     head = ["source", *(f"strength {share:g}" for share in CALIBRATED)]
     return Finding(
-        table(["`IMAGE_STRENGTH`", *(f"{weight:g}" for weight in WEIGHTS)], rows), sheet(head, strips(sources, *shown))
+        table(["`IMAGE_STRENGTH`", *(f"{weight:g}" for weight in WEIGHTS)], rows),
+        sheet(head, strips(sources, *shown)),
+        {CURVE: json.dumps(list(zip(WEIGHTS, way.round(4).tolist(), strict=True))) + "\n"},
     )
+
+
+def rising(shares: Floats) -> Floats:
+    """From 0 to 1, and up all the way: a flat piece, which is noise, gets the least of slopes."""
+    least = np.arange(len(shares)) * 1e-3
+    up: Floats = np.maximum.accumulate((shares - least).clip(0, 1 - least[-1])) + least
+    up[0], up[-1] = 0, 1
+    return up
 
 
 def detailed(client: FluxClient, gallery: Gallery) -> Finding:
@@ -90,17 +101,20 @@ def masked(client: FluxClient, gallery: Gallery) -> Finding:
     inside = (MASK > 0)[..., None]
     left = np.where(inside, sources, 255).astype(np.uint8)
     changed = np.where(inside, sources, others).astype(np.uint8)
-    plain = drawn(client, [Ask((source,)) for source in sources])
-    of_sources, of_changed, cropped = (
-        drawn(client, [Ask((source,), {"image_mask": MASK, "image_mask_crop": crop}) for source in pictures])
-        for pictures, crop in ((sources, 0), (changed, 0), (sources, 1))
-    )
+
+    def alone(pictures: Bytes, **knobs: Any) -> Bytes:
+        """One after the other: in company, the last bit of a picture may differ."""
+        return drawn(client, [Ask((picture,), knobs) for picture in pictures], at_once=1)
+
+    plain, plain_changed = alone(sources), alone(changed)
+    of_sources, of_changed = alone(sources, image_mask=MASK), alone(changed, image_mask=MASK)
+    cropped = alone(sources, image_mask=MASK, image_mask_crop=1)
     rows = [
         ["to the picture, Delta E", *(f"{to_own(pictures, sources):.1f}" for pictures in (plain, of_sources))],
         ["to what the mask leaves of it", *(f"{to_own(pictures, left):.1f}" for pictures in (plain, of_sources))],
         [
             "largest difference where all outside the mask is another picture's, of 255",
-            str(int(np.abs(drawn(client, [Ask((s,)) for s in changed]).astype(int) - plain).max())),
+            str(int(np.abs(plain_changed.astype(int) - plain).max())),
             str(int(np.abs(of_changed.astype(int) - of_sources).max())),
         ],
     ]
@@ -121,7 +135,7 @@ def framed(client: FluxClient, gallery: Gallery) -> Finding:
         shown.append(first)
     return Finding(
         table(["`IMAGE_FIT` of a picture of 3:1", "between variations that differ only at the ends, Delta E"], rows),
-        sheet(["3:1", *FITS], strips([_squashed(picture) for picture in wide], *shown)),
+        sheet(["3:1", *FITS], strips(wide, *shown)),
     )
 
 
@@ -161,12 +175,8 @@ def balanced(client: FluxClient, gallery: Gallery) -> Finding:
     rows = [["nearest neighbour is of the prompt's kind", *of_prompt], ["to the picture, Delta E", *to_source]]
     return Finding(
         table(["`PROMPT_STRENGTH`, beside `IMAGE_STRENGTH` 0.5", *head], rows),
-        sheet(["source", *head], strips(sources, *shown), [text for text, _ in chosen[:: len(chosen) // 8]][:8]),
+        sheet(["source", *head], strips(sources, *shown), [chosen[i][0] for i in spread(len(sources))]),
     )
-
-
-def _squashed(picture: Bytes) -> Bytes:
-    return np.asarray(Image.fromarray(picture).resize((128, 128 // 3)))
 
 
 CONTROLS: dict[str, Callable[[FluxClient, Gallery], Finding]] = {

@@ -299,6 +299,8 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux", "a.png", "--strength", "strong"],
         ["redux", "a.png", "--preview-steps", "3"],
         ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
+        ["redux", "a.png", "b.png", "--mask", "a-mask.png", "--mask", "b-mask.png"],
+        ["redux", "a.png", "--detail", "1,2"],
         ["frobnicate"],
     ],
 )

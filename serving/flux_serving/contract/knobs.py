@@ -64,8 +64,8 @@ IMAGE_DETAIL_WEIGHT = scalar(
 IMAGE_MASK = _of_each_picture(
     "IMAGE_MASK",
     DType.BYTES,
-    "Encoded pictures of the sizes of `IMAGE`, white where the picture counts, or empty for all of it: one for each "
-    "picture, or one that serves all. What is black is never seen, and a token weighs the share of it that is white",
+    "Encoded pictures of the sizes of `IMAGE`, white where the picture counts, or empty for all of it. What is black "
+    "or transparent is never seen, and a token weighs the share of it that is white",
 )
 IMAGE_MASK_CROP = _of_each_picture(
     "IMAGE_MASK_CROP",
