@@ -79,7 +79,7 @@ def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight
     bias = torch.nn.functional.pad(weights.log(), (0, IMAGE_TOKENS))[:, None, None]
     logits = query.float() @ key.float().mT / math.sqrt(8) + bias
     expected = logits.softmax(-1) @ value.float()
-    assert torch.allclose(attention(query, key, value).float(), expected, atol=1e-5 if dtype is torch.float32 else 2e-2)
+    assert torch.allclose(attention(query, key, value).float(), expected, atol=1e-5 if dtype is torch.float32 else 4e-2)
     assert isinstance(weighted_attention(weights, IMAGE_TOKENS, torch.bfloat16), MergedAttention)
     light = MergedAttention(soft, IMAGE_TOKENS, torch.float32, max_runs=4)
     assert len(light.starts) == 4
