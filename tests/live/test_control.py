@@ -123,6 +123,25 @@ def test_contain_sees_what_cover_cuts_off(client: FluxClient) -> None:
         assert np.abs(first - second).max() > 1, fit
 
 
+def test_what_is_transparent_of_a_mask_does_not_count(client: FluxClient) -> None:
+    cut_out = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    cut_out.paste((255, 255, 255, 255), (0, 0, 40, 60))
+    pictures = [varied(client, drawn_picture(1), image_mask=mask) for mask in (cut_out, LEFT)]
+    assert np.array_equal(*pictures)
+
+
+def test_a_very_oblong_picture_takes_no_more_memory_than_others(client: FluxClient) -> None:
+    """Padded to a square as it is, it would take 14 GB."""
+    assert varied(client, Image.new("RGB", (60000, 1), "red"), image_fit="contain").shape == (64, 64, 3)
+
+
+def test_more_squares_than_one_request_may_show_are_refused(client: FluxClient) -> None:
+    wide = Image.new("RGB", (160, 20), "red")
+    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT make 24 squares, at most 16"):
+        varied(client, wide, wide, wide, image_fit="tiles")
+    assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
+
+
 def test_all_knobs_at_once_give_the_same_alone_in_company_and_by_stream(client: FluxClient) -> None:
     pictures = [drawn_picture(1), drawn_picture(2)]
     alone = varied(client, *pictures, **TURNED)
@@ -150,9 +169,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a mask that leaves nothing": (
         {"image_mask": [None, Image.new("L", (80, 60), 0)]},
-        "flux_prior_redux: IMAGE[1]: IMAGE_MASK is all black",
+        "flux_prior_redux: IMAGE[1]: IMAGE_MASK leaves nothing of the picture",
     ),
-    "a mask that is no picture": ({"image_mask": b"%PDF-1.7"}, "flux_prior_redux: IMAGE_MASK[0]: not a picture"),
+    "a mask that is no picture": (
+        {"image_mask": [None, b"%PDF-1.7"]},
+        "flux_prior_redux: IMAGE_MASK[1]: not a picture",
+    ),
     "an end before the start": (
         {"image_start": 0.5, "image_end": 0.25},
         "flux_prior_redux: IMAGE_START=0.5, expected less than IMAGE_END=0.25",
@@ -167,7 +189,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing that steers": (
         {"image_strength": 0.0, "prompt_strength": 0.0},
-        "flux_base: CONTEXT_WEIGHTS are all 0 at step 0, at least one token must be there",
+        "flux_prior_redux: IMAGE_STRENGTH and PROMPT_STRENGTH leave nothing that steers once 0 of the steps are over",
     ),
 }
 

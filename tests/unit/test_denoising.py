@@ -91,6 +91,17 @@ def test_tokens_come_and_go_while_others_share_the_steps(
         assert (work.latents - stock_latents(tiny_flux, *sort)).abs().max() < 1e-5
 
 
+def test_phases_are_no_more_than_there_are() -> None:
+    """What comes and goes between two steps, or weighs nothing, makes none."""
+    spans = torch.tensor([[0, 1], [0, 0.5], [0.41, 0.42], [0.3, 1]])
+    context = Context(torch.randn(4, 3), torch.tensor([1.0, 1, 1, 0]), torch.zeros(2), spans, Span(0.5, 1.0))
+    phases = context.condensed().phases(10)
+    assert [(phase.first_step, phase.end_step, len(phase.index), phase.is_pooled) for phase in phases] == [
+        (0, 5, 2, False),
+        (5, 10, 1, True),
+    ]
+
+
 def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: BaseWeights) -> None:
     plain = random_context(1, 4)
     always = Context(plain.tokens, plain.weights, plain.pooled, torch.tensor([[0.0, 1.0]] * 4))
@@ -102,6 +113,12 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
             sampler.step([work])
         pictures.append(work.latents)
     assert torch.equal(*pictures)
+
+
+def test_a_picture_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
+    nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
+    with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), nothing)
 
 
 def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
