@@ -72,6 +72,8 @@ def _redux(client: FluxClient, options: argparse.Namespace) -> int:
         strength=options.strength,
         image_strength=options.image_strength,
         image_detail=options.detail,
+        image_detail_filter=options.detail_filter,
+        image_detail_weight=options.detail_weight,
         image_blend="sum" if options.sum else None,
         image_mask=options.mask,
         image_mask_crop=int(options.crop) or None,
@@ -280,6 +282,8 @@ def _add_control(redux: argparse.ArgumentParser) -> None:
     redux.add_argument("--strength", type=numbers, help="0: no picture, 0.5: half of the way, 1: all; S, or S1,S2,...")
     redux.add_argument("--image-strength", type=numbers, help=f"weight of the pictures, 0..{limits.MAX_STRENGTH:g}")
     redux.add_argument("--detail", type=integers, help=f"tokens pooled into one along a side, 1..{limits.MAX_DETAIL}")
+    redux.add_argument("--detail-filter", choices=limits.DETAIL_FILTERS, help="how they are pooled")
+    redux.add_argument("--detail-weight", choices=limits.DETAIL_WEIGHTS, help="what a pooled token weighs")
     redux.add_argument(
         "--mask", type=Path, action="append", help="white where the picture counts; again for each picture, or once"
     )

@@ -48,9 +48,9 @@ class Knobs(TypedDict, total=False):
     #: Redux tokens pooled into one along each side of their grid, 1..9: 1 is full detail, more leaves the mood.
     image_detail: int | Sequence[int] | None
     #: area or triangle.
-    image_detail_filter: str | None
+    image_detail_filter: str | Sequence[str] | None
     #: What a pooled token weighs: one, or all that it stands for.
-    image_detail_weight: str | None
+    image_detail_weight: str | Sequence[str] | None
     #: Pictures of the pictures' sizes, white where these count; None for one without a mask.
     image_mask: Masks | None
     #: 1 cuts a picture to the box around what its mask leaves.

@@ -40,9 +40,9 @@ LEFT.paste(255, (0, 0, 40, 60))
 TURNED: dict[str, Any] = {
     "prompt": "red apple",
     "image_strength": [0.7, 1.5],
-    "image_detail": [1, 2],
-    "image_detail_filter": "triangle",
-    "image_detail_weight": "all",
+    "image_detail": [2, 1],
+    "image_detail_filter": ["triangle", "area"],
+    "image_detail_weight": ["one", "all"],
     "image_mask": [None, Image.new("L", (80, 60), 128)],
     "image_mask_crop": [0, 1],
     "image_fit": ["contain", "tiles"],

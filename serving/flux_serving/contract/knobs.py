@@ -46,14 +46,14 @@ IMAGE_DETAIL = _of_each_picture(
     bounds=Bounds(1, limits.MAX_DETAIL),
     default=1,
 )
-IMAGE_DETAIL_FILTER = scalar(
+IMAGE_DETAIL_FILTER = _of_each_picture(
     "IMAGE_DETAIL_FILTER",
     DType.BYTES,
     "How they are pooled: `area`, the mean over a cell, or `triangle`, a smoother mean over twice its width",
     default=limits.DETAIL_FILTERS[0],
     choices=limits.DETAIL_FILTERS,
 )
-IMAGE_DETAIL_WEIGHT = scalar(
+IMAGE_DETAIL_WEIGHT = _of_each_picture(
     "IMAGE_DETAIL_WEIGHT",
     DType.BYTES,
     "What a pooled token weighs: `one`, so that less detail also leaves more to the prompt, or `all` that it stands "
