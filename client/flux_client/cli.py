@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None, open_client: Callable[..., FluxClien
     options = parser.parse_args(argv)
     if options.command == "redux":
         _check_previews(parser, options)
+        _check_lists(parser, options)
     try:
         client = open_client(options.url, protocol=options.protocol, timeout_s=options.timeout)
     except ValueError as error:
@@ -68,7 +69,20 @@ def _ready(client: FluxClient) -> int:
 def _redux(client: FluxClient, options: argparse.Namespace) -> int:
     knobs = Knobs(
         prompt=options.prompt,
-        image_strength=options.strength,
+        strength=options.strength,
+        image_strength=options.image_strength,
+        image_detail=options.detail,
+        image_detail_filter=options.detail_filter,
+        image_detail_weight=options.detail_weight,
+        image_blend="sum" if options.sum else None,
+        image_mask=options.mask,
+        image_mask_crop=int(options.crop) or None,
+        image_fit=options.fit,
+        image_start=options.start,
+        image_end=options.end,
+        prompt_strength=options.prompt_strength,
+        prompt_start=options.prompt_start,
+        prompt_end=options.prompt_end,
         height=options.height,
         width=options.width,
         num_inference_steps=options.steps,
@@ -81,7 +95,7 @@ def _redux(client: FluxClient, options: argparse.Namespace) -> int:
     for folder in filter(None, (options.out, options.previews)):
         folder.mkdir(parents=True, exist_ok=True)
     exit_code, names = 0, _Names()
-    tasks = plan(options.pictures, blend=options.blend)
+    tasks = plan(options.pictures, blend=options.blend or options.sum)
     with _Meter(options, len(tasks)) as meter:
         for task in tasks:
             try:
@@ -209,6 +223,14 @@ def _check_previews(parser: argparse.ArgumentParser, options: argparse.Namespace
         parser.error(f"--previews needs --protocol {_STREAMING_PROTOCOL}")
 
 
+def _check_lists(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Values of several pictures are values of one request."""
+    if not (options.blend or options.sum):
+        for name in ("strength", "image_strength", "detail", "mask", "start", "end"):
+            if len(getattr(options, name) or ()) > 1:
+                parser.error(f"several values of --{name.replace('_', '-')} need --blend or --sum")
+
+
 def _failed(error: Exception, name: str = "") -> int:
     line = " ".join(str(error).split())
     tqdm.write(f"flux-client: {name}: {line}" if name else f"flux-client: {line}", file=sys.stderr)
@@ -230,9 +252,7 @@ def _parser() -> argparse.ArgumentParser:
     redux.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     redux.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for the variations (%(default)s)")
     redux.add_argument("-n", "--number", type=int, help=f"variations of each picture, 1..{limits.MAX_IMAGES}")
-    redux.add_argument("--blend", action="store_true", help="all pictures in one request: variations of their mixture")
-    redux.add_argument("--prompt", help="text beside the pictures")
-    redux.add_argument("--strength", type=numbers, help="weight of the pictures: S, or S1,S2,... with --blend")
+    _add_control(redux)
     redux.add_argument("--height", type=int, help="pixels")
     redux.add_argument("--width", type=int, help="pixels")
     redux.add_argument("--steps", type=int, help=f"denoising steps, 1..{limits.MAX_STEPS}")
@@ -252,6 +272,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     redux.add_argument("-q", "--quiet", action="store_true", help="no bar on stderr")
     return parser
+
+
+def _add_control(redux: argparse.ArgumentParser) -> None:
+    """What of the pictures counts, how much, and when; values of several pictures go with --blend."""
+    redux.add_argument("--blend", action="store_true", help="all pictures in one request: variations of their mixture")
+    redux.add_argument("--sum", action="store_true", help="the same, by diffusers' weighted sum of their tokens")
+    redux.add_argument("--prompt", help="text beside the pictures")
+    redux.add_argument("--strength", type=numbers, help="0: no picture, 0.5: half of the way, 1: all; S, or S1,S2,...")
+    redux.add_argument("--image-strength", type=numbers, help=f"weight of the pictures, 0..{limits.MAX_STRENGTH:g}")
+    redux.add_argument("--detail", type=integers, help=f"tokens pooled into one along a side, 1..{limits.MAX_DETAIL}")
+    redux.add_argument("--detail-filter", choices=limits.DETAIL_FILTERS, help="how they are pooled")
+    redux.add_argument("--detail-weight", choices=limits.DETAIL_WEIGHTS, help="what a pooled token weighs")
+    redux.add_argument(
+        "--mask", type=Path, action="append", help="white where the picture counts; again for each picture, or once"
+    )
+    redux.add_argument("--crop", action="store_true", help="cut the pictures to their masks first")
+    redux.add_argument("--fit", choices=limits.FITS, help="what becomes of pictures that are no squares")
+    redux.add_argument("--start", type=numbers, help="fraction of the steps that are over when the pictures come in")
+    redux.add_argument("--end", type=numbers, help="fraction of the steps that are over when they go")
+    redux.add_argument("--prompt-strength", type=float, help="weight of the prompt")
+    redux.add_argument("--prompt-start", type=float, help="fraction of the steps that are over when it comes in")
+    redux.add_argument("--prompt-end", type=float, help="fraction of the steps that are over when it goes")
+
+
+def integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def numbers(text: str) -> list[float]:

@@ -2,8 +2,9 @@
 
     client = FluxClient(transport=FakeTransport())
 
-It holds requests to the contract as the server does and answers with real little pictures that depend on seed and
-pictures alone. A live test compares it with the real server.
+It holds each tensor to the contract as the server does, but not tensors to each other (a mask to its picture, an end to
+its start), and answers with real little pictures that depend on seed and pictures alone. A live test compares it with
+the real server.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from PIL import Image, UnidentifiedImageError
 from flux_client.request import Array, Request
 from flux_client.transport import Answer
 from flux_serving.contract import limits
-from flux_serving.contract.models import (
-    FLUX_REDUX,
-    FLUX_STREAM,
+from flux_serving.contract.knobs import (
     HEIGHT,
     IMAGE,
     NUM_IMAGES,
     NUM_INFERENCE_STEPS,
     OUTPUT_FORMAT,
+    PREVIEW_STEPS,
+    SEED,
+    WIDTH,
+)
+from flux_serving.contract.models import (
+    FLUX_REDUX,
+    FLUX_STREAM,
     OUTPUT_IMAGE,
     OUTPUT_SEED,
     PREVIEW,
-    PREVIEW_METHOD,
-    PREVIEW_STEPS,
     PROGRESS,
-    SEED,
-    WIDTH,
     Ensemble,
     Model,
 )
@@ -154,7 +156,6 @@ def answer(request: Request) -> Answer:
 def stream_answers(request: Request) -> Iterator[Answer]:
     """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
     inputs = _checked(request, FLUX_STREAM)
-    _choice(request.model, inputs, PREVIEW_METHOD, limits.PREVIEW_METHODS)
     final = _pictures(request.model, inputs)
     steps = _number(inputs, NUM_INFERENCE_STEPS)
     preview_steps = _number(inputs, PREVIEW_STEPS)

@@ -20,6 +20,9 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray
 #: One picture, or several for one request.
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
+#: One picture for all, or one each; None where there is none.
+Masks: TypeAlias = "Picture | Sequence[Picture | None]"
+
 _ONE_PICTURE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 #: Modes of PIL that PNG keeps; others become RGB.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
@@ -31,6 +34,15 @@ def encode_pictures(images: Pictures) -> list[bytes]:
     Raises InvalidRequest: none or more than MAX_PICTURES, an empty one, one of more than MAX_PICTURE_BYTES, or an array
     that is no picture. Raises TypeError: not a kind of picture. Raises OSError: the file cannot be read.
     """
+    return [_encode(picture) for picture in _listed(images)]
+
+
+def encode_masks(masks: Masks) -> list[bytes]:
+    """The same of masks, nothing for None."""
+    return [b"" if mask is None else _encode(mask) for mask in _listed(masks)]
+
+
+def _listed(images: object) -> list[object]:
     pictures: list[object]
     if isinstance(images, _ONE_PICTURE):
         pictures = [images]
@@ -40,7 +52,7 @@ def encode_pictures(images: Pictures) -> list[bytes]:
         raise _not_a_picture(images)
     if not 1 <= len(pictures) <= limits.MAX_PICTURES:
         raise InvalidRequest(f"{len(pictures)} pictures in one request, expected 1..{limits.MAX_PICTURES}")
-    return [_encode(picture) for picture in pictures]
+    return pictures
 
 
 def _encode(picture: object) -> bytes:

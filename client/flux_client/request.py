@@ -9,20 +9,18 @@ from typing import Any, TypeAlias, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from flux_client.pictures import Pictures, encode_pictures
+from flux_client.pictures import Masks, Pictures, encode_masks, encode_pictures
+from flux_client.strength import with_weights
 from flux_serving.contract import limits
-from flux_serving.contract.models import (
-    FLUX_REDUX,
-    FLUX_STREAM,
+from flux_serving.contract.knobs import (
     IMAGE,
-    IMAGE_STRENGTH,
+    IMAGE_MASK,
     OUTPUT_FORMAT,
     PREVIEW_METHOD,
     PREVIEW_STEPS,
     PROMPT,
-    Ensemble,
-    Model,
 )
+from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, Ensemble, Model
 from flux_serving.contract.tensors import DType, Tensor
 from flux_serving.errors import InvalidRequest
 
@@ -34,17 +32,39 @@ _STREAM_KNOBS = {tensor.name.lower(): tensor for tensor in FLUX_STREAM.inputs if
 #: `redux` takes the same but for previews: its one answer has no room for them.
 _REDUX_KNOBS = {key: tensor for key, tensor in _STREAM_KNOBS.items() if tensor not in (PREVIEW_STEPS, PREVIEW_METHOD)}
 
-#: Texts that are one of a few words. Base64 is for callers without a client.
-_CHOICES = {OUTPUT_FORMAT: limits.FORMATS, PREVIEW_METHOD: limits.PREVIEW_METHODS}
-
 
 class Knobs(TypedDict, total=False):
     """What `redux` and `stream` may be told beside the pictures; left out or None, the server's default holds."""
 
     #: Text beside the pictures; needs a base checkpoint with text encoders.
     prompt: str | None
-    #: Weight of the pictures' tokens, 0..4, 1 is diffusers' picture: one for all pictures, or one each.
+    #: Weight of the pictures' tokens, 0..4, 1 is diffusers' picture. Of this and what else may be a sequence: one value
+    #: for all pictures, or one each.
     image_strength: float | Sequence[float] | None
+    #: The same from no picture, 0, to the whole picture, 1, with 0.5 half of the way; instead of image_strength.
+    strength: float | Sequence[float] | None
+    #: How several pictures become one condition: concat, or sum, which is diffusers' weighted sum.
+    image_blend: str | None
+    #: Redux tokens pooled into one along each side of their grid, 1..9: 1 is full detail, more leaves the mood.
+    image_detail: int | Sequence[int] | None
+    #: area or triangle.
+    image_detail_filter: str | Sequence[str] | None
+    #: What a pooled token weighs: one, or all that it stands for.
+    image_detail_weight: str | Sequence[str] | None
+    #: Pictures of the pictures' sizes, white where these count; None for one without a mask.
+    image_mask: Masks | None
+    #: 1 cuts a picture to the box around what its mask leaves.
+    image_mask_crop: int | Sequence[int] | None
+    #: What becomes of a picture that is no square: stretch, cover, contain or tiles.
+    image_fit: str | Sequence[str] | None
+    #: Fraction of the steps that are over when the picture comes in, and when it goes, 0..1.
+    image_start: float | Sequence[float] | None
+    image_end: float | Sequence[float] | None
+    #: Weight of the prompt's tokens, 0..4.
+    prompt_strength: float | None
+    #: The same fractions for the prompt.
+    prompt_start: float | None
+    prompt_end: float | None
     #: Pixels, a multiple of 16; default: the checkpoint's own size.
     height: int | None
     #: Pixels, a multiple of 16; default: the checkpoint's own size.
@@ -90,23 +110,25 @@ def _request(
     target: Ensemble | Model, known: Mapping[str, Tensor], images: Pictures, knobs: Mapping[str, Any]
 ) -> Request:
     model = target.name
-    unknown = sorted(set(knobs) - set(known))
+    unknown = sorted(set(knobs) - {*known, "strength"})
     if unknown:
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}, expected one of: {', '.join(known)}")
+    knobs = with_weights(knobs)
     pictures = encode_pictures(images)
     inputs = {IMAGE.name: _checked(model, IMAGE, pictures)}
     inputs |= {known[key].name: _checked(model, known[key], value) for key, value in knobs.items() if value is not None}
-    strengths = inputs.get(IMAGE_STRENGTH.name)
-    if strengths is not None and strengths.size not in (1, len(pictures)):
-        raise InvalidRequest(
-            f"{model}: {IMAGE_STRENGTH.name} has {strengths.size} values for {len(pictures)} pictures, "
-            "expected one value, or one each"
-        )
+    for name, values in inputs.items():
+        if values.size not in (1, len(pictures)):
+            raise InvalidRequest(
+                f"{model}: {name} has {values.size} values for {len(pictures)} pictures, expected one, or one each"
+            )
     return Request(model, inputs, tuple(tensor.name for tensor in target.outputs))
 
 
 def _checked(model: str, tensor: Tensor, value: Any) -> Array:
-    if tensor.dtype is DType.BYTES:
+    if tensor is IMAGE_MASK:
+        value = encode_masks(value)
+    elif tensor.dtype is DType.BYTES:
         _check_text(model, tensor, value)
     else:
         _check_numbers(model, tensor, value)
@@ -136,6 +158,9 @@ def _check_text(model: str, tensor: Tensor, value: Any) -> None:
             raise InvalidRequest(
                 f"{model}: {tensor.name} has {len(value)} characters, expected at most {limits.MAX_PROMPT_CHARACTERS}"
             )
-    choices = _CHOICES.get(tensor)
-    if choices is not None and value not in choices:
-        raise InvalidRequest(f"{model}: {tensor.name}={value!r}, expected one of: {', '.join(choices)}")
+    # Base64 is for callers without a client.
+    choices = limits.FORMATS if tensor is OUTPUT_FORMAT else tensor.choices
+    texts = list(value) if isinstance(value, (list, tuple)) and tensor.shape == (-1,) else [value]
+    for text in texts if choices else ():
+        if text not in choices:
+            raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")

@@ -16,10 +16,10 @@ import torch
 from flux_bench.checkpoint import CHECKPOINTS
 from flux_bench.pictures import picture
 from flux_bench.plan import GUIDANCE
+from flux_serving.contract.knobs import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_STEPS
-from flux_serving.contract.models import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
-from flux_serving.stages.context import Text, assemble, no_text
-from flux_serving.stages.prompt_encoding import POOLED_WIDTH
+from flux_serving.stages.context import ALWAYS, Part, Text, assemble, no_text
+from flux_serving.stages.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -52,7 +52,8 @@ class Steps:
             text = no_text(tokens.shape[1], POOLED_WIDTH, tokens)
             if has_prompt:
                 text = Text(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
-            works += self.sampler.begin(parameters(side, seed=row), assemble(text, [tokens], [1.0]))
+            parts = [*text_parts(text, ALWAYS, strength=1.0), Part(tokens, torch.ones(len(tokens)))]
+            works += self.sampler.begin(parameters(side, seed=row), assemble(parts, text.pooled))
         return lambda: self.sampler.step(works)
 
     def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""`scripts/measure_demo`: ask the real Triton on the demo checkpoint, and write docs/demo-checkpoint.md's tables."""
+"""`scripts/measure_demo`: ask the real Triton on the demo checkpoint, and write the tables and sheets of the docs."""
 
 from __future__ import annotations
 
@@ -13,33 +13,44 @@ from flux_demo.__main__ import CHECKPOINTS, ROOT, options
 from flux_demo.asset import expand
 from flux_demo.pictures import fetch_package, load_pictures, split
 from flux_documents import replaced
+from flux_quality.control import CONTROLS
 from flux_quality.gallery import Finding, Gallery, spread
 from flux_quality.questions import QUESTIONS
 from flux_serving.errors import FluxError
 from flux_serving.launch.server import ModelDied, TritonServer, end_on_signals
 
-PAGE = ROOT / "docs" / "demo-checkpoint.md"
-PICTURES = ROOT / "docs" / "pictures"
+DOCS = ROOT / "docs"
+#: What is asked for a page; its sheets lie in pictures/ beside it, under the folder's name.
+PAGES = {"demo-checkpoint.md": ("demo", QUESTIONS), "redux-control.md": ("control", CONTROLS)}
+ASKED = QUESTIONS | CONTROLS
 #: Held-out pictures that are asked about.
 SOURCES = 200
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/measure_demo", description=__doc__)
-    parser.add_argument("questions", nargs="*", default=list(QUESTIONS), help=f"default: {' '.join(QUESTIONS)}")
+    parser.add_argument("questions", nargs="*", default=list(ASKED), help=f"default: {' '.join(ASKED)}")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the pictures' package")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "quality", help="default: out/quality")
-    parser.add_argument("--docs", action="store_true", help="write docs/demo-checkpoint.md's tables and sheets too")
+    parser.add_argument("--docs", action="store_true", help="write the tables and sheets of the docs, too")
     chosen = parser.parse_args()
-    if unknown := set(chosen.questions) - set(QUESTIONS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of: {', '.join(QUESTIONS)}")
+    if unknown := set(chosen.questions) - set(ASKED):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of: {', '.join(ASKED)}")
     return chosen
 
 
-def write(findings: dict[str, Finding], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, finding in findings.items():
+def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
+    """Its sheet; with into_docs also its table and what of the product follows from it."""
+    if not into_docs:
         finding.sheet.save(folder / f"{name}.png", optimize=True)
+        return
+    (page, pictures), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
+    (DOCS / "pictures" / pictures).mkdir(parents=True, exist_ok=True)
+    finding.sheet.save(DOCS / "pictures" / pictures / f"{name}.png", optimize=True)
+    text = f"{finding.table}\n\n![{name}](pictures/{pictures}/{name}.png)"
+    page.write_text(replaced(page.read_text(), {name: text}))
+    for path, content in finding.data.items():
+        path.write_text(content)
 
 
 def main() -> int:
@@ -50,22 +61,18 @@ def main() -> int:
     gallery = Gallery(trained_on, asked_about, np.stack([picture.rgb for picture in asked_about]))
     end_on_signals()
     chosen.output.mkdir(parents=True, exist_ok=True)
-    findings = {}
     try:
         log = chosen.output / "triton.log"
         with log.open("ab") as output, TritonServer(options(serve=False), output) as server:
             server.wait_until_ready()
             with FluxClient(server.grpc_url) as client:
                 for name in chosen.questions:
-                    findings[name] = QUESTIONS[name](client, gallery)
-                    print(f"\n## {name}: {QUESTIONS[name].__doc__}\n\n{findings[name].table}", flush=True)
+                    finding = ASKED[name](client, gallery)
+                    print(f"\n## {name}: {ASKED[name].__doc__}\n\n{finding.table}", flush=True)
+                    keep(name, finding, chosen.output, chosen.docs)
     except (FluxError, ModelDied) as error:
         print(f"scripts/measure_demo: {error}\nTriton's log: {log}", file=sys.stderr)
         return 1
-    write(findings, PICTURES / "demo" if chosen.docs else chosen.output)
-    if chosen.docs:
-        tables = {name: f"{f.table}\n\n![{name}](pictures/demo/{name}.png)" for name, f in findings.items()}
-        PAGE.write_text(replaced(PAGE.read_text(), tables))
     return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,10 +31,11 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Finding:
-    """table: Markdown. sheet: what was drawn, for looking at."""
+    """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it."""
 
     table: str
     sheet: Image.Image
+    data: Mapping[Path, str] = field(default_factory=dict)
 
 
 def spread(length: int, count: int = SHOWN) -> list[int]:

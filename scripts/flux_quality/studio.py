@@ -25,11 +25,11 @@ class Ask:
     knobs: dict[str, Any] = field(default_factory=dict)
 
 
-def drawn(client: FluxClient, asks: Sequence[Ask]) -> Bytes:
+def drawn(client: FluxClient, asks: Sequence[Ask], at_once: int = CLIENTS) -> Bytes:
     """(asks, height, width, 3) uint8, in the order of the asks, which are all of one size."""
 
     def one(ask: Ask) -> Bytes:
         return np.asarray(client.redux(list(ask.sources), **{**USUAL, **ask.knobs})[0].image.convert("RGB"))
 
-    with ThreadPoolExecutor(CLIENTS) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         return np.stack(list(pool.map(one, asks)))

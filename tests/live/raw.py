@@ -17,7 +17,7 @@ import tritonclient.http
 from flux_serving.launch.server import TritonServer
 
 #: What flux_prior_redux hands to flux_base.
-CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
+CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "POOLED_SPAN"]
 
 TYPES = {
     np.dtype(np.int32): "INT32",

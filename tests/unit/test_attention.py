@@ -44,7 +44,7 @@ def test_both_ways_agree_for_weights_that_are_no_whole_numbers(tokens: int) -> N
     weights = torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)) * 3
     inputs = queries_keys_values(3, tokens + IMAGE_TOKENS)
     masked = MaskedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs)
-    assert torch.allclose(MergedAttention(weights, IMAGE_TOKENS)(*inputs), masked, atol=1e-5)
+    assert torch.allclose(MergedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs), masked, atol=1e-5)
 
 
 def test_in_bfloat16_only_the_merge_keeps_the_weight() -> None:
@@ -64,5 +64,25 @@ def test_weights_of_one_need_neither() -> None:
 
 
 def test_runs_are_told_apart_only_where_a_weight_changes() -> None:
-    merged = MergedAttention(torch.tensor([[512.0, 1, 1, 1], [512, 1, 1, 0]]), IMAGE_TOKENS)
+    merged = MergedAttention(torch.tensor([[512.0, 1, 1, 1], [512, 1, 1, 0]]), IMAGE_TOKENS, torch.float32)
     assert list(zip(merged.starts, merged.ends, strict=True)) == [(0, 1), (1, 3), (3, 4), (4, 9)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight(dtype: torch.dtype) -> None:
+    """A mask with soft edges gives each token a weight of its own."""
+    soft = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)).sort(descending=True).values
+    weights = torch.cat([torch.full((2, 1), 512.0), soft], dim=1)
+    query, key, value = (tensor.to(dtype) for tensor in queries_keys_values(2, 61 + IMAGE_TOKENS))
+    attention = MergedAttention(weights, IMAGE_TOKENS, dtype, max_runs=4)
+    assert len(attention.starts) == 4
+    bias = torch.nn.functional.pad(weights.log(), (0, IMAGE_TOKENS))[:, None, None]
+    logits = query.float() @ key.float().mT / math.sqrt(8) + bias
+    expected = logits.softmax(-1) @ value.float()
+    assert torch.allclose(attention(query, key, value).float(), expected, atol=1e-5 if dtype is torch.float32 else 4e-2)
+    assert isinstance(weighted_attention(weights, IMAGE_TOKENS, torch.bfloat16), MergedAttention)
+    light = MergedAttention(soft, IMAGE_TOKENS, torch.float32, max_runs=4)
+    assert len(light.starts) == 4
+    query, key, value = queries_keys_values(2, 60 + IMAGE_TOKENS)
+    masked = MaskedAttention(soft, IMAGE_TOKENS, torch.float32)(query, key, value)
+    assert torch.allclose(light(query, key, value), masked, atol=1e-5)

@@ -19,19 +19,19 @@ from flux_serving.errors import Cancelled, FluxError
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
-from flux_serving.stages.context import Context
+from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH, stock_latents
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture, and what stock diffusers gives for it. context: as diffusers reads it, each token of weight 1."""
+    """A picture, and what stock diffusers gives for it. context: whole weights; some tokens come and go."""
 
     parameters: SamplingParameters
     context: Context
@@ -40,7 +40,8 @@ class Wish:
 
 @pytest.fixture(scope="module")
 def wishes(tiny_flux: FluxPipeline) -> list[Wish]:
-    """Forty, no two alike: sizes, steps, guidance, seeds, and contexts of 1 to 60 tokens, some of them repeated."""
+    """Forty, no two alike: sizes, steps, guidance, seeds, and contexts of 1 to 60 tokens, some of them
+    repeated, some there for a part of the steps only."""
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
     made = []
     for seed in range(40):
@@ -50,19 +51,20 @@ def wishes(tiny_flux: FluxPipeline) -> list[Wish]:
         if choice.random() < 0.7:
             tokens = torch.cat([torch.zeros(choice.randint(2, 48), CONTEXT_WIDTH), tokens])
         pooled = torch.randn(POOLED_WIDTH, generator=generator)
-        latents = tiny_flux(
-            prompt_embeds=tokens[None],
-            pooled_prompt_embeds=pooled[None],
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator("cpu").manual_seed(seed),
-            output_type="latent",
-        ).images[0]
+        spans, pooled_span = random_spans(choice, len(tokens))
         parameters = SamplingParameters(height, width, steps, guidance, (seed,), first_step=0, end_step=steps)
-        made.append(Wish(parameters, Context(tokens, torch.ones(len(tokens)), pooled), latents.numpy()))
+        weights = torch.tensor([float(choice.choice([1, 1, 2, 5])) for _ in tokens])
+        context = Context(tokens, weights, pooled, spans, pooled_span)
+        made.append(Wish(parameters, context, stock_latents(tiny_flux, parameters, context).numpy()))
     return made
+
+
+def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | None, Span]:
+    """None for half of the wishes. The first token always stays."""
+    if choice.random() < 0.5:
+        return None, ALWAYS
+    quarters = [sorted(choice.sample(range(5), 2)) for _ in range(tokens)]
+    return torch.tensor([[0, 4], *quarters[1:]]) / 4, Span(*(quarter / 4 for quarter in quarters[0]))
 
 
 class Faulty(Sampler):
@@ -106,7 +108,7 @@ def run_schedule(base: BaseWeights, wishes: Sequence[Wish], number: int) -> tupl
             wish.parameters.steps,
             finish,
             group=work.grid,
-            tokens=work.conditioning.tokens,
+            tokens=work.most_tokens,
             priority=dice.randint(-1, 1),
             is_wanted=is_wanted,
         )

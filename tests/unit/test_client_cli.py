@@ -12,6 +12,7 @@ from PIL import Image
 from flux_client import FluxClient, GenerationFailed, RetryPolicy, Unreachable
 from flux_client.cli import main, plan
 from flux_client.fake import FakeTransport
+from flux_client.strength import weight_of
 
 
 def picture(path, colour="red"):
@@ -75,8 +76,29 @@ def test_every_option_reaches_the_request(tmp_path):
     argv = [
         "--prompt",
         "owl",
-        "--strength",
+        "--image-strength",
         "0.5",
+        "--detail",
+        "2",
+        "--detail-filter",
+        "triangle",
+        "--detail-weight",
+        "all",
+        "--mask",
+        str(picture(tmp_path / "mask.png")),
+        "--crop",
+        "--fit",
+        "contain",
+        "--start",
+        "0.25",
+        "--end",
+        "0.75",
+        "--prompt-strength",
+        "2",
+        "--prompt-start",
+        "0.5",
+        "--prompt-end",
+        "1",
         "--height",
         "32",
         "--width",
@@ -98,6 +120,17 @@ def test_every_option_reaches_the_request(tmp_path):
     assert {name: array.ravel().tolist() for name, array in inputs.items() if name != "IMAGE"} == {
         "PROMPT": [b"owl"],
         "IMAGE_STRENGTH": [0.5],
+        "IMAGE_DETAIL": [2],
+        "IMAGE_DETAIL_FILTER": [b"triangle"],
+        "IMAGE_DETAIL_WEIGHT": [b"all"],
+        "IMAGE_MASK": [(tmp_path / "mask.png").read_bytes()],
+        "IMAGE_MASK_CROP": [1],
+        "IMAGE_FIT": [b"contain"],
+        "IMAGE_START": [0.25],
+        "IMAGE_END": [0.75],
+        "PROMPT_STRENGTH": [2],
+        "PROMPT_START": [0.5],
+        "PROMPT_END": [1],
         "HEIGHT": [32],
         "WIDTH": [48],
         "NUM_INFERENCE_STEPS": [3],
@@ -122,7 +155,16 @@ def test_blended_pictures_are_one_request(tmp_path):
     assert command("redux", *pictures, "--blend", "--strength", "1,0.5", "-o", tmp_path / "out") == 0
     [sent] = command.transport.sent
     assert sent.request.inputs["IMAGE"].shape == (1, 2)
+    assert sent.request.inputs["IMAGE_STRENGTH"].tolist() == [[1, pytest.approx(weight_of(0.5))]]
     assert (tmp_path / "out" / "a+b-42.png").exists()
+
+
+def test_a_sum_is_one_request_too(tmp_path):
+    command = Command()
+    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
+    assert command("redux", *pictures, "--sum", "-o", tmp_path / "out") == 0
+    [sent] = command.transport.sent
+    assert sent.request.inputs["IMAGE_BLEND"].item() == b"sum"
 
 
 def test_pictures_of_the_same_name_do_not_overwrite_each_other(tmp_path):
@@ -263,6 +305,8 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux", "a.png", "--strength", "strong"],
         ["redux", "a.png", "--preview-steps", "3"],
         ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
+        ["redux", "a.png", "b.png", "--mask", "a-mask.png", "--mask", "b-mask.png"],
+        ["redux", "a.png", "--detail", "1,2"],
         ["frobnicate"],
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from inspect import signature
 from io import BytesIO
 
@@ -10,6 +11,7 @@ from PIL import Image
 from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InvalidRequest, Knobs, Variation
 from flux_client.opening import open_transport
 from flux_client.request import redux_request, stream_request
+from flux_client.strength import CURVE, weight_of
 from flux_client.variation import read_variations
 from flux_serving.contract.models import FLUX_STREAM
 
@@ -22,7 +24,7 @@ def png(size=(8, 8)):
 
 def test_the_optional_inputs_of_flux_stream_are_what_stream_may_be_told():
     previews = {"preview_steps", "preview_method"}
-    assert {name.upper() for name in {*Knobs.__annotations__, *previews}} == {
+    assert {name.upper() for name in {*Knobs.__annotations__, *previews} - {"strength"}} == {
         tensor.name for tensor in FLUX_STREAM.inputs if tensor.optional
     }
     for client in (FluxClient, AsyncFluxClient):
@@ -173,3 +175,52 @@ def test_a_prompt_that_is_no_unicode_is_refused():
 def test_a_url_is_a_host_and_a_port(url):
     with pytest.raises(ValueError, match="expected host:port"):
         open_transport("grpc", url)
+
+
+def test_strength_is_a_scale_from_no_picture_to_the_whole_picture():
+    curve = [weight_of(share / 20) for share in range(21)]
+    assert curve[0] == 0
+    assert curve[-1] == 1
+    assert curve == sorted(curve)
+    sent = redux_request([b"one", b"two"], {"strength": [0.5, 1]}).inputs["IMAGE_STRENGTH"]
+    assert sent.tolist() == [[pytest.approx(weight_of(0.5)), 1]]
+
+
+def test_half_a_strength_goes_half_of_the_measured_way():
+    curve = json.loads(CURVE.read_text())
+    weights, shares = zip(*curve, strict=True)
+    assert np.interp(weight_of(0.5), weights, shares) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("strength", [1.5, -0.1, float("nan"), "half", True, [0.5, 2]])
+def test_a_strength_beyond_its_scale_is_refused(strength):
+    with pytest.raises(InvalidRequest, match=r"strength=.*, expected 0\.\.1; image_strength takes weights"):
+        redux_request([b"one", b"two"], {"strength": strength})
+
+
+def test_two_scales_at_once_are_refused():
+    with pytest.raises(InvalidRequest, match="strength and image_strength are two scales of the same"):
+        redux_request(b"picture", {"strength": 0.5, "image_strength": 0.5})
+
+
+def test_every_picture_may_have_a_mask_or_none():
+    mask = Image.new("L", (8, 8), 255)
+    sent = redux_request([png(), png()], {"image_mask": [None, mask]}).inputs["IMAGE_MASK"]
+    assert sent[0, 0] == b""
+    assert sent[0, 1].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "message"),
+    [
+        ("image_fit", ["cover", "crop"], "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
+        ("image_fit", 7, "IMAGE_FIT=7, expected one of"),
+        ("image_blend", "mean", "IMAGE_BLEND='mean', expected one of: concat, sum"),
+        ("image_detail", 1.5, "IMAGE_DETAIL=1.5, expected INT32"),
+        ("image_detail", [1, 2, 3], "IMAGE_DETAIL has 3 values for 2 pictures, expected one, or one each"),
+        ("image_start", float("nan"), "IMAGE_START=nan, expected 0..1"),
+    ],
+)
+def test_control_outside_the_contract_is_refused_by_name(knob, value, message):
+    with pytest.raises(InvalidRequest, match=f"flux_redux: {message}"):
+        redux_request([b"one", b"two"], {knob: value})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import FluxPipeline
-from torch import Tensor
 
-from flux_serving.stages.context import Context
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Batch, Denoising
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH, stock_latents
 
 
 def random_context(seed: int, tokens: int) -> Context:
@@ -28,22 +28,6 @@ def parameters(seed: int, steps: int, guidance: float, height: int = 4, width: i
     return SamplingParameters(height, width, steps, guidance, (seed,), first_step=0, end_step=steps)
 
 
-def stock(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> Tensor:
-    """Final latents of stock diffusers; tokens of a weight above 1 are repeated."""
-    tokens = context.tokens.repeat_interleave(context.weights.long(), dim=0)
-    latents: Tensor = flux(
-        prompt_embeds=tokens[None],
-        pooled_prompt_embeds=context.pooled[None],
-        height=wanted.height,
-        width=wanted.width,
-        num_inference_steps=wanted.steps,
-        guidance_scale=wanted.guidance,
-        generator=torch.Generator("cpu").manual_seed(wanted.seeds[0]),
-        output_type="latent",
-    ).images[0]
-    return latents
-
-
 @pytest.mark.parametrize("attention", ["mask", "merge"])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 8)])
 def test_a_picture_is_the_one_that_diffusers_gives(
@@ -56,7 +40,7 @@ def test_a_picture_is_the_one_that_diffusers_gives(
     (work,) = sampler.begin(wanted, context)
     for _ in range(5):
         sampler.step([work])
-    assert (work.latents - stock(tiny_flux, wanted, context)).abs().max() < 1e-5
+    assert (work.latents - stock_latents(tiny_flux, wanted, context)).abs().max() < 1e-5
 
 
 def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
@@ -76,11 +60,76 @@ def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
         sampler.step([second])
     for work, *each in zip((first, second, third), wanted, contexts, strict=True):
         assert work.step == each[0].steps
-        assert (work.latents - stock(tiny_flux, *each)).abs().max() < 1e-5
+        assert (work.latents - stock_latents(tiny_flux, *each)).abs().max() < 1e-5
 
 
-def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights) -> None:
-    sampler, context = Sampler(tiny_base), random_context(1, 4)
+def spanned(seed: int, spans: list[tuple[float, float]], pooled_span: Span = ALWAYS) -> Context:
+    context = random_context(seed, len(spans))
+    return Context(context.tokens, context.weights, context.pooled, torch.tensor(spans), pooled_span)
+
+
+@pytest.mark.parametrize("attention", ["mask", "merge"])
+def test_tokens_come_and_go_while_others_share_the_steps(
+    tiny_flux: FluxPipeline, tiny_base: BaseWeights, attention: str
+) -> None:
+    """Early, late, in the middle and never; the pooled embedding too; in a batch whose phases end at other steps."""
+    sorts = [
+        (parameters(1, 8, 2.0), spanned(1, [(0, 1), (0, 0.5), (0, 0.5), (0.5, 1), (0.25, 0.75)], Span(0.0, 0.5))),
+        (parameters(2, 8, 3.5), random_context(2, 3)),
+        (parameters(3, 3, 1.0), spanned(3, [(0, 1), (0.5, 1), (0.4, 0.45)], Span(0.75, 1.0))),
+    ]
+    sampler = Sampler(tiny_base, attention)
+    works = [sampler.begin(*sort)[0] for sort in sorts]
+    sampler.step(works[:1])
+    for _ in range(3):
+        sampler.step(works)
+    for _ in range(4):
+        sampler.step(works[:2])
+    sampler.step(works[1:2])
+    for work, sort in zip(works, sorts, strict=True):
+        assert work.step == sort[0].steps
+        assert (work.latents - stock_latents(tiny_flux, *sort)).abs().max() < 1e-5
+
+
+def test_phases_are_no_more_than_there_are() -> None:
+    """What comes and goes between two steps, or weighs nothing, makes none."""
+    spans = torch.tensor([[0, 1], [0, 0.5], [0.41, 0.42], [0.3, 1]])
+    context = Context(torch.randn(4, 3), torch.tensor([1.0, 1, 1, 0]), torch.zeros(2), spans, Span(0.5, 1.0))
+    phases = context.condensed().phases(10)
+    assert [(phase.first_step, phase.end_step, len(phase.index), phase.is_pooled) for phase in phases] == [
+        (0, 5, 2, False),
+        (5, 10, 1, True),
+    ]
+
+
+def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: BaseWeights) -> None:
+    plain = random_context(1, 4)
+    always = Context(plain.tokens, plain.weights, plain.pooled, torch.tensor([[0.0, 1.0]] * 4))
+    sampler = Sampler(tiny_base)
+    pictures = []
+    for context in (plain, always):
+        (work,) = sampler.begin(parameters(1, 3, 1.0), context)
+        for _ in range(3):
+            sampler.step([work])
+        pictures.append(work.latents)
+    assert torch.equal(*pictures)
+
+
+def test_a_picture_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
+    nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
+    with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), nothing)
+
+
+def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
+    with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, at least one token must be there"):
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), spanned(1, [(0, 0.5), (0.75, 1)]))
+
+
+@pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
+def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
+    """At the end of a phase, and in the middle of another."""
+    sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
     works = sampler.begin(whole, context)
     for _ in range(6):
@@ -142,9 +191,9 @@ def test_after_the_last_step_the_estimate_is_the_picture(tiny_base: BaseWeights)
 
 def test_the_stock_transformer_still_runs_by_itself(tiny_flux: FluxPipeline, tiny_base: BaseWeights) -> None:
     """Its projections have become views of fused ones."""
-    before = stock(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3))
+    before = stock_latents(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3))
     Sampler(tiny_base)
-    assert torch.equal(stock(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3)), before)
+    assert torch.equal(stock_latents(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3)), before)
 
 
 def test_equal_context_tokens_become_one_with_the_sum_of_their_weights() -> None:

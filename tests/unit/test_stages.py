@@ -10,10 +10,11 @@ import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
 from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import Text, assemble, no_text
+from flux_serving.stages.blending import concatenated
+from flux_serving.stages.context import ALWAYS, Part, assemble, no_text
 from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.stages.noise_schedule import make_schedule
-from flux_serving.stages.prompt_encoding import check_prompt
+from flux_serving.stages.prompt_encoding import check_prompt, text_parts
 from flux_serving.stages.sampling_parameters import SamplingParameters
 
 FLUX_DEV_SCHEDULER = {
@@ -61,8 +62,9 @@ def test_every_option_of_the_scheduler_counts() -> None:
 
 
 def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
-    text = Text(torch.zeros(1, 8), 512.0, torch.zeros(4))
-    context = assemble(text, [torch.ones(2, 8), torch.full((3, 8), 2.0)], [0.5, 0.0])
+    parts = [Part(torch.full((count, 8), value), torch.ones(count)) for count, value in ((2, 1.0), (3, 2.0))]
+    text = text_parts(no_text(8, 4, like=torch.ones(1)), ALWAYS, strength=1.0)
+    context = assemble([*text, *concatenated(parts, [0.5, 0.0])], torch.zeros(4))
     assert context.tokens[:, 0].tolist() == [0, 1, 1, 2, 2, 2]
     assert context.weights.tolist() == [512, 0.5, 0.5, 0, 0, 0]
 

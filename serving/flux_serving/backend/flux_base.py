@@ -21,17 +21,18 @@ from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract.knobs import OUTPUT_FORMAT, PRIORITY
 from flux_serving.contract.models import (
     CONTEXT,
+    CONTEXT_SPANS,
     CONTEXT_WEIGHTS,
     FLUX_BASE,
     INITIAL_LATENTS,
     LATENTS,
-    OUTPUT_FORMAT,
     OUTPUT_SEED,
     PIXELS,
     POOLED_PROJECTION,
-    PRIORITY,
+    POOLED_SPAN,
     PROGRESS_ADDRESS,
     RECIPE,
     REFUSAL,
@@ -42,7 +43,7 @@ from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.context import Context
+from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.picture_encoding import parse_format
 from flux_serving.stages.preview import Previewer
@@ -109,8 +110,7 @@ class FluxBaseModel:
         parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
         base = self._sampler.base
         parameters = SamplingParameters.from_tensors(values, base.native_side, base.token_side)
-        # Copies: the request's memory goes back to Triton when `execute` returns.
-        context = Context(*(torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION)))
+        context = _read_context(values)
         wants_pixels = PIXELS.name in request.requested_output_names()
         priority = int(PRIORITY.value_in(values))
         timeout_us = request.timeout()
@@ -123,7 +123,7 @@ class FluxBaseModel:
                 parameters.steps_to_run,
                 ticket.taker(index),
                 group=work.grid,
-                tokens=work.conditioning.tokens,
+                tokens=work.most_tokens,
                 priority=priority,
                 deadline=deadline,
                 is_wanted=ticket.is_wanted,
@@ -135,6 +135,19 @@ class FluxBaseModel:
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise
+
+
+def _read_context(values: Mapping[str, Array]) -> Context:
+    """Copies: the request's memory goes back to Triton when `execute` returns."""
+    tokens, weights, pooled = (torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION))
+    spans, pooled_span = values.get(CONTEXT_SPANS.name), values.get(POOLED_SPAN.name)
+    return Context(
+        tokens,
+        weights,
+        pooled,
+        None if spans is None else torch.tensor(spans),
+        ALWAYS if pooled_span is None else Span(*pooled_span.tolist()),
+    )
 
 
 class _Ticket:

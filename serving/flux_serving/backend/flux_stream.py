@@ -23,7 +23,8 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.codes import error_of
-from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, OUTPUT_FORMAT, PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.knobs import OUTPUT_FORMAT
+from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, PREVIEW, PROGRESS, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import Cancelled, Overloaded
 from flux_serving.stages.picture_encoding import parse_format

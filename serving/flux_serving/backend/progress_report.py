@@ -17,8 +17,9 @@ from flux_serving.backend.progress_channel import (
     ProgressSender,
 )
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.limits import PREVIEW_METHODS, SLOW_PREVIEW_METHODS
-from flux_serving.contract.models import FLUX_BASE, PREVIEW_METHOD, PREVIEW_STEPS, PROGRESS_ADDRESS
+from flux_serving.contract.knobs import PREVIEW_METHOD, PREVIEW_STEPS
+from flux_serving.contract.limits import SLOW_PREVIEW_METHODS
+from flux_serving.contract.models import FLUX_BASE, PROGRESS_ADDRESS
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import Cancelled, InvalidRequest
 from flux_serving.scheduling.job import Job
@@ -51,10 +52,10 @@ class ProgressReport:
     ) -> ProgressReport:
         """values: the request's tensors.
 
-        Raises InvalidRequest: the address is not one of this server's own, or there is no such preview method.
+        Raises InvalidRequest: the address is not one of this server's own.
         """
         every = int(PREVIEW_STEPS.value_in(values))
-        method = _preview_method(values)
+        method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
         address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
         try:
             sender = folder.connect(address) if address else None
@@ -109,11 +110,3 @@ class ProgressReport:
             log.exception("a preview failed; its picture goes on")
         if job.steps_done < job.steps:
             self._sender.send(Progress(image, job.steps_done, job.steps, preview))
-
-
-def _preview_method(values: Mapping[str, Array]) -> str:
-    """Raises InvalidRequest: there is no such preview method."""
-    method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
-    if method not in PREVIEW_METHODS:
-        raise InvalidRequest(f"{PREVIEW_METHOD.name}={method[:40]!r}, expected {' or '.join(PREVIEW_METHODS)}")
-    return method

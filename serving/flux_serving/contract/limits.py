@@ -10,7 +10,8 @@ MAX_PICTURE_BYTES = 32 * 2**20
 MAX_PICTURE_PIXELS = 8192 * 8192
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096
-#: Context tokens of one request: 512 of text and 729 of each picture are 6344.
+#: Context tokens of one request: 512 of text and 729 of each of FLUX.1's views, ten of which fit, or more with less
+#: detail.
 MAX_CONTEXT_TOKENS = 8192
 #: Pixels of one side of the picture asked for.
 MIN_SIDE, MAX_SIDE = 16, 2048
@@ -22,8 +23,14 @@ MAX_STEPS = 100
 MAX_GUIDANCE = 30.0
 #: Variations that one request may ask for.
 MAX_IMAGES = 8
-#: Weight of a picture's tokens; 1 is diffusers' picture, 0 leaves it out.
+#: Weight of a picture's or a prompt's tokens; 1 is diffusers' picture, 0 leaves it out.
 MAX_STRENGTH = 4.0
+#: Redux tokens that become one, along each side of their grid; 9 makes 3 x 3 of FLUX.1's 27 x 27.
+MAX_DETAIL = 9
+#: Squares that a wide or tall picture is seen as; 8 are 5832 of FLUX.1's tokens.
+MAX_TILES = 8
+#: Squares that the pictures of one request are seen as together: so many pass the vision tower at once.
+MAX_VIEWS = 16
 #: Seeds are what a signed 64-bit integer holds; -1 asks for a random one.
 RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
 #: Priorities: background, usual, interactive.
@@ -42,6 +49,15 @@ DEFAULT_PREVIEW_METHOD = "latent2rgb"
 #: Formats that `image_encode` writes; each may carry BASE64_SUFFIX.
 FORMATS = ("png", "jpeg", "webp")
 BASE64_SUFFIX = ";base64"
+
+#: How several pictures become one condition: all of their tokens, or diffusers' weighted sum of them.
+BLENDS = ("concat", "sum")
+#: How a picture that is no square is shown to the vision tower, which sees squares.
+FITS = ("stretch", "cover", "contain", "tiles")
+#: How Redux tokens are pooled: by their mean over a cell, or over a triangle of twice the width.
+DETAIL_FILTERS = ("area", "triangle")
+#: What a pooled token weighs: as much as one, or as all that it is made of.
+DETAIL_WEIGHTS = ("one", "all")
 
 #: How previews are made: a linear map from latents to colours, or the VAE's decoder.
 PREVIEW_METHODS = ("latent2rgb", "vae")

@@ -9,97 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flux_serving.contract import limits
+from flux_serving.contract.knobs import (
+    CONDITION,
+    DENOISING_KNOBS,
+    END_STEP,
+    OUTPUT_FORMAT,
+    PREVIEW_KNOBS,
+    START_STEP,
+)
 from flux_serving.contract.tensors import Bounds, DType, Tensor, scalar
-
-# What callers give.
-IMAGE = Tensor(
-    "IMAGE",
-    DType.BYTES,
-    (-1,),
-    "Encoded pictures (PNG, JPEG, WebP, GIF, BMP, TIFF), or the same as base64 or a data URL",
-    unit="bytes",
-    max_length=limits.MAX_PICTURES,
-)
-IMAGE_STRENGTH = Tensor(
-    "IMAGE_STRENGTH",
-    DType.FP32,
-    (-1,),
-    "Weight of each picture's tokens in attention: one value for all pictures, or one each",
-    optional=True,
-    bounds=Bounds(0, limits.MAX_STRENGTH),
-    default=limits.DEFAULT_STRENGTH,
-    max_length=limits.MAX_PICTURES,
-)
-PROMPT = scalar(
-    "PROMPT",
-    DType.BYTES,
-    "Text beside the pictures, UTF-8; needs a base checkpoint with text encoders",
-    unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
-    default="",
-)
-_SIDE = Bounds(limits.MIN_SIDE, limits.MAX_SIDE)
-_SIDE_MEANING = "of the picture asked for, a multiple of 16; absent: the checkpoint's own size"
-HEIGHT = scalar("HEIGHT", DType.INT32, f"Height {_SIDE_MEANING}", unit="pixels", bounds=_SIDE)
-WIDTH = scalar("WIDTH", DType.INT32, f"Width {_SIDE_MEANING}", unit="pixels", bounds=_SIDE)
-NUM_INFERENCE_STEPS = scalar(
-    "NUM_INFERENCE_STEPS",
-    DType.INT32,
-    "Denoising steps",
-    unit="steps",
-    bounds=Bounds(1, limits.MAX_STEPS),
-    default=limits.DEFAULT_STEPS,
-)
-GUIDANCE_SCALE = scalar(
-    "GUIDANCE_SCALE",
-    DType.FP32,
-    "Distilled guidance; ignored by checkpoints without a guidance embedding",
-    bounds=Bounds(0, limits.MAX_GUIDANCE),
-    default=limits.DEFAULT_GUIDANCE,
-)
-NUM_IMAGES = scalar(
-    "NUM_IMAGES",
-    DType.INT32,
-    "Variations wanted; the i-th has seed SEED + i",
-    unit="images",
-    bounds=Bounds(1, limits.MAX_IMAGES),
-    default=limits.DEFAULT_IMAGES,
-)
-SEED = scalar(
-    "SEED",
-    DType.INT64,
-    "Seed of the first variation's noise; -1 picks a random one",
-    bounds=Bounds(limits.RANDOM_SEED, limits.MAX_SEED),
-    default=limits.DEFAULT_SEED,
-)
-OUTPUT_FORMAT = scalar(
-    "OUTPUT_FORMAT",
-    DType.BYTES,
-    "png, jpeg or webp; with `;base64` behind it the picture comes as text",
-    default=limits.DEFAULT_FORMAT,
-)
-
-PRIORITY = scalar(
-    "PRIORITY",
-    DType.INT32,
-    "Higher goes first; what is passed over for long rises, so nothing starves",
-    bounds=Bounds(limits.MIN_PRIORITY, limits.MAX_PRIORITY),
-    default=limits.DEFAULT_PRIORITY,
-)
-PREVIEW_STEPS = scalar(
-    "PREVIEW_STEPS",
-    DType.INT32,
-    "A preview after every so many steps, but not after the last; 0: none",
-    unit="steps",
-    bounds=Bounds(0, limits.MAX_STEPS),
-    default=0,
-)
-PREVIEW_METHOD = scalar(
-    "PREVIEW_METHOD",
-    DType.BYTES,
-    "How previews are made: `latent2rgb` (a linear map from latents to colours, an eighth of the size) or `vae`, "
-    "which takes its time: it may come some steps later, or be left out for the next",
-    default=limits.DEFAULT_PREVIEW_METHOD,
-)
 
 # What the models hand to each other.
 PROGRESS_ADDRESS = scalar(
@@ -117,7 +35,22 @@ CONTEXT_WEIGHTS = Tensor(
     bounds=Bounds(0, 2**20),
     max_length=limits.MAX_CONTEXT_TOKENS,
 )
+CONTEXT_SPANS = Tensor(
+    "CONTEXT_SPANS",
+    DType.FP32,
+    (-1, 2),
+    "For each context token the fraction of the steps after which it comes in, and after which it goes",
+    bounds=Bounds(0, 1),
+    max_length=limits.MAX_CONTEXT_TOKENS,
+)
 POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
+POOLED_SPAN = Tensor(
+    "POOLED_SPAN",
+    DType.FP32,
+    (2,),
+    "The same fractions for the pooled text embedding, which is zeros before and after",
+    bounds=Bounds(0, 1),
+)
 REFUSAL = Tensor(
     "REFUSAL",
     DType.BYTES,
@@ -138,31 +71,13 @@ INITIAL_LATENTS = replace(
     meaning="Packed latents to begin with at START_STEP instead of noise: number, image tokens, channels",
     optional=True,
 )
-START_STEP = scalar(
-    "START_STEP",
-    DType.INT32,
-    "First step to run, counted from 0; from 1 on INITIAL_LATENTS are needed",
-    unit="steps",
-    bounds=Bounds(0, limits.MAX_STEPS - 1),
-    default=0,
-)
-END_STEP = scalar(
-    "END_STEP",
-    DType.INT32,
-    "Step to stop before, at most NUM_INFERENCE_STEPS, its default; LATENTS then still have noise in them",
-    unit="steps",
-    bounds=Bounds(1, limits.MAX_STEPS),
-)
-
 # What callers get.
 OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "One encoded picture for each image wanted", unit="bytes")
 OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "The seed that each image used")
 PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
 PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
 
-_DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED, PRIORITY)
-_PREVIEW_KNOBS = (PREVIEW_STEPS, PREVIEW_METHOD)
-_REDUX_INPUTS = (IMAGE, IMAGE_STRENGTH, PROMPT, *_DENOISING_KNOBS, OUTPUT_FORMAT, *_PREVIEW_KNOBS)
+_REDUX_INPUTS = (*CONDITION, *DENOISING_KNOBS, OUTPUT_FORMAT, *PREVIEW_KNOBS)
 
 
 @dataclass(frozen=True)
@@ -221,8 +136,8 @@ _DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, 
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
     purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
-    inputs=(IMAGE, IMAGE_STRENGTH, PROMPT),
-    outputs=(CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION, REFUSAL),
+    inputs=CONDITION,
+    outputs=(CONTEXT, CONTEXT_WEIGHTS, CONTEXT_SPANS, POOLED_PROJECTION, POOLED_SPAN, REFUSAL),
     needs_gpu=True,
     max_batch_size=8,
     dynamic_batching=True,
@@ -235,15 +150,17 @@ FLUX_BASE = Model(
     inputs=(
         CONTEXT,
         CONTEXT_WEIGHTS,
+        replace(CONTEXT_SPANS, optional=True),
         POOLED_PROJECTION,
+        replace(POOLED_SPAN, optional=True),
         replace(REFUSAL, optional=True),
-        *_DENOISING_KNOBS,
+        *DENOISING_KNOBS,
         START_STEP,
         END_STEP,
         INITIAL_LATENTS,
         OUTPUT_FORMAT,
         PROGRESS_ADDRESS,
-        *_PREVIEW_KNOBS,
+        *PREVIEW_KNOBS,
     ),
     outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
     needs_gpu=True,

@@ -64,11 +64,14 @@ class Tensor:
     bounds: Bounds | None = None
     default: int | float | str | None = None
     max_length: int | None = None
+    #: Of a text: what it may be; empty for any.
+    choices: tuple[str, ...] = ()
 
     def check(self, model: str, values: Array) -> None:
         """Check values of this tensor, without the batch dimension.
 
-        Raises InvalidRequest: wrong shape, more than `max_length` values, out of bounds, or not a number.
+        Raises InvalidRequest: wrong shape, more than `max_length` values, out of bounds, not a number, or none of the
+        choices.
         """
         if values.ndim != len(self.shape) or any(
             w not in (-1, g) for w, g in zip(self.shape, values.shape, strict=True)
@@ -78,12 +81,35 @@ class Tensor:
             raise InvalidRequest(f"{model}: {self.name} has {len(values)} values, expected 1..{self.max_length}")
         if self.bounds is not None and len(broken := self.bounds.broken_by(values)):
             raise InvalidRequest(f"{model}: {self.name}={_shown(broken[0].item())}, expected {self.bounds}")
+        if self.choices:
+            for value in values.tolist():
+                if (text := _text(value)) not in self.choices:
+                    raise InvalidRequest(
+                        f"{model}: {self.name}={text[:40]!r}, expected one of: {', '.join(self.choices)}"
+                    )
 
     def value_in(self, values: Mapping[str, Array], default: float | None = None) -> Any:
         """The one value given under this tensor's name; where there is none, `default`, or else the contract's."""
         if self.name in values:
             return values[self.name].item()
         return self.default if default is None else default
+
+    def values_in(self, values: Mapping[str, Array], count: int, default: Any = None) -> list[Any]:
+        """The values given under this tensor's name, one for each of `count` pictures; what has choices as str.
+
+        One value serves all of them; where there is none, `default` does, or else the contract's.
+        Raises InvalidRequest: there are several, but not `count`.
+        """
+        if self.name not in values:
+            return [self.default if default is None else default] * count
+        given: list[Any] = values[self.name].tolist()
+        if self.choices:
+            given = list(map(_text, given))
+        if len(given) == 1:
+            return given * count
+        if len(given) != count:
+            raise InvalidRequest(f"{self.name} has {len(given)} values for {count} pictures, expected one, or one each")
+        return given
 
     def array(self, values: Any) -> Array:
         """Values as an array of this tensor's type; a single value becomes an array of one."""
@@ -99,6 +125,11 @@ class Tensor:
 def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:
     """An optional input of one value."""
     return Tensor(name, dtype, (1,), meaning, optional=True, **rest)
+
+
+def _text(value: Any) -> Any:
+    """Triton's bytes as text; what is no UTF-8 shows what it has instead."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def _shown(value: float) -> str:

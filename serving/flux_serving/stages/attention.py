@@ -17,7 +17,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 #: Tokens, of context and image, from which on the merge is the faster way; measured on a CPU (docs/performance.md).
 #: On a GPU nothing was measured: the merge, because a float mask shuts flash attention out there.
 MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
-#: Runs of equal weight beyond which the mask is taken all the same: each costs a kernel call of its own.
+#: Runs of equal weight beyond which a mask is taken all the same: each costs a kernel call of its own.
 MAX_RUNS = 4
 
 
@@ -38,13 +38,23 @@ class MaskedAttention:
 
 
 class MergedAttention:
-    """The same without a mask. One kernel call for each run of columns where no row's weight changes."""
+    """The same without a mask. One kernel call for each run of columns where no row's weight changes.
 
-    def __init__(self, weights: Tensor, image_tokens: int) -> None:
-        """weights: as for `MaskedAttention`."""
+    Where these are too many, the heaviest keep theirs, and the rest is one run with a mask.
+    """
+
+    def __init__(self, weights: Tensor, image_tokens: int, dtype: torch.dtype, max_runs: int | None = None) -> None:
+        """weights: as for `MaskedAttention`, the heavy ones first. max_runs: how many are too many; None: none are."""
         columns = pad(weights, (0, 1), value=1.0)
         changes = (columns[:, 1:] != columns[:, :-1]).any(0).nonzero().flatten().tolist()
         starts = [0, *(column + 1 for column in changes)]
+        self.bias: Tensor | None = None
+        if max_runs is not None and len(starts) > max_runs:
+            starts = starts[:max_runs]
+            heavy = starts[-1]
+            bias = pad(weights[:, heavy:].log(), (0, image_tokens))
+            self.bias = bias[:, None, None, :].to(dtype)
+            columns[:, heavy:] = 1
         self.ends = [*starts[1:], weights.shape[1] + image_tokens]
         self.starts = starts
         # (runs, batch, 1, 1): to add to each run's log-sum-exp of shape (batch, heads, tokens).
@@ -53,7 +63,8 @@ class MergedAttention:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         parts, sums = [], []
         for start, end in zip(self.starts, self.ends, strict=True):
-            part, log_sum = _attend(query, key[:, :, start:end], value[:, :, start:end])
+            bias = self.bias if start == self.starts[-1] else None
+            part, log_sum = _attend(query, key[:, :, start:end], value[:, :, start:end], bias)
             parts.append(part)
             sums.append(log_sum)
         shares = torch.softmax(torch.stack(sums) + self.log_weights, dim=0).to(value.dtype)[..., None]
@@ -67,24 +78,34 @@ def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, w
     """Attention for a batch whose context tokens have these weights: (batch, context tokens), float32.
 
     way: `mask`, `merge`, or `auto` for the faster one. Weights of 1 need neither. In less than float32 `auto` is always
-    the merge: a mask would round log(512) to a weight of 518.
+    the merge, because of the heavy tokens, with a mask for the light ones where there would be many runs.
     """
     if bool((weights == 1).all()):
         return scaled_dot_product_attention
-    merged = MergedAttention(weights, image_tokens)
-    if way == "auto":
-        is_long = weights.shape[1] + image_tokens >= MERGE_FROM_TOKENS.get(weights.device.type, 0)
-        is_faster = is_long and len(merged.starts) <= MAX_RUNS
-        way = "merge" if is_faster or dtype is not torch.float32 else "mask"
-    return merged if way == "merge" else MaskedAttention(weights, image_tokens, dtype)
+    if way == "mask":
+        return MaskedAttention(weights, image_tokens, dtype)
+    if way == "merge":
+        return MergedAttention(weights, image_tokens, dtype)
+    if dtype is not torch.float32:
+        return MergedAttention(weights, image_tokens, dtype, MAX_RUNS)
+    merged = MergedAttention(weights, image_tokens, dtype)
+    is_long = weights.shape[1] + image_tokens >= MERGE_FROM_TOKENS.get(weights.device.type, 0)
+    return merged if is_long and len(merged.starts) <= MAX_RUNS else MaskedAttention(weights, image_tokens, dtype)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain attention and the log-sum-exp of its logits, (batch, heads, tokens) float32, in one fused kernel."""
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Plain attention and the log-sum-exp of its logits, (batch, heads, tokens) float32, in one fused kernel.
+
+    bias: (batch, 1, 1, keys), added to the logits.
+    """
     if query.device.type == "cpu":
-        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
-    elif query.dtype is torch.float32:
-        attended, log_sum = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[:2]
+        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias
+        )
+    elif query.dtype is torch.float32 or bias is not None:
+        if bias is not None:
+            bias = bias.expand(-1, query.shape[1], query.shape[2], -1)
+        attended, log_sum = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[:2]
     else:
         attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[:2]
     return attended, log_sum[:, :, : query.shape[2]]

@@ -82,8 +82,8 @@ _GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 _warnings_are_off = threading.Lock()
 
 
-def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS) -> Image.Image:
-    """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright, on white where it is transparent.
+def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
+    """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright. behind: the colour where it is transparent.
 
     encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
     Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
@@ -105,7 +105,7 @@ def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS) 
     with _warnings_are_off, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _read(reader, content, max_pixels)
+            return _read(reader, content, max_pixels, behind)
         except InvalidRequest:
             raise
         except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
@@ -166,7 +166,7 @@ def _complaint(error: Exception) -> str:
     return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
-def _read(reader: type[ImageFile], content: bytes, max_pixels: int) -> Image.Image:
+def _read(reader: type[ImageFile], content: bytes, max_pixels: int, behind: str) -> Image.Image:
     header = reader(_MeteredFile(content))
     width, height = header.size
     if width * height > max_pixels:
@@ -179,7 +179,7 @@ def _read(reader: type[ImageFile], content: bytes, max_pixels: int) -> Image.Ima
     picture.load()
     with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
         ImageOps.exif_transpose(picture, in_place=True)
-    return _flatten(_to_8_bits(picture))
+    return _flatten(_to_8_bits(picture), behind)
 
 
 def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:
@@ -225,11 +225,11 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     return in_8_bits
 
 
-def _flatten(picture: Image.Image) -> Image.Image:
-    """To RGB, with white behind what is transparent."""
+def _flatten(picture: Image.Image, behind: str) -> Image.Image:
+    """To RGB, with this colour behind what is transparent."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     with_alpha = picture.convert("RGBA")
-    on_white = Image.new("RGB", picture.size, "white")
-    on_white.paste(with_alpha, mask=with_alpha.getchannel("A"))
-    return on_white
+    flat = Image.new("RGB", picture.size, behind)
+    flat.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return flat

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from flux_serving.contract import limits
-from flux_serving.contract.models import OUTPUT_FORMAT
+from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from diffusers import FluxPriorReduxPipeline
 
+from flux_serving.contract.knobs import PROMPT
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
-from flux_serving.contract.models import PROMPT
 from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import Text, no_text
+from flux_serving.stages.context import Part, Span, Text, no_text
 from flux_serving.stages.redux_prior import context_width
 
 #: CLIP's pooled width, hard-coded in diffusers' FluxPriorReduxPipeline.
@@ -32,3 +32,11 @@ def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str) -> Text:
         prompt, device=prior.image_encoder.device, max_sequence_length=EMPTY_PROMPT_TOKENS
     )
     return Text(tokens[0], 1.0, pooled[0])
+
+
+def text_parts(text: Text, span: Span, strength: float) -> list[Part]:
+    """The prompt while it is there, and what stands for none before and after."""
+    parts = [Part(text.tokens, torch.full((len(text.tokens),), text.weight * strength), span)]
+    none = no_text(text.tokens.shape[1], len(text.pooled), like=text.tokens)
+    absences = [absence for absence in (Span(0.0, span.start), Span(span.end, 1.0)) if absence.start < absence.end]
+    return parts + [Part(none.tokens, torch.full((1,), float(none.weight)), absence) for absence in absences]

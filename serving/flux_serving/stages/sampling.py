@@ -10,13 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flux_serving.contract.models import CONTEXT, CONTEXT_WEIGHTS, INITIAL_LATENTS, POOLED_PROJECTION
+from flux_serving.contract.models import (
+    CONTEXT,
+    CONTEXT_SPANS,
+    CONTEXT_WEIGHTS,
+    INITIAL_LATENTS,
+    POOLED_PROJECTION,
+)
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
-from flux_serving.stages.context import Context
+from flux_serving.stages.context import Context, Phase
 from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.decoding import decode_latents
-from flux_serving.stages.denoising import Batch, Conditioning, Denoising
+from flux_serving.stages.denoising import Batch, Conditioning, Denoising, Embedding
 from flux_serving.stages.latents import Grid, initial_noise
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -70,19 +76,28 @@ class Sampler:
         base = self.base
         config = base.transformer.config
         _check_context(context, config.joint_attention_dim, config.pooled_projection_dim)
+        context = context.condensed()
+        # Whole phases, also where a run begins or ends within one, so that a run cut in two computes the same.
+        first, end = parameters.first_step, parameters.end_step
+        phases = [p for p in context.phases(parameters.steps) if p.first_step < end and first < p.end_step]
+        _check_phases(phases)
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
-        conditioning = Conditioning(self._transformer, context.condensed(), parameters.guidance, grid, schedule)
+        embedding = Embedding(self._transformer, context)
+        conditionings = [
+            Conditioning(self._transformer, embedding, phase, parameters.guidance, grid, schedule) for phase in phases
+        ]
         if initial_latents is None:
             channels = config.in_channels // 4
             latents = [initial_noise(seed, grid, channels, base.dtype) for seed in parameters.seeds]
         else:
             _check_latents(initial_latents, (len(parameters.seeds), grid.tokens, config.in_channels))
             latents = list(torch.tensor(initial_latents).to(base.dtype))
-        if conditioning.prepared_bytes <= MAX_PREPARED_BYTES:
+        if sum(conditioning.prepared_bytes for conditioning in conditionings) <= MAX_PREPARED_BYTES:
             with cpu_threads(base.device, is_small=True):
-                conditioning.prepare()
-        return [Denoising(start, conditioning, parameters.first_step, is_decoded) for start in latents]
+                for conditioning in conditionings:
+                    conditioning.prepare()
+        return [Denoising(start, conditionings, parameters.first_step, is_decoded) for start in latents]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
         """Take every member one step further. Returns what ended a member, None for each that goes on.
@@ -91,7 +106,7 @@ class Sampler:
         """
         tokens = sum(work.conditioning.tokens for work in batch)
         with cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS):
-            if self._batch is None or self._batch.members != tuple(batch):
+            if self._batch is None or not self._batch.goes_on_with(batch):
                 started = time.perf_counter()
                 for work in batch:
                     work.conditioning.prepare()
@@ -152,7 +167,18 @@ def _check_context(context: Context, width: int, pooled_width: int) -> None:
         )
     if len(context.pooled) != pooled_width:
         raise InvalidRequest(f"{POOLED_PROJECTION.name} has {len(context.pooled)} values, expected {pooled_width}")
-    if not bool((context.weights > 0).any()):
-        raise InvalidRequest(f"{CONTEXT_WEIGHTS.name} are all 0, at least one token must be there")
+    if context.spans is not None and len(context.spans) != len(context.tokens):
+        raise InvalidRequest(
+            f"{CONTEXT.name} has {len(context.tokens)} tokens, {CONTEXT_SPANS.name} {len(context.spans)} rows"
+        )
     if not bool(torch.isfinite(context.tokens).all() and torch.isfinite(context.pooled).all()):
         raise InvalidRequest(f"{CONTEXT.name} and {POOLED_PROJECTION.name} must be finite")
+
+
+def _check_phases(phases: Sequence[Phase]) -> None:
+    """What nothing steers is not a variation of anything; strengths of 0 and spans can leave nothing."""
+    for phase in phases:
+        if not len(phase.index):
+            raise InvalidRequest(
+                f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, at least one token must be there"
+            )

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flux_serving.contract import limits
-from flux_serving.contract import models as contract
+from flux_serving.contract import knobs, limits
+from flux_serving.contract.models import INITIAL_LATENTS
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import InvalidRequest
 
@@ -39,10 +39,10 @@ class SamplingParameters:
         Raises InvalidRequest: a side is no such multiple, the seeds run past the largest, or there is no step to run
         or nothing to begin it with.
         """
-        height = _side(contract.HEIGHT, values, native_side, token_side)
-        width = _side(contract.WIDTH, values, native_side, token_side)
-        count = int(contract.NUM_IMAGES.value_in(values))
-        steps = int(contract.NUM_INFERENCE_STEPS.value_in(values))
+        height = _side(knobs.HEIGHT, values, native_side, token_side)
+        width = _side(knobs.WIDTH, values, native_side, token_side)
+        count = int(knobs.NUM_IMAGES.value_in(values))
+        steps = int(knobs.NUM_INFERENCE_STEPS.value_in(values))
         first_step, end_step = _span(values, steps)
         return cls(
             height=height,
@@ -50,8 +50,8 @@ class SamplingParameters:
             steps=steps,
             first_step=first_step,
             end_step=end_step,
-            guidance=float(contract.GUIDANCE_SCALE.value_in(values)),
-            seeds=_seeds(int(contract.SEED.value_in(values)), count),
+            guidance=float(knobs.GUIDANCE_SCALE.value_in(values)),
+            seeds=_seeds(int(knobs.SEED.value_in(values)), count),
         )
 
 
@@ -66,14 +66,14 @@ def _side(tensor: Tensor, values: Mapping[str, Array], native_side: int, token_s
 
 def _span(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
     """The first step to run, and the one to stop before."""
-    start = int(contract.START_STEP.value_in(values))
-    end = int(contract.END_STEP.value_in(values, default=steps))
+    start = int(knobs.START_STEP.value_in(values))
+    end = int(knobs.END_STEP.value_in(values, default=steps))
     if end > steps:
-        raise InvalidRequest(f"{contract.END_STEP.name}={end}, expected at most {steps} steps")
+        raise InvalidRequest(f"{knobs.END_STEP.name}={end}, expected at most {steps} steps")
     if start >= end:
-        raise InvalidRequest(f"{contract.START_STEP.name}={start}, expected 0..{end - 1}: {end} is where the run ends")
-    if start and contract.INITIAL_LATENTS.name not in values:
-        raise InvalidRequest(f"{contract.START_STEP.name}={start} needs {contract.INITIAL_LATENTS.name}")
+        raise InvalidRequest(f"{knobs.START_STEP.name}={start}, expected 0..{end - 1}: {end} is where the run ends")
+    if start and INITIAL_LATENTS.name not in values:
+        raise InvalidRequest(f"{knobs.START_STEP.name}={start} needs {INITIAL_LATENTS.name}")
     return start, end
 
 
@@ -81,5 +81,5 @@ def _seeds(first: int, count: int) -> tuple[int, ...]:
     if first == limits.RANDOM_SEED:
         first = secrets.randbelow(2**32)
     if first + count - 1 > limits.MAX_SEED:
-        raise InvalidRequest(f"{contract.SEED.name}={first} leaves no room for {count} seeds")
+        raise InvalidRequest(f"{knobs.SEED.name}={first} leaves no room for {count} seeds")
     return tuple(range(first, first + count))

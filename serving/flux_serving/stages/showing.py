@@ -1,0 +1,51 @@
+"""A request's encoded pictures and masks, to what the vision tower is shown of them. One picture at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from flux_serving.contract.knobs import IMAGE, IMAGE_MASK
+from flux_serving.contract.limits import MAX_PICTURE_PIXELS
+from flux_serving.contract.tensors import Tensor
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.framing import Patches, View, views
+from flux_serving.stages.picture_control import PictureControl
+from flux_serving.stages.picture_decoding import decode_picture
+
+
+def show(
+    pictures: Sequence[bytes], masks: Sequence[bytes], controls: Sequence[PictureControl], patches: Patches
+) -> list[list[View]]:
+    """The views of each picture. masks: none, one for all, or one each; empty where a picture has none.
+
+    Raises InvalidRequest: one is no picture, they have too many pixels together, or a mask does not fit its picture.
+    """
+    if len(masks) not in (0, 1, len(pictures)):
+        raise InvalidRequest(
+            f"{IMAGE_MASK.name} has {len(masks)} values for {len(pictures)} pictures, expected one, or one each"
+        )
+    shown: list[list[View]] = []
+    pixels_left = MAX_PICTURE_PIXELS
+    mask: Image.Image | None = None
+    for index, (encoded, control) in enumerate(zip(pictures, controls, strict=True)):
+        picture = _decoded(IMAGE, index, encoded, pixels_left)
+        size = picture.width * picture.height
+        pixels_left -= size
+        if index < len(masks):
+            # What is transparent counts as little as what is black.
+            has_mask = bool(masks[index])
+            mask = _decoded(IMAGE_MASK, index, masks[index], size, behind="black").convert("L") if has_mask else None
+        try:
+            shown.append(views(picture, control.fit, patches, mask, control.is_cropped))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
+    return shown
+
+
+def _decoded(tensor: Tensor, index: int, encoded: bytes, max_pixels: int, behind: str = "white") -> Image.Image:
+    try:
+        return decode_picture(encoded, max_pixels, behind)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None

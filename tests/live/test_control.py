@@ -1,0 +1,203 @@
+"""Redux control through the real server: identity, parity with diffusers where it has the knob, and refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import DEMO
+from flux_client import FluxClient, InvalidRequest, Variation
+from flux_serving.launch.server import TritonServer
+from pictures import drawn_picture
+from reference import StockDiffusers
+
+pytestmark = pytest.mark.live
+
+IDENTITY: dict[str, Any] = {
+    "image_strength": 1.0,
+    "image_blend": "concat",
+    "image_detail": 1,
+    "image_detail_filter": "area",
+    "image_detail_weight": "one",
+    "image_mask": Image.new("L", (80, 60), 255),
+    "image_mask_crop": 0,
+    "image_fit": "stretch",
+    "image_start": 0.0,
+    "image_end": 1.0,
+    "prompt_strength": 1.0,
+    "prompt_start": 0.0,
+    "prompt_end": 1.0,
+}
+
+#: The left half of a picture of 80 x 60 pixels.
+LEFT = Image.new("L", (80, 60), 0)
+LEFT.paste(255, (0, 0, 40, 60))
+
+#: For two of these: every knob turned.
+TURNED: dict[str, Any] = {
+    "prompt": "red apple",
+    "image_strength": [0.7, 1.5],
+    "image_detail": [2, 1],
+    "image_detail_filter": ["triangle", "area"],
+    "image_detail_weight": ["one", "all"],
+    "image_mask": [None, Image.new("L", (80, 60), 128)],
+    "image_mask_crop": [0, 1],
+    "image_fit": ["contain", "tiles"],
+    "image_start": [0.0, 0.5],
+    "image_end": [0.75, 1.0],
+    "prompt_strength": 2.0,
+    "prompt_start": 0.25,
+    "prompt_end": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def client(demo_server: TritonServer) -> FluxClient:
+    return FluxClient(demo_server.grpc_url)
+
+
+def varied(client: FluxClient, *pictures: Image.Image, **knobs: Any) -> np.ndarray:
+    (variation,) = client.redux(list(pictures), num_inference_steps=4, seed=5, **knobs)
+    return np.asarray(variation.image).astype(int)
+
+
+def test_identity_settings_change_no_bit(client: FluxClient) -> None:
+    picture = drawn_picture(1)
+    plain = varied(client, picture)
+    assert np.array_equal(varied(client, picture, **IDENTITY), plain)
+    for knob, value in IDENTITY.items():
+        assert np.array_equal(varied(client, picture, **{knob: value}), plain), knob
+
+
+@pytest.mark.parametrize("knob", TURNED)
+def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
+    """Beside what it needs to mean anything."""
+    pictures = [drawn_picture(1), drawn_picture(2)]
+    needed = {
+        "prompt_strength": {"prompt": "red apple"},
+        "prompt_start": {"prompt": "red apple", "prompt_end": 0.5},
+        "prompt_end": {"prompt": "red apple"},
+        "image_detail_filter": {"image_detail": 2},
+        "image_detail_weight": {"image_detail": 2},
+        "image_mask_crop": {"image_mask": [None, LEFT]},
+    }.get(knob, {})
+    value = LEFT if knob == "image_mask" else TURNED[knob]
+    turned, plain = (varied(client, *pictures, **needed, **more) for more in ({knob: value}, {}))
+    assert np.abs(turned - plain).max() > 1
+
+
+def test_a_sum_is_what_diffusers_gives_for_lists_and_scales(client: FluxClient) -> None:
+    stock = StockDiffusers(DEMO)
+    pictures, scales = [drawn_picture(3), drawn_picture(4)], [0.6, 0.9]
+    for prompt in ("", "green tree"):
+        prior = stock.prior_with_text if prompt else stock.prior
+        texts = {"prompt": [prompt] * 2} if prompt else {}
+        condition = prior(pictures, prompt_embeds_scale=scales, pooled_prompt_embeds_scale=scales, **texts)
+        expected = stock._run(stock.base, condition, 64, 64, 4, 2.5, 5).rgb
+        actual = varied(client, *pictures, image_strength=scales, image_blend="sum", prompt=prompt)
+        assert np.abs(actual - expected).max() <= 1
+
+
+def test_what_lies_outside_the_mask_changes_nothing(client: FluxClient) -> None:
+    mask = Image.new("L", (80, 60), 0)
+    mask.paste(255, (20, 10, 60, 50))
+    one, other = drawn_picture(1), drawn_picture(2)
+    other.paste(one, mask=mask)
+    for crop in (0, 1):
+        knobs = {"image_mask": mask, "image_mask_crop": crop}
+        assert np.array_equal(varied(client, one, **knobs), varied(client, other, **knobs))
+    assert np.abs(varied(client, one) - varied(client, other)).max() > 1
+
+
+def test_contain_sees_what_cover_cuts_off(client: FluxClient) -> None:
+    """Two pictures of 3:1 that differ at their ends."""
+    one = drawn_picture(1, width=180, height=60)
+    other = one.copy()
+    other.paste((200, 0, 0), (0, 0, 50, 60))
+    assert np.array_equal(*(varied(client, picture, image_fit="cover") for picture in (one, other)))
+    for fit in ("contain", "tiles", "stretch"):
+        first, second = (varied(client, picture, image_fit=fit) for picture in (one, other))
+        assert np.abs(first - second).max() > 1, fit
+
+
+def test_what_is_transparent_of_a_mask_does_not_count(client: FluxClient) -> None:
+    cut_out = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
+    cut_out.paste((255, 255, 255, 255), (0, 0, 40, 60))
+    pictures = [varied(client, drawn_picture(1), image_mask=mask) for mask in (cut_out, LEFT)]
+    assert np.array_equal(*pictures)
+
+
+def test_a_very_oblong_picture_takes_no_more_memory_than_others(client: FluxClient) -> None:
+    """Padded to a square as it is, it would take 14 GB."""
+    assert varied(client, Image.new("RGB", (60000, 1), "red"), image_fit="contain").shape == (64, 64, 3)
+
+
+def test_more_squares_than_one_request_may_show_are_refused(client: FluxClient) -> None:
+    wide = Image.new("RGB", (160, 20), "red")
+    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT make 24 squares, at most 16"):
+        varied(client, wide, wide, wide, image_fit="tiles")
+    assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
+
+
+def test_all_knobs_at_once_give_the_same_alone_in_company_and_by_stream(client: FluxClient) -> None:
+    pictures = [drawn_picture(1), drawn_picture(2)]
+    alone = varied(client, *pictures, **TURNED)
+    with client.stream(pictures, num_inference_steps=4, seed=5, **TURNED) as stream:
+        (streamed,) = [event for event in stream if isinstance(event, Variation)]
+    assert np.array_equal(np.asarray(streamed.image), alone)
+    streams = [client.stream(drawn_picture(seed), num_inference_steps=30, seed=seed) for seed in range(4)]
+    in_company = varied(client, *pictures, **TURNED)
+    for stream in streams:
+        assert sum(isinstance(event, Variation) for event in stream) == 1
+    assert np.abs(in_company - alone).max() <= 1
+
+
+TWO = (drawn_picture(1), drawn_picture(2))
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no number": ({"image_strength": float("nan")}, "IMAGE_STRENGTH=nan, expected 0..4"),
+    "a negative start": ({"image_start": -0.5}, "IMAGE_START=-0.5, expected 0..1"),
+    "a list of the wrong length": ({"image_detail": [1, 2, 3]}, "IMAGE_DETAIL has 3 values for 2 pictures"),
+    "too little detail": ({"image_detail": 10}, "IMAGE_DETAIL=10, expected 1..9"),
+    "an unknown fit": ({"image_fit": "crop"}, "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
+    "an unknown blend": ({"image_blend": "mean"}, "IMAGE_BLEND='mean', expected one of: concat, sum"),
+    "a mask of another size": (
+        {"image_mask": Image.new("L", (60, 80), 255)},
+        "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels for a picture of 80x60, expected the same",
+    ),
+    "a mask that leaves nothing": (
+        {"image_mask": [None, Image.new("L", (80, 60), 0)]},
+        "flux_prior_redux: IMAGE[1]: IMAGE_MASK leaves nothing of the picture",
+    ),
+    "a mask that is no picture": (
+        {"image_mask": [None, b"%PDF-1.7"]},
+        "flux_prior_redux: IMAGE_MASK[1]: not a picture",
+    ),
+    "an end before the start": (
+        {"image_start": 0.5, "image_end": 0.25},
+        "flux_prior_redux: IMAGE_START=0.5, expected less than IMAGE_END=0.25",
+    ),
+    "a prompt that never is": (
+        {"prompt_start": 1.0},
+        "flux_prior_redux: PROMPT_START=1, expected less than PROMPT_END",
+    ),
+    "a sum of unlike tokens": (
+        {"image_blend": "sum", "image_detail": [1, 2]},
+        "flux_prior_redux: IMAGE_BLEND='sum' needs pictures of the same number of tokens",
+    ),
+    "nothing that steers": (
+        {"image_strength": 0.0, "prompt_strength": 0.0},
+        "flux_prior_redux: IMAGE_STRENGTH and PROMPT_STRENGTH leave nothing that steers once 0 of the steps are over",
+    ),
+}
+
+
+@pytest.mark.parametrize(("knobs", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_value_is_named_refused_and_harmless(client: FluxClient, knobs: dict[str, Any], message: str) -> None:
+    for _ in range(2):  # the second time the response cache may answer
+        with pytest.raises(InvalidRequest) as caught:
+            varied(client, *TWO, **knobs)
+        assert message in str(caught.value)
+    assert varied(client, *TWO).shape == (64, 64, 3)

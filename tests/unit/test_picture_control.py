@@ -1,0 +1,297 @@
+"""What a request asks of its pictures, each knob against its published definition, written out here."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flux_serving.contract import knobs
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.attention import weighted_attention
+from flux_serving.stages.blending import concatenated, summed
+from flux_serving.stages.context import ALWAYS, Part, Span, Text
+from flux_serving.stages.detail import pooled
+from flux_serving.stages.framing import Patches, View, coverage, views
+from flux_serving.stages.picture_control import PictureControl, picture_part, spans_in
+from flux_serving.stages.prompt_encoding import text_parts
+
+WIDTH = 6
+PATCHES = Patches(3, 1 / 3)
+PLAIN = PictureControl(1.0, 1, "area", "one", "stretch", False, ALWAYS)
+
+
+def random_tokens(side: int, seed: int = 0) -> Tensor:
+    return torch.randn(side * side, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def part_of(control: PictureControl, side: int = 6) -> Part:
+    return picture_part([View(Image.new("RGB", (8, 8)))], [random_tokens(side)], control)
+
+
+def control(**changes: object) -> PictureControl:
+    return PictureControl(**{**PLAIN.__dict__, **changes})  # type: ignore[arg-type]
+
+
+# Strength
+
+
+@pytest.mark.parametrize("way", ["mask", "merge"])
+@pytest.mark.parametrize("strength", [0.05, 0.5, 1.0, 4.0])
+def test_strength_is_a_bias_on_the_logits(way: str, strength: float) -> None:
+    """softmax(q k / sqrt(d) + log(strength)) v, as ComfyUI's attention bias of StyleModelApply."""
+    (part,) = concatenated([Part(torch.zeros(3, WIDTH), torch.ones(3))], [strength])
+    weights = torch.cat([torch.ones(2), part.weights])[None]
+    query, key, value = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+    bias = torch.tensor([0.0, 0.0, *[math.log(strength)] * 3, 0.0, 0.0, 0.0, 0.0])
+    expected = ((query @ key.mT) / math.sqrt(8) + bias).softmax(-1) @ value
+    actual = weighted_attention(weights, 4, torch.float32, way)(query, key, value)
+    assert (actual - expected).abs().max() < 1e-6
+
+
+# Detail
+
+
+@pytest.mark.parametrize(("side", "factor"), [(6, 2), (6, 3), (7, 2), (27, 4), (4, 9)])
+def test_area_is_the_mean_over_each_cell(side: int, factor: int) -> None:
+    """Cell i of n begins at floor(i * side / n) and ends before ceil((i + 1) * side / n)."""
+    tokens, small = random_tokens(side), max(1, side // factor)
+    grid = tokens.reshape(side, side, WIDTH)
+    cells = [(i * side // small, -(-(i + 1) * side // small)) for i in range(small)]
+    expected = torch.stack([grid[a:b, c:d].mean((0, 1)) for a, b in cells for c, d in cells])
+    fewer, weights = pooled(tokens, None, factor, "area")
+    assert (fewer - expected).abs().max() < 1e-6
+    assert weights.tolist() == [1.0] * small**2
+
+
+@pytest.mark.parametrize(("side", "factor"), [(6, 2), (6, 3), (7, 2), (27, 4), (4, 9)])
+def test_triangle_falls_linearly_to_the_middles_of_the_neighbouring_cells(side: int, factor: int) -> None:
+    small = max(1, side // factor)
+    width = side / small
+    middles, places = (torch.arange(small) + 0.5) * width, torch.arange(side) + 0.5
+    shares = (1 - (places - middles[:, None]).abs() / width).clamp(min=0)
+    shares /= shares.sum(1, keepdim=True)
+    expected = torch.einsum("ir,jc,rcw->ijw", shares, shares, random_tokens(side).reshape(side, side, WIDTH))
+    fewer, weights = pooled(random_tokens(side), None, factor, "triangle")
+    assert (fewer - expected.flatten(0, 1)).abs().max() < 1e-6
+    assert weights.tolist() == [1.0] * small**2
+
+
+@pytest.mark.parametrize("filter_name", ["area", "triangle"])
+def test_a_pooled_token_is_the_mean_of_what_is_covered(filter_name: str) -> None:
+    """Nothing of the half that is not covered comes in, however large it is."""
+    covered = torch.tensor([1.0, 1, 0, 0] * 4)
+    tokens = torch.where(covered == 1, torch.arange(16.0), 1e6)[:, None].expand(16, WIDTH)
+    (token,), weights = pooled(tokens, covered, 4, filter_name)
+    assert token.tolist() == pytest.approx([(0 + 1 + 4 + 5 + 8 + 9 + 12 + 13) / 8] * WIDTH, abs=0.1)
+    assert weights.tolist() == pytest.approx([0.5])
+
+
+@pytest.mark.parametrize(("choice", "weight"), [("one", 1.0), ("all", 9.0)])
+def test_a_pooled_token_weighs_one_or_all_that_it_stands_for(choice: str, weight: float) -> None:
+    part = part_of(control(detail=3, detail_weight=choice))
+    assert part.weights.tolist() == pytest.approx([weight] * 4)
+
+
+def test_full_detail_changes_no_bit() -> None:
+    for changes in ({"detail": 1}, {"detail_filter": "triangle"}, {"detail_weight": "all"}):
+        part = part_of(control(**changes))
+        assert torch.equal(part.tokens, random_tokens(6))
+        assert part.weights.tolist() == [1.0] * 36
+
+
+# Blending
+
+
+def test_a_sum_is_diffusers_weighted_sum() -> None:
+    """prompt_embeds * scale, summed over the pictures; the prompt is there once for each picture."""
+    parts = [Part(random_tokens(3, seed), torch.ones(9)) for seed in (1, 2, 3)]
+    text = Text(torch.randn(4, WIDTH), 1.0, torch.randn(5))
+    scales = [0.5, 2.0, 0.25]
+    embeds = torch.stack([torch.cat([text.tokens, part.tokens]) for part in parts])
+    expected = (embeds * torch.tensor(scales)[:, None, None]).sum(0)
+    (picture,), scaled = summed(parts, scales, text)
+    assert (torch.cat([scaled.tokens, picture.tokens]) - expected).abs().max() < 1e-6
+    assert torch.allclose(scaled.pooled, (text.pooled * torch.tensor(scales)[:, None]).sum(0), atol=1e-6)
+    assert picture.weights.tolist() == [1.0] * 9
+
+
+def test_a_sum_of_one_picture_changes_no_bit() -> None:
+    part, text = part_of(PLAIN), Text(torch.randn(4, WIDTH), 1.0, torch.randn(5))
+    (picture,), scaled = summed([part], [1.0], text)
+    assert torch.equal(picture.tokens, part.tokens)
+    assert torch.equal(scaled.tokens, text.tokens)
+
+
+@pytest.mark.parametrize("other", [control(detail=2), control(span=Span(0, 0.5))])
+def test_what_has_other_tokens_cannot_be_summed(other: PictureControl) -> None:
+    parts = [part_of(PLAIN), part_of(other)]
+    with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' needs pictures of the same number of tokens"):
+        summed(parts, [1.0, 1.0], Text(torch.zeros(1, WIDTH), 512.0, torch.zeros(2)))
+
+
+# Masks and framing
+
+
+def drawn(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * height).integers(0, 255, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    mask = Image.new("L", size, 0)
+    mask.paste(255, box)
+    return mask
+
+
+def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
+    (view,) = views(drawn(40, 20), "stretch", Patches(4, 1 / 4), box_mask((40, 20), (5, 0, 40, 15)))
+    rows = [1.0, 1.0, 1.0, 0.0]
+    expected = torch.tensor([[row * column for column in (0.5, 1.0, 1.0, 1.0)] for row in rows])
+    assert view.coverage is not None
+    assert (view.coverage.reshape(4, 4) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("pixels", "patches"), [(5, Patches(2, 1 / 2)), (64, Patches(27, 14 / 384)), (9, Patches(4, 0.2))]
+)
+def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Patches) -> None:
+    """Against so fine a picture that every edge lies between its pixels."""
+    cover = np.random.default_rng(pixels).integers(0, 256, (pixels, pixels)).astype(np.uint8)
+    edge = round(1000 * patches.share * pixels) if pixels < 20 else 0
+    fine = np.kron(cover, np.ones((384, 384))) if pixels == 64 else np.kron(cover, np.ones((1000, 1000)))
+    edge = edge or 14 * pixels
+    cells = [slice(i * edge, (i + 1) * edge) for i in range(patches.side)]
+    expected = torch.tensor([[fine[a, b].mean() / 255 for b in cells] for a in cells])
+    assert (coverage(cover, patches).reshape(patches.side, -1) - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
+@pytest.mark.parametrize("is_cropped", [False, True])
+def test_what_a_mask_leaves_out_is_never_seen(fit: str, is_cropped: bool) -> None:
+    mask = box_mask((60, 20), (10, 5, 30, 15))
+    picture, other = drawn(60, 20), drawn(60, 20).transpose(Image.Transpose.ROTATE_180)
+    other.paste(picture, mask=mask)
+    assert picture.tobytes() != other.tobytes()
+    for one, same in zip(*(views(p, fit, PATCHES, mask, is_cropped) for p in (picture, other)), strict=True):
+        assert one.picture.tobytes() == same.picture.tobytes()
+
+
+def test_a_white_mask_changes_no_bit() -> None:
+    picture = drawn(30, 20)
+    (view,) = views(picture, "stretch", PATCHES, Image.new("L", (30, 20), 255))
+    assert view.picture.tobytes() == picture.tobytes()
+    assert view.coverage is None
+
+
+def test_a_crop_is_the_box_around_the_mask() -> None:
+    (view,) = views(drawn(40, 30), "stretch", PATCHES, box_mask((40, 30), (5, 10, 25, 20)), is_cropped=True)
+    assert view.picture.tobytes() == drawn(40, 30).crop((5, 10, 25, 20)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels for a picture of 40x30, expected the same"),
+        (Image.new("L", (40, 30), 0), "IMAGE_MASK leaves nothing of the picture"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask: Image.Image, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        views(drawn(40, 30), "stretch", PATCHES, mask)
+
+
+def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
+    picture = drawn(60, 20)
+    (covering,) = views(picture, "cover", PATCHES)
+    assert covering.picture.tobytes() == picture.crop((20, 0, 40, 20)).tobytes()
+    assert covering.coverage is None
+    (contained,) = views(picture, "contain", PATCHES)
+    assert contained.picture.size == (60, 60)
+    assert contained.picture.crop((0, 20, 60, 40)).tobytes() == picture.tobytes()
+    assert contained.coverage is not None
+    assert contained.coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_a_very_oblong_picture_is_padded_to_a_square_of_bounded_size() -> None:
+    (contained,) = views(Image.new("RGB", (30000, 3)), "contain", PATCHES)
+    assert contained.picture.size == (2048, 2048)
+
+
+def test_a_mask_of_which_framing_leaves_nothing_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_MASK leaves nothing of the picture"):
+        views(drawn(60, 20), "cover", PATCHES, box_mask((60, 20), (0, 0, 10, 20)))
+
+
+def test_padding_is_no_token() -> None:
+    part = picture_part(views(drawn(60, 20), "contain", PATCHES), [random_tokens(3)], PLAIN)
+    assert part.weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "starts"), [((60, 20), [0, 20, 40]), ((50, 20), [0, 15, 30]), ((20, 20), [0])])
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
+    size: tuple[int, int], starts: list[int], is_tall: bool
+) -> None:
+    picture = drawn(*(size[::-1] if is_tall else size))
+    tiles = views(picture, "tiles", PATCHES)
+    boxes = [(0, s, 20, s + 20) if is_tall else (s, 0, s + 20, 20) for s in starts]
+    assert [tile.picture.tobytes() for tile in tiles] == [picture.crop(box).tobytes() for box in boxes]
+    part = picture_part(tiles, [random_tokens(3, seed) for seed in range(len(tiles))], PLAIN)
+    assert part.weights.sum().item() == pytest.approx(9)
+
+
+def test_what_would_take_too_many_tiles_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' takes 9 tiles for a picture of 90x10, at most 8"):
+        views(drawn(90, 10), "tiles", PATCHES)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
+def test_a_square_picture_fits_as_it_is(fit: str) -> None:
+    (view,) = views(drawn(24, 24), fit, PATCHES)
+    assert view.picture.tobytes() == drawn(24, 24).tobytes()
+    assert view.coverage is None
+
+
+# When, and the prompt's side
+
+
+def test_before_and_after_a_prompt_it_is_as_if_there_were_none() -> None:
+    text = Text(torch.ones(3, WIDTH), 1.0, torch.ones(5))
+    prompt, before, after = text_parts(text, Span(0.25, 0.5), strength=2.0)
+    assert prompt.weights.tolist() == [2.0] * 3
+    for part, span in ((before, Span(0, 0.25)), (after, Span(0.5, 1))):
+        assert part.span == span
+        assert not part.tokens.any()
+        assert part.weights.tolist() == [512.0]
+    (always,) = text_parts(text, ALWAYS, strength=1.0)
+    assert torch.equal(always.tokens, text.tokens)
+    assert always.weights.tolist() == [1.0] * 3
+
+
+def test_one_value_serves_all_pictures_and_several_are_one_each() -> None:
+    values = {
+        "IMAGE_STRENGTH": np.array([0.5], np.float32),
+        "IMAGE_FIT": np.array([b"cover", b"tiles"], np.object_),
+        "IMAGE_START": np.array([0, 0.5], np.float32),
+    }
+    first, second = PictureControl.of_each(values, 2)
+    assert (first.strength, first.fit, first.span) == (0.5, "cover", Span(0, 1))
+    assert (second.strength, second.fit, second.span) == (0.5, "tiles", Span(0.5, 1))
+    assert PictureControl.of_each({}, 1) == [PLAIN]
+
+
+def test_as_many_values_as_pictures() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_DETAIL has 2 values for 3 pictures, expected one, or one each"):
+        PictureControl.of_each({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.75, 0.25)])
+def test_what_ends_before_it_starts_is_refused(start: float, end: float) -> None:
+    values = {"IMAGE_START": np.array([start], np.float32), "IMAGE_END": np.array([end], np.float32)}
+    with pytest.raises(InvalidRequest, match=f"IMAGE_START={start}, expected less than IMAGE_END={end}"):
+        spans_in(values, knobs.IMAGE_START, knobs.IMAGE_END, 1)
