@@ -1,6 +1,6 @@
 """A strength from 0 to 1 that people can reckon with: half is half of the way from no picture to the whole picture.
 
-The weight of a picture's tokens is not such a scale: on the demo checkpoint most of the way lies below 0.5. How far
+The weight of a picture's tokens is not such a scale: on the demo checkpoint half of the way lies below 0.25. How far
 each weight goes was measured there (docs/redux-control.md); `scripts/measure_demo calibrated` writes the curve.
 """
 

@@ -29,6 +29,8 @@ PROMPT_STRENGTHS = (0.0, 0.25, 1.0, 4.0)
 #: What the mask leaves: the middle of a picture.
 MASK = np.zeros((64, 64), np.uint8)
 MASK[16:48, 16:48] = 255
+#: A quarter of the tokens is left, at four times the weight.
+UNDER_MASK = {"image_mask": MASK, "image_strength": 4.0}
 
 
 def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
@@ -107,7 +109,7 @@ def masked(client: FluxClient, gallery: Gallery) -> Finding:
         return drawn(client, [Ask((picture,), knobs) for picture in pictures], at_once=1)
 
     plain, plain_changed = alone(sources), alone(changed)
-    of_sources, of_changed = alone(sources, image_mask=MASK), alone(changed, image_mask=MASK)
+    of_sources, of_changed = alone(sources, **UNDER_MASK), alone(changed, **UNDER_MASK)
     cropped = alone(sources, image_mask=MASK, image_mask_crop=1)
     rows = [
         ["to the picture, Delta E", *(f"{to_own(pictures, sources):.1f}" for pictures in (plain, of_sources))],

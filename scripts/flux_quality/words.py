@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from statistics import median_low
 
 import numpy as np
@@ -19,6 +20,8 @@ from flux_training.captions import captions, paraphrase, plain
 
 #: Prompts of each sort.
 COUNT = 50
+#: Pictures of each prompt, each from noise of its own: no prompt, and no noise, decides alone.
+SEEDS = 4
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 BLANK = np.full((64, 64, 3), 255, np.uint8)
 
@@ -26,21 +29,25 @@ BLANK = np.full((64, 64, 3), 255, np.uint8)
 def told(client: FluxClient, gallery: Gallery) -> Finding:
     """Does a prompt alone draw a thing of its kind?"""
     census = Census([*gallery.trained_on, *gallery.held_out])
-    rows, prompts, kinds, shown = [], [], [], []
+    rows, prompts, kinds, drawn_of = [], [], [], []
+    seeds = count()
     for sort, chosen in (
         ("new combinations of known words: names of held-out pictures", combinations(gallery)),
         ("paraphrases: names of trained pictures, the words the other way round", paraphrases(gallery)),
     ):
-        pictures = drawn(client, [Ask((BLANK,), {"image_strength": 0.0, "prompt": text}) for text, _ in chosen])
-        share, chance = census.share(pictures, [kind for _, kind in chosen])
-        rows.append(_row(sort, len(chosen), share, chance))
+        knobs = {"image_strength": 0.0}
+        asks = [
+            Ask((BLANK,), knobs | {"prompt": text, "seed": next(seeds)}) for text, _ in chosen for _ in range(SEEDS)
+        ]
+        pictures, of_kinds = drawn(client, asks), [kind for _, kind in chosen for _ in range(SEEDS)]
+        rows.append(_row(sort, len(asks), *census.share(pictures, of_kinds)))
+        drawn_of += list(pictures)
+        kinds += of_kinds
         prompts += [text for text, _ in chosen]
-        kinds += [kind for _, kind in chosen]
-        shown += list(pictures)
-    rows.append(_row("together", len(kinds), *census.share(np.stack(shown), kinds)))
+    rows.append(_row("together", len(kinds), *census.share(np.stack(drawn_of), kinds)))
     rows.append(_row("for comparison: the real pictures, each beside all others", census.size, *census.of_real()))
-    head = ["prompts", "how many", "nearest neighbour is of the right kind", "by chance", "times chance"]
-    return Finding(table(head, rows), captioned(prompts, shown, columns=10))
+    head = ["prompts", "pictures", "nearest neighbour is of the right kind", "by chance", "times chance"]
+    return Finding(table(head, rows), captioned(prompts, drawn_of[::SEEDS], columns=10))
 
 
 def steered(client: FluxClient, gallery: Gallery) -> Finding:
@@ -52,7 +59,7 @@ def steered(client: FluxClient, gallery: Gallery) -> Finding:
     chosen = paraphrases(gallery)[::-1]
     columns, shown = [], []
     for strength in STRENGTHS:
-        knobs = [{"image_strength": strength, "prompt": text} for text, _ in chosen]
+        knobs = [{"image_strength": strength, "prompt": text, "seed": i} for i, (text, _) in enumerate(chosen)]
         pictures = drawn(client, [Ask((source,), knob) for source, knob in zip(sources, knobs, strict=True)])
         columns.append([f"{census.share(pictures, of)[0]:.0%}" for of in ([kind for _, kind in chosen], kinds)])
         shown.append(pictures)
