@@ -25,7 +25,8 @@ def random_stock(random_checkpoints: Checkpoints) -> StockDiffusers:
     return StockDiffusers(random_checkpoints)
 
 
-LATENT_TOLERANCE = 1e-4
+#: Ten times what stock diffusers differs from itself after 20 steps when its context's tokens change places.
+LATENT_TOLERANCE = 3e-4
 
 
 def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarray:

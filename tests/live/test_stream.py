@@ -307,7 +307,7 @@ def test_a_request_s_time_limit_ends_it(demo_server: TritonServer) -> None:
         ),
         (
             with_text(tensors_of([PICTURE]), preview_method="taesd"),
-            "flux_base: PREVIEW_METHOD='taesd', expected latent2rgb or vae (INVALID_ARG)",
+            "flux_stream: PREVIEW_METHOD='taesd', expected one of: latent2rgb, vae (INVALID_ARG)",
         ),
         (
             tensors_of([b"hello, world!"]),
