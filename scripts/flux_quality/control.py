@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from flux_client.strength import CURVE
 from flux_documents import table
 from flux_quality.gallery import Finding, Gallery, spread, strips
 from flux_quality.likeness import Bytes, Floats, between, to_own
-from flux_quality.questions import SEEDS
+from flux_quality.questions import turned
 from flux_quality.sheet import sheet
 from flux_quality.studio import Ask, drawn
 from flux_quality.words import Census, paraphrases
@@ -83,7 +82,7 @@ def detailed(client: FluxClient, gallery: Gallery) -> Finding:
 
 def added(client: FluxClient, gallery: Gallery) -> Finding:
     """Two pictures in halves: by all their tokens, or by diffusers' sum."""
-    pairs = list(combinations(gallery.some(20), 2))[::2][:80]
+    pairs = gallery.pairs()
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     rows, shown = [], []
     for blend in ("concat", "sum"):
@@ -145,19 +144,8 @@ def framed(client: FluxClient, gallery: Gallery) -> Finding:
 
 def timed(client: FluxClient, gallery: Gallery) -> Finding:
     """What does a picture do that is there early, or late?"""
-    sources = gallery.some(100)
-    distances, seeds, shown = [], [], []
-    for start, end in SPANS:
-        knobs = {"image_start": start, "image_end": end}
-        first, second = (drawn(client, [Ask((s,), {**knobs, "seed": seed}) for s in sources]) for seed in SEEDS[:2])
-        distances.append(f"{to_own(first, sources):.1f}")
-        seeds.append(f"{between(first, second):.1f}")
-        shown.append(first)
-    head = [f"{start:g} to {end:g}" for start, end in SPANS]
-    rows = [["from the variation to its picture", *distances], ["between two seeds", *seeds]]
-    return Finding(
-        table(["`IMAGE_START` to `IMAGE_END`; Delta E", *head], rows), sheet(["source", *head], strips(sources, *shown))
-    )
+    settings = {f"{start:g} to {end:g}": {"image_start": start, "image_end": end} for start, end in SPANS}
+    return turned(client, gallery, "`IMAGE_START` to `IMAGE_END`", settings)
 
 
 def balanced(client: FluxClient, gallery: Gallery) -> Finding:

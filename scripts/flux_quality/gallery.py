@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,10 @@ class Gallery:
     def some(self, count: int) -> Bytes:
         """So many sources, evenly over all of them."""
         return self.sources[spread(len(self.sources), count)]
+
+    def pairs(self) -> list[tuple[Bytes, Bytes]]:
+        """Eighty of some of them, to blend."""
+        return list(combinations(self.some(20), 2))[::2][:80]
 
 
 @dataclass(frozen=True)

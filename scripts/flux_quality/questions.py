@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -62,32 +61,33 @@ def varied(client: FluxClient, gallery: Gallery) -> Finding:
 
 def strengthened(client: FluxClient, gallery: Gallery) -> Finding:
     """Does the strength turn a variation towards its picture, from not at all?"""
-    return _turned(client, gallery, "image_strength", STRENGTHS, "`IMAGE_STRENGTH`")
+    return turned(client, gallery, "`IMAGE_STRENGTH`", {f"{value:g}": {"image_strength": value} for value in STRENGTHS})
 
 
 def guided(client: FluxClient, gallery: Gallery) -> Finding:
     """Does more guidance bring a variation nearer to its picture, and seeds nearer to each other?"""
-    return _turned(client, gallery, "guidance_scale", GUIDANCES, "`GUIDANCE_SCALE`")
+    return turned(client, gallery, "`GUIDANCE_SCALE`", {f"{value:g}": {"guidance_scale": value} for value in GUIDANCES})
 
 
-def _turned(client: FluxClient, gallery: Gallery, knob: str, values: Sequence[float], label: str) -> Finding:
+def turned(client: FluxClient, gallery: Gallery, label: str, settings: Mapping[str, dict[str, float]]) -> Finding:
+    """How near variations come to their pictures, and to those of another seed. settings: knobs, by a column's head."""
     sources = gallery.some(100)
     to_source, to_seeds, shown = [], [], []
-    for value in values:
+    for knobs in settings.values():
         first, second = (
-            drawn(client, [Ask((source,), {knob: value, "seed": seed}) for source in sources]) for seed in SEEDS[:2]
+            drawn(client, [Ask((source,), knobs | {"seed": seed}) for source in sources]) for seed in SEEDS[:2]
         )
         to_source.append(f"{to_own(first, sources):.1f}")
         to_seeds.append(f"{between(first, second):.1f}")
         shown.append(first)
     rows = [["from the variation to its picture", *to_source], ["between two seeds", *to_seeds]]
-    head = ["source", *(f"{value:g}" for value in values)]
-    return Finding(table([f"{label}; distance, Delta E", *head[1:]], rows), sheet(head, strips(sources, *shown)))
+    made = sheet(["source", *settings], strips(sources, *shown))
+    return Finding(table([f"{label}; distance, Delta E", *settings], rows), made)
 
 
 def blended(client: FluxClient, gallery: Gallery) -> Finding:
     """Does a variation of two pictures move from the one to the other with their strengths?"""
-    pairs = list(combinations(gallery.some(20), 2))[::2][:80]
+    pairs = gallery.pairs()
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     columns, shown = [], []
     for strengths in BLENDS:

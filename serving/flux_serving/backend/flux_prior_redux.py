@@ -44,9 +44,6 @@ from flux_serving.weights import choose_dtype, load_prior, open_device
 log = logging.getLogger(__name__)
 
 
-_NO_MASKS = np.empty(0, np.object_)
-
-
 class FluxPriorReduxModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         instance = Instance.start(FLUX_PRIOR_REDUX, args)
@@ -83,12 +80,13 @@ class FluxPriorReduxModel:
         values = read_inputs(FLUX_PRIOR_REDUX, request)
         prompt = read_text(FLUX_PRIOR_REDUX, PROMPT, values)
         check_prompt(self._prior, prompt)
-        controls = PictureControl.of_each(values, len(values[IMAGE.name]))
+        pictures = values[IMAGE.name].tolist()
+        controls = PictureControl.of_each(values, len(pictures))
         (prompt_span,) = spans_in(values, PROMPT_START, PROMPT_END, 1)
         vision = self._prior.image_encoder.config
         patches = Patches.of_vision(vision.image_size, vision.patch_size)
         wish = Wish(
-            views=show(values[IMAGE.name].tolist(), values.get(IMAGE_MASK.name, _NO_MASKS).tolist(), controls, patches),
+            views=show(pictures, IMAGE_MASK.values_in(values, len(pictures)), controls, patches),
             controls=controls,
             blend=read_text(FLUX_PRIOR_REDUX, IMAGE_BLEND, values),
             prompt=prompt,

@@ -94,14 +94,14 @@ class Tensor:
             return values[self.name].item()
         return self.default if default is None else default
 
-    def values_in(self, values: Mapping[str, Array], count: int, default: Any = None) -> list[Any]:
+    def values_in(self, values: Mapping[str, Array], count: int) -> list[Any]:
         """The values given under this tensor's name, one for each of `count` pictures; what has choices as str.
 
-        One value serves all of them; where there is none, `default` does, or else the contract's.
+        One value serves all of them; where there is none, the contract's default does.
         Raises InvalidRequest: there are several, but not `count`.
         """
         if self.name not in values:
-            return [self.default if default is None else default] * count
+            return [self.default] * count
         given: list[Any] = values[self.name].tolist()
         if self.choices:
             given = list(map(_text, given))

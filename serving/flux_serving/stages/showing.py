@@ -16,27 +16,24 @@ from flux_serving.stages.picture_decoding import decode_picture
 
 
 def show(
-    pictures: Sequence[bytes], masks: Sequence[bytes], controls: Sequence[PictureControl], patches: Patches
+    pictures: Sequence[bytes], masks: Sequence[bytes | None], controls: Sequence[PictureControl], patches: Patches
 ) -> list[list[View]]:
-    """The views of each picture. masks: none, one for all, or one each; empty where a picture has none.
+    """The views of each picture. masks: of each picture, None or empty where it has none.
 
     Raises InvalidRequest: one is no picture, they have too many pixels together, or a mask does not fit its picture.
     """
-    if len(masks) not in (0, 1, len(pictures)):
-        raise InvalidRequest(
-            f"{IMAGE_MASK.name} has {len(masks)} values for {len(pictures)} pictures, expected one, or one each"
-        )
     shown: list[list[View]] = []
     pixels_left = MAX_PICTURE_PIXELS
     mask: Image.Image | None = None
-    for index, (encoded, control) in enumerate(zip(pictures, controls, strict=True)):
+    for index, (encoded, encoded_mask, control) in enumerate(zip(pictures, masks, controls, strict=True)):
         picture = _decoded(IMAGE, index, encoded, pixels_left)
         size = picture.width * picture.height
         pixels_left -= size
-        if index < len(masks):
+        if not encoded_mask:
+            mask = None
+        elif not index or encoded_mask is not masks[index - 1]:  # one mask for all is decoded once
             # What is transparent counts as little as what is black.
-            has_mask = bool(masks[index])
-            mask = _decoded(IMAGE_MASK, index, masks[index], size, behind="black").convert("L") if has_mask else None
+            mask = _decoded(IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
         try:
             shown.append(views(picture, control.fit, patches, mask, control.is_cropped))
         except InvalidRequest as error:
