@@ -38,7 +38,9 @@ RUN PYTHONPATH=scripts python3 -m flux_demo --expand-only \
     && useradd --uid 1000 --create-home flux
 USER 1000
 ENV FLUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-base \
-    FLUX_REDUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-redux
+    FLUX_REDUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-redux \
+    FLUX_CONTROLNET_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-controlnet-canny \
+    FLUX_LORA_PATH=/opt/flux-triton/checkpoints/demo/flux-lora
 EXPOSE 8000 8001 8002
 ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository", "/opt/flux-triton/model_repository", "--host", "0.0.0.0"]
 CMD ["--profile", "cpu"]

@@ -3,6 +3,8 @@
 #
 #   FLUX_MODEL_PATH         folder of FLUX.1-dev, in diffusers layout
 #   FLUX_REDUX_MODEL_PATH   folder of FLUX.1-Redux-dev
+#   FLUX_CONTROLNET_MODEL_PATH, FLUX_VAE_MODEL_PATH   folders of a FLUX ControlNet for Canny edges, of another VAE
+#   FLUX_LORA_PATH          folder of LoRA adapters, NAME.safetensors each
 #   FLUX_REDUX_GPUS         GPUs to serve on, default 7,8; `cpu` for none
 #   HOST                    address to listen on, default 0.0.0.0
 #   HTTP_PORT, GRPC_PORT, METRICS_PORT   default 8000, 8001, 8002

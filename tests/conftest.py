@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flux_demo.folders import demo_checkpoints
 from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
 from flux_serving.settings import Checkpoints
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from flux_serving.weights import BaseWeights
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = Checkpoints(ROOT / "checkpoints/demo/flux-base", ROOT / "checkpoints/demo/flux-redux")
+DEMO = demo_checkpoints(ROOT / "checkpoints/demo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

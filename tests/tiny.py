@@ -6,7 +6,13 @@ import warnings
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from torch import Tensor, nn
 
 from flux_serving.stages.context import Context
@@ -44,7 +50,28 @@ def make_tiny_flux() -> FluxPipeline:
     return pipeline
 
 
-def weights_of(flux: FluxPipeline) -> BaseWeights:
+def make_tiny_controlnet() -> FluxControlNetModel:
+    """Fewer blocks than the transformer has, so that two of these share a residual; none of them near zero."""
+    torch.manual_seed(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = FluxControlNetModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=CONTEXT_WIDTH,
+            pooled_projection_dim=POOLED_WIDTH,
+            guidance_embeds=True,
+            axes_dims_rope=[4, 6, 6],
+        )
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return network.eval().requires_grad_(False)
+
+
+def weights_of(flux: FluxPipeline, controlnet: FluxControlNetModel | None = None) -> BaseWeights:
     """As the stages see it."""
     return BaseWeights(
         name="tiny",
@@ -54,6 +81,8 @@ def weights_of(flux: FluxPipeline) -> BaseWeights:
         scheduler_config=dict(flux.scheduler.config),
         vae_scale_factor=flux.vae_scale_factor,
         native_side=32,
+        default_steps=50,
+        controlnet=controlnet,
     )
 
 

@@ -1,4 +1,4 @@
-"""Call FLUX Redux on Triton: a picture in, variations of it out.
+"""Call FLUX on Triton: variations of pictures, changed ones, pictures of a prompt or after the edges of another.
 
 from flux_client import FluxClient
 
@@ -10,8 +10,16 @@ from flux_client.async_client import AsyncFluxClient
 from flux_client.async_stream import AsyncStream
 from flux_client.client import FluxClient
 from flux_client.events import Event, Preview, Progress
+from flux_client.knobs import (
+    CannyKnobs,
+    EdgePictureKnobs,
+    Img2ImgKnobs,
+    ModeName,
+    ReduxKnobs,
+    StreamKnobs,
+    Text2ImgKnobs,
+)
 from flux_client.pictures import Picture, Pictures
-from flux_client.request import Knobs
 from flux_client.retry import RetryPolicy
 from flux_client.stream import Stream
 from flux_client.variation import Variation
@@ -30,21 +38,27 @@ __all__ = [
     "AsyncFluxClient",
     "AsyncStream",
     "Cancelled",
+    "CannyKnobs",
     "DeadlineExceeded",
+    "EdgePictureKnobs",
     "Event",
     "FluxClient",
     "FluxError",
     "GenerationFailed",
+    "Img2ImgKnobs",
     "InvalidRequest",
-    "Knobs",
+    "ModeName",
     "NotConnected",
     "Overloaded",
     "Picture",
     "Pictures",
     "Preview",
     "Progress",
+    "ReduxKnobs",
     "RetryPolicy",
     "Stream",
+    "StreamKnobs",
+    "Text2ImgKnobs",
     "Unreachable",
     "Variation",
 ]

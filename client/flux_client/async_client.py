@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
 
 from flux_client.async_stream import AsyncStream
+from flux_client.edges import read_edges
+from flux_client.knobs import (
+    CannyKnobs,
+    EdgePictureKnobs,
+    Img2ImgKnobs,
+    ModeName,
+    ReduxKnobs,
+    StreamKnobs,
+    Text2ImgKnobs,
+)
 from flux_client.opening import ProtocolName, open_async_transport
-from flux_client.pictures import Pictures
+from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
-from flux_client.request import Knobs, redux_request, stream_request
+from flux_client.request import Request, call_request, edges_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
-from flux_client.transport import AsyncTransport
+from flux_client.transport import Answer, AsyncTransport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import FLUX_REDUX
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -51,25 +64,68 @@ class AsyncFluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Knobs],
+        **knobs: Unpack[ReduxKnobs],
     ) -> list[Variation]:
         """`FluxClient.redux`. Pictures are read and encoded in a thread; cancelling the task ends the call."""
-        patience = self._patience(self._retry, timeout_s)
-        request = await asyncio.to_thread(redux_request, images, knobs)
-        name = request_id or uuid.uuid4().hex
-        return read_variations(
-            await self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
-        )
+        return await self._make("redux", {"images": images, **knobs}, timeout_s, request_id)
 
-    def stream(
+    async def img2img(
         self,
         images: Pictures,
         *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Img2ImgKnobs],
+    ) -> list[Variation]:
+        """`FluxClient.img2img`."""
+        return await self._make("img2img", {"images": images, **knobs}, timeout_s, request_id)
+
+    async def text2img(
+        self,
+        prompt: str,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Text2ImgKnobs],
+    ) -> list[Variation]:
+        """`FluxClient.text2img`."""
+        return await self._make("text2img", {"prompt": prompt, **knobs}, timeout_s, request_id)
+
+    async def canny(
+        self,
+        control_image: Picture,
+        *,
+        images: Pictures | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[CannyKnobs],
+    ) -> list[Variation]:
+        """`FluxClient.canny`."""
+        arguments = {"control_image": control_image, "images": images, **knobs}
+        return await self._make("canny", arguments, timeout_s, request_id)
+
+    async def edges(
+        self,
+        control_image: Picture,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[EdgePictureKnobs],
+    ) -> Image.Image:
+        """`FluxClient.edges`."""
+        request = partial(edges_request, {"control_image": control_image, **knobs})
+        return await asyncio.to_thread(read_edges, await self._ask(request, timeout_s, request_id))
+
+    def stream(
+        self,
+        images: Pictures | None = None,
+        *,
+        mode: ModeName = "redux",
         preview_steps: int | None = None,
         preview_method: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Knobs],
+        **knobs: Unpack[StreamKnobs],
     ) -> AsyncStream:
         """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
 
@@ -80,10 +136,10 @@ class AsyncFluxClient:
         `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
         """
         patience = self._patience(self._retry, timeout_s)
-        settings = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return AsyncStream(
-            lambda: asyncio.to_thread(stream_request, images, settings),
+            lambda: asyncio.to_thread(stream_request, mode, images, arguments),
             lambda request, left_s: transport.stream(request, left_s, name),
             patience,
             self._sleep,
@@ -106,6 +162,18 @@ class AsyncFluxClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _make(
+        self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
+    ) -> list[Variation]:
+        request = partial(call_request, mode, arguments)
+        return read_variations(await self._ask(request, timeout_s, request_id), BY_MODE[mode].name)
+
+    async def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
+        patience = self._patience(self._retry, timeout_s)
+        request = await asyncio.to_thread(prepare)
+        name = request_id or uuid.uuid4().hex
+        return await self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
 
     def _patience(self, policy: RetryPolicy, timeout_s: float | None) -> Patience:
         return Patience(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)

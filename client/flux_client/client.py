@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from PIL import Image
+
+from flux_client.edges import read_edges
+from flux_client.knobs import (
+    CannyKnobs,
+    EdgePictureKnobs,
+    Img2ImgKnobs,
+    ModeName,
+    ReduxKnobs,
+    StreamKnobs,
+    Text2ImgKnobs,
+)
 from flux_client.opening import ProtocolName, open_transport
-from flux_client.pictures import Pictures
+from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
-from flux_client.request import Knobs, redux_request, stream_request
+from flux_client.request import Request, call_request, edges_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.stream import Stream
-from flux_client.transport import Transport
+from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import FLUX_REDUX
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -59,35 +72,104 @@ class FluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Knobs],
+        **knobs: Unpack[ReduxKnobs],
     ) -> list[Variation]:
         """Variations of one picture, or of several blended into one.
 
         images: a path, encoded bytes, a PIL image or a uint8 array (height, width[, 3 or 4]); or a list of up to 8.
         timeout_s: seconds for this call with all its retries. request_id: names the call in the server's log.
-        knobs: prompt, image_strength, height, width, num_inference_steps, guidance_scale, num_images, seed,
-        output_format, priority, as `flux_client.Knobs` says; what is left out or None is the server's default.
+        knobs: prompt, strength, num_inference_steps, guidance_scale, num_images, seed and the others of
+        `flux_client.ReduxKnobs`; what is left out or None is the server's default.
 
         Raises InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, Unreachable or GenerationFailed.
         Raises TypeError: not a picture, or an unknown knob. Raises OSError: a picture's file cannot be read.
         """
-        patience = self._patience(self._retry, timeout_s)
-        request = redux_request(images, knobs)
-        name = request_id or uuid.uuid4().hex
-        return read_variations(self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name)))
+        return self._make("redux", {"images": images, **knobs}, timeout_s, request_id)
 
-    def stream(
+    def img2img(
         self,
         images: Pictures,
         *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Img2ImgKnobs],
+    ) -> list[Variation]:
+        """A picture changed: it begins as itself under noise, steered by pictures and a prompt.
+
+        images: as in `redux`. images[0] is the one to change; every one given also steers by its `image_strength`
+        (default 1), itself too: `image_strength=0` leaves the change to the prompt, as diffusers'
+        FluxImg2ImgPipeline.
+        knobs: those of `flux_client.Img2ImgKnobs`. `strength`, 0.7 by default, is how much is to change: 0 gives the
+        picture back, 1 draws from noise alone. The size is the checkpoint's own unless height and width say another,
+        and `fit` (cover, contain, stretch) says what becomes of a picture of another shape.
+
+        The rest, and what is raised, is as in `redux`.
+        """
+        return self._make("img2img", {"images": images, **knobs}, timeout_s, request_id)
+
+    def text2img(
+        self,
+        prompt: str,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[Text2ImgKnobs],
+    ) -> list[Variation]:
+        """Pictures of a prompt alone; it needs a base checkpoint with text encoders.
+
+        knobs: those of `flux_client.Text2ImgKnobs`. The rest, and what is raised, is as in `redux`.
+        """
+        return self._make("text2img", {"prompt": prompt, **knobs}, timeout_s, request_id)
+
+    def canny(
+        self,
+        control_image: Picture,
+        *,
+        images: Pictures | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[CannyKnobs],
+    ) -> list[Variation]:
+        """Pictures that follow the edges of one, steered by pictures and a prompt.
+
+        control_image: a picture whose edges are looked for, or with `control_kind="edges"` a map of them; `edges`
+        shows what is followed. images: those that steer, as in `redux`. knobs: those of `flux_client.CannyKnobs`.
+
+        The rest, and what is raised, is as in `redux`.
+        """
+        arguments = {"control_image": control_image, "images": images, **knobs}
+        return self._make("canny", arguments, timeout_s, request_id)
+
+    def edges(
+        self,
+        control_image: Picture,
+        *,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **knobs: Unpack[EdgePictureKnobs],
+    ) -> Image.Image:
+        """The edges that `canny` would follow, white on black, at the size asked for.
+
+        knobs: height, width, control_kind, canny_low, canny_high and fit, as `canny` takes them.
+        The rest, and what is raised, is as in `redux`.
+        """
+        request = partial(edges_request, {"control_image": control_image, **knobs})
+        return read_edges(self._ask(request, timeout_s, request_id))
+
+    def stream(
+        self,
+        images: Pictures | None = None,
+        *,
+        mode: ModeName = "redux",
         preview_steps: int | None = None,
         preview_method: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Knobs],
+        **knobs: Unpack[StreamKnobs],
     ) -> Stream:
-        """The same pictures as `redux` makes, with their progress: `Progress` events, then one `Variation` for each.
+        """The pictures that another call makes, with their progress: `Progress` events, then one `Variation` for each.
 
+        mode: which call; its arguments go along by name, and mean what they mean there.
         preview_steps: a preview after every so many steps, but not after the last, 0..100; 0, the default, is none.
         preview_method: latent2rgb (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last
         event, with all retries; the server is asked again only while no event was there. The rest is as in `redux`.
@@ -99,15 +181,20 @@ class FluxClient:
                     else:
                         print(f"image {event.image}: step {event.step} of {event.steps}")
 
+            client.stream("cat.png", mode="img2img", strength=0.5)
+            client.stream(mode="text2img", prompt="a cat")
+            client.stream(mode="canny", control_image="house.jpg", prompt="a castle", images="style.png")
+
         The request is on its way when this returns. Leaving the block, `stream.cancel()` from any thread, and dropping
         the stream end the work at the server.
 
         Raises InvalidRequest: a value breaks the contract, or the protocol is HTTP, which has no streams.
-        Raises TypeError and OSError as `redux`. The other errors are raised by iterating.
+        Raises TypeError: not a picture, a knob that the mode has not, or an argument that it needs is missing.
+        Raises OSError as `redux`. The other errors are raised by iterating.
         """
         patience = self._patience(self._retry, timeout_s)
-        settings = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
-        request = stream_request(images, settings)
+        arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        request = stream_request(mode, images, arguments)
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return Stream(lambda left_s: transport.stream(request, left_s, name), patience, self._sleep)
 
@@ -131,6 +218,19 @@ class FluxClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _make(
+        self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
+    ) -> list[Variation]:
+        request = partial(call_request, mode, arguments)
+        return read_variations(self._ask(request, timeout_s, request_id), BY_MODE[mode].name)
+
+    def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
+        """prepare: makes the request; its time counts."""
+        patience = self._patience(self._retry, timeout_s)
+        request = prepare()
+        name = request_id or uuid.uuid4().hex
+        return self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
 
     def _patience(self, policy: RetryPolicy, timeout_s: float | None) -> Patience:
         return Patience(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)

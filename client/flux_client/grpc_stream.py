@@ -17,9 +17,10 @@ from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from flux_client.failures import from_stream, from_triton, no_answer
-from flux_client.request import Array, Request
+from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import read_result, triton_timeout_us
+from flux_serving.contract.tensors import Array
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
 
 

@@ -10,6 +10,8 @@ ProtocolName = Literal["grpc", "http"]
 
 #: Where Triton listens, by protocol.
 DEFAULT_URLS: dict[str, str] = {"grpc": "localhost:8001", "http": "localhost:8000"}
+#: The one that has streams.
+STREAMING_PROTOCOL = "grpc"
 
 
 def open_transport(protocol: str, url: str | None) -> Transport:

@@ -34,28 +34,11 @@ def encode_pictures(images: Pictures) -> list[bytes]:
     Raises InvalidRequest: none or more than MAX_PICTURES, an empty one, one of more than MAX_PICTURE_BYTES, or an array
     that is no picture. Raises TypeError: not a kind of picture. Raises OSError: the file cannot be read.
     """
-    return [_encode(picture) for picture in _listed(images)]
+    return [encode_picture(picture) for picture in _listed(images)]
 
 
-def encode_masks(masks: Masks) -> list[bytes]:
-    """The same of masks, nothing for None."""
-    return [b"" if mask is None else _encode(mask) for mask in _listed(masks)]
-
-
-def _listed(images: object) -> list[object]:
-    pictures: list[object]
-    if isinstance(images, _ONE_PICTURE):
-        pictures = [images]
-    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not hasattr(images, "read"):
-        pictures = list(images)
-    else:
-        raise _not_a_picture(images)
-    if not 1 <= len(pictures) <= limits.MAX_PICTURES:
-        raise InvalidRequest(f"{len(pictures)} pictures in one request, expected 1..{limits.MAX_PICTURES}")
-    return pictures
-
-
-def _encode(picture: object) -> bytes:
+def encode_picture(picture: object) -> bytes:
+    """The same of one picture."""
     if isinstance(picture, (str, os.PathLike)):
         return _sized(_read(Path(picture)), str(picture))
     if isinstance(picture, (bytes, bytearray, memoryview)):
@@ -65,6 +48,24 @@ def _encode(picture: object) -> bytes:
     if isinstance(picture, np.ndarray):
         return _sized(_png(_from_array(picture)), "an array as PNG")
     raise _not_a_picture(picture)
+
+
+def encode_masks(masks: Masks) -> list[bytes]:
+    """The same of masks, nothing for None."""
+    return [b"" if mask is None else encode_picture(mask) for mask in _listed(masks)]
+
+
+def _listed(images: object) -> list[object]:
+    pictures: list[object]
+    if isinstance(images, _ONE_PICTURE):
+        pictures = [images]
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not hasattr(images, "read"):
+        pictures = list(images)
+    else:
+        raise _not_a_picture(images, ", or a list of these")
+    if not 1 <= len(pictures) <= limits.MAX_PICTURES:
+        raise InvalidRequest(f"{len(pictures)} pictures in one request, expected 1..{limits.MAX_PICTURES}")
+    return pictures
 
 
 def _read(path: Path) -> bytes:
@@ -106,8 +107,7 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _not_a_picture(value: object) -> TypeError:
+def _not_a_picture(value: object, or_else: str = "") -> TypeError:
     return TypeError(
-        f"{type(value).__name__} is no picture, expected a path, encoded bytes, a PIL image or a uint8 array, "
-        "or a list of these"
+        f"{type(value).__name__} is no picture, expected a path, encoded bytes, a PIL image or a uint8 array{or_else}"
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from flux_client.request import Array, Request
+from flux_client.request import Request
+from flux_serving.contract.tensors import Array
 
 #: Outputs by tensor name, batch dimension included.
 Answer = Mapping[str, Array]

@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from flux_client.request import Array
-from flux_serving.contract.models import FLUX_REDUX, OUTPUT_IMAGE, OUTPUT_SEED
+from flux_serving.contract.handed import OUTPUT_IMAGE, OUTPUT_SEED
+from flux_serving.contract.tensors import Array
 from flux_serving.errors import GenerationFailed
 
 
@@ -55,9 +55,10 @@ class Variation:
 
     @cached_property
     def recipe(self) -> dict[str, Any] | None:
-        """How the picture was made: model, seed, steps, guidance, width, height; None where the file doesn't say.
+        """How the picture was made; None where the file doesn't say.
 
-        The file carries it as JSON in EXIF's ImageDescription, so it is there after saving too.
+        Always model, seed, steps, guidance, width and height; and what else was asked for, such as a strength or
+        adapters. The file carries it as JSON in EXIF's ImageDescription, so it is there after saving too.
         """
         description = opened(self.data, self._name).getexif().get(ExifTags.Base.ImageDescription)
         try:
@@ -74,12 +75,13 @@ class Variation:
 
     @property
     def _name(self) -> str:
-        return f"{FLUX_REDUX.name}: {OUTPUT_IMAGE.name} of seed {self.seed}"
+        return f"{OUTPUT_IMAGE.name} of seed {self.seed}"
 
 
-def read_variations(answer: Mapping[str, Array], model: str = FLUX_REDUX.name) -> list[Variation]:
-    """Outputs of flux_redux or flux_stream, of shape [1, n], to n variations.
+def read_variations(answer: Mapping[str, Array], model: str) -> list[Variation]:
+    """Outputs of an ensemble or of flux_stream, of shape [1, n], to n variations.
 
+    model: its name, for messages.
     Raises GenerationFailed: an output is missing, or there is not one seed to each picture.
     """
     for tensor in (OUTPUT_IMAGE, OUTPUT_SEED):

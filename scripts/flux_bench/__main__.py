@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flux_bench.checkpoint import FOLDER, ROOT
 from flux_bench.measure import Run, Settings
-from flux_bench.plan import WORKLOADS, Workload
+from flux_bench.plan import WORKLOADS, Kind, Workload
 from flux_bench.plot import draw
 from flux_bench.report import sections
 from flux_bench.results import Results, merged
@@ -75,7 +75,7 @@ def chosen_workloads(options: argparse.Namespace) -> tuple[Workload, ...]:
     for name in options.workloads:
         workload = WORKLOADS[name]
         if name == "grid512":
-            workload = replace(workload, kinds=((512, options.grid512_steps),))
+            workload = replace(workload, kinds=(Kind(512, options.grid512_steps),))
         if options.quick:
             workload = replace(workload, concurrency=(1, 4), requests=2, requests_per_client=1, seconds=0.0)
         if options.concurrency:

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flux_bench.plan import GUIDANCE, Wish
+from flux_bench.plan import GUIDANCE, STRENGTH, Wish
 
-#: Encoded picture and wish in, encoded variation out; raises whatever its library raises. Threads may share one.
+#: Encoded picture and wish in, encoded picture out; raises whatever its library raises. Threads may share one.
 Caller: TypeAlias = Callable[[bytes, Wish], bytes]
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -31,7 +31,7 @@ def _form(address: str) -> Caller:
     client = httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
     def call(picture: bytes, wish: Wish) -> bytes:
-        fields = {"side": str(wish.side), "steps": str(wish.steps), "seed": str(wish.seed)}
+        fields = {name: str(getattr(wish, name)) for name in ("side", "steps", "seed", "mode", "prompt")}
         response = client.post("/predict", data=fields, files={"image": ("picture.png", picture, "image/png")})
         return response.raise_for_status().content
 
@@ -39,19 +39,33 @@ def _form(address: str) -> Caller:
 
 
 def _pytriton(address: str) -> Caller:
-    numbers = ("side", "steps", "seed")
+    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+        numbers = {name: np.array([[getattr(wish, name)]], np.int64) for name in ("side", "steps", "seed")}
+        texts = {"image": picture, "mode": wish.mode.encode(), "prompt": wish.prompt.encode()}
+        return "flux", numbers | {name: np.array([[text]], dtype=object) for name, text in texts.items()}
 
-    def tensors(picture: bytes, wish: Wish) -> Tensors:
-        image = {"image": np.array([[picture]], dtype=object)}
-        return image | {name: np.array([[getattr(wish, name)]], np.int64) for name in numbers}
-
-    return _tritonclient(address, "redux", "variation", tensors)
+    return _tritonclient(address, request, "drawn")
 
 
 def _raw(address: str) -> Caller:
-    def tensors(picture: bytes, wish: Wish) -> Tensors:
-        return {
-            "IMAGE": np.array([[picture]], dtype=object),
+    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+        prompt = {"PROMPT": np.array([[wish.prompt.encode()]], dtype=object)}
+        image = np.array([[picture]], dtype=object)
+        fit = {"FIT": np.array([[b"stretch"]], dtype=object)}
+        of_mode: dict[str, Tensors] = {
+            "redux": {"IMAGE": image},
+            "img2img": {
+                "IMAGE": image,
+                "IMAGE_STRENGTH": np.array([[0.0]], np.float32),
+                "STRENGTH": np.array([[STRENGTH]], np.float32),
+                **prompt,
+                **fit,
+            },
+            "text2img": prompt,
+            "canny": {"CONTROL_IMAGE": image, **prompt, **fit},
+        }
+        return f"flux_{wish.mode}", {
+            **of_mode[wish.mode],
             "HEIGHT": np.array([[wish.side]], np.int32),
             "WIDTH": np.array([[wish.side]], np.int32),
             "NUM_INFERENCE_STEPS": np.array([[wish.steps]], np.int32),
@@ -59,23 +73,25 @@ def _raw(address: str) -> Caller:
             "SEED": np.array([[wish.seed]], np.int64),
         }
 
-    return _tritonclient(address, "flux_redux", "OUTPUT_IMAGE", tensors)
+    return _tritonclient(address, request, "OUTPUT_IMAGE")
 
 
-def _tritonclient(address: str, model: str, output: str, tensors: Callable[[bytes, Wish], Tensors]) -> Caller:
+def _tritonclient(address: str, request: Callable[[bytes, Wish], tuple[str, Tensors]], output: str) -> Caller:
+    """request: gives the model's name and its inputs."""
     import tritonclient.grpc as triton
     from tritonclient.utils import np_to_triton_dtype
 
     client = triton.InferenceServerClient(address)
 
     def call(picture: bytes, wish: Wish) -> bytes:
+        model, tensors = request(picture, wish)
         inputs = []
-        for name, values in tensors(picture, wish).items():
+        for name, values in tensors.items():
             tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
             inputs.append(tensor.set_data_from_numpy(values))
         answer = client.infer(model, inputs, client_timeout=TIMEOUT_S).as_numpy(output)
-        variation: bytes = answer[0, 0]
-        return variation
+        drawn: bytes = answer[0, 0]
+        return drawn
 
     return call
 
@@ -88,15 +104,23 @@ def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
         client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
         def call(picture: bytes, wish: Wish) -> bytes:
-            variations = client.redux(
-                picture,
+            # What the stock pipelines do: a prompt alone steers, and a picture of another shape is squashed.
+            steered: dict[str, Any] = {"prompt": wish.prompt, "fit": "stretch"}
+            of_mode: dict[str, dict[str, Any]] = {
+                "redux": {"images": picture},
+                "img2img": {"images": picture, "image_strength": 0.0, "strength": STRENGTH, **steered},
+                "text2img": {"prompt": wish.prompt},
+                "canny": {"control_image": picture, **steered},
+            }
+            drawn = getattr(client, wish.mode)(
+                **of_mode[wish.mode],
                 height=wish.side,
                 width=wish.side,
                 num_inference_steps=wish.steps,
                 guidance_scale=GUIDANCE,
                 seed=wish.seed,
             )
-            return bytes(variations[0].data)
+            return bytes(drawn[0].data)
 
         return call
 
@@ -110,7 +134,7 @@ def _loop(_: str) -> Caller:
     stock = StockDiffusers(CHECKPOINTS)
 
     def call(picture: bytes, wish: Wish) -> bytes:
-        return as_png(stock.variation(opened(picture), wish))
+        return as_png(stock.draw(opened(picture), wish))
 
     return call
 

@@ -17,8 +17,10 @@ from flux_bench.checkpoint import CHECKPOINTS
 from flux_bench.pictures import picture
 from flux_bench.plan import GUIDANCE
 from flux_serving.contract.knobs import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
-from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS, MAX_STEPS
+from flux_serving.contract.limits import DEFAULT_STEPS, EMPTY_PROMPT_TOKENS, MAX_STEPS
 from flux_serving.stages.context import ALWAYS, Part, Text, assemble, no_text
+from flux_serving.stages.material import Material
+from flux_serving.stages.picture_size import Sides
 from flux_serving.stages.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.stages.sampling import Sampler
@@ -53,7 +55,7 @@ class Steps:
             if has_prompt:
                 text = Text(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
             parts = [*text_parts(text, ALWAYS, strength=1.0), Part(tokens, torch.ones(len(tokens)))]
-            works += self.sampler.begin(parameters(side, seed=row), assemble(parts, text.pooled))
+            works += self.sampler.begin(parameters(side, seed=row), Material(assemble(parts, text.pooled)))
         return lambda: self.sampler.step(works)
 
     def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
@@ -94,7 +96,7 @@ def parameters(side: int, seed: int) -> SamplingParameters:
     """As `flux_base` reads them from a request."""
     asked = {HEIGHT: side, WIDTH: side, NUM_INFERENCE_STEPS: MAX_STEPS, GUIDANCE_SCALE: GUIDANCE, SEED: seed}
     values = {tensor.name: tensor.array(value) for tensor, value in asked.items()}
-    return SamplingParameters.from_tensors(values, native_side=side, token_side=16)
+    return SamplingParameters.from_tensors(values, Sides(side, 16), DEFAULT_STEPS)
 
 
 def seconds_per_step(step: Callable[[], object]) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flux_serving.settings import Checkpoints
+from flux_demo.folders import demo_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "checkpoints" / "demo"
-CHECKPOINTS = Checkpoints(FOLDER / "flux-base", FOLDER / "flux-redux")
+CHECKPOINTS = demo_checkpoints(FOLDER)

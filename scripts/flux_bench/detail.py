@@ -11,6 +11,7 @@ from flux_bench.ceiling import Steps, parameters, seconds_per_step
 from flux_documents import table
 from flux_serving.stages.context import ALWAYS, Part, assemble, no_text
 from flux_serving.stages.detail import pooled
+from flux_serving.stages.material import Material
 from flux_serving.stages.prompt_encoding import POOLED_WIDTH, text_parts
 
 DETAILS, SIDES = (1, 2, 3, 9), (256, 512)
@@ -28,7 +29,7 @@ def main() -> None:
         for detail in DETAILS:
             fewer, weights = pooled(tokens, None, detail, "area")
             context = assemble([*text_parts(text, ALWAYS, 1.0), Part(fewer, weights)], text.pooled)
-            works = steps.sampler.begin(parameters(side, seed=0), context)
+            works = steps.sampler.begin(parameters(side, seed=0), Material(context))
             seconds.append(seconds_per_step(lambda works=works: steps.sampler.step(works)))
         rows.append([f"{side}x{side}", *(f"{seconds[0] / of_one:.1f}" for of_one in seconds)])
     counts = [f"{detail}: {max(1, 27 // detail) ** 2} tokens" for detail in DETAILS]

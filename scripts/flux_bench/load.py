@@ -26,7 +26,7 @@ from PIL import Image
 from flux_bench.callers import Caller, open_caller
 from flux_bench.engine_metrics import growth, read_counters
 from flux_bench.pictures import encoded
-from flux_bench.plan import Wish, warm_up
+from flux_bench.plan import Wish, respelled, warm_up
 from flux_bench.results import Outcome
 
 
@@ -35,8 +35,8 @@ class Task:
     """mode: closed, open, fairness or reference.
 
     wishes: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
-    mode open, one for each. occasion: makes the bytes of the pictures new. references: a folder with stock diffusers'
-    pictures, INDEX.npy; mode reference writes them.
+    mode open, one for each. occasion: makes the bytes of the pictures and the prompts new. references: a folder with
+    stock diffusers' pictures, INDEX.npy; mode reference writes them.
     """
 
     caller: str
@@ -178,24 +178,29 @@ def compared(answer: Answer, references: Path) -> Outcome:
         return replace(answer.outcome, error=f"no picture: {failure}")
 
 
+def orders(wishes: Sequence[Wish], occasion: str) -> tuple[list[Wish], list[bytes]]:
+    """The wishes and their pictures, in bytes that no cache has seen."""
+    return respelled(wishes, occasion), [encoded(wish.index, occasion) for wish in wishes]
+
+
 def run(task: Task) -> dict[str, Any]:
     caller = open_caller(task.caller, task.address)
     references = Path(task.references)
-    pictures = [encoded(wish.index, task.occasion) for wish in task.wishes]
+    wishes, pictures = orders(task.wishes, task.occasion)
     if task.mode == "reference":
         references.mkdir(parents=True, exist_ok=True)
-        for wish, picture in zip(task.wishes, pictures, strict=True):
+        for wish, picture in zip(wishes, pictures, strict=True):
             np.save(references / f"{wish.index}.npy", pixels(caller(picture, wish)))
         return {}
     first = warm_up(task.wishes, max(task.concurrency, 2))
-    closed_loop(caller, first, [encoded(wish.index, f"{task.occasion} warm-up") for wish in first], task.concurrency)
+    closed_loop(caller, *orders(first, f"{task.occasion} warm-up"), task.concurrency)
     if task.mode == "fairness":
-        return short_beside_long(caller, task.wishes, pictures)
+        return short_beside_long(caller, wishes, pictures)
     before = read_counters(task.metrics_url) if task.metrics_url else {}
     if task.mode == "open":
-        answers = open_loop(caller, task.wishes, pictures, task.arrivals_s)
+        answers = open_loop(caller, wishes, pictures, task.arrivals_s)
     else:
-        answers = closed_loop(caller, task.wishes, pictures, task.concurrency, task.block, task.seconds)
+        answers = closed_loop(caller, wishes, pictures, task.concurrency, task.block, task.seconds)
     after = read_counters(task.metrics_url) if task.metrics_url else {}
     outcomes = sorted((compared(answer, references) for answer in answers), key=lambda outcome: outcome.index)
     return {"outcomes": [asdict(outcome) for outcome in outcomes], "metrics": growth(before, after)}

@@ -183,7 +183,7 @@ class Run:
             return
         name = names[0]
         batch = self._batch_of(workload, name)
-        side = workload.kinds[0][0]
+        side = workload.kinds[0].side
         steps = [settings.long_steps] * settings.long_jobs + [settings.short_steps] * 4
         wishes = [Wish(index, side, count, seed=1000 + index) for index, count in enumerate(steps)]
         try:
@@ -202,7 +202,7 @@ class Run:
         if not self.settings.ceiling_rows:
             return
         answer = self.settings.folder / "ceiling.json"
-        for side in sorted({workload.kinds[0][0] for workload in self.settings.workloads}):
+        for side in sorted({workload.kinds[0].side for workload in self.settings.workloads}):
             command = [sys.executable, "-m", "flux_bench.ceiling", str(answer), str(side)]
             ended = subprocess.run([*command, *map(str, self.settings.ceiling_rows)], check=False)
             if ended.returncode:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 #: Guidance scale of every request.
 GUIDANCE = 2.5
-#: Denoising steps of a warm-up request: enough to touch every size, too few to cost much.
-WARM_UP_STEPS = 2
+#: What can be asked for, by the names of our client's calls.
+MODES = ("redux", "img2img", "text2img", "canny")
+#: Of every mode but redux, which goes by the picture alone.
+PROMPT = "red apple"
+#: How much of the picture img2img changes, as diffusers' `strength`.
+STRENGTH = 0.6
+#: Denoising steps of a warm-up request: enough to touch every size, too few to cost much. Of fewer than three, img2img
+#: would leave none out, and begin with nothing but noise.
+WARM_UP_STEPS = 3
+
+
+class Kind(NamedTuple):
+    """What wishes must have in common to share a call of a stock pipeline. side: pixels. steps: denoising steps."""
+
+    side: int
+    steps: int
+    mode: str = MODES[0]
 
 
 @dataclass(frozen=True)
@@ -18,12 +35,19 @@ class Wish:
     """One picture wanted.
 
     index: its place in the workload's list, which also picks the input picture. side: pixels. steps: denoising steps.
+    mode: one of MODES; text2img has no use for the input picture, nor redux for the prompt.
     """
 
     index: int
     side: int
     steps: int
     seed: int
+    mode: str = MODES[0]
+    prompt: str = PROMPT
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.side, self.steps, self.mode)
 
 
 @dataclass(frozen=True)
@@ -35,8 +59,8 @@ class Workload:
     """
 
     name: str
-    #: (side in pixels, denoising steps) of the wishes; several are mixed by a seeded shuffle, equally often.
-    kinds: tuple[tuple[int, int], ...]
+    #: Of the wishes; several are mixed by a seeded shuffle: each once, then each once more, and so on.
+    kinds: tuple[Kind, ...]
     #: Clients that each wait for their answer before they ask again.
     concurrency: tuple[int, ...]
     #: Wishes of one block, at least.
@@ -50,12 +74,12 @@ class Workload:
 
     def wishes(self, count: int) -> list[Wish]:
         shuffled = random.Random(self.name)
-        kinds: list[tuple[int, int]] = []
+        kinds: list[Kind] = []
         while len(kinds) < count:
             block = list(self.kinds)
             shuffled.shuffle(block)
             kinds += block
-        return [Wish(index, side, steps, seed=1000 + index) for index, (side, steps) in enumerate(kinds[:count])]
+        return [Wish(index, side, steps, 1000 + index, mode) for index, (side, steps, mode) in enumerate(kinds[:count])]
 
     def count(self, concurrency: int) -> int:
         """Wishes of one block: every client gets as many, every kind comes as often."""
@@ -64,19 +88,44 @@ class Workload:
         return math.ceil(at_least / unit) * unit
 
 
+#: Every mode small and large, quick and slow, and every size as often with few steps as with many.
+_MIXED = (
+    Kind(64, 4, "redux"),
+    Kind(256, 50, "redux"),
+    Kind(64, 50, "img2img"),
+    Kind(256, 4, "img2img"),
+    Kind(64, 50, "text2img"),
+    Kind(256, 4, "text2img"),
+    Kind(64, 4, "canny"),
+    Kind(256, 50, "canny"),
+)
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("demo", ((64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
-        Workload("grid512", ((512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", ((64, 4), (64, 50), (256, 4), (256, 50)), (1, 2, 4, 8), requests=8, requests_per_client=3),
+        Workload("demo", (Kind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
+        Workload("grid512", (Kind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
+        Workload("mixed", _MIXED, (1, 2, 4, 8), requests=8, requests_per_client=3),
     )
 }
 
 
 def warm_up(wishes: Sequence[Wish], count: int) -> list[Wish]:
-    """The first `count` wishes, each with few steps."""
+    """The first `count` of a workload's wishes, or as many as it has kinds, each with few steps."""
+    count = max(count, len({wish.kind for wish in wishes}))
     return [replace(wish, steps=min(wish.steps, WARM_UP_STEPS)) for wish in wishes[:count]]
+
+
+def respelled(wishes: Sequence[Wish], occasion: str) -> list[Wish]:
+    """The wishes with blanks behind their prompts: the same words to the demo's tokenizers, and new bytes.
+
+    Triton's response cache goes by the bytes, and would otherwise answer for every prompt but the first.
+    """
+
+    def blanks(index: int) -> str:
+        drawn = int.from_bytes(hashlib.sha256(f"{occasion} {index}".encode()).digest()[:6], "big")
+        return f"{drawn:048b}".translate({ord("0"): " ", ord("1"): "\t"})
+
+    return [replace(wish, prompt=wish.prompt + blanks(wish.index)) for wish in wishes]
 
 
 def poisson_arrivals_s(rate_per_s: float, count: int, seed: int) -> list[float]:

@@ -72,7 +72,7 @@ def _throughput(axis: Any, results: Results, workload: dict[str, Any]) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("clients")
     axis.set_ylabel("images per second")
-    size = kinds(workload["kinds"]) if len(workload["kinds"]) == 1 else "sizes and step counts mixed"
+    size = kinds(workload["kinds"]) if len(workload["kinds"]) == 1 else "modes, sizes and step counts mixed"
     axis.set_title(f"{workload['name']}: {size}", fontsize=10)
     _plain(axis)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Any
 
 from flux_bench.engine_metrics import SHARES, rows_per_step, share_of
 from flux_bench.figures import LOOP, OURS, Spread, agreement, best_of, closed, latency, opened, ratio, throughput
+from flux_bench.plan import MODES, PROMPT, STRENGTH, Kind
 from flux_bench.results import Cell, Results
 from flux_bench.systems import SYSTEMS
 from flux_documents import table
@@ -46,9 +48,18 @@ def per_workload(results: Results, part: Callable[[Results, str, list[int]], str
     return "\n".join(parts)
 
 
-def kinds(pairs: Sequence[Sequence[int]]) -> str:
-    """As in `64x64 with 20 steps`."""
-    return "; ".join(f"{side}x{side} with {steps} steps" for side, steps in pairs)
+def kinds(values: Sequence[Sequence[Any]]) -> str:
+    """As in `64x64 with 20 steps`; where there are more modes than redux, by mode, and what these are told.
+
+    values: of each `Kind`; older results have no modes.
+    """
+    by_mode: dict[str, list[str]] = {}
+    for side, steps, mode in (Kind(*kind) for kind in values):
+        by_mode.setdefault(mode, []).append(f"{side}x{side} with {steps} steps")
+    if by_mode.keys() <= {MODES[0]}:
+        return "; ".join(*by_mode.values())
+    asked = "; ".join(f"{mode} {', '.join(sizes)}" for mode, sizes in by_mode.items())
+    return f"{asked}. redux goes by a picture, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"
 
 
 def systems(results: Results) -> list[str]:

@@ -23,15 +23,18 @@ from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
 START_S, STOP_S = 300.0, 20.0
 
 _MODULES = {"fastapi": "fastapi_server", "litserve": "litserve_server", "pytriton": "pytriton_server"}
-_READY = {"fastapi": "/health", "litserve": "/health", "pytriton": "/v2/models/redux/ready"}
+_READY = {"fastapi": "/health", "litserve": "/health", "pytriton": "/v2/models/flux/ready"}
 
 
 @dataclass(frozen=True)
 class Running:
-    """http, grpc: host:port. metrics_url: the whole address, None where the server publishes nothing of ours."""
+    """http, grpc: host:port. pid: of the process that leads the server's group. metrics_url: the whole address, None
+    where the server publishes nothing of ours.
+    """
 
     http: str
     grpc: str
+    pid: int
     metrics_url: str | None = None
 
     def address(self, caller: str) -> str:
@@ -57,7 +60,9 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
             options = ServerOptions(ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *free_ports())
             with TritonServer(options, log) as ours:
                 ours.wait_until_ready(START_S)
-                yield Running(ours.http_url, ours.grpc_url, f"http://127.0.0.1:{options.metrics_port}/metrics")
+                yield Running(
+                    ours.http_url, ours.grpc_url, ours.pid, f"http://127.0.0.1:{options.metrics_port}/metrics"
+                )
             return
         http, grpc, metrics = free_ports()
         command = [sys.executable, "-m", f"flux_bench.servers.{_MODULES[server]}", f"--port={http}"]
@@ -72,7 +77,7 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
         )
         try:
             _wait_until_ready(child, f"http://127.0.0.1:{http}{_READY[server]}")
-            yield Running(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+            yield Running(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}", child.pid)
         finally:
             _end(child)
 

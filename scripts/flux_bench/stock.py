@@ -3,70 +3,108 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from diffusers import FluxPipeline, FluxPriorReduxPipeline
+from diffusers import (
+    AutoencoderKL,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
+)
 from PIL import Image
 
-from flux_bench.plan import GUIDANCE, Wish
+from flux_bench.plan import GUIDANCE, STRENGTH, Kind, Wish
+from flux_serving.contract.limits import DEFAULT_CANNY_HIGH, DEFAULT_CANNY_LOW
 from flux_serving.settings import Checkpoints
+from flux_serving.stages.edges import edges
 
 _NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
 _T = TypeVar("_T")
 
 
 class StockDiffusers:
-    """The two pipelines of the Redux example, in float32 on the CPU. Not for two threads at once."""
+    """Each mode's own pipelines, in float32 on the CPU; they share what is loaded. Not for two threads at once."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **_NO_TEXT)
-        self.base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32, **_NO_TEXT)
-        self.base.set_progress_bar_config(disable=True)
+        base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32)
+        controlnet = FluxControlNetModel.from_pretrained(checkpoints.controlnet, dtype=torch.float32)
+        _encode_to_the_mode(base.vae)
+        self.pipelines = {
+            "redux": base,
+            "img2img": FluxImg2ImgPipeline.from_pipe(base),
+            "text2img": base,
+            "canny": FluxControlNetPipeline.from_pipe(base, controlnet=controlnet),
+        }
+        for pipeline in self.pipelines.values():
+            pipeline.set_progress_bar_config(disable=True)
 
-    def variation(self, picture: Image.Image, wish: Wish) -> Image.Image:
-        """One picture, as diffusers' documentation does it: `base(**prior(picture))`."""
-        return self._denoise(**self.prior(picture), wishes=[wish])[0]
+    def draw(self, picture: Image.Image, wish: Wish) -> Image.Image:
+        return self.draw_all([picture], [wish])[0]
 
-    def variations(self, pictures: Sequence[Image.Image], wishes: Sequence[Wish]) -> list[Image.Image]:
-        """A batch; all wishes have the same size and steps. Row i starts from the noise of its own seed.
-
-        `FluxPriorReduxPipeline.__call__` adds its pictures up into one row, so its own steps are called instead.
-        """
-        if len(pictures) == 1:
-            return [self.variation(pictures[0], wishes[0])]
-        with torch.no_grad():
-            hidden = self.prior.encode_image(list(pictures), torch.device("cpu"), 1)
-            tokens = self.prior.image_embedder(hidden).image_embeds
-        rows, _, width = tokens.shape
-        text = tokens.new_zeros(rows, 512, width)
-        return self._denoise(
-            prompt_embeds=torch.cat([text, tokens], dim=1),
-            pooled_prompt_embeds=tokens.new_zeros(rows, 768),
-            wishes=wishes,
-        )
-
-    def _denoise(
-        self, prompt_embeds: torch.Tensor, pooled_prompt_embeds: torch.Tensor, wishes: Sequence[Wish]
-    ) -> list[Image.Image]:
-        images: list[Image.Image] = self.base(
-            prompt_embeds=prompt_embeds,
-            pooled_prompt_embeds=pooled_prompt_embeds,
-            height=wishes[0].side,
-            width=wishes[0].side,
-            num_inference_steps=wishes[0].steps,
+    def draw_all(self, pictures: Sequence[Image.Image], wishes: Sequence[Wish]) -> list[Image.Image]:
+        """A batch; all wishes are of one kind. Row i starts from the noise of its own seed."""
+        side, steps, mode = wishes[0].kind
+        images: list[Image.Image] = self.pipelines[mode](
+            **self._condition(mode, list(pictures), [wish.prompt for wish in wishes], side),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=[torch.Generator("cpu").manual_seed(wish.seed) for wish in wishes],
         ).images
         return images
 
+    def _condition(self, mode: str, pictures: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
+        if mode == "redux":
+            # One picture as diffusers' documentation does it: `base(**prior(picture))`.
+            prior: Mapping[str, Any] = self.prior(pictures[0]) if len(pictures) == 1 else self._priors(pictures)
+            return prior
+        if mode == "img2img":
+            return {"prompt": prompts, "image": pictures, "strength": STRENGTH}
+        if mode == "canny":
+            return {"prompt": prompts, "control_image": [edge_map(picture, side) for picture in pictures]}
+        return {"prompt": prompts}
+
+    @torch.no_grad()
+    def _priors(self, pictures: list[Image.Image]) -> Mapping[str, Any]:
+        """A row for each picture. The prior's `__call__` adds them up into one, so its own steps are called instead."""
+        hidden = self.prior.encode_image(pictures, torch.device("cpu"), 1)
+        tokens = self.prior.image_embedder(hidden).image_embeds
+        rows, _, width = tokens.shape
+        text = tokens.new_zeros(rows, 512, width)
+        return {
+            "prompt_embeds": torch.cat([text, tokens], dim=1),
+            "pooled_prompt_embeds": tokens.new_zeros(rows, 768),
+        }
+
+
+def _encode_to_the_mode(vae: AutoencoderKL) -> None:
+    """From now on the VAE gives the mode of its distribution, as ours does, and draws nothing from the generator.
+
+    The pipelines take `latents` where an encoder gives no distribution.
+    """
+    encode = vae.encode
+    vae.encode = lambda pixels: SimpleNamespace(latents=encode(pixels).latent_dist.mode())
+
+
+def edge_map(picture: Image.Image, side: int) -> Image.Image:
+    """White on black, at the size asked for, by the thresholds that everybody takes."""
+    photo = picture.resize((side, side), Image.Resampling.LANCZOS)
+    return Image.fromarray(edges(np.asarray(photo), DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH)).convert("RGB")
+
 
 def by_kind(orders: Iterable[tuple[_T, Wish]]) -> list[list[tuple[_T, Wish]]]:
-    """What can share a call of the pipeline: the same size and the same steps. Order of arrival within each group."""
-    groups: dict[tuple[int, int], list[tuple[_T, Wish]]] = {}
+    """What can share a call of the pipeline. Order of arrival within each group."""
+    groups: dict[Kind, list[tuple[_T, Wish]]] = {}
     for order in orders:
-        groups.setdefault((order[1].side, order[1].steps), []).append(order)
+        groups.setdefault(order[1].kind, []).append(order)
     return list(groups.values())
 
 

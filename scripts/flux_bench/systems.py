@@ -27,5 +27,7 @@ SYSTEMS = {
     "pytriton": System("PyTriton + diffusers", "pytriton", "pytriton", batches=True),
     "ours-grpc": System("flux-triton, gRPC", "flux-grpc", "ours", alternative=False),
     "ours-http": System("flux-triton, HTTP", "flux-http", "ours", alternative=False),
-    "ours-raw": System("flux-triton, raw tritonclient", "raw-grpc", "ours", alternative=False, workloads=("demo",)),
+    "ours-raw": System(
+        "flux-triton, raw tritonclient", "raw-grpc", "ours", alternative=False, workloads=("demo", "mixed")
+    ),
 }

@@ -11,9 +11,9 @@ from pathlib import Path
 from flux_client import FluxClient, Variation
 from flux_demo.asset import expand
 from flux_demo.contact_sheet import contact_sheet
+from flux_demo.folders import demo_checkpoints
 from flux_serving.errors import FluxError
 from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals, free_ports
-from flux_serving.settings import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNSEEN = Path(__file__).parent / "unseen"
@@ -24,7 +24,7 @@ SEED = 1
 
 
 def options(serve: bool) -> ServerOptions:
-    checkpoints = Checkpoints(CHECKPOINTS / "flux-base", CHECKPOINTS / "flux-redux")
+    checkpoints = demo_checkpoints(CHECKPOINTS)
     http, grpc, metrics = (8000, 8001, 8002) if serve else free_ports()
     return ServerOptions(ROOT / "model_repository", checkpoints, http_port=http, grpc_port=grpc, metrics_port=metrics)
 

@@ -6,7 +6,9 @@ with zeros, which changes no product; `asset.py` does the padding.
 
 from __future__ import annotations
 
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from typing import Any
+
+from diffusers import AutoencoderKL, FluxControlNetModel, FluxTransformer2DModel
 from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -48,18 +50,27 @@ def new_vae() -> AutoencoderKL:
 
 def new_transformer(context_width: int = CONTEXT_WIDTH) -> FluxTransformer2DModel:
     """5 M parameters at the compact widths."""
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=4,
-        attention_head_dim=32,
-        num_attention_heads=6,
-        joint_attention_dim=context_width,
-        pooled_projection_dim=POOLED_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
+    return FluxTransformer2DModel(**_flux(context_width))
+
+
+def new_controlnet(context_width: int = CONTEXT_WIDTH) -> FluxControlNetModel:
+    """The transformer's blocks and embedders once more, 5.5 M parameters at the compact widths."""
+    return FluxControlNetModel(**_flux(context_width))
+
+
+def _flux(context_width: int) -> dict[str, Any]:
+    return {
+        "patch_size": 1,
+        "in_channels": 64,
+        "num_layers": 2,
+        "num_single_layers": 4,
+        "attention_head_dim": 32,
+        "num_attention_heads": 6,
+        "joint_attention_dim": context_width,
+        "pooled_projection_dim": POOLED_WIDTH,
+        "guidance_embeds": True,
+        "axes_dims_rope": (8, 12, 12),
+    }
 
 
 def new_image_encoder() -> SiglipVisionModel:

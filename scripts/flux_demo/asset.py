@@ -1,7 +1,7 @@
-"""The compact asset in the repository, and its expansion into checkpoints that stock diffusers loads.
+"""The compact assets in the repository, and their expansion into checkpoints that stock diffusers loads.
 
-The asset holds the trained weights as float16 at the compact widths. Expanding pads them with zeros to the widths that
-the FLUX pipelines hard-code, and adds the configurations; the same asset always gives the same files.
+The assets hold the trained weights as float16 at the compact widths. Expanding pads them with zeros to the widths that
+the FLUX pipelines hard-code, and adds the configurations; the same assets always give the same files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxPriorReduxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxControlNetModel, FluxPipeline, FluxPriorReduxPipeline
 from safetensors.torch import load_file, safe_open
 from torch import Tensor, nn
 from transformers import SiglipImageProcessor
@@ -22,6 +22,7 @@ from transformers import SiglipImageProcessor
 from flux_demo.architecture import (
     SCHEDULER,
     STOCK_CONTEXT_WIDTH,
+    new_controlnet,
     new_image_embedder,
     new_image_encoder,
     new_transformer,
@@ -29,18 +30,22 @@ from flux_demo.architecture import (
 )
 from flux_demo.text import at_width, clip_tokenizer, new_clip, new_t5, t5_tokenizer
 
-ASSET = Path(__file__).parent / "asset" / "demo.safetensors"
-CHECKSUM = ASSET.with_suffix(".sha256")
+#: The pipelines; the ControlNet for Canny edges; the LoRA adapter for black and white.
+ASSETS = DEMO, CONTROLNET, GREYSCALE = [
+    Path(__file__).parent / "asset" / f"{name}.safetensors" for name in ("demo", "controlnet", "greyscale")
+]
 
 
 def expand(folder: Path) -> None:
-    """Write `flux-base` and `flux-redux` into the folder, unless they are there and come from this very asset.
+    """Write the checkpoints into the folder, unless they are there and come from these very assets.
 
-    Raises ValueError: the asset is not the one that was committed.
+    They are `flux-base`, `flux-redux`, `flux-controlnet-canny` and `flux-lora/greyscale.safetensors`.
+    Raises ValueError: an asset is not the one that was committed.
     """
-    own = checksum()
-    if own != CHECKSUM.read_text().strip():
-        raise ValueError(f"{ASSET} is damaged: its checksum differs from {CHECKSUM.name}")
+    for asset in ASSETS:
+        if checksum(asset) != committed_checksum(asset).read_text().strip():
+            raise ValueError(f"{asset} is damaged: its checksum differs from {committed_checksum(asset).name}")
+    own = "\n".join(checksum(asset) for asset in ASSETS)
     mark = folder / "expanded-from.sha256"
     if mark.exists() and mark.read_text() == own:
         return
@@ -49,6 +54,9 @@ def expand(folder: Path) -> None:
     base, redux = _pipelines()
     base.save_pretrained(unfinished / "flux-base")
     redux.save_pretrained(unfinished / "flux-redux")
+    _controlnet().save_pretrained(unfinished / "flux-controlnet-canny")
+    (unfinished / "flux-lora").mkdir()
+    shutil.copy(GREYSCALE, unfinished / "flux-lora")
     # transformers names the class by what is installed here; the stock name loads everywhere.
     index = unfinished / "flux-redux" / "model_index.json"
     index.write_text(index.read_text().replace("SiglipImageProcessorPil", "SiglipImageProcessor"))
@@ -59,8 +67,8 @@ def expand(folder: Path) -> None:
 
 
 def _pipelines() -> tuple[FluxPipeline, FluxPriorReduxPipeline]:
-    weights = {name: value.float() for name, value in load_file(ASSET).items()}
-    with safe_open(ASSET, "pt") as file:
+    weights = {name: value.float() for name, value in load_file(DEMO).items()}
+    with safe_open(DEMO, "pt") as file:
         statistics, tokenizers = (json.loads(file.metadata()[name]) for name in ("vae", "tokenizers"))
     clip_tokens, t5_tokens = clip_tokenizer(tokenizers), t5_tokenizer(tokenizers)
     vae = new_vae()
@@ -96,6 +104,12 @@ def _pipelines() -> tuple[FluxPipeline, FluxPriorReduxPipeline]:
     )
 
 
+def _controlnet() -> FluxControlNetModel:
+    controlnet = new_controlnet(STOCK_CONTEXT_WIDTH)
+    _load_padded(controlnet, load_file(CONTROLNET))
+    return controlnet
+
+
 def _load_padded(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights whose sizes may be smaller than the module's; zeros fill the rest."""
     padded = {}
@@ -105,5 +119,10 @@ def _load_padded(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict(padded)
 
 
-def checksum() -> str:
-    return hashlib.sha256(ASSET.read_bytes()).hexdigest()
+def checksum(asset: Path) -> str:
+    return hashlib.sha256(asset.read_bytes()).hexdigest()
+
+
+def committed_checksum(asset: Path) -> Path:
+    """The file beside the asset that holds the checksum it has to have."""
+    return asset.with_suffix(".sha256")

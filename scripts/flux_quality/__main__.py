@@ -14,6 +14,7 @@ from flux_demo.asset import expand
 from flux_demo.pictures import fetch_package, load_pictures, split
 from flux_documents import replaced
 from flux_quality.control import CONTROLS
+from flux_quality.editing import EDITING
 from flux_quality.gallery import Finding, Gallery, spread
 from flux_quality.questions import QUESTIONS
 from flux_serving.errors import FluxError
@@ -21,8 +22,12 @@ from flux_serving.launch.server import ModelDied, TritonServer, end_on_signals
 
 DOCS = ROOT / "docs"
 #: What is asked for a page; its sheets lie in pictures/ beside it, under the folder's name.
-PAGES = {"demo-checkpoint.md": ("demo", QUESTIONS), "redux-control.md": ("control", CONTROLS)}
-ASKED = QUESTIONS | CONTROLS
+PAGES = {
+    "demo-checkpoint.md": ("demo", QUESTIONS),
+    "redux-control.md": ("control", CONTROLS),
+    "editing.md": ("editing", EDITING),
+}
+ASKED = QUESTIONS | CONTROLS | EDITING
 #: Held-out pictures that are asked about.
 SOURCES = 200
 
@@ -40,7 +45,9 @@ def read_options() -> argparse.Namespace:
 
 
 def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
-    """Its sheet; with into_docs also its table and what of the product follows from it."""
+    """Its pictures; with into_docs also its table and what of the product follows from it."""
+    for file, picture in finding.pictures.items():
+        picture.save((DOCS / "pictures" if into_docs else folder) / file, optimize=True)
     if not into_docs:
         finding.sheet.save(folder / f"{name}.png", optimize=True)
         return

@@ -36,11 +36,15 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Finding:
-    """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it."""
+    """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it.
+
+    pictures: others of the docs, by their files' names.
+    """
 
     table: str
     sheet: Image.Image
     data: Mapping[Path, str] = field(default_factory=dict)
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
 def spread(length: int, count: int = SHOWN) -> list[int]:

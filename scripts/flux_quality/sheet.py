@@ -5,20 +5,26 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from flux_quality.likeness import Bytes
 
 TILE, GAP, HEAD = 128, 8, 24
 
 
-def sheet(head: Sequence[str], rows: Sequence[Sequence[Bytes]], captions: Sequence[str] = ()) -> Image.Image:
-    """rows: (height, width, 3) uint8 each, as many as the head has words. captions: below the rows, one for each."""
+def sheet(
+    head: Sequence[str], rows: Sequence[Sequence[Bytes]], captions: Sequence[str] = (), letters: int = 10
+) -> Image.Image:
+    """rows: (height, width, 3) uint8 each, as many as the head has words. captions: below the rows, one for each.
+
+    letters: pixels of the head's letters, at most 20.
+    """
     step, down = TILE + GAP, TILE + (HEAD if captions else GAP)
     canvas = Image.new("RGB", (len(head) * step + GAP, HEAD + len(rows) * down), "white")
     draw = ImageDraw.Draw(canvas)
     for column, word in enumerate(head):
-        draw.text((GAP + column * step, 6), word, fill="black")
+        middle = (GAP + column * step, HEAD // 2)
+        draw.text(middle, word, fill="black", font=ImageFont.load_default(letters), anchor="lm")
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
             canvas.paste(_tile(picture), (GAP + column * step, HEAD + line * down))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flux_client import FluxClient
+from flux_client.knobs import ModeName
 from flux_quality.likeness import Bytes
 
 #: As the demo asks; a question that turns one of them says so.
@@ -19,17 +20,20 @@ CLIENTS = 16
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture wanted. sources: (side, side, 3) uint8 each, blended. knobs: beside the usual ones."""
+    """One picture wanted. sources: (side, side, 3) uint8 each, that steer it. knobs: beside the usual ones."""
 
-    sources: tuple[Bytes, ...]
+    sources: tuple[Bytes, ...] = ()
     knobs: dict[str, Any] = field(default_factory=dict)
+    mode: ModeName = "redux"
 
 
 def drawn(client: FluxClient, asks: Sequence[Ask], at_once: int = CLIENTS) -> Bytes:
     """(asks, height, width, 3) uint8, in the order of the asks, which are all of one size."""
 
     def one(ask: Ask) -> Bytes:
-        return np.asarray(client.redux(list(ask.sources), **{**USUAL, **ask.knobs})[0].image.convert("RGB"))
+        steering = {"images": list(ask.sources)} if ask.sources else {}
+        variation, *_ = getattr(client, ask.mode)(**{**USUAL, **steering, **ask.knobs})
+        return np.asarray(variation.image.convert("RGB"))
 
     with ThreadPoolExecutor(at_once) as pool:
         return np.stack(list(pool.map(one, asks)))

@@ -8,25 +8,25 @@ from pathlib import Path
 from flux_demo.pictures import fetch_package, load_pictures, split
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = ("vae", "text", "flow", "guidance", "pack", "curves")
+STAGES = ("vae", "text", "flow", "guidance", "control", "lora", "pack", "curves")
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/train_demo", description=__doc__)
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the data, the logs and the states")
-    parser.add_argument("--steps", type=int, help="of text, flow or guidance; default: 300, 9000 and 800")
+    parser.add_argument("--steps", type=int, help="of any other than vae; default: 300, 9000, 800, 3500, 300")
     parser.add_argument("--start-from", type=Path, help="an earlier asset whose weights the flow starts with")
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = read_options()
-    vae, text, flow, guidance = (chosen.runs / name for name in ("vae", "text", "flow", "guidance"))
+    vae, text, flow, guidance, control, lora = (chosen.runs / name for name in STAGES[:6])
     if chosen.stage == "pack":
         from flux_training.pack import pack
 
-        pack(vae, text, flow, guidance)
+        pack(chosen.runs)
         return
     if chosen.stage == "curves":
         from flux_training.curves import draw_curves
@@ -47,10 +47,18 @@ def main() -> None:
         from flux_training.flow import train_flow
 
         train_flow(trained_on, vae, text, flow, chosen.steps or 9000, chosen.start_from)
-    else:
+    elif chosen.stage == "guidance":
         from flux_training.guidance import train_guidance
 
         train_guidance(trained_on, vae, text, flow, guidance, chosen.steps or 800)
+    elif chosen.stage == "control":
+        from flux_training.control import train_control
+
+        train_control(trained_on, held_out, vae, text, guidance, control, chosen.steps or 3500)
+    else:
+        from flux_training.lora import train_lora
+
+        train_lora(trained_on, vae, text, guidance, lora, chosen.steps or 300)
 
 
 if __name__ == "__main__":

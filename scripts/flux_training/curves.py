@@ -17,6 +17,8 @@ PANELS = (
     ("vae", ("held_out_psnr_db",), "autoencoder: PSNR of held-out pictures, dB"),
     ("flow", ("picture", "both", "words", "remix"), "flow: loss, by what tells of the target"),
     ("guidance", ("loss",), "guidance: distance from the teacher, squared"),
+    ("control", ("f1_within_2",), "edges: F1 within 2 pixels, held-out pictures"),
+    ("lora", ("loss",), "black and white: loss"),
 )
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
@@ -25,7 +27,7 @@ SMOOTHED = 10
 
 
 def draw_curves(runs: Path, picture: Path) -> None:
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(12, 3.2), layout="constrained")
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(20, 3.2), layout="constrained")
     for axis, (name, values, title) in zip(axes, PANELS, strict=True):
         rows: list[dict[str, Any]] = [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
         for value, colour in zip(values, COLOURS, strict=False):

@@ -26,8 +26,8 @@ from flux_training.networks import Condition, Flow
 from flux_training.vae import to_model_range
 
 Encode = Callable[[np.ndarray], Tensor]
-#: Of the copies by grid, and of the remixed ones.
-EncodedCopies = tuple[dict[tuple[int, int], Tensor], Tensor]
+#: (m, height, width, 3) uint8, and the same out.
+Redraw = Callable[[np.ndarray], np.ndarray]
 
 #: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
 GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
@@ -36,24 +36,47 @@ NATIVE = (4, 4)
 REMIXED_COPIES = 4
 #: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
 AUGMENTED = 0.5
-#: The share of steps on the native grid, of those that may be on another.
-NATIVE_SHARE = 0.5
-#: Ways that are always on it: a remixed picture, which has no copies of other sizes, and words alone.
-ALWAYS_NATIVE = ("remix", "words")
-#: Rows of a step at most: as many as its tokens allow.
-BATCH = 48
-MOST_TOKENS = 48 * 33
+#: Tokens of a row on the native grid: of the picture, of the condition.
+NATIVE_TOKENS = 16 + 17
 
-#: What tells of the target, and in what share of steps. A remixed picture has no name and no relatives.
-WAYS = {"picture": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25}
-NOTHING_SHARE = 0.1
-#: Where the noise levels lie, by their log-odds: words decide what it will be, which is early.
-LEVELS = {"picture": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8}
 #: Of pictures alone, the share that weighs something else than 1, and what then.
 WEIGHED_SHARE = 0.3
 WEIGHTS = (0.15, 2.5)
 #: Beside words, the share of pictures that are a relative of the target.
 RELATIVE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the steps of a training are made of.
+
+    ways: what tells of the target, and in what share of steps. A remixed picture has no name, no relatives, and no
+    copies of other sizes. levels: where the noise levels lie, by their log-odds. nothing_share: of the rows that are
+    told nothing. always_native: ways that are always on the native grid. native_share: of the steps of the other ways.
+    batch: rows of a step on that grid; the more tokens another has, the fewer rows.
+    """
+
+    ways: dict[str, float]
+    levels: dict[str, float]
+    nothing_share: float
+    always_native: tuple[str, ...]
+    native_share: float
+    batch: int
+
+
+#: Words decide what it will be, which is early.
+FLOW_MIXTURE = Mixture(
+    ways={"picture": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25},
+    levels={"picture": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8},
+    nothing_share=0.1,
+    always_native=("remix", "words"),
+    native_share=0.5,
+    batch=48,
+)
+
+
+def unchanged(rgb: np.ndarray) -> np.ndarray:
+    return rgb
 
 
 def placed(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -70,6 +93,7 @@ class Example:
     """A batch, all of which is told in one way. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
 
     pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
+    copy, index: which copy of which picture the target is, (n,) each.
     """
 
     way: str
@@ -82,6 +106,8 @@ class Example:
     pictures: Tensor | None
     weights: Tensor
     prompts: list[str]
+    copy: Tensor
+    index: Tensor
 
     @property
     def noisy(self) -> Tensor:
@@ -94,13 +120,32 @@ class Example:
         return flow.condition(None, torch.zeros_like(self.weights), [""] * len(self.prompts))
 
 
+@dataclass(frozen=True)
+class EncodedCopies:
+    """Packed latents of every copy of every picture, (copies, n, tokens, 64): by grid, and of the remixed pictures."""
+
+    by_grid: dict[tuple[int, int], Tensor]
+    remixed: Tensor
+
+    def of(self, way: str, grid: tuple[int, int]) -> Tensor:
+        return self.remixed if way == "remix" else self.by_grid[grid]
+
+    def shown_in(self, example: Example) -> Tensor:
+        """Those of the copies that are the example's targets: the shape of `example.target`."""
+        return self.of(example.way, (example.rows, example.columns))[example.copy, example.index]
+
+
 class Examples:
-    def __init__(self, pictures: Sequence[Picture], encode: Encode, seed: int, cache: Path) -> None:
+    def __init__(
+        self, pictures: Sequence[Picture], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
+    ) -> None:
         """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
 
         cache: its path, to whose name the pictures add theirs.
         """
         self._seed = seed
+        self._mixture = mixture
+        self._encode, self._cache = encode, cache
         self._captions = [captions(picture) for picture in pictures]
         kinds = defaultdict(list)
         for index, picture in enumerate(pictures):
@@ -109,39 +154,43 @@ class Examples:
         originals = np.stack([picture.rgb for picture in pictures])
         self._copies = augmented(originals, GRIDS[NATIVE], seed + 1, AUGMENTED)
         self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
-        self._latents, self._remixed_latents = self._cached(encode, cache)
+        self._latents = self.encoded()
 
-    def _cached(self, encode: Encode, cache: Path) -> EncodedCopies:
+    def encoded(self, redraw: Redraw = unchanged) -> EncodedCopies:
+        """The latents of all copies, each redrawn in this way, whose name its file bears."""
         digest = hashlib.sha256(repr(GRIDS).encode())
         for copies in (self._copies, self._remixed_copies):
             digest.update(copies)
-        file = cache.with_name(f"{cache.stem}-{digest.hexdigest()[:8]}.pt")
+        suffix = "" if redraw is unchanged else f"-{redraw.__name__}"
+        file = self._cache.with_name(f"{self._cache.stem}-{digest.hexdigest()[:8]}{suffix}.pt")
         if not file.exists():
             unfinished = file.with_suffix(".part")
-            torch.save(self._encoded(encode), unfinished)
+            torch.save(self._encoded(redraw), unfinished)
             unfinished.replace(file)
-        latents: EncodedCopies = torch.load(file, weights_only=True)
-        return latents
+        return EncodedCopies(*torch.load(file, weights_only=True))
 
-    def _encoded(self, encode: Encode) -> EncodedCopies:
-        latents = {
-            grid: torch.stack([encode(np.stack([placed(rgb, *grid) for rgb in copy])) for copy in self._copies[:count]])
+    def _encoded(self, redraw: Redraw) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+        by_grid = {
+            grid: torch.stack(
+                [self._encode(redraw(np.stack([placed(rgb, *grid) for rgb in copy]))) for copy in self._copies[:count]]
+            )
             for grid, count in GRIDS.items()
         }
-        return latents, torch.stack([encode(copy) for copy in self._remixed_copies])
+        return by_grid, torch.stack([self._encode(redraw(copy)) for copy in self._remixed_copies])
 
     def draw(self, step: int, guidance: tuple[float, float]) -> Example:
         """The batch of this step: the same at every call."""
         rng = np.random.default_rng((self._seed, step))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
-        way = str(rng.choice(list(WAYS), p=list(WAYS.values())))
+        mixture = self._mixture
+        way = str(rng.choice(list(mixture.ways), p=list(mixture.ways.values())))
         grid = NATIVE
-        if way not in ALWAYS_NATIVE and rng.random() >= NATIVE_SHARE:
+        if way not in mixture.always_native and rng.random() >= mixture.native_share:
             others = [grid for grid in GRIDS if grid != NATIVE]
             grid = others[rng.integers(len(others))]
-        latents = self._remixed_latents if way == "remix" else self._latents[grid]
+        latents = self._latents.of(way, grid)
         copies = self._remixed_copies if way == "remix" else self._copies
-        count = min(BATCH, MOST_TOKENS // (17 + grid[0] * grid[1]))
+        count = min(mixture.batch, mixture.batch * NATIVE_TOKENS // (17 + grid[0] * grid[1]))
 
         index = rng.integers(0, latents.shape[1], count)
         weights = np.ones(count)
@@ -154,17 +203,19 @@ class Examples:
         is_same = rng.random(count) < weights - 1
         shown_copy = np.where(is_same, copy, rng.integers(0, len(copies), count))
 
-        told = rng.random(count) >= NOTHING_SHARE
+        told = rng.random(count) >= mixture.nothing_share
         words = [self._captions[i][rng.integers(len(self._captions[i]))] for i in index]
-        target = latents[torch.from_numpy(copy), torch.from_numpy(index)]
+        target = latents[copy, index]
         return Example(
             way,
             *grid,
             target=target,
             noise=torch.randn(target.shape, generator=generator),
-            t=torch.sigmoid(torch.randn(count, generator=generator) + LEVELS[way]),
+            t=torch.sigmoid(torch.randn(count, generator=generator) + mixture.levels[way]),
             guidance=torch.from_numpy(rng.uniform(*guidance, count)).float(),
             pictures=None if way == "words" else to_model_range(copies[shown_copy, shown]),
             weights=torch.from_numpy(weights * told).float(),
             prompts=[text if tell and way in ("words", "both") else "" for text, tell in zip(words, told, strict=True)],
+            copy=torch.from_numpy(copy),
+            index=torch.from_numpy(index),
         )

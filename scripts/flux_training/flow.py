@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flux_demo.architecture import new_vae
 from flux_demo.pictures import Picture
+from flux_serving.stages.latents import Grid, unpack_latents
 from flux_training.examples import Examples
 from flux_training.networks import Flow
 from flux_training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
@@ -50,6 +51,13 @@ class Latents:
         """(m, height, width, 3) uint8 to (m, tokens, 64)."""
         latents = (self._encode(rgb) - self.statistics["shift_factor"]) * self.statistics["scaling_factor"]
         return FluxPipeline._pack_latents(latents, *latents.shape)
+
+    @torch.no_grad()
+    def decoded(self, packed: Tensor, grid: Grid) -> np.ndarray:
+        """(m, tokens, 64) to (m, height, width, 3) uint8."""
+        latents = unpack_latents(packed, grid) / self.statistics["scaling_factor"] + self.statistics["shift_factor"]
+        rgb = torch.cat([self._vae.decode(part).sample for part in latents.split(64)]).clamp(-1, 1)
+        return ((rgb + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
     @torch.no_grad()
     def _encode(self, rgb: np.ndarray) -> Tensor:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.models.controlnets.controlnet_flux import FluxControlNetOutput
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from flux_demo.architecture import (
     CONTEXT_WIDTH,
     POOLED_WIDTH,
     TEXT_TOKENS,
+    new_controlnet,
     new_image_embedder,
     new_image_encoder,
     new_transformer,
@@ -72,22 +76,78 @@ class Flow(nn.Module):
         )
 
     def velocity(
-        self, noisy: Tensor, condition: Condition, t: Tensor, guidance: Tensor, rows: int, columns: int
+        self,
+        noisy: Tensor,
+        condition: Condition,
+        t: Tensor,
+        guidance: Tensor,
+        rows: int,
+        columns: int,
+        control: FluxControlNetOutput | None = None,
     ) -> Tensor:
-        """noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. Returns the shape of `noisy`."""
-        bias = torch.cat([condition.weights.log(), noisy.new_zeros(len(noisy), noisy.shape[1])], dim=1)
+        """noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. Returns the shape of `noisy`.
+
+        control: what a `Control` adds to the transformer's blocks.
+        """
         velocity: Tensor = self.transformer(
-            hidden_states=noisy,
-            encoder_hidden_states=condition.tokens,
-            pooled_projections=condition.pooled,
-            timestep=t,
-            guidance=guidance,
-            img_ids=FluxPipeline._prepare_latent_image_ids(1, rows, columns, noisy.device, noisy.dtype),
-            txt_ids=noisy.new_zeros(condition.tokens.shape[1], 3),
-            joint_attention_kwargs={"attention_mask": bias[:, None, None, :]},
+            **_inputs(noisy, condition, t, guidance, rows, columns),
+            **(control or {}),
+            joint_attention_kwargs={"attention_mask": _bias(condition, noisy)},
             return_dict=False,
         )[0]
         return velocity
+
+
+class Control(nn.Module):
+    """The ControlNet. Its stock forward passes no mask on to its blocks, so that they take the tokens' weights here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.controlnet = new_controlnet()
+        self._bias = torch.zeros(())
+        for block in (*self.controlnet.transformer_blocks, *self.controlnet.single_transformer_blocks):
+            block.register_forward_pre_hook(self._with_bias, with_kwargs=True)
+
+    def _with_bias(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        return given, named | {"joint_attention_kwargs": {"attention_mask": self._bias}}
+
+    def start_from(self, transformer: FluxTransformer2DModel) -> None:
+        """Take over its blocks and embedders; what is the ControlNet's own stays zero, so that it adds nothing yet."""
+        self.controlnet.load_state_dict(transformer.state_dict(), strict=False)
+
+    def forward(
+        self,
+        shown: Tensor,
+        noisy: Tensor,
+        condition: Condition,
+        t: Tensor,
+        guidance: Tensor,
+        rows: int,
+        columns: int,
+    ) -> FluxControlNetOutput:
+        """shown: packed latents of the edges, the shape of `noisy`. The rest is as for `Flow.velocity`."""
+        self._bias = _bias(condition, noisy)
+        return self.controlnet(controlnet_cond=shown, **_inputs(noisy, condition, t, guidance, rows, columns))
+
+
+def _inputs(
+    noisy: Tensor, condition: Condition, t: Tensor, guidance: Tensor, rows: int, columns: int
+) -> dict[str, Tensor]:
+    """What the transformer and the ControlNet both take."""
+    return {
+        "hidden_states": noisy,
+        "encoder_hidden_states": condition.tokens,
+        "pooled_projections": condition.pooled,
+        "timestep": t,
+        "guidance": guidance,
+        "img_ids": FluxPipeline._prepare_latent_image_ids(1, rows, columns, noisy.device, noisy.dtype),
+        "txt_ids": noisy.new_zeros(condition.tokens.shape[1], 3),
+    }
+
+
+def _bias(condition: Condition, noisy: Tensor) -> Tensor:
+    """(n, 1, 1, context tokens and image tokens), to add to the logits of attention."""
+    return pad(condition.weights.log(), (0, noisy.shape[1]))[:, None, None, :]
 
 
 def t5_tokens(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:

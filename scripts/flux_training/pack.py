@@ -1,4 +1,4 @@
-"""The trained weights as the compact asset that `flux_demo.asset` expands."""
+"""The trained weights as the compact assets that `flux_demo.asset` expands."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from flux_demo.asset import ASSET, CHECKSUM, checksum
+from flux_demo.asset import CONTROLNET, DEMO, GREYSCALE, checksum, committed_checksum
+from flux_training.lora import adapter_weights
 from flux_training.progress import averaged_weights
 from flux_training.vocabulary import read_tokenizers
 
 
-def pack(vae_run: Path, text_run: Path, flow_run: Path, guidance_run: Path) -> None:
-    """Write the asset and its checksum from the averaged weights of the trainings."""
-    weights = {f"vae.{k}": v for k, v in averaged_weights(vae_run).items()}
-    weights |= averaged_weights(guidance_run)
-    statistics = json.loads((flow_run / "latents.json").read_text())
-    ASSET.parent.mkdir(exist_ok=True)
-    metadata = {"vae": json.dumps(statistics), "tokenizers": json.dumps(read_tokenizers(text_run))}
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, ASSET, metadata=metadata)
-    CHECKSUM.write_text(checksum() + "\n")
+def pack(runs: Path) -> None:
+    """Write the assets and their checksums from the averaged weights of the trainings in these runs."""
+    weights = {f"vae.{k}": v for k, v in averaged_weights(runs / "vae").items()}
+    weights |= averaged_weights(runs / "guidance")
+    statistics = json.loads((runs / "flow" / "latents.json").read_text())
+    tokenizers = read_tokenizers(runs / "text")
+    _write(DEMO, weights, {"vae": json.dumps(statistics), "tokenizers": json.dumps(tokenizers)})
+    control = averaged_weights(runs / "control")
+    _write(CONTROLNET, {k.removeprefix("controlnet."): v for k, v in control.items()}, {"format": "pt"})
+    _write(GREYSCALE, adapter_weights(runs / "lora"), {"format": "pt"})
+
+
+def _write(asset: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    asset.parent.mkdir(exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in weights.items()}, asset, metadata=metadata)
+    committed_checksum(asset).write_text(checksum(asset) + "\n")

@@ -5,18 +5,27 @@ Read once, at the edge; nothing else looks at the environment.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_serving.contract import limits
 from flux_serving.contract.models import Model
 from flux_serving.errors import CannotStart
 
 BASE_VARIABLE = "FLUX_MODEL_PATH"
 REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
+#: Optional: a VAE instead of the base checkpoint's, a ControlNet that follows edges, and a folder of LoRA adapters.
+VAE_VARIABLE = "FLUX_VAE_MODEL_PATH"
+CONTROLNET_VARIABLE = "FLUX_CONTROLNET_MODEL_PATH"
+LORA_VARIABLE = "FLUX_LORA_PATH"
 #: Folder of the sockets that carry progress from `flux_base` to `flux_stream`; unset: one under the temporary folder.
 PROGRESS_VARIABLE = "FLUX_PROGRESS_FOLDER"
+
+#: What a request for edge control is told without one.
+NO_CONTROLNET = f"this server has no ControlNet; {CONTROLNET_VARIABLE} names its folder"
 
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTIONS = ("auto", "mask", "merge")
@@ -30,6 +39,12 @@ class Checkpoints:
     base: Path
     #: A `FluxPriorReduxPipeline`: SigLIP, its processor, the Redux embedder.
     redux: Path
+    #: An `AutoencoderKL` instead of the base's.
+    vae: Path | None = None
+    #: A `FluxControlNetModel` for Canny edges.
+    controlnet: Path | None = None
+    #: Adapters as diffusers saves them, `NAME.safetensors` each.
+    loras: Path | None = None
 
     #: Sub-folders that must be there.
     BASE_PARTS = ("transformer", "vae", "scheduler")
@@ -43,7 +58,27 @@ class Checkpoints:
         variables = (BASE_VARIABLE, REDUX_VARIABLE)
         if unset := [variable for variable in variables if not environment.get(variable)]:
             raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
-        return cls(*(Path(environment[variable]).expanduser() for variable in variables))
+        optional = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
+        return cls(
+            *(Path(environment[variable]).expanduser() for variable in variables),
+            *(Path(environment[name]).expanduser() if environment.get(name) else None for name in optional),
+        )
+
+    def as_environment(self) -> dict[str, str]:
+        """The same for another process: absolute paths, and nothing for what is not there."""
+        variables = (BASE_VARIABLE, REDUX_VARIABLE, VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
+        paths = (self.base, self.redux, self.vae, self.controlnet, self.loras)
+        return {name: str(path.resolve()) if path else "" for name, path in zip(variables, paths, strict=True)}
+
+    @property
+    def vae_folder(self) -> Path:
+        return self.vae or self.base / "vae"
+
+    def picture_sides(self) -> tuple[int, int]:
+        """Pixels of a side of the checkpoint's own picture size, and what a side is a multiple of."""
+        config = json.loads((self.vae_folder / "config.json").read_text())
+        # The VAE halves the picture between its blocks, and packing halves it once more.
+        return config["sample_size"], 2 ** len(config["block_out_channels"])
 
     def missing(self) -> list[str]:
         """What is missing, a line each, naming variable and path; empty when both folders are complete."""
@@ -58,6 +93,11 @@ class Checkpoints:
             for part in ("model_index.json", *parts):
                 if not (folder / part).exists():
                     lines.append(f"{variable}: {folder} has no {part}")
+        for variable, model in ((VAE_VARIABLE, self.vae), (CONTROLNET_VARIABLE, self.controlnet)):
+            if model is not None and not (model / "config.json").exists():
+                lines.append(f"{variable}: {model} has no config.json")
+        if self.loras is not None and not self.loras.is_dir():
+            lines.append(f"{LORA_VARIABLE}: no folder {self.loras}")
         return lines
 
     def has_text_encoders(self) -> bool:
@@ -80,6 +120,10 @@ class ModelSettings:
     max_rows: int = 16
     #: Tokens that share one denoising step at most; None: as the device is.
     step_tokens: int | None = None
+    #: Denoising steps where a request says none; None: as the checkpoint is.
+    default_steps: int | None = None
+    #: LoRA adapters that stay in memory while no request uses them.
+    max_adapters: int = 8
     #: How token weights reach attention; one of ATTENTIONS.
     attention: str = "auto"
 
@@ -99,7 +143,9 @@ class ModelSettings:
             dtype=read.choice("DTYPE", DTYPES, cls.dtype),
             max_waiting=read.count("MAX_WAITING", cls.max_waiting),
             max_rows=read.count("MAX_ROWS", cls.max_rows),
-            step_tokens=None if read.text("STEP_TOKENS", "auto") == "auto" else read.count("STEP_TOKENS", 0),
+            step_tokens=read.count_or_auto("STEP_TOKENS"),
+            default_steps=read.count_or_auto("DEFAULT_STEPS", limits.MAX_STEPS),
+            max_adapters=read.count("MAX_ADAPTERS", cls.max_adapters),
             attention=read.choice("ATTENTION", ATTENTIONS, cls.attention),
         )
 
@@ -120,8 +166,12 @@ class _Reader:
             raise CannotStart(f"{self.model}: parameter {name}={value}, expected one of {', '.join(choices)}")
         return value
 
-    def count(self, name: str, default: int) -> int:
+    def count(self, name: str, default: int, most: int | None = None) -> int:
         value = self.text(name, str(default))
-        if not value.isdecimal() or int(value) < 1:
-            raise CannotStart(f"{self.model}: parameter {name}={value}, expected a number from 1")
+        if not value.isdecimal() or not 1 <= int(value) <= (most or int(value)):
+            expected = "a number from 1" if most is None else f"1..{most}"
+            raise CannotStart(f"{self.model}: parameter {name}={value}, expected {expected}")
         return int(value)
+
+    def count_or_auto(self, name: str, most: int | None = None) -> int | None:
+        return None if self.text(name, "auto") == "auto" else self.count(name, 0, most)

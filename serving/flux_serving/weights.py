@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxPriorReduxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FluxControlNetModel,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
+    FluxTransformer2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
+from flux_serving.contract import limits
 from flux_serving.errors import CannotStart
 from flux_serving.settings import Checkpoints
 
@@ -30,6 +40,10 @@ class BaseWeights:
     vae_scale_factor: int
     #: Pixels of one side of the checkpoint's own picture size.
     native_side: int
+    #: Denoising steps that the checkpoint is made for.
+    default_steps: int
+    #: A FLUX ControlNet; None where the server has none.
+    controlnet: FluxControlNetModel | None = None
 
     # Kept, because diffusers looks through all parameters each time: 0.4 ms for the demo's.
     @cached_property
@@ -64,24 +78,67 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> BaseWeights:
-    """Raises CannotStart: the folder is incomplete, or its scheduler draws random numbers at every step."""
+    """Raises CannotStart: a folder is incomplete, its scheduler draws random numbers at every step, or the VAE or the
+    ControlNet is not for this transformer.
+    """
     _refuse_incomplete(checkpoints)
-    without_text = dict.fromkeys(Checkpoints.TEXT_PARTS)
-    pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **without_text).to(
-        device
-    )
+    parts: dict[str, Any] = dict.fromkeys(Checkpoints.TEXT_PARTS)
+    parts["vae"] = AutoencoderKL.from_pretrained(checkpoints.vae_folder, dtype=dtype, local_files_only=True)
+    pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **parts).to(device)
+    transformer, vae = pipeline.transformer, pipeline.vae
     if pipeline.scheduler.config.get("stochastic_sampling"):
         raise CannotStart(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
+    if 4 * vae.config.latent_channels != transformer.config.in_channels:
+        raise CannotStart(f"{checkpoints.vae_folder}: {vae.config.latent_channels} channels do not fit the transformer")
     return BaseWeights(
         name=checkpoints.base.resolve().name,
-        transformer=pipeline.transformer.eval().requires_grad_(False),
+        transformer=_frozen(transformer),
         # The order of memory in which convolutions need no copies: 1.4 times as fast on a CPU at 512 x 512.
-        vae=pipeline.vae.eval().requires_grad_(False).to(memory_format=torch.channels_last),
+        vae=_frozen(vae).to(memory_format=torch.channels_last),
         image_processor=pipeline.image_processor,
         scheduler_config=dict(pipeline.scheduler.config),
         vae_scale_factor=pipeline.vae_scale_factor,
-        native_side=pipeline.vae.config.sample_size,
+        native_side=vae.config.sample_size,
+        default_steps=_default_steps(transformer, pipeline.scheduler.config),
+        controlnet=checkpoints.controlnet and _load_controlnet(checkpoints.controlnet, transformer, device, dtype),
     )
+
+
+def load_vae_encoder(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
+    """The VAE without its decoder. Raises CannotStart: the folder is incomplete."""
+    _refuse_incomplete(checkpoints)
+    vae = AutoencoderKL.from_pretrained(checkpoints.vae_folder, dtype=dtype, local_files_only=True)
+    del vae.decoder
+    # Not in another order of memory, as the decoder is: an encoder's last digits are worth more than its time, because
+    # the steps that follow make a hundred times as much of them.
+    return _frozen(vae.to(device))
+
+
+def _load_controlnet(
+    folder: Path, transformer: FluxTransformer2DModel, device: torch.device, dtype: torch.dtype
+) -> FluxControlNetModel:
+    """Raises CannotStart: it is of a kind that is not supported, or not for this transformer."""
+    with warnings.catch_warnings():
+        # diffusers 0.42 warns of where it itself imports a class from.
+        warnings.simplefilter("ignore", FutureWarning)
+        network = FluxControlNetModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    if network.union or network.input_hint_block is not None:
+        raise CannotStart(f"{folder}: union ControlNets and those with hint blocks are not supported")
+    for name in ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim"):
+        own, wanted = network.config[name], transformer.config[name]
+        if own != wanted:
+            raise CannotStart(f"{folder}: {name} is {own}, expected {wanted}, as the transformer's")
+    return _frozen(network.to(device))
+
+
+def _default_steps(transformer: FluxTransformer2DModel, scheduler_config: Mapping[str, Any]) -> int:
+    """FLUX.1-schnell, made for few steps, has no guidance embedding and does not shift its noise by the size."""
+    is_few = not transformer.config.guidance_embeds and not scheduler_config.get("use_dynamic_shifting")
+    return limits.DEFAULT_FEW_STEPS if is_few else limits.DEFAULT_STEPS
+
+
+def _frozen(module: Any) -> Any:
+    return module.eval().requires_grad_(False)
 
 
 def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> FluxPriorReduxPipeline:
@@ -104,7 +161,7 @@ def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtyp
     ).to(device)
     for module in (pipeline.image_encoder, pipeline.image_embedder, pipeline.text_encoder, pipeline.text_encoder_2):
         if module is not None:
-            module.eval().requires_grad_(False)
+            _frozen(module)
     return pipeline
 
 

@@ -67,6 +67,7 @@ def test_one_importer_for_each_boundary() -> None:
     assert importers_of("triton_python_backend_utils", *everything) == {"serving/flux_serving/backend"}
     assert importers_of("tritonclient", *everything) == {"client/flux_client"}
     assert importers_of("pytriton", *everything) == set()
+    assert importers_of("cv2", *everything) == {"serving/flux_serving/stages"}
     assert importers_of("transformers", *everything) == {"serving/flux_serving/weights.py"}
 
 

@@ -19,6 +19,8 @@ from flux_serving.launch.server import TritonServer
 #: What flux_prior_redux hands to flux_base.
 CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "POOLED_SPAN"]
 
+NEGATIVE = ["NEGATIVE_CONTEXT", "NEGATIVE_CONTEXT_WEIGHTS", "NEGATIVE_POOLED_PROJECTION"]
+
 TYPES = {
     np.dtype(np.int32): "INT32",
     np.dtype(np.int64): "INT64",
@@ -34,6 +36,17 @@ def inputs_of(client_module: Any, tensors: dict[str, np.ndarray]) -> list[Any]:
         tensor.set_data_from_numpy(values)
         made.append(tensor)
     return made
+
+
+def array_of(name: str, value: Any) -> np.ndarray:
+    """With the batch dimension. Text and bytes become BYTES, SEED INT64, other whole numbers INT32, fractions FP32."""
+    if isinstance(value, np.ndarray):
+        return value[None]
+    values = value if isinstance(value, list) else [value]
+    if isinstance(values[0], (str, bytes)):
+        return np.array([[item.encode() if isinstance(item, str) else item for item in values]], dtype=object)
+    kind = np.float32 if isinstance(values[0], float) else np.int64 if name == "SEED" else np.int32
+    return np.array([values], kind)
 
 
 def tensors_of(

@@ -76,7 +76,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "jpeg": {"output_format": "jpeg"},
     "in the background": {"priority": -1},
     "a size between": {"height": 100},
-    "too large": {"width": 4096},
+    "too large": {"width": 8192},
     "no steps": {"num_inference_steps": 0},
     "a wrong format": {"output_format": "tga"},
 }

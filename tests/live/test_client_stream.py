@@ -217,7 +217,7 @@ def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServe
         ("flux_strem", {}, "Request for unknown model: 'flux_strem' is not found"),
         ("flux_stream", {"NEW": np.zeros((1, 1))}, "unexpected inference input 'NEW' for model 'flux_stream'"),
         ("flux_stream", {"SEED": np.zeros((1, 1))}, "inference input 'SEED' data-type is 'FP64', but model"),
-        ("flux_stream", {"SEED": np.zeros((1, 2), np.int64)}, "unexpected shape for input 'SEED'"),
+        ("flux_stream", {"HEIGHT": np.zeros((1, 2), np.int32)}, "unexpected shape for input 'HEIGHT'"),
     ],
 )
 def test_triton_s_own_refusal_of_a_stream_is_an_invalid_request(
@@ -249,7 +249,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "previews at the last step": {"preview_steps": 2},
     "jpeg": {"output_format": "jpeg"},
     "a size between": {"height": 100},
-    "too large": {"width": 4096},
+    "too large": {"width": 8192},
     "an unknown way of previewing": {"preview_method": "sketch"},
 }
 

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from flux_bench import figures, load, pictures, report
+from flux_bench import figures, load, memory_report, pictures, report
 from flux_bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
+from flux_bench.memory_report import Loaded, Part
 from flux_bench.perf_input import request
-from flux_bench.plan import WORKLOADS, Wish, Workload, poisson_arrivals_s, rotated, warm_up
+from flux_bench.plan import MODES, WORKLOADS, Kind, Wish, Workload, poisson_arrivals_s, respelled, rotated, warm_up
+from flux_bench.processes import model_in, resident_in
 from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results, merged
+from flux_bench.storages import bytes_in, bytes_of
 from flux_documents import replaced, table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
@@ -46,22 +51,50 @@ def test_a_workload_is_the_same_every_time_and_longer_ones_begin_alike() -> None
 
 def test_a_mix_has_every_kind_equally_often() -> None:
     mixed = WORKLOADS["mixed"]
-    assert set(Counter((wish.side, wish.steps) for wish in mixed.wishes(40)).values()) == {10}
-    assert {(wish.side, wish.steps) for wish in mixed.wishes(40)} == set(mixed.kinds)
+    assert Counter(wish.kind for wish in mixed.wishes(40)) == dict.fromkeys(mixed.kinds, 5)
+    assert {wish.kind for wish in mixed.wishes(8)} == set(mixed.kinds)  # which are those that are compared
+
+
+def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
+    kinds = WORKLOADS["mixed"].kinds
+    for values in zip(*kinds, strict=True):
+        assert len(set(Counter(values).values())) == 1
+    assert {kind.mode for kind in kinds} == set(MODES)
+    for mode in MODES:
+        assert {(kind.side, kind.steps) for kind in kinds if kind.mode == mode} in (
+            {(64, 4), (256, 50)},
+            {(64, 50), (256, 4)},
+        )
+
+
+def test_the_other_workloads_are_redux() -> None:
+    for name in ("demo", "grid512"):
+        assert {wish.mode for wish in WORKLOADS[name].wishes(10)} == {"redux"}
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 8, 16])
 def test_every_client_asks_equally_often(concurrency: int) -> None:
-    workload = Workload("w", ((64, 4), (256, 4)), (1,), requests=12, requests_per_client=3)
+    workload = Workload("w", (Kind(64, 4), Kind(256, 4)), (1,), requests=12, requests_per_client=3)
     count = workload.count(concurrency)
     assert count >= max(12, 3 * concurrency)
     assert count % concurrency == count % 2 == 0
 
 
-def test_a_warm_up_touches_every_size_with_few_steps() -> None:
+def test_a_warm_up_touches_every_kind_with_few_steps() -> None:
+    wishes = WORKLOADS["mixed"].wishes(40)
+    assert [wish.index for wish in warm_up(wishes, 4)] == list(range(8))
+    assert {(wish.mode, wish.side) for wish in warm_up(wishes, 4)} == {(w.mode, w.side) for w in wishes}
+    assert {wish.steps for wish in warm_up(wishes, 4)} == {3}
+    assert [wish.index for wish in warm_up(WORKLOADS["demo"].wishes(40), 4)] == list(range(4))
+
+
+def test_prompts_have_other_bytes_in_every_request_and_the_same_words() -> None:
     wishes = WORKLOADS["mixed"].wishes(8)
-    assert [wish.side for wish in warm_up(wishes, 4)] == [wish.side for wish in wishes[:4]]
-    assert {wish.steps for wish in warm_up(wishes, 4)} == {2}
+    one, other = respelled(wishes, "round 1"), respelled(wishes, "round 2")
+    assert len({wish.prompt for wish in one + other}) == 16
+    assert {" ".join(wish.prompt.split()) for wish in one + other} == {"red apple"}
+    assert [wish.kind for wish in one] == [wish.kind for wish in wishes]
+    assert respelled(wishes, "round 1") == one
 
 
 def test_arrivals_follow_their_seed_and_their_rate() -> None:
@@ -301,6 +334,14 @@ def test_the_tables_say_what_was_measured() -> None:
     assert "not measured: round 2, demo, pytriton" in text["agreement"]
 
 
+def test_a_workload_is_described_by_its_modes() -> None:
+    assert report.kinds([[64, 20]]) == report.kinds([Kind(64, 20)]) == "64x64 with 20 steps"
+    assert report.kinds([[64, 4], [256, 4]]) == "64x64 with 4 steps; 256x256 with 4 steps"
+    text = report.kinds([[64, 4, "redux"], [64, 4, "canny"], [256, 50, "canny"]])
+    assert text.startswith("redux 64x64 with 4 steps; canny 64x64 with 4 steps, 256x256 with 50 steps. ")
+    assert "`red apple`" in text
+
+
 def test_results_survive_their_file(tmp_path: Path) -> None:
     results = some_results()
     results.save(tmp_path / "bench.json")
@@ -323,3 +364,48 @@ def test_what_people_wrote_around_a_table_stays() -> None:
 
 def test_a_table_is_markdown() -> None:
     assert table(["", "a"], [["row", "1"]]) == "|  | a |\n|---|---:|\n| row | 1 |"
+
+
+def test_bytes_are_counted_by_what_tensors_lie_in() -> None:
+    layer = torch.nn.Linear(3, 4)
+    assert bytes_of(layer) == 4 * (12 + 4)
+    assert bytes_of([layer, layer.weight[:2], {"again": layer}]) == bytes_of(layer)
+    assert bytes_of([layer, layer.weight.clone()]) == bytes_of(layer) + 4 * 12
+    assert bytes_of(torch.nn.Linear(3, 4, device="meta", dtype=torch.bfloat16)) == 2 * (12 + 4)
+    assert bytes_of(None) == 0
+
+
+def test_bytes_of_files_are_those_of_the_tensors_named(tmp_path: Path) -> None:
+    save_file({"encoder.a": torch.zeros(3), "decoder.a": torch.zeros(5)}, tmp_path / "vae.safetensors")
+    assert bytes_in([tmp_path]) == 4 * 8
+    assert bytes_in([tmp_path], "encoder.") == 4 * 3
+
+
+@pytest.mark.parametrize(("weights", "is_once"), [(1000, True), (1009, True), (1100, False), (2000, False)])
+def test_what_is_loaded_twice_is_noticed(weights: int, is_once: bool) -> None:
+    assert Loaded("flux_base", weights, files=1000).is_loaded_once is is_once
+
+
+def test_a_process_is_known_by_its_model() -> None:
+    command = "/opt/triton_python_backend_stub\0/tmp/x/model_repository/flux_base/1/model.py\0flux-triton-1_\0"
+    assert model_in(command) == "flux_base"
+    assert resident_in("Name:\ttriton\nVmHWM:\t   9 kB\nVmRSS:\t   5 kB\n") == 5 * 1024
+
+
+def some_memory() -> dict[str, str]:
+    demo = [Part("flux_prior_redux", "T5", 73_100_000), Part("flux_base", "transformer", 24_500_000)]
+    dev = [Part("flux_prior_redux", "T5", 9_520_000_000), Part("flux_base", "transformer", 23_800_000_000)]
+    resident = {"flux_base": [520_000_000], "image_encode": [46_000_000, 47_000_000]}
+    return memory_report.sections(demo, dev, [Loaded("flux_base", 54_100_000, 54_000_000)], resident)
+
+
+def test_the_memory_tables_say_what_was_counted() -> None:
+    text = some_memory()
+    assert "| prompts, as in text2img | CLIP, T5 | 73.1 MB | 9.52 GB |" in text["modes"]
+    assert "| `flux_base` | transformer | 24.5 MB | 23.80 GB | 520 MB |" in text["processes"]
+    assert "| `image_encode` | none | – | – | 2 x 47 MB |" in text["processes"]
+    assert "| `flux_base` | 54.1 MB | 54.0 MB |" in text["files"]
+
+
+def test_the_memory_page_has_a_place_for_every_table() -> None:
+    assert "73.1 MB" in replaced(PAGE.with_name("memory.md").read_text(), some_memory())

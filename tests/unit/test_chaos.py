@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxControlNetModel, FluxPipeline
 
 from flux_serving.errors import Cancelled, FluxError
 from flux_serving.scheduling.engine import Engine
@@ -21,28 +22,53 @@ from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
 from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Denoising
+from flux_serving.stages.material import Material
+from flux_serving.stages.projections import Additions, LowRank
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH, stock_latents
+from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, stock_latents, weights_of
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Wish:
-    """A picture, and what stock diffusers gives for it. context: whole weights; some tokens come and go."""
+    """A picture, and what stock diffusers gives for it. lora: whether by the adapted transformer."""
 
     parameters: SamplingParameters
-    context: Context
+    material: Material
     expected: np.ndarray
+    lora: bool = False
 
 
 @pytest.fixture(scope="module")
-def wishes(tiny_flux: FluxPipeline) -> list[Wish]:
-    """Forty, no two alike: sizes, steps, guidance, seeds, and contexts of 1 to 60 tokens, some of them
-    repeated, some there for a part of the steps only."""
+def controlled(tiny_flux: FluxPipeline) -> BaseWeights:
+    return weights_of(tiny_flux, make_tiny_controlnet())
+
+
+@pytest.fixture(scope="module")
+def additions(tiny_flux: FluxPipeline) -> dict[str, LowRank]:
+    """A LoRA of some layers."""
+    generator, made = torch.Generator().manual_seed(2), {}
+    for name in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"):
+        layer = tiny_flux.transformer.get_submodule(name)
+        down, up = (
+            torch.randn(shape, generator=generator) for shape in ((2, layer.in_features), (layer.out_features, 2))
+        )
+        made[name] = LowRank(0.3 * down, 0.3 * up)
+    return made
+
+
+@pytest.fixture(scope="module")
+def wishes(tiny_flux: FluxPipeline, controlled: BaseWeights, additions: dict[str, LowRank]) -> list[Wish]:
+    """Eighty, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of the
+    steps only; the others of each mode."""
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
+    merged = copy.deepcopy(tiny_flux)
+    for name, addition in additions.items():
+        merged.transformer.get_submodule(name).weight.data += addition.up @ addition.down
     made = []
     for seed in range(40):
         height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
@@ -54,9 +80,35 @@ def wishes(tiny_flux: FluxPipeline) -> list[Wish]:
         spans, pooled_span = random_spans(choice, len(tokens))
         parameters = SamplingParameters(height, width, steps, guidance, (seed,), first_step=0, end_step=steps)
         weights = torch.tensor([float(choice.choice([1, 1, 2, 5])) for _ in tokens])
-        context = Context(tokens, weights, pooled, spans, pooled_span)
-        made.append(Wish(parameters, context, stock_latents(tiny_flux, parameters, context).numpy()))
+        given = Context(tokens, weights, pooled, spans, pooled_span)
+        is_adapted = choice.random() < 0.3
+        expected = stock_latents(merged if is_adapted else tiny_flux, parameters, given)
+        made.append(Wish(parameters, Material(given), expected.numpy(), is_adapted))
+    for seed in range(40, 80):
+        made.append(edited(tiny_flux, controlled.controlnet, choice, seed))
     return made
+
+
+def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.Random, seed: int) -> Wish:
+    """Image-to-image, true CFG, edge control, or the last two together."""
+    height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
+    steps, mode = choice.randint(2, 9), choice.choice(["img2img", "cfg", "control", "both"])
+    parameters = of_size(height, width, steps, seed)
+    material = Material(context(seed, choice.randint(1, 6)))
+    if mode == "img2img":
+        # Of the strengths at which diffusers, too, leaves out the first step.
+        parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
+        material = replace(material, source_latents=latents(seed, parameters))
+        return Wish(parameters, material, stock_img2img(flux, parameters, material).numpy())
+    if mode in ("cfg", "both"):
+        parameters = replace(parameters, true_cfg_scale=choice.choice([1.3, 2.5]))
+        material = replace(material, negative=context(seed + 1000, len(material.context.tokens)))
+    if mode == "cfg":
+        return Wish(parameters, material, stock_cfg(flux, parameters, material).numpy())
+    start, end = sorted(choice.sample(range(5), 2))
+    parameters = replace(parameters, control_scale=choice.choice([0.5, 1.0]), control_span=Span(start / 4, end / 4))
+    material = replace(material, control_latents=latents(seed, parameters))
+    return Wish(parameters, material, stock_control(flux, controlnet, parameters, material).numpy())
 
 
 def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | None, Span]:
@@ -80,34 +132,36 @@ class Faulty(Sampler):
         return super().step(batch)
 
 
-def run_schedule(base: BaseWeights, wishes: Sequence[Wish], number: int) -> tuple[int, int]:
+def run_schedule(base: BaseWeights, additions: Additions, wishes: Sequence[Wish], number: int) -> tuple[int, int]:
     """Jobs arrive at random moments, some are cancelled after a random number of steps, some steps fail.
 
     Returns how many were done and how many cancelled.
     """
     dice = random.Random(number)
     sampler = Faulty(base, dice.choice(["mask", "merge"]), random.Random(number))
+    adapted = sampler.transformer.adapted(additions)
     limits = Limits(max_jobs=64, max_rows=dice.choice([1, 3, 16]), step_tokens=dice.choice([40, 120, 4096]))
     engine: Engine[Denoising, Picture] = Engine(sampler, Scheduler(limits))
     ended: list[tuple[Wish, Picture | FluxError]] = []
     done = threading.Semaphore(0)
     chosen = [dice.choice(wishes) for _ in range(dice.randint(1, 14))]
     for wish in chosen:
-        (work,) = sampler.begin(wish.parameters, wish.context)
+        (work,) = sampler.begin(wish.parameters, wish.material, adapted if wish.lora else None)
+        first = work.step
         patience = dice.choice([None, None, None, None, 0, 1, 3])
 
         def finish(outcome: Picture | FluxError, wish: Wish = wish) -> None:
             ended.append((wish, outcome))
             done.release()
 
-        def is_wanted(work: Denoising = work, patience: int | None = patience) -> bool:
-            return patience is None or work.step < patience
+        def is_wanted(work: Denoising = work, first: int = first, patience: int | None = patience) -> bool:
+            return patience is None or work.step - first < patience
 
         job = Job(
             work,
-            wish.parameters.steps,
+            work.steps_left,
             finish,
-            group=work.grid,
+            group=work.group,
             tokens=work.most_tokens,
             priority=dice.randint(-1, 1),
             is_wanted=is_wanted,
@@ -130,11 +184,11 @@ def run_schedule(base: BaseWeights, wishes: Sequence[Wish], number: int) -> tupl
 
 
 def test_every_surviving_job_equals_its_solo_run(
-    tiny_base: BaseWeights, wishes: list[Wish], pytestconfig: pytest.Config
+    controlled: BaseWeights, additions: dict[str, LowRank], wishes: list[Wish], pytestconfig: pytest.Config
 ) -> None:
     done = cancelled = 0
     for number in range(pytestconfig.getoption("schedules")):
-        of_this = run_schedule(tiny_base, wishes, number)
+        of_this = run_schedule(controlled, additions, wishes, number)
         done, cancelled = done + of_this[0], cancelled + of_this[1]
     print(f"{done} pictures equal diffusers' to {TOLERANCE}, {cancelled} were cancelled")
     assert done > cancelled > 0

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import textwrap
 from io import BytesIO
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from flux_client import FluxClient, GenerationFailed, RetryPolicy, Unreachable
-from flux_client.cli import main, plan
+from flux_client.cli import main
+from flux_client.cli.parser import make_parser
+from flux_client.cli.tasks import plan
 from flux_client.fake import FakeTransport
 from flux_client.strength import weight_of
 
@@ -34,6 +35,10 @@ class Command:
             return FluxClient(transport=self.transport, timeout_s=options["timeout_s"], retry=RetryPolicy(attempts=1))
 
         return main([str(word) for word in argv], open_client)
+
+
+def stems(*argv):
+    return [task.stem for task in plan(make_parser().parse_args(argv))]
 
 
 def test_it_writes_each_variation_under_its_pictures_name_and_seed(tmp_path, capsys):
@@ -99,6 +104,16 @@ def test_every_option_reaches_the_request(tmp_path):
         "0.5",
         "--prompt-end",
         "1",
+        "--negative-prompt",
+        "fog",
+        "--true-cfg",
+        "3",
+        "--lora",
+        "ink:0.5",
+        "--lora",
+        "gold",
+        "--format",
+        "webp",
         "--height",
         "32",
         "--width",
@@ -131,6 +146,11 @@ def test_every_option_reaches_the_request(tmp_path):
         "PROMPT_STRENGTH": [2],
         "PROMPT_START": [0.5],
         "PROMPT_END": [1],
+        "NEGATIVE_PROMPT": [b"fog"],
+        "TRUE_CFG_SCALE": [3],
+        "LORA": [b"ink", b"gold"],
+        "LORA_SCALE": [0.5, 1],
+        "OUTPUT_FORMAT": [b"webp"],
         "HEIGHT": [32],
         "WIDTH": [48],
         "NUM_INFERENCE_STEPS": [3],
@@ -174,14 +194,14 @@ def test_pictures_of_the_same_name_do_not_overwrite_each_other(tmp_path):
 
 
 def test_no_two_tasks_share_a_name_however_their_pictures_are_called():
-    tasks = plan([Path("a/x.png"), Path("b/x.png"), Path("x-2.png"), Path("c/x.jpg")], blend=False)
-    assert [task.stem for task in tasks] == ["x", "x-2", "x-2-2", "x-3"]
+    assert stems("redux", "a/x.png", "b/x.png", "x-2.png", "c/x.jpg") == ["x", "x-2", "x-2-2", "x-3"]
 
 
-@pytest.mark.parametrize("blend", [False, True])
-def test_a_name_is_cut_to_what_a_file_system_takes(blend: bool) -> None:
-    (task,) = plan([Path("\u753b" * 100 + ".png")], blend=blend)
-    assert task.stem == "\u753b" * 66
+@pytest.mark.parametrize(
+    "argv", [["redux", "\u753b" * 100 + ".png"], ["redux", "--blend", "\u753b" * 100], ["text2img", "\u753b" * 100]]
+)
+def test_a_name_is_cut_to_what_a_file_system_takes(argv):
+    assert stems(*argv) == ["\u753b" * 66]
 
 
 def test_a_picture_given_is_never_overwritten(tmp_path, capsys):
@@ -250,6 +270,7 @@ def test_a_terminal_shows_the_steps_of_all_images(tmp_path, monkeypatch, capsys)
     assert "200/200" in bar_of(monkeypatch, capsys, True, *argv)
     assert "12/12" in bar_of(monkeypatch, capsys, True, *argv, "--steps", 3)
     assert "10/10" in bar_of(monkeypatch, capsys, True, argv[0], "--steps", 10, "-o", tmp_path / "out")
+    assert "12/12" in bar_of(monkeypatch, capsys, True, *argv[:-2], "--steps", 3, "--seed", "7,9")
 
 
 def test_where_no_steps_are_told_or_seen_there_is_a_bar_of_pictures(tmp_path, monkeypatch, capsys):
@@ -307,6 +328,19 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
         ["redux", "a.png", "b.png", "--mask", "a-mask.png", "--mask", "b-mask.png"],
         ["redux", "a.png", "--detail", "1,2"],
+        ["redux", "a.png", "--lora", "ink:much"],
+        ["redux", "a.png", "--seed", "7,"],
+        ["redux", "a.png", "--control-scale", "1"],
+        ["img2img"],
+        ["img2img", "a.png", "--strength", "0.5,1"],
+        ["img2img", "a.png", "--image-strength", "0.5,1"],
+        ["img2img", "a.png", "--fit", "tiles"],
+        ["text2img"],
+        ["text2img", "owl", "--image-strength", "1"],
+        ["text2img", "owl", "--preview-steps", "3"],
+        ["canny"],
+        ["canny", "a.png", "--strength", "1"],
+        ["canny", "a.png", "--start", "0,0.5"],
         ["frobnicate"],
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from flux_client import AsyncFluxClient, FluxClient, InvalidRequest, Overloaded, RetryPolicy
-from flux_client.fake import DEFAULT_SIDE, AsyncFakeTransport, FakeTransport, answer
+from flux_client.fake import AsyncFakeTransport, FakeTransport
+from flux_client.fake_server import DEFAULT_SIDE, answer, stream_answers
 from flux_client.request import Request
 
 
@@ -113,5 +114,54 @@ def test_it_holds_raw_requests_to_the_contract(inputs, message):
 
 
 def test_it_knows_no_other_model():
-    with pytest.raises(InvalidRequest, match="unknown model"):
-        answer(Request("resnet", {}, ()))
+    for ask in (answer, lambda request: next(stream_answers(request))):
+        with pytest.raises(InvalidRequest, match="unknown model"):
+            ask(Request("resnet", {}, ()))
+
+
+def test_every_model_that_a_client_calls_is_ready_and_no_other():
+    models = ("flux_redux", "flux_img2img", "flux_text2img", "flux_canny", "canny_edges", "flux_stream", "flux_base")
+    assert [FakeTransport().is_ready(model, 1) for model in models] == [True] * 6 + [False]
+
+
+def test_the_prompt_and_the_control_picture_change_the_pictures_too(client):
+    made = [
+        *client.redux(png(), prompt="owl"),
+        *client.redux(png()),
+        *client.text2img("owl"),
+        *client.text2img("cat"),
+        *client.canny(png(), images=png("blue")),
+        *client.canny(png("blue"), images=png("blue")),
+    ]
+    assert len({variation.data for variation in made}) == 6
+
+
+def test_there_is_an_image_for_each_seed(client):
+    assert [variation.seed for variation in client.text2img("owl", seed=[7, 3])] == [7, 3]
+    random, given = client.text2img("owl", seed=[-1, 3])
+    assert random.seed >= 0
+    assert given.seed == 3
+
+
+def test_it_gives_no_more_than_was_asked_for(client):
+    inputs = {"CONTROL_IMAGE": text(png()), "HEIGHT": np.array([[32]], np.int32)}
+    assert answer(Request("flux_canny", {**inputs, "PROMPT": text(b"")}, ("EDGE_IMAGE",))).keys() == {"EDGE_IMAGE"}
+    assert answer(Request("canny_edges", inputs, ("EDGE_IMAGE",))).keys() == {"EDGE_IMAGE"}
+    assert client.edges(png(), height=32).size == (DEFAULT_SIDE, 32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "IMAGE is missing"),
+        ({"MODE": text(b"video")}, "MODE='video', expected one of"),
+        ({"MODE": text(b"text2img")}, "PROMPT is missing"),
+        ({"MODE": text(b"text2img"), "IMAGE": text(png())}, "unexpected input IMAGE"),
+        ({"MODE": text(b"canny")}, "CONTROL_IMAGE is missing"),
+        ({"MODE": text(b"canny"), "CONTROL_IMAGE": text(b"junk"), "PROMPT": text(b"")}, "CONTROL_IMAGE is no picture"),
+        ({"IMAGE": text(png()), "PROGRESS_ADDRESS": text(b"x")}, "unexpected input PROGRESS_ADDRESS"),
+    ],
+)
+def test_it_holds_raw_streams_to_their_mode(inputs, message):
+    with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
+        next(stream_answers(Request("flux_stream", inputs, ("OUTPUT_IMAGE", "OUTPUT_SEED"))))

@@ -3,17 +3,34 @@ from __future__ import annotations
 import json
 from inspect import signature
 from io import BytesIO
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InvalidRequest, Knobs, Variation
+from flux_client import (
+    AsyncFluxClient,
+    CannyKnobs,
+    EdgePictureKnobs,
+    FluxClient,
+    GenerationFailed,
+    Img2ImgKnobs,
+    InvalidRequest,
+    ModeName,
+    ReduxKnobs,
+    StreamKnobs,
+    Text2ImgKnobs,
+    Variation,
+)
+from flux_client.edges import read_edges
+from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS, keyword_of
 from flux_client.opening import open_transport
-from flux_client.request import redux_request, stream_request
+from flux_client.request import call_request, edges_request, stream_request
 from flux_client.strength import CURVE, weight_of
 from flux_client.variation import read_variations
-from flux_serving.contract.models import FLUX_STREAM
+from flux_serving.contract import limits
+from flux_serving.contract.models import BY_MODE, FLUX_STREAM
 
 
 def png(size=(8, 8)):
@@ -22,30 +39,93 @@ def png(size=(8, 8)):
     return buffer.getvalue()
 
 
-def test_the_optional_inputs_of_flux_stream_are_what_stream_may_be_told():
-    previews = {"preview_steps", "preview_method"}
-    assert {name.upper() for name in {*Knobs.__annotations__, *previews} - {"strength"}} == {
-        tensor.name for tensor in FLUX_STREAM.inputs if tensor.optional
-    }
-    for client in (FluxClient, AsyncFluxClient):
-        assert previews < signature(client.stream).parameters.keys()
+def redux_request(images, knobs):
+    return call_request("redux", {"images": images, **knobs})
 
 
-def test_redux_may_be_told_the_same_but_for_previews():
-    wanted = dict.fromkeys(Knobs.__annotations__)
-    assert redux_request(b"picture", wanted).model == "flux_redux"
+#: The knobs of each call, and what it takes beside them.
+CALLS = {
+    "redux": (ReduxKnobs, {"images"}),
+    "img2img": (Img2ImgKnobs, {"images"}),
+    "text2img": (Text2ImgKnobs, {"prompt"}),
+    "canny": (CannyKnobs, {"control_image", "images"}),
+}
+PREVIEWS = {"preview_steps", "preview_method"}
+
+
+def test_every_mode_of_the_contract_is_a_call():
+    assert get_args(ModeName) == limits.MODES == tuple(BY_MODE) == tuple(CALLS)
+
+
+@pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
+@pytest.mark.parametrize("mode", CALLS)
+def test_the_inputs_of_an_ensemble_are_what_its_call_may_be_told(client, mode):
+    knobs, others = CALLS[mode]
+    assert {*knobs.__annotations__, *others} == KEYWORDS[mode].keys()
+    assert {*knobs.__annotations__, *others, *PREVIEWS} == STREAM_KEYWORDS[mode].keys()
+    taken = signature(getattr(client, mode)).parameters
+    assert others < taken.keys()
+    assert taken["knobs"].annotation == f"Unpack[{knobs.__name__}]"
+
+
+@pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
+def test_the_inputs_of_flux_stream_are_what_stream_may_be_told(client):
+    taken = signature(client.stream).parameters
+    assert {"images", "mode", *PREVIEWS} < taken.keys()
+    told = {*StreamKnobs.__annotations__, *PREVIEWS, "images", "mode"}
+    assert told == {keyword_of(tensor) for tensor in FLUX_STREAM.inputs}
+
+
+def test_the_inputs_of_canny_edges_are_what_edges_may_be_told():
+    assert {*EdgePictureKnobs.__annotations__, "control_image"} == EDGES_KEYWORDS.keys()
+
+
+@pytest.mark.parametrize("mode", CALLS)
+def test_a_call_has_no_room_for_previews(mode):
     with pytest.raises(TypeError, match="unexpected keyword argument 'preview_steps'"):
-        redux_request(b"picture", {"preview_steps": 1})
+        call_request(mode, {"preview_steps": 1})
 
 
-@pytest.mark.parametrize("make", [redux_request, stream_request])
-def test_what_the_models_tell_each_other_is_no_knob(make):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'progress_address'"):
-        make(b"picture", {"progress_address": "x"})
+@pytest.mark.parametrize("mode", CALLS)
+def test_what_the_models_tell_each_other_is_no_knob(mode):
+    for ask in (lambda told: call_request(mode, told), lambda told: stream_request(mode, None, told)):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'progress_address'"):
+            ask({"progress_address": "x"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "unknown"),
+    [
+        ("redux", "fit"),
+        ("redux", "control_image"),
+        ("img2img", "control_scale"),
+        ("text2img", "strength"),
+        ("text2img", "image_strength"),
+        ("text2img", "images"),
+        ("canny", "strength"),
+        ("canny", "start_sigma"),
+    ],
+)
+def test_a_knob_of_another_mode_is_a_type_error_that_lists_the_mode_s_own(mode, unknown):
+    own = ", ".join(KEYWORDS[mode])
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{unknown}', expected one of: {own}$"):
+        call_request(mode, {unknown: 1})
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{unknown}', expected one of: {own}, preview"):
+        stream_request(mode, None, {unknown: 1})
+
+
+@pytest.mark.parametrize(
+    ("mode", "missing"),
+    [("redux", "images"), ("img2img", "images"), ("text2img", "prompt"), ("canny", "control_image")],
+)
+def test_what_a_mode_needs_and_has_not_is_a_type_error(mode, missing):
+    for ask in (lambda: call_request(mode, {missing: None}), lambda: stream_request(mode, None, {"seed": 1})):
+        with pytest.raises(TypeError, match=f"missing argument '{missing}'"):
+            ask()
 
 
 def test_a_stream_asks_flux_stream_for_progress_previews_and_pictures():
-    request = stream_request(b"picture", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
+    request = stream_request("redux", b"picture", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
     assert request.model == "flux_stream"
     assert request.outputs == ("PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED")
     assert {name: array.tolist() for name, array in request.inputs.items() if name != "IMAGE"} == {
@@ -53,6 +133,28 @@ def test_a_stream_asks_flux_stream_for_progress_previews_and_pictures():
         "PREVIEW_METHOD": [[b"vae"]],
         "PRIORITY": [[-1]],
     }
+
+
+def test_a_stream_of_another_mode_says_which():
+    sent = {
+        mode: {name: array.tolist() for name, array in stream_request(mode, images, told).inputs.items()}
+        for mode, images, told in (
+            ("img2img", b"picture", {"strength": 0.5}),
+            ("text2img", None, {"prompt": "owl"}),
+            ("canny", None, {"control_image": b"house"}),
+        )
+    }
+    assert sent == {
+        "img2img": {"MODE": [[b"img2img"]], "IMAGE": [[b"picture"]], "STRENGTH": [[0.5]]},
+        "text2img": {"MODE": [[b"text2img"]], "PROMPT": [[b"owl"]]},
+        "canny": {"MODE": [[b"canny"]], "CONTROL_IMAGE": [[b"house"]], "PROMPT": [[b""]]},
+    }
+
+
+@pytest.mark.parametrize("mode", ["video", "", None, 7])
+def test_an_unknown_mode_is_refused_by_name(mode):
+    with pytest.raises(InvalidRequest, match=r"flux_stream: MODE=.*, expected one of: redux, img2img, text2img"):
+        stream_request(mode, b"picture", {})
 
 
 @pytest.mark.parametrize(
@@ -65,7 +167,7 @@ def test_a_stream_asks_flux_stream_for_progress_previews_and_pictures():
 )
 def test_a_stream_is_held_to_the_contract_in_its_own_name(knob, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
-        stream_request(b"picture", {knob: value})
+        stream_request("redux", b"picture", {knob: value})
 
 
 def test_what_is_left_out_is_not_sent():
@@ -111,6 +213,19 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
         ("seed", -2, "SEED=-2"),
         ("seed", 2**63, "SEED="),
         ("seed", 2**70, "SEED="),
+        ("seed", [], r"SEED=\[\], expected INT64"),
+        ("seed", [1] * 9, r"SEED has 9 values, expected 1\.\.8"),
+        ("seed", [1, -2], "SEED=-2"),
+        ("seed", [1, 2.5], "SEED=.*, expected INT64"),
+        ("true_cfg_scale", 0.5, r"TRUE_CFG_SCALE=0.5, expected 1\.\.30"),
+        ("negative_prompt", "x" * 4097, "NEGATIVE_PROMPT has 4097 characters, expected at most 4096"),
+        ("negative_prompt", ["fog"], r"NEGATIVE_PROMPT=\['fog'\], expected text"),
+        ("negative_prompt", "\udcff", "NEGATIVE_PROMPT is no valid Unicode"),
+        ("lora", [], r"LORA has 0 values, expected 1\.\.4"),
+        ("lora", ["a"] * 5, r"LORA has 5 values, expected 1\.\.4"),
+        ("lora", ["a", 7], "LORA=7, expected text"),
+        ("lora", b"a", "LORA=b'a', expected text"),
+        ("lora_scale", 5, r"LORA_SCALE=5, expected -4\.\.4"),
         ("prompt", "x" * 4097, "PROMPT has 4097 characters, expected at most 4096"),
         ("prompt", 7, "PROMPT=7, expected text"),
         ("output_format", "gif", "OUTPUT_FORMAT='gif', expected one of: png, jpeg, webp"),
@@ -135,7 +250,7 @@ def images(*values):
 
 def test_an_answer_becomes_one_variation_for_each_picture():
     answer = {"OUTPUT_IMAGE": images(png(), b"b"), "OUTPUT_SEED": np.array([[4, 5]], np.int64)}
-    assert read_variations(answer) == [Variation(png(), 4), Variation(b"b", 5)]
+    assert read_variations(answer, "flux_redux") == [Variation(png(), 4), Variation(b"b", 5)]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +263,7 @@ def test_an_answer_becomes_one_variation_for_each_picture():
 )
 def test_an_answer_that_does_not_add_up_is_the_servers_mistake(answer):
     with pytest.raises(GenerationFailed, match="flux_redux: the answer has"):
-        read_variations(answer)
+        read_variations(answer, "flux_redux")
 
 
 def test_a_variation_opens_names_its_format_and_saves_its_bytes(tmp_path):
@@ -169,6 +284,91 @@ def test_bytes_that_are_no_picture_are_the_servers_mistake():
 def test_a_prompt_that_is_no_unicode_is_refused():
     with pytest.raises(InvalidRequest, match="PROMPT is no valid Unicode"):
         redux_request(b"picture", {"prompt": "\udcff"})
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"lora": ["a", "b"], "lora_scale": [1, 1, 1]}, "LORA_SCALE has 3 values for 2 adapters, expected one, or one"),
+        ({"lora": "a", "lora_scale": [1, 1]}, "LORA_SCALE has 2 values for 1 adapters"),
+        ({"lora_scale": [1, 1]}, "LORA_SCALE has 2 values for 0 adapters"),
+        ({"seed": [1, 2, 3], "num_images": 2}, "SEED has 3 values for 2 images, expected one, or one each"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(knobs, message):
+    with pytest.raises(InvalidRequest, match=f"flux_text2img: {message}"):
+        call_request("text2img", {"prompt": "owl", **knobs})
+
+
+def test_seeds_and_adapters_are_counted_apart_from_pictures():
+    knobs = {"seed": (7, 8, -1), "num_images": 3, "lora": ["ink", "gold"], "lora_scale": (1, -0.5)}
+    sent = redux_request([b"one", b"two"], knobs).inputs
+    assert sent["SEED"].tolist() == [[7, 8, -1]]
+    assert sent["LORA"].tolist() == [[b"ink", b"gold"]]
+    assert sent["LORA_SCALE"].tolist() == [[1, -0.5]]
+    one = redux_request([b"one", b"two"], {"seed": 7, "num_images": 3, "lora": "ink", "lora_scale": 2}).inputs
+    assert [one[name].tolist() for name in ("SEED", "LORA", "LORA_SCALE")] == [[[7]], [[b"ink"]], [[2]]]
+    assert redux_request(b"one", {"seed": [7, 8]}).inputs.keys() == {"IMAGE", "SEED"}
+
+
+def test_knobs_of_pictures_are_held_against_the_pictures_that_steer():
+    canny = {"control_image": b"house", "image_start": [0, 0.5]}
+    assert call_request("canny", {**canny, "images": [b"one", b"two"]}).inputs["IMAGE_START"].shape == (1, 2)
+    with pytest.raises(InvalidRequest, match="flux_canny: IMAGE_START has 2 values for 0 pictures"):
+        call_request("canny", canny)
+    with pytest.raises(InvalidRequest, match="flux_img2img: IMAGE_STRENGTH has 2 values for 3 pictures"):
+        call_request("img2img", {"images": [b"one", b"two", b"three"], "image_strength": [0, 1]})
+
+
+def test_strength_is_diffusers_own_where_a_picture_is_changed():
+    sent = call_request("img2img", {"images": b"picture", "strength": 0.3, "image_strength": 2}).inputs
+    assert sent["STRENGTH"].tolist() == [[pytest.approx(0.3)]]
+    assert sent["IMAGE_STRENGTH"].tolist() == [[2]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "message"),
+    [
+        ("img2img", {"images": b"a", "strength": 1.5}, r"flux_img2img: STRENGTH=1.5, expected 0\.\.1"),
+        ("img2img", {"images": b"a", "strength": [0.5, 0.5]}, "flux_img2img: STRENGTH has shape"),
+        ("img2img", {"images": b"a", "start_sigma": -0.1}, "flux_img2img: START_SIGMA=-0.1"),
+        ("img2img", {"images": b"a", "fit": "tiles"}, "flux_img2img: FIT='tiles', expected one of: cover, contain"),
+        ("text2img", {"prompt": ["owl"]}, "flux_text2img: PROMPT=.*, expected text"),
+        ("canny", {"control_image": b"a", "control_kind": "depth"}, "flux_canny: CONTROL_KIND='depth', expected one"),
+        ("canny", {"control_image": b"a", "canny_low": 2001}, "flux_canny: CANNY_LOW=2001"),
+        ("canny", {"control_image": b"a", "control_scale": 2.5}, "flux_canny: CONTROL_SCALE=2.5"),
+        ("canny", {"control_image": b""}, "a picture is empty"),
+    ],
+)
+def test_each_mode_is_held_to_the_contract_in_its_own_name(mode, told, message):
+    with pytest.raises(InvalidRequest, match=message):
+        call_request(mode, told)
+
+
+def test_there_is_one_control_picture():
+    with pytest.raises(TypeError, match=r"list is no picture, .* or a uint8 array$"):
+        call_request("canny", {"control_image": [b"one"]})
+
+
+def test_edges_are_asked_of_canny_edges():
+    request = edges_request({"control_image": b"house", "height": 64, "width": None, "canny_low": 50, "fit": "contain"})
+    assert (request.model, request.outputs) == ("canny_edges", ("EDGE_IMAGE",))
+    assert {name: array.tolist() for name, array in request.inputs.items()} == {
+        "CONTROL_IMAGE": [[b"house"]],
+        "HEIGHT": [[64]],
+        "CANNY_LOW": [[50]],
+        "FIT": [[b"contain"]],
+    }
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prompt', expected one of: control_image, height"):
+        edges_request({"control_image": b"house", "prompt": "owl"})
+
+
+def test_edges_that_are_missing_or_no_picture_are_the_servers_mistake():
+    assert read_edges({"EDGE_IMAGE": images(png((16, 32)))}).size == (16, 32)
+    with pytest.raises(GenerationFailed, match="canny_edges: the answer has no EDGE_IMAGE"):
+        read_edges({})
+    with pytest.raises(GenerationFailed, match="canny_edges: EDGE_IMAGE is no picture"):
+        read_edges({"EDGE_IMAGE": images(b"junk")})
 
 
 @pytest.mark.parametrize("url", ["localhost", "localhost:99999", "localhost:abc", ":8001", "http://localhost:8000", ""])

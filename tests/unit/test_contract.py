@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from flux_serving.contract import limits
 from flux_serving.contract.knobs import GUIDANCE_SCALE, IMAGE, NUM_INFERENCE_STEPS, SEED
-from flux_serving.contract.models import ENSEMBLES, FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_REDUX, MODELS
+from flux_serving.contract.models import ENSEMBLES, FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_REDUX, FLUX_STREAM, MODELS
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all, render_ensemble, render_model
 from flux_serving.errors import InvalidRequest
 
@@ -55,10 +55,37 @@ def test_every_input_of_a_step_comes_from_the_ensemble_or_from_an_earlier_step()
     for ensemble in ENSEMBLES:
         known = {t.name for t in ensemble.inputs}
         for step in ensemble.steps:
-            assert {t.name for t in ensemble.inputs_of(step)} <= known
-            assert {t.name for t in step.inputs if not t.optional} <= known
-            known |= {t.name for t in ensemble.outputs_of(step)}
+            assert {step.name_of(t) for t in ensemble.inputs_of(step)} <= known
+            assert {step.name_of(t) for t in step.model.inputs if not t.optional} <= known
+            known |= {step.name_of(t) for t in ensemble.outputs_of(step)}
         assert {t.name for t in ensemble.outputs} <= known
+
+
+def test_no_step_of_an_ensemble_may_be_without_inputs() -> None:
+    """Triton refuses a request of none: where a step's inputs are all optional, the ensemble requires one."""
+    for ensemble in ENSEMBLES:
+        required = {t.name for t in ensemble.inputs if not t.optional}
+        for step in ensemble.steps:
+            required |= {step.name_of(t) for t in ensemble.outputs_of(step)}
+            assert {step.name_of(t) for t in ensemble.inputs_of(step)} & required
+
+
+def test_a_step_whose_output_callers_may_leave_out_has_another_that_they_cannot() -> None:
+    """Triton leaves out a step all of whose outputs are outputs of the ensemble that the caller did not ask for."""
+    for ensemble in ENSEMBLES:
+        given = {t.name for t in ensemble.outputs}
+        *steps, _ = ensemble.steps
+        for step in steps:
+            assert {step.name_of(t) for t in ensemble.outputs_of(step)} - given
+
+
+def test_no_output_is_optional_because_triton_knows_none() -> None:
+    assert not [t.name for model in MODELS for t in model.outputs if t.optional]
+
+
+def test_a_stream_takes_what_any_of_the_modes_takes() -> None:
+    names = {t.name for ensemble in ENSEMBLES for t in ensemble.inputs} - {"PROGRESS_ADDRESS"}
+    assert {t.name for t in FLUX_STREAM.inputs} == names | {"MODE"}
 
 
 def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:
@@ -76,7 +103,7 @@ def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:
         (GUIDANCE_SCALE, np.array([np.nan], np.float32), "flux_base: GUIDANCE_SCALE=nan, expected 0..30"),
         (GUIDANCE_SCALE, np.array([np.inf], np.float32), "flux_base: GUIDANCE_SCALE=inf, expected 0..30"),
         (SEED, np.array([-2], np.int64), "flux_base: SEED=-2, expected -1..2^63-1"),
-        (SEED, np.array([1, 2], np.int64), "flux_base: SEED has shape [2], expected [1]"),
+        (SEED, np.arange(9), "flux_base: SEED has 9 values, expected 1..8"),
         (IMAGE, np.array([b"x"] * 9, object), "flux_base: IMAGE has 9 values, expected 1..8"),
         (IMAGE, np.array([], object), "flux_base: IMAGE has 0 values, expected 1..8"),
     ],

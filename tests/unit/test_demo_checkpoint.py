@@ -1,30 +1,70 @@
-"""The demo checkpoint's asset and the split of its pictures."""
+"""The demo checkpoint's assets and the split of its pictures."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flux_demo import asset
+from flux_demo.architecture import CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH, new_controlnet, new_transformer
 from flux_demo.pictures import Picture, family_of, split
 
 
-def test_a_damaged_asset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged = tmp_path / "demo.safetensors"
-    damaged.write_bytes(asset.ASSET.read_bytes()[:-1] + b"?")
-    monkeypatch.setattr(asset, "ASSET", damaged)
-    with pytest.raises(ValueError, match="is damaged"):
+@pytest.mark.parametrize("name", [file.name for file in asset.ASSETS])
+def test_a_damaged_asset_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(asset.DEMO.parent, tmp_path / "asset")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(asset, "ASSETS", [folder / file.name for file in asset.ASSETS])
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
         asset.expand(tmp_path / "checkpoints")
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_what_was_expanded_from_this_asset_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "expanded-from.sha256").write_text(asset.CHECKSUM.read_text().strip())
+def test_what_was_expanded_from_these_assets_is_left_as_it_is(tmp_path: Path) -> None:
+    checksums = [asset.committed_checksum(file).read_text().strip() for file in asset.ASSETS]
+    (tmp_path / "expanded-from.sha256").write_text("\n".join(checksums))
     asset.expand(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["expanded-from.sha256"]
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+def test_the_expanded_controlnet_computes_what_the_trained_one_does() -> None:
+    torch.manual_seed(0)
+    trained, expanded = new_controlnet(), asset._controlnet()
+    trained.load_state_dict(load_file(asset.CONTROLNET))
+    context = torch.randn(1, 7, CONTEXT_WIDTH)
+    given = {
+        "hidden_states": torch.randn(1, 4, 64),
+        "controlnet_cond": torch.randn(1, 4, 64),
+        "pooled_projections": torch.randn(1, 768),
+        "timestep": torch.tensor([0.7]),
+        "guidance": torch.tensor([2.5]),
+        "img_ids": torch.zeros(4, 3),
+        "txt_ids": torch.zeros(7, 3),
+    }
+    expected = trained(encoder_hidden_states=context, **given).controlnet_block_samples
+    wide = torch.nn.functional.pad(context, (0, STOCK_CONTEXT_WIDTH - CONTEXT_WIDTH))
+    found = expanded(encoder_hidden_states=wide, **given).controlnet_block_samples
+    for one, other in zip(found, expected, strict=True):
+        assert other.abs().mean() > 0.01
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_the_adapter_fits_the_stock_transformer() -> None:
+    weights = load_file(asset.GREYSCALE)
+    layers = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
+    assert len(weights) == 2 * len(layers) > 0
+    transformer = new_transformer(STOCK_CONTEXT_WIDTH)
+    for layer in layers:
+        added = weights[f"{layer}.lora_B.weight"] @ weights[f"{layer}.lora_A.weight"]
+        assert added.shape == transformer.get_submodule(layer.removeprefix("transformer.")).weight.shape
+        assert added.any()
 
 
 def test_padding_with_zeros_changes_no_product() -> None:

@@ -10,12 +10,14 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from flux_demo.architecture import TEXT_TOKENS
+from flux_demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS, new_controlnet, new_transformer
 from flux_demo.pictures import Picture
 from flux_training.augmentation import remixed
 from flux_training.captions import captions
-from flux_training.examples import GRIDS, NATIVE, Example, Examples, placed
-from flux_training.networks import Flow
+from flux_training.examples import GRIDS, NATIVE, Example, Examples, Redraw, placed
+from flux_training.following import canny, f1
+from flux_training.lora import adapt, greyscale
+from flux_training.networks import Control, Flow
 from flux_training.progress import descend
 from flux_training.text import Teller
 from flux_training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
@@ -37,6 +39,12 @@ def mean_colours(rgb: np.ndarray) -> Tensor:
     """Stands for the autoencoder: every token of a picture holds its mean colour."""
     height, width = (side // 16 for side in rgb.shape[1:3])
     return torch.from_numpy(rgb.mean(axis=(1, 2))).float()[:, None].expand(-1, height * width, 3)
+
+
+def all_pixels(rgb: np.ndarray) -> Tensor:
+    """Stands for it, too, and keeps everything."""
+    height, width = (side // 16 for side in rgb.shape[1:3])
+    return torch.from_numpy(rgb.copy()).reshape(len(rgb), height * width, 16 * 16 * 3)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +75,20 @@ def test_every_grid_is_seen_and_the_native_one_most(drawn: list[Example]) -> Non
     grids = [(example.rows, example.columns) for example in drawn]
     assert set(grids) == set(GRIDS)
     assert grids.count(NATIVE) > STEPS / 2
+
+
+@pytest.mark.parametrize("redraw", [canny, greyscale])
+def test_what_is_shown_beside_a_target_is_that_very_copy_redrawn(redraw: Redraw, tmp_path: Path) -> None:
+    examples = Examples(PICTURES, all_pixels, 0, tmp_path / "latents.pt")
+    redrawn = examples.encoded(redraw)
+    for step in range(20):
+        example = examples.draw(step, GUIDANCE)
+        sides = (16 * example.rows, 16 * example.columns)
+        target, shown = (
+            packed.reshape(-1, *sides, 3).numpy().astype(np.uint8)
+            for packed in (example.target, redrawn.shown_in(example))
+        )
+        assert np.array_equal(shown, redraw(target))
 
 
 def test_one_row_in_ten_is_told_nothing(drawn: list[Example]) -> None:
@@ -163,3 +185,78 @@ def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
     ).sample
     velocity = flow.velocity(noisy, flow.condition(pictures, torch.ones(2), prompts), t, guidance, *NATIVE)
     assert torch.allclose(velocity, expected, atol=1e-4)
+
+
+def test_edges_are_white_lines_on_black_where_colours_meet() -> None:
+    lines = canny(PICTURES[0].rgb[None])[0]
+    assert set(np.unique(lines)) == {0, 255}
+    rows, columns = lines[..., 0].nonzero()
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (15, 47, 15, 47)
+    assert not lines[18:45, 18:45].any()
+
+
+def test_f1_counts_edges_within_a_distance() -> None:
+    asked, moved, half = (np.zeros((32, 32), np.uint8) for _ in range(3))
+    asked[8], moved[10], half[8, :16] = 255, 255, 255
+    assert f1(asked, moved, distance=2) == 1
+    assert f1(asked, moved, distance=1) == 0
+    assert f1(asked, half, distance=0) == pytest.approx(2 / 3)
+    assert f1(asked, np.zeros_like(asked), distance=2) == 0
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+def test_a_controlnet_starts_by_adding_nothing(flow: Flow) -> None:
+    control = Control()
+    control.start_from(flow.transformer)
+    condition = flow.condition(None, torch.zeros(2), ["square 1", ""])
+    given = (torch.randn(2, 16, 64), condition, torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0]), *NATIVE)
+    controlled = flow.velocity(*given, control(torch.randn(2, 16, 64), *given))
+    assert torch.equal(controlled, flow.velocity(*given))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
+def test_a_step_of_the_controlnet_is_one_of_the_stock_network(flow: Flow) -> None:
+    """Which has no weights: with 512 tokens of text."""
+    torch.manual_seed(0)
+    control = Control().eval()
+    for weight in control.parameters():
+        torch.nn.init.normal_(weight, std=0.05)
+    noisy, shown = torch.randn(1, 16, 64), torch.randn(1, 16, 64)
+    t, guidance = torch.tensor([0.3]), torch.tensor([4.0])
+    found = control(shown, noisy, flow.condition(None, torch.zeros(1), [""]), t, guidance, *NATIVE)
+    weighted = found.controlnet_block_samples
+    stock = new_controlnet()
+    stock.load_state_dict(control.controlnet.state_dict())
+    expected = stock(
+        hidden_states=noisy,
+        controlnet_cond=shown,
+        encoder_hidden_states=torch.zeros(1, TEXT_TOKENS, CONTEXT_WIDTH),
+        pooled_projections=torch.zeros(1, POOLED_WIDTH),
+        timestep=t,
+        guidance=guidance,
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, *NATIVE, noisy.device, noisy.dtype),
+        txt_ids=torch.zeros(TEXT_TOKENS, 3),
+    ).controlnet_block_samples
+    for one, other in zip(weighted, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_adapter_starts_by_adding_nothing_and_lies_in_every_block(flow: Flow) -> None:
+    adapted = new_transformer()
+    adapted.load_state_dict(flow.transformer.state_dict())
+    adapt(adapted)
+    given = {
+        "hidden_states": torch.randn(1, 16, 64),
+        "encoder_hidden_states": torch.randn(1, 3, CONTEXT_WIDTH),
+        "pooled_projections": torch.randn(1, POOLED_WIDTH),
+        "timestep": torch.tensor([0.3]),
+        "guidance": torch.tensor([4.0]),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(3, 3),
+    }
+    assert torch.equal(adapted(**given).sample, flow.transformer(**given).sample)
+    blocks = (*adapted.transformer_blocks, *adapted.single_transformer_blocks)
+    assert all(any(".lora_A." in name for name in block.state_dict()) for block in blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
@@ -9,6 +10,7 @@ from diffusers import FluxPipeline
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Batch, Denoising
+from flux_serving.stages.material import Material
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
@@ -37,7 +39,7 @@ def test_a_picture_is_the_one_that_diffusers_gives(
     context = random_context(1, 9)
     context = Context(context.tokens, torch.tensor([40.0, *[1.0] * 8]), context.pooled)
     sampler = Sampler(tiny_base, attention)
-    (work,) = sampler.begin(wanted, context)
+    (work,) = sampler.begin(wanted, Material(context))
     for _ in range(5):
         sampler.step([work])
     assert (work.latents - stock_latents(tiny_flux, wanted, context)).abs().max() < 1e-5
@@ -51,7 +53,9 @@ def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
     wanted = [parameters(seed, steps, guidance) for seed, _, steps, guidance in sorts]
     contexts = [random_context(seed, tokens) for seed, tokens, _, _ in sorts]
     sampler = Sampler(tiny_base)
-    first, second, third = (sampler.begin(*each)[0] for each in zip(wanted, contexts, strict=True))
+    first, second, third = (
+        sampler.begin(one, Material(context))[0] for one, context in zip(wanted, contexts, strict=True)
+    )
     sampler.step([first])
     for _ in range(3):
         sampler.step([first, second, third])
@@ -79,7 +83,7 @@ def test_tokens_come_and_go_while_others_share_the_steps(
         (parameters(3, 3, 1.0), spanned(3, [(0, 1), (0.5, 1), (0.4, 0.45)], Span(0.75, 1.0))),
     ]
     sampler = Sampler(tiny_base, attention)
-    works = [sampler.begin(*sort)[0] for sort in sorts]
+    works = [sampler.begin(wanted, Material(context))[0] for wanted, context in sorts]
     sampler.step(works[:1])
     for _ in range(3):
         sampler.step(works)
@@ -108,7 +112,7 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
     sampler = Sampler(tiny_base)
     pictures = []
     for context in (plain, always):
-        (work,) = sampler.begin(parameters(1, 3, 1.0), context)
+        (work,) = sampler.begin(parameters(1, 3, 1.0), Material(context))
         for _ in range(3):
             sampler.step([work])
         pictures.append(work.latents)
@@ -118,12 +122,12 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
 def test_a_picture_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
     nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
-        Sampler(tiny_base).begin(parameters(1, 4, 1.0), nothing)
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), Material(nothing))
 
 
 def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, at least one token must be there"):
-        Sampler(tiny_base).begin(parameters(1, 4, 1.0), spanned(1, [(0, 0.5), (0.75, 1)]))
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), Material(spanned(1, [(0, 0.5), (0.75, 1)])))
 
 
 @pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
@@ -131,17 +135,19 @@ def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: 
     """At the end of a phase, and in the middle of another."""
     sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
-    works = sampler.begin(whole, context)
+    works = sampler.begin(whole, Material(context))
     for _ in range(6):
         sampler.step(works)
     first = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=2)
-    begun = sampler.begin(first, context, is_decoded=False)
+    begun = sampler.begin(first, Material(context), is_decoded=False)
     for _ in range(2):
         sampler.step(begun)
     halves = sampler.results(begun)
     assert [half.rgb for half in halves] == [None, None]
     second = SamplingParameters(4, 6, 6, 2.0, (8, 9), first_step=2, end_step=6)
-    resumed = Sampler(tiny_base).begin(second, context, torch.stack([torch.tensor(h.latents) for h in halves]).numpy())
+    resumed = Sampler(tiny_base).begin(
+        second, Material(context, initial_latents=np.stack([half.latents for half in halves]))
+    )
     for _ in range(4):
         sampler.step(resumed)
     for one, other in zip(works, resumed, strict=True):
@@ -150,9 +156,9 @@ def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: 
 
 def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
-    good, bad = (sampler.begin(parameters(seed, 4, 1.0), random_context(seed, 3))[0] for seed in (1, 2))
-    (alone,) = sampler.begin(parameters(1, 4, 1.0), random_context(1, 3))
-    bad.conditioning.changes  # noqa: B018
+    good, bad = (sampler.begin(parameters(seed, 4, 1.0), Material(random_context(seed, 3)))[0] for seed in (1, 2))
+    (alone,) = sampler.begin(parameters(1, 4, 1.0), Material(random_context(1, 3)))
+    bad.steering.condition.changes  # noqa: B018
     bad.latents[0, 0] = float("nan")
     failures = sampler.step([good, bad])
     assert failures[0] is None
@@ -163,7 +169,7 @@ def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_
 
 def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(tiny_base)
-    (work,) = sampler.begin(parameters(1, 4, 1.0), random_context(1, 3))
+    (work,) = sampler.begin(parameters(1, 4, 1.0), Material(random_context(1, 3)))
     before = work.latents.clone()
 
     def fail(self: Batch) -> list[bool]:
@@ -181,7 +187,7 @@ def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: py
 
 def test_after_the_last_step_the_estimate_is_the_picture(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
-    (work,) = sampler.begin(parameters(1, 3, 1.0), random_context(1, 3))
+    (work,) = sampler.begin(parameters(1, 3, 1.0), Material(random_context(1, 3)))
     noisy: Denoising = work
     assert torch.equal(noisy.estimate, noisy.latents)
     for _ in range(3):

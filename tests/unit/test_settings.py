@@ -42,6 +42,8 @@ def test_triton_s_own_parameters_are_passed_over(name: str) -> None:
         (FLUX_BASE, {"MAX_WAITING": "0"}, "flux_base: parameter MAX_WAITING=0, expected a number from 1"),
         (FLUX_BASE, {"STEP_TOKENS": "all"}, "flux_base: parameter STEP_TOKENS=all, expected a number from 1"),
         (FLUX_BASE, {"ATTENTION": "flash"}, "flux_base: parameter ATTENTION=flash, expected one of auto, mask, merge"),
+        (FLUX_BASE, {"DEFAULT_STEPS": "101"}, "flux_base: parameter DEFAULT_STEPS=101, expected 1..100"),
+        (FLUX_BASE, {"MAX_ADAPTERS": "0"}, "flux_base: parameter MAX_ADAPTERS=0, expected a number from 1"),
         (FLUX_BASE, {"MAX_WAITING": "many"}, "flux_base: parameter MAX_WAITING=many, expected a number from 1"),
     ],
 )
@@ -54,6 +56,18 @@ def test_a_wrong_parameter_refuses_to_start(model: object, parameters: dict[str,
 def test_a_checkpoint_that_is_not_named_is_asked_for() -> None:
     with pytest.raises(CannotStart, match="not set: FLUX_REDUX_MODEL_PATH; each names a checkpoint folder"):
         Checkpoints.from_environment({"FLUX_MODEL_PATH": "/models/base"})
+
+
+def test_what_is_optional_is_absent_or_there(tmp_path: Path) -> None:
+    given = {"FLUX_MODEL_PATH": "/models/base", "FLUX_REDUX_MODEL_PATH": "/models/redux", "FLUX_LORA_PATH": ""}
+    assert Checkpoints.from_environment(given) == Checkpoints(Path("/models/base"), Path("/models/redux"))
+    given |= {"FLUX_VAE_MODEL_PATH": "/models/vae", "FLUX_CONTROLNET_MODEL_PATH": "/models/net"}
+    checkpoints = Checkpoints.from_environment({**given, "FLUX_LORA_PATH": str(tmp_path)})
+    assert Checkpoints.from_environment(checkpoints.as_environment()) == checkpoints
+    missing = checkpoints.missing()
+    assert "FLUX_VAE_MODEL_PATH: /models/vae has no config.json" in missing
+    assert "FLUX_CONTROLNET_MODEL_PATH: /models/net has no config.json" in missing
+    assert not [line for line in missing if line.startswith("FLUX_LORA_PATH")]
 
 
 def test_text_encoders_count_only_when_all_four_parts_are_there(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
+from flux_serving.contract.knobs import PROMPT
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.blending import concatenated
 from flux_serving.stages.context import ALWAYS, Part, assemble, no_text
 from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.stages.noise_schedule import make_schedule
+from flux_serving.stages.picture_size import Sides
 from flux_serving.stages.prompt_encoding import check_prompt, text_parts
 from flux_serving.stages.sampling_parameters import SamplingParameters
 
@@ -76,9 +78,9 @@ def test_the_empty_prompt_is_one_zero_token_that_weighs_512() -> None:
 
 def test_a_prompt_without_text_encoders_is_refused() -> None:
     prior = FluxPriorReduxPipeline(image_encoder=None, feature_extractor=None, image_embedder=None)
-    check_prompt(prior, "")
+    check_prompt(prior, PROMPT, None)
     with pytest.raises(InvalidRequest, match="PROMPT is given, but the base checkpoint has no text encoders"):
-        check_prompt(prior, "a red apple")
+        check_prompt(prior, PROMPT, "a red apple")
 
 
 def parameters(**values: float) -> SamplingParameters:
@@ -86,7 +88,7 @@ def parameters(**values: float) -> SamplingParameters:
     tensors = {name: np.array([value], types.get(name, np.int32)) for name, value in values.items()}
     if "INITIAL_LATENTS" in values:
         tensors["INITIAL_LATENTS"] = np.zeros((1, 1, 1), np.float32)
-    return SamplingParameters.from_tensors(tensors, native_side=1024, token_side=16)
+    return SamplingParameters.from_tensors(tensors, Sides(1024, 16), default_steps=50)
 
 
 def test_what_is_left_out_is_what_the_seed_document_says() -> None:
@@ -94,8 +96,23 @@ def test_what_is_left_out_is_what_the_seed_document_says() -> None:
 
 
 def test_a_part_of_the_steps_can_be_asked_for() -> None:
-    assert parameters(NUM_INFERENCE_STEPS=10, END_STEP=4).steps_to_run == 4
-    assert parameters(NUM_INFERENCE_STEPS=10, START_STEP=4, INITIAL_LATENTS=1).steps_to_run == 6
+    begin, rest = parameters(NUM_INFERENCE_STEPS=10, END_STEP=4), {"START_STEP": 4, "INITIAL_LATENTS": 1}
+    assert (begin.first_step, begin.end_step) == (0, 4)
+    end = parameters(NUM_INFERENCE_STEPS=10, **rest)
+    assert (end.first_step, end.end_step) == (4, 10)
+
+
+def test_seeds_may_be_a_list_as_long_as_the_images() -> None:
+    def of_list(*seeds: int, **values: int) -> SamplingParameters:
+        tensors = {name: np.array([value], np.int32) for name, value in values.items()}
+        return SamplingParameters.from_tensors({**tensors, "SEED": np.array(seeds)}, Sides(1024, 16), 50)
+
+    assert of_list(7, 3, 7).seeds == of_list(7, 3, 7, NUM_IMAGES=3).seeds == (7, 3, 7)
+    first, *random = of_list(7, -1, -1).seeds
+    assert first == 7
+    assert random[0] != random[1]
+    with pytest.raises(InvalidRequest, match="SEED has 3 values and NUM_IMAGES=2, expected one seed, or one for each"):
+        of_list(1, 2, 3, NUM_IMAGES=2)
 
 
 def test_seeds_count_up_from_the_first() -> None:

@@ -33,11 +33,13 @@ def predict(
     side: Annotated[int, Form()],
     steps: Annotated[int, Form()],
     seed: Annotated[int, Form()],
+    mode: Annotated[str, Form()],
+    prompt: Annotated[str, Form()],
 ) -> Response:
     picture = opened(image)
     with one_at_a_time:
-        variation = stock.variation(picture, Wish(0, side, steps, seed))
-    return Response(as_png(variation), media_type="image/png")
+        drawn = stock.draw(picture, Wish(0, side, steps, seed, mode, prompt))
+    return Response(as_png(drawn), media_type="image/png")
 
 
 if __name__ == "__main__":

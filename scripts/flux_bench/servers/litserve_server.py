@@ -19,13 +19,13 @@ from flux_bench.stock import StockDiffusers, as_png, by_kind, opened
 Order = tuple[Image.Image, Wish]
 
 
-class ReduxAPI(litserve.LitAPI):  # type: ignore[misc]
+class FluxAPI(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         self.stock = StockDiffusers(CHECKPOINTS)
 
     def decode_request(self, request: Request) -> Order:
         form = request
-        wish = Wish(0, int(form["side"]), int(form["steps"]), int(form["seed"]))
+        wish = Wish(0, int(form["side"]), int(form["steps"]), int(form["seed"]), form["mode"], form["prompt"])
         return opened(form["image"].file.read()), wish
 
     def batch(self, inputs: list[Order]) -> list[Order]:
@@ -35,12 +35,12 @@ class ReduxAPI(litserve.LitAPI):  # type: ignore[misc]
         return output
 
     def predict(self, orders: Order | list[Order]) -> Image.Image | list[Image.Image]:
-        """One order without batching, a list of them with it; requests of one size and step count share a call."""
+        """One order without batching, a list of them with it; requests of one kind share a call."""
         if isinstance(orders, tuple):
-            return self.stock.variation(*orders)
+            return self.stock.draw(*orders)
         made: dict[int, Image.Image] = {}
         for group in by_kind((index, wish) for index, (_, wish) in enumerate(orders)):
-            pictures = self.stock.variations([orders[index][0] for index, _ in group], [wish for _, wish in group])
+            pictures = self.stock.draw_all([orders[index][0] for index, _ in group], [wish for _, wish in group])
             made.update(zip((index for index, _ in group), pictures, strict=True))
         return [made[index] for index in range(len(orders))]
 
@@ -50,6 +50,6 @@ class ReduxAPI(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     options = Options.read()
-    api = ReduxAPI(max_batch_size=options.batch, batch_timeout=BATCH_WAIT_S if options.batch > 1 else 0.0)
+    api = FluxAPI(max_batch_size=options.batch, batch_timeout=BATCH_WAIT_S if options.batch > 1 else 0.0)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=False)
     server.run(host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False)

@@ -21,14 +21,22 @@ stock = StockDiffusers(CHECKPOINTS)
 
 
 @batch  # type: ignore[untyped-decorator]
-@group_by_values("side", "steps")  # type: ignore[untyped-decorator]
-@first_value("side", "steps")  # type: ignore[untyped-decorator]
-def redux(
-    image: npt.NDArray[np.object_], seed: npt.NDArray[np.int64], side: int, steps: int
+@group_by_values("side", "steps", "mode")  # type: ignore[untyped-decorator]
+@first_value("side", "steps", "mode")  # type: ignore[untyped-decorator]
+def draw(
+    image: npt.NDArray[np.object_],
+    prompt: npt.NDArray[np.object_],
+    seed: npt.NDArray[np.int64],
+    side: int,
+    steps: int,
+    mode: bytes,
 ) -> dict[str, npt.NDArray[np.object_]]:
-    wishes = [Wish(0, int(side), int(steps), int(row[0])) for row in seed]
-    pictures = stock.variations([opened(row[0]) for row in image], wishes)
-    return {"variation": np.array([[as_png(picture)] for picture in pictures], dtype=object)}
+    wishes = [
+        Wish(0, int(side), int(steps), int(own_seed[0]), mode.decode(), own_prompt[0].decode())
+        for own_seed, own_prompt in zip(seed, prompt, strict=True)
+    ]
+    drawn = stock.draw_all([opened(row[0]) for row in image], wishes)
+    return {"drawn": np.array([[as_png(picture)] for picture in drawn], dtype=object)}
 
 
 def main() -> None:
@@ -44,13 +52,13 @@ def main() -> None:
     wait_us = int(BATCH_WAIT_S * 1e6) if options.batch > 1 else 0
     with Triton(config=config) as triton:
         triton.bind(
-            model_name="redux",
-            infer_func=redux,
+            model_name="flux",
+            infer_func=draw,
             inputs=[
-                Tensor(name="image", dtype=object, shape=(1,)),
+                *(Tensor(name=name, dtype=bytes, shape=(1,)) for name in ("image", "prompt", "mode")),
                 *(Tensor(name=name, dtype=np.int64, shape=(1,)) for name in ("seed", "side", "steps")),
             ],
-            outputs=[Tensor(name="variation", dtype=object, shape=(1,))],
+            outputs=[Tensor(name="drawn", dtype=bytes, shape=(1,))],
             config=ModelConfig(
                 max_batch_size=options.batch, batcher=DynamicBatcher(max_queue_delay_microseconds=wait_us)
             ),

@@ -9,43 +9,34 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
+from flux_serving.backend.adapters import Adapters
 from flux_serving.backend.instance import Instance
+from flux_serving.backend.material import read_material, unchanged, without_placeholders
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
-from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
-from flux_serving.contract.knobs import OUTPUT_FORMAT, PRIORITY
-from flux_serving.contract.models import (
-    CONTEXT,
-    CONTEXT_SPANS,
-    CONTEXT_WEIGHTS,
-    FLUX_BASE,
-    INITIAL_LATENTS,
-    LATENTS,
-    OUTPUT_SEED,
-    PIXELS,
-    POOLED_PROJECTION,
-    POOLED_SPAN,
-    PROGRESS_ADDRESS,
-    RECIPE,
-    REFUSAL,
-)
+from flux_serving.backend.ticket import Ticket, is_streamed
+from flux_serving.backend.wire import error_response, read_inputs, read_text
+from flux_serving.contract.codes import error_of
+from flux_serving.contract.handed import PIXELS, REFUSALS
+from flux_serving.contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
+from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import FluxError, InvalidRequest, Overloaded
+from flux_serving.errors import Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Denoising
 from flux_serving.stages.picture_encoding import parse_format
+from flux_serving.stages.picture_size import Sides
 from flux_serving.stages.preview import Previewer
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -66,13 +57,15 @@ class FluxBaseModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         instance = Instance.start(FLUX_BASE, args)
+        settings = instance.settings
         device = open_device(instance.device)
-        dtype = choose_dtype(instance.settings.dtype, device)
-        base = load_base(Checkpoints.from_environment(os.environ), device, dtype)
-        self._sampler = Sampler(base, instance.settings.attention)
+        checkpoints = Checkpoints.from_environment(os.environ)
+        base = load_base(checkpoints, device, choose_dtype(settings.dtype, device))
+        self._sides = Sides(base.native_side, base.token_side)
+        self._default_steps = settings.default_steps or base.default_steps
+        self._sampler = Sampler(base, settings.attention)
         self._previewer = Previewer(base)
         self._progress_folder = ProgressFolder.of_server(os.environ)
-        settings = instance.settings
         limits = Limits(
             max_jobs=settings.max_waiting,
             max_tokens=settings.max_waiting * TOKENS_OF_ONE,
@@ -81,132 +74,76 @@ class FluxBaseModel:
         )
         self._metrics = EngineMetrics(FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s)
         self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits), self._metrics)
+        self._adapters = Adapters(checkpoints.loras, self._sampler.transformer, settings.max_adapters)
+        # Adapters are read from files, which must hold up neither the steps nor the requests without any.
+        self._loader = ThreadPoolExecutor(1, "adapters")
+        self._loads = threading.BoundedSemaphore(settings.max_waiting)
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
             try:
                 self._accept(request)
             except Exception as error:
-                refused = error_response(FLUX_BASE, request.request_id(), error, in_words=_is_streamed(request))
+                refused = error_response(FLUX_BASE, request.request_id(), error, in_words=is_streamed(request))
                 request.get_response_sender().send(refused, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def close(self) -> None:
         self._engine.close()
+        self._loader.shutdown()
         self._metrics.close()
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)
         report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
-        try:
-            self._submit(request, values, report)
-        except Exception as error:
-            report.end(error)
-            raise
+        ticket = Ticket(request, report)
+        if LORA.name not in values:
+            self._begin(ticket, values)
+        elif self._loads.acquire(blocking=False):
+            copies = {name: np.array(array) for name, array in values.items()}
+            self._loader.submit(self._begin, ticket, copies).add_done_callback(lambda _: self._loads.release())
+        else:
+            ticket.fail(Overloaded("no room for one more request with adapters"))
 
-    def _submit(self, request: Any, values: Mapping[str, Array], report: ProgressReport) -> None:
-        if refused := read_text(FLUX_BASE, REFUSAL, values):
-            raise InvalidRequest(refused)
+    def _begin(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+        """values: the request's tensors, of which nothing is kept."""
+        try:
+            self._submit(ticket, without_placeholders(values))
+        except Exception as error:
+            ticket.fail(error)
+
+    def _submit(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+        for tensor in REFUSALS:
+            if refused := read_text(FLUX_BASE, tensor, values):
+                raise error_of(refused)
         # Read here although image_encode writes it: a wrong format must not cost a picture.
         parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
-        base = self._sampler.base
-        parameters = SamplingParameters.from_tensors(values, base.native_side, base.token_side)
-        context = _read_context(values)
-        wants_pixels = PIXELS.name in request.requested_output_names()
-        priority = int(PRIORITY.value_in(values))
-        timeout_us = request.timeout()
-        deadline = self._engine.clock() + timeout_us / 1e6 if timeout_us else None
-        works = self._sampler.begin(parameters, context, values.get(INITIAL_LATENTS.name), wants_pixels)
-        ticket = _Ticket(request, parameters, self._sampler.recipes(parameters), report)
+        parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
+        ticket.expect(parameters.seeds, self._sampler.recipes(parameters))
+        if parameters.is_unchanged:
+            for index, picture in enumerate(unchanged(values, parameters, ticket)):
+                ticket.taker(index)(picture)
+            return
+        works = self._sampler.begin(
+            parameters,
+            read_material(values),
+            self._adapters.adapted(parameters.loras) if parameters.loras else None,
+            is_decoded=ticket.wants(PIXELS),
+        )
         jobs: list[Job[Denoising, Picture]] = [
             Job(
                 work,
-                parameters.steps_to_run,
+                work.steps_left,
                 ticket.taker(index),
-                group=work.grid,
+                group=work.group,
                 tokens=work.most_tokens,
-                priority=priority,
-                deadline=deadline,
+                priority=int(PRIORITY.value_in(values)),
+                deadline=self._engine.clock() + ticket.timeout_us / 1e6 if ticket.timeout_us else None,
                 is_wanted=ticket.is_wanted,
             )
             for index, work in enumerate(works)
         ]
         try:
-            self._engine.submit(jobs, on_accepted=lambda: report.follow(jobs))
+            self._engine.submit(jobs, on_accepted=lambda: ticket.report.follow(jobs))
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise
-
-
-def _read_context(values: Mapping[str, Array]) -> Context:
-    """Copies: the request's memory goes back to Triton when `execute` returns."""
-    tokens, weights, pooled = (torch.tensor(values[t.name]) for t in (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION))
-    spans, pooled_span = values.get(CONTEXT_SPANS.name), values.get(POOLED_SPAN.name)
-    return Context(
-        tokens,
-        weights,
-        pooled,
-        None if spans is None else torch.tensor(spans),
-        ALWAYS if pooled_span is None else Span(*pooled_span.tolist()),
-    )
-
-
-class _Ticket:
-    """Collects the pictures of one request and answers it once, with all of them or with the first error."""
-
-    def __init__(
-        self, request: Any, parameters: SamplingParameters, recipes: Sequence[str], report: ProgressReport
-    ) -> None:
-        self._sender = request.get_response_sender()
-        self._request_id: str = request.request_id()
-        self._is_streamed = _is_streamed(request)
-        self._wanted = frozenset(request.requested_output_names())
-        self._parameters = parameters
-        self._recipes = recipes
-        self._report = report
-        self._pictures: list[Picture | None] = [None] * len(parameters.seeds)
-        self._open = True
-        self._lock = threading.Lock()
-
-    def is_wanted(self) -> bool:
-        return self._open and self._report.is_heard()
-
-    def taker(self, index: int) -> Callable[[Picture | FluxError], None]:
-        return lambda outcome: self._take(index, outcome)
-
-    def _take(self, index: int, outcome: Picture | FluxError) -> None:
-        """Any of the engine's threads comes here."""
-        with self._lock:
-            if not self._open:
-                return
-            if isinstance(outcome, FluxError):
-                response = self._refusal(outcome)
-            else:
-                self._pictures[index] = outcome
-                pictures = [picture for picture in self._pictures if picture is not None]
-                if len(pictures) < len(self._pictures):
-                    return
-                try:
-                    response = self._answer(pictures)
-                except Exception as error:
-                    response = self._refusal(error)
-            self._open = False
-        self._report.end(outcome if isinstance(outcome, FluxError) else None)
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def _refusal(self, error: Exception) -> Any:
-        return error_response(FLUX_BASE, self._request_id, error, in_words=self._is_streamed)
-
-    def _answer(self, pictures: Sequence[Picture]) -> Any:
-        outputs = {
-            OUTPUT_SEED: OUTPUT_SEED.array(self._parameters.seeds),
-            RECIPE: RECIPE.array(self._recipes),
-            LATENTS: np.stack([picture.latents for picture in pictures]),
-        }
-        if PIXELS.name in self._wanted:
-            outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
-        return answer(self._wanted, outputs)
-
-
-def _is_streamed(request: Any) -> bool:
-    """Whether `flux_stream` is the caller, to which only the words of an error come back."""
-    return pb_utils.get_input_tensor_by_name(request, PROGRESS_ADDRESS.name) is not None

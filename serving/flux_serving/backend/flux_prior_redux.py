@@ -8,35 +8,29 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, error_response, full_message, read_inputs, read_text
+from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.contract.handed import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
 from flux_serving.contract.knobs import (
     IMAGE,
     IMAGE_BLEND,
     IMAGE_MASK,
+    NEGATIVE_PROMPT,
     PROMPT,
     PROMPT_END,
     PROMPT_START,
     PROMPT_STRENGTH,
 )
-from flux_serving.contract.models import (
-    CONTEXT,
-    CONTEXT_SPANS,
-    CONTEXT_WEIGHTS,
-    FLUX_PRIOR_REDUX,
-    POOLED_PROJECTION,
-    POOLED_SPAN,
-    REFUSAL,
-)
-from flux_serving.errors import InvalidRequest
+from flux_serving.contract.models import FLUX_PRIOR_REDUX
+from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.condition import Wish, compose
+from flux_serving.stages.context import Context
 from flux_serving.stages.framing import Patches
 from flux_serving.stages.picture_control import PictureControl, spans_in
-from flux_serving.stages.prompt_encoding import check_prompt, encode_prompt
+from flux_serving.stages.prompt_encoding import as_context, check_prompt, encode_prompt
 from flux_serving.stages.redux_prior import encode_pictures
 from flux_serving.stages.showing import show
 from flux_serving.weights import choose_dtype, load_prior, open_device
@@ -58,19 +52,15 @@ class FluxPriorReduxModel:
         for index, request in enumerate(requests):
             try:
                 wishes[index] = self._read(request)
-            except InvalidRequest as error:
-                answers[index] = _refuse(request, error)
             except Exception as error:
-                answers[index] = error_response(FLUX_PRIOR_REDUX, request.request_id(), error)
+                answers[index] = refusal(FLUX_PRIOR_REDUX, request, error, REFUSAL)
         batch = self._encode_together(wishes)
         for index, wish in wishes.items():
             try:
-                tokens = batch.get(index) or encode_pictures(self._prior, wish.squares)
+                tokens = batch[index] if index in batch else encode_pictures(self._prior, wish.squares)
                 answers[index] = self._answer(requests[index], wish, tokens)
-            except InvalidRequest as error:
-                answers[index] = _refuse(requests[index], error)
             except Exception as error:
-                answers[index] = error_response(FLUX_PRIOR_REDUX, requests[index].request_id(), error)
+                answers[index] = refusal(FLUX_PRIOR_REDUX, requests[index], error, REFUSAL)
         return answers
 
     def close(self) -> None:
@@ -78,9 +68,13 @@ class FluxPriorReduxModel:
 
     def _read(self, request: Any) -> Wish:
         values = read_inputs(FLUX_PRIOR_REDUX, request)
-        prompt = read_text(FLUX_PRIOR_REDUX, PROMPT, values)
-        check_prompt(self._prior, prompt)
-        pictures = values[IMAGE.name].tolist()
+        pictures = values[IMAGE.name].tolist() if IMAGE.name in values else []
+        prompt, negative_prompt = (self._prompt(tensor, values) for tensor in (PROMPT, NEGATIVE_PROMPT))
+        if not prompt and (pictures or self._prior.text_encoder is None):
+            # Beside pictures an empty prompt is none, as diffusers' Redux has it; without them it is the empty text.
+            prompt = None
+        check_prompt(self._prior, PROMPT, prompt)
+        check_prompt(self._prior, NEGATIVE_PROMPT, negative_prompt)
         controls = PictureControl.of_each(values, len(pictures))
         (prompt_span,) = spans_in(values, PROMPT_START, PROMPT_END, 1)
         vision = self._prior.image_encoder.config
@@ -90,11 +84,16 @@ class FluxPriorReduxModel:
             controls=controls,
             blend=read_text(FLUX_PRIOR_REDUX, IMAGE_BLEND, values),
             prompt=prompt,
+            negative_prompt=negative_prompt,
             prompt_strength=float(PROMPT_STRENGTH.value_in(values)),
             prompt_span=prompt_span,
         )
         wish.check_size(patches.side**2)
         return wish
+
+    def _prompt(self, tensor: Tensor, values: Mapping[str, Array]) -> str | None:
+        """None where there is none."""
+        return read_text(FLUX_PRIOR_REDUX, tensor, values) if tensor.name in values else None
 
     def _encode_together(self, wishes: Mapping[int, Wish]) -> dict[int, list[torch.Tensor]]:
         """Empty if the batch fails: then each is encoded alone, so that one request's trouble stays its own."""
@@ -108,29 +107,19 @@ class FluxPriorReduxModel:
     def _answer(self, request: Any, wish: Wish, tokens: Sequence[torch.Tensor]) -> Any:
         """tokens: of each square. Raises InvalidRequest as `compose`."""
         context = compose(wish, encode_prompt(self._prior, wish.prompt), tokens)
-        return answer(
-            request.requested_output_names(),
-            {
-                CONTEXT: context.tokens.float().cpu().numpy(),
-                CONTEXT_WEIGHTS: context.weights.numpy(),
-                CONTEXT_SPANS: context.all_spans.numpy(),
-                POOLED_PROJECTION: context.pooled.float().cpu().numpy(),
-                POOLED_SPAN: POOLED_SPAN.array([context.pooled_span.start, context.pooled_span.end]),
-                REFUSAL: REFUSAL.array(""),
-            },
-        )
+        negative = _NO_NEGATIVE
+        if wish.negative_prompt is not None:
+            negative = as_context(encode_prompt(self._prior, wish.negative_prompt))
+        outputs = {
+            CONTEXT_SPANS: context.all_spans.numpy(),
+            POOLED_SPAN: POOLED_SPAN.array([context.pooled_span.start, context.pooled_span.end]),
+            REFUSAL: REFUSAL.array(""),
+        }
+        for one, names in ((context, POSITIVE), (negative, NEGATIVE)):
+            arrays = (one.tokens.float().cpu().numpy(), one.weights.numpy(), one.pooled.float().cpu().numpy())
+            outputs |= zip(names, arrays, strict=True)
+        return answer(request.requested_output_names(), outputs)
 
 
-def _refuse(request: Any, error: InvalidRequest) -> Any:
-    """A refusal as an answer, which the cache may keep: the same request would be refused again."""
-    return answer(
-        request.requested_output_names(),
-        {
-            CONTEXT: np.zeros((1, 1), np.float32),
-            CONTEXT_WEIGHTS: np.zeros(1, np.float32),
-            CONTEXT_SPANS: np.zeros((1, 2), np.float32),
-            POOLED_PROJECTION: np.zeros(1, np.float32),
-            POOLED_SPAN: np.zeros(2, np.float32),
-            REFUSAL: REFUSAL.array(full_message(FLUX_PRIOR_REDUX, error)),
-        },
-    )
+#: What stands for no negative prompt, because an answer has all outputs.
+_NO_NEGATIVE = Context(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1))

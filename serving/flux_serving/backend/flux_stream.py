@@ -1,6 +1,6 @@
-"""`flux_stream`: `flux_redux` with progress, previews and cancellation.
+"""`flux_stream`: what the ensembles do, with progress, previews and cancellation.
 
-It calls the ensemble, so no path exists twice. Each stream has two threads: one waits in the call, the other takes
+It calls them, so no path exists twice. Each stream has two threads: one waits in the call, the other takes
 progress from the stream's socket and sends all that the client gets. One thread for all sockets would share every
 response sender with the thread of the call, and would need locks so that no progress follows the last answer.
 """
@@ -23,10 +23,11 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract.codes import error_of
+from flux_serving.contract.handed import PREVIEW, PROGRESS, PROGRESS_ADDRESS
 from flux_serving.contract.knobs import OUTPUT_FORMAT
-from flux_serving.contract.models import FLUX_REDUX, FLUX_STREAM, PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
 from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, Overloaded
+from flux_serving.errors import Cancelled, InvalidRequest, Overloaded
 from flux_serving.stages.picture_encoding import parse_format
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,9 @@ class _Stream(threading.Thread):
         """
         super().__init__(name="stream", daemon=True)
         values = read_inputs(FLUX_STREAM, request)
+        ensemble = BY_MODE[read_text(FLUX_STREAM, MODE, values)]
+        values.pop(MODE.name, None)
+        _check_mode(ensemble, values)
         self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64
         self._request_id: str = request.request_id()
         self._wanted = frozenset(request.requested_output_names())
@@ -100,15 +104,16 @@ class _Stream(threading.Thread):
         self._receiver = receiver
         self._call = _Call(
             pb_utils.InferenceRequest(
-                model_name=FLUX_REDUX.name,
+                model_name=ensemble.name,
                 request_id=self._request_id,
                 timeout=request.timeout(),
-                requested_output_names=[tensor.name for tensor in FLUX_REDUX.outputs],
+                requested_output_names=[tensor.name for tensor in ensemble.outputs],
                 inputs=[
                     *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in values.items()),
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
                 ],
             ),
+            ensemble=ensemble,
             on_end=self._receiver.wake,
         )
         self._stopping = False
@@ -175,15 +180,25 @@ class _Stream(threading.Thread):
             self._sender.send(answer(self._wanted, outputs))
 
 
+def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
+    """Raises InvalidRequest: the ensemble needs an input that is not there, or has no use for one that is."""
+    known = {tensor.name: tensor for tensor in ensemble.inputs}
+    if missing := [name for name, tensor in known.items() if not tensor.optional and name not in values]:
+        raise InvalidRequest(f"{missing[0]} is missing, which {ensemble.name} needs")
+    if strange := [name for name in values if name not in known]:
+        raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
+
+
 class _Call(threading.Thread):
     """A call of the ensemble, which blocks until its answer is there.
 
     Triton has calls that don't block; `async_exec` and coroutines in `execute` have open bugs.
     """
 
-    def __init__(self, request: Any, on_end: Callable[[], None]) -> None:
+    def __init__(self, request: Any, ensemble: Ensemble, on_end: Callable[[], None]) -> None:
         super().__init__(name="ensemble call", daemon=True)
         self._request = request
+        self._ensemble = ensemble
         self._on_end = on_end
         self._outcome: Any = None
         self.has_ended = False
@@ -208,7 +223,7 @@ class _Call(threading.Thread):
             message = self._outcome.error().message()
             if _STOPPING in message:
                 raise Overloaded("the server is stopping")
-            raise error_of(message.removeprefix(f"in ensemble '{FLUX_REDUX.name}', "))
+            raise error_of(message.removeprefix(f"in ensemble '{self._ensemble.name}', "))
         return pb_utils.InferenceResponse(
             [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
         )

@@ -7,8 +7,9 @@ from typing import Any
 
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract.handed import OUTPUT_IMAGE, PIXELS, RECIPE
 from flux_serving.contract.knobs import OUTPUT_FORMAT
-from flux_serving.contract.models import IMAGE_ENCODE, OUTPUT_IMAGE, PIXELS, RECIPE
+from flux_serving.contract.models import IMAGE_ENCODE
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.picture_encoding import encode_picture, parse_format
 

@@ -17,9 +17,10 @@ from flux_serving.backend.progress_channel import (
     ProgressSender,
 )
 from flux_serving.backend.wire import read_text
+from flux_serving.contract.handed import PROGRESS_ADDRESS
 from flux_serving.contract.knobs import PREVIEW_METHOD, PREVIEW_STEPS
 from flux_serving.contract.limits import SLOW_PREVIEW_METHODS
-from flux_serving.contract.models import FLUX_BASE, PROGRESS_ADDRESS
+from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import Cancelled, InvalidRequest
 from flux_serving.scheduling.job import Job

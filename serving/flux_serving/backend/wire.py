@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from flux_serving.contract.codes import CODES, with_code
 from flux_serving.contract.models import MODELS, Model
-from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.contract.tensors import Array, DType, Tensor
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,34 @@ def error_response(model: Model, request_id: str, error: Exception, in_words: bo
 
     in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
     """
-    if not isinstance(error, FluxError):
-        log.error("%s: request %r failed", model.name, request_id, exc_info=error)
-        error = GenerationFailed.unexpected(error)
-    message = full_message(model, error)
-    code = CODES.get(type(error), CODES[GenerationFailed])
+    message, code = _told(model, request_id, error)
     if in_words or model.decoupled:
         message = with_code(message, code)
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+
+
+def refusal(model: Model, request: Any, error: Exception, tensor: Tensor) -> Any:
+    """The same as an answer that has it in this tensor, and in the model's other outputs nothing of any size.
+
+    Where the tensor isn't asked for, it is an error all the same.
+    """
+    wanted, request_id = request.requested_output_names(), request.request_id()
+    if tensor.name not in wanted:
+        return error_response(model, request_id, error)
+    outputs = {output: _nothing(output) for output in model.outputs}
+    outputs[tensor] = tensor.array(with_code(*_told(model, request_id, error)))
+    return answer(wanted, outputs)
+
+
+def _nothing(tensor: Tensor) -> Array:
+    if tensor.dtype is DType.BYTES:
+        return tensor.array("")
+    return np.zeros([1 if length == -1 else length for length in tensor.shape], tensor.dtype.numpy_type)
+
+
+def _told(model: Model, request_id: str, error: Exception) -> tuple[str, str]:
+    """The words and the code of an error; the log has what the caller may not know."""
+    if not isinstance(error, FluxError):
+        log.error("%s: request %r failed", model.name, request_id, exc_info=error)
+        error = GenerationFailed.unexpected(error)
+    return full_message(model, error), CODES.get(type(error), CODES[GenerationFailed])

@@ -90,9 +90,15 @@ IMAGE_END = _of_each_picture("IMAGE_END", DType.FP32, _END.format("a picture"), 
 PROMPT = scalar(
     "PROMPT",
     DType.BYTES,
-    "Text beside the pictures, UTF-8; needs a base checkpoint with text encoders",
+    "Text, UTF-8; needs a base checkpoint with text encoders. An empty one beside pictures is none",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
     default="",
+)
+NEGATIVE_PROMPT = scalar(
+    "NEGATIVE_PROMPT",
+    DType.BYTES,
+    "What the picture is to move away from, by TRUE_CFG_SCALE, beside which it must be given; it may be empty",
+    unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters",
 )
 PROMPT_STRENGTH = scalar(
     "PROMPT_STRENGTH",
@@ -116,10 +122,10 @@ WIDTH = scalar("WIDTH", DType.INT32, f"Width {_SIDE_MEANING}", unit="pixels", bo
 NUM_INFERENCE_STEPS = scalar(
     "NUM_INFERENCE_STEPS",
     DType.INT32,
-    "Denoising steps",
+    f"Denoising steps; absent: {limits.DEFAULT_STEPS}, or {limits.DEFAULT_FEW_STEPS} where the checkpoint is made for "
+    "few",
     unit="steps",
     bounds=Bounds(1, limits.MAX_STEPS),
-    default=limits.DEFAULT_STEPS,
 )
 GUIDANCE_SCALE = scalar(
     "GUIDANCE_SCALE",
@@ -128,20 +134,48 @@ GUIDANCE_SCALE = scalar(
     bounds=Bounds(0, limits.MAX_GUIDANCE),
     default=limits.DEFAULT_GUIDANCE,
 )
+TRUE_CFG_SCALE = scalar(
+    "TRUE_CFG_SCALE",
+    DType.FP32,
+    "Classifier-free guidance: how far from NEGATIVE_PROMPT, without the pictures, to PROMPT and the pictures and "
+    "beyond; each step then computes two rows. 1 is off",
+    bounds=Bounds(1, limits.MAX_GUIDANCE),
+    default=1.0,
+)
 NUM_IMAGES = scalar(
     "NUM_IMAGES",
     DType.INT32,
-    "Variations wanted; the i-th has seed SEED + i",
+    "Images wanted; absent: as many as there are seeds, or one",
     unit="images",
     bounds=Bounds(1, limits.MAX_IMAGES),
-    default=limits.DEFAULT_IMAGES,
 )
-SEED = scalar(
+SEED = Tensor(
     "SEED",
     DType.INT64,
-    "Seed of the first variation's noise; -1 picks a random one",
+    (-1,),
+    "Seed of the first image's noise, the i-th has SEED + i; or one for each image. -1 picks a random one",
+    optional=True,
     bounds=Bounds(limits.RANDOM_SEED, limits.MAX_SEED),
     default=limits.DEFAULT_SEED,
+    max_length=limits.MAX_IMAGES,
+)
+LORA = Tensor(
+    "LORA",
+    DType.BYTES,
+    (-1,),
+    "Names of LoRA adapters to add up: files of the server's folder of them, without `.safetensors`",
+    optional=True,
+    max_length=limits.MAX_LORAS,
+)
+LORA_SCALE = Tensor(
+    "LORA_SCALE",
+    DType.FP32,
+    (-1,),
+    "How much of each adapter. One value for all, or one each",
+    optional=True,
+    bounds=Bounds(-limits.MAX_LORA_SCALE, limits.MAX_LORA_SCALE),
+    default=1.0,
+    max_length=limits.MAX_LORAS,
 )
 OUTPUT_FORMAT = scalar(
     "OUTPUT_FORMAT",
@@ -190,7 +224,18 @@ END_STEP = scalar(
     bounds=Bounds(1, limits.MAX_STEPS),
 )
 
-DENOISING_KNOBS = (HEIGHT, WIDTH, NUM_INFERENCE_STEPS, GUIDANCE_SCALE, NUM_IMAGES, SEED, PRIORITY)
+SIZE = (HEIGHT, WIDTH)
+DENOISING_KNOBS = (
+    *SIZE,
+    NUM_INFERENCE_STEPS,
+    GUIDANCE_SCALE,
+    TRUE_CFG_SCALE,
+    NUM_IMAGES,
+    SEED,
+    LORA,
+    LORA_SCALE,
+    PRIORITY,
+)
 PREVIEW_KNOBS = (PREVIEW_STEPS, PREVIEW_METHOD)
 PICTURE_KNOBS = (
     IMAGE_STRENGTH,
@@ -204,5 +249,4 @@ PICTURE_KNOBS = (
     IMAGE_START,
     IMAGE_END,
 )
-PROMPT_KNOBS = (PROMPT, PROMPT_STRENGTH, PROMPT_START, PROMPT_END)
-CONDITION = (IMAGE, *PICTURE_KNOBS, *PROMPT_KNOBS)
+PROMPT_KNOBS = (PROMPT_STRENGTH, PROMPT_START, PROMPT_END, NEGATIVE_PROMPT)

@@ -14,14 +14,23 @@ MAX_PROMPT_CHARACTERS = 4096
 #: detail.
 MAX_CONTEXT_TOKENS = 8192
 #: Pixels of one side of the picture asked for.
-MIN_SIDE, MAX_SIDE = 16, 2048
+MIN_SIDE, MAX_SIDE = 16, 4096
+#: Pixels beyond which a picture is encoded and decoded in tiles, which is not quite what diffusers gives.
+TILED_BEYOND_PIXELS = 2048 * 2048
 #: Pixels that a side is a multiple of: 8 for the VAE times 2 for packing. A checkpoint may ask for another multiple.
 SIDE_MULTIPLE = 16
 #: Denoising steps.
 MAX_STEPS = 100
 #: Distilled guidance scale, as FLUX.1-dev's `guidance_scale`.
 MAX_GUIDANCE = 30.0
-#: Variations that one request may ask for.
+#: LoRA adapters that one request may add up, and how much of each, in both directions.
+MAX_LORAS = 4
+MAX_LORA_SCALE = 4.0
+#: Weight of a ControlNet's say; diffusers' default is 1.
+MAX_CONTROL_SCALE = 2.0
+#: Of Canny's gradients, as OpenCV computes them from 8-bit greys.
+MAX_CANNY_THRESHOLD = 2000.0
+#: Images that one request may ask for.
 MAX_IMAGES = 8
 #: Weight of a picture's or a prompt's tokens; 1 is diffusers' picture, 0 leaves it out.
 MAX_STRENGTH = 4.0
@@ -38,10 +47,14 @@ MIN_PRIORITY, MAX_PRIORITY = -1, 1
 
 #: What the seed document's API assumes. The size is the checkpoint's own (`sample_size` of its VAE, 1024 for FLUX.1).
 DEFAULT_STEPS = 50
+#: The same of checkpoints made for few steps, as FLUX.1-schnell.
+DEFAULT_FEW_STEPS = 4
 DEFAULT_GUIDANCE = 2.5
 DEFAULT_SEED = 42
 DEFAULT_IMAGES = 1
 DEFAULT_STRENGTH = 1.0
+DEFAULT_IMG2IMG_STRENGTH = 0.7
+DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH = 100.0, 200.0
 DEFAULT_FORMAT = "png"
 DEFAULT_PRIORITY = 0
 DEFAULT_PREVIEW_METHOD = "latent2rgb"
@@ -54,6 +67,12 @@ BASE64_SUFFIX = ";base64"
 BLENDS = ("concat", "sum")
 #: How a picture that is no square is shown to the vision tower, which sees squares.
 FITS = ("stretch", "cover", "contain", "tiles")
+#: How a picture becomes one of another size, for the VAE.
+SIZE_FITS = ("cover", "contain", "stretch")
+#: What a control picture is.
+CONTROL_KINDS = ("photo", "edges")
+#: What `flux_stream` is to do: the ensemble of this name, behind `flux_`.
+MODES = ("redux", "img2img", "text2img", "canny")
 #: How Redux tokens are pooled: by their mean over a cell, or over a triangle of twice the width.
 DETAIL_FILTERS = ("area", "triangle")
 #: What a pooled token weighs: as much as one, or as all that it is made of.

@@ -1,4 +1,4 @@
-"""The models and ensembles of the repository, and the tensors they exchange.
+"""The models and ensembles of the repository.
 
 In an ensemble, tensors of the same name are the same tensor. That is why an output never has the name of an input:
 Triton's ensemble scheduler would answer with the input (tried on 2.51).
@@ -6,78 +6,56 @@ Triton's ensemble scheduler would answer with the input (tried on 2.51).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from flux_serving.contract import limits
+from flux_serving.contract.editing import (
+    CONTROL_IMAGE,
+    CONTROL_KNOBS,
+    EDGE_KNOBS,
+    IMG2IMG_KNOBS,
+    SOURCE_IMAGE,
+    START_SIGMA,
+    STRENGTH,
+)
+from flux_serving.contract.handed import (
+    CONTEXT_SPANS,
+    CONTROL_LATENTS,
+    CONTROL_REFUSAL,
+    EDGE_IMAGE,
+    EDGES,
+    INITIAL_LATENTS,
+    LATENTS,
+    NEGATIVE,
+    OUTPUT_IMAGE,
+    OUTPUT_SEED,
+    PIXELS,
+    POOLED_SPAN,
+    POSITIVE,
+    PREVIEW,
+    PROGRESS,
+    PROGRESS_ADDRESS,
+    RECIPE,
+    REFUSAL,
+    REFUSALS,
+    SOURCE_LATENTS,
+    SOURCE_PIXELS,
+    SOURCE_REFUSAL,
+)
 from flux_serving.contract.knobs import (
-    CONDITION,
     DENOISING_KNOBS,
     END_STEP,
+    IMAGE,
     OUTPUT_FORMAT,
+    PICTURE_KNOBS,
     PREVIEW_KNOBS,
+    PROMPT,
+    PROMPT_KNOBS,
+    SIZE,
     START_STEP,
 )
-from flux_serving.contract.tensors import Bounds, DType, Tensor, scalar
-
-# What the models hand to each other.
-PROGRESS_ADDRESS = scalar(
-    "PROGRESS_ADDRESS",
-    DType.BYTES,
-    "Where `flux_stream` listens for progress; only it can make one, any other is refused",
-    default="",
-)
-CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: text, then the pictures in order")
-CONTEXT_WEIGHTS = Tensor(
-    "CONTEXT_WEIGHTS",
-    DType.FP32,
-    (-1,),
-    "Weight of each context token: w equal tokens, or log(w) on its attention logit; 0: the token is not there",
-    bounds=Bounds(0, 2**20),
-    max_length=limits.MAX_CONTEXT_TOKENS,
-)
-CONTEXT_SPANS = Tensor(
-    "CONTEXT_SPANS",
-    DType.FP32,
-    (-1, 2),
-    "For each context token the fraction of the steps after which it comes in, and after which it goes",
-    bounds=Bounds(0, 1),
-    max_length=limits.MAX_CONTEXT_TOKENS,
-)
-POOLED_PROJECTION = Tensor("POOLED_PROJECTION", DType.FP32, (-1,), "Pooled text embedding; zeros without a prompt")
-POOLED_SPAN = Tensor(
-    "POOLED_SPAN",
-    DType.FP32,
-    (2,),
-    "The same fractions for the pooled text embedding, which is zeros before and after",
-    bounds=Bounds(0, 1),
-)
-REFUSAL = Tensor(
-    "REFUSAL",
-    DType.BYTES,
-    (1,),
-    "Why the pictures or the prompt are refused, empty if they are not; `flux_base` answers with it as INVALID_ARG. "
-    "It is no error of the prior, because Triton's response cache keeps an error as an empty answer (tried on 2.51)",
-    default="",
-)
-PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, height, width, RGB", unit="0..255")
-LATENTS = Tensor(
-    "LATENTS", DType.FP32, (-1, -1, -1), "Final packed latents: number, image tokens, channels", unit="VAE-scaled"
-)
-RECIPE = Tensor("RECIPE", DType.BYTES, (-1,), "How each picture was made, as JSON: seed, steps, guidance, size, model")
-
-INITIAL_LATENTS = replace(
-    LATENTS,
-    name="INITIAL_LATENTS",
-    meaning="Packed latents to begin with at START_STEP instead of noise: number, image tokens, channels",
-    optional=True,
-)
-# What callers get.
-OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "One encoded picture for each image wanted", unit="bytes")
-OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "The seed that each image used")
-PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
-PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
-
-_REDUX_INPUTS = (*CONDITION, *DENOISING_KNOBS, OUTPUT_FORMAT, *PREVIEW_KNOBS)
+from flux_serving.contract.tensors import DType, Tensor, scalar
 
 
 @dataclass(frozen=True)
@@ -108,27 +86,49 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A model in an ensemble. names: what the ensemble calls tensors that the model calls otherwise."""
+
+    model: Model
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, tensor: Tensor) -> str:
+        """The ensemble's name of a tensor of the model."""
+        return self.names.get(tensor.name, tensor.name)
+
+
+@dataclass(frozen=True)
 class Ensemble:
-    """Models in a row, wired by tensor name."""
+    """Models wired by tensor name; each runs as soon as its inputs are there."""
 
     name: str
     purpose: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    steps: tuple[Model, ...]
+    steps: tuple[Step, ...]
     max_batch_size: int = 1
 
-    def inputs_of(self, step: Model) -> tuple[Tensor, ...]:
+    def inputs_of(self, step: Step) -> tuple[Tensor, ...]:
         """Inputs of one step that the ensemble or an earlier step gives; an optional one may be left out."""
         given = {tensor.name for tensor in self.inputs}
-        given |= {tensor.name for model in self.steps[: self.steps.index(step)] for tensor in model.outputs}
-        return tuple(tensor for tensor in step.inputs if tensor.name in given or not tensor.optional)
+        given |= {name for earlier in self.steps[: self.steps.index(step)] for name in _outputs(earlier)}
+        return tuple(tensor for tensor in step.model.inputs if step.name_of(tensor) in given or not tensor.optional)
 
-    def outputs_of(self, step: Model) -> tuple[Tensor, ...]:
+    def outputs_of(self, step: Step) -> tuple[Tensor, ...]:
         """Outputs of one step that the ensemble uses; all of them where a response cache needs them all."""
         wanted = {tensor.name for tensor in self.outputs}
-        wanted |= {tensor.name for model in self.steps for tensor in self.inputs_of(model)}
-        return tuple(tensor for tensor in step.outputs if step.response_cache or tensor.name in wanted)
+        wanted |= {other.name_of(tensor) for other in self.steps for tensor in self.inputs_of(other)}
+        return tuple(
+            tensor for tensor in step.model.outputs if step.model.response_cache or step.name_of(tensor) in wanted
+        )
+
+
+def _outputs(step: Step) -> Iterator[str]:
+    return map(step.name_of, step.model.outputs)
+
+
+def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
+    return (image, *PICTURE_KNOBS, prompt, *PROMPT_KNOBS)
 
 
 _DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
@@ -136,8 +136,8 @@ _DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, 
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
     purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
-    inputs=CONDITION,
-    outputs=(CONTEXT, CONTEXT_WEIGHTS, CONTEXT_SPANS, POOLED_PROJECTION, POOLED_SPAN, REFUSAL),
+    inputs=_condition(replace(IMAGE, optional=True)),
+    outputs=(*POSITIVE, CONTEXT_SPANS, POOLED_SPAN, *NEGATIVE, REFUSAL),
     needs_gpu=True,
     max_batch_size=8,
     dynamic_batching=True,
@@ -148,13 +148,18 @@ FLUX_BASE = Model(
     name="flux_base",
     purpose="Context tokens to pictures: noise, denoising steps, decoding",
     inputs=(
-        CONTEXT,
-        CONTEXT_WEIGHTS,
+        *POSITIVE,
         replace(CONTEXT_SPANS, optional=True),
-        POOLED_PROJECTION,
         replace(POOLED_SPAN, optional=True),
-        replace(REFUSAL, optional=True),
+        *(replace(tensor, optional=True) for tensor in NEGATIVE),
+        *(replace(tensor, optional=True) for tensor in REFUSALS),
         *DENOISING_KNOBS,
+        replace(SOURCE_LATENTS, optional=True),
+        replace(SOURCE_PIXELS, optional=True),
+        STRENGTH,
+        START_SIGMA,
+        replace(CONTROL_LATENTS, optional=True),
+        *CONTROL_KNOBS,
         START_STEP,
         END_STEP,
         INITIAL_LATENTS,
@@ -174,6 +179,12 @@ FLUX_BASE = Model(
             "Tokens, of images and contexts, that share one denoising step at most, or auto: 8192 on a GPU, 2048 on a "
             "CPU; an image that has more takes its steps alone",
         ),
+        Parameter(
+            "DEFAULT_STEPS",
+            "auto",
+            "NUM_INFERENCE_STEPS where a request says none, or auto: as the checkpoint's configuration tells",
+        ),
+        Parameter("MAX_ADAPTERS", "8", "LoRA adapters that stay in memory while no request uses them"),
         Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
     ),
 )
@@ -185,21 +196,103 @@ IMAGE_ENCODE = Model(
     needs_gpu=False,
     cpu_instances=2,
 )
+FLUX_VAE_ENCODER = Model(
+    name="flux_vae_encoder",
+    purpose="A picture to latents of the size asked for, in tiles where it is large",
+    inputs=(IMAGE, *SIZE, *IMG2IMG_KNOBS),
+    outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
+    needs_gpu=True,
+    parameters=(_DTYPE,),
+)
+CANNY_EDGES = Model(
+    name="canny_edges",
+    purpose="A picture to its edges at the size asked for, by OpenCV",
+    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS),
+    outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
+    needs_gpu=False,
+)
+_ANSWER = (OUTPUT_IMAGE, OUTPUT_SEED)
+_FROM_CONDITION = (Step(FLUX_PRIOR_REDUX), Step(FLUX_BASE), Step(IMAGE_ENCODE))
+_SAMPLING = (*DENOISING_KNOBS, OUTPUT_FORMAT, *PREVIEW_KNOBS, PROGRESS_ADDRESS)
+
+_OF_EDGES = {
+    IMAGE.name: EDGES.name,
+    SOURCE_LATENTS.name: CONTROL_LATENTS.name,
+    SOURCE_PIXELS.name: "CONTROL_PIXELS",  # which nobody reads
+}
+
 FLUX_REDUX = Ensemble(
     name="flux_redux",
     purpose="Pictures to variations of them",
-    inputs=(*_REDUX_INPUTS, PROGRESS_ADDRESS),
-    outputs=(OUTPUT_IMAGE, OUTPUT_SEED),
-    steps=(FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE),
+    inputs=(*_condition(IMAGE), *_SAMPLING),
+    outputs=_ANSWER,
+    steps=_FROM_CONDITION,
 )
+FLUX_IMG2IMG = Ensemble(
+    name="flux_img2img",
+    purpose="A picture to a changed one: it begins as latents with some noise, steered by pictures and a prompt",
+    inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_KNOBS, *_SAMPLING),
+    outputs=_ANSWER,
+    steps=(Step(FLUX_VAE_ENCODER), *_FROM_CONDITION),
+)
+FLUX_TEXT2IMG = Ensemble(
+    name="flux_text2img",
+    purpose="A prompt to pictures",
+    inputs=(replace(PROMPT, optional=False, default=None), *PROMPT_KNOBS, *_SAMPLING),
+    outputs=_ANSWER,
+    steps=_FROM_CONDITION,
+)
+FLUX_CANNY = Ensemble(
+    name="flux_canny",
+    purpose="Edges, of a picture or given, to pictures that follow them, steered by pictures and a prompt",
+    inputs=(
+        CONTROL_IMAGE,
+        *EDGE_KNOBS,
+        *CONTROL_KNOBS,
+        # Where pictures may be missing, a step of no inputs at all would be refused.
+        *_condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False)),
+        *_SAMPLING,
+    ),
+    outputs=(*_ANSWER, EDGE_IMAGE),
+    steps=(
+        Step(CANNY_EDGES),
+        Step(FLUX_VAE_ENCODER, _OF_EDGES),
+        *_FROM_CONDITION,
+    ),
+)
+ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
+
+MODE = scalar(
+    "MODE",
+    DType.BYTES,
+    "Whose work it is: the ensemble `flux_` and this",
+    default=limits.MODES[0],
+    choices=limits.MODES,
+)
+#: The ensemble of each mode.
+BY_MODE = {ensemble.name.removeprefix("flux_"): ensemble for ensemble in ENSEMBLES}
+
+
+def _inputs_of_any(ensembles: tuple[Ensemble, ...]) -> tuple[Tensor, ...]:
+    """Each once; optional, because another mode may have no use for it."""
+    found = {tensor.name: tensor for ensemble in ensembles for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS}
+    return tuple(replace(tensor, optional=True) for tensor in found.values())
+
+
 FLUX_STREAM = Model(
     name="flux_stream",
-    purpose="What `flux_redux` does, with progress, previews and cancellation; it calls the ensemble itself",
-    inputs=_REDUX_INPUTS,
-    outputs=(PROGRESS, PREVIEW, OUTPUT_IMAGE, OUTPUT_SEED),
+    purpose="What the ensembles do, with progress, previews and cancellation; it calls them itself",
+    inputs=(MODE, *_inputs_of_any(ENSEMBLES)),
+    outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
     needs_gpu=False,
     decoupled=True,
 )
 
-MODELS: tuple[Model, ...] = (FLUX_PRIOR_REDUX, FLUX_BASE, IMAGE_ENCODE, FLUX_STREAM)
-ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX,)
+MODELS: tuple[Model, ...] = (
+    FLUX_PRIOR_REDUX,
+    FLUX_VAE_ENCODER,
+    CANNY_EDGES,
+    FLUX_BASE,
+    IMAGE_ENCODE,
+    FLUX_STREAM,
+)

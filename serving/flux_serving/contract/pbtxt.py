@@ -67,10 +67,10 @@ def render_ensemble(ensemble: Ensemble) -> str:
         *_tensors("output", ensemble.outputs),
         "ensemble_scheduling {",
     ]
-    for model in ensemble.steps:
-        lines += ["  step {", f'    model_name: "{model.name}"', "    model_version: -1"]
-        lines += [f'    input_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ensemble.inputs_of(model)]
-        lines += [f'    output_map {{ key: "{t.name}" value: "{t.name}" }}' for t in ensemble.outputs_of(model)]
+    for step in ensemble.steps:
+        lines += ["  step {", f'    model_name: "{step.model.name}"', "    model_version: -1"]
+        lines += [f'    input_map {{ key: "{t.name}" value: "{step.name_of(t)}" }}' for t in ensemble.inputs_of(step)]
+        lines += [f'    output_map {{ key: "{t.name}" value: "{step.name_of(t)}" }}' for t in ensemble.outputs_of(step)]
         lines.append("  }")
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -94,21 +94,25 @@ class Tensor:
             return values[self.name].item()
         return self.default if default is None else default
 
-    def values_in(self, values: Mapping[str, Array], count: int) -> list[Any]:
-        """The values given under this tensor's name, one for each of `count` pictures; what has choices as str.
+    def texts_in(self, values: Mapping[str, Array]) -> list[str]:
+        """The texts given under this tensor's name. Raises KeyError: there are none."""
+        return list(map(_text, values[self.name].tolist()))
+
+    def values_in(self, values: Mapping[str, Array], count: int, of_what: str = "pictures") -> list[Any]:
+        """The values given under this tensor's name, one for each of `count` things; what has choices as str.
 
         One value serves all of them; where there is none, the contract's default does.
         Raises InvalidRequest: there are several, but not `count`.
         """
         if self.name not in values:
             return [self.default] * count
-        given: list[Any] = values[self.name].tolist()
-        if self.choices:
-            given = list(map(_text, given))
+        given: list[Any] = self.texts_in(values) if self.choices else values[self.name].tolist()
         if len(given) == 1:
             return given * count
         if len(given) != count:
-            raise InvalidRequest(f"{self.name} has {len(given)} values for {count} pictures, expected one, or one each")
+            raise InvalidRequest(
+                f"{self.name} has {len(given)} values for {count} {of_what}, expected one, or one each"
+            )
         return given
 
     def array(self, values: Any) -> Array:

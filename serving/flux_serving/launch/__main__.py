@@ -10,7 +10,14 @@ from pathlib import Path
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.errors import CannotStart
 from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals
-from flux_serving.settings import BASE_VARIABLE, REDUX_VARIABLE, Checkpoints
+from flux_serving.settings import (
+    BASE_VARIABLE,
+    CONTROLNET_VARIABLE,
+    LORA_VARIABLE,
+    REDUX_VARIABLE,
+    VAE_VARIABLE,
+    Checkpoints,
+)
 
 
 def port(text: str) -> int:
@@ -23,7 +30,8 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/serve",
         description="Serve FLUX Redux on Triton.",
-        epilog=f"{BASE_VARIABLE} and {REDUX_VARIABLE} name the checkpoints, in diffusers layout.",
+        epilog=f"{BASE_VARIABLE} and {REDUX_VARIABLE} name the checkpoints, in diffusers layout; optional are "
+        f"{CONTROLNET_VARIABLE}, {VAE_VARIABLE}, and {LORA_VARIABLE}, a folder of adapters.",
     )
     parser.add_argument("--profile", choices=("cpu", "gpu", "k8s"), default="cpu", help="default: cpu")
     parser.add_argument("--gpus", type=gpu_list, help="with --profile gpu; default: 7,8")

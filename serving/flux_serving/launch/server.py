@@ -24,7 +24,7 @@ from typing import IO
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
 from flux_serving.errors import CannotStart
 from flux_serving.launch.installation import find_installation
-from flux_serving.settings import BASE_VARIABLE, PROGRESS_VARIABLE, REDUX_VARIABLE, Checkpoints
+from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
@@ -253,9 +253,4 @@ class TritonServer:
 
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""
-        checkpoints = self.options.checkpoints
-        return {
-            PROGRESS_VARIABLE: str(self._folder / "progress"),
-            BASE_VARIABLE: str(checkpoints.base.resolve()),
-            REDUX_VARIABLE: str(checkpoints.redux.resolve()),
-        }
+        return {PROGRESS_VARIABLE: str(self._folder / "progress"), **self.options.checkpoints.as_environment()}

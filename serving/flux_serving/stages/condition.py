@@ -22,12 +22,16 @@ from flux_serving.stages.prompt_encoding import text_parts
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks for. views, controls: of each picture. blend: of the contract. prompt: empty for none."""
+    """What a request asks for. views, controls: of each picture, if there are any. blend: of the contract.
+
+    prompt, negative_prompt: None for none.
+    """
 
     views: Sequence[Sequence[View]]
     controls: Sequence[PictureControl]
     blend: str
-    prompt: str
+    prompt: str | None
+    negative_prompt: str | None
     prompt_strength: float
     prompt_span: Span
 
@@ -63,7 +67,7 @@ def compose(wish: Wish, text: Text, tokens: Sequence[Tensor]) -> Context:
         for views, control in zip(wish.views, wish.controls, strict=True)
     ]
     strengths = [control.strength for control in wish.controls]
-    if wish.blend == "sum":
+    if wish.blend == "sum" and pictures:
         pictures, text = summed(pictures, strengths, text)
     else:
         pictures = concatenated(pictures, strengths)

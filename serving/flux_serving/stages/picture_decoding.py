@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from flux_serving.contract import limits
+from flux_serving.contract.tensors import Tensor
 from flux_serving.errors import InvalidRequest
 
 #: Chunks, segments, strips or tiles of one file; 8192 x 8192 pixels in tiles of 32 x 32 are as many.
@@ -112,6 +113,16 @@ def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, 
             raise InvalidRequest(f"picture has more than {limits.MAX_PICTURE_PIXELS} pixels") from error
         except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
             raise InvalidRequest(_complaint(error)) from error
+
+
+def decode_named(
+    tensor: Tensor, index: int, encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white"
+) -> Image.Image:
+    """The same of one of a tensor's pictures, which an error names."""
+    try:
+        return decode_picture(encoded, max_pixels, behind)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None
 
 
 def _reader_of(content: bytes) -> type[ImageFile] | None:

@@ -103,6 +103,13 @@ def encode_picture(rgb: Array, recipe: str | None, output_format: OutputFormat) 
     return base64.b64encode(file.getvalue()) if output_format.as_base64 else file.getvalue()
 
 
+def as_png(picture: Image.Image) -> bytes:
+    """A file of what no machine made up, and nothing else."""
+    file = io.BytesIO()
+    picture.save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
 def _ascii_recipe(recipe: str) -> str:
     try:
         content = json.loads(recipe)

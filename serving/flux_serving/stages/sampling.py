@@ -7,25 +7,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from flux_serving.contract.models import (
-    CONTEXT,
-    CONTEXT_SPANS,
-    CONTEXT_WEIGHTS,
-    INITIAL_LATENTS,
-    POOLED_PROJECTION,
-)
+from flux_serving.contract.handed import CONTROL_LATENTS
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
-from flux_serving.stages.context import Context, Phase
+from flux_serving.settings import NO_CONTROLNET
+from flux_serving.stages.controlnet import ControlNet
 from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.decoding import decode_latents
-from flux_serving.stages.denoising import Batch, Conditioning, Denoising, Embedding
+from flux_serving.stages.denoising import Batch, Denoising
 from flux_serving.stages.latents import Grid, initial_noise
+from flux_serving.stages.material import Material, as_latents
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.stages.starting import noised
+from flux_serving.stages.steering import steer
 from flux_serving.stages.transformer import Transformer
 from flux_serving.weights import BaseWeights
 
@@ -57,61 +55,83 @@ class Sampler:
         #: Seconds that `step` has spent so far in the transformer: in its forwards, and in preparing them.
         self.forward_s = 0.0
         self._attention = attention
-        self._transformer = Transformer(base.transformer)
+        self.transformer = Transformer(base.transformer)
+        self._controlnet = None if base.controlnet is None else ControlNet(base.controlnet)
         self._batch: Batch | None = None
 
     def begin(
         self,
         parameters: SamplingParameters,
-        context: Context,
-        initial_latents: Array | None = None,
+        material: Material,
+        transformer: Transformer | None = None,
         is_decoded: bool = True,
     ) -> list[Denoising]:
-        """One piece of work for each seed. context: float32, on the CPU.
+        """One piece of work for each seed. transformer: this one, adapted; None: as it is.
 
-        initial_latents: (images, image tokens, channels) as they are before the first step; None for noise.
         is_decoded: whether pixels are wanted in the end, or latents alone.
-        Raises InvalidRequest: the context or the latents don't fit the checkpoint or the size.
+        Raises InvalidRequest: the material doesn't fit the checkpoint or the size.
         """
-        base = self.base
-        config = base.transformer.config
-        _check_context(context, config.joint_attention_dim, config.pooled_projection_dim)
-        context = context.condensed()
-        # Whole phases, also where a run begins or ends within one, so that a run cut in two computes the same.
-        first, end = parameters.first_step, parameters.end_step
-        phases = [p for p in context.phases(parameters.steps) if p.first_step < end and first < p.end_step]
-        _check_phases(phases)
+        base, config = self.base, self.base.transformer.config
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
-        schedule = make_schedule(base.scheduler_config, parameters.steps, grid.tokens)
-        embedding = Embedding(self._transformer, context)
-        conditionings = [
-            Conditioning(self._transformer, embedding, phase, parameters.guidance, grid, schedule) for phase in phases
-        ]
-        if initial_latents is None:
-            channels = config.in_channels // 4
-            latents = [initial_noise(seed, grid, channels, base.dtype) for seed in parameters.seeds]
-        else:
-            _check_latents(initial_latents, (len(parameters.seeds), grid.tokens, config.in_channels))
-            latents = list(torch.tensor(initial_latents).to(base.dtype))
-        if sum(conditioning.prepared_bytes for conditioning in conditionings) <= MAX_PREPARED_BYTES:
+        material.check(
+            len(parameters.seeds),
+            grid.tokens,
+            config.in_channels,
+            config.joint_attention_dim,
+            config.pooled_projection_dim,
+        )
+        schedule, first_step = parameters.begin(make_schedule(base.scheduler_config, parameters.steps, grid.tokens))
+        phases = steer(
+            transformer or self.transformer,
+            parameters,
+            material.context,
+            material.negative,
+            self._control(material),
+            range(first_step, parameters.end_step),
+            grid,
+            schedule,
+        )
+        if sum(phase.prepared_bytes for phase in phases) <= MAX_PREPARED_BYTES:
             with cpu_threads(base.device, is_small=True):
-                for conditioning in conditionings:
-                    conditioning.prepare()
-        return [Denoising(start, conditionings, parameters.first_step, is_decoded) for start in latents]
+                for phase in phases:
+                    phase.prepare()
+        return [
+            Denoising(start, phases, first_step, parameters.end_step, is_decoded)
+            for start in self._starts(parameters, material, grid, schedule.sigmas[first_step])
+        ]
+
+    def _control(self, material: Material) -> tuple[ControlNet, Tensor] | None:
+        if material.control_latents is None:
+            return None
+        if self._controlnet is None:
+            raise InvalidRequest(f"{CONTROL_LATENTS.name} is given, but {NO_CONTROLNET}")
+        return self._controlnet, as_latents(material.control_latents, self.base.dtype)
+
+    def _starts(self, parameters: SamplingParameters, material: Material, grid: Grid, sigma: Tensor) -> list[Tensor]:
+        """The latents of each image, (image tokens, channels), before its first step. sigma: of that step."""
+        dtype = self.base.dtype
+        if material.initial_latents is not None:
+            return list(as_latents(material.initial_latents, dtype))
+        channels = self.base.transformer.config.in_channels // 4
+        noises = [initial_noise(seed, grid, channels, dtype) for seed in parameters.seeds]
+        if material.source_latents is None:
+            return noises
+        source = as_latents(material.source_latents, dtype)
+        return [noised(source, noise, sigma) for noise in noises]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
         """Take every member one step further. Returns what ended a member, None for each that goes on.
 
         Where this raises, none has moved.
         """
-        tokens = sum(work.conditioning.tokens for work in batch)
+        tokens = sum(work.steering.tokens for work in batch)
         with cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS):
             if self._batch is None or not self._batch.goes_on_with(batch):
                 started = time.perf_counter()
                 for work in batch:
-                    work.conditioning.prepare()
+                    work.steering.prepare()
                 self.forward_s += time.perf_counter() - started
-                self._batch = Batch(self._transformer, batch, self._attention)
+                self._batch = Batch(batch, self._attention)
             started = time.perf_counter()
             sound = self._batch.step()
             self.forward_s += time.perf_counter() - started
@@ -137,48 +157,6 @@ class Sampler:
         """How each picture is made, as JSON."""
         has_guidance = self.base.transformer.config.guidance_embeds
         return [
-            json.dumps(
-                {
-                    "model": self.base.name,
-                    "seed": seed,
-                    "steps": parameters.steps,
-                    "guidance": round(parameters.guidance, 6) if has_guidance else None,
-                    "width": parameters.width,
-                    "height": parameters.height,
-                }
-            )
+            json.dumps({"model": self.base.name, "seed": seed} | parameters.as_recipe(has_guidance))
             for seed in parameters.seeds
         ]
-
-
-def _check_latents(latents: Array, expected: tuple[int, int, int]) -> None:
-    if latents.shape != expected:
-        raise InvalidRequest(f"{INITIAL_LATENTS.name} has shape {list(latents.shape)}, expected {list(expected)}")
-    if not np.isfinite(latents).all():
-        raise InvalidRequest(f"{INITIAL_LATENTS.name} must be finite")
-
-
-def _check_context(context: Context, width: int, pooled_width: int) -> None:
-    if context.tokens.shape[1] != width:
-        raise InvalidRequest(f"{CONTEXT.name} has tokens of width {context.tokens.shape[1]}, expected {width}")
-    if len(context.tokens) != len(context.weights):
-        raise InvalidRequest(
-            f"{CONTEXT.name} has {len(context.tokens)} tokens, {CONTEXT_WEIGHTS.name} {len(context.weights)} values"
-        )
-    if len(context.pooled) != pooled_width:
-        raise InvalidRequest(f"{POOLED_PROJECTION.name} has {len(context.pooled)} values, expected {pooled_width}")
-    if context.spans is not None and len(context.spans) != len(context.tokens):
-        raise InvalidRequest(
-            f"{CONTEXT.name} has {len(context.tokens)} tokens, {CONTEXT_SPANS.name} {len(context.spans)} rows"
-        )
-    if not bool(torch.isfinite(context.tokens).all() and torch.isfinite(context.pooled).all()):
-        raise InvalidRequest(f"{CONTEXT.name} and {POOLED_PROJECTION.name} must be finite")
-
-
-def _check_phases(phases: Sequence[Phase]) -> None:
-    """What nothing steers is not a variation of anything; strengths of 0 and spans can leave nothing."""
-    for phase in phases:
-        if not len(phase.index):
-            raise InvalidRequest(
-                f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, at least one token must be there"
-            )

@@ -8,11 +8,10 @@ from PIL import Image
 
 from flux_serving.contract.knobs import IMAGE, IMAGE_MASK
 from flux_serving.contract.limits import MAX_PICTURE_PIXELS
-from flux_serving.contract.tensors import Tensor
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.framing import Patches, View, views
 from flux_serving.stages.picture_control import PictureControl
-from flux_serving.stages.picture_decoding import decode_picture
+from flux_serving.stages.picture_decoding import decode_named
 
 
 def show(
@@ -26,23 +25,16 @@ def show(
     pixels_left = MAX_PICTURE_PIXELS
     mask: Image.Image | None = None
     for index, (encoded, encoded_mask, control) in enumerate(zip(pictures, masks, controls, strict=True)):
-        picture = _decoded(IMAGE, index, encoded, pixels_left)
+        picture = decode_named(IMAGE, index, encoded, pixels_left)
         size = picture.width * picture.height
         pixels_left -= size
         if not encoded_mask:
             mask = None
         elif not index or encoded_mask is not masks[index - 1]:  # one mask for all is decoded once
             # What is transparent counts as little as what is black.
-            mask = _decoded(IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
+            mask = decode_named(IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
         try:
             shown.append(views(picture, control.fit, patches, mask, control.is_cropped))
         except InvalidRequest as error:
             raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
     return shown
-
-
-def _decoded(tensor: Tensor, index: int, encoded: bytes, max_pixels: int, behind: str = "white") -> Image.Image:
-    try:
-        return decode_picture(encoded, max_pixels, behind)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None

@@ -1,0 +1,18 @@
+"""What `edges` gives: the picture of edges that `canny` would follow."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from flux_client.transport import Answer
+from flux_client.variation import decoded
+from flux_serving.contract.handed import EDGE_IMAGE
+from flux_serving.contract.models import CANNY_EDGES
+from flux_serving.errors import GenerationFailed
+
+
+def read_edges(answer: Answer) -> Image.Image:
+    """The output of canny_edges, decoded. Raises GenerationFailed: it is missing, or no picture."""
+    if EDGE_IMAGE.name not in answer:
+        raise GenerationFailed(f"{CANNY_EDGES.name}: the answer has no {EDGE_IMAGE.name}")
+    return decoded(bytes(answer[EDGE_IMAGE.name].item()), f"{CANNY_EDGES.name}: {EDGE_IMAGE.name}")

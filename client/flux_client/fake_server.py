@@ -1,0 +1,175 @@
+"""What the server that is not there answers, and how it refuses; `fake` brings it to the client."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import random
+import zlib
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_serving.contract import limits
+from flux_serving.contract.editing import CONTROL_IMAGE
+from flux_serving.contract.handed import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.knobs import (
+    IMAGE,
+    NUM_IMAGES,
+    NUM_INFERENCE_STEPS,
+    OUTPUT_FORMAT,
+    PREVIEW_STEPS,
+    PROMPT,
+    SEED,
+    SIZE,
+)
+from flux_serving.contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_STREAM, MODE
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import InvalidRequest
+
+#: Pixels of a side that the request leaves to the checkpoint.
+DEFAULT_SIDE = 64
+
+_STREAM = FLUX_STREAM.name
+#: Of what takes requests that have one answer.
+_INPUTS: Mapping[str, tuple[Tensor, ...]] = {
+    **{ensemble.name: ensemble.inputs for ensemble in ENSEMBLES},
+    CANNY_EDGES.name: CANNY_EDGES.inputs,
+}
+_PICTURES = (IMAGE.name, CONTROL_IMAGE.name)
+
+
+def is_served(model: str) -> bool:
+    return model in _INPUTS or model == _STREAM
+
+
+def answer(request: Request) -> Answer:
+    """What an ensemble or canny_edges would answer, but for the pictures' content.
+
+    Raises InvalidRequest: the contract is broken.
+    """
+    if request.model not in _INPUTS:
+        raise _unknown_model(request)
+    return _asked_for(request, _last_answer(request.model, _checked(request, _INPUTS[request.model])))
+
+
+def stream_answers(request: Request) -> Iterator[Answer]:
+    """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
+    if request.model != _STREAM:
+        raise _unknown_model(request)
+    inputs = _checked(request, _stream_inputs(request))
+    last = _last_answer(request.model, inputs)
+    steps = NUM_INFERENCE_STEPS.value_in(inputs, limits.DEFAULT_STEPS)
+    preview_steps = PREVIEW_STEPS.value_in(inputs)
+    for step in range(steps + 1):
+        for image, seed in enumerate(last[OUTPUT_SEED.name][0].tolist()):
+            progress: dict[str, Array] = {PROGRESS.name: np.array([[image, step, steps]], dtype=np.int32)}
+            if 0 < step < steps and preview_steps and step % preview_steps == 0:
+                progress[PREVIEW.name] = _texts([_picture(seed, step, (8, 8), "jpeg")])
+            yield _asked_for(request, progress)
+    yield _asked_for(request, last)
+
+
+def _stream_inputs(request: Request) -> tuple[Tensor, ...]:
+    """What flux_stream takes in the request's mode: as its ensemble, and the mode."""
+    told = {}
+    if MODE.name in request.inputs:
+        _check(request.model, MODE, request.inputs[MODE.name])
+        told[MODE.name] = request.inputs[MODE.name][0]
+    mode = _choice(request.model, told, MODE, MODE.choices)
+    return (MODE, *(tensor for tensor in BY_MODE[mode].inputs if tensor != PROGRESS_ADDRESS))
+
+
+def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
+    """Pictures, their seeds, and the edges that they follow."""
+    height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in SIZE)
+    image_format = _choice(model, inputs, OUTPUT_FORMAT, limits.FORMATS)
+    shown = zlib.crc32(b"".join(data for name in (*_PICTURES, PROMPT.name) for data in inputs.get(name, ())))
+    seeds = _seeds(inputs)
+    return {
+        OUTPUT_IMAGE.name: _texts([_picture(seed, shown, (width, height), image_format) for seed in seeds]),
+        OUTPUT_SEED.name: np.array([seeds], dtype=np.int64),
+        EDGE_IMAGE.name: _texts([_picture(0, shown, (width, height), "png")]),
+    }
+
+
+def _asked_for(request: Request, outputs: Answer) -> Answer:
+    return {name: array for name, array in outputs.items() if name in request.outputs}
+
+
+def _seeds(inputs: Mapping[str, Array]) -> list[int]:
+    """One for each image."""
+    given = inputs.get(SEED.name, np.array([SEED.default])).tolist()
+    seeds = [random.randrange(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
+    count = NUM_IMAGES.value_in(inputs, limits.DEFAULT_IMAGES)
+    return seeds if len(seeds) > 1 else [seeds[0] + index for index in range(count)]
+
+
+def _unknown_model(request: Request) -> InvalidRequest:
+    return InvalidRequest(f"Request for unknown model: '{request.model}' is not found")
+
+
+def _checked(request: Request, tensors: tuple[Tensor, ...]) -> dict[str, Array]:
+    """Inputs without the batch dimension. tensors: those that are taken."""
+    known = {tensor.name: tensor for tensor in tensors}
+    for name in request.inputs:
+        if name not in known:
+            raise InvalidRequest(f"{request.model}: unexpected input {name}")
+    for tensor in tensors:
+        if tensor.name in request.inputs:
+            _check(request.model, tensor, request.inputs[tensor.name])
+        elif not tensor.optional:
+            raise InvalidRequest(f"{request.model}: {tensor.name} is missing")
+    inputs = {name: array[0] for name, array in request.inputs.items()}
+    for name in _PICTURES:
+        for data in inputs.get(name, ()):
+            _check_picture(request.model, name, data)
+    return inputs
+
+
+def _check(model: str, tensor: Tensor, array: Array) -> None:
+    if array.dtype != tensor.dtype.numpy_type:
+        raise InvalidRequest(f"{model}: {tensor.name} has type {array.dtype}, expected {tensor.dtype.wire_name}")
+    if array.ndim == 0 or array.shape[0] != 1:
+        raise InvalidRequest(
+            f"{model}: {tensor.name} has shape {list(array.shape)}, expected [1, {list(tensor.shape)}]"
+        )
+    tensor.check(model, array[0])
+    if tensor in SIZE and array.item() % limits.SIDE_MULTIPLE:
+        raise InvalidRequest(f"{model}: {tensor.name}={array.item()}, expected a multiple of {limits.SIDE_MULTIPLE}")
+
+
+def _check_picture(model: str, name: str, data: bytes) -> None:
+    try:
+        Image.open(BytesIO(data)).close()
+    except UnidentifiedImageError:
+        try:
+            Image.open(BytesIO(base64.b64decode(data.rpartition(b",")[2], validate=True))).close()
+        except (UnidentifiedImageError, binascii.Error):
+            raise InvalidRequest(f"{model}: {name} is no picture") from None
+
+
+def _choice(model: str, inputs: Mapping[str, Array], tensor: Tensor, choices: tuple[str, ...]) -> str:
+    value = inputs.get(tensor.name, np.array([tensor.default]))[0]
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    if text not in choices:
+        raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")
+    return text
+
+
+def _texts(values: list[bytes]) -> Array:
+    """As an output of one request."""
+    texts = np.empty((1, len(values)), dtype=np.object_)
+    texts[0, :] = values
+    return texts
+
+
+def _picture(seed: int, shown: int, size: tuple[int, int], image_format: str) -> bytes:
+    patches = np.random.default_rng([seed, shown]).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(patches).resize(size).save(buffer, format=image_format)
+    return buffer.getvalue()

@@ -1,0 +1,33 @@
+"""Which keywords each mode takes, and the tensor of each: derived from the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from flux_serving.contract.handed import PROGRESS_ADDRESS
+from flux_serving.contract.knobs import IMAGE, IMAGE_STRENGTH, PREVIEW_KNOBS
+from flux_serving.contract.models import BY_MODE, CANNY_EDGES
+from flux_serving.contract.tensors import Tensor
+
+#: The mode whose `strength` is the client's own scale of its pictures' weights.
+REDUX = "redux"
+
+
+def keyword_of(tensor: Tensor) -> str:
+    return "images" if tensor.name == IMAGE.name else tensor.name.lower()
+
+
+def _by_keyword(tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {keyword_of(tensor): tensor for tensor in tensors}
+
+
+#: By mode. A call's one answer has no room for previews, and only flux_stream has an address for progress.
+KEYWORDS: Mapping[str, Mapping[str, Tensor]] = {
+    mode: _by_keyword(tensor for tensor in ensemble.inputs if tensor not in (*PREVIEW_KNOBS, PROGRESS_ADDRESS))
+    | ({"strength": IMAGE_STRENGTH} if mode == REDUX else {})
+    for mode, ensemble in BY_MODE.items()
+}
+STREAM_KEYWORDS: Mapping[str, Mapping[str, Tensor]] = {
+    mode: {**keywords, **_by_keyword(PREVIEW_KNOBS)} for mode, keywords in KEYWORDS.items()
+}
+EDGES_KEYWORDS: Mapping[str, Tensor] = _by_keyword(CANNY_EDGES.inputs)

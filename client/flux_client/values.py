@@ -1,0 +1,69 @@
+"""One argument to one tensor, checked by the contract. Pure, but for reading pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flux_client.pictures import encode_masks, encode_picture, encode_pictures
+from flux_serving.contract import limits
+from flux_serving.contract.editing import CONTROL_IMAGE
+from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, OUTPUT_FORMAT, PROMPT
+from flux_serving.contract.tensors import Array, DType, Tensor
+from flux_serving.errors import InvalidRequest
+
+_ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {
+    IMAGE.name: encode_pictures,
+    IMAGE_MASK.name: encode_masks,
+    CONTROL_IMAGE.name: encode_picture,
+}
+_PROMPTS = (PROMPT.name, NEGATIVE_PROMPT.name)
+
+
+def array_of(model: str, tensor: Tensor, value: Any) -> Array:
+    """With Triton's leading batch dimension of 1.
+
+    Raises InvalidRequest: the value breaks the contract. Raises TypeError: not a picture, where one belongs.
+    """
+    if tensor.name in _ENCODERS:
+        value = _ENCODERS[tensor.name](value)
+    elif tensor.dtype is DType.BYTES:
+        _check_texts(model, tensor, value)
+    else:
+        _check_numbers(model, tensor, value)
+    array = tensor.array(value)
+    tensor.check(model, array)
+    return array[np.newaxis]
+
+
+def _check_numbers(model: str, tensor: Tensor, value: Any) -> None:
+    """Look before the cast: it would wrap 2**32 + 512 round to a height of 512."""
+    try:
+        given = np.atleast_1d(np.asarray(value))
+    except ValueError:
+        given = np.empty(0, dtype=np.object_)
+    if given.dtype.kind not in ("iuf" if tensor.dtype is DType.FP32 else "iu"):
+        raise InvalidRequest(f"{model}: {tensor.name}={value!r}, expected {tensor.dtype.wire_name}")
+    tensor.check(model, given)
+
+
+def _check_texts(model: str, tensor: Tensor, value: Any) -> None:
+    # Base64 is for callers without a client.
+    choices = limits.FORMATS if tensor.name == OUTPUT_FORMAT.name else tensor.choices
+    for text in value if isinstance(value, (list, tuple)) and tensor.shape == (-1,) else [value]:
+        if choices and (not isinstance(text, str) or text not in choices):
+            raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")
+        _check_text(model, tensor, text)
+
+
+def _check_text(model: str, tensor: Tensor, text: Any) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidRequest(f"{model}: {tensor.name} is no valid Unicode")
+    if tensor.name in _PROMPTS and len(text) > limits.MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(
+            f"{model}: {tensor.name} has {len(text)} characters, expected at most {limits.MAX_PROMPT_CHARACTERS}"
+        )

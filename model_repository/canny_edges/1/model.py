@@ -1,0 +1,14 @@
+"""The doorway from Triton to `flux_serving.backend.canny_edges`, which is imported only when the model starts."""
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        from flux_serving.backend.canny_edges import CannyEdgesModel
+
+        self._model = CannyEdgesModel(args)
+
+    def execute(self, requests):
+        return self._model.execute(requests)
+
+    def finalize(self):
+        self._model.close()

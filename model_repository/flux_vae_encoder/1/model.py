@@ -1,0 +1,14 @@
+"""The doorway from Triton to `flux_serving.backend.flux_vae_encoder`, which is imported only when the model starts."""
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        from flux_serving.backend.flux_vae_encoder import FluxVaeEncoderModel
+
+        self._model = FluxVaeEncoderModel(args)
+
+    def execute(self, requests):
+        return self._model.execute(requests)
+
+    def finalize(self):
+        self._model.close()

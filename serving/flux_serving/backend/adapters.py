@@ -1,0 +1,82 @@
+"""The server's folder of LoRA adapters: which there are, and those that stay in memory.
+
+Files are looked for at every request, so a new one needs no restart, and one that was replaced is read anew.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from flux_serving.contract.knobs import LORA
+from flux_serving.errors import InvalidRequest
+from flux_serving.settings import LORA_VARIABLE
+from flux_serving.stages.lora import read_adapter, summed_additions
+from flux_serving.stages.projections import Additions
+from flux_serving.stages.sampling_parameters import Lora
+from flux_serving.stages.transformer import Transformer
+
+_SUFFIX = ".safetensors"
+#: A file as it is now: its name, when it was written, and its bytes.
+Version = tuple[str, int, int]
+
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
+
+
+class Adapters:
+    """For one thread. Jobs keep what they use, so dropping an adapter here never harms one that runs."""
+
+    def __init__(self, folder: Path | None, transformer: Transformer, count: int) -> None:
+        """folder: None where the server has none. count: adapters, and sums of them, to keep."""
+        self._folder = folder
+        self._transformer = transformer
+        self._count = count
+        self._read: OrderedDict[Version, Additions] = OrderedDict()
+        self._adapted: OrderedDict[tuple[tuple[Version, float], ...], Transformer] = OrderedDict()
+
+    def adapted(self, loras: Sequence[Lora]) -> Transformer:
+        """The transformer with these adapters: the same object for the same ones, as long as it is kept.
+
+        Raises InvalidRequest: there is no such adapter, or it is not for this transformer.
+        """
+        files = [self._file(lora.name) for lora in loras]
+        versions = [self._version(file) for file in files]
+        key = tuple((version, lora.scale) for version, lora in zip(versions, loras, strict=True))
+        if key not in self._adapted:
+            additions = [
+                (self._additions(version, file), lora.scale)
+                for version, file, lora in zip(versions, files, loras, strict=True)
+            ]
+            self._adapted[key] = self._transformer.adapted(summed_additions(additions))
+        return _used(self._adapted, key, self._count)
+
+    def _additions(self, version: Version, file: Path) -> Additions:
+        if version not in self._read:
+            self._read[version] = read_adapter(file, self._transformer)
+        return _used(self._read, version, self._count)
+
+    def _file(self, name: str) -> Path:
+        """Only what the folder lists: a name is no path."""
+        if self._folder is None:
+            raise InvalidRequest(
+                f"{LORA.name}={name[:40]!r}, but this server has no adapters; {LORA_VARIABLE} names their folder"
+            )
+        files = {file.name.removesuffix(_SUFFIX): file for file in sorted(self._folder.glob(f"*{_SUFFIX}"))}
+        if name not in files:
+            raise InvalidRequest(f"{LORA.name}={name[:40]!r}, expected one of: {', '.join(files)[:1000] or '(none)'}")
+        return files[name]
+
+    def _version(self, file: Path) -> Version:
+        found = file.stat()
+        return file.name, found.st_mtime_ns, found.st_size
+
+
+def _used(kept: OrderedDict[Key, Kept], key: Key, count: int) -> Kept:
+    """The value under this key, which goes last of those that are dropped beyond so many."""
+    kept.move_to_end(key)
+    while len(kept) > count:
+        kept.popitem(last=False)
+    return kept[key]

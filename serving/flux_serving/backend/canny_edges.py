@@ -1,0 +1,61 @@
+"""`canny_edges`: a picture to its edges, on CPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.contract.editing import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT
+from flux_serving.contract.handed import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
+from flux_serving.contract.models import CANNY_EDGES
+from flux_serving.contract.tensors import Array
+from flux_serving.errors import InvalidRequest
+from flux_serving.settings import Checkpoints
+from flux_serving.stages.edges import edges
+from flux_serving.stages.picture_decoding import decode_named
+from flux_serving.stages.picture_encoding import as_png
+from flux_serving.stages.picture_size import Sides
+from flux_serving.stages.resizing import placement, resized
+
+
+class CannyEdgesModel:
+    def __init__(self, args: Mapping[str, str]) -> None:
+        Instance.start(CANNY_EDGES, args)
+        self._checkpoints = Checkpoints.from_environment(os.environ)
+        self._sides = Sides(*self._checkpoints.picture_sides())
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        return [self._answer(request) for request in requests]
+
+    def close(self) -> None:
+        pass
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            values = read_inputs(CANNY_EDGES, request)
+            png = EDGE_IMAGE.array(as_png(self._edges(values)))
+            outputs = {EDGES: png, EDGE_IMAGE: png, CONTROL_REFUSAL: CONTROL_REFUSAL.array("")}
+            return answer(request.requested_output_names(), outputs)
+        except Exception as error:
+            return refusal(CANNY_EDGES, request, error, CONTROL_REFUSAL)
+
+    def _edges(self, values: Mapping[str, Array]) -> Image.Image:
+        """RGB, white on black, at the size asked for."""
+        low, high = (float(tensor.value_in(values)) for tensor in (CANNY_LOW, CANNY_HIGH))
+        if low > high:
+            raise InvalidRequest(f"{CANNY_LOW.name}={low:g}, expected at most {CANNY_HIGH.name}={high:g}")
+        height, width = self._sides.asked_in(values)
+        picture = decode_named(CONTROL_IMAGE, 0, values[CONTROL_IMAGE.name][0])
+        placed = placement(*picture.size, width, height, read_text(CANNY_EDGES, FIT, values))
+
+        def found(photo: Image.Image) -> Image.Image:
+            return Image.fromarray(edges(np.asarray(photo), low, high)).convert("RGB")
+
+        is_photo = read_text(CANNY_EDGES, CONTROL_KIND, values) == "photo"
+        return resized(picture, placed, around="black", change=found if is_photo else None)

@@ -1,0 +1,78 @@
+"""The tensors that other models hand to `flux_base`, as the sampler takes them. Everything is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from flux_serving.backend.ticket import Ticket
+from flux_serving.contract.handed import (
+    CONTEXT_SPANS,
+    CONTROL_LATENTS,
+    INITIAL_LATENTS,
+    LATENTS,
+    NEGATIVE,
+    NEGATIVE_CONTEXT_WEIGHTS,
+    POOLED_SPAN,
+    POSITIVE,
+    SOURCE_LATENTS,
+    SOURCE_PIXELS,
+)
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.context import ALWAYS, Context, Span
+from flux_serving.stages.material import Material
+from flux_serving.stages.sampling import Picture
+from flux_serving.stages.sampling_parameters import SamplingParameters
+
+
+def without_placeholders(values: Mapping[str, Array]) -> dict[str, Array]:
+    """Without the negative prompt where it is none: `flux_prior_redux` answers with all of its outputs."""
+    weights = values.get(NEGATIVE_CONTEXT_WEIGHTS.name)
+    absent = {tensor.name for tensor in NEGATIVE} if weights is not None and not weights.any() else set()
+    return {name: array for name, array in values.items() if name not in absent}
+
+
+def read_material(values: Mapping[str, Array]) -> Material:
+    """Raises InvalidRequest: a part of the negative prompt is missing."""
+    spans, pooled_span = values.get(CONTEXT_SPANS.name), values.get(POOLED_SPAN.name)
+    context = replace(
+        _context(values, POSITIVE),
+        spans=None if spans is None else torch.tensor(spans),
+        pooled_span=ALWAYS if pooled_span is None else Span(*pooled_span.tolist()),
+    )
+    negative = None
+    if given := {tensor.name for tensor in NEGATIVE} & values.keys():
+        if missing := [tensor.name for tensor in NEGATIVE if tensor.name not in given]:
+            raise InvalidRequest(f"{missing[0]} is missing")
+        negative = _context(values, NEGATIVE)
+    latents = (values.get(tensor.name) for tensor in (INITIAL_LATENTS, SOURCE_LATENTS, CONTROL_LATENTS))
+    return Material(context, negative, *latents)
+
+
+def _context(values: Mapping[str, Array], names: Sequence[Tensor]) -> Context:
+    tokens, weights, pooled = (torch.tensor(values[tensor.name]) for tensor in names)
+    return Context(tokens, weights, pooled)
+
+
+def unchanged(values: Mapping[str, Array], parameters: SamplingParameters, ticket: Ticket) -> list[Picture]:
+    """The picture itself, as often as it is wanted. Raises InvalidRequest: it is not there, or of another size."""
+    pixels = _of_shape(SOURCE_PIXELS, values, (parameters.height, parameters.width, 3))
+    latents = np.zeros((1, 1), np.float32)
+    if ticket.wants(LATENTS):
+        latents = values[SOURCE_LATENTS.name]
+        if latents.size == 1:
+            raise InvalidRequest(f"{LATENTS.name} are wanted, but a picture that stays as it is, is not encoded")
+    return [Picture(latents, pixels)] * len(parameters.seeds)
+
+
+def _of_shape(tensor: Tensor, values: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    if tensor.name not in values:
+        raise InvalidRequest(f"{tensor.name} is missing, which is to stay as it is")
+    array = values[tensor.name]
+    if array.shape != shape:
+        raise InvalidRequest(f"{tensor.name} has shape {list(array.shape)}, expected {list(shape)}")
+    return np.array(array)

@@ -1,0 +1,58 @@
+"""A picture of any shape to one of the size asked for, by the contract's SIZE_FITS. Nothing is squashed unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What becomes of a picture: this box of it, (left, top, right, bottom), at this size, at this place of the canvas.
+
+    size, place, canvas: (width, height) and (left, top), pixels.
+    """
+
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    place: tuple[int, int]
+    canvas: tuple[int, int]
+
+
+def placement(width: int, height: int, wanted_width: int, wanted_height: int, fit: str) -> Placement:
+    """fit: one of the contract's SIZE_FITS."""
+    canvas = (wanted_width, wanted_height)
+    whole = (0.0, 0.0, float(width), float(height))
+    scales = (wanted_width / width, wanted_height / height)
+    if fit == "cover":
+        shown_width, shown_height = wanted_width / max(scales), wanted_height / max(scales)
+        left, top = (width - shown_width) / 2, (height - shown_height) / 2
+        return Placement((left, top, left + shown_width, top + shown_height), canvas, (0, 0), canvas)
+    if fit == "contain":
+        size = (max(1, round(width * min(scales))), max(1, round(height * min(scales))))
+        return Placement(whole, size, ((wanted_width - size[0]) // 2, (wanted_height - size[1]) // 2), canvas)
+    return Placement(whole, canvas, (0, 0), canvas)
+
+
+def resized(
+    picture: Image.Image,
+    placed: Placement,
+    around: str = "white",
+    change: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
+    """picture: RGB. around: the colour of what it leaves free. change: what is done at the new size, before that.
+
+    Source of the filter: diffusers, `VaeImageProcessor`, which resizes by Lanczos.
+    """
+    is_whole = placed.box == (0, 0, *picture.size)
+    if not (is_whole and picture.size == placed.size):
+        picture = picture.resize(placed.size, Image.Resampling.LANCZOS, box=placed.box)
+    if change is not None:
+        picture = change(picture)
+    if placed.size == placed.canvas:
+        return picture
+    canvas = Image.new("RGB", placed.canvas, around)
+    canvas.paste(picture, placed.place)
+    return canvas

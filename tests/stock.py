@@ -1,0 +1,115 @@
+"""What stock diffusers gives for the tiny FLUX in each mode, by the mode's own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
+
+from flux_serving.stages.context import Context
+from flux_serving.stages.latents import Grid, unpack_latents
+from flux_serving.stages.material import Material
+from flux_serving.stages.sampling_parameters import SamplingParameters
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH
+
+
+def of_size(height: int, width: int, steps: int = 10, seed: int = 3, **rest: Any) -> SamplingParameters:
+    return SamplingParameters(height, width, steps, 2.0, (seed,), first_step=0, end_step=steps, **rest)
+
+
+def context(seed: int, count: int = 4) -> Context:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(count, CONTEXT_WIDTH, generator=generator)
+    return Context(tokens, torch.ones(count), torch.randn(POOLED_WIDTH, generator=generator))
+
+
+def latents(seed: int, parameters: SamplingParameters) -> np.ndarray:
+    grid = Grid(parameters.height // 2, parameters.width // 2)
+    return torch.randn(grid.tokens, 16, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+def embeddings(positive: Context, negative: Context | None = None) -> dict[str, Any]:
+    given = {"prompt_embeds": positive.tokens[None], "pooled_prompt_embeds": positive.pooled[None]}
+    if negative is not None:
+        given["negative_prompt_embeds"] = negative.tokens[None]
+        given["negative_pooled_prompt_embeds"] = negative.pooled[None]
+    return given
+
+
+def as_picture(packed: np.ndarray, parameters: SamplingParameters) -> torch.Tensor:
+    """What a stock pipeline takes instead of a picture that it would have to encode."""
+    return unpack_latents(torch.tensor(packed)[None], Grid(parameters.height // 2, parameters.width // 2))
+
+
+def run(pipeline: Any, parameters: SamplingParameters, **arguments: Any) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        height=parameters.height,
+        width=parameters.width,
+        num_inference_steps=parameters.steps,
+        guidance_scale=parameters.guidance,
+        generator=torch.Generator("cpu").manual_seed(parameters.seeds[0]),
+        output_type="latent",
+        **arguments,
+    ).images[0]
+
+
+def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, material: Material) -> torch.Tensor:
+    pipeline = FluxImg2ImgPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
+    picture = as_picture(material.source_latents, parameters)
+    return run(pipeline, parameters, image=picture, strength=parameters.strength, **embeddings(material.context))
+
+
+def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, material: Material) -> torch.Tensor:
+    given = embeddings(material.context, material.negative)
+    return run(flux, parameters, true_cfg_scale=parameters.true_cfg_scale, **given)
+
+
+def stock_control(
+    flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, material: Material
+) -> torch.Tensor:
+    """The pipeline encodes its picture by a random sample; here it is latents already."""
+    pipeline = FluxControlNetPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer, controlnet)
+    packed = torch.tensor(material.control_latents)[None]
+
+    def replace_control(_: Any, arguments: Any, named: dict[str, Any]) -> Any:
+        return arguments, named | {"controlnet_cond": packed}
+
+    with deterministic(flux.vae), controlnet.register_forward_pre_hook(replace_control, with_kwargs=True):
+        return run(
+            pipeline,
+            parameters,
+            control_image=torch.zeros(1, 3, parameters.height, parameters.width),
+            latents=None,
+            controlnet_conditioning_scale=parameters.control_scale,
+            control_guidance_start=parameters.control_span.start,
+            control_guidance_end=parameters.control_span.end,
+            true_cfg_scale=parameters.true_cfg_scale,
+            **embeddings(material.context, material.negative),
+        )
+
+
+class _Mode:
+    """A posterior whose sample is its mode, and draws nothing from the pipeline's generator."""
+
+    def __init__(self, posterior: Any) -> None:
+        self.latent_dist = self
+        self._mode = posterior.latent_dist.mode()
+
+    def sample(self, generator: object) -> torch.Tensor:
+        return self._mode
+
+
+@contextmanager
+def deterministic(vae: Any) -> Iterator[None]:
+    """Inside, the VAE's posteriors are sampled at their mode."""
+    encode = vae.encode
+    vae.encode = lambda pixels: _Mode(encode(pixels))
+    try:
+        yield
+    finally:
+        vae.encode = encode

@@ -1,0 +1,72 @@
+"""The server's folder of adapters: only what it lists, as it is now, and no more in memory than is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from safetensors.torch import save_file
+
+from flux_serving.backend.adapters import Adapters
+from flux_serving.errors import InvalidRequest
+from flux_serving.stages.sampling_parameters import Lora
+from flux_serving.stages.transformer import Transformer
+
+
+def put(folder: Path, name: str, value: float) -> None:
+    weights = {"lora_A": torch.full((1, 16), value), "lora_B": torch.full((32, 1), value)}
+    save_file(
+        {f"transformer.x_embedder.{part}.weight": w for part, w in weights.items()}, folder / f"{name}.safetensors"
+    )
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, tiny_flux: FluxPipeline) -> Adapters:
+    put(tmp_path, "one", 0.1)
+    put(tmp_path, "two", 0.2)
+    return Adapters(tmp_path, Transformer(tiny_flux.transformer), count=2)
+
+
+def test_the_same_adapters_are_the_same_transformer_so_that_jobs_share_steps(adapters: Adapters) -> None:
+    both = (Lora("one", 1.0), Lora("two", 0.5))
+    assert adapters.adapted(both) is adapters.adapted(both)
+    assert adapters.adapted(both) is not adapters.adapted(both[:1])
+    assert adapters.adapted(both[:1]) is not adapters.adapted((Lora("one", 0.5),))
+
+
+def test_what_was_not_used_for_longest_is_dropped(adapters: Adapters) -> None:
+    first = adapters.adapted((Lora("one", 1.0),))
+    adapters.adapted((Lora("two", 1.0),))
+    assert adapters.adapted((Lora("one", 1.0),)) is first
+    adapters.adapted((Lora("one", 0.5),))
+    adapters.adapted((Lora("two", 0.5),))
+    assert len(adapters._adapted) == 2
+    assert adapters.adapted((Lora("one", 1.0),)) is not first
+
+
+def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Path) -> None:
+    before = adapters.adapted((Lora("one", 1.0),))
+    put(tmp_path, "one", 0.9)
+    os.utime(tmp_path / "one.safetensors", ns=(1, 1))
+    assert adapters.adapted((Lora("one", 1.0),)) is not before
+
+
+def test_a_new_file_needs_no_restart(adapters: Adapters, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="LORA='three', expected one of: one, two"):
+        adapters.adapted((Lora("three", 1.0),))
+    put(tmp_path, "three", 0.3)
+    assert adapters.adapted((Lora("three", 1.0),))
+
+
+@pytest.mark.parametrize("name", ["../one", "one.safetensors", "", "/etc/passwd", "ONE", "x" * 5000])
+def test_a_name_is_no_path(adapters: Adapters, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="expected one of: one, two"):
+        adapters.adapted((Lora(name, 1.0),))
+
+
+def test_a_server_without_a_folder_says_how_it_gets_one(tiny_flux: FluxPipeline) -> None:
+    with pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"):
+        Adapters(None, Transformer(tiny_flux.transformer), 2).adapted((Lora("one", 1.0),))

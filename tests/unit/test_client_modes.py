@@ -1,0 +1,223 @@
+"""Every call of both clients, and its stream: what arrives at the server, and what is refused before."""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flux_client import (
+    AsyncFluxClient,
+    FluxClient,
+    GenerationFailed,
+    InvalidRequest,
+    NotConnected,
+    Overloaded,
+    Progress,
+    RetryPolicy,
+    Variation,
+)
+from flux_client.fake import AsyncFakeTransport, FakeTransport
+from flux_client.strength import weight_of
+
+SOON = RetryPolicy(attempts=2, first_delay_s=0.001)
+
+
+def png(colour="red"):
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+class Caller:
+    """One client, sync or async, of one fake server."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.fake = FakeTransport()
+
+    def call(self, name, *arguments, **knobs):
+        return self._run(lambda client: getattr(client, name)(*arguments, **knobs))
+
+    def stream(self, *arguments, **knobs):
+        """All events."""
+
+        async def collected(client):
+            return [event async for event in client.stream(*arguments, **knobs)]
+
+        return self._run(collected if self.kind == "async" else lambda client: list(client.stream(*arguments, **knobs)))
+
+    def sent(self):
+        """The one request: its model, and its inputs as plain values."""
+        [sent] = self.fake.sent
+        return sent.request.model, {name: array[0].tolist() for name, array in sent.request.inputs.items()}
+
+    def _run(self, ask):
+        if self.kind == "sync":
+            return ask(FluxClient(transport=self.fake, retry=SOON))
+
+        async def run():
+            transport = AsyncFakeTransport()
+            transport.fake = self.fake
+            return await ask(AsyncFluxClient(transport=transport, retry=SOON))
+
+        return asyncio.run(run())
+
+
+@pytest.fixture(params=["sync", "async"])
+def caller(request):
+    return Caller(request.param)
+
+
+def test_a_picture_is_changed_by_diffusers_strength_and_steers_by_its_own(caller):
+    knobs = {"strength": 0.5, "image_strength": [0, 1], "fit": "stretch", "prompt": "owl"}
+    made = caller.call("img2img", [png(), png("blue")], **knobs)
+    assert [type(one) for one in made] == [Variation]
+    assert caller.sent() == (
+        "flux_img2img",
+        {
+            "IMAGE": [png(), png("blue")],
+            "STRENGTH": [0.5],
+            "IMAGE_STRENGTH": [0, 1],
+            "FIT": [b"stretch"],
+            "PROMPT": [b"owl"],
+        },
+    )
+
+
+def test_a_prompt_alone_makes_pictures(caller):
+    made = caller.call("text2img", "an owl", negative_prompt="fog", true_cfg_scale=4, seed=[5, 9], lora="ink")
+    assert [one.seed for one in made] == [5, 9]
+    assert caller.sent() == (
+        "flux_text2img",
+        {
+            "PROMPT": [b"an owl"],
+            "NEGATIVE_PROMPT": [b"fog"],
+            "TRUE_CFG_SCALE": [4],
+            "SEED": [5, 9],
+            "LORA": [b"ink"],
+        },
+    )
+
+
+def test_edges_are_followed_with_pictures_that_steer(caller):
+    made = caller.call("canny", png(), images=png("blue"), control_scale=0.5, canny_high=300, num_images=2)
+    assert len(made) == 2
+    assert caller.sent() == (
+        "flux_canny",
+        {
+            "CONTROL_IMAGE": [png()],
+            "IMAGE": [png("blue")],
+            "CONTROL_SCALE": [0.5],
+            "CANNY_HIGH": [300],
+            "NUM_IMAGES": [2],
+            "PROMPT": [b""],
+        },
+    )
+
+
+def test_edges_are_followed_without_a_picture_that_steers(caller):
+    caller.call("canny", png(), control_kind="edges")
+    assert caller.sent() == ("flux_canny", {"CONTROL_IMAGE": [png()], "CONTROL_KIND": [b"edges"], "PROMPT": [b""]})
+
+
+def test_edges_are_seen_before_they_are_followed(caller):
+    edges = caller.call("edges", png(), height=32, width=48, canny_low=10, fit="contain", request_id="mine")
+    assert (edges.size, edges.format) == ((48, 32), "PNG")
+    assert caller.sent() == (
+        "canny_edges",
+        {"CONTROL_IMAGE": [png()], "HEIGHT": [32], "WIDTH": [48], "CANNY_LOW": [10], "FIT": [b"contain"]},
+    )
+    assert caller.fake.sent[0].request_id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("redux", [png()]), ("img2img", [png()]), ("text2img", ["owl"]), ("canny", [png()])]
+)
+@pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("refused")])
+def test_a_refusal_before_any_work_is_tried_again_by_every_call(caller, name, arguments, error):
+    caller.fake = FakeTransport(error)
+    assert len(caller.call(name, *arguments)) == 1
+    assert len(caller.fake.sent) == 2
+
+
+def test_an_answer_that_does_not_add_up_is_told_in_the_ensemble_s_name(caller):
+    caller.fake.infer = lambda *_: {"OUTPUT_IMAGE": np.array([[b"a"]], object)}
+    with pytest.raises(GenerationFailed, match="flux_canny: the answer has no OUTPUT_SEED"):
+        caller.call("canny", png())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "knobs", "error"),
+    [
+        ("img2img", [png()], {"strength": 2}, InvalidRequest),
+        ("img2img", [png()], {"control_scale": 1}, TypeError),
+        ("text2img", [None], {}, TypeError),
+        ("text2img", ["owl"], {"images": png()}, TypeError),
+        ("text2img", ["owl"], {"seed": [1, 2], "num_images": 3}, InvalidRequest),
+        ("text2img", ["owl"], {"lora": ["a", "b"], "lora_scale": [1, 1, 1]}, InvalidRequest),
+        ("canny", [[png()]], {}, TypeError),
+        ("canny", [png()], {"strength": 1}, TypeError),
+        ("canny", [png()], {"canny_low": "faint"}, InvalidRequest),
+        ("edges", [png()], {"prompt": "owl"}, TypeError),
+        ("edges", [png()], {"height": 8}, InvalidRequest),
+        ("edges", [png()], {"timeout_s": 0}, InvalidRequest),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, name, arguments, knobs, error):
+    with pytest.raises(error):
+        caller.call(name, *arguments, **knobs)
+    assert caller.fake.sent == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments"),
+    [
+        ("redux", {"images": png(), "seed": [3, 5]}),
+        ("img2img", {"images": [png(), png("blue")], "strength": 0.25, "image_strength": 0}),
+        ("text2img", {"prompt": "owl", "num_images": 2}),
+        ("canny", {"control_image": png(), "images": png("blue"), "prompt": "owl"}),
+    ],
+)
+def test_a_stream_gives_the_pictures_of_its_mode_s_call(caller, mode, arguments):
+    events = caller.stream(mode=mode, num_inference_steps=2, **arguments)
+    model, streamed = caller.sent()
+    assert model == "flux_stream"
+    caller.fake.sent.clear()
+    made = caller.call(mode, **arguments)
+    _, called = caller.sent()
+    told = {} if mode == "redux" else {"MODE": [mode.encode()]}
+    assert streamed == {**told, **called, "NUM_INFERENCE_STEPS": [2]}
+    assert [event for event in events if isinstance(event, Variation)] == made
+    assert {event.steps for event in events if isinstance(event, Progress)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "value"), [("redux", "IMAGE_STRENGTH", weight_of(0.5)), ("img2img", "STRENGTH", 0.5)]
+)
+def test_a_stream_s_strength_means_what_it_means_to_its_mode(caller, mode, name, value):
+    caller.stream(png(), mode=mode, strength=0.5)
+    _, inputs = caller.sent()
+    assert inputs[name] == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, TypeError, "missing argument 'images'"),
+        ({"mode": "text2img"}, TypeError, "missing argument 'prompt'"),
+        ({"mode": "text2img", "prompt": "owl", "images": png()}, TypeError, "unexpected keyword argument 'images'"),
+        ({"mode": "canny", "images": png()}, TypeError, "missing argument 'control_image'"),
+        ({"mode": "canny", "control_image": png(), "strength": 1}, TypeError, "unexpected keyword argument 'strength'"),
+        ({"images": png(), "fit": "cover"}, TypeError, "unexpected keyword argument 'fit', expected one of: images, "),
+        ({"mode": "video", "images": png()}, InvalidRequest, "MODE='video', expected one of: redux, img2img"),
+        ({"mode": "img2img", "images": png(), "strength": 2}, InvalidRequest, "flux_stream: STRENGTH=2, expected 0"),
+    ],
+)
+def test_a_stream_takes_what_its_mode_takes(caller, arguments, error, message):
+    with pytest.raises(error, match=message):
+        caller.stream(**arguments)
+    assert caller.fake.sent == []
