@@ -21,6 +21,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from flux_serving.stages.lora import Adapter
 from flux_serving.stages.projections import LowRank
 from flux_serving.stages.transformer import Transformer
 from flux_serving.weights import BaseWeights
@@ -114,7 +115,7 @@ def base() -> BaseWeights:
     )
 
 
-def adapter(transformer: Transformer) -> dict[str, LowRank]:
+def adapter(transformer: Transformer) -> Adapter:
     """Of ADAPTER_RANK, on every layer of the attention."""
     additions = {}
     for name in transformer.layers:

@@ -27,8 +27,7 @@ from flux_demo.asset import expand
 from flux_documents import replaced
 from flux_serving.contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_VAE_ENCODER
 from flux_serving.launch.server import end_on_signals
-from flux_serving.stages.lora import read_adapter
-from flux_serving.stages.projections import Additions
+from flux_serving.stages.lora import Adapter, read_adapter, summed
 from flux_serving.stages.sampling import Sampler
 from flux_serving.weights import load_base, load_prior, load_vae_encoder
 
@@ -45,9 +44,9 @@ _OF_PRIOR = {
 }
 
 
-def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora: Additions) -> list[Part]:
+def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora: Adapter) -> list[Part]:
     """prior: by _OF_PRIOR. lora: for the sampler's transformer."""
-    base, adapted = sampler.base, sampler.transformer.adapted(lora)
+    base, adapted = sampler.base, sampler.transformer.adapted(summed([(lora, 1.0)]))
     held = {
         FLUX_PRIOR_REDUX: {name: bytes_of(prior[part]) for part, name in _OF_PRIOR.items()},
         FLUX_VAE_ENCODER: {report.VAE_ENCODER: bytes_of(vae_encoder)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from flux_quality.words import Census
 WANTED, AGAINST, COLOUR = "heart", "red", "red"
 CFG_SCALES = (1.0, 1.25, 1.5, 2.0, 4.0)
 CONTROL_SCALES = (0.0, 0.5, 1.0, 1.5)
+CONTROL_SIDES = (64, 128)
 LORA, LORA_SCALES = "greyscale", (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -48,8 +49,32 @@ def edges(client: FluxClient, gallery: Gallery) -> Finding:
     """Do drawings follow the edges that are asked for?"""
     sources = gallery.some(100)
     names = [gallery.held_out[index].name for index in spread(len(gallery.held_out), 100)]
-    asked = edges_of(sources)
-    told = [{"prompt": name, "seed": seed} for seed, name in enumerate(names)]
+    rows, sheets = [], []
+    for side in CONTROL_SIDES:
+        asked, shown = _along_edges(client, sources, names, side)
+        # What an edge picture has in common with any other of them.
+        found = [np.roll(asked, 1, axis=0), *map(edges_of, shown)]
+        rows += [
+            [f"{side}x{side}, {distance} px", *(f"{mean_f1(asked, drawing, distance):.2f}" for drawing in found)]
+            for distance in (2, 1)
+        ]
+        sheets.append(strips(sources, np.repeat(asked[..., None], 3, axis=-1), *shown))
+    head = ["another picture's", "`text2img`", *(f"{scale:g}" for scale in CONTROL_SCALES)]
+    return Finding(
+        table(["F1 of edges asked for and drawn; `CONTROL_SCALE`", *head], rows),
+        sheet(
+            ["source", "its edges", "text2img", *(f"scale {scale:g}" for scale in CONTROL_SCALES)],
+            sheets[0],
+            [names[i] for i in spread(len(names))],
+        ),
+    )
+
+
+def _along_edges(client: FluxClient, sources: Bytes, names: Sequence[str], side: int) -> tuple[Bytes, list[Bytes]]:
+    """The edges asked for, (n, side, side), and what is drawn of the names without control and at each of its scales."""
+    size = {"height": side, "width": side}
+    asked = np.stack([np.asarray(client.edges(source, **size).convert("L")) for source in sources])
+    told = [{"prompt": name, "seed": seed, **size} for seed, name in enumerate(names)]
     shown = [drawn(client, [Ask((), knobs, "text2img") for knobs in told])]
     for scale in CONTROL_SCALES:
         along = [
@@ -57,22 +82,7 @@ def edges(client: FluxClient, gallery: Gallery) -> Finding:
             for knobs, source in zip(told, sources, strict=True)
         ]
         shown.append(drawn(client, [Ask((), knobs, "canny") for knobs in along]))
-    # What an edge picture has in common with any other of them.
-    others = np.roll(asked, 1, axis=0)
-    found = [others, *map(edges_of, shown)]
-    rows = [
-        [f"within {distance} of 64 pixels", *(f"{mean_f1(asked, drawing, distance):.2f}" for drawing in found)]
-        for distance in (2, 1)
-    ]
-    head = ["another picture's", "`text2img`", *(f"{scale:g}" for scale in CONTROL_SCALES)]
-    return Finding(
-        table(["F1 of edges asked for and drawn; `CONTROL_SCALE`", *head], rows),
-        sheet(
-            ["source", "its edges", "text2img", *(f"scale {scale:g}" for scale in CONTROL_SCALES)],
-            strips(sources, np.repeat(asked[..., None], 3, axis=-1), *shown),
-            [names[i] for i in spread(len(names))],
-        ),
-    )
+    return asked, shown
 
 
 def adapted(client: FluxClient, gallery: Gallery) -> Finding:

@@ -22,8 +22,9 @@ from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
 from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.denoising import Denoising
+from flux_serving.stages.lora import Adapter, summed
 from flux_serving.stages.material import Material
-from flux_serving.stages.projections import Additions, LowRank
+from flux_serving.stages.projections import LowRank
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
@@ -49,7 +50,7 @@ def controlled(tiny_flux: FluxPipeline) -> BaseWeights:
 
 
 @pytest.fixture(scope="module")
-def additions(tiny_flux: FluxPipeline) -> dict[str, LowRank]:
+def adapter(tiny_flux: FluxPipeline) -> Adapter:
     """A LoRA of some layers."""
     generator, made = torch.Generator().manual_seed(2), {}
     for name in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"):
@@ -62,12 +63,12 @@ def additions(tiny_flux: FluxPipeline) -> dict[str, LowRank]:
 
 
 @pytest.fixture(scope="module")
-def wishes(tiny_flux: FluxPipeline, controlled: BaseWeights, additions: dict[str, LowRank]) -> list[Wish]:
+def wishes(tiny_flux: FluxPipeline, controlled: BaseWeights, adapter: Adapter) -> list[Wish]:
     """Eighty, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of the
     steps only; the others of each mode."""
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
     merged = copy.deepcopy(tiny_flux)
-    for name, addition in additions.items():
+    for name, addition in adapter.items():
         merged.transformer.get_submodule(name).weight.data += addition.up @ addition.down
     made = []
     for seed in range(40):
@@ -132,14 +133,14 @@ class Faulty(Sampler):
         return super().step(batch)
 
 
-def run_schedule(base: BaseWeights, additions: Additions, wishes: Sequence[Wish], number: int) -> tuple[int, int]:
+def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], number: int) -> tuple[int, int]:
     """Jobs arrive at random moments, some are cancelled after a random number of steps, some steps fail.
 
     Returns how many were done and how many cancelled.
     """
     dice = random.Random(number)
     sampler = Faulty(base, dice.choice(["mask", "merge"]), random.Random(number))
-    adapted = sampler.transformer.adapted(additions)
+    adapted = sampler.transformer.adapted(summed([(adapter, 1.0)]))
     limits = Limits(max_jobs=64, max_rows=dice.choice([1, 3, 16]), step_tokens=dice.choice([40, 120, 4096]))
     engine: Engine[Denoising, Picture] = Engine(sampler, Scheduler(limits))
     ended: list[tuple[Wish, Picture | FluxError]] = []
@@ -184,11 +185,11 @@ def run_schedule(base: BaseWeights, additions: Additions, wishes: Sequence[Wish]
 
 
 def test_every_surviving_job_equals_its_solo_run(
-    controlled: BaseWeights, additions: dict[str, LowRank], wishes: list[Wish], pytestconfig: pytest.Config
+    controlled: BaseWeights, adapter: Adapter, wishes: list[Wish], pytestconfig: pytest.Config
 ) -> None:
     done = cancelled = 0
     for number in range(pytestconfig.getoption("schedules")):
-        of_this = run_schedule(controlled, additions, wishes, number)
+        of_this = run_schedule(controlled, adapter, wishes, number)
         done, cancelled = done + of_this[0], cancelled + of_this[1]
     print(f"{done} pictures equal diffusers' to {TOLERANCE}, {cancelled} were cancelled")
     assert done > cancelled > 0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Context
-from flux_serving.stages.lora import read_adapter, summed_additions
+from flux_serving.stages.lora import read_adapter, summed
 from flux_serving.stages.material import Material
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
@@ -104,7 +104,7 @@ def test_adapters_give_what_diffusers_gives(flux: FluxPipeline, tmp_path: Path, 
     expected = stock_latents(flux, dict(zip(files, scales, strict=True)))
     sampler = Sampler(weights_of(make_tiny_flux()))
     read = [read_adapter(file, sampler.transformer) for file in files]
-    adapted = sampler.transformer.adapted(summed_additions(list(zip(read, scales, strict=True))))
+    adapted = sampler.transformer.adapted(summed(list(zip(read, scales, strict=True))))
     latents = made(sampler, adapted)
     assert (latents - expected).abs().max() < 3e-5
     assert (latents - made(sampler, None)).abs().max() > 0.01
@@ -122,7 +122,7 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tm
 
     before, plain = digest(), made(sampler, None)
     read = [read_adapter(adapter(tmp_path, flux, str(i), seed=i), sampler.transformer) for i in range(3)]
-    adapted = [sampler.transformer.adapted(summed_additions([(one, 1.0)])) for one in read]
+    adapted = [sampler.transformer.adapted(summed([(one, 1.0)])) for one in read]
     first = [made(sampler, one) for one in adapted]
     works = [sampler.begin(PARAMETERS, material(), one)[0] for one in (*adapted, None)]
     for swap in range(1000):
@@ -139,8 +139,8 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tm
 def test_pictures_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))
-    additions = read_adapter(adapter(tmp_path, flux, "one", seed=1), sampler.transformer)
-    one, other = (sampler.transformer.adapted(additions) for _ in range(2))
+    read = read_adapter(adapter(tmp_path, flux, "one", seed=1), sampler.transformer)
+    one, other = (sampler.transformer.adapted(summed([(read, 1.0)])) for _ in range(2))
     groups = [sampler.begin(PARAMETERS, material(), transformer)[0].group for transformer in (None, one, one, other)]
     assert groups[1] == groups[2]
     assert len(set(groups)) == 3
@@ -151,7 +151,7 @@ def test_the_weights_are_in_memory_once(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     before = sum(parameter.nbytes for parameter in flux.transformer.parameters())
     transformer = Transformer(flux.transformer)
-    adapted = transformer.adapted(read_adapter(adapter(tmp_path, flux, "one", seed=1), transformer))
+    adapted = transformer.adapted(summed([(read_adapter(adapter(tmp_path, flux, "one", seed=1), transformer), 1.0)]))
     storages = {}
     for projections in (transformer._project, adapted._project):
         for projection in projections._plain.values():
@@ -174,8 +174,9 @@ def test_an_alpha_in_the_file_scales_as_in_diffusers(flux: FluxPipeline, tmp_pat
     save_file(weights, tmp_path / "kohya.safetensors")
     expected = stock_latents(flux, {tmp_path / "kohya.safetensors": 1.0})
     sampler = Sampler(weights_of(make_tiny_flux()))
-    additions = read_adapter(tmp_path / "kohya.safetensors", sampler.transformer)
-    assert (made(sampler, sampler.transformer.adapted(additions)) - expected).abs().max() < 3e-5
+    read = read_adapter(tmp_path / "kohya.safetensors", sampler.transformer)
+    adapted = sampler.transformer.adapted(summed([(read, 1.0)]))
+    assert (made(sampler, adapted) - expected).abs().max() < 3e-5
 
 
 @pytest.mark.parametrize(

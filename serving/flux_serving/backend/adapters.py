@@ -13,8 +13,7 @@ from typing import TypeVar
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import LORA_VARIABLE
-from flux_serving.stages.lora import read_adapter, summed_additions
-from flux_serving.stages.projections import Additions
+from flux_serving.stages.lora import Adapter, read_adapter, summed
 from flux_serving.stages.sampling_parameters import Lora
 from flux_serving.stages.transformer import Transformer
 
@@ -34,7 +33,7 @@ class Adapters:
         self._folder = folder
         self._transformer = transformer
         self._count = count
-        self._read: OrderedDict[Version, Additions] = OrderedDict()
+        self._read: OrderedDict[Version, Adapter] = OrderedDict()
         self._adapted: OrderedDict[tuple[tuple[Version, float], ...], Transformer] = OrderedDict()
 
     def adapted(self, loras: Sequence[Lora]) -> Transformer:
@@ -46,14 +45,14 @@ class Adapters:
         versions = [self._version(file) for file in files]
         key = tuple((version, lora.scale) for version, lora in zip(versions, loras, strict=True))
         if key not in self._adapted:
-            additions = [
-                (self._additions(version, file), lora.scale)
+            adapters = [
+                (self._adapter(version, file), lora.scale)
                 for version, file, lora in zip(versions, files, loras, strict=True)
             ]
-            self._adapted[key] = self._transformer.adapted(summed_additions(additions))
+            self._adapted[key] = self._transformer.adapted(summed(adapters))
         return _used(self._adapted, key, self._count)
 
-    def _additions(self, version: Version, file: Path) -> Additions:
+    def _adapter(self, version: Version, file: Path) -> Adapter:
         if version not in self._read:
             self._read[version] = read_adapter(file, self._transformer)
         return _used(self._read, version, self._count)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
@@ -15,11 +15,14 @@ from flux_serving.errors import InvalidRequest
 from flux_serving.stages.projections import Additions, LowRank
 from flux_serving.stages.transformer import Transformer
 
+#: By the names of the layers.
+Adapter: TypeAlias = Mapping[str, LowRank]
+
 _OF_TRANSFORMER = "transformer."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
-def read_adapter(file: Path, transformer: Transformer) -> dict[str, LowRank]:
+def read_adapter(file: Path, transformer: Transformer) -> Adapter:
     """On the transformer's device, in its dtype. file: safetensors, in any of the formats that diffusers converts.
 
     Source of the scaling: PEFT, which diffusers uses: alpha over rank, and alpha is the rank where the file has none.
@@ -47,7 +50,7 @@ def read_adapter(file: Path, transformer: Transformer) -> dict[str, LowRank]:
         layer = transformer.stock.get_submodule(name)
         if (down.shape[1], up.shape[0]) != (layer.in_features, layer.out_features) or down.shape[0] != up.shape[1]:
             raise InvalidRequest(f"{LORA.name}={file.stem!r} is not for this server: {name} has other widths")
-        additions[name] = LowRank(transformer.hold(down), transformer.hold(up.float() * scales[name]))
+        additions[name] = LowRank(transformer.hold(down), transformer.hold(up), scales[name])
     return additions
 
 
@@ -66,13 +69,10 @@ def _scales(
     return scales
 
 
-def summed_additions(adapters: Sequence[tuple[Additions, float]]) -> Additions:
-    """Several adapters, each with its scale, as one."""
-    names = dict.fromkeys(name for additions, _ in adapters for name in additions)
-    return {name: _summed([(own[name], scale) for own, scale in adapters if name in own]) for name in names}
-
-
-def _summed(parts: Sequence[tuple[LowRank, float]]) -> LowRank:
-    return LowRank(
-        torch.cat([part.down for part, _ in parts]), torch.cat([part.up * scale for part, scale in parts], dim=1)
-    )
+def summed(adapters: Sequence[tuple[Adapter, float]]) -> Additions:
+    """Several adapters, each with its scale; none is copied."""
+    names = dict.fromkeys(name for adapter, _ in adapters for name in adapter)
+    return {
+        name: [replace(own[name], scale=own[name].scale * scale) for own, scale in adapters if name in own]
+        for name in names
+    }

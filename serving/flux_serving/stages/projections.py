@@ -16,17 +16,25 @@ from torch.nn.functional import linear
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a layer: `up @ down`. down: (rank, inputs). up: (outputs, rank), scaled.
+    """What is added to a layer: `scale * up @ down`. down: (rank, inputs). up: (outputs, rank).
 
-    Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+    first: which of the layer's outputs its own first one is added to. Source: Hu et al. 2021, "LoRA: Low-Rank
+    Adaptation of Large Language Models".
     """
 
     down: Tensor
     up: Tensor
+    scale: float = 1.0
+    first: int = 0
+
+    def add_to(self, projected: Tensor, x: Tensor) -> None:
+        """In place."""
+        outputs = projected[..., self.first : self.first + self.up.shape[0]]
+        outputs.add_(linear(linear(x, self.down), self.up), alpha=self.scale)
 
 
 #: What is added to the layers of these names.
-Additions: TypeAlias = Mapping[str, LowRank]
+Additions: TypeAlias = Mapping[str, Sequence[LowRank]]
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,13 @@ class Projection:
 
     weight: Tensor
     bias: Tensor | None
-    addition: LowRank | None = None
+    additions: Sequence[LowRank] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         projected = linear(x, self.weight, self.bias)
-        if self.addition is None:
-            return projected
-        return projected + linear(linear(x, self.addition.down), self.addition.up)
+        for addition in self.additions:
+            addition.add_to(projected, x)
+        return projected
 
     @property
     def outputs(self) -> int:
@@ -49,8 +57,8 @@ class Projection:
 
     def first(self, outputs: int) -> Projection:
         """The first so many of its outputs."""
-        addition = self.addition and replace(self.addition, up=self.addition.up[:outputs])
-        return Projection(self.weight[:outputs], None if self.bias is None else self.bias[:outputs], addition)
+        additions = [replace(own, up=own.up[: outputs - own.first]) for own in self.additions if own.first < outputs]
+        return Projection(self.weight[:outputs], None if self.bias is None else self.bias[:outputs], additions)
 
 
 class Projections:
@@ -67,9 +75,11 @@ class Projections:
         """The layers of these names as one."""
         if names not in self._plain:
             self._plain[names] = _fused([self._layer(name) for name in names])
-        plain = self._plain[names]
-        outputs = [self._layer(name).out_features for name in names]
-        return replace(plain, addition=_side_by_side([self._additions.get(name) for name in names], outputs))
+        additions, first = [], 0
+        for name in names:
+            additions += [replace(own, first=first) for own in self._additions.get(name, ())]
+            first += self._layer(name).out_features
+        return replace(self._plain[names], additions=additions)
 
     def _layer(self, name: str) -> nn.Linear:
         layer = self._stock.get_submodule(name)
@@ -99,15 +109,3 @@ def _fused(layers: Sequence[nn.Linear]) -> Projection:
         layer.weight.data, layer.bias.data = weight[start:end], bias[start:end]
         start = end
     return Projection(weight, bias)
-
-
-def _side_by_side(additions: Sequence[LowRank | None], outputs: Sequence[int]) -> LowRank | None:
-    """Of fused layers, each of which gives so many outputs."""
-    given = [addition for addition in additions if addition is not None]
-    if not given:
-        return None
-    ups = [
-        given[0].up.new_zeros(count, 0) if addition is None else addition.up
-        for addition, count in zip(additions, outputs, strict=True)
-    ]
-    return LowRank(torch.cat([addition.down for addition in given]), torch.block_diag(*ups))  # type: ignore[no-untyped-call]
