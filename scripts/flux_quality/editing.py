@@ -71,7 +71,7 @@ def edges(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def _along_edges(client: FluxClient, sources: Bytes, names: Sequence[str], side: int) -> tuple[Bytes, list[Bytes]]:
-    """The edges asked for, (n, side, side), and what is drawn of the names without control and at each of its scales."""
+    """The edges asked for, (n, side, side), and what is drawn of the names: without control, then by its scales."""
     size = {"height": side, "width": side}
     asked = np.stack([np.asarray(client.edges(source, **size).convert("L")) for source in sources])
     told = [{"prompt": name, "seed": seed, **size} for seed, name in enumerate(names)]
