@@ -61,6 +61,8 @@ def _throughput(axis: Any, results: Results, workload: dict[str, Any]) -> None:
             for clients in concurrency
             if (by_round := closed(results.cells, workload["name"], name, clients))
         ]
+        if not points:
+            continue
         marker = "" if name == LOOP else "o"
         axis.plot(
             *zip(*points, strict=True), line, color=colour, marker=marker, markersize=4, label=SYSTEMS[name].label
