@@ -13,14 +13,14 @@ RUN python3 -m pip install "${TORCH}"
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY serving serving
 COPY client client
-RUN python3 -m pip install ".[server]"
+RUN python3 -m pip install ".[server,gateway]"
 COPY model_repository model_repository
 COPY scripts/serve scripts/start.sh scripts/environment.sh scripts/
 RUN id -u 1000 >/dev/null 2>&1 || useradd --uid 1000 --create-home flux
 USER 1000
 # Checkpoints come by volume.
 ENV FLUX_MODEL_PATH=/models/FLUX.1-dev FLUX_REDUX_MODEL_PATH=/models/FLUX.1-Redux-dev HOST=0.0.0.0
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 12411
 ENTRYPOINT ["scripts/start.sh"]
 
 FROM ${CPU_BASE} AS cpu
@@ -31,7 +31,7 @@ RUN python3 -m pip install "${TORCH}"
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY serving serving
 COPY client client
-RUN python3 -m pip install ".[server,embedded]"
+RUN python3 -m pip install ".[server,embedded,gateway]"
 COPY model_repository model_repository
 COPY scripts scripts
 RUN PYTHONPATH=scripts python3 -m flux_demo --expand-only \
@@ -41,6 +41,6 @@ ENV FLUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-base \
     FLUX_REDUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-redux \
     FLUX_CONTROLNET_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-controlnet-canny \
     FLUX_LORA_PATH=/opt/flux-triton/checkpoints/demo/flux-lora
-EXPOSE 8000 8001 8002
+EXPOSE 8000 8001 8002 12411
 ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository", "/opt/flux-triton/model_repository", "--host", "0.0.0.0"]
 CMD ["--profile", "cpu"]

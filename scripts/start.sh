@@ -7,9 +7,8 @@
 #   FLUX_LORA_PATH          folder of LoRA adapters, NAME.safetensors each
 #   FLUX_REDUX_GPUS         GPUs to serve on, default 7,8; `cpu` for none
 #   HOST                    address to listen on, default 0.0.0.0
-#   HTTP_PORT, GRPC_PORT, METRICS_PORT   default 8000, 8001, 8002
-#
-# The seed's PORT was that of its REST API, which Triton's ports don't speak; it is not used here.
+#   PORT                    of the REST gateway, default 12411
+#   HTTP_PORT, GRPC_PORT, METRICS_PORT   of Triton, default 8000, 8001, 8002
 set -euo pipefail
 
 if [ "${FLUX_REDUX_GPUS:-}" = cpu ]; then
@@ -18,4 +17,5 @@ else
     profile=(--profile gpu --gpus "${FLUX_REDUX_GPUS:-7,8}")
 fi
 exec "$(dirname "${BASH_SOURCE[0]}")/serve" "${profile[@]}" --host "${HOST:-0.0.0.0}" \
-    --http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}" "$@"
+    --http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}" \
+    --gateway-port "${PORT:-12411}" "$@"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flux_demo.folders import demo_checkpoints
-from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
 
 if TYPE_CHECKING:

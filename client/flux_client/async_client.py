@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from PIL import Image
 
@@ -29,7 +29,7 @@ from flux_client.request import Request, call_request, edges_request, stream_req
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.transport import Answer, AsyncTransport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import BY_MODE, FLUX_REDUX
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STREAM
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -152,6 +152,12 @@ class AsyncFluxClient:
             await self._persist(patience, lambda: self._check_ready(min(patience.left_s(), PROBE_S)))
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
+
+    async def ready_modes(self, timeout_s: float = PROBE_S) -> list[ModeName]:
+        """`FluxClient.ready_modes`."""
+        if not await self._transport.is_ready(FLUX_STREAM.name, timeout_s):
+            return []
+        return [mode for mode in get_args(ModeName) if await self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
 
     async def close(self) -> None:
         """Close the connection."""

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from PIL import Image
 
@@ -28,7 +28,7 @@ from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import BY_MODE, FLUX_REDUX
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STREAM
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -208,6 +208,15 @@ class FluxClient:
             self._persist(patience, lambda: self._check_ready(min(patience.left_s(), PROBE_S)))
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
+
+    def ready_modes(self, timeout_s: float = PROBE_S) -> list[ModeName]:
+        """The modes whose ensemble takes requests now, and which `stream` serves too. One look, not repeated.
+
+        Raises Unreachable, DeadlineExceeded: the server does not answer within timeout_s seconds for each mode.
+        """
+        if not self._transport.is_ready(FLUX_STREAM.name, timeout_s):
+            return []
+        return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
 
     def close(self) -> None:
         """Close the connection."""

@@ -17,7 +17,7 @@ from flux_bench.results import Results, merged
 from flux_bench.systems import SYSTEMS
 from flux_demo.asset import expand
 from flux_documents import replaced
-from flux_serving.launch.server import end_on_signals
+from flux_serving.launch.processes import end_on_signals
 
 PAGE = ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "pictures" / "performance.png"

@@ -26,7 +26,7 @@ from flux_bench.storages import bytes_in, bytes_of
 from flux_demo.asset import expand
 from flux_documents import replaced
 from flux_serving.contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_VAE_ENCODER
-from flux_serving.launch.server import end_on_signals
+from flux_serving.launch.processes import end_on_signals
 from flux_serving.stages.lora import Adapter, read_adapter, summed
 from flux_serving.stages.sampling import Sampler
 from flux_serving.weights import load_base, load_prior, load_vae_encoder

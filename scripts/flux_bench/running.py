@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_bench.checkpoint import CHECKPOINTS, ROOT
-from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import ServerOptions, TritonServer
 
 #: Seconds that a server may take to load the checkpoint, and to end.
 START_S, STOP_S = 300.0, 20.0

@@ -13,11 +13,15 @@ from flux_demo.asset import expand
 from flux_demo.contact_sheet import contact_sheet
 from flux_demo.folders import demo_checkpoints
 from flux_serving.errors import FluxError
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals, free_ports
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import end_on_signals, free_ports
+from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNSEEN = Path(__file__).parent / "unseen"
 CHECKPOINTS = ROOT / "checkpoints" / "demo"
+#: Where the gateway listens, as GenServe did.
+GATEWAY_PORT = 12411
 VARIATIONS = 3
 STEPS = 20
 SEED = 1
@@ -42,7 +46,7 @@ def make_variations(client: FluxClient, pictures: Sequence[Path], folder: Path) 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument("--serve", action="store_true", help="keep serving on ports 8000, 8001 and 8002 afterwards")
+    parser.add_argument("--serve", action="store_true", help=f"keep serving afterwards, REST on {GATEWAY_PORT}")
     parser.add_argument("--output", type=Path, default=ROOT / "demo_out", help="default: demo_out")
     parser.add_argument("--expand-only", action="store_true", help="only make the demo checkpoint, then stop")
     arguments = parser.parse_args()
@@ -71,8 +75,10 @@ def main() -> int:
                 flush=True,
             )
             if arguments.serve:
-                print(f"serving until Ctrl-C: http {server.http_url}, grpc {server.grpc_url}", flush=True)
-                print(f"scripts/demo: Triton ended with exit status {server.wait()}", file=sys.stderr)
+                with Gateway(server.grpc_url, "127.0.0.1", GATEWAY_PORT) as gateway:
+                    urls = f"REST {gateway.url}, http {server.http_url}, grpc {server.grpc_url}"
+                    print(f"serving until Ctrl-C: {urls}", flush=True)
+                    print(f"scripts/demo: Triton ended with exit status {server.wait()}", file=sys.stderr)
                 return 1
     except (FluxError, ModelDied) as error:
         print(f"scripts/demo: {error}\nTriton's log: {log}", file=sys.stderr)

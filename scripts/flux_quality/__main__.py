@@ -18,7 +18,8 @@ from flux_quality.editing import EDITING
 from flux_quality.gallery import Finding, Gallery, spread
 from flux_quality.questions import QUESTIONS
 from flux_serving.errors import FluxError
-from flux_serving.launch.server import ModelDied, TritonServer, end_on_signals
+from flux_serving.launch.processes import end_on_signals
+from flux_serving.launch.server import ModelDied, TritonServer
 
 DOCS = ROOT / "docs"
 #: What is asked for a page; its sheets lie in pictures/ beside it, under the folder's name.

@@ -15,7 +15,8 @@ import pytest
 
 from conftest import DEMO, ROOT, start_server
 from flux_client import FluxClient, FluxError, NotConnected, RetryPolicy, Unreachable
-from flux_serving.launch.server import TritonServer, free_ports
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture
 from raw import engine_metrics
 

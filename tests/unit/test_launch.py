@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flux_serving.errors import CannotStart
-from flux_serving.launch.server import ServerOptions, TritonServer, free_ports
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.errors import CannotStart
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer, end_on_signals
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import end_on_signals
+from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
 from flux_serving.settings import (
     BASE_VARIABLE,
     CONTROLNET_VARIABLE,
@@ -39,6 +42,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--http-port", type=port, default=8000, help="default: 8000")
     parser.add_argument("--grpc-port", type=port, default=8001, help="default: 8001")
     parser.add_argument("--metrics-port", type=port, default=8002, help="default: 8002")
+    parser.add_argument("--gateway-port", type=port, help="serve REST there, too; default: none, GenServe's is 12411")
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
@@ -60,9 +64,13 @@ def main() -> int:
             grpc_port=given.grpc_port,
             metrics_port=given.metrics_port,
         )
-        with TritonServer(options) as server:
+        with TritonServer(options) as server, contextlib.ExitStack() as beside:
+            urls = f"http {server.http_url}, grpc {server.grpc_url}"
+            if given.gateway_port:
+                gateway = beside.enter_context(Gateway(server.grpc_url, given.host, given.gateway_port))
+                urls = f"REST {gateway.url}, {urls}"
             server.wait_until_ready()
-            print(f"ready: http {server.http_url}, grpc {server.grpc_url}", flush=True)
+            print(f"ready: {urls}", flush=True)
             print(f"scripts/serve: Triton ended with exit status {server.wait()}", file=sys.stderr)
     except (CannotStart, ModelDied) as error:
         print(f"scripts/serve: {error}", file=sys.stderr)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,7 @@ from typing import IO
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
 from flux_serving.errors import CannotStart
 from flux_serving.launch.installation import find_installation
+from flux_serving.launch.processes import end_with_parent, refuse_taken
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
@@ -35,48 +34,8 @@ _SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 EXIT_TIMEOUT_S = 30
 
 
-def free_ports(count: int = 3) -> list[int]:
-    """Ports that nobody listens on, no two the same: of HTTP, gRPC and metrics."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class ModelDied(Exception):
     """A model's process ended while the server ran."""
-
-
-def end_on_signals() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server.
-
-    What comes after the first of them is ignored, so that ending is never cut short.
-    """
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def end(_number: int, _frame: object) -> None:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(0)
-
-    for number in signals:
-        signal.signal(number, end)
-
-
-def _end_with_parent() -> None:
-    """In the child, before it becomes the server: SIGTERM for it when this process is killed (prctl, Linux)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _refuse_taken(host: str, port: int) -> None:
-    """Otherwise whoever listens there would be taken for the server that was started."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CannotStart(f"port {port} of {host} cannot be listened on: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -126,7 +85,7 @@ class TritonServer:
         if missing := options.checkpoints.missing():
             raise CannotStart("\n".join(missing))
         for port in (options.http_port, options.grpc_port, options.metrics_port):
-            _refuse_taken(options.host, port)
+            refuse_taken(options.host, port)
         self._folder.mkdir(mode=0o700)
         installation = find_installation(self._folder)
         repository, profile = self._repository()
@@ -151,7 +110,7 @@ class TritonServer:
             stdout=self._output or sys.stderr,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:

@@ -1,0 +1,44 @@
+"""`flux-gateway`: serve REST in front of a Triton; `flux-gateway key NAME` makes an API key."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+
+import uvicorn
+
+from flux_gateway.app import make_app
+from flux_gateway.keys import new_key
+from flux_gateway.settings import PREFIX, Settings
+from flux_serving.errors import CannotStart
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="flux-gateway", description=__doc__, epilog=f"Settings are variables: {PREFIX}TRITON, {PREFIX}PORT ..."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="")
+    commands.add_parser("serve", help="serve; this is what happens without a command, too")
+    key = commands.add_parser("key", help="print a new API key, and what the file of keys keeps of it")
+    key.add_argument("name", help="of whom it is for")
+    chosen = parser.parse_args()
+    if chosen.command == "key":
+        made, kept = new_key(chosen.name)
+        print(f"the key, which is not shown again: {made}\nfor the list in {PREFIX}KEYS_FILE: {json.dumps(kept)}")
+        return 0
+    try:
+        settings = Settings.from_environment(os.environ)
+        app = make_app(settings)
+    except CannotStart as error:
+        print(f"flux-gateway: {error}", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_level="warning")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The gateway: its rooms put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from flux_client import AsyncFluxClient
+from flux_gateway.access_log import AccessLog
+from flux_gateway.admission import Admission
+from flux_gateway.bodies import BodyLimit
+from flux_gateway.desk import Desk, Gone
+from flux_gateway.generation import Generator
+from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.keys import Keys
+from flux_gateway.refusals import RETRY_AFTER_S, Refusal
+from flux_gateway.settings import Settings
+from flux_gateway.watch import Watch
+
+#: What Triton's own proxies say where a client hung up; nobody reads it.
+_NOBODY_THERE = 499
+
+
+def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastAPI:
+    """client: to ask; None: one of the settings' Triton. Raises CannotStart: the file of keys cannot be used."""
+    client = client or AsyncFluxClient(settings.triton, timeout_s=settings.timeout_s)
+    watch = Watch(client)
+    keys = Keys.from_file(settings.keys_file)
+    admission = Admission(settings.concurrency, settings.concurrency_per_caller)
+    desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, settings.pixels)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async with watch.looking():
+            yield
+        await client.close()
+
+    app = FastAPI(
+        title="flux-triton",
+        version=version("flux-triton"),
+        description="FLUX.1 Redux, image-to-image, text-to-image and edge control.",
+        lifespan=life,
+    )
+    app.include_router(genserve(desk))
+    _tell_about(app, desk)
+    _refuse(app)
+    app.add_middleware(BodyLimit, most=settings.body_bytes)
+    origins = [origin.strip() for origin in settings.origins.split(",")]
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )
+    app.add_middleware(AccessLog)
+    return app
+
+
+def _tell_about(app: FastAPI, desk: Desk) -> None:
+    @app.get("/", tags=["service"])
+    async def root() -> dict[str, Any]:
+        return {
+            "name": "flux-triton",
+            "version": app.version,
+            "status": "running" if desk.watch.reason is None else desk.watch.reason,
+            "endpoints": sorted(app.openapi()["paths"]),
+        }
+
+    @app.get("/health", tags=["service"], responses={503: {"description": "Nothing can be served now."}})
+    async def health() -> JSONResponse:
+        """200 where something can be served now."""
+        reason = desk.watch.reason
+        if reason is None:
+            return JSONResponse({"status": "healthy", "modes": desk.watch.modes})
+        return JSONResponse(
+            {"status": "unhealthy", "success": False, "error": reason, "detail": reason},
+            503,
+            {"Retry-After": str(RETRY_AFTER_S)},
+        )
+
+
+def _refuse(app: FastAPI) -> None:
+    """Every error is JSON, in the words of the API that was asked."""
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
+        return JSONResponse(failed(refusal, request.state.id), refusal.status, refusal.headers)
+
+    @app.exception_handler(HTTPException)
+    async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
+        refusal = Refusal(error.status_code, str(error.detail))
+        return JSONResponse(failed(refusal, request.state.id), error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Gone)
+    async def gone(request: Request, error: Gone) -> Response:
+        return Response(status_code=_NOBODY_THERE)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        refusal = Refusal(500, f"unexpected {type(error).__name__}; the gateway's log has the details")
+        return JSONResponse(failed(refusal, request.state.id), 500)

@@ -1,0 +1,55 @@
+"""One generation, asked of Triton by `flux_stream`, so that it ends there when nobody waits for it any more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flux_client import AsyncFluxClient, Event, ModeName, Variation
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make, whichever API asked for it.
+
+    images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them.
+    """
+
+    mode: ModeName
+    images: Sequence[bytes] = field(default=(), repr=False)
+    knobs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def with_knob(self, name: str, value: object) -> Wanted:
+        """The same but for this."""
+        return replace(self, knobs={**self.knobs, name: value})
+
+
+class Generator:
+    """Makes what is wanted."""
+
+    def __init__(self, client: AsyncFluxClient, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+
+    async def events(
+        self, wanted: Wanted, request_id: str, preview_steps: int | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Progress, then the variations. Closing it ends the work at Triton. Raises the errors of `AsyncFluxClient`."""
+        stream = self._client.stream(
+            list(wanted.images) or None,
+            mode=wanted.mode,
+            preview_steps=preview_steps,
+            timeout_s=self._timeout_s,
+            request_id=request_id,
+            **wanted.knobs,
+        )
+        async with stream:
+            async for event in stream:
+                yield event
+
+    async def made(self, wanted: Wanted, request_id: str) -> list[Variation]:
+        """The variations alone."""
+        async with aclosing(self.events(wanted, request_id)) as events:
+            return [event async for event in events if isinstance(event, Variation)]

@@ -1,0 +1,1 @@
+"""GenServe's REST API, as its clients know it."""

@@ -1,0 +1,180 @@
+"""GenServe's request, by its own names, to what is wanted of Triton."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+from flux_client import ModeName
+from flux_gateway.generation import Wanted
+from flux_gateway.reading import PictureBytes
+from flux_gateway.refusals import Refusal
+from flux_serving.contract import limits
+
+#: By GenServe's name of a mode: ours, and the model that stands for it.
+MODES: dict[str, tuple[ModeName, str]] = {
+    "redux": ("redux", "flux1-redux-dev"),
+    "img2img": ("img2img", "flux1-dev"),
+    "text2img": ("text2img", "flux1-dev"),
+    "controlnet": ("canny", "flux1-canny-dev"),
+}
+#: The mode of a request that names a model alone.
+_MODE_OF_MODEL = {"flux1-redux-dev": "redux", "flux1-dev": "text2img", "flux1-canny-dev": "controlnet"}
+CONTROLNET_TYPE = "canny"
+#: Distilled guidance where none is asked for.
+_CFG, _REDUX_CFG = 3.5, limits.DEFAULT_GUIDANCE
+
+
+class LoraWeight(BaseModel):
+    """An adapter of `GET /loras`, and how much of it."""
+
+    name: str
+    weight: float = Field(1.0, ge=0, le=2)
+
+
+def _from_text(value: object) -> object:
+    """A form has a list as JSON text."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class GenerateRequest(BaseModel):
+    """Fields of `POST /generate` and, in a form, of `POST /generate/upload`; unknown ones are ignored.
+
+    Left out, height and width are the checkpoint's own size, and num_inference_steps is what it is made for.
+    """
+
+    model_config = ConfigDict(
+        extra="ignore",
+        protected_namespaces=(),
+        json_schema_extra={
+            "examples": [
+                {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 20, "seed": 7},
+                {"mode": "redux", "input_image": "iVBORw0KGgo...", "cfg": 2.5, "num_inference_steps": 20},
+            ]
+        },
+    )
+
+    mode: Literal["text2img", "img2img", "redux", "controlnet", "fill"] | None = None
+    model_id: str | None = None
+    prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
+    negative_prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
+    height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE)
+    width: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE)
+    num_inference_steps: int | None = Field(None, ge=1, le=limits.MAX_STEPS)
+    cfg: float | None = Field(
+        None, ge=0, le=limits.MAX_GUIDANCE, validation_alias=AliasChoices("cfg", "guidance_scale")
+    )
+    #: With negative_prompt: how far from it.
+    true_cfg_scale: float | None = Field(None, ge=1, le=limits.MAX_GUIDANCE)
+    seed: int = Field(limits.DEFAULT_SEED, ge=limits.RANDOM_SEED, le=limits.MAX_SEED)
+    #: Lower goes first.
+    priority: int = 0
+    strength: float = Field(0.8, ge=0, le=1)
+    input_image: PictureBytes | None = Field(None, validation_alias=AliasChoices("input_image", "image"))
+    mask_image: PictureBytes | None = None
+    control_image: PictureBytes | None = None
+    controlnet_type: str | None = None
+    controlnet_conditioning_scale: float = Field(1.0, ge=0, le=limits.MAX_CONTROL_SCALE)
+    control_guidance_start: float = Field(0.0, ge=0, le=1)
+    control_guidance_end: float = Field(1.0, ge=0, le=1)
+    loras: Annotated[list[LoraWeight], BeforeValidator(_from_text)] = Field([], max_length=limits.MAX_LORAS)
+
+    @property
+    def mode_name(self) -> str:
+        return self.mode or _MODE_OF_MODEL.get(self.model_id or "", "text2img")
+
+    @property
+    def model_name(self) -> str:
+        return self.model_id or MODES.get(self.mode_name, ("", "flux1-dev"))[1]
+
+    def wanted(self) -> Wanted:
+        """Raises Refusal: 400 or 422, this server has no such mode, or the mode needs or excludes a field."""
+        if self.model_id is not None and self.model_id not in _MODE_OF_MODEL:
+            raise Refusal(
+                422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(_MODE_OF_MODEL)}", "model_id"
+            )
+        if self.mode_name not in MODES:
+            raise Refusal(400, f"mode: {self.mode_name!r} is not served here; served: {', '.join(MODES)}", "mode")
+        if self.mask_image is not None:
+            raise Refusal(400, "mask_image: filling a masked part is not served here", "mask_image")
+        mode, _ = MODES[self.mode_name]
+        knobs: dict[str, Any] = {
+            "height": self.height,
+            "width": self.width,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self._guidance(mode),
+            "seed": self.seed,
+            "priority": max(limits.MIN_PRIORITY, min(limits.MAX_PRIORITY, -self.priority)),
+            "prompt": self.prompt or None,
+            "output_format": "png",
+        }
+        if self.negative_prompt:
+            knobs |= {"negative_prompt": self.negative_prompt, "true_cfg_scale": self.true_cfg_scale}
+        if self.loras:
+            knobs |= {
+                "lora": [lora.name for lora in self.loras],
+                "lora_scale": [lora.weight for lora in self.loras],
+            }
+        images: list[bytes] = []
+        if mode == "canny":
+            knobs |= self._control()
+        elif mode == "text2img":
+            self._need("prompt")
+        else:
+            self._need("input_image")
+            images = [self.input_image or b""]
+        if mode == "img2img":
+            # As diffusers: with a prompt, the prompt alone says what the picture becomes.
+            knobs |= {"strength": self.strength, "image_strength": 0.0 if self.prompt else None}
+        return Wanted(mode, images, {name: value for name, value in knobs.items() if value is not None})
+
+    def _guidance(self, mode: ModeName) -> float:
+        if self.cfg is not None:
+            return self.cfg
+        return _REDUX_CFG if mode == "redux" else _CFG
+
+    def _control(self) -> dict[str, Any]:
+        if self.controlnet_type not in (None, CONTROLNET_TYPE):
+            raise Refusal(
+                400,
+                f"controlnet_type: {self.controlnet_type!r} is not served here; served: {CONTROLNET_TYPE}",
+                "controlnet_type",
+            )
+        picture = self.control_image or self.input_image
+        if picture is None:
+            raise Refusal(422, "control_image: mode 'controlnet' needs it", "control_image")
+        return {
+            "control_image": picture,
+            "control_scale": self.controlnet_conditioning_scale,
+            "control_start": self.control_guidance_start,
+            "control_end": self.control_guidance_end,
+            # The contract wants one, which may be empty.
+            "prompt": self.prompt or "",
+        }
+
+    def _need(self, field: str) -> None:
+        if not getattr(self, field):
+            raise Refusal(422, f"{field}: mode {self.mode_name!r} needs it", field)
+
+
+class GenerateAnswer(BaseModel):
+    """GenServe's nine keys, always all of them, and three more. image_base64: a PNG."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    success: bool
+    task_id: str
+    image_base64: str | None = None
+    error: str | None = None
+    elapsed_time: float = Field(description="seconds")
+    gpu_id: str | None = None
+    model_id: str | None = None
+    mode: str | None = None
+    controlnet_type: str | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+    #: Of an error only: the same words, where FastAPI puts them.
+    detail: str | None = Field(None, exclude_if=lambda value: value is None)

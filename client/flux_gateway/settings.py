@@ -1,0 +1,62 @@
+"""What the gateway is told at start-up, from the environment. Read once, at the edge; nothing else looks there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from flux_serving.errors import CannotStart
+
+PREFIX = "FLUX_GATEWAY_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Each field is the variable of its name, such as FLUX_GATEWAY_TRITON."""
+
+    #: host:port of Triton's gRPC.
+    triton: str = "localhost:8001"
+    #: Where the gateway itself listens.
+    host: str = "127.0.0.1"
+    port: int = 12411
+    #: Seconds that one generation may take.
+    timeout_s: float = 600.0
+    #: Generations at Triton at once, and those of one caller; more are refused with 503 and 429.
+    concurrency: int = 64
+    concurrency_per_caller: int = 32
+    #: Bytes of a request's body.
+    body_bytes: int = 64 * 2**20
+    #: Pixels of one picture asked for.
+    pixels: int = 2048 * 2048
+    #: JSON file of API keys, as `flux-gateway key` prints them; none: everyone may come.
+    keys_file: Path | None = None
+    #: Origins that browsers may ask from, with commas between; `*` is all.
+    origins: str = "*"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Raises CannotStart: a value is no such number, or a variable is unknown."""
+        given = {
+            name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+        }
+        types = {field.name: str(field.type) for field in fields(cls)}
+        if unknown := sorted(set(given) - set(types)):
+            names = ", ".join(PREFIX + name.upper() for name in types)
+            raise CannotStart(f"{PREFIX}{unknown[0].upper()} is unknown, expected one of: {names}")
+        return cls(**{name: _value(name, types[name], text) for name, text in given.items() if text})
+
+
+def _value(name: str, kind: str, text: str) -> Any:
+    if kind.startswith("Path"):
+        return Path(text).expanduser()
+    if kind not in ("int", "float"):
+        return text
+    try:
+        value = (int if kind == "int" else float)(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise CannotStart(f"{PREFIX}{name.upper()}={text!r}, expected a number above 0")
+    return value

@@ -1,0 +1,58 @@
+"""Whether Triton takes requests, and of which modes: looked at again and again, so that `/health` answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from flux_client import AsyncFluxClient, FluxError, ModeName, Unreachable
+from flux_gateway.refusals import RETRY_AFTER_S, Refusal
+
+#: Seconds between two looks, and that one may take.
+PAUSE_S, LOOK_S = 1.0, 2.0
+LOADING, AWAY = "the models are loading", "the model server is not reachable"
+
+
+class Watch:
+    """modes: those that are served now. reason: why there are none."""
+
+    def __init__(self, client: AsyncFluxClient) -> None:
+        self.modes: list[ModeName] = []
+        self.reason: str | None = LOADING
+        self._client = client
+
+    async def look(self) -> None:
+        try:
+            self.modes = await self._client.ready_modes(LOOK_S)
+            self.reason = None if self.modes else LOADING
+        except FluxError as error:
+            self.modes = []
+            is_away = isinstance(error, Unreachable)
+            self.reason = (
+                "the model server is not reachable" if is_away else f"the model server does not answer: {error}"
+            )
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[None]:
+        """Look for as long as the block runs."""
+
+        async def again_and_again() -> None:
+            while True:
+                await self.look()
+                await asyncio.sleep(PAUSE_S)
+
+        task = asyncio.create_task(again_and_again())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def check(self, mode: ModeName) -> None:
+        """Raises Refusal: 503, nothing is served now; 400, this mode is not."""
+        if self.reason is not None:
+            raise Refusal(503, self.reason, retry_after_s=RETRY_AFTER_S)
+        if mode not in self.modes:
+            raise Refusal(400, f"{mode} is not served here; served: {', '.join(self.modes)}", "mode")

@@ -1,0 +1,50 @@
+"""What every child process of the launcher needs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import socket
+
+from flux_serving.errors import CannotStart
+
+
+def free_ports(count: int = 3) -> list[int]:
+    """Ports that nobody listens on, no two the same: of HTTP, gRPC and metrics."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def end_on_signals() -> None:
+    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server.
+
+    What comes after the first of them is ignored, so that ending is never cut short.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(0)
+
+    for number in signals:
+        signal.signal(number, end)
+
+
+def end_with_parent() -> None:
+    """In the child, before it becomes the server: SIGTERM for it when this process is killed (prctl, Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Otherwise whoever listens there would be taken for the server that was started."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(f"port {port} of {host} cannot be listened on: {error.strerror}") from error

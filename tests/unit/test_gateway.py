@@ -1,0 +1,304 @@
+"""The gateway's own rules, with a Triton that is not there; the live tests have the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded
+from flux_client.fake import AsyncFakeTransport
+from flux_gateway.admission import Admission
+from flux_gateway.app import make_app
+from flux_gateway.desk import Gone, while_there
+from flux_gateway.keys import Caller, Keys, new_key
+from flux_gateway.refusals import Refusal
+from flux_gateway.settings import Settings
+from flux_serving.errors import CannotStart, FluxError
+
+NINE = {
+    "success",
+    "task_id",
+    "image_base64",
+    "error",
+    "elapsed_time",
+    "gpu_id",
+    "model_id",
+    "mode",
+    "controlnet_type",
+}
+
+
+@asynccontextmanager
+async def gateway(
+    transport: AsyncFakeTransport | None = None, settings: Settings | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    client = AsyncFluxClient(transport=transport or AsyncFakeTransport())
+    app = make_app(settings or Settings(), client)
+    async with app.router.lifespan_context(app):
+        await asyncio.sleep(0.05)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as caller:
+            yield caller
+
+
+def ask(
+    path: str, *, settings: Settings | None = None, errors: tuple[FluxError, ...] = (), **how: Any
+) -> httpx.Response:
+    async def asked() -> httpx.Response:
+        async with gateway(AsyncFakeTransport(*errors), settings) as caller:
+            return await caller.post(path, **how)
+
+    return asyncio.run(asked())
+
+
+def sent(path: str, **how: Any) -> dict[str, Any]:
+    """What Triton is asked for by this request: values by the tensors' names."""
+    transport = AsyncFakeTransport()
+
+    async def asked() -> None:
+        async with gateway(transport) as caller:
+            response = await caller.post(path, **how)
+            assert response.status_code == 200, response.text
+
+    asyncio.run(asked())
+    (request,) = [each.request for each in transport.fake.sent]
+    return {name: value.tolist() for name, value in request.inputs.items()}
+
+
+def picture(size: tuple[int, int] = (32, 32)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    ("asked", "model_id"),
+    [
+        ({"mode": "text2img", "prompt": "red apple"}, "flux1-dev"),
+        ({"mode": "redux", "input_image": in_base64(picture())}, "flux1-redux-dev"),
+        ({"mode": "img2img", "image": f"data:image/png;base64,{in_base64(picture())}"}, "flux1-dev"),
+        ({"mode": "controlnet", "control_image": in_base64(picture())}, "flux1-canny-dev"),
+        ({"model_id": "flux1-redux-dev", "input_image": in_base64(picture())}, "flux1-redux-dev"),
+    ],
+)
+def test_each_mode_answers_with_the_nine_keys_and_a_png_of_the_size(asked: dict[str, Any], model_id: str) -> None:
+    response = ask("/generate", json={**asked, "height": 64, "width": 96})
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer.keys() >= NINE
+    assert (answer["success"], answer["error"], answer["model_id"]) == (True, None, model_id)
+    assert uuid.UUID(answer["task_id"]).hex == response.headers["x-request-id"]
+    image = Image.open(io.BytesIO(base64.b64decode(answer["image_base64"])))
+    assert (image.format, image.size) == ("PNG", (96, 64))
+
+
+def test_a_form_says_the_same_as_json() -> None:
+    asked = {"mode": "redux", "height": 64, "width": 64, "seed": 7, "cfg": 3, "num_inference_steps": 4}
+    by_json = sent("/generate", json={**asked, "input_image": in_base64(picture()), "loras": [{"name": "a"}]})
+    form = {name: str(value) for name, value in asked.items()} | {"loras": '[{"name": "a"}]', "prompt": ""}
+    by_form = sent("/generate/upload", data=form, files={"input_image": picture()})
+    assert by_json == by_form
+
+
+def test_what_genserve_leaves_to_the_server_is_left_to_it() -> None:
+    asked = sent("/generate", json={"mode": "text2img", "prompt": "red apple", "unknown": 1})
+    assert not {"HEIGHT", "WIDTH", "NUM_INFERENCE_STEPS"} & asked.keys()
+    assert asked["GUIDANCE_SCALE"] == [[3.5]]
+    assert asked["SEED"] == [[42]]
+
+
+def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
+    text = {"mode": "text2img", "prompt": "red apple"}
+    found = [sent("/generate", json={**text, "priority": given})["PRIORITY"] for given in (-5, 0, 3)]
+    assert found == [[[1]], [[0]], [[-1]]]
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        ({"json": {"mode": "redux"}}, 422, "input_image"),
+        ({"json": {"mode": "text2img"}}, 422, "prompt"),
+        ({"json": {"mode": "controlnet"}}, 422, "control_image"),
+        ({"json": {"mode": "fill"}}, 400, "fill"),
+        ({"json": {"mode": "nothing"}}, 422, "mode"),
+        ({"json": {"prompt": "a", "model_id": "sdxl"}}, 422, "model_id"),
+        ({"json": {"mode": "controlnet", "controlnet_type": "depth", "control_image": "AAAA"}}, 400, "depth"),
+        ({"json": {"prompt": "a", "height": 5000}}, 422, "height"),
+        ({"json": {"prompt": "a", "height": 4096, "width": 4096}}, 422, "pixels"),
+        ({"json": {"prompt": "a", "seed": "x"}}, 422, "seed"),
+        ({"json": {"prompt": "a", "cfg": float("1e40")}}, 422, "cfg"),
+        ({"json": {"mode": "redux", "input_image": "/etc/passwd"}}, 422, "base64"),
+        ({"json": {"mode": "redux", "input_image": 7}}, 422, "base64"),
+        ({"json": {"prompt": "a", "loras": [{"name": "a", "weight": 3}]}}, 422, "loras"),
+        ({"json": [1]}, 422, "object"),
+        ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ({"content": b"\xff", "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ({"content": b"a", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
+        ({"content": b"a"}, 415, "none"),
+        ({"content": b"a", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        ({"data": {"prompt": "a", "loras": "["}}, 422, "loras"),
+    ],
+)
+def test_bad_requests_are_told_in_json_before_triton_is_asked(how: dict[str, Any], status: int, words: str) -> None:
+    response = ask("/generate", errors=(AssertionError("Triton was asked"),), **how)  # type: ignore[arg-type]
+    answer = response.json()
+    assert (response.status_code, answer["success"]) == (status, False)
+    assert words in answer["error"]
+    assert answer["detail"] == answer["error"]
+    assert answer.keys() >= NINE
+
+
+def test_no_path_and_no_method_are_json_too() -> None:
+    assert ask("/nothing").json()["success"] is False
+    assert ask("/health").status_code == 405
+
+
+def test_a_failed_generation_is_an_answer() -> None:
+    """GenServe's clients read `error` where the status is 200."""
+    response = ask("/generate", json={"prompt": "a"}, errors=(GenerationFailed("no luck"),))
+    assert response.status_code == 200
+    assert (response.json()["success"], response.json()["error"]) == (False, "no luck")
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("gone")])
+def test_overload_and_absence_are_503_with_retry_after(error: FluxError) -> None:
+    settings = Settings(timeout_s=0.5)
+    response = ask("/generate", settings=settings, json={"prompt": "a"}, errors=(error,) * 20)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert response.json()["success"] is False
+
+
+def test_nothing_ready_is_told_by_health_and_by_generate() -> None:
+    async def asked() -> None:
+        async with gateway(AsyncFakeTransport(ready=False)) as caller:
+            for response in (await caller.get("/health"), await caller.post("/generate", json={"prompt": "a"})):
+                assert response.status_code == 503
+                assert "loading" in response.json()["error"]
+
+    asyncio.run(asked())
+
+
+def test_a_body_beyond_the_limit_is_413() -> None:
+    settings = Settings(body_bytes=1000)
+    assert ask("/generate", settings=settings, json={"prompt": "a" * 2000}).status_code == 413
+
+    async def piece_by_piece() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 100
+
+    headers = {"content-type": "application/json"}
+    assert ask("/generate", settings=settings, content=piece_by_piece(), headers=headers).status_code == 413
+
+
+def test_with_keys_only_their_callers_come_in(tmp_path: Path) -> None:
+    key, kept = new_key("ann")
+    assert key not in json.dumps(kept)
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([kept | {"per_minute": 60, "priority": 0}]))
+    settings = Settings(keys_file=file)
+    wanted = {"json": {"prompt": "a", "priority": -1}, "settings": settings}
+    assert ask("/generate", **wanted).status_code == 401
+    assert ask("/generate", **wanted, headers={"Authorization": "Bearer no"}).status_code == 401
+    assert ask(f"/generate?api_key={key}", **wanted).status_code == 401
+    assert ask("/generate", **wanted, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert ask("/generate", **wanted, headers={"X-API-Key": key}).status_code == 200
+
+
+def test_without_keys_an_authorization_header_is_ignored() -> None:
+    assert ask("/generate", json={"prompt": "a"}, headers={"Authorization": "Bearer any"}).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '[{"name": "a"}]', '[{"sha256": "ab", "name": "a"}]'])
+def test_a_file_of_keys_that_lets_nobody_in_stops_the_start(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+    with pytest.raises(CannotStart):
+        Keys.from_file(file)
+
+
+def test_a_caller_has_a_pace_and_a_share_and_all_together_have_room() -> None:
+    now = 0.0
+    admission = Admission(2, 1, lambda: now)
+    slow = Caller("slow", per_minute=2)
+    with admission.admitted(slow):
+        with pytest.raises(Refusal) as twice, admission.admitted(slow):
+            pass
+        assert twice.value.status == 429
+        with admission.admitted(Caller("other")), pytest.raises(Refusal) as full, admission.admitted(Caller("third")):
+            pass
+        assert full.value.status == 503
+    assert admission.running == 0
+    with admission.admitted(slow):
+        pass
+    with pytest.raises(Refusal) as fast, admission.admitted(slow):
+        pass
+    assert (fast.value.status, fast.value.retry_after_s) == (429, 30)
+    now = 30.0
+    with admission.admitted(slow):
+        pass
+
+
+def test_who_hangs_up_ends_the_work() -> None:
+    ended: list[bool] = []
+
+    class HungUp:
+        async def receive(self) -> dict[str, str]:
+            await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append(True)
+            raise
+
+    async def run() -> None:
+        with pytest.raises(Gone):
+            await while_there(HungUp(), work())  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert ended == [True]
+
+
+def test_the_log_has_the_request_and_neither_picture_nor_key_nor_prompt(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        response = ask("/generate?secret=1", json={"prompt": "words"}, headers={"X-API-Key": "hush"})
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "flux_gateway.access"]
+    assert (line["id"], line["status"], line["path"]) == (response.headers["x-request-id"], 200, "/generate")
+    assert line["caller"] == "127.0.0.1"
+    assert not {"words", "hush", "secret"} & set(caplog.text.split())
+
+
+def test_browsers_of_other_origins_may_ask() -> None:
+    async def asked() -> httpx.Response:
+        headers = {"Origin": "http://page", "Access-Control-Request-Method": "POST"}
+        async with gateway() as caller:
+            return await caller.options("/generate", headers=headers)
+
+    assert asyncio.run(asked()).headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(
+    "environment", [{"FLUX_GATEWAY_PORT": "x"}, {"FLUX_GATEWAY_PORTS": "1"}, {"FLUX_GATEWAY_TIMEOUT_S": "-1"}]
+)
+def test_a_setting_that_cannot_be_stops_the_start_and_is_named(environment: dict[str, str]) -> None:
+    with pytest.raises(CannotStart, match=next(iter(environment))):
+        Settings.from_environment(environment)
