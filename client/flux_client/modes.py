@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from flux_serving.contract.handed import PROGRESS_ADDRESS
-from flux_serving.contract.knobs import IMAGE, IMAGE_STRENGTH, PREVIEW_KNOBS
+from flux_serving.contract.knobs import IMAGE, IMAGE_STRENGTH, OUTPUT_FORMAT, PREVIEW_KNOBS
 from flux_serving.contract.models import BY_MODE, CANNY_EDGES
 from flux_serving.contract.tensors import Tensor
 
@@ -30,4 +30,5 @@ KEYWORDS: Mapping[str, Mapping[str, Tensor]] = {
 STREAM_KEYWORDS: Mapping[str, Mapping[str, Tensor]] = {
     mode: {**keywords, **_by_keyword(PREVIEW_KNOBS)} for mode, keywords in KEYWORDS.items()
 }
-EDGES_KEYWORDS: Mapping[str, Tensor] = _by_keyword(CANNY_EDGES.inputs)
+#: Its file is always a PNG; only callers over JSON have a say.
+EDGES_KEYWORDS: Mapping[str, Tensor] = _by_keyword(tensor for tensor in CANNY_EDGES.inputs if tensor != OUTPUT_FORMAT)

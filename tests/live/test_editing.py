@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,3 +330,17 @@ def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServe
 
 
 _PNG = encoded(drawn_picture(seed=12))
+
+
+def test_over_json_edges_come_as_base64_too(demo_server: TritonServer, client: FluxClient) -> None:
+    """Raw bytes would make the answer invalid JSON."""
+    picture = APPLE.read_bytes()
+    expected = np.asarray(client.edges(picture))
+    asked = {"CONTROL_IMAGE": base64.b64encode(picture).decode(), "OUTPUT_FORMAT": "png;base64"}
+    drawing = asked | {"PROMPT": "", "NUM_INFERENCE_STEPS": 2}
+    for model, body in (("canny_edges", asked), ("flux_canny", drawing)):
+        url = f"http://{demo_server.http_url}/v2/models/{model}/generate"
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=60) as response:
+            answer = json.load(response)
+        edges = Image.open(io.BytesIO(base64.b64decode(answer["EDGE_IMAGE"])))
+        assert np.array_equal(np.asarray(edges), expected)

@@ -61,6 +61,12 @@ def test_a_new_file_needs_no_restart(adapters: Adapters, tmp_path: Path) -> None
     assert adapters.adapted((Lora("three", 1.0),))
 
 
+def test_a_link_to_nothing_is_no_adapter(adapters: Adapters, tmp_path: Path) -> None:
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidRequest, match=r"expected one of: one, two$"):
+        adapters.adapted((Lora("gone", 1.0),))
+
+
 @pytest.mark.parametrize("name", ["../one", "one.safetensors", "", "/etc/passwd", "ONE", "x" * 5000])
 def test_a_name_is_no_path(adapters: Adapters, name: str) -> None:
     with pytest.raises(InvalidRequest, match="expected one of: one, two"):

@@ -219,6 +219,32 @@ def test_a_full_engine_refuses_at_once() -> None:
     engine.close()
 
 
+def test_a_picture_that_nobody_waits_for_is_not_decoded() -> None:
+    """Its last step is taken, but its time runs out, or its caller leaves, before its result is made."""
+    now, wanted = 0.0, True
+    answers, runner = Answers(3), Letters()
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8)), clock=lambda: now)
+    errands = threading.Event()
+    engine.run_aside(lambda: errands.wait(10))
+    taken = threading.Semaphore(0)
+    engine.submit(
+        [
+            answers.job("late", 1, deadline=4.0, on_step=taken.release),
+            answers.job("left", 1, is_wanted=lambda: wanted, on_step=taken.release),
+            answers.job("b", 1, on_step=taken.release),
+        ]
+    )
+    for _ in range(3):
+        assert taken.acquire(timeout=10)
+    now, wanted = 5.0, False
+    errands.set()
+    outcomes = answers.wait()
+    assert outcomes["b"] == "bx"
+    assert "time ran out after 1 of 1 steps" in str(outcomes["late"])
+    assert "nobody waits" in str(outcomes["left"])
+    engine.close()
+
+
 def test_a_job_past_its_deadline_ends_without_a_result() -> None:
     answers = Answers(2)
     engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)), clock=lambda: 5.0)

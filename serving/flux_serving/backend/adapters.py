@@ -63,13 +63,17 @@ class Adapters:
             raise InvalidRequest(
                 f"{LORA.name}={name[:40]!r}, but this server has no adapters; {LORA_VARIABLE} names their folder"
             )
-        files = {file.name.removesuffix(_SUFFIX): file for file in sorted(self._folder.glob(f"*{_SUFFIX}"))}
+        found = (file for file in sorted(self._folder.glob(f"*{_SUFFIX}")) if file.is_file())
+        files = {file.name.removesuffix(_SUFFIX): file for file in found}
         if name not in files:
             raise InvalidRequest(f"{LORA.name}={name[:40]!r}, expected one of: {', '.join(files)[:1000] or '(none)'}")
         return files[name]
 
     def _version(self, file: Path) -> Version:
-        found = file.stat()
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise InvalidRequest(f"{LORA.name}={file.stem!r} was just taken out of the server's folder") from error
         return file.name, found.st_mtime_ns, found.st_size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
 from flux_serving.contract.editing import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT
 from flux_serving.contract.handed import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
+from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.models import CANNY_EDGES
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.edges import edges
 from flux_serving.stages.picture_decoding import decode_named
-from flux_serving.stages.picture_encoding import as_png
+from flux_serving.stages.picture_encoding import as_png, parse_format
 from flux_serving.stages.picture_size import Sides
 from flux_serving.stages.resizing import placement, resized
 
@@ -39,8 +41,11 @@ class CannyEdgesModel:
     def _answer(self, request: Any) -> Any:
         try:
             values = read_inputs(CANNY_EDGES, request)
-            png = EDGE_IMAGE.array(as_png(self._edges(values)))
-            outputs = {EDGES: png, EDGE_IMAGE: png, CONTROL_REFUSAL: CONTROL_REFUSAL.array("")}
+            png = as_png(self._edges(values))
+            if parse_format(read_text(CANNY_EDGES, OUTPUT_FORMAT, values)).as_base64:
+                png = base64.b64encode(png)
+            file = EDGE_IMAGE.array(png)
+            outputs = {EDGES: file, EDGE_IMAGE: file, CONTROL_REFUSAL: CONTROL_REFUSAL.array("")}
             return answer(request.requested_output_names(), outputs)
         except Exception as error:
             return refusal(CANNY_EDGES, request, error, CONTROL_REFUSAL)

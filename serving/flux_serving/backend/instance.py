@@ -24,6 +24,8 @@ class Instance:
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
         """args: what Triton hands to `initialize`. Raises CannotStart: a parameter is wrong."""
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        # Its warnings of prompts that are too long quote them.
+        logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
         on_gpu = args["model_instance_kind"] == "GPU"
         return cls(
             name=args["model_instance_name"],

@@ -207,7 +207,7 @@ FLUX_VAE_ENCODER = Model(
 CANNY_EDGES = Model(
     name="canny_edges",
     purpose="A picture to its edges at the size asked for, by OpenCV",
-    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS),
+    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS, OUTPUT_FORMAT),
     outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
     needs_gpu=False,
 )

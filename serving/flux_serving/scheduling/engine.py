@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from flux_serving.errors import Cancelled, FluxError, GenerationFailed
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.scheduler import Scheduler
+from flux_serving.scheduling.scheduler import Scheduler, reason_to_drop
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +186,12 @@ class Engine(Generic[Work, Outcome]):
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
         """Together, or, where that fails, each alone: then only those fail that must."""
         started = self.clock()
+        dropped = {job: reason for job in jobs if (reason := reason_to_drop(job, started)) is not None}
+        for job, reason in dropped.items():
+            self._end(job, reason)
+        jobs = [job for job in jobs if job not in dropped]
+        if not jobs:
+            return
         outcomes: Sequence[Outcome | FluxError]
         try:
             outcomes = self._runner.results([job.work for job in jobs])

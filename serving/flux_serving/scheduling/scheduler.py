@@ -137,10 +137,8 @@ class Scheduler:
         dropped: list[tuple[AnyJob, FluxError]] = []
         for place in self._places.values():
             job = place.job
-            if job.deadline is not None and now >= job.deadline:
-                dropped.append((job, _too_late(job)))
-            elif not job.is_wanted():
-                dropped.append((job, _unwanted(job)))
+            if (reason := reason_to_drop(job, now)) is not None:
+                dropped.append((job, reason))
             elif work_done >= place.rises_at:
                 place.rise(work_done)
         self.remove(job for job, _ in dropped)
@@ -206,9 +204,11 @@ class Scheduler:
         return jobs
 
 
-def _too_late(job: AnyJob) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the request's time ran out after {job.steps_done} of {job.steps} steps")
-
-
-def _unwanted(job: AnyJob) -> Cancelled:
-    return Cancelled(f"nobody waits for the picture any more, after {job.steps_done} of {job.steps} steps")
+def reason_to_drop(job: AnyJob, now: float) -> FluxError | None:
+    """Why no more work should go into it. now: as for `schedule`."""
+    steps = f"after {job.steps_done} of {job.steps} steps"
+    if job.deadline is not None and now >= job.deadline:
+        return DeadlineExceeded(f"the request's time ran out {steps}")
+    if not job.is_wanted():
+        return Cancelled(f"nobody waits for the picture any more, {steps}")
+    return None
