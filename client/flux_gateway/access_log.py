@@ -38,6 +38,10 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, told)
+        except Exception:
+            # Answered further out, where nobody tells.
+            status = 500
+            raise
         finally:
             client = scope.get("client")
             line = {

@@ -153,6 +153,8 @@ def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
         ({"content": b"a"}, 415, "none"),
         ({"content": b"a", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ({"data": {"prompt": "a", "loras": "["}}, 422, "loras"),
+        ({"data": {"prompt": "a", "loras": "[" * 100_000}}, 422, "loras"),
+        ({"content": b'{"prompt":"\\ud800"}', "headers": {"content-type": "application/json"}}, 422, "prompt"),
     ],
 )
 def test_bad_requests_are_told_in_json_before_triton_is_asked(how: dict[str, Any], status: int, words: str) -> None:
@@ -285,6 +287,24 @@ def test_the_log_has_the_request_and_neither_picture_nor_key_nor_prompt(caplog: 
     assert (line["id"], line["status"], line["path"]) == (response.headers["x-request-id"], 200, "/generate")
     assert line["caller"] == "127.0.0.1"
     assert not {"words", "hush", "secret"} & set(caplog.text.split())
+
+
+def test_what_nobody_foresaw_is_500_in_json_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def asked() -> httpx.Response:
+        client = AsyncFluxClient(transport=AsyncFakeTransport(ZeroDivisionError("secret")))  # type: ignore[arg-type]
+        app = make_app(Settings(), client)
+        async with app.router.lifespan_context(app):
+            await asyncio.sleep(0.05)
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as caller:
+                return await caller.post("/generate", json={"prompt": "a"})
+
+    with caplog.at_level(logging.INFO):
+        response = asyncio.run(asked())
+    assert (response.status_code, response.json()["success"]) == (500, False)
+    assert "secret" not in response.text
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "flux_gateway.access"]
+    assert line["status"] == 500
 
 
 def test_browsers_of_other_origins_may_ask() -> None:

@@ -36,7 +36,10 @@ class LoraWeight(BaseModel):
 
 def _from_text(value: object) -> object:
     """A form has a list as JSON text."""
-    return json.loads(value) if isinstance(value, str) else value
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class GenerateRequest(BaseModel):
