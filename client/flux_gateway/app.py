@@ -19,7 +19,10 @@ from flux_gateway.bodies import BodyLimit
 from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
 from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.kept import Kept
 from flux_gateway.keys import Keys
+from flux_gateway.openai_images.errors import error_body
+from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 from flux_gateway.settings import Settings
 from flux_gateway.watch import Watch
@@ -49,6 +52,7 @@ def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastA
         lifespan=life,
     )
     app.include_router(genserve(desk))
+    app.include_router(openai_images(desk, Kept(settings.kept_bytes, settings.kept_s)))
     _tell_about(app, desk)
     _refuse(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
@@ -92,12 +96,12 @@ def _refuse(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse(failed(refusal, request.state.id), refusal.status, refusal.headers)
+        return JSONResponse(_body(request, refusal), refusal.status, refusal.headers)
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
         refusal = Refusal(error.status_code, str(error.detail))
-        return JSONResponse(failed(refusal, request.state.id), error.status_code, dict(error.headers or {}))
+        return JSONResponse(_body(request, refusal), error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(Gone)
     async def gone(request: Request, error: Gone) -> Response:
@@ -106,4 +110,9 @@ def _refuse(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         refusal = Refusal(500, f"unexpected {type(error).__name__}; the gateway's log has the details")
-        return JSONResponse(failed(refusal, request.state.id), 500)
+        return JSONResponse(_body(request, refusal), 500)
+
+
+def _body(request: Request, refusal: Refusal) -> dict[str, Any]:
+    is_openai = request.url.path.startswith("/v1/")
+    return error_body(refusal) if is_openai else failed(refusal, request.state.id)

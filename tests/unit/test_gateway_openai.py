@@ -1,0 +1,151 @@
+"""OpenAI's images API, asked by the real `openai` package, with a Triton that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import pytest
+from PIL import Image
+
+from flux_client import AsyncFluxClient, Overloaded
+from flux_client.fake import AsyncFakeTransport
+from flux_gateway.app import make_app
+from flux_gateway.kept import Kept
+from flux_gateway.settings import Settings
+from flux_serving.errors import FluxError
+
+T = TypeVar("T")
+
+
+def asked(ask: Callable[[openai.AsyncOpenAI], Awaitable[T]], *errors: FluxError) -> tuple[T, dict[str, Any]]:
+    """What the package returns, and the tensors that Triton was asked for, by name."""
+    transport = AsyncFakeTransport(*errors)
+
+    async def run() -> T:
+        app = make_app(Settings(timeout_s=0.5), AsyncFluxClient(transport=transport))
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+            await asyncio.sleep(0.05)
+            client = openai.AsyncOpenAI(api_key="any", base_url="http://gateway/v1", http_client=http, max_retries=0)
+            return await ask(client)
+
+    result = asyncio.run(run())
+    sent = transport.fake.sent
+    return result, {name: value.tolist() for name, value in sent[-1].request.inputs.items()} if sent else {}
+
+
+def picture(colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def size_of(b64_json: str | None) -> tuple[int, int]:
+    assert b64_json is not None
+    return Image.open(io.BytesIO(base64.b64decode(b64_json))).size
+
+
+# OpenAI's own model for them is gone; the endpoint stays.
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_variations_are_redux() -> None:
+    answer, sent = asked(lambda client: client.images.create_variation(image=picture(), n=2, size="96x64"))
+    assert [size_of(image.b64_json) for image in answer.data or []] == [(96, 64)] * 2
+    assert "MODE" not in sent
+    assert (sent["IMAGE"], sent["NUM_IMAGES"], sent["WIDTH"]) == ([[picture()]], [[2]], [[96]])
+
+
+def test_generations_are_text2img() -> None:
+    answer, sent = asked(
+        lambda client: client.images.generate(
+            prompt="red apple", output_format="webp", extra_body={"seed": 7, "num_inference_steps": 4}
+        )
+    )
+    assert (sent["MODE"], sent["PROMPT"], sent["SEED"]) == ([[b"text2img"]], [[b"red apple"]], [[7]])
+    (image,) = answer.data or []
+    assert image.model_extra == {"seed": 7}
+    assert Image.open(io.BytesIO(base64.b64decode(image.b64_json or ""))).format == "WEBP"
+
+
+@pytest.mark.parametrize(("fidelity", "first"), [("low", 0.0), ("high", 1.0)])
+def test_edits_change_the_first_picture_and_the_others_steer(fidelity: Any, first: float) -> None:
+    _, sent = asked(
+        lambda client: client.images.edit(
+            image=[picture("red"), picture("blue")], prompt="heart", input_fidelity=fidelity
+        )
+    )
+    assert sent["IMAGE"] == [[picture("red"), picture("blue")]]
+    assert (sent["MODE"], sent["PROMPT"]) == ([[b"img2img"]], [[b"heart"]])
+    assert sent["IMAGE_STRENGTH"] == [[first, 1.0]]
+    assert sent["STRENGTH"] == [[pytest.approx(0.8)]]
+
+
+def test_a_stream_has_so_many_partial_images_and_then_the_image() -> None:
+    async def ask(client: openai.AsyncOpenAI) -> list[Any]:
+        stream = await client.images.generate(
+            prompt="red apple", stream=True, partial_images=2, extra_body={"num_inference_steps": 6}
+        )
+        return [event async for event in stream]
+
+    events, _ = asked(ask)
+    assert [event.type.partition(".")[2] for event in events] == ["partial_image", "partial_image", "completed"]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    assert size_of(events[-1].b64_json) == (64, 64)
+
+
+def test_a_picture_by_its_url_can_be_fetched() -> None:
+    async def ask(client: openai.AsyncOpenAI) -> tuple[httpx.Response, httpx.Response]:
+        answer = await client.images.generate(prompt="red apple", response_format="url")
+        (image,) = answer.data or []
+        http = client._client
+        return await http.get(image.url or ""), await http.get("http://gateway/v1/images/files/other")
+
+    (found, other), _ = asked(ask)
+    assert (found.status_code, found.headers["content-type"]) == (200, "image/png")
+    assert Image.open(io.BytesIO(found.content)).size == (64, 64)
+    assert (other.status_code, list(other.json())) == (404, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"size": "7x7"}, "size.0"),
+        ({"size": "big"}, "size"),
+        ({"n": 100}, "n"),
+        ({"stream": True, "response_format": "url"}, None),
+    ],
+)
+def test_bad_requests_are_told_in_openais_words(wrong: dict[str, Any], param: str | None) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        asked(lambda client: client.images.generate(**{"prompt": "a", **wrong}))
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_a_mask_is_refused_because_it_would_be_without_effect() -> None:
+    with pytest.raises(openai.BadRequestError, match="mask"):
+        asked(lambda client: client.images.edit(image=picture(), mask=picture(), prompt="a"))
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+def test_overload_is_503_also_where_a_stream_was_asked_for(more: dict[str, Any]) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        asked(lambda client: client.images.generate(prompt="a", **more), *[Overloaded("full")] * 20)
+    assert caught.value.status_code == 503
+    assert int(caught.value.response.headers["retry-after"]) > 0
+
+
+def test_what_is_kept_has_a_bound_and_an_end() -> None:
+    now = 0.0
+    kept = Kept(10, 5.0, lambda: now)
+    first, second = kept.put(b"12345", "image/png"), kept.put(b"12345", "image/png")
+    assert kept.get(first) == (b"12345", "image/png")
+    third = kept.put(b"1", "image/png")
+    assert [kept.get(name) is None for name in (first, second, third)] == [True, False, False]
+    now = 5.0
+    assert kept.get(third) is None
