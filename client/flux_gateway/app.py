@@ -12,7 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from flux_client import AsyncFluxClient
+from flux_client import AsyncFluxClient, RetryPolicy
 from flux_gateway.access_log import AccessLog
 from flux_gateway.admission import Admission
 from flux_gateway.bodies import BodyLimit
@@ -33,7 +33,8 @@ _NOBODY_THERE = 499
 
 def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastAPI:
     """client: to ask; None: one of the settings' Triton. Raises CannotStart: the file of keys cannot be used."""
-    client = client or AsyncFluxClient(settings.triton, timeout_s=settings.timeout_s)
+    # What is full or away is told at once: whoever asks knows best whether to ask again.
+    client = client or AsyncFluxClient(settings.triton, timeout_s=settings.timeout_s, retry=RetryPolicy(attempts=1))
     watch = Watch(client)
     keys = Keys.from_file(settings.keys_file)
     admission = Admission(settings.concurrency, settings.concurrency_per_caller)
