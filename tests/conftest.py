@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flux_demo.folders import demo_checkpoints
+from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
@@ -25,6 +26,7 @@ DEMO = demo_checkpoints(ROOT / "checkpoints/demo")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
+    parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
 
 
 def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
@@ -74,5 +76,22 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServ
 
 
 @pytest.fixture(scope="session")
+def gateway(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    from raw import wait_until_healthy
+
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
+        wait_until_healthy(gateway)
+        yield gateway
+
+
+@pytest.fixture(scope="session")
 def random_server(random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     yield from start_server(random_checkpoints, tmp_path_factory.mktemp("random-server") / "triton.log")
+
+
+@pytest.fixture
+def mortal_server(tmp_path: Path) -> Iterator[TritonServer]:
+    """One that the test may kill."""
+    yield from start_server(DEMO, tmp_path / "triton.log")

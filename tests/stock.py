@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
+from torch import nn
 
 from flux_serving.stages.context import Context
 from flux_serving.stages.latents import Grid, unpack_latents
@@ -113,3 +114,26 @@ def deterministic(vae: Any) -> Iterator[None]:
         yield
     finally:
         vae.encode = encode
+
+
+def stock_latents(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> torch.Tensor:
+    """Final latents of stock diffusers, which at each step reads the tokens that are there then.
+
+    Tokens of a weight above 1 are repeated. At step i of n a token is there where start <= i / n < end.
+    """
+    step = iter(range(wanted.steps))
+
+    def read(transformer: nn.Module, arguments: tuple[()], named: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        now = next(step) / wanted.steps
+        start, end = context.all_spans.unbind(1)
+        counts = torch.where((start <= now) & (now < end), context.weights, 0.0).long()
+        tokens = context.tokens.repeat_interleave(counts, dim=0)
+        is_pooled = context.pooled_span.start <= now < context.pooled_span.end
+        return arguments, named | {
+            "encoder_hidden_states": tokens[None],
+            "txt_ids": torch.zeros(len(tokens), 3),
+            "pooled_projections": context.pooled[None] if is_pooled else torch.zeros_like(context.pooled)[None],
+        }
+
+    with flux.transformer.register_forward_pre_hook(read, with_kwargs=True):
+        return run(flux, wanted, **embeddings(context))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from diffusers import (
@@ -13,10 +12,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from torch import Tensor, nn
 
-from flux_serving.stages.context import Context
-from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
 
 CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
@@ -84,36 +80,3 @@ def weights_of(flux: FluxPipeline, controlnet: FluxControlNetModel | None = None
         default_steps=50,
         controlnet=controlnet,
     )
-
-
-def stock_latents(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> Tensor:
-    """Final latents of stock diffusers, which at each step reads the tokens that are there then.
-
-    Tokens of a weight above 1 are repeated. At step i of n a token is there where start <= i / n < end.
-    """
-    step = iter(range(wanted.steps))
-
-    def read(transformer: nn.Module, arguments: tuple[()], named: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-        now = next(step) / wanted.steps
-        start, end = context.all_spans.unbind(1)
-        counts = torch.where((start <= now) & (now < end), context.weights, 0.0).long()
-        tokens = context.tokens.repeat_interleave(counts, dim=0)
-        is_pooled = context.pooled_span.start <= now < context.pooled_span.end
-        return arguments, named | {
-            "encoder_hidden_states": tokens[None],
-            "txt_ids": torch.zeros(len(tokens), 3),
-            "pooled_projections": context.pooled[None] if is_pooled else torch.zeros_like(context.pooled)[None],
-        }
-
-    with flux.transformer.register_forward_pre_hook(read, with_kwargs=True):
-        latents: Tensor = flux(
-            prompt_embeds=context.tokens[None],
-            pooled_prompt_embeds=context.pooled[None],
-            height=wanted.height,
-            width=wanted.width,
-            num_inference_steps=wanted.steps,
-            guidance_scale=wanted.guidance,
-            generator=torch.Generator("cpu").manual_seed(wanted.seeds[0]),
-            output_type="latent",
-        ).images[0]
-    return latents

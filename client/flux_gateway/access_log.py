@@ -6,8 +6,11 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flux_gateway.refusals import NOBODY_THERE
 
 _LOG = logging.getLogger("flux_gateway.access")
 
@@ -18,14 +21,16 @@ class AccessLog:
     Neither bodies nor headers nor the query are logged: they may hold pictures or keys.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, answered: Callable[[str, str, int, float], None]) -> None:
+        """answered: is told each request's method, route, status and seconds."""
         self._app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), 499
+        started, status = time.monotonic(), NOBODY_THERE
         request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = request_id
 
@@ -43,7 +48,9 @@ class AccessLog:
             status = 500
             raise
         finally:
-            client = scope.get("client")
+            client, seconds = scope.get("client"), time.monotonic() - started
+            route = getattr(scope.get("route"), "path", "other")
+            self._answered(scope["method"] if route != "other" else "other", route, status, seconds)
             line = {
                 "id": request_id,
                 "client": client[0] if client else None,
@@ -51,6 +58,6 @@ class AccessLog:
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "seconds": round(time.monotonic() - started, 3),
+                "seconds": round(seconds, 3),
             }
             _LOG.info(json.dumps(line))

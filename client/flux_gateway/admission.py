@@ -19,7 +19,7 @@ class Admission:
     """For one event loop."""
 
     def __init__(self, at_once: int, at_once_each: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._at_once = at_once
+        self.at_once = at_once
         self._at_once_each = at_once_each
         self._clock = clock
         self._running: Counter[str] = Counter()
@@ -35,8 +35,8 @@ class Admission:
         """Raises Refusal: 429, the caller's own limits; 503, those of all."""
         if self._running[caller.name] >= self._at_once_each:
             raise Refusal(429, f"{self._at_once_each} requests at once are a caller's most", None, RETRY_AFTER_S)
-        if self.running >= self._at_once:
-            raise Refusal(503, f"full: {self._at_once} requests are in work", None, RETRY_AFTER_S)
+        if self.running >= self.at_once:
+            raise Refusal(503, f"full: {self.at_once} requests are in work", None, RETRY_AFTER_S)
         self._pace(caller)
         self._running[caller.name] += 1
         try:

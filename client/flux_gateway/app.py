@@ -9,41 +9,55 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from flux_client import AsyncFluxClient, RetryPolicy
 from flux_gateway.access_log import AccessLog
 from flux_gateway.admission import Admission
 from flux_gateway.bodies import BodyLimit
+from flux_gateway.content_filter import ContentFilter, content_filter
 from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
 from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.jobs.routes import jobs
+from flux_gateway.jobs.shelf import Shelf
 from flux_gateway.kept import Kept
 from flux_gateway.keys import Keys
-from flux_gateway.openai_images.errors import error_body
+from flux_gateway.metrics import Metrics
+from flux_gateway.openai_images.bodies import error_body
 from flux_gateway.openai_images.routes import openai_images
-from flux_gateway.refusals import RETRY_AFTER_S, Refusal
+from flux_gateway.page.routes import Page, page_files
+from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
 from flux_gateway.settings import Settings
 from flux_gateway.watch import Watch
 
-#: What Triton's own proxies say where a client hung up; nobody reads it.
-_NOBODY_THERE = 499
 
+def make_app(
+    settings: Settings, client: AsyncFluxClient | None = None, filtering: ContentFilter | None = None
+) -> FastAPI:
+    """client, filtering: instead of those that the settings name.
 
-def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastAPI:
-    """client: to ask; None: one of the settings' Triton. Raises CannotStart: the file of keys cannot be used."""
+    Raises CannotStart: the file of keys or the content filter cannot be used.
+    """
     # What is full or away is told at once: whoever asks knows best whether to ask again.
     client = client or AsyncFluxClient(settings.triton, timeout_s=settings.timeout_s, retry=RetryPolicy(attempts=1))
     watch = Watch(client)
     keys = Keys.from_file(settings.keys_file)
     admission = Admission(settings.concurrency, settings.concurrency_per_caller)
-    desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, settings.pixels)
+    metrics = Metrics()
+    filtering = filtering or content_filter(settings.content_filter)
+    desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, metrics, filtering, settings.pixels)
+    shelf = Shelf(settings.jobs, settings.kept_bytes, settings.kept_s)
+    metrics.shows("in_work", "Generations in work.", lambda: admission.running)
+    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: len(shelf))
+    metrics.shows("ready", "1 where something can be served now.", lambda: watch.reason is None)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         async with watch.looking():
             yield
+        await shelf.close()
         await client.close()
 
     app = FastAPI(
@@ -52,9 +66,12 @@ def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastA
         description="FLUX.1 Redux, image-to-image, text-to-image and edge control.",
         lifespan=life,
     )
-    app.include_router(genserve(desk))
+    app.include_router(genserve(desk, settings.loras))
     app.include_router(openai_images(desk, Kept(settings.kept_bytes, settings.kept_s)))
-    _tell_about(app, desk)
+    app.include_router(jobs(desk, shelf))
+    page = Page()
+    app.include_router(page_files(page))
+    _tell_about(app, desk, metrics, page)
     _refuse(app)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
     origins = [origin.strip() for origin in settings.origins.split(",")]
@@ -65,19 +82,26 @@ def make_app(settings: Settings, client: AsyncFluxClient | None = None) -> FastA
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, answered=metrics.answered)
     return app
 
 
-def _tell_about(app: FastAPI, desk: Desk) -> None:
+def _tell_about(app: FastAPI, desk: Desk, metrics: Metrics, page: Page) -> None:
     @app.get("/", tags=["service"])
-    async def root() -> dict[str, Any]:
-        return {
-            "name": "flux-triton",
-            "version": app.version,
-            "status": "running" if desk.watch.reason is None else desk.watch.reason,
-            "endpoints": sorted(app.openapi()["paths"]),
-        }
+    async def root(request: Request) -> Response:
+        """The page for a browser, the endpoints for others."""
+        if "text/html" in request.headers.get("accept", ""):
+            response = page.file("index.html")
+        else:
+            about = {"name": "flux-triton", "version": app.version, "status": desk.watch.reason or "running"}
+            response = JSONResponse({**about, "endpoints": sorted(app.openapi()["paths"])})
+        response.headers["Vary"] = "Accept"
+        return response
+
+    @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
+    async def scraped() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/health", tags=["service"], responses={503: {"description": "Nothing can be served now."}})
     async def health() -> JSONResponse:
@@ -106,7 +130,7 @@ def _refuse(app: FastAPI) -> None:
 
     @app.exception_handler(Gone)
     async def gone(request: Request, error: Gone) -> Response:
-        return Response(status_code=_NOBODY_THERE)
+        return Response(status_code=NOBODY_THERE)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -18,10 +18,10 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         read = 0
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
 
         async def counted() -> Message:
             nonlocal read
-            announced = dict(scope["headers"]).get(b"content-length", b"0")
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._most or (announced.isdigit() and int(announced) > self._most):

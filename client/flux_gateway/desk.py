@@ -11,8 +11,10 @@ from starlette.requests import Request
 
 from flux_client import Event, FluxError, Variation
 from flux_gateway.admission import Admission
+from flux_gateway.content_filter import ContentFilter
 from flux_gateway.generation import Generator, Wanted
 from flux_gateway.keys import Caller, Keys
+from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.watch import Watch
 from flux_serving.contract import limits
@@ -21,14 +23,33 @@ _T = TypeVar("_T")
 
 
 class Desk:
-    """pixels: of the largest picture that may be asked for."""
+    """pixels: of the largest picture that may be asked for. content_filter: looks at all that leaves."""
 
-    def __init__(self, generator: Generator, watch: Watch, keys: Keys, admission: Admission, pixels: int) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        watch: Watch,
+        keys: Keys,
+        admission: Admission,
+        metrics: Metrics,
+        content_filter: ContentFilter | None,
+        pixels: int,
+    ) -> None:
         self.watch = watch
         self._generator = generator
         self._keys = keys
         self._admission = admission
+        self._metrics = metrics
+        self._content_filter = content_filter
         self._pixels = pixels
+
+    @property
+    def in_work(self) -> int:
+        return self._admission.running
+
+    @property
+    def room(self) -> int:
+        return self._admission.at_once
 
     def caller(self, request: Request) -> Caller:
         """Who asks; the log tells it, too. Raises Refusal: 401."""
@@ -39,8 +60,12 @@ class Desk:
 
     async def made(self, request: Request, caller: Caller, wanted: Wanted, request_id: str) -> list[Variation]:
         """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
-        with self._let_in(caller, wanted) as allowed:
-            return await while_there(request, self._generator.made(allowed, request_id))
+
+        async def collected() -> list[Variation]:
+            async with aclosing(self.events(caller, wanted, request_id, with_previews=False)) as events:
+                return [event async for event in events if isinstance(event, Variation)]
+
+        return await while_there(request, collected())
 
     async def events(
         self, caller: Caller, wanted: Wanted, request_id: str, with_previews: bool
@@ -49,6 +74,8 @@ class Desk:
         with self._let_in(caller, wanted) as allowed:
             async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
                 async for event in events:
+                    if self._content_filter is not None:
+                        await self._content_filter.look(event)
                     yield event
 
     @contextmanager
@@ -62,10 +89,18 @@ class Desk:
             )
         priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), caller.priority)
         with self._admission.admitted(caller):
+            outcome = "cancelled"
             try:
                 yield wanted.with_knob("priority", priority)
+                outcome = "done"
+            except Refusal:
+                outcome = "withheld"
+                raise
             except FluxError as error:
+                outcome = "failed"
                 raise refusal_of(error) from error
+            finally:
+                self._metrics.ended(wanted.mode, outcome)
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flux_client import AsyncFluxClient, Event, ModeName, Variation
+from flux_client import AsyncFluxClient, Event, ModeName
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What to make, whichever API asked for it.
 
-    images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them.
+    images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them; None is
+    not sent.
     """
 
     mode: ModeName
@@ -48,8 +48,3 @@ class Generator:
         async with stream:
             async for event in stream:
                 yield event
-
-    async def made(self, wanted: Wanted, request_id: str) -> list[Variation]:
-        """The variations alone."""
-        async with aclosing(self.events(wanted, request_id)) as events:
-            return [event async for event in events if isinstance(event, Variation)]

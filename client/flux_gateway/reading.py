@@ -104,6 +104,11 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     return whole
 
 
+def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """For OpenAPI: an operation whose body `read` reads. kinds: its media types."""
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema_of(model)} for kind in kinds}}}
+
+
 #: An encoded picture.
 PictureBytes = Annotated[
     bytes,

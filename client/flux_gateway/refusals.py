@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -14,17 +16,32 @@ from flux_serving.errors import (
 
 #: Seconds after which to ask again, where nothing better is known.
 RETRY_AFTER_S = 2
+#: Of an answer that nobody reads, because the client hung up. Source: nginx.
+NOBODY_THERE = 499
+
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Refusal(Exception):
-    """An answer without a picture. field: what of the request it is about. retry_after_s: where asking again helps."""
+    """An answer without a picture.
 
-    def __init__(self, status: int, words: str, field: str | None = None, retry_after_s: int | None = None) -> None:
+    field: what of the request it is about. retry_after_s: where asking again helps. code: OpenAI's, where it has one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        words: str,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+        code: str | None = None,
+    ) -> None:
         super().__init__(words)
         self.status = status
         self.words = words
         self.field = field
         self.retry_after_s = retry_after_s
+        self.code = code or _CODES.get(status)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -36,7 +53,7 @@ _STATUSES: dict[type[FluxError], int] = {
     Overloaded: 503,
     Unreachable: 503,
     DeadlineExceeded: 504,
-    Cancelled: 499,
+    Cancelled: NOBODY_THERE,
     GenerationFailed: 500,
 }
 
@@ -46,3 +63,24 @@ def refusal_of(error: FluxError) -> Refusal:
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
     words = f"the model server is not reachable: {error}" if isinstance(error, Unreachable) else str(error)
     return Refusal(status, words, retry_after_s=RETRY_AFTER_S if status == 503 else None)
+
+
+#: By status, for the description of the API: of what generates.
+_MEANINGS = {
+    400: "It asks for what is not served, or Triton refuses it.",
+    401: "The API key is missing or unknown.",
+    404: "There is none, or it is another caller's.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "A field is wrong.",
+    429: "The caller's own limits are reached.",
+    500: "It broke; the gateway's log has the details.",
+    503: "Loading, away or full; Retry-After tells when to ask again.",
+    504: "It took too long.",
+}
+_OF_GENERATING = tuple(status for status in _MEANINGS if status != 404)
+
+
+def documented(model: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Refusals with these statuses, for OpenAPI; without any: those of a generation. model: of their bodies."""
+    return {status: {"model": model, "description": _MEANINGS[status]} for status in statuses or _OF_GENERATING}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flux_serving.errors import CannotStart
+from flux_serving.settings import LORA_VARIABLE
 
 PREFIX = "FLUX_GATEWAY_"
 
@@ -30,12 +31,18 @@ class Settings:
     body_bytes: int = 64 * 2**20
     #: Pixels of one picture asked for.
     pixels: int = 2048 * 2048
+    #: Jobs that are kept, with those that run.
+    jobs: int = 256
+    #: Folder of LoRA adapters, to list them; without it, FLUX_LORA_PATH.
+    loras: Path | None = None
+    #: Entry point of the content filter; none: there is no filter.
+    content_filter: str = ""
     #: JSON file of API keys, as `flux-gateway key` prints them; none: everyone may come.
     keys_file: Path | None = None
     #: Origins that browsers may ask from, with commas between; `*` is all.
     origins: str = "*"
 
-    #: Seconds for which a picture that is given by its URL can be fetched, and bytes of all of them.
+    #: Seconds for which a picture can be fetched that is a job's or given by its URL, and bytes of all of either sort.
     kept_s: float = 600.0
     kept_bytes: int = 256 * 2**20
 
@@ -45,6 +52,8 @@ class Settings:
         given = {
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
         }
+        if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given:
+            given["loras"] = folder
         types = {field.name: str(field.type) for field in fields(cls)}
         if unknown := sorted(set(given) - set(types)):
             names = ", ".join(PREFIX + name.upper() for name in types)

@@ -29,9 +29,7 @@ class Watch:
         except FluxError as error:
             self.modes = []
             is_away = isinstance(error, Unreachable)
-            self.reason = (
-                "the model server is not reachable" if is_away else f"the model server does not answer: {error}"
-            )
+            self.reason = AWAY if is_away else f"the model server does not answer: {error}"
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:

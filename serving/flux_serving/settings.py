@@ -21,6 +21,9 @@ REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
 VAE_VARIABLE = "FLUX_VAE_MODEL_PATH"
 CONTROLNET_VARIABLE = "FLUX_CONTROLNET_MODEL_PATH"
 LORA_VARIABLE = "FLUX_LORA_PATH"
+#: In the order of `Checkpoints`' fields.
+_REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
+_OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
 #: Folder of the sockets that carry progress from `flux_base` to `flux_stream`; unset: one under the temporary folder.
 PROGRESS_VARIABLE = "FLUX_PROGRESS_FOLDER"
 
@@ -55,18 +58,16 @@ class Checkpoints:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
         """Raises CannotStart: a variable is unset."""
-        variables = (BASE_VARIABLE, REDUX_VARIABLE)
-        if unset := [variable for variable in variables if not environment.get(variable)]:
+        if unset := [variable for variable in _REQUIRED if not environment.get(variable)]:
             raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
-        optional = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
         return cls(
-            *(Path(environment[variable]).expanduser() for variable in variables),
-            *(Path(environment[name]).expanduser() if environment.get(name) else None for name in optional),
+            *(Path(environment[variable]).expanduser() for variable in _REQUIRED),
+            *(Path(environment[name]).expanduser() if environment.get(name) else None for name in _OPTIONAL),
         )
 
     def as_environment(self) -> dict[str, str]:
         """The same for another process: absolute paths, and nothing for what is not there."""
-        variables = (BASE_VARIABLE, REDUX_VARIABLE, VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
+        variables = (*_REQUIRED, *_OPTIONAL)
         paths = (self.base, self.redux, self.vae, self.controlnet, self.loras)
         return {name: str(path.resolve()) if path else "" for name, path in zip(variables, paths, strict=True)}
 

@@ -76,7 +76,9 @@ def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
     assert importers_of("torch", *torch_free) == set()
 
 
-@pytest.mark.parametrize("module", ["flux_client", "flux_serving.contract.pbtxt", "flux_serving.launch.server"])
+@pytest.mark.parametrize(
+    "module", ["flux_client", "flux_gateway.app", "flux_serving.contract.pbtxt", "flux_serving.launch.server"]
+)
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 
+from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 
 #: What flux_prior_redux hands to flux_base.
@@ -113,3 +116,10 @@ def _metrics_page(server: TritonServer) -> list[str]:
     with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
         text: str = response.read().decode()
     return text.splitlines()
+
+
+def wait_until_healthy(gateway: Gateway) -> None:
+    until = time.monotonic() + 60
+    while httpx.get(f"{gateway.url}/health", timeout=5).status_code != 200:
+        assert time.monotonic() < until
+        time.sleep(0.1)

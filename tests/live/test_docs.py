@@ -1,4 +1,4 @@
-"""Every block of docs/calling-triton.md, run as it stands; only the ports are those of the test's server."""
+"""Every block of docs/calling-triton.md and docs/rest.md, run as it stands; only the ports are those of the test."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture
 
 pytestmark = pytest.mark.live
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "calling-triton.md"
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+PAGE = DOCS / "calling-triton.md"
+REST = re.findall(r"```python\n(.*?)```", (DOCS / "rest.md").read_text(), re.DOTALL)
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
@@ -36,3 +39,9 @@ def test_a_block_of_the_page_writes_pictures(
 
 def test_the_page_has_all_seven_ways() -> None:
     assert [language for language, _ in BLOCKS] == ["python"] * 4 + ["bash", "python", "bash"]
+
+
+@pytest.mark.parametrize("code", REST)
+def test_a_block_of_the_page_of_rest_runs(gateway: Gateway, tmp_path: Path, code: str) -> None:
+    code = code.replace("http://localhost:12411", gateway.url)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True, timeout=120)

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from PIL import Image
 from flux_client import FluxClient
 from flux_serving.contract.metrics import JOBS
 from flux_serving.launch.gateway import Gateway
-from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 
 pytestmark = pytest.mark.live
@@ -42,22 +40,6 @@ globalThis.document = {
     body: {appendChild: image => process.stdout.write(image.src)},
 };
 """
-
-
-@pytest.fixture(scope="module")
-def gateway(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    (port,) = free_ports(1)
-    log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-    with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
-        wait_until_healthy(gateway)
-        yield gateway
-
-
-def wait_until_healthy(gateway: Gateway) -> None:
-    until = time.monotonic() + 60
-    while httpx.get(f"{gateway.url}/health", timeout=5).status_code != 200:
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def seed(language: str, containing: str, gateway: Gateway) -> str:

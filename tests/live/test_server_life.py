@@ -23,11 +23,6 @@ from raw import engine_metrics
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture
-def mortal_server(tmp_path: Path) -> Iterator[TritonServer]:
-    yield from start_server(DEMO, tmp_path / "triton.log")
-
-
 def processes_of_group(group: int) -> list[int]:
     alive = []
     for entry in Path("/proc").iterdir():

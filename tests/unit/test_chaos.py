@@ -28,8 +28,8 @@ from flux_serving.stages.projections import LowRank
 from flux_serving.stages.sampling import Picture, Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
-from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, stock_latents, weights_of
+from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, weights_of
 
 TOLERANCE = 1e-4
 

@@ -14,7 +14,8 @@ from flux_serving.stages.material import Material
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import BaseWeights
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH, stock_latents
+from stock import stock_latents
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH
 
 
 def random_context(seed: int, tokens: int) -> Context:

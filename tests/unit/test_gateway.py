@@ -7,9 +7,9 @@ import base64
 import io
 import json
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded, RetryPolicy
+from asking import gateway
+from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded
 from flux_client.fake import AsyncFakeTransport
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
@@ -26,6 +27,7 @@ from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
 from flux_serving.errors import CannotStart, FluxError
+from pictures import encoded
 
 NINE = {
     "success",
@@ -38,18 +40,6 @@ NINE = {
     "mode",
     "controlnet_type",
 }
-
-
-@asynccontextmanager
-async def gateway(
-    transport: AsyncFakeTransport | None = None, settings: Settings | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    client = AsyncFluxClient(transport=transport or AsyncFakeTransport(), retry=RetryPolicy(attempts=1))
-    app = make_app(settings or Settings(), client)
-    async with app.router.lifespan_context(app):
-        await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as caller:
-            yield caller
 
 
 def ask(
@@ -77,9 +67,7 @@ def sent(path: str, **how: Any) -> dict[str, Any]:
 
 
 def picture(size: tuple[int, int] = (32, 32)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, "red").save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", size, "red"))
 
 
 def in_base64(data: bytes) -> str:
@@ -321,3 +309,64 @@ def test_browsers_of_other_origins_may_ask() -> None:
 def test_a_setting_that_cannot_be_stops_the_start_and_is_named(environment: dict[str, str]) -> None:
     with pytest.raises(CannotStart, match=next(iter(environment))):
         Settings.from_environment(environment)
+
+
+def test_adapters_are_listed_by_the_names_that_requests_take(tmp_path: Path) -> None:
+    for name in ("red.safetensors", "blue.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+
+    async def asked(settings: Settings) -> Any:
+        async with gateway(settings=settings) as caller:
+            return (await caller.get("/loras")).json()
+
+    found = asyncio.run(asked(Settings.from_environment({"FLUX_LORA_PATH": str(tmp_path)})))
+    assert found == {"loras": [{"name": "blue"}, {"name": "red"}]}
+    assert asyncio.run(asked(Settings())) == {"loras": []}
+
+
+def test_status_tells_what_is_in_work() -> None:
+    async def asked() -> Any:
+        async with gateway(settings=Settings(concurrency=5)) as caller:
+            return (await caller.get("/status")).json()
+
+    answer = asyncio.run(asked())
+    assert (answer["status"], answer["requests_in_work"], answer["requests_at_most"]) == ("running", 0, 5)
+    assert "redux" in answer["modes"]
+
+
+def test_metrics_count_by_route_and_by_outcome() -> None:
+    async def asked() -> str:
+        async with gateway() as caller:
+            await caller.post("/generate", json={"prompt": "a"})
+            await caller.post("/generate", json={"seed": "x"})
+            for path in ("/v1/jobs/a", "/v1/jobs/b", "/nothing", "/nothing/more"):
+                await caller.get(path)
+            return (await caller.get("/metrics")).text
+
+    lines = asyncio.run(asked()).splitlines()
+    for expected in (
+        'flux_gateway_requests_total{method="POST",path="/generate",status="200"} 1.0',
+        'flux_gateway_requests_total{method="POST",path="/generate",status="422"} 1.0',
+        'flux_gateway_requests_total{method="GET",path="/v1/jobs/{job_id}",status="404"} 2.0',
+        'flux_gateway_requests_total{method="other",path="other",status="404"} 2.0',
+        'flux_gateway_generations_total{mode="text2img",outcome="done"} 1.0',
+        "flux_gateway_in_work 0.0",
+        "flux_gateway_ready 1.0",
+    ):
+        assert expected in lines, expected
+
+
+def test_a_browser_gets_the_page_and_others_the_endpoints() -> None:
+    async def asked() -> None:
+        async with gateway() as caller:
+            page = await caller.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+            about = await caller.get("/")
+            assert page.headers["content-type"].startswith("text/html")
+            assert "default-src 'self'" in page.headers["content-security-policy"]
+            assert "/generate" in about.json()["endpoints"]
+            for name in re.findall(r'(?:href|src)="(/page/[^"]+)"', page.text):
+                assert (await caller.get(name)).status_code == 200, name
+            for name in ("routes.py", "..%2fapp.py", "nothing.js"):
+                assert (await caller.get(f"/page/{name}")).status_code == 404
+
+    asyncio.run(asked())

@@ -19,6 +19,7 @@ from flux_gateway.app import make_app
 from flux_gateway.kept import Kept
 from flux_gateway.settings import Settings
 from flux_serving.errors import FluxError
+from pictures import encoded
 
 T = TypeVar("T")
 
@@ -40,9 +41,7 @@ def asked(ask: Callable[[openai.AsyncOpenAI], Awaitable[T]], *errors: FluxError)
 
 
 def picture(colour: str = "red") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (32, 32), colour))
 
 
 def size_of(b64_json: str | None) -> tuple[int, int]:

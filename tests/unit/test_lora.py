@@ -19,6 +19,7 @@ from flux_serving.stages.material import Material
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.stages.transformer import Transformer
+from stock import embeddings, run
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_flux, weights_of
 
 RANK = 3
@@ -78,22 +79,12 @@ def made(sampler: Sampler, transformer: Transformer | None) -> Tensor:
 
 def stock_latents(flux: FluxPipeline, scales: dict[Path, float]) -> Tensor:
     """What diffusers gives with these adapters, by PEFT."""
-    given = material().context
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for file in scales:
             flux.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=file.stem)
         flux.set_adapters([file.stem for file in scales], list(scales.values()))
-        latents: Tensor = flux(
-            prompt_embeds=given.tokens[None],
-            pooled_prompt_embeds=given.pooled[None],
-            height=PARAMETERS.height,
-            width=PARAMETERS.width,
-            num_inference_steps=PARAMETERS.steps,
-            guidance_scale=PARAMETERS.guidance,
-            generator=torch.Generator("cpu").manual_seed(PARAMETERS.seeds[0]),
-            output_type="latent",
-        ).images[0]
+        latents = run(flux, PARAMETERS, **embeddings(material().context))
         flux.unload_lora_weights()
     return latents
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,12 +13,15 @@ from fastapi.responses import JSONResponse
 from flux_client import Variation
 from flux_gateway.desk import Desk
 from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer, GenerateRequest
-from flux_gateway.reading import read, schema_of
-from flux_gateway.refusals import Refusal
+from flux_gateway.pictures import as_text, size_of
+from flux_gateway.reading import body_of, read
+from flux_gateway.refusals import Refusal, documented
 
 NAME = "flux-triton"
 #: GenServe names the card. Triton chooses the instance, and does not tell which.
 GPU_ID = "triton"
+#: Of an adapter's file.
+LORA_SUFFIX = ".safetensors"
 _DESCRIPTIONS = {
     "flux1-redux-dev": "Variations of pictures: FLUX.1 Redux",
     "flux1-dev": "Pictures of a prompt, and changed pictures",
@@ -26,7 +29,8 @@ _DESCRIPTIONS = {
 }
 
 
-def genserve(desk: Desk) -> APIRouter:
+def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
+    """loras_folder: of the adapters that Triton has."""
     router = APIRouter(tags=["GenServe"])
 
     async def answered(request: Request) -> JSONResponse:
@@ -57,12 +61,8 @@ def genserve(desk: Desk) -> APIRouter:
         router.post(
             path,
             response_model=GenerateAnswer,
-            openapi_extra={
-                "requestBody": {
-                    "required": True,
-                    "content": {kind: {"schema": schema_of(GenerateRequest)}},
-                }
-            },
+            responses=documented(GenerateAnswer),
+            openapi_extra=body_of(GenerateRequest, kind),
         )(answered)
 
     @router.get("/models")
@@ -85,6 +85,22 @@ def genserve(desk: Desk) -> APIRouter:
             ]
         }
 
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        """What is going on; `/health` says by its status whether anything can be served."""
+        return {
+            "status": desk.watch.reason or "running",
+            "modes": desk.watch.modes,
+            "requests_in_work": desk.in_work,
+            "requests_at_most": desk.room,
+        }
+
+    @router.get("/loras")
+    async def loras() -> dict[str, Any]:
+        """Adapters by the names that `loras` takes."""
+        files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()
+        return {"loras": [{"name": name} for name in sorted(file.name.removesuffix(LORA_SUFFIX) for file in files)]}
+
     return router
 
 
@@ -96,12 +112,13 @@ def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
 
 
 def _picture(variation: Variation) -> dict[str, Any]:
+    width, height = size_of(variation.data)
     return {
         "success": True,
-        "image_base64": base64.b64encode(variation.data).decode(),
+        "image_base64": as_text(variation.data),
         "seed": variation.seed,
-        "width": variation.image.width,
-        "height": variation.image.height,
+        "width": width,
+        "height": height,
     }
 
 

@@ -23,8 +23,17 @@ MODES: dict[str, tuple[ModeName, str]] = {
 #: The mode of a request that names a model alone.
 _MODE_OF_MODEL = {"flux1-redux-dev": "redux", "flux1-dev": "text2img", "flux1-canny-dev": "controlnet"}
 CONTROLNET_TYPE = "canny"
+#: A black picture of 16x16 pixels, for the description.
+_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
 #: Distilled guidance where none is asked for.
 _CFG, _REDUX_CFG = 3.5, limits.DEFAULT_GUIDANCE
+
+
+_Side = Annotated[
+    # Triton refuses what is no multiple.
+    int | None,
+    Field(ge=limits.MIN_SIDE, le=limits.MAX_SIDE, json_schema_extra={"multipleOf": limits.SIDE_MULTIPLE}),
+]
 
 
 class LoraWeight(BaseModel):
@@ -54,7 +63,7 @@ class GenerateRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 20, "seed": 7},
-                {"mode": "redux", "input_image": "iVBORw0KGgo...", "cfg": 2.5, "num_inference_steps": 20},
+                {"mode": "redux", "input_image": _EXAMPLE, "cfg": 2.5, "num_inference_steps": 20},
             ]
         },
     )
@@ -63,8 +72,8 @@ class GenerateRequest(BaseModel):
     model_id: str | None = None
     prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
     negative_prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
-    height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE)
-    width: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE)
+    height: _Side = None
+    width: _Side = None
     num_inference_steps: int | None = Field(None, ge=1, le=limits.MAX_STEPS)
     cfg: float | None = Field(
         None, ge=0, le=limits.MAX_GUIDANCE, validation_alias=AliasChoices("cfg", "guidance_scale")
@@ -131,7 +140,7 @@ class GenerateRequest(BaseModel):
         if mode == "img2img":
             # As diffusers: with a prompt, the prompt alone says what the picture becomes.
             knobs |= {"strength": self.strength, "image_strength": 0.0 if self.prompt else None}
-        return Wanted(mode, images, {name: value for name, value in knobs.items() if value is not None})
+        return Wanted(mode, images, knobs)
 
     def _guidance(self, mode: ModeName) -> float:
         if self.cfg is not None:

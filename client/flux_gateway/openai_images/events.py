@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -10,8 +9,9 @@ from contextlib import aclosing
 from typing import Any
 
 from flux_client import Event, Preview, Progress, Variation
-from flux_gateway.openai_images.errors import error_body
+from flux_gateway.openai_images.bodies import error_body, size_of
 from flux_gateway.openai_images.schema import ImagesRequest
+from flux_gateway.pictures import as_text
 from flux_gateway.refusals import Refusal
 
 
@@ -25,11 +25,9 @@ async def streamed(
             event = first
             while True:
                 if isinstance(event, Variation):
-                    fields = {"b64_json": _text(event.data), "seed": event.seed, "output_format": asked.output_format}
-                    yield _sse(f"{name}.completed", fields | _size(event))
-                elif (index := partials.index(event)) is not None and event.preview is not None:
-                    fields = {"b64_json": _text(event.preview.data), "output_format": "jpeg"}
-                    yield _sse(f"{name}.partial_image", fields | {"partial_image_index": index} | _size(event.preview))
+                    yield _image(f"{name}.completed", event, asked.output_format, {"seed": event.seed})
+                elif event.preview is not None and (index := partials.index(event)) is not None:
+                    yield _image(f"{name}.partial_image", event.preview, "jpeg", {"partial_image_index": index})
                 event = await anext(events)
         except StopAsyncIteration:
             return
@@ -46,23 +44,23 @@ class _Partials:
 
     def index(self, progress: Progress) -> int | None:
         told = self._told.get(progress.image, 0)
-        if progress.preview is None or told == self._count:
-            return None
-        if progress.step * (self._count + 1) < progress.steps * (told + 1):
+        if told == self._count or progress.step * (self._count + 1) < progress.steps * (told + 1):
             return None
         self._told[progress.image] = told + 1
         return told
 
 
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _size(picture: Variation | Preview) -> dict[str, str]:
-    width, height = picture.image.size
-    return {"size": f"{width}x{height}"}
+def _image(kind: str, picture: Variation | Preview, output_format: str, more: dict[str, Any]) -> str:
+    fields = {
+        "created_at": int(time.time()),
+        "b64_json": as_text(picture.data),
+        "size": size_of(picture),
+        "output_format": output_format,
+        "quality": "auto",
+        "background": "opaque",
+    }
+    return _sse(kind, fields | more)
 
 
 def _sse(kind: str, fields: dict[str, Any]) -> str:
-    whole = {"type": kind, "created_at": int(time.time()), "quality": "auto", "background": "opaque", **fields}
-    return f"event: {kind}\ndata: {json.dumps(whole)}\n\n"
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"

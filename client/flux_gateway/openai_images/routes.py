@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -13,10 +10,12 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from flux_client import Variation
 from flux_gateway.desk import Desk, while_there
 from flux_gateway.kept import Kept
+from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
 from flux_gateway.openai_images.events import streamed
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, ImagesRequest, VariationsRequest
-from flux_gateway.reading import read, schema_of
-from flux_gateway.refusals import Refusal
+from flux_gateway.pictures import as_text
+from flux_gateway.reading import body_of, read
+from flux_gateway.refusals import Refusal, documented
 
 #: By the end of the path: what is read, and how its events are called.
 _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
@@ -41,14 +40,21 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
             variations = await desk.made(request, caller, wanted, request.state.id)
-            data = [_datum(request, asked, variation, kept) for variation in variations]
-            return JSONResponse({"created": int(time.time()), "data": data, **_form_of(asked, variations)})
+            answer = ImagesAnswer(
+                created=int(time.time()),
+                data=[_datum(request, asked, variation, kept) for variation in variations],
+                size=size_of(variations[0]),
+                output_format=asked.output_format,
+            )
+            return JSONResponse(answer.model_dump(exclude_none=True))
 
         kind = "application/json" if schema is GenerationsRequest else "multipart/form-data"
         router.post(
             f"/{name}",
             name=name,
-            openapi_extra={"requestBody": {"required": True, "content": {kind: {"schema": schema_of(schema)}}}},
+            response_model=ImagesAnswer,
+            responses={200: {"content": {"text/event-stream": {}}}, **documented(ErrorAnswer)},
+            openapi_extra=body_of(schema, kind),
         )(answered)
 
     for name, (schema, event) in _ENDPOINTS.items():
@@ -66,13 +72,8 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
     return router
 
 
-def _datum(request: Request, asked: ImagesRequest, variation: Variation, kept: Kept) -> dict[str, Any]:
+def _datum(request: Request, asked: ImagesRequest, variation: Variation, kept: Kept) -> ImageDatum:
     if asked.response_format == "b64_json":
-        return {"b64_json": base64.b64encode(variation.data).decode(), "seed": variation.seed}
+        return ImageDatum(b64_json=as_text(variation.data), seed=variation.seed)
     name = kept.put(variation.data, f"image/{asked.output_format}")
-    return {"url": str(request.url_for("file", name=name)), "seed": variation.seed}
-
-
-def _form_of(asked: ImagesRequest, variations: Sequence[Variation]) -> dict[str, Any]:
-    width, height = variations[0].image.size
-    return {"size": f"{width}x{height}", "output_format": asked.output_format, "background": "opaque"}
+    return ImageDatum(url=str(request.url_for("file", name=name)), seed=variation.seed)

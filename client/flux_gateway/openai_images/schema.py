@@ -64,7 +64,7 @@ class ImagesRequest(BaseModel):
     def knobs(self) -> dict[str, Any]:
         """Of every one."""
         width, height = self.size or (None, None)
-        given = {
+        return {
             "num_images": self.n,
             "width": width,
             "height": height,
@@ -75,7 +75,6 @@ class ImagesRequest(BaseModel):
             "negative_prompt": self.negative_prompt or None,
             "true_cfg_scale": self.true_cfg_scale,
         }
-        return {name: value for name, value in given.items() if value is not None}
 
     def wanted(self) -> Wanted:
         raise NotImplementedError

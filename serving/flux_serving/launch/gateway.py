@@ -30,6 +30,11 @@ class Gateway:
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Gateway:
         """Raises CannotStart: the port is taken, a setting is wrong, or `flux-triton[gateway]` is not installed."""
         refuse_taken(*self._address)

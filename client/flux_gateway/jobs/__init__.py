@@ -1,0 +1,1 @@
+"""Generations that go on by themselves, and are looked at again and again."""

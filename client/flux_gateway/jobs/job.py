@@ -1,0 +1,115 @@
+"""One job: how far each of its images is, and whoever waits for that to change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+from flux_client import Event, Preview, Progress, Variation
+from flux_gateway.refusals import Refusal
+
+Status = Literal["running", "succeeded", "failed", "cancelled"]
+#: Seconds after which a reader of changes is told that there are none, so that nothing on the way hangs up.
+HEARTBEAT_S = 15.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class ImageState:
+    """version: of the job when this changed last."""
+
+    index: int
+    step: int = 0
+    steps: int = 0
+    preview: Preview | None = None
+    variation: Variation | None = None
+    version: int = 0
+
+
+class Job:
+    """For one event loop. owner: whose it is. error: why it has failed."""
+
+    def __init__(self, name: str, owner: str, mode: str, count: int) -> None:
+        """count: of images."""
+        self.name = name
+        self.owner = owner
+        self.mode = mode
+        self.status: Status = "running"
+        self.error: Refusal | None = None
+        self.created_at = int(time.time())
+        self.expires_at: int | None = None
+        self.images = [ImageState(index) for index in range(count)]
+        self._version = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pictures."""
+        pictures = [picture for image in self.images for picture in (image.preview, image.variation) if picture]
+        return sum(len(picture.data) for picture in pictures)
+
+    async def run(self, first: Event, events: AsyncGenerator[Event, None]) -> None:
+        """Take the events until they end, or until the task is cancelled. It raises nothing else."""
+        try:
+            async with aclosing(events):
+                self._take(first)
+                async for event in events:
+                    self._take(event)
+            self._end("succeeded")
+        except Refusal as refusal:
+            self._end("failed", refusal)
+        except asyncio.CancelledError:
+            self._end("cancelled")
+            raise
+        except Exception as error:
+            _LOG.exception("job %s", self.name)
+            self._end("failed", Refusal(500, f"unexpected {type(error).__name__}; the gateway's log has the details"))
+
+    async def changes(self) -> AsyncGenerator[ImageState | None, None]:
+        """Each image as it stands, and again after it has changed, until the job ends. None: nothing happened for long.
+
+        A slow reader misses what lies between, but never the end.
+        """
+        seen = -1
+        while True:
+            version, changed = self._version, self._changed
+            for image in self.images:
+                if image.version > seen:
+                    yield image
+            seen = version
+            if self._version > seen:
+                continue
+            if self.status != "running":
+                return
+            try:
+                await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
+            except asyncio.TimeoutError:
+                yield None
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            image = self.images[event.image]
+            image.step, image.steps = event.step, event.steps
+            image.preview = event.preview or image.preview
+        else:
+            # They come at the end, in their order.
+            image = next(image for image in self.images if image.variation is None)
+            image.variation, image.preview = event, None
+            image.step = image.steps
+        self._change(image)
+
+    def _end(self, status: Status, error: Refusal | None = None) -> None:
+        self.status, self.error = status, error
+        self._change()
+
+    def _change(self, image: ImageState | None = None) -> None:
+        self._version += 1
+        if image is not None:
+            image.version = self._version
+        self._changed.set()
+        self._changed = asyncio.Event()

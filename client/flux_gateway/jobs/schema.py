@@ -1,0 +1,89 @@
+"""A job's request and its answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from flux_client import Preview, Variation
+from flux_gateway.generation import Wanted
+from flux_gateway.genserve.schema import GenerateRequest
+from flux_gateway.jobs.job import ImageState, Job, Status
+from flux_gateway.openai_images.bodies import ErrorDetails, error_details
+from flux_gateway.pictures import as_text, size_of
+from flux_serving.contract import limits
+
+
+class JobRequest(GenerateRequest):
+    """Fields of `POST /generate`, and how many images of which format, with or without previews of them."""
+
+    n: int = Field(1, ge=1, le=limits.MAX_IMAGES)
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    previews: bool = True
+
+    def wanted(self) -> Wanted:
+        return super().wanted().with_knob("num_images", self.n).with_knob("output_format", self.output_format)
+
+
+class JobImage(BaseModel):
+    """One image: steps done, of how many; a JPEG of it on its way; at the end the picture, and what it is."""
+
+    index: int
+    step: int
+    steps: int
+    preview_b64_json: str | None
+    b64_json: str | None
+    seed: int | None
+    width: int | None
+    height: int | None
+
+    @classmethod
+    def of(cls, image: ImageState) -> JobImage:
+        variation = image.variation
+        width, height = (None, None) if variation is None else size_of(variation.data)
+        return cls(
+            index=image.index,
+            step=image.step,
+            steps=image.steps,
+            preview_b64_json=_text_of(image.preview),
+            b64_json=_text_of(variation),
+            seed=None if variation is None else variation.seed,
+            width=width,
+            height=height,
+        )
+
+
+class JobEnd(BaseModel):
+    """How it stands, without its images. error: why it has failed."""
+
+    id: str
+    status: Status
+    error: ErrorDetails | None
+
+    @classmethod
+    def of_job(cls, job: Job) -> JobEnd:
+        return cls(id=job.name, status=job.status, error=None if job.error is None else error_details(job.error))
+
+
+class JobAnswer(JobEnd):
+    """created_at, expires_at: seconds since 1970; it expires some time after its end."""
+
+    mode: str
+    created_at: int
+    expires_at: int | None
+    images: list[JobImage]
+
+    @classmethod
+    def of_job(cls, job: Job) -> JobAnswer:
+        return cls(
+            **dict(JobEnd.of_job(job)),
+            mode=job.mode,
+            created_at=job.created_at,
+            expires_at=job.expires_at,
+            images=[JobImage.of(image) for image in job.images],
+        )
+
+
+def _text_of(picture: Preview | Variation | None) -> str | None:
+    return None if picture is None else as_text(picture.data)

@@ -1,0 +1,1 @@
+"""The page at `/`: its files, which need no build and nothing from other hosts."""

@@ -1,0 +1,97 @@
+/** The server's side: requests, the API key, events. */
+
+import { asText } from "./request.js";
+import { EventParser } from "./sse.js";
+
+const KEY = "flux-api-key";
+
+/** status: 0 where there was no answer at all. */
+export class ApiError extends Error {
+    constructor(status, message, param = null, retryAfter = null) {
+        super(message);
+        this.status = status;
+        this.param = param;
+        this.retryAfter = retryAfter;
+    }
+}
+
+export class Api {
+    get key() {
+        return sessionStorage.getItem(KEY) ?? "";
+    }
+
+    set key(key) {
+        sessionStorage.setItem(KEY, key);
+    }
+
+    /** Returns {healthy, modes, reason}. */
+    async health() {
+        try {
+            const response = await fetch("/health", { cache: "no-store" });
+            const body = await response.json();
+            return { healthy: response.ok, modes: body.modes ?? [], reason: body.error ?? "" };
+        } catch {
+            return { healthy: false, modes: [], reason: "no answer" };
+        }
+    }
+
+    async loras() {
+        const { loras } = await this.#json("/loras");
+        return loras.map((lora) => lora.name);
+    }
+
+    /** picture: null, or {field, file}. Returns the job. */
+    start(fields, picture) {
+        const body = new FormData();
+        for (const [name, value] of Object.entries(fields)) {
+            body.append(name, asText(value));
+        }
+        if (picture) {
+            body.append(picture.field, picture.file);
+        }
+        return this.#json("/v1/jobs", { method: "POST", body });
+    }
+
+    /** Ends the job where it still runs. Outlives the page. */
+    async forget(id) {
+        await this.#fetch(`/v1/jobs/${id}`, { method: "DELETE", keepalive: true });
+    }
+
+    /** Yields {event, data} as they come. */
+    async *events(id, signal) {
+        const response = await this.#fetch(`/v1/jobs/${id}/events`, { signal });
+        const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        const parser = new EventParser();
+        for (let { value, done } = await reader.read(); !done; { value, done } = await reader.read()) {
+            yield* parser.feed(value);
+        }
+    }
+
+    async #json(path, options) {
+        const response = await this.#fetch(path, options);
+        return response.json();
+    }
+
+    async #fetch(path, options = {}) {
+        const headers = this.key ? { Authorization: `Bearer ${this.key}` } : {};
+        let response;
+        try {
+            response = await fetch(path, { ...options, headers });
+        } catch (error) {
+            throw new ApiError(0, error.message);
+        }
+        if (!response.ok) {
+            throw await refusal(response);
+        }
+        return response;
+    }
+}
+
+async function refusal(response) {
+    // Something in between, such as a proxy, may answer in words of its own.
+    const body = await response.json().catch(() => ({}));
+    const error = typeof body.error === "object" ? body.error : { message: body.error };
+    const message = error?.message ?? response.statusText;
+    const retryAfter = Number(response.headers.get("Retry-After")) || null;
+    return new ApiError(response.status, message, error?.param ?? null, retryAfter);
+}

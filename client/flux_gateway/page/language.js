@@ -1,0 +1,69 @@
+/** The page's texts in the language chosen: each element remembers what it says. */
+
+import { TEXTS, textOf } from "./texts.js";
+
+const CHOICE = "flux-language";
+const TAGS = { en: "en", zh: "zh-Hans" };
+
+let language = localStorage.getItem(CHOICE);
+if (!(language in TEXTS)) {
+    language = navigator.language.startsWith("zh") ? "zh" : "en";
+}
+
+/** A value {key, values} is a text, too. */
+export function text(key, values = {}) {
+    const said = Object.entries(values).map(([name, value]) => [
+        name,
+        typeof value === "object" ? text(value.key, value.values) : value,
+    ]);
+    return textOf(language, key, Object.fromEntries(said));
+}
+
+/** values: to put in. Returns the element. */
+export function say(element, key, values = {}) {
+    element.dataset.text = key;
+    element.dataset.values = JSON.stringify(values);
+    element.textContent = text(key, values);
+    return element;
+}
+
+/** As `say`, for an attribute's text: aria-label, or alt of a picture. */
+export function label(element, key, values = {}) {
+    element.dataset.label = key;
+    element.dataset.values = JSON.stringify(values);
+    element.setAttribute(element.tagName === "IMG" ? "alt" : "aria-label", text(key, values));
+    return element;
+}
+
+export function translate() {
+    document.documentElement.lang = TAGS[language];
+    for (const element of document.querySelectorAll("[data-text], [data-label], [data-placeholder]")) {
+        const values = JSON.parse(element.dataset.values ?? "{}");
+        const { text: said, label: labelled, placeholder } = element.dataset;
+        if (said) {
+            say(element, said, values);
+        }
+        if (labelled) {
+            label(element, labelled, values);
+        }
+        if (placeholder) {
+            element.placeholder = text(placeholder);
+        }
+    }
+}
+
+/** button: says the other language, and goes to it. */
+export function switchBy(button) {
+    const name = () => {
+        button.lang = TAGS[language === "en" ? "zh" : "en"];
+        button.textContent = text("language.other");
+    };
+    button.addEventListener("click", () => {
+        language = language === "en" ? "zh" : "en";
+        localStorage.setItem(CHOICE, language);
+        translate();
+        name();
+    });
+    translate();
+    name();
+}

@@ -1,0 +1,122 @@
+/** The page: its rooms put together. */
+
+import { Api } from "./api.js";
+import { copy } from "./clipboard.js";
+import { Complaint, complaintOf } from "./complaint.js";
+import { find } from "./dom.js";
+import { Form } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { switchBy } from "./language.js";
+import { Picture } from "./picture.js";
+import { pictureField } from "./request.js";
+import { Run } from "./run.js";
+import { status, watch } from "./status.js";
+
+const api = new Api();
+const form = new Form(run);
+const complaint = new Complaint(run);
+const picture = new Picture({
+    onTaken: () => {
+        form.takePictures();
+        complaint.clear();
+    },
+    onFault: () => complaint.show({ key: "error.picture", param: "input_image" }),
+});
+const gallery = new Gallery({
+    use: (file) => {
+        picture.set(file);
+        find("picture").focus();
+    },
+    seed: (seed) => form.seed = seed,
+    copy: async (text) => (await copy(text)) ? status("status.copied") : complaint.show({ key: "error.copy" }),
+});
+let server = { healthy: false, reason: { key: "server.asking" } };
+let current = null;
+
+async function run() {
+    if (current || !server.healthy) {
+        return;
+    }
+    complaint.clear();
+    const fault = form.fault(picture.file !== null);
+    if (fault) {
+        complaint.show(fault);
+        return;
+    }
+    const fields = form.fields();
+    const field = pictureField(fields.mode);
+    const given = field && { field, file: picture.file };
+    const frames = gallery.begin(fields.n, { fields, before: given?.file ?? null, withKey: api.key !== "" });
+    current = new Run(api);
+    showWhatGoes();
+    status("status.sending");
+    await follow(fields, given, frames);
+    gallery.end(frames);
+    current = null;
+    showWhatGoes();
+}
+
+async function follow(fields, given, frames) {
+    const started = performance.now();
+    const count = fields.n;
+    try {
+        const end = await current.go(fields, given, (image) => {
+            frames[image.index].take(image);
+            status("status.running", { done: frames.filter((frame) => frame.isDone).length, count });
+        });
+        if (end.error) {
+            complaint.show({ key: "error.failed", values: { words: end.error.message }, param: end.error.param });
+        }
+        const seconds = ((performance.now() - started) / 1000).toFixed(1);
+        status({ succeeded: "status.done", cancelled: "status.cancelled" }[end.status] ?? "status.failed", { count, seconds });
+    } catch (error) {
+        find("key-field").hidden &&= error.status !== 401;
+        complaint.show(complaintOf(error));
+        status("status.failed");
+    }
+}
+
+function cancel() {
+    if (current) {
+        status("status.cancelling");
+        current.cancel();
+    }
+}
+
+function showWhatGoes() {
+    find("run").disabled = current !== null || !server.healthy;
+    find("cancel").hidden = current === null;
+}
+
+function listenToKeys() {
+    document.addEventListener("keydown", (event) => {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+            event.preventDefault();
+            run();
+        } else if (event.key === "Escape") {
+            cancel();
+        }
+    });
+}
+
+function keepTheKey() {
+    const field = find("key");
+    field.value = api.key;
+    find("key-field").hidden = api.key === "";
+    field.addEventListener("input", () => api.key = field.value.trim());
+}
+
+switchBy(find("language"));
+keepTheKey();
+listenToKeys();
+find("cancel").addEventListener("click", cancel);
+window.addEventListener("pagehide", () => current?.leave());
+watch(api, (now) => {
+    server = now;
+    form.offer(now.healthy ? now.modes : []);
+    showWhatGoes();
+    if (!current) {
+        now.healthy ? status("status.ready") : status("status.wait", { reason: now.reason });
+    }
+});
+api.loras().then((names) => form.offerLoras(names), () => {});

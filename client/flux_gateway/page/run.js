@@ -1,0 +1,65 @@
+/** One job, from its start to its end. */
+
+const ATTEMPTS = 5;
+const PAUSE_MS = 1000;
+
+export class Run {
+    #api;
+    #id = null;
+    #stop = new AbortController();
+
+    constructor(api) {
+        this.#api = api;
+    }
+
+    /** onImage: called with each state of each image. Returns {status, error}. Throws ApiError. */
+    async go(fields, picture, onImage) {
+        const { id } = await this.#api.start(fields, picture);
+        this.#id = id;
+        try {
+            return await this.#follow(onImage);
+        } catch (error) {
+            if (this.#stop.signal.aborted) {
+                return { status: "cancelled", error: null };
+            }
+            throw error;
+        } finally {
+            this.leave();
+        }
+    }
+
+    cancel() {
+        this.#stop.abort();
+    }
+
+    /** Frees what the server holds, however the job stands. */
+    leave() {
+        if (this.#id) {
+            this.#api.forget(this.#id).catch(() => {});
+            this.#id = null;
+        }
+    }
+
+    /** Where the connection breaks, asks again: the job goes on without it. */
+    async #follow(onImage) {
+        let failures = 0;
+        for (;;) {
+            try {
+                for await (const { event, data } of this.#api.events(this.#id, this.#stop.signal)) {
+                    failures = 0;
+                    if (event === "image") {
+                        onImage(JSON.parse(data));
+                    } else if (event === "done") {
+                        return JSON.parse(data);
+                    }
+                }
+            } catch (error) {
+                failures += 1;
+                if (this.#stop.signal.aborted || error.status || failures === ATTEMPTS) {
+                    throw error;
+                }
+            }
+            await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+"""The page in Debian's Chromium, in front of the real Triton."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from flux_serving.launch.gateway import Gateway
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(CHROMIUM is None, reason="the page needs a browser: apt-get install chromium"),
+]
+UNSEEN = Path(__file__).resolve().parents[2] / "scripts/flux_demo/unseen"
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+FULL = {"message": "full: 64 requests are in work", "type": "server_error", "param": None, "code": None}
+#: jq is not everywhere.
+JQ = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"image_base64\"])'"
+#: Milliseconds: that a picture may take on a busy machine.
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """Opened; at the end it has said nothing to the console that it should not, and asked no other host."""
+    context = browser.new_context(viewport=request.param, locale="en-GB", permissions=["clipboard-read"])
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith((gateway.url, "blob:", "data:")) or wrong.append(asked.url))
+    page.goto(gateway.url)
+    expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)
+    yield page
+    context.close()
+    # What the server refuses, the browser tells by itself.
+    assert [words for words in wrong if "Failed to load resource" not in words] == []
+
+
+def run(page: Page, steps: int, count: int = 1) -> None:
+    page.get_by_label("Steps").fill(str(steps))
+    page.get_by_label("Pictures", exact=True).fill(str(count))
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
+def test_a_picture_becomes_variations(page: Page, tmp_path: Path) -> None:
+    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
+    expect(page.locator("#picture-shown")).to_be_visible()
+    page.get_by_label("Seed", exact=True).fill("5")
+    run(page, 60, 2)
+    expect(page.get_by_role("progressbar")).to_have_count(2)
+    expect(page.get_by_alt_text("Preview of picture 1")).to_be_visible(timeout=PATIENCE)
+    page.screenshot(path=tmp_path / "running.png")
+    expect(page.get_by_text("Done: 2")).to_be_visible(timeout=PATIENCE)
+    frames = page.locator("#gallery > li")
+    expect(frames).to_have_count(2)
+    slider = frames.first.get_by_role("slider")
+    slider.focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    cut = slider.evaluate("slider => slider.parentElement.style.getPropertyValue('--cut')")
+    assert cut == "40%"
+    with page.expect_download() as download:
+        frames.first.get_by_text("Download").click()
+    assert download.value.suggested_filename == "flux-redux-5.png"
+    assert Image.open(io.BytesIO(download.value.path().read_bytes())).size == (64, 64)
+    frames.first.get_by_role("button", name="Use as input").click()
+    expect(page.locator("#picture-name")).to_contain_text("flux-redux-5.png")
+    page.screenshot(path=tmp_path / "done.png", full_page=True)
+    width = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert width <= 0, "it can be scrolled sideways"
+
+
+def test_what_runs_can_be_cancelled(page: Page) -> None:
+    page.locator("#mode-text2img").check(force=True)
+    page.get_by_label("Prompt").first.fill("red apple")
+    run(page, 100, 8)
+    expect(page.get_by_text(re.compile("step [1-9]")).first).to_be_visible(timeout=PATIENCE)
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    expect(page.locator("#gallery > li")).to_have_count(0)
+    run(page, 4)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+
+
+def test_what_is_wrong_is_said_beside_its_field(page: Page, tmp_path: Path) -> None:
+    run(page, 4)
+    expect(page.get_by_role("alert")).to_have_text("This mode needs a picture.")
+    (tmp_path / "notes.png").write_text("no picture")
+    page.locator("#picture").set_input_files(tmp_path / "notes.png")
+    expect(page.get_by_role("alert")).to_contain_text("cannot read this file")
+    page.locator("#mode-text2img").check(force=True)
+    page.get_by_label("Prompt").first.fill("red apple")
+    page.route(
+        "**/v1/jobs", lambda route: route.fulfill(status=503, headers={"Retry-After": "2"}, json={"error": FULL})
+    )
+    run(page, 4)
+    expect(page.get_by_role("alert")).to_contain_text("The server is full")
+    page.unroute("**/v1/jobs")
+    page.get_by_role("button", name="Try again", exact=True).click(timeout=PATIENCE)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+
+
+def test_the_commands_that_it_copies_make_the_same_picture(page: Page, tmp_path: Path) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
+    page.get_by_label("Prompt").first.fill('it\'s "red"\n@home; $HOME')
+    run(page, 4)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+    (tmp_path / "input.png").write_bytes((UNSEEN / "doughnut.png").read_bytes())
+    with page.expect_download() as download:
+        page.locator("#gallery").get_by_text("Download").click()
+    expected = Image.open(download.value.path()).tobytes()
+    for name, command in (("curl", ["bash", "-euo", "pipefail", "-c"]), ("Python", ["python3", "-c"])):
+        page.locator("#gallery").get_by_role("button", name=f"Copy as {name}").click()
+        expect(page.get_by_text("Copied.")).to_be_visible()
+        text = page.evaluate("navigator.clipboard.readText()").replace("jq -r .image_base64", JQ)
+        subprocess.run([*command, text], cwd=tmp_path, check=True, timeout=120)
+        (made,) = tmp_path.glob("flux-redux-*.png")
+        assert Image.open(made).tobytes() == expected
+        made.unlink()
+
+
+def test_it_speaks_chinese_too(page: Page) -> None:
+    page.locator("#language").click()
+    expect(page.locator("#run")).to_have_text("生成")
+    assert page.evaluate("document.documentElement.lang") == "zh-Hans"
+    page.reload()
+    expect(page.locator("#run")).to_have_text("生成")
+
+
+def test_it_says_that_the_server_is_away(page: Page) -> None:
+    page.route(
+        "**/health", lambda route: route.fulfill(status=503, json={"error": "the models are loading", "modes": []})
+    )
+    page.reload()
+    expect(page.locator("#server")).to_have_text("The models are loading")
+    expect(page.locator("#run")).to_be_disabled()
+    page.unroute("**/health")
+    expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)

@@ -1,0 +1,199 @@
+"""Jobs, with a Triton that is not there."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from asking import gateway
+from flux_client import GenerationFailed, Overloaded, Progress
+from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_gateway.jobs.job import Job
+from flux_gateway.jobs.shelf import Shelf
+from flux_gateway.keys import new_key
+from flux_gateway.settings import Settings
+from pictures import encoded
+
+TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
+
+
+class Endless(AsyncFakeTransport):
+    """Takes each request, and never makes its pictures."""
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
+        class Answers(AsyncFakeAnswers):
+            begun = False
+
+            async def __anext__(self) -> Answer:
+                if self.begun:
+                    await asyncio.sleep(60)
+                self.begun = True
+                return await super().__anext__()
+
+        return Answers(self.fake.stream(request, timeout_s, request_id))
+
+
+def run(ask: Callable[[httpx.AsyncClient], Awaitable[None]], *how: Any) -> None:
+    async def asked() -> None:
+        async with gateway(*how) as caller:
+            await ask(caller)
+
+    asyncio.run(asked())
+
+
+async def events_of(caller: httpx.AsyncClient, job: str) -> list[tuple[str, dict[str, Any]]]:
+    text = (await caller.get(f"/v1/jobs/{job}/events")).text
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
+    return [(block["event"], json.loads(block["data"])) for block in blocks]
+
+
+def picture_of(image: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
+
+
+def test_a_job_is_begun_watched_and_read() -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        begun = await caller.post("/v1/jobs", json={**TEXT, "n": 2, "seed": 5, "height": 64, "width": 96})
+        job = begun.json()
+        assert (begun.status_code, job["id"]) == (202, begun.headers["x-request-id"])
+        assert begun.headers["location"] == f"/v1/jobs/{job['id']}"
+        events = await events_of(caller, job["id"])
+        assert {kind for kind, _ in events[:-1]} == {"image"}
+        assert events[-1] == ("done", {"id": job["id"], "status": "succeeded", "error": None})
+        found = (await caller.get(f"/v1/jobs/{job['id']}")).json()
+        assert (found["status"], found["mode"]) == ("succeeded", "text2img")
+        assert found["expires_at"] > found["created_at"]
+        assert [image["seed"] for image in found["images"]] == [5, 6]
+        assert [picture_of(image).size for image in found["images"]] == [(96, 64)] * 2
+        assert found["images"] == list({data["index"]: data for kind, data in events[:-1]}.values())
+
+    run(ask)
+
+
+def test_a_job_takes_a_form_with_files() -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        form = {"mode": "redux", "output_format": "webp", "previews": "false"}
+        begun = await caller.post("/v1/jobs", data=form, files={"input_image": encoded(Image.new("RGB", (32, 32)))})
+        events = await events_of(caller, begun.json()["id"])
+        assert not any(data["preview_b64_json"] for kind, data in events if kind == "image")
+        assert picture_of(events[-2][1]).format == "WEBP"
+
+    run(ask)
+
+
+def test_a_cancelled_job_ends_at_triton_and_is_forgotten() -> None:
+    transport = Endless()
+
+    async def ask(caller: httpx.AsyncClient) -> None:
+        job = (await caller.post("/v1/jobs", json=TEXT)).json()["id"]
+        watching = asyncio.create_task(events_of(caller, job))
+        await asyncio.sleep(0.05)
+        ended = (await caller.delete(f"/v1/jobs/{job}")).json()
+        assert ended["status"] == "cancelled"
+        assert (await watching)[-1] == ("done", {"id": job, "status": "cancelled", "error": None})
+        assert [stream.cancelled for stream in transport.fake.streams] == [True]
+        assert (await caller.get(f"/v1/jobs/{job}")).status_code == 404
+        assert "flux_gateway_in_work 0.0" in (await caller.get("/metrics")).text
+
+    run(ask, transport)
+
+
+def test_a_server_that_ends_leaves_no_work_at_triton() -> None:
+    transport = Endless()
+
+    async def ask(caller: httpx.AsyncClient) -> None:
+        await caller.post("/v1/jobs", json=TEXT)
+
+    run(ask, transport)
+    assert [stream.cancelled for stream in transport.fake.streams] == [True]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "param"),
+    [({"n": 9}, 422, "n"), ({"mode": "redux"}, 422, "input_image"), ({"mode": "fill"}, 400, "mode")],
+)
+def test_what_is_wrong_is_told_before_there_is_a_job(given: dict[str, Any], status: int, param: str) -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        response = await caller.post("/v1/jobs", json={**TEXT, **given})
+        assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+
+    run(ask, AsyncFakeTransport(AssertionError("Triton was asked")))  # type: ignore[arg-type]
+
+
+def test_overload_is_told_before_there_is_a_job() -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        response = await caller.post("/v1/jobs", json=TEXT)
+        assert (response.status_code, "retry-after" in response.headers) == (503, True)
+        assert "flux_gateway_jobs 0.0" in (await caller.get("/metrics")).text
+
+    run(ask, AsyncFakeTransport(Overloaded("full")))
+
+
+def test_running_jobs_count_as_their_callers_work() -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        answers = [(await caller.post("/v1/jobs", json=TEXT)).status_code for _ in range(3)]
+        assert answers == [202, 202, 429]
+
+    run(ask, Endless(), Settings(concurrency_per_caller=2))
+
+
+def test_a_job_is_its_callers_alone(tmp_path: Path) -> None:
+    (ann, kept_of_ann), (bob, kept_of_bob) = new_key("ann"), new_key("bob")
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([kept_of_ann, kept_of_bob]))
+
+    others: list[dict[str, str]] = [{}, {"X-API-Key": "no"}, {"X-API-Key": bob}]
+
+    async def ask(caller: httpx.AsyncClient) -> None:
+        begun = await caller.post("/v1/jobs", json=TEXT, headers={"X-API-Key": ann})
+        path = f"/v1/jobs/{begun.json()['id']}"
+        for method, each in (("GET", path), ("GET", f"{path}/events"), ("DELETE", path)):
+            statuses = [(await caller.request(method, each, headers=headers)).status_code for headers in others]
+            assert statuses == [401, 401, 404]
+        assert (await caller.get(path, headers={"X-API-Key": ann})).status_code == 200
+
+    run(ask, None, Settings(keys_file=file))
+
+
+def test_a_job_that_breaks_says_why_to_those_who_watch_and_to_those_who_ask() -> None:
+    async def run_it() -> None:
+        async def events() -> Any:
+            raise GenerationFailed("no luck")
+            yield
+
+        job = Job("a", "ann", "redux", 1)
+        shelf = Shelf(10, 1000, 60)
+        shelf.start(job, Progress(0, 0, 4), events())
+        told = [image async for image in job.changes()]
+        assert {image.steps for image in told if image} == {4}
+        assert job.status == "failed"
+        assert job.error is not None
+        assert "GenerationFailed" in job.error.words
+
+    asyncio.run(run_it())
+
+
+def test_ended_jobs_go_when_there_are_too_many_or_their_time_is_up() -> None:
+    async def ask(caller: httpx.AsyncClient) -> None:
+        names = []
+        for _ in range(3):
+            names.append((await caller.post("/v1/jobs", json=TEXT)).json()["id"])
+            await events_of(caller, names[-1])
+        await asyncio.sleep(0)
+        found = [(await caller.get(f"/v1/jobs/{name}")).status_code for name in names]
+        assert found == [404, 200, 200]
+        await asyncio.sleep(0.6)
+        assert "flux_gateway_jobs 0.0" in (await caller.get("/metrics")).text
+
+    run(ask, None, Settings(jobs=2, kept_s=0.5))
