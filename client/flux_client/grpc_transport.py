@@ -26,13 +26,16 @@ _CHANNEL_OPTIONS = [
     # Left alone, gRPC waits up to two minutes before it looks again for a server that was away.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Channels of one process share connections, and with them the wait after a failed one: a new client would be told
+    # of a server's absence from before it came back.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 class GrpcTransport:
     """Any number of threads may call and stream at once.
 
-    Streams have a channel of their own beside tritonclient's; gRPC gives both the same connection.
+    Streams have a channel, and so a connection, of their own beside tritonclient's.
     """
 
     def __init__(self, url: str) -> None:

@@ -499,6 +499,17 @@ def test_pictures_of_many_megabytes_pass_through_a_stream(streamer, stream_door)
     assert streamer.stream(stream_door.url)[-1].data == stream_door.pictures[0]
 
 
+def test_a_new_client_does_not_inherit_a_closed_one_s_failure_to_connect(streamer):
+    for _ in range(5):
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            port = nobody.getsockname()[1]
+        with pytest.raises(NotConnected):
+            streamer.stream(f"127.0.0.1:{port}")
+        with GrpcDoor().open(port) as url:
+            assert streamer.stream(url)
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
 def test_a_refusal_is_the_stream_s_error_in_the_model_s_own_words(streamer, stream_door, refusal, steps):
