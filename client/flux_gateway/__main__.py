@@ -36,7 +36,14 @@ def main() -> int:
         print(f"flux-gateway: {error}", file=sys.stderr)
         return 1
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_level="warning")
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=settings.exit_timeout_s,
+        access_log=False,
+        log_level="warning",
+    )
     return 0
 
 

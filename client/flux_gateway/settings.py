@@ -24,6 +24,8 @@ class Settings:
     port: int = 12411
     #: Seconds that one generation may take.
     timeout_s: float = 600.0
+    #: Seconds that running requests have when the gateway is asked to end.
+    exit_timeout_s: int = 30
     #: Generations at Triton at once, and those of one caller; more are refused with 503 and 429.
     concurrency: int = 64
     concurrency_per_caller: int = 32

@@ -10,13 +10,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from conftest import DEMO, ROOT, start_server
-from flux_client import FluxClient, FluxError, NotConnected, RetryPolicy, Unreachable
+from flux_client import FluxClient, FluxError, NotConnected, Progress, RetryPolicy, Unreachable, Variation
+from flux_serving.launch.probe import Dead, look
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
+from flux_serving.launch.stubs import running_instances
 from pictures import drawn_picture
 from raw import engine_metrics
 
@@ -34,6 +37,10 @@ def processes_of_group(group: int) -> list[int]:
             if int(fields[2]) == group and fields[0] != "Z":
                 alive.append(int(entry.name))
     return alive
+
+
+def stub_of(model: str, group: int) -> int:
+    return next(p for p in processes_of_group(group) if model in Path(f"/proc/{p}/cmdline").read_text())
 
 
 def wait_until_denoising(server: TritonServer) -> None:
@@ -72,6 +79,20 @@ def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
     assert not isinstance(error, NotConnected), "the request was under way"
     assert when - killed < 20
     assert processes_of_group(mortal_server.pid) == []
+
+
+def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) -> None:
+    host, port = mortal_server.options.host, mortal_server.options.http_port
+    look(host, port, 10)
+    assert running_instances(mortal_server.pid)["image_encode"] == 2
+    os.kill(stub_of("flux_base", mortal_server.pid), signal.SIGKILL)
+    probe = [sys.executable, "-m", "flux_serving.launch.probe", f"--http-port={port}"]
+    asked = subprocess.run(probe, capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 1
+    assert asked.stderr.strip() == "probe: flux_base: 0 of 1 processes are alive"
+    mortal_server.kill()
+    with pytest.raises(Dead, match="does not answer"):
+        look(host, port, 10)
 
 
 def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) -> None:
@@ -133,10 +154,18 @@ def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
     assert "transformer" not in said
 
 
-@pytest.fixture
-def served() -> Iterator[tuple[subprocess.Popen[str], int]]:
+class Served(NamedTuple):
     """`scripts/serve` once it is ready, and the process group of its Triton."""
-    ports = [f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), free_ports(), strict=True)]
+
+    process: subprocess.Popen[str]
+    triton: int
+    grpc_url: str
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    http, grpc, metrics = free_ports()
+    ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
     with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
         assert process.stderr is not None
         drain = threading.Thread(target=process.stderr.read)
@@ -144,34 +173,40 @@ def served() -> Iterator[tuple[subprocess.Popen[str], int]]:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("ready: http 127.0.0.1:")
         (triton,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
-        yield process, triton
+        yield Served(process, triton, f"127.0.0.1:{grpc}")
         process.kill()
         drain.join()
 
 
+def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served) -> None:
+    once = RetryPolicy(attempts=1)
+    with (
+        FluxClient(served.grpc_url, retry=once) as client,
+        client.stream(drawn_picture(1), num_images=2, num_inference_steps=50) as events,
+    ):
+        assert isinstance(next(events), Progress)
+        served.process.send_signal(signal.SIGTERM)
+        assert sum(isinstance(event, Variation) for event in events) == 2
+    assert served.process.wait(60) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_serve_ends_by_a_signal_with_all_it_started(
-    served: tuple[subprocess.Popen[str], int], number: signal.Signals
-) -> None:
-    process, triton = served
-    process.send_signal(number)
-    assert process.wait(60) == 0
-    assert processes_of_group(triton) == []
+def test_serve_ends_by_a_signal_with_all_it_started(served: Served, number: signal.Signals) -> None:
+    served.process.send_signal(number)
+    assert served.process.wait(60) == 0
+    assert processes_of_group(served.triton) == []
 
 
-def test_triton_ends_when_serve_is_killed(served: tuple[subprocess.Popen[str], int]) -> None:
-    process, triton = served
-    process.kill()
+def test_triton_ends_when_serve_is_killed(served: Served) -> None:
+    served.process.kill()
     limit = time.monotonic() + 60
-    while processes_of_group(triton) and time.monotonic() < limit:
+    while processes_of_group(served.triton) and time.monotonic() < limit:
         time.sleep(0.2)
-    assert processes_of_group(triton) == []
+    assert processes_of_group(served.triton) == []
 
 
-def test_serve_ends_when_a_model_dies_under_it(served: tuple[subprocess.Popen[str], int]) -> None:
+def test_serve_ends_when_a_model_dies_under_it(served: Served) -> None:
     """Triton 2.51 would stay ready and refuse every request of that model."""
-    process, triton = served
-    stub = next(p for p in processes_of_group(triton) if "flux_base" in Path(f"/proc/{p}/cmdline").read_text())
-    os.kill(stub, signal.SIGKILL)
-    assert process.wait(90) == 1
-    assert processes_of_group(triton) == []
+    os.kill(stub_of("flux_base", served.triton), signal.SIGKILL)
+    assert served.process.wait(90) == 1
+    assert processes_of_group(served.triton) == []

@@ -43,6 +43,13 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--grpc-port", type=port, default=8001, help="default: 8001")
     parser.add_argument("--metrics-port", type=port, default=8002, help="default: 8002")
     parser.add_argument("--gateway-port", type=port, help="serve REST there, too; default: none, GenServe's is 12411")
+    parser.add_argument(
+        "--exit-timeout",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="that running requests have at SIGTERM before they are lost; default: 30",
+    )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
@@ -63,11 +70,13 @@ def main() -> int:
             http_port=given.http_port,
             grpc_port=given.grpc_port,
             metrics_port=given.metrics_port,
+            exit_timeout_s=given.exit_timeout,
         )
         with TritonServer(options) as server, contextlib.ExitStack() as beside:
             urls = f"http {server.http_url}, grpc {server.grpc_url}"
             if given.gateway_port:
-                gateway = beside.enter_context(Gateway(server.grpc_url, given.host, given.gateway_port))
+                gateway = Gateway(server.grpc_url, given.host, given.gateway_port, given.exit_timeout)
+                beside.enter_context(gateway)
                 urls = f"REST {gateway.url}, {urls}"
             server.wait_until_ready()
             print(f"ready: {urls}", flush=True)

@@ -14,18 +14,24 @@ from typing import IO
 from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_with_parent, refuse_taken
 
-#: Seconds until it listens, and until it has ended.
-START_S, END_S = 60.0, 15.0
+#: Seconds until it listens.
+START_S = 60.0
 
 
 class Gateway:
     """A context manager: it listens from entry on, and says 503 until Triton is ready. Its settings are variables."""
 
-    def __init__(self, triton: str, host: str, port: int, output: IO[bytes] | None = None) -> None:
-        """triton: host:port of its gRPC. output: where the log goes; None: where this process writes."""
+    def __init__(
+        self, triton: str, host: str, port: int, exit_timeout_s: int = 30, output: IO[bytes] | None = None
+    ) -> None:
+        """triton: host:port of its gRPC. exit_timeout_s: seconds that running requests have when it ends.
+
+        output: where the log goes; None: where this process writes.
+        """
+        self._exit_timeout_s = exit_timeout_s
         self.url = f"http://{host}:{port}"
         self._address = host, port
-        variables = {"TRITON": triton, "HOST": host, "PORT": str(port)}
+        variables = {"TRITON": triton, "HOST": host, "PORT": str(port), "EXIT_TIMEOUT_S": str(exit_timeout_s)}
         self._environment = os.environ | {f"FLUX_GATEWAY_{name}": value for name, value in variables.items()}
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +83,7 @@ class Gateway:
         assert self._process is not None
         self._process.terminate()
         try:
-            self._process.wait(END_S)
+            self._process.wait(self._exit_timeout_s + 10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

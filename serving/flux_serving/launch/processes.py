@@ -19,6 +19,10 @@ def free_ports(count: int = 3) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+class Terminated(SystemExit):
+    """SIGTERM came: whoever runs this wants it to end, but not what it is doing to be lost."""
+
+
 def end_on_signals() -> None:
     """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server.
 
@@ -26,10 +30,10 @@ def end_on_signals() -> None:
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def end(_number: int, _frame: object) -> None:
-        for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(0)
+    def end(number: int, _frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(0) if number == signal.SIGTERM else SystemExit(0)
 
     for number in signals:
         signal.signal(number, end)

@@ -21,8 +21,10 @@ from typing import IO
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
 from flux_serving.errors import CannotStart
+from flux_serving.launch.draining import wait_until_idle
 from flux_serving.launch.installation import find_installation
-from flux_serving.launch.processes import end_with_parent, refuse_taken
+from flux_serving.launch.processes import Terminated, end_with_parent, refuse_taken
+from flux_serving.launch.stubs import running_stubs
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
@@ -30,8 +32,6 @@ CACHE_BYTES = 512 * 2**20
 #: The models share the cores. An OpenMP thread that spins long while it waits keeps the one that it waits for from
 #: running (on two busy cores a denoising step of 6 ms took 400); one that never spins is woken too late.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
-#: Seconds that Triton waits for running requests when it is asked to stop.
-EXIT_TIMEOUT_S = 30
 
 
 class ModelDied(Exception):
@@ -51,10 +51,12 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    #: Seconds that running requests have when it is asked to stop.
+    exit_timeout_s: int = 30
 
 
 class TritonServer:
-    """A context manager: started on entry, ended with everything it started on exit."""
+    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle."""
 
     def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
         """output: where the server's log goes; None: where this process writes its own errors."""
@@ -100,7 +102,7 @@ class TritonServer:
             f"--http-port={options.http_port}",
             f"--grpc-port={options.grpc_port}",
             f"--metrics-port={options.metrics_port}",
-            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            f"--exit-timeout-secs={options.exit_timeout_s}",
             *installation.arguments,
         ]
         self._process = subprocess.Popen(
@@ -124,7 +126,7 @@ class TritonServer:
                 contextlib.suppress(urllib.error.URLError, OSError),
                 direct.open(f"http://{self.http_url}/v2/health/ready", timeout=5),
             ):
-                self._stubs = self._running_stubs()
+                self._stubs = running_stubs(self.pid)
                 return
             time.sleep(0.2)
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
@@ -142,26 +144,23 @@ class TritonServer:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return self._process.wait(1)
-            if not self._stubs <= self._running_stubs() and self.poll() is None:
+            if not self._stubs <= running_stubs(self.pid) and self.poll() is None:
                 raise ModelDied("a model's process has ended; its last words are in Triton's log")
 
-    def _running_stubs(self) -> set[int]:
-        """Process ids of the models' Python processes."""
-        stubs = set()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdecimal() and (entry / "comm").read_text().startswith("triton_python"):
-                    state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-                    if int(group) == self.pid and state != "Z":
-                        stubs.add(int(entry.name))
-        return stubs
+    def drain(self) -> None:
+        """Return when no picture is in the making, or after the exit timeout.
+
+        A Triton that stops refuses an ensemble's next model, and so loses what is half done; until then it works.
+        """
+        if self.poll() is None:
+            wait_until_idle(f"{self.options.host}:{self.options.metrics_port}", self.options.exit_timeout_s)
 
     def stop(self) -> None:
         """End the server, first by asking, then with its whole group, and remove what it left."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(EXIT_TIMEOUT_S + 10)
+                self._process.wait(self.options.exit_timeout_s + 10)
             self.kill()
         for region in Path("/dev/shm").glob(f"{self._name}_*"):
             region.unlink(missing_ok=True)
@@ -191,7 +190,11 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        try:
+            if kind is not None and issubclass(kind, Terminated):
+                self.drain()
+        finally:
+            self.stop()
 
     def _repository(self) -> tuple[Path, list[str]]:
         """The model repository to load, and the argument that picks a profile of it.
