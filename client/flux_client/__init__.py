@@ -20,7 +20,7 @@ from flux_client.knobs import (
     Text2ImgKnobs,
 )
 from flux_client.pictures import Picture, Pictures
-from flux_client.retry import RetryPolicy
+from flux_client.retry import FAIL_OVER, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.variation import Variation
 from flux_serving.errors import (
@@ -35,6 +35,7 @@ from flux_serving.errors import (
 )
 
 __all__ = [
+    "FAIL_OVER",
     "AsyncFluxClient",
     "AsyncStream",
     "Cancelled",

@@ -22,7 +22,7 @@ from flux_client.knobs import (
     StreamKnobs,
     Text2ImgKnobs,
 )
-from flux_client.opening import ProtocolName, open_async_transport
+from flux_client.opening import ProtocolName, open_async_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
@@ -54,7 +54,7 @@ class AsyncFluxClient:
     ) -> None:
         self._transport = transport or open_async_transport(protocol, url)
         self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or usual_policy(url)
         self._clock = clock
         self._sleep = sleep
 

@@ -20,7 +20,7 @@ from flux_client.knobs import (
     StreamKnobs,
     Text2ImgKnobs,
 )
-from flux_client.opening import ProtocolName, open_transport
+from flux_client.opening import ProtocolName, open_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
@@ -38,11 +38,15 @@ _T = TypeVar("_T")
 
 
 class FluxClient:
-    """Calls one server. Threads may share a client.
+    """Calls one server, or several in turn. Threads may share a client.
 
-    url: host:port, by default the protocol's usual one on this machine. timeout_s: seconds for one call with all its
-    retries. transport: another way to the server, such as `flux_client.fake.FakeTransport()`. clock and sleep are for
-    tests. Raises ValueError: unknown protocol, or url is not host:port.
+    url: host:port, by default the protocol's usual one on this machine; a name that stands for several addresses, such
+    as that of a headless Service, or `host:port,host:port`, is called in turn (gRPC). timeout_s: seconds for one call
+    with all its retries. retry: by default `RetryPolicy()`; with a list of servers `FAIL_OVER`, which is right for
+    a name of several, too. transport: another way to the server, such as `flux_client.fake.FakeTransport()`. clock and
+    sleep are for tests.
+
+    Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves.
 
         with FluxClient("localhost:8001") as client:
             for variation in client.redux("cat.png", num_images=4):
@@ -62,7 +66,7 @@ class FluxClient:
     ) -> None:
         self._transport = transport or open_transport(protocol, url)
         self._timeout_s = timeout_s
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or usual_policy(url)
         self._clock = clock
         self._sleep = sleep
 

@@ -18,7 +18,8 @@ LOOK_S = 0.1
 class Course:
     """One stream from its first attempt to its end.
 
-    It may be sent again until its first event is there: from then on the server has taken it.
+    It may be sent again until its first event is there, from when on the server has taken it; with a policy that
+    restarts, until a picture is there.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -66,10 +67,10 @@ class Course:
         Raises the error itself: the stream ends here; or Cancelled, if that is why there was an error.
         """
         self._check()
-        if self._begun:
+        if self._has_variations:
             raise self._failed(error)
         try:
-            pause_s = self._patience.pause_after(error)
+            pause_s = self._patience.pause_after(error, self._begun)
         except FluxError:
             self._failed(error)
             raise

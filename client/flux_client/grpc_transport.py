@@ -54,10 +54,7 @@ class GrpcTransport:
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
-            return bool(
-                self._client.is_server_ready(client_timeout=timeout_s)
-                and self._client.is_model_ready(model, client_timeout=timeout_s)
-            )
+            return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
 
     def close(self) -> None:
         self._channel.close()
@@ -90,10 +87,7 @@ class AsyncGrpcTransport:
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
-            return bool(
-                await self._client.is_server_ready(client_timeout=timeout_s)
-                and await self._client.is_model_ready(model, client_timeout=timeout_s)
-            )
+            return bool(await self._client.is_model_ready(model, client_timeout=timeout_s))
 
     async def close(self) -> None:
         if "_channel" in self.__dict__:

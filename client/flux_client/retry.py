@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from flux_serving.errors import DeadlineExceeded, FluxError, InvalidRequest, NotConnected, Overloaded
+from flux_serving.errors import DeadlineExceeded, FluxError, InvalidRequest, NotConnected, Overloaded, Unreachable
 
 #: Seconds for one call where nobody says otherwise: 8 pictures of 50 steps on a busy GPU.
 DEFAULT_TIMEOUT_S = 600.0
@@ -17,7 +17,8 @@ class RetryPolicy:
     """Exponential back-off: each delay is twice the one before, up to a ceiling, less a random part.
 
     By default it tries again only where no work was done: the server had no room, or no connection was made. A
-    connection that broke under a request is left to the caller, since the server may still be making that picture.
+    connection that broke under a request is left to the caller, since the server may still be making that picture;
+    with several servers it is better asked of another: `FAIL_OVER`.
     """
 
     #: Times that one call may be sent; 1 is no retry.
@@ -30,6 +31,8 @@ class RetryPolicy:
     jitter: float = 0.5
     #: Errors after which the call is sent again.
     retried: tuple[type[FluxError], ...] = (Overloaded, NotConnected)
+    #: Whether a stream that told of progress, but has no picture yet, is begun again, too: progress then starts anew.
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -46,6 +49,9 @@ class RetryPolicy:
             yield delay_s * (1 - self.jitter * random.random())
             delay_s = min(2 * delay_s, self.max_delay_s)
 
+
+#: For several servers: what one of them loses or refuses, another does. Ten attempts take some 20 seconds.
+FAIL_OVER = RetryPolicy(first_delay_s=0.05, retried=(Overloaded, Unreachable), restarts=True)
 
 #: Seconds, thirty years; gRPC fails at numbers that are much larger.
 MAX_TIMEOUT_S = 1e9
@@ -70,9 +76,13 @@ class Patience:
             raise DeadlineExceeded(f"timeout_s={self._timeout_s:g} is over")
         return left_s
 
-    def pause_after(self, error: FluxError) -> float:
-        """Seconds to sleep before the next attempt. Raises the error itself: the call ends here."""
-        delay_s = next(self._delays_s, None) if isinstance(error, self._policy.retried) else None
+    def pause_after(self, error: FluxError, begun: bool = False) -> float:
+        """Seconds to sleep before the next attempt. Raises the error itself: the call ends here.
+
+        begun: the server had told of progress.
+        """
+        again = isinstance(error, self._policy.retried) and (self._policy.restarts or not begun)
+        delay_s = next(self._delays_s, None) if again else None
         if delay_s is None or self._clock() + delay_s >= self._deadline:
             raise error
         return delay_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from flux_client import AsyncFluxClient, RetryPolicy
+from flux_client import FAIL_OVER, AsyncFluxClient
 from flux_gateway.access_log import AccessLog
 from flux_gateway.admission import Admission
 from flux_gateway.bodies import BodyLimit
@@ -40,8 +41,10 @@ def make_app(
 
     Raises CannotStart: the file of keys or the content filter cannot be used.
     """
-    # What is full or away is told at once: whoever asks knows best whether to ask again.
-    client = client or AsyncFluxClient(settings.triton, timeout_s=settings.timeout_s, retry=RetryPolicy(attempts=1))
+    # Another Triton may have room. Then what is full or away is told soon: whoever asks knows best when to ask again.
+    client = client or AsyncFluxClient(
+        settings.triton, timeout_s=settings.timeout_s, retry=replace(FAIL_OVER, attempts=5)
+    )
     watch = Watch(client)
     keys = Keys.from_file(settings.keys_file)
     admission = Admission(settings.concurrency, settings.concurrency_per_caller)

@@ -17,7 +17,7 @@ PREFIX = "FLUX_GATEWAY_"
 class Settings:
     """Each field is the variable of its name, such as FLUX_GATEWAY_TRITON."""
 
-    #: host:port of Triton's gRPC.
+    #: host:port of Triton's gRPC; or several with commas between, or a name that stands for several.
     triton: str = "localhost:8001"
     #: Where the gateway itself listens.
     host: str = "127.0.0.1"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import get_args
 
 from flux_client import AsyncFluxClient, FluxError, ModeName, Unreachable
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 
 #: Seconds between two looks, and that one may take.
 PAUSE_S, LOOK_S = 1.0, 2.0
+#: Looks that count: where several servers are asked in turn, one that stops or starts does not speak for the others.
+LOOKS = 3
 LOADING, AWAY = "the models are loading", "the model server is not reachable"
 
 
@@ -21,15 +25,18 @@ class Watch:
         self.modes: list[ModeName] = []
         self.reason: str | None = LOADING
         self._client = client
+        self._looks: deque[list[ModeName]] = deque(maxlen=LOOKS)
 
     async def look(self) -> None:
+        reason = LOADING
         try:
-            self.modes = await self._client.ready_modes(LOOK_S)
-            self.reason = None if self.modes else LOADING
+            self._looks.append(await self._client.ready_modes(LOOK_S))
         except FluxError as error:
-            self.modes = []
+            self._looks.append([])
             is_away = isinstance(error, Unreachable)
-            self.reason = AWAY if is_away else f"the model server does not answer: {error}"
+            reason = AWAY if is_away else f"the model server does not answer: {error}"
+        self.modes = [mode for mode in get_args(ModeName) if any(mode in look for look in self._looks)]
+        self.reason = None if self.modes else reason
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:

@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 from contextlib import aclosing, closing, suppress
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from flux_client import (
+    FAIL_OVER,
     AsyncFluxClient,
     Cancelled,
     DeadlineExceeded,
@@ -165,6 +167,22 @@ def test_after_the_first_event_nothing_is_tried_again(caller, error):
     caller.follow(Breaking(error, after=1), retry=RetryPolicy(retried=(Overloaded, NotConnected, Unreachable)))
     assert caller.events == [Progress(0, 0, 50)]
     assert caller.error is error
+    assert len(caller.fake.sent) == 1
+
+
+@pytest.mark.parametrize("error", [Overloaded("stopping"), Unreachable("broke")])
+def test_failing_over_a_stream_begins_anew_while_it_has_no_picture(caller, error):
+    fake = Breaking(error, after=2)
+    caller.follow(fake, retry=replace(FAIL_OVER, attempts=3), num_inference_steps=2)
+    assert caller.error is error
+    assert caller.events == [Progress(0, 0, 2), Progress(0, 1, 2)] * 3
+    assert len({sent.request_id for sent in fake.sent}) == 1
+
+
+def test_failing_over_a_stream_that_gave_its_picture_is_left_alone(caller):
+    caller.follow(Breaking(Unreachable("broke"), after=4), retry=FAIL_OVER, num_inference_steps=2)
+    assert isinstance(caller.events[-1], Variation)
+    assert isinstance(caller.error, Unreachable)
     assert len(caller.fake.sent) == 1
 
 

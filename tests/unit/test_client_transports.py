@@ -175,6 +175,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
+        self.close = lambda: server.stop(0).wait()
         try:
             yield f"127.0.0.1:{port}"
         finally:
@@ -508,6 +509,44 @@ def test_a_new_client_does_not_inherit_a_closed_one_s_failure_to_connect(streame
             streamer.stream(f"127.0.0.1:{port}")
         with GrpcDoor().open(port) as url:
             assert streamer.stream(url)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_several_servers_are_asked_in_turn_and_one_does_what_another_lost(kind, name):
+    staying, leaving = GrpcDoor(), GrpcDoor()
+
+    def leave():
+        while not leaving.requests:
+            time.sleep(0.01)
+        leaving.close()
+
+    def ask(url):
+        with FluxClient(url) as client:
+            return [client.redux(PICTURE, num_images=2) for _ in range(6)]
+
+    async def ask_async(url):
+        async with AsyncFluxClient(url) as client:
+            return [await client.redux(PICTURE, num_images=2) for _ in range(6)]
+
+    with staying.open() as first, leaving.open() as second:
+        url = f"{first}, {second}".replace("127.0.0.1", name)
+        leaving.pause_s = 30.0
+        gone = threading.Thread(target=leave)
+        gone.start()
+        answers = ask(url) if kind == "sync" else asyncio.run(ask_async(url))
+        gone.join()
+    assert [len(pictures) for pictures in answers] == [2] * 6
+    assert len(leaving.requests) == 1
+    assert len(staying.requests) == 6
+
+
+def test_several_servers_go_with_grpc_and_one_of_them_must_have_an_address():
+    with pytest.raises(ValueError, match="several servers go with protocol='grpc'"):
+        FluxClient("127.0.0.1:1,127.0.0.1:2", protocol="http")
+    with pytest.raises(NotConnected, match=r"nobody\.invalid:1: "):
+        FluxClient("nobody.invalid:1,nobody.invalid:2")
+    FluxClient("nobody.invalid:1,127.0.0.1:2").close()
 
 
 @pytest.mark.parametrize("steps", [0, 1])

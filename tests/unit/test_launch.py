@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flux_serving.errors import CannotStart
+from flux_serving.launch.draining import in_work
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
@@ -108,3 +109,14 @@ def test_a_space_in_the_repository_s_path_never_reaches_triton(
         server.wait()
     (line,) = [line for line in told.read_text().splitlines() if line.startswith("--model-repository=")]
     assert " " not in line
+
+
+def test_a_server_is_idle_when_neither_triton_nor_the_engine_has_anything_in_work() -> None:
+    scrape = """# HELP flux_jobs_waiting Images that have taken no step yet
+flux_jobs_waiting{model="flux_base",instance="flux_base_0_0"} 2
+flux_jobs_running{model="flux_base",instance="flux_base_0_0"} 1
+flux_jobs_total{model="flux_base",outcome="done"} 99
+nv_inference_pending_request_count{model="flux_redux",version="1"} 4
+"""
+    assert in_work(scrape) == 7
+    assert in_work(scrape.replace(" 2\n", " 0\n").replace(" 1\n", " 0\n").replace(" 4\n", " 0\n")) == 0

@@ -75,7 +75,7 @@ def main() -> int:
         with TritonServer(options) as server, contextlib.ExitStack() as beside:
             urls = f"http {server.http_url}, grpc {server.grpc_url}"
             if given.gateway_port:
-                gateway = Gateway(server.grpc_url, given.host, given.gateway_port, given.exit_timeout)
+                gateway = Gateway(server.grpc_url, given.host, given.gateway_port, exit_timeout_s=given.exit_timeout)
                 beside.enter_context(gateway)
                 urls = f"REST {gateway.url}, {urls}"
             server.wait_until_ready()

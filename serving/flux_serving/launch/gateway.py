@@ -22,11 +22,11 @@ class Gateway:
     """A context manager: it listens from entry on, and says 503 until Triton is ready. Its settings are variables."""
 
     def __init__(
-        self, triton: str, host: str, port: int, exit_timeout_s: int = 30, output: IO[bytes] | None = None
+        self, triton: str, host: str, port: int, output: IO[bytes] | None = None, *, exit_timeout_s: int = 30
     ) -> None:
-        """triton: host:port of its gRPC. exit_timeout_s: seconds that running requests have when it ends.
+        """triton: host:port of its gRPC. output: where the log goes; None: where this process writes.
 
-        output: where the log goes; None: where this process writes.
+        exit_timeout_s: seconds that running requests have when it ends.
         """
         self._exit_timeout_s = exit_timeout_s
         self.url = f"http://{host}:{port}"
