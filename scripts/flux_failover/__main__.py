@@ -1,0 +1,65 @@
+"""`scripts/failover`: the acts through each door, as a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+from flux_client import FAIL_OVER, RetryPolicy
+from flux_demo.folders import demo_checkpoints
+from flux_failover.doors import DOORS
+from flux_failover.play import play
+from flux_failover.replica import Replica
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICIES = {"usual": None, "none": RetryPolicy(attempts=1), "fail-over": FAIL_OVER}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/failover", description=__doc__)
+    parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="default: all")
+    parser.add_argument(
+        "--retry", choices=POLICIES, default="usual", help="the client's policy; default: its usual one"
+    )
+    parser.add_argument("--callers", type=int, default=6, help="default: 6")
+    given = parser.parse_args()
+    before = _regions()
+    pictures = [path.read_bytes() for path in sorted((ROOT / "scripts/flux_demo/unseen").glob("*.png"))]
+    lost = 0
+    with tempfile.TemporaryDirectory() as name, ExitStack() as held:
+        folder = Path(name)
+        log = held.enter_context((folder / "log").open("wb"))
+        replicas = [Replica(ROOT / "model_repository", demo_checkpoints(ROOT / "checkpoints/demo"), log) for _ in "12"]
+        for replica in replicas:
+            held.callback(replica.stop)
+            replica.start()
+        print("| door | act | requests | lost | longest request | traffic back after |")
+        print("|---|---|---:|---:|---:|---:|")
+        for door in given.doors:
+            for outcome in play(
+                replicas, DOORS[door], folder, pictures, retry=POLICIES[given.retry], callers=given.callers
+            ):
+                longest = max(call.seconds for call in outcome.calls)
+                print(
+                    f"| {door} | {outcome.act} | {len(outcome.calls)} | {len(outcome.lost)} | {longest:.1f} s "
+                    f"| {outcome.back_s:.1f} s |",
+                    flush=True,
+                )
+                for error, count in Counter(outcome.lost).items():
+                    print(f"{count} x {error}", file=sys.stderr)
+                lost += len(outcome.lost)
+    if left := _regions() - before:
+        print(f"left in shared memory: {sorted(left)}", file=sys.stderr)
+    return 1 if lost or left else 0
+
+
+def _regions() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if "triton" in path.name}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

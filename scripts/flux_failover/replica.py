@@ -1,0 +1,82 @@
+"""One `scripts/serve` as a child process, which can be started again on the same ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+from flux_serving.launch.processes import free_ports
+from flux_serving.settings import Checkpoints
+
+#: Seconds that running requests have at SIGTERM.
+EXIT_TIMEOUT_S = 5
+
+
+class Replica:
+    """log: where its output goes."""
+
+    def __init__(self, repository: Path, checkpoints: Checkpoints, log: IO[bytes]) -> None:
+        self.http_port, self.grpc_port, self.metrics_port = free_ports()
+        self._repository = repository
+        self._environment = {**os.environ, **checkpoints.as_environment()}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def grpc_url(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def start(self) -> None:
+        """Returns when it is ready."""
+        ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "flux_serving.launch", f"--model-repository={self._repository}"),
+                *(f"--{name}-port={port}" for name, port in ports.items()),
+                f"--exit-timeout={EXIT_TIMEOUT_S}",
+            ],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline().startswith(b"ready"):
+            raise RuntimeError(f"a replica did not start: exit status {self._process.wait()}")
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+
+    def stop(self) -> None:
+        """By SIGTERM. Returns when it has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+    def kill_triton(self) -> None:
+        """SIGKILL for the server under the launcher. Returns when the launcher has cleaned up and ended."""
+        assert self._process is not None
+        pid = self._process.pid
+        (triton,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        os.kill(int(triton), signal.SIGKILL)
+        self._process.wait()
+
+    def done(self) -> float:
+        """Images that it has made since it was started."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        counts = [line for line in lines if line.startswith("flux_jobs_total") and 'outcome="done"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in counts)
+
+    def wait_for_traffic(self, timeout_s: float) -> float:
+        """Seconds from now until it has made an image."""
+        started = time.monotonic()
+        while not self.done():
+            if time.monotonic() > started + timeout_s:
+                raise RuntimeError(f"no traffic came within {timeout_s:g} s")
+            time.sleep(0.05)
+        return time.monotonic() - started
