@@ -39,7 +39,7 @@ _BY_STATUS: dict[str, type[FluxError]] = {
 }
 
 # gRPC says UNAVAILABLE for its own failures and for the server's refusals alike; only the words differ (tried on grpcio
-# 1.85: debug string and metadata tell no more).
+# 1.85: debug string and metadata tell no more). Behind a proxy a connection that broke may be UNKNOWN.
 _NEVER_CONNECTED = (
     "failed to connect",
     "connections to all backends failing",
@@ -88,7 +88,7 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
     low = words.lower()
     if name == "UNAVAILABLE" and any(phrase in low for phrase in _NEVER_CONNECTED):
         return NotConnected(f"{url}: {words}")
-    if name == "UNAVAILABLE" and any(phrase in low for phrase in _BROKEN):
+    if name in ("UNAVAILABLE", "UNKNOWN") and any(phrase in low for phrase in _BROKEN):
         return Unreachable(f"{url}: the connection broke before the answer came: {words}")
     if name != "CANCELLED" and any(phrase in low for phrase in _DRAINING):
         return Overloaded(words)

@@ -16,17 +16,15 @@ from flux_failover.play import play
 from flux_failover.replica import Replica
 
 ROOT = Path(__file__).resolve().parents[2]
-POLICIES = {"usual": None, "none": RetryPolicy(attempts=1), "fail-over": FAIL_OVER}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/failover", description=__doc__)
     parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="default: all")
-    parser.add_argument(
-        "--retry", choices=POLICIES, default="usual", help="the client's policy; default: its usual one"
-    )
+    parser.add_argument("--no-retry", action="store_true", help="show what callers see who never ask again")
     parser.add_argument("--callers", type=int, default=6, help="default: 6")
     given = parser.parse_args()
+    retry = RetryPolicy(attempts=1) if given.no_retry else FAIL_OVER
     before = _regions()
     pictures = [path.read_bytes() for path in sorted((ROOT / "scripts/flux_demo/unseen").glob("*.png"))]
     lost = 0
@@ -40,9 +38,7 @@ def main() -> int:
         print("| door | act | requests | lost | longest request | traffic back after |")
         print("|---|---|---:|---:|---:|---:|")
         for door in given.doors:
-            for outcome in play(
-                replicas, DOORS[door], folder, pictures, retry=POLICIES[given.retry], callers=given.callers
-            ):
+            for outcome in play(replicas, DOORS[door], folder, pictures, retry=retry, callers=given.callers):
                 longest = max(call.seconds for call in outcome.calls)
                 print(
                     f"| {door} | {outcome.act} | {len(outcome.calls)} | {len(outcome.lost)} | {longest:.1f} s "

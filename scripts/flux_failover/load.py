@@ -23,9 +23,9 @@ class Call(NamedTuple):
 
 
 class Load:
-    """A context manager; half of its callers ask by streams. retry: the client's policy; None is its usual one."""
+    """A context manager; half of its callers ask by streams."""
 
-    def __init__(self, url: str, pictures: Sequence[bytes], callers: int, retry: RetryPolicy | None) -> None:
+    def __init__(self, url: str, pictures: Sequence[bytes], callers: int, retry: RetryPolicy) -> None:
         self.calls: list[Call] = []
         self._client = FluxClient(url, timeout_s=120, retry=retry)
         self._pictures = pictures

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from flux_client import RetryPolicy
+from flux_client import FAIL_OVER, RetryPolicy
 from flux_failover.doors import Door
 from flux_failover.load import Call, Load
 from flux_failover.replica import Replica
@@ -53,7 +53,7 @@ def play(
     folder: Path,
     pictures: Sequence[bytes],
     acts: Sequence[Act] = ACTS,
-    retry: RetryPolicy | None = None,
+    retry: RetryPolicy = FAIL_OVER,
     callers: int = 6,
 ) -> list[Outcome]:
     """replicas: started. folder: for the proxy's configuration."""
