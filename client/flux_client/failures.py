@@ -61,7 +61,7 @@ _BROKEN = (
     "keepalive watchdog",
 )
 #: A stopping Triton says NOT_FOUND, or its like, before it stops answering.
-_DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready")
+_DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready", "server not ready")
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
 #: requests always have every required input, so it is the server's fault.
 _LOST = ("missing required input", "unexpected deadlock")

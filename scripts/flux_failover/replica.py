@@ -67,8 +67,11 @@ class Replica:
 
     def done(self) -> float:
         """Images that it has made since it was started."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:  # Triton is ready a moment before it tells its metrics.
+            return 0
         counts = [line for line in lines if line.startswith("flux_jobs_total") and 'outcome="done"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in counts)
 

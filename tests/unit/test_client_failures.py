@@ -27,6 +27,7 @@ GRPC_TABLE = [
     ("UNAVAILABLE", "connections to all backends failing; last error: Connection refused", NotConnected),
     ("UNAVAILABLE", "DNS resolution failed for nowhere:8001", NotConnected),
     ("UNAVAILABLE", "Socket closed", Unreachable),
+    ("INTERNAL", "flux_stream: Model flux_redux - Error when running inference: Server not ready", Overloaded),
     ("UNKNOWN", "Stream removed (Data frame with END_STREAM flag received)", Unreachable),
     ("UNAVAILABLE", "recvmsg:Connection reset by peer", Unreachable),
     ("UNAVAILABLE", "Connection reset by peer", Unreachable),
