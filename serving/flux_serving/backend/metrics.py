@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flux_serving.backend.publishing import Published
+import triton_python_backend_utils as pb_utils
+
 from flux_serving.contract.metrics import (
     DECODE_SECONDS,
     FORWARD_SECONDS,
@@ -24,20 +25,25 @@ from flux_serving.contract.metrics import (
     ROWS_PER_STEP,
     STEP_SECONDS,
     TOKENS,
-    TOKENS_RUNNING,
-    TOKENS_WAITING,
+    Kind,
+    Metric,
 )
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.scheduler import Load
 
+_KINDS = {
+    Kind.COUNTER: pb_utils.MetricFamily.COUNTER,
+    Kind.GAUGE: pb_utils.MetricFamily.GAUGE,
+    Kind.HISTOGRAM: pb_utils.MetricFamily.HISTOGRAM,
+}
 _OUTCOMES: dict[type[FluxError], str] = {
     Overloaded: "refused",
     Cancelled: "cancelled",
     DeadlineExceeded: "timed_out",
 }
 _WELL, _FAILED = "done", "failed"
+
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +52,30 @@ class EngineMetrics(Observer):
     """Of one instance of the model. forward_s: seconds spent in the transformer so far."""
 
     def __init__(self, model: str, instance: str, forward_s: Callable[[], float]) -> None:
+        self._labels = {"model": model, "instance": instance}
         self._forward_s = forward_s
         self._forward_published_s = 0.0
-        published = Published(model, instance)
-        self._published = published
-        self._steps = published.one(STEP_SECONDS)
-        self._forwards = published.one(FORWARD_SECONDS)
-        self._rows = published.one(ROWS_PER_STEP)
-        self._tokens = published.one(TOKENS)
-        #: In the order of Load's fields.
-        self._load = [published.one(metric) for metric in (JOBS_RUNNING, JOBS_WAITING, TOKENS_RUNNING, TOKENS_WAITING)]
-        self._queue_s = published.one(QUEUE_SECONDS)
-        self._job_s = published.one(JOB_SECONDS)
-        self._decode_s = published.one(DECODE_SECONDS)
-        self._jobs = published.each(JOBS, (_WELL, _FAILED, *_OUTCOMES.values()))
-        self._latest: Load | None = None
+        # A family that nobody holds is taken back with all its values (2.51).
+        self._families: list[Any] = []
+        self._steps = self._metric(STEP_SECONDS)
+        self._forwards = self._metric(FORWARD_SECONDS)
+        self._rows = self._metric(ROWS_PER_STEP)
+        self._tokens = self._metric(TOKENS)
+        self._running = self._metric(JOBS_RUNNING)
+        self._waiting = self._metric(JOBS_WAITING)
+        self._queue_s = self._metric(QUEUE_SECONDS)
+        self._job_s = self._metric(JOB_SECONDS)
+        self._decode_s = self._metric(DECODE_SECONDS)
+        jobs = self._family(JOBS)
+        self._jobs = {
+            outcome: jobs.Metric(labels=self._labels | {JOBS.label: outcome})
+            for outcome in (_WELL, _FAILED, *_OUTCOMES.values())
+        }
+        self._counts = (-1, -1)
         self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
         self._thread.start()
-        self.queued(Load())
+        self.queued(0, 0)
 
     def close(self) -> None:
         """Publish what is due, and end."""
@@ -75,14 +86,14 @@ class EngineMetrics(Observer):
         """So many jobs found no room."""
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
-    def queued(self, load: Load) -> None:
-        if self._latest == load:
+    def queued(self, running: int, waiting: int) -> None:
+        if self._counts == (running, waiting):
             return
-        self._latest = load
+        self._counts = running, waiting
 
         def publish() -> None:
-            for metric, value in zip(self._load, load, strict=True):
-                metric.set(value)
+            self._running.set(running)
+            self._waiting.set(waiting)
 
         self._due.put(publish)
 
@@ -111,6 +122,15 @@ class EngineMetrics(Observer):
                 self._job_s.observe(total_s)
 
         self._due.put(publish)
+
+    def _family(self, metric: Metric) -> Any:
+        family = pb_utils.MetricFamily(name=metric.name, description=metric.meaning, kind=_KINDS[metric.kind])
+        self._families.append(family)
+        return family
+
+    def _metric(self, metric: Metric) -> Any:
+        buckets = {"buckets": list(metric.buckets)} if metric.kind is Kind.HISTOGRAM else {}
+        return self._family(metric).Metric(labels=self._labels, **buckets)
 
     def _publish(self) -> None:
         while (publish := self._due.get()) is not None:
