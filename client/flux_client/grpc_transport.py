@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import Any
 
@@ -26,23 +27,31 @@ _CHANNEL_OPTIONS = [
     # Left alone, gRPC waits up to two minutes before it looks again for a server that was away.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # Channels of one process share connections, and with them the wait after a failed one: a new client would be told
-    # of a server's absence from before it came back.
-    ("grpc.use_local_subchannel_pool", 1),
 ]
+_clients = itertools.count()
+
+
+def _options() -> list[tuple[str, Any]]:
+    """Of one client's channels, which so share a connection, and share none with other clients'.
+
+    Channels of one process with the same options share connections, and with them the wait after a failed one: a new
+    client would be told of a server's absence from before it came back.
+    """
+    return [*_CHANNEL_OPTIONS, ("flux_client.number", next(_clients))]
 
 
 class GrpcTransport:
     """Any number of threads may call and stream at once.
 
-    Streams have a channel, and so a connection, of their own beside tritonclient's.
+    Streams have a channel of their own beside tritonclient's; gRPC gives both the same connection.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._channel = grpc.insecure_channel(url, options=_CHANNEL_OPTIONS)
+        options = _options()
+        self._channel = grpc.insecure_channel(url, options=options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=_CHANNEL_OPTIONS)
+        self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=options)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
@@ -66,15 +75,16 @@ class AsyncGrpcTransport:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._options = _options()
 
     @cached_property
     def _client(self) -> Any:
         """Made at the first call, since it belongs to the loop then running."""
-        return tritonclient.grpc.aio.InferenceServerClient(self._url, channel_args=_CHANNEL_OPTIONS)
+        return tritonclient.grpc.aio.InferenceServerClient(self._url, channel_args=self._options)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self._url, options=_CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(self._url, options=self._options)
 
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
