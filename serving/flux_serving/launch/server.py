@@ -23,6 +23,7 @@ from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
 from flux_serving.errors import CannotStart
 from flux_serving.launch.installation import find_installation
 from flux_serving.launch.processes import end_with_parent, refuse_taken
+from flux_serving.launch.tracing import trace_arguments
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
@@ -51,6 +52,8 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    #: Where Triton sends its spans, by OTLP over HTTP; empty: there are none.
+    traces_url: str = ""
 
 
 class TritonServer:
@@ -101,6 +104,7 @@ class TritonServer:
             f"--grpc-port={options.grpc_port}",
             f"--metrics-port={options.metrics_port}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            *trace_arguments(options.traces_url),
             *installation.arguments,
         ]
         self._process = subprocess.Popen(
