@@ -89,13 +89,13 @@ def triton_metric(server: TritonServer, name: str, model: str) -> float:
 
 
 def engine_metrics(server: TritonServer) -> dict[str, float]:
-    """What flux_base publishes, buckets left out; a metric with an outcome as `name:outcome`. 0 before it appears."""
+    """What flux_base publishes, buckets left out; one with a label of its own as `name:value`. 0 before it appears."""
     values: dict[str, float] = defaultdict(float)
     for line in _metrics_page(server):
         if line.startswith("flux_") and "_bucket" not in line:
             name, _, labels = line.partition("{")
-            outcome = re.search(r'outcome="(\w+)"', labels)
-            values[f"{name}:{outcome[1]}" if outcome else name] = float(line.split()[-1])
+            own = re.search(r'(?:outcome|kind)="(\w+)"', labels)
+            values[f"{name}:{own[1]}" if own else name] = float(line.split()[-1])
     return values
 
 

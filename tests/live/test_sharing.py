@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,17 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert 0 < change["flux_forward_seconds_total"] <= change["flux_step_seconds_sum"]
     assert change["flux_queue_seconds_count"] == change["flux_job_seconds_count"] == 2
     assert after["flux_jobs_running"] == after["flux_jobs_waiting"] == 0
+    assert after["flux_tokens_running"] == after["flux_tokens_waiting"] == 0
+
+
+def test_an_engine_without_work_tells_that_it_lives(demo_server: TritonServer) -> None:
+    first = engine_metrics(demo_server)
+    time.sleep(3.5)
+    second = engine_metrics(demo_server)
+    assert first["flux_heartbeat_seconds"] < second["flux_heartbeat_seconds"] <= time.time()
+    memory = shutil.disk_usage("/dev/shm")
+    assert second["flux_shared_memory_bytes:size"] == memory.total
+    assert 0 < second["flux_shared_memory_bytes:used"] <= memory.total
 
 
 def test_a_run_cut_in_two_on_two_servers_gives_the_same_picture(

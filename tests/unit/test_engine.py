@@ -10,7 +10,8 @@ import pytest
 from flux_serving.errors import Cancelled, FluxError, GenerationFailed, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Scheduler
+from flux_serving.scheduling.observer import Observer
+from flux_serving.scheduling.scheduler import Limits, Load, Scheduler
 
 
 class Letters:
@@ -179,6 +180,25 @@ def test_a_caller_knows_that_its_jobs_are_accepted_before_they_take_a_step() -> 
     answers.wait()
     assert told == [0]
     engine.close()
+
+
+def test_the_load_is_told_before_the_first_step_is_over() -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.loads: list[Load] = []
+
+        def queued(self, load: Load) -> None:
+            self.loads.append(load)
+
+    runner, answers, told = Letters(), Answers(1), Told()
+    runner.gate.clear()
+    engine = Engine(runner, Scheduler(), told)
+    engine.submit([answers.job("a", 2, tokens=5)])
+    assert told.loads == [Load(waiting=1, tokens_waiting=5)]
+    runner.gate.set()
+    answers.wait()
+    engine.close()
+    assert told.loads[1:] == [Load(running=1, tokens_running=5), Load()]
 
 
 def test_a_caller_that_breaks_does_not_end_the_thread() -> None:

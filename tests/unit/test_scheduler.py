@@ -9,7 +9,7 @@ import pytest
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, Overloaded
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Scheduler
+from flux_serving.scheduling.scheduler import Limits, Load, Scheduler
 
 AnyJob = Job[str, str]
 
@@ -218,12 +218,12 @@ def test_jobs_over_the_limit_of_tokens_are_refused_all_together() -> None:
     assert len(scheduler) == 2
 
 
-def test_waiting_and_running_jobs_are_counted() -> None:
+def test_waiting_and_running_jobs_and_their_tokens_are_counted() -> None:
     scheduler = one_row()
-    scheduler.add([job(), job(), job()])
-    assert (scheduler.waiting, scheduler.running) == (3, 0)
+    scheduler.add([job(tokens=10), job(tokens=20), job(tokens=40)])
+    assert scheduler.load == Load(running=0, waiting=3, tokens_running=0, tokens_waiting=70)
     scheduler.complete(scheduler.schedule(0).run)
-    assert (scheduler.waiting, scheduler.running) == (2, 1)
+    assert scheduler.load == Load(running=1, waiting=2, tokens_running=10, tokens_waiting=60)
 
 
 def test_a_job_whose_deadline_passed_is_dropped_before_its_next_step() -> None:
@@ -319,7 +319,7 @@ def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
         if fate > 0.999:
             ended += scheduler.drain()
     assert len(scheduler) == 0
-    assert (scheduler.waiting, scheduler.running) == (0, 0)
+    assert scheduler.load == Load()
     assert len(accepted) > 100
     assert len(ended) == len(set(ended))
     assert set(ended) == set(accepted)

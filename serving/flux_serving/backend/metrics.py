@@ -7,9 +7,11 @@ publishes.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -17,20 +19,25 @@ import triton_python_backend_utils as pb_utils
 from flux_serving.contract.metrics import (
     DECODE_SECONDS,
     FORWARD_SECONDS,
+    HEARTBEAT,
     JOB_SECONDS,
     JOBS,
     JOBS_RUNNING,
     JOBS_WAITING,
     QUEUE_SECONDS,
     ROWS_PER_STEP,
+    SHARED_MEMORY,
     STEP_SECONDS,
     TOKENS,
+    TOKENS_RUNNING,
+    TOKENS_WAITING,
     Kind,
     Metric,
 )
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
+from flux_serving.scheduling.scheduler import Load
 
 _KINDS = {
     Kind.COUNTER: pb_utils.MetricFamily.COUNTER,
@@ -43,7 +50,8 @@ _OUTCOMES: dict[type[FluxError], str] = {
     DeadlineExceeded: "timed_out",
 }
 _WELL, _FAILED = "done", "failed"
-
+#: Seconds between two heartbeats.
+_HEARTBEAT_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -61,24 +69,27 @@ class EngineMetrics(Observer):
         self._forwards = self._metric(FORWARD_SECONDS)
         self._rows = self._metric(ROWS_PER_STEP)
         self._tokens = self._metric(TOKENS)
-        self._running = self._metric(JOBS_RUNNING)
-        self._waiting = self._metric(JOBS_WAITING)
+        #: In the order of Load's fields.
+        self._load = [self._metric(metric) for metric in (JOBS_RUNNING, JOBS_WAITING, TOKENS_RUNNING, TOKENS_WAITING)]
         self._queue_s = self._metric(QUEUE_SECONDS)
         self._job_s = self._metric(JOB_SECONDS)
         self._decode_s = self._metric(DECODE_SECONDS)
-        jobs = self._family(JOBS)
-        self._jobs = {
-            outcome: jobs.Metric(labels=self._labels | {JOBS.label: outcome})
-            for outcome in (_WELL, _FAILED, *_OUTCOMES.values())
-        }
-        self._counts = (-1, -1)
+        self._heartbeat = self._metric(HEARTBEAT)
+        self._jobs = self._metrics(JOBS, (_WELL, _FAILED, *_OUTCOMES.values()))
+        self._shared_memory = self._metrics(SHARED_MEMORY, ("size", "used"))
+        self._latest: Load | None = None
         self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
         self._thread.start()
-        self.queued(0, 0)
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+        self.queued(Load())
 
     def close(self) -> None:
         """Publish what is due, and end."""
+        self._closed.set()
+        self._heart.join()
         self._due.put(None)
         self._thread.join()
 
@@ -86,14 +97,14 @@ class EngineMetrics(Observer):
         """So many jobs found no room."""
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
-    def queued(self, running: int, waiting: int) -> None:
-        if self._counts == (running, waiting):
+    def queued(self, load: Load) -> None:
+        if self._latest == load:
             return
-        self._counts = running, waiting
+        self._latest = load
 
         def publish() -> None:
-            self._running.set(running)
-            self._waiting.set(waiting)
+            for metric, value in zip(self._load, load, strict=True):
+                metric.set(value)
 
         self._due.put(publish)
 
@@ -131,6 +142,25 @@ class EngineMetrics(Observer):
     def _metric(self, metric: Metric) -> Any:
         buckets = {"buckets": list(metric.buckets)} if metric.kind is Kind.HISTOGRAM else {}
         return self._family(metric).Metric(labels=self._labels, **buckets)
+
+    def _metrics(self, metric: Metric, values: Iterable[str]) -> dict[str, Any]:
+        """One for each value of the metric's own label."""
+        family = self._family(metric)
+        return {value: family.Metric(labels=self._labels | {metric.label: value}) for value in values}
+
+    def _beat(self) -> None:
+        """Through the publishing thread, so that the heart stops with it."""
+
+        def publish() -> None:
+            self._heartbeat.set(time.time())
+            memory = os.statvfs("/dev/shm")
+            self._shared_memory["size"].set(memory.f_blocks * memory.f_frsize)
+            self._shared_memory["used"].set((memory.f_blocks - memory.f_bfree) * memory.f_frsize)
+
+        while True:
+            self._due.put(publish)
+            if self._closed.wait(_HEARTBEAT_S):
+                return
 
     def _publish(self) -> None:
         while (publish := self._due.get()) is not None:

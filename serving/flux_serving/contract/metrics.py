@@ -42,7 +42,19 @@ JOBS_WAITING = Metric(
     "flux_jobs_waiting",
     Kind.GAUGE,
     "Images that have taken no step yet",
-    "Is one more GPU needed? Scale on this.",
+    "Do requests wait at all?",
+)
+TOKENS_RUNNING = Metric(
+    "flux_tokens_running",
+    Kind.GAUGE,
+    "Tokens of the images that have taken a step and have more to take: what one step of each would process",
+    "How much is in the making, whatever the sizes?",
+)
+TOKENS_WAITING = Metric(
+    "flux_tokens_waiting",
+    Kind.GAUGE,
+    "Tokens of the images that have taken no step yet",
+    "Is one more GPU needed? Scale on this and `flux_tokens_running` together.",
 )
 JOBS = Metric(
     "flux_jobs_total",
@@ -98,10 +110,25 @@ DECODE_SECONDS = Metric(
     "What does the end of a picture cost?",
     _STEP_BUCKETS,
 )
+HEARTBEAT = Metric(
+    "flux_heartbeat_seconds",
+    Kind.GAUGE,
+    "Unix time at which the model's process last told that it lives, about every second",
+    "Is the process dead? Triton goes on publishing the last values of one that is.",
+)
+SHARED_MEMORY = Metric(
+    "flux_shared_memory_bytes",
+    Kind.GAUGE,
+    "Bytes of `/dev/shm`, through which all tensors travel: its size, and how much of it is used",
+    "Will the next large tensors find room?",
+    label="kind",
+)
 
 METRICS: tuple[Metric, ...] = (
     JOBS_RUNNING,
     JOBS_WAITING,
+    TOKENS_RUNNING,
+    TOKENS_WAITING,
     JOBS,
     QUEUE_SECONDS,
     JOB_SECONDS,
@@ -110,4 +137,6 @@ METRICS: tuple[Metric, ...] = (
     ROWS_PER_STEP,
     TOKENS,
     DECODE_SECONDS,
+    HEARTBEAT,
+    SHARED_MEMORY,
 )

@@ -124,6 +124,7 @@ def render_metrics() -> str:
         "| `rate(flux_forward_seconds_total[1m])` | share of time in which the transformer runs |",
         "| `rate(flux_rows_per_step_sum[1m]) / rate(flux_rows_per_step_count[1m])` | images that share a step |",
         "| `rate(flux_tokens_total[1m])` | tokens per second, whatever the sizes |",
+        "| `time() - flux_heartbeat_seconds` | seconds since the process was last alive |",
         '| `rate(flux_jobs_total{outcome="done"}[1m])` | pictures per second |',
         "| `histogram_quantile(0.95, sum by (le) (rate(flux_queue_seconds_bucket[5m])))` | wait of the slowest 5 % |",
         "",

@@ -87,6 +87,7 @@ class Engine(Generic[Work, Outcome]):
                 raise Cancelled("the server is stopping")
             self._scheduler.add(jobs)
             self._submitted.update(dict.fromkeys(jobs, self.clock()))
+            self._observer.queued(self._scheduler.load)
             if on_accepted is not None:
                 _call(on_accepted)
             self._changed.notify_all()
@@ -123,7 +124,7 @@ class Engine(Generic[Work, Outcome]):
                 self._end(job, reason)
             if plan.run:
                 self._step(plan.run)
-            self._observer.queued(self._scheduler.running, self._scheduler.waiting)
+            self._observer.queued(self._scheduler.load)
 
     def _may_step(self) -> bool:
         return self._closing or (len(self._scheduler) > 0 and len(self._finishing) < MAX_UNFINISHED)

@@ -6,13 +6,14 @@ from typing import Any
 
 from flux_serving.errors import FluxError
 from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.scheduler import Load
 
 
 class Observer:
     """Counts nothing; the base of those that do."""
 
-    def queued(self, running: int, waiting: int) -> None:
-        """After every step, or where jobs were dropped instead of one."""
+    def queued(self, load: Load) -> None:
+        """When jobs were accepted, and after every step, or where jobs were dropped instead of one."""
 
     def began(self, job: Job[Any, Any], queue_s: float) -> None:
         """A job takes its first step, queue_s seconds after it was submitted."""

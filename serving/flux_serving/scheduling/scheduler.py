@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
 from flux_serving.scheduling.job import Job
@@ -54,6 +54,15 @@ class Plan:
 
     run: tuple[AnyJob, ...]
     dropped: tuple[tuple[AnyJob, FluxError], ...]
+
+
+class Load(NamedTuple):
+    """Jobs that have taken a step and have more to take, those that have taken none yet, and the tokens of both."""
+
+    running: int = 0
+    waiting: int = 0
+    tokens_running: int = 0
+    tokens_waiting: int = 0
 
 
 class _Place:
@@ -102,14 +111,11 @@ class Scheduler:
         return len(self._places)
 
     @property
-    def running(self) -> int:
-        """Jobs that have taken a step and have more to take."""
-        return sum(job.steps_done > 0 for job in tuple(self._places))
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that have taken no step yet."""
-        return sum(job.steps_done == 0 for job in tuple(self._places))
+    def load(self) -> Load:
+        jobs = tuple(self._places)
+        running = [job.tokens for job in jobs if job.steps_done > 0]
+        waiting = [job.tokens for job in jobs if job.steps_done == 0]
+        return Load(len(running), len(waiting), sum(running), sum(waiting))
 
     def add(self, jobs: Sequence[AnyJob]) -> None:
         """All of them or none. Raises Overloaded: there is no room; the message has the length of the queue."""
