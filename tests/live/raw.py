@@ -81,7 +81,7 @@ def call_http(url: str, model: str, tensors: dict[str, np.ndarray], outputs: lis
 
 
 def triton_metric(server: TritonServer, name: str, model: str) -> float:
-    """A metric of one model, as Prometheus would read it; 0 before it first appears."""
+    """A metric of one model, Triton's or ours, as Prometheus would read it; 0 before it first appears."""
     for line in _metrics_page(server):
         if line.startswith(f"{name}{{") and f'model="{model}"' in line:
             return float(line.split()[-1])
@@ -92,7 +92,7 @@ def engine_metrics(server: TritonServer) -> dict[str, float]:
     """What flux_base publishes, buckets left out; one with a label of its own as `name:value`. 0 before it appears."""
     values: dict[str, float] = defaultdict(float)
     for line in _metrics_page(server):
-        if line.startswith("flux_") and "_bucket" not in line:
+        if line.startswith("flux_") and 'model="flux_base"' in line and "_bucket" not in line:
             name, _, labels = line.partition("{")
             own = re.search(r'(?:outcome|kind)="(\w+)"', labels)
             values[f"{name}:{own[1]}" if own else name] = float(line.split()[-1])

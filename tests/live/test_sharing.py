@@ -14,9 +14,10 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
+from flux_serving.contract.models import MODELS
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
-from raw import CONTEXT, call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of
+from raw import CONTEXT, call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of, triton_metric
 from reference import StockDiffusers
 
 pytestmark = pytest.mark.live
@@ -95,14 +96,18 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert after["flux_tokens_running"] == after["flux_tokens_waiting"] == 0
 
 
-def test_an_engine_without_work_tells_that_it_lives(demo_server: TritonServer) -> None:
-    first = engine_metrics(demo_server)
+def test_every_models_process_tells_that_it_lives_and_how_full_the_shared_memory_is(demo_server: TritonServer) -> None:
+    def beats() -> dict[str, float]:
+        return {model.name: triton_metric(demo_server, "flux_heartbeat_seconds", model.name) for model in MODELS}
+
+    first = beats()
     time.sleep(3.5)
-    second = engine_metrics(demo_server)
-    assert first["flux_heartbeat_seconds"] < second["flux_heartbeat_seconds"] <= time.time()
-    memory = shutil.disk_usage("/dev/shm")
-    assert second["flux_shared_memory_bytes:size"] == memory.total
-    assert 0 < second["flux_shared_memory_bytes:used"] <= memory.total
+    second = beats()
+    for model, beat in second.items():
+        assert first[model] < beat <= time.time(), model
+    memory, published = shutil.disk_usage("/dev/shm"), engine_metrics(demo_server)
+    assert published["flux_shared_memory_bytes:size"] == memory.total
+    assert 0 < published["flux_shared_memory_bytes:used"] <= memory.total
 
 
 def test_a_run_cut_in_two_on_two_servers_gives_the_same_picture(

@@ -28,7 +28,7 @@ from flux_serving.stages.resizing import placement, resized
 
 class CannyEdgesModel:
     def __init__(self, args: Mapping[str, str]) -> None:
-        Instance.start(CANNY_EDGES, args)
+        self._instance = Instance.start(CANNY_EDGES, args)
         self._checkpoints = Checkpoints.from_environment(os.environ)
         self._sides = Sides(*self._checkpoints.picture_sides())
 
@@ -36,7 +36,7 @@ class CannyEdgesModel:
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:
-        pass
+        self._instance.close()
 
     def _answer(self, request: Any) -> Any:
         try:

@@ -56,7 +56,7 @@ _SWITCH_INTERVAL_S = 0.0003
 class FluxBaseModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        instance = Instance.start(FLUX_BASE, args)
+        instance = self._instance = Instance.start(FLUX_BASE, args)
         settings = instance.settings
         device = open_device(instance.device)
         checkpoints = Checkpoints.from_environment(os.environ)
@@ -91,6 +91,7 @@ class FluxBaseModel:
         self._engine.close()
         self._loader.shutdown()
         self._metrics.close()
+        self._instance.close()
 
     def _accept(self, request: Any) -> None:
         values = read_inputs(FLUX_BASE, request)

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 class FluxPriorReduxModel:
     def __init__(self, args: Mapping[str, str]) -> None:
-        instance = Instance.start(FLUX_PRIOR_REDUX, args)
+        instance = self._instance = Instance.start(FLUX_PRIOR_REDUX, args)
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
@@ -64,7 +64,7 @@ class FluxPriorReduxModel:
         return answers
 
     def close(self) -> None:
-        pass
+        self._instance.close()
 
     def _read(self, request: Any) -> Wish:
         values = read_inputs(FLUX_PRIOR_REDUX, request)

@@ -48,7 +48,7 @@ _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 class FluxStreamModel:
     def __init__(self, args: Mapping[str, str]) -> None:
-        Instance.start(FLUX_STREAM, args)
+        self._instance = Instance.start(FLUX_STREAM, args)
         self._folder = ProgressFolder.of_server(os.environ)
         self._folder.make()
         self._streams: list[_Stream] = []
@@ -67,6 +67,7 @@ class FluxStreamModel:
         for stream in self._streams:
             stream.wait(STOP_TIMEOUT_S)
         self._folder.remove()
+        self._instance.close()
 
     def _begin(self, request: Any, sender: Any) -> None:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""

@@ -26,7 +26,7 @@ from flux_serving.weights import choose_dtype, load_vae_encoder, open_device
 
 class FluxVaeEncoderModel:
     def __init__(self, args: Mapping[str, str]) -> None:
-        instance = Instance.start(FLUX_VAE_ENCODER, args)
+        instance = self._instance = Instance.start(FLUX_VAE_ENCODER, args)
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         checkpoints = Checkpoints.from_environment(os.environ)
@@ -37,7 +37,7 @@ class FluxVaeEncoderModel:
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:
-        pass
+        self._instance.close()
 
     def _answer(self, request: Any) -> Any:
         try:

@@ -16,13 +16,13 @@ from flux_serving.stages.picture_encoding import encode_picture, parse_format
 
 class ImageEncodeModel:
     def __init__(self, args: Mapping[str, str]) -> None:
-        Instance.start(IMAGE_ENCODE, args)
+        self._instance = Instance.start(IMAGE_ENCODE, args)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
 
     def close(self) -> None:
-        pass
+        self._instance.close()
 
     def _answer(self, request: Any) -> Any:
         try:

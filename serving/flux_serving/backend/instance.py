@@ -1,4 +1,4 @@
-"""What Triton tells a model instance at start-up, and the start-up that all models share."""
+"""What Triton tells a model instance at start-up, and the start-up and the end that all models share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flux_serving.backend.heart import Heart
 from flux_serving.contract.models import Model
 from flux_serving.settings import ModelSettings
 
 
 @dataclass(frozen=True)
 class Instance:
-    """name: Triton's, such as `flux_base_0_0`. settings: of this model. device: a torch device, such as `cuda:7`."""
+    """name: Triton's, such as `flux_base_0_0`. settings: of this model. device: a torch device, such as `cuda:7`.
+
+    heart: beats from the start until `close`.
+    """
 
     name: str
     settings: ModelSettings
     device: str
+    heart: Heart
 
     @classmethod
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
@@ -27,8 +32,13 @@ class Instance:
         # Its warnings of prompts that are too long quote them.
         logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
         on_gpu = args["model_instance_kind"] == "GPU"
+        name = args["model_instance_name"]
         return cls(
-            name=args["model_instance_name"],
+            name=name,
             settings=ModelSettings.from_config(model, json.loads(args["model_config"])),
             device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
+            heart=Heart(model.name, name),
         )
+
+    def close(self) -> None:
+        self.heart.stop()

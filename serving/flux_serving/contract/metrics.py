@@ -110,6 +110,7 @@ DECODE_SECONDS = Metric(
     "What does the end of a picture cost?",
     _STEP_BUCKETS,
 )
+# Of every model's process; the others are of the engine.
 HEARTBEAT = Metric(
     "flux_heartbeat_seconds",
     Kind.GAUGE,
