@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
 
 
-def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
+def start_server(checkpoints: Checkpoints, log: Path, traces_url: str = "") -> Iterator[TritonServer]:
     http, grpc, metrics = free_ports()
     options = ServerOptions(
         repository=ROOT / "model_repository",
@@ -37,6 +37,7 @@ def start_server(checkpoints: Checkpoints, log: Path) -> Iterator[TritonServer]:
         http_port=http,
         grpc_port=grpc,
         metrics_port=metrics,
+        traces_url=traces_url,
     )
     with log.open("wb") as output, TritonServer(options, output) as server:
         try:

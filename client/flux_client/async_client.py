@@ -125,6 +125,7 @@ class AsyncFluxClient:
         preview_method: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        traceparent: str | None = None,
         **knobs: Unpack[StreamKnobs],
     ) -> AsyncStream:
         """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
@@ -139,7 +140,7 @@ class AsyncFluxClient:
         arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return AsyncStream(
-            lambda: asyncio.to_thread(stream_request, mode, images, arguments),
+            lambda: asyncio.to_thread(stream_request, mode, images, arguments, traceparent),
             lambda request, left_s: transport.stream(request, left_s, name),
             patience,
             self._sleep,

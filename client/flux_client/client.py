@@ -169,6 +169,7 @@ class FluxClient:
         preview_method: str | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
+        traceparent: str | None = None,
         **knobs: Unpack[StreamKnobs],
     ) -> Stream:
         """The pictures that another call makes, with their progress: `Progress` events, then one `Variation` for each.
@@ -176,7 +177,8 @@ class FluxClient:
         mode: which call; its arguments go along by name, and mean what they mean there.
         preview_steps: a preview after every so many steps, but not after the last, 0..100; 0, the default, is none.
         preview_method: latent2rgb (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last
-        event, with all retries; the server is asked again only while no event was there. The rest is as in `redux`.
+        event, with all retries; the server is asked again only while no event was there.
+        traceparent: W3C's header of the trace that the request belongs to. The rest is as in `redux`.
 
             with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
                 for event in stream:
@@ -198,7 +200,7 @@ class FluxClient:
         """
         patience = self._patience(self._retry, timeout_s)
         arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
-        request = stream_request(mode, images, arguments)
+        request = stream_request(mode, images, arguments, traceparent)
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return Stream(lambda left_s: transport.stream(request, left_s, name), patience, self._sleep)
 

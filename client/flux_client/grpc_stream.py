@@ -29,7 +29,7 @@ class GrpcAnswers:
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         self._reader = _Reader(request, timeout_s, url)
-        call = stub.ModelStreamInfer(iter([_message(request, timeout_s, request_id)]), timeout=timeout_s)
+        call = _called(stub, request, timeout_s, request_id)
         #: The call; empty once it was let go.
         self._held: list[Any] = [call]
         weakref.finalize(self, _let_go, self._held)
@@ -59,7 +59,7 @@ class AsyncGrpcAnswers:
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         self._reader = _Reader(request, timeout_s, url)
-        self._call: Any = stub.ModelStreamInfer(iter([_message(request, timeout_s, request_id)]), timeout=timeout_s)
+        self._call: Any = _called(stub, request, timeout_s, request_id)
 
     async def __anext__(self) -> Answer:
         """gRPC says CancelledError where its call was cancelled; a task of its own tells that from the caller's."""
@@ -99,6 +99,12 @@ class _Reader:
     def failure(self, error: Any) -> FluxError:
         failure = from_triton(str(error.code()), error.details(), self._url)
         return no_answer(self._url, self._timeout_s) if isinstance(failure, DeadlineExceeded) else failure
+
+
+def _called(stub: Any, request: Request, timeout_s: float, request_id: str) -> Any:
+    metadata = (("traceparent", request.traceparent),) if request.traceparent else None
+    messages = iter([_message(request, timeout_s, request_id)])
+    return stub.ModelStreamInfer(messages, timeout=timeout_s, metadata=metadata)
 
 
 def _message(request: Request, timeout_s: float, request_id: str) -> Any:

@@ -21,11 +21,15 @@ _PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
 
 @dataclass(frozen=True)
 class Request:
-    """One inference: inputs by tensor name, with Triton's leading batch dimension of 1; outputs wanted by name."""
+    """One inference: inputs by tensor name, with Triton's leading batch dimension of 1; outputs wanted by name.
+
+    traceparent: W3C's header of the trace that it belongs to; only streams send it.
+    """
 
     model: str
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
+    traceparent: str | None = None
 
 
 def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
@@ -39,7 +43,9 @@ def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
     return Request(model, _inputs(model, KEYWORDS[mode], _weighed(mode, arguments)), _PICTURES)
 
 
-def stream_request(mode: str, images: Pictures | None, arguments: Mapping[str, Any]) -> Request:
+def stream_request(
+    mode: str, images: Pictures | None, arguments: Mapping[str, Any], traceparent: str | None = None
+) -> Request:
     """The same to flux_stream, which takes the knobs of previews too.
 
     images: None where there are none. arguments: all the others.
@@ -49,7 +55,7 @@ def stream_request(mode: str, images: Pictures | None, arguments: Mapping[str, A
     arguments = arguments if images is None else {"images": images, **arguments}
     told = {} if mode == MODE.default else {MODE.name: array_of(model, MODE, mode)}
     inputs = _inputs(model, STREAM_KEYWORDS[mode], _weighed(mode, arguments))
-    return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_PICTURES))
+    return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_PICTURES), traceparent)
 
 
 def edges_request(arguments: Mapping[str, Any]) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
 from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
 from flux_gateway.settings import Settings
+from flux_gateway.tracing import TracedRequests, Tracing
 from flux_gateway.watch import Watch
 
 
@@ -39,7 +41,7 @@ def make_app(
 ) -> FastAPI:
     """client, filtering: instead of those that the settings name.
 
-    Raises CannotStart: the file of keys or the content filter cannot be used.
+    Raises CannotStart: the file of keys or the content filter cannot be used, or what tracing needs is not installed.
     """
     # Another Triton may have room. Then what is full or away is told soon: whoever asks knows best when to ask again.
     client = client or AsyncFluxClient(
@@ -49,6 +51,7 @@ def make_app(
     keys = Keys.from_file(settings.keys_file)
     admission = Admission(settings.concurrency, settings.concurrency_per_caller)
     metrics = Metrics()
+    tracing = Tracing(settings.traces_url)
     filtering = filtering or content_filter(settings.content_filter)
     desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, metrics, filtering, settings.pixels)
     shelf = Shelf(settings.jobs, settings.kept_bytes, settings.kept_s)
@@ -62,6 +65,7 @@ def make_app(
             yield
         await shelf.close()
         await client.close()
+        await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="flux-triton",
@@ -85,6 +89,7 @@ def make_app(
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )
+    app.add_middleware(TracedRequests, tracing=tracing)
     app.add_middleware(AccessLog, answered=metrics.answered)
     return app
 

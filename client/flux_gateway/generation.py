@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flux_client import AsyncFluxClient, Event, ModeName
+from flux_gateway.tracing import current_traceparent
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Generator:
             preview_steps=preview_steps,
             timeout_s=self._timeout_s,
             request_id=request_id,
+            traceparent=current_traceparent(),
             **wanted.knobs,
         )
         async with stream:

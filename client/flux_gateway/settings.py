@@ -11,6 +11,8 @@ from flux_serving.errors import CannotStart
 from flux_serving.settings import LORA_VARIABLE
 
 PREFIX = "FLUX_GATEWAY_"
+#: OpenTelemetry's own.
+ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Settings:
     loras: Path | None = None
     #: Entry point of the content filter; none: there is no filter.
     content_filter: str = ""
+    #: Where spans go, by OTLP over HTTP; without it, what OTEL_EXPORTER_OTLP_ENDPOINT says; none: there are no spans.
+    traces_url: str = ""
     #: JSON file of API keys, as `flux-gateway key` prints them; none: everyone may come.
     keys_file: Path | None = None
     #: Origins that browsers may ask from, with commas between; `*` is all.
@@ -56,6 +60,8 @@ class Settings:
         }
         if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given:
             given["loras"] = folder
+        if endpoint := environment.get(ENDPOINT_VARIABLE):
+            given.setdefault("traces_url", f"{endpoint.rstrip('/')}/v1/traces")
         types = {field.name: str(field.type) for field in fields(cls)}
         if unknown := sorted(set(given) - set(types)):
             names = ", ".join(PREFIX + name.upper() for name in types)

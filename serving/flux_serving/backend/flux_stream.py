@@ -39,6 +39,8 @@ MAX_STREAMS = 24
 CLIENT_CHECK_S = 0.05
 #: Seconds that a stopping server waits for a stream to end.
 STOP_TIMEOUT_S = 10.0
+#: Seconds that a traced stream may hold up the next, until its call has begun.
+BEGIN_TIMEOUT_S = 2.0
 
 #: What Triton says instead of beginning the next model of an ensemble when it has been asked to stop.
 _STOPPING = "Server is stopping"
@@ -83,6 +85,7 @@ class FluxStreamModel:
             receiver.close()
             raise
         self._streams.append(stream)
+        stream.wait_if_traced(BEGIN_TIMEOUT_S)
 
 
 class _Stream(threading.Thread):
@@ -100,6 +103,7 @@ class _Stream(threading.Thread):
         _check_mode(ensemble, values)
         self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64
         self._request_id: str = request.request_id()
+        trace = request.trace()
         self._wanted = frozenset(request.requested_output_names())
         self._sender = sender
         self._receiver = receiver
@@ -108,6 +112,7 @@ class _Stream(threading.Thread):
                 model_name=ensemble.name,
                 request_id=self._request_id,
                 timeout=request.timeout(),
+                trace=trace,
                 requested_output_names=[tensor.name for tensor in ensemble.outputs],
                 inputs=[
                     *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in values.items()),
@@ -115,8 +120,11 @@ class _Stream(threading.Thread):
                 ],
             ),
             ensemble=ensemble,
-            on_end=self._receiver.wake,
+            on_end=self._call_ended,
         )
+        self._is_traced = trace.get_context() is not None
+        #: Whether the ensemble is known to run, or has ended.
+        self._begun = threading.Event()
         self._stopping = False
         self._steps_done: dict[int, int] = {}
         self._is_over = False
@@ -125,6 +133,15 @@ class _Stream(threading.Thread):
     def is_busy(self) -> bool:
         """Whether it takes a place: its last answer isn't on its way yet, or its call outlives it by a step."""
         return not self._is_over or self._call.is_running
+
+    def wait_if_traced(self, timeout_s: float) -> None:
+        """From `execute`: until the call has begun, so that it continues the request's trace.
+
+        The trace is gone once `execute` has returned, unless by then another has been begun in it: a call that begins
+        later brings Triton down (2.51). What is not traced need not wait.
+        """
+        if self._is_traced:
+            self._begun.wait(timeout_s)
 
     def stop(self) -> None:
         """From another thread: end soon."""
@@ -163,10 +180,15 @@ class _Stream(threading.Thread):
             if self._sender.is_cancelled():
                 raise Cancelled("the client has gone")
             if progress is not None:
+                self._begun.set()
                 self._send(progress)
         while (progress := self._receiver.receive(0)) is not None:
             self._send(progress)
         return self._call.answer(self._wanted)
+
+    def _call_ended(self) -> None:
+        self._begun.set()
+        self._receiver.wake()
 
     def _send(self, progress: Progress) -> None:
         """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""

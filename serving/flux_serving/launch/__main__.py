@@ -13,6 +13,7 @@ from flux_serving.errors import CannotStart
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals
 from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
+from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
 from flux_serving.settings import (
     BASE_VARIABLE,
     CONTROLNET_VARIABLE,
@@ -34,7 +35,8 @@ def read_options() -> argparse.Namespace:
         prog="scripts/serve",
         description="Serve FLUX Redux on Triton.",
         epilog=f"{BASE_VARIABLE} and {REDUX_VARIABLE} name the checkpoints, in diffusers layout; optional are "
-        f"{CONTROLNET_VARIABLE}, {VAE_VARIABLE}, and {LORA_VARIABLE}, a folder of adapters.",
+        f"{CONTROLNET_VARIABLE}, {VAE_VARIABLE}, and {LORA_VARIABLE}, a folder of adapters. Where "
+        f"{ENDPOINT_VARIABLE} is set, every request is traced, and the spans go there.",
     )
     parser.add_argument("--profile", choices=("cpu", "gpu", "k8s"), default="cpu", help="default: cpu")
     parser.add_argument("--gpus", type=gpu_list, help="with --profile gpu; default: 7,8")
@@ -71,6 +73,7 @@ def main() -> int:
             grpc_port=given.grpc_port,
             metrics_port=given.metrics_port,
             exit_timeout_s=given.exit_timeout,
+            traces_url=traces_url(os.environ),
         )
         with TritonServer(options) as server, contextlib.ExitStack() as beside:
             urls = f"http {server.http_url}, grpc {server.grpc_url}"

@@ -25,6 +25,7 @@ from flux_serving.launch.draining import wait_until_idle
 from flux_serving.launch.installation import find_installation
 from flux_serving.launch.processes import Terminated, end_with_parent, refuse_taken
 from flux_serving.launch.stubs import running_stubs
+from flux_serving.launch.tracing import trace_arguments
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
@@ -53,6 +54,8 @@ class ServerOptions:
     metrics_port: int = 8002
     #: Seconds that running requests have when it is asked to stop.
     exit_timeout_s: int = 30
+    #: Where Triton sends its spans, by OTLP over HTTP; empty: there are none.
+    traces_url: str = ""
 
 
 class TritonServer:
@@ -103,6 +106,7 @@ class TritonServer:
             f"--grpc-port={options.grpc_port}",
             f"--metrics-port={options.metrics_port}",
             f"--exit-timeout-secs={options.exit_timeout_s}",
+            *trace_arguments(options.traces_url),
             *installation.arguments,
         ]
         self._process = subprocess.Popen(

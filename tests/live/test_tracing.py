@@ -1,0 +1,197 @@
+"""One request through the gateway is one trace, down to the ensemble's models; a real sink keeps the spans."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from conftest import DEMO, start_server
+from flux_client import FluxClient
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import TritonServer
+from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
+from pictures import drawn_picture, encoded
+from raw import wait_until_healthy
+
+pytestmark = pytest.mark.live
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@dataclass(frozen=True)
+class Span:
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    attributes: dict[str, str]
+
+
+class Sink(ThreadingHTTPServer):
+    """Keeps the spans that are sent to it by OTLP over HTTP: protobuf from Python, JSON from Triton."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Door)
+        self.spans: list[Span] = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def of(self, trace: str, count: int) -> list[Span]:
+        """The spans of a trace, when there are so many; they are sent every five seconds."""
+        until = time.monotonic() + 30
+        while len(found := [span for span in self.spans if span.trace == trace]) < count:
+            assert time.monotonic() < until, [(span.service, span.name) for span in found]
+            time.sleep(0.1)
+        return found
+
+
+class _Door(BaseHTTPRequestHandler):
+    server: Sink
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.path == "/v1/traces"
+        is_json = self.headers["Content-Type"] == "application/json"
+        self.server.spans += _of_json(json.loads(body)) if is_json else _of_protobuf(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _of_json(message: dict[str, Any]) -> Iterator[Span]:
+    def plain(attributes: list[dict[str, Any]]) -> dict[str, str]:
+        return {a["key"]: str(next(iter(a["value"].values()))) for a in attributes}
+
+    for resource in message["resourceSpans"]:
+        service = plain(resource["resource"]["attributes"])["service.name"]
+        for scope in resource["scopeSpans"]:
+            for span in scope["spans"]:
+                yield Span(
+                    service,
+                    span["name"],
+                    span["traceId"],
+                    span["spanId"],
+                    span.get("parentSpanId", ""),
+                    plain(span.get("attributes", [])),
+                )
+
+
+def _of_protobuf(body: bytes) -> Iterator[Span]:
+    def plain(attributes: Any) -> dict[str, str]:
+        return {a.key: str(getattr(a.value, a.value.WhichOneof("value"))) for a in attributes}
+
+    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+        service = plain(resource.resource.attributes)["service.name"]
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                ids = span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()
+                yield Span(service, span.name, *ids, plain(span.attributes))
+
+
+@pytest.fixture(scope="module")
+def sink() -> Iterator[Sink]:
+    with Sink() as sink:
+        yield sink
+        sink.shutdown()
+
+
+@pytest.fixture(scope="module")
+def traced_server(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    url = traces_url({ENDPOINT_VARIABLE: sink.endpoint})
+    yield from start_server(DEMO, tmp_path_factory.mktemp("traced-server") / "triton.log", url)
+
+
+@pytest.fixture(scope="module")
+def traced_gateway(
+    sink: Sink, traced_server: TritonServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("traced-gateway") / "gateway.log"
+    with pytest.MonkeyPatch.context() as environment, log.open("wb") as output:
+        environment.setenv(ENDPOINT_VARIABLE, sink.endpoint)
+        with Gateway(traced_server.grpc_url, "127.0.0.1", port, output) as gateway:
+            wait_until_healthy(gateway)
+            yield gateway
+
+
+def ask(gateway: Gateway, picture: int, **headers: str) -> str:
+    """picture: one not asked for before, since what the cache answers computes nothing. Returns the request's id."""
+    form = {"mode": "redux", "num_inference_steps": "3", "height": "64", "width": "64"}
+    files = {"input_image": encoded(drawn_picture(picture))}
+    answer = httpx.post(f"{gateway.url}/generate/upload", data=form, files=files, headers=headers, timeout=60)
+    assert answer.json()["success"], answer.text
+    return answer.headers["X-Request-Id"]
+
+
+#: The gateway's, gRPC's, five models', and the computing of four, the ensemble having none of its own.
+SPANS = 1 + 1 + 5 + 4
+
+
+def check(spans: list[Span], request_id: str, caller: str) -> None:
+    """From the caller to the gateway, to flux_stream, to the ensemble, to its models; each with the request's id."""
+    by_name = {span.name: span for span in spans if span.name != "compute"}
+    assert len(spans) == SPANS
+    gateway = by_name["POST /generate/upload"]
+    assert (gateway.service, gateway.parent) == ("flux-gateway", caller)
+    assert gateway.attributes["flux.request_id"] == request_id
+    assert gateway.attributes["http.response.status_code"] == "200"
+    call = by_name["InferRequest"]
+    assert call.parent == gateway.id
+    assert by_name["flux_stream"].parent == call.id
+    assert by_name["flux_redux"].parent == by_name["flux_stream"].id
+    for model in ("flux_prior_redux", "flux_base", "image_encode"):
+        assert by_name[model].parent == by_name["flux_redux"].id
+    for model in ("flux_stream", "flux_redux", "flux_prior_redux", "flux_base", "image_encode"):
+        assert by_name[model].attributes["triton.request_id"] == request_id
+
+
+def test_a_callers_trace_goes_through_the_gateway_to_every_model(traced_gateway: Gateway, sink: Sink) -> None:
+    request_id = ask(traced_gateway, 1, traceparent=f"00-{TRACE}-{CALLER}-01")
+    check(sink.of(TRACE, SPANS), request_id, CALLER)
+
+
+def test_a_request_without_a_trace_begins_one(traced_gateway: Gateway, sink: Sink) -> None:
+    request_id = ask(traced_gateway, 2)
+
+    def begun() -> list[str]:
+        return [span.trace for span in list(sink.spans) if span.attributes.get("flux.request_id") == request_id]
+
+    until = time.monotonic() + 30
+    while not begun():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    check(sink.of(begun()[0], SPANS), request_id, "")
+
+
+def test_streams_that_are_traced_and_cancelled_harm_nobody(traced_server: TritonServer, sink: Sink) -> None:
+    """Triton does not survive an ensemble's trace that is begun too late."""
+    trace = f"{1:032x}"
+    with FluxClient(traced_server.grpc_url) as client:
+        for index in range(40):
+            parent = f"00-{index + 2:032x}-{CALLER}-01"
+            stream = client.stream(drawn_picture(3), num_inference_steps=50, traceparent=parent)
+            time.sleep(0.004 * (index % 10))
+            stream.cancel()
+        with client.stream(drawn_picture(4), num_inference_steps=3, traceparent=f"00-{trace}-{CALLER}-01") as stream:
+            assert list(stream)
+    names = {span.name for span in sink.of(trace, SPANS - 1)}
+    assert {"flux_prior_redux", "flux_base", "image_encode"} <= names

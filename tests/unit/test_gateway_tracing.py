@@ -1,0 +1,75 @@
+"""What becomes of a `traceparent` at a gateway that exports no spans, and who is told where spans go."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from flux_client import AsyncFluxClient
+from flux_client.fake import AsyncFakeTransport
+from flux_gateway.app import make_app
+from flux_gateway.settings import Settings
+from flux_gateway.tracing import Tracing
+from flux_serving.errors import CannotStart
+from flux_serving.launch.tracing import trace_arguments, traces_url
+from pictures import drawn_picture, encoded
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+
+
+def passed_on(**headers: str) -> str | None:
+    """What the fake Triton is sent."""
+    transport = AsyncFakeTransport()
+    app = make_app(Settings(), AsyncFluxClient(transport=transport))
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+    async def asked() -> httpx.Response:
+        async with app.router.lifespan_context(app):
+            while (await client.get("/health")).status_code != 200:
+                await asyncio.sleep(0.01)
+            form = {"mode": "redux", "num_inference_steps": "2", "height": "64", "width": "64"}
+            picture = {"input_image": encoded(drawn_picture(3))}
+            return await client.post("/generate/upload", data=form, files=picture, headers=headers)
+
+    answer = asyncio.run(asked())
+    assert answer.json()["success"], answer.text
+    (sent,) = transport.fake.sent
+    return sent.request.traceparent
+
+
+def test_a_traceparent_is_passed_on() -> None:
+    assert passed_on(traceparent=PARENT) == PARENT
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": "00-abc-01"}, {"traceparent": PARENT + "\t!"}])
+def test_what_is_no_traceparent_is_not(headers: dict[str, str]) -> None:
+    assert passed_on(**headers) is None
+
+
+def test_the_standard_variable_tells_the_gateway_and_triton_where_spans_go() -> None:
+    url = "http://collector:4318/v1/traces"
+    assert Settings.from_environment(VARIABLES).traces_url == url
+    assert traces_url(VARIABLES) == url
+    assert f"--trace-config=opentelemetry,url={url}" in trace_arguments(url)
+
+
+def test_without_it_nothing_is_traced() -> None:
+    assert Settings.from_environment({}).traces_url == ""
+    assert trace_arguments(traces_url({})) == []
+
+
+def test_a_gateway_without_the_extra_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(CannotStart, match=r"flux-triton\[tracing\] is not installed"):
+        Tracing("http://collector:4318/v1/traces")
+
+
+def test_a_gateway_that_exports_nothing_loads_no_sdk() -> None:
+    code = "import sys; from flux_gateway.app import make_app; from flux_gateway.settings import Settings\n"
+    code += "make_app(Settings()); sys.exit('opentelemetry.sdk' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
