@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,7 +25,8 @@ from raw import wait_until_healthy
 
 pytestmark = pytest.mark.live
 
-TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+#: All of a trace's id but its last two digits, and the id of the caller's span.
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e47", "00f067aa0ba902b7"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class Sink(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def of(self, trace: str, count: int) -> list[Span]:
-        """The spans of a trace, when there are so many; they are sent every five seconds."""
+    def when(self, wanted: Callable[[Span], bool], count: int) -> list[Span]:
+        """Those that are wanted, when there are so many; they are sent every five seconds."""
         until = time.monotonic() + 30
-        while len(found := [span for span in self.spans if span.trace == trace]) < count:
+        while len(found := [span for span in list(self.spans) if wanted(span)]) < count:
             assert time.monotonic() < until, [(span.service, span.name) for span in found]
             time.sleep(0.1)
         return found
@@ -142,56 +143,68 @@ def ask(gateway: Gateway, picture: int, **headers: str) -> str:
     return answer.headers["X-Request-Id"]
 
 
-#: The gateway's, gRPC's, five models', and the computing of four, the ensemble having none of its own.
-SPANS = 1 + 1 + 5 + 4
+#: Through the gateway: its own, gRPC's, five models', and the computing of four, the ensemble having none of its own.
+MODELS = ("flux_stream", "flux_redux", "flux_prior_redux", "flux_base", "image_encode")
+SPANS = 1 + 1 + len(MODELS) + 4
+#: Triton 2.51 overlooks the header of some calls by gRPC (of 2 to 4 in 100, tried), and begins a trace of its own.
+ATTEMPTS = 4
 
 
-def check(spans: list[Span], request_id: str, caller: str) -> None:
-    """From the caller to the gateway, to flux_stream, to the ensemble, to its models; each with the request's id."""
-    by_name = {span.name: span for span in spans if span.name != "compute"}
+def whole_trace(sink: Sink, request_id: str) -> list[Span] | None:
+    """The spans of the request; None where Triton has overlooked the header: then its spans are another trace."""
+    by_triton = sink.when(lambda span: span.attributes.get("triton.request_id") == request_id, len(MODELS))
+    (gateway,) = sink.when(lambda span: span.attributes.get("flux.request_id") == request_id, 1)
+    (trace,) = {span.trace for span in by_triton}
+    return sink.when(lambda span: span.trace == trace, SPANS) if trace == gateway.trace else None
+
+
+def check(spans: list[Span], caller: str) -> None:
+    """From the caller to the gateway, to flux_stream, to the ensemble, to its models."""
     assert len(spans) == SPANS
+    by_name = {span.name: span for span in spans if span.name != "compute"}
     gateway = by_name["POST /generate/upload"]
     assert (gateway.service, gateway.parent) == ("flux-gateway", caller)
-    assert gateway.attributes["flux.request_id"] == request_id
     assert gateway.attributes["http.response.status_code"] == "200"
-    call = by_name["InferRequest"]
-    assert call.parent == gateway.id
-    assert by_name["flux_stream"].parent == call.id
-    assert by_name["flux_redux"].parent == by_name["flux_stream"].id
-    for model in ("flux_prior_redux", "flux_base", "image_encode"):
-        assert by_name[model].parent == by_name["flux_redux"].id
-    for model in ("flux_stream", "flux_redux", "flux_prior_redux", "flux_base", "image_encode"):
-        assert by_name[model].attributes["triton.request_id"] == request_id
+    parents = {
+        name: next((other.name for other in spans if other.id == span.parent), "") for name, span in by_name.items()
+    }
+    assert parents == {
+        "POST /generate/upload": "",
+        "InferRequest": "POST /generate/upload",
+        "flux_stream": "InferRequest",
+        "flux_redux": "flux_stream",
+        "flux_prior_redux": "flux_redux",
+        "flux_base": "flux_redux",
+        "image_encode": "flux_redux",
+    }
 
 
 def test_a_callers_trace_goes_through_the_gateway_to_every_model(traced_gateway: Gateway, sink: Sink) -> None:
-    request_id = ask(traced_gateway, 1, traceparent=f"00-{TRACE}-{CALLER}-01")
-    check(sink.of(TRACE, SPANS), request_id, CALLER)
+    for attempt in range(ATTEMPTS):
+        request_id = ask(traced_gateway, attempt, traceparent=f"00-{TRACE}{attempt:02x}-{CALLER}-01")
+        if spans := whole_trace(sink, request_id):
+            assert spans[0].trace == f"{TRACE}{attempt:02x}"
+            check(spans, CALLER)
+            return
+    pytest.fail(f"of {ATTEMPTS} traces none was continued")
 
 
 def test_a_request_without_a_trace_begins_one(traced_gateway: Gateway, sink: Sink) -> None:
-    request_id = ask(traced_gateway, 2)
-
-    def begun() -> list[str]:
-        return [span.trace for span in list(sink.spans) if span.attributes.get("flux.request_id") == request_id]
-
-    until = time.monotonic() + 30
-    while not begun():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    check(sink.of(begun()[0], SPANS), request_id, "")
+    for attempt in range(ATTEMPTS):
+        if spans := whole_trace(sink, ask(traced_gateway, 10 + attempt)):
+            check(spans, "")
+            return
+    pytest.fail(f"of {ATTEMPTS} traces none was continued")
 
 
 def test_streams_that_are_traced_and_cancelled_harm_nobody(traced_server: TritonServer, sink: Sink) -> None:
     """Triton does not survive an ensemble's trace that is begun too late."""
-    trace = f"{1:032x}"
     with FluxClient(traced_server.grpc_url) as client:
         for index in range(40):
-            parent = f"00-{index + 2:032x}-{CALLER}-01"
+            parent = f"00-{index + 1:032x}-{CALLER}-01"
             stream = client.stream(drawn_picture(3), num_inference_steps=50, traceparent=parent)
             time.sleep(0.004 * (index % 10))
             stream.cancel()
-        with client.stream(drawn_picture(4), num_inference_steps=3, traceparent=f"00-{trace}-{CALLER}-01") as stream:
+        with client.stream(drawn_picture(3), num_inference_steps=3, request_id="the-last") as stream:
             assert list(stream)
-    names = {span.name for span in sink.of(trace, SPANS - 1)}
-    assert {"flux_prior_redux", "flux_base", "image_encode"} <= names
+    sink.when(lambda span: span.attributes.get("triton.request_id") == "the-last", len(MODELS))
