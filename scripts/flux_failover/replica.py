@@ -49,7 +49,7 @@ class Replica:
         assert self._process.stdout is not None
         if not self._process.stdout.readline().startswith(b"ready"):
             raise RuntimeError(f"a replica did not start: exit status {self._process.wait()}")
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        threading.Thread(target=_read_to_the_end, args=(self._process.stdout,), daemon=True).start()
 
     def stop(self) -> None:
         """By SIGTERM. Returns when it has ended."""
@@ -83,3 +83,8 @@ class Replica:
                 raise RuntimeError(f"no traffic came within {timeout_s:g} s")
             time.sleep(0.05)
         return time.monotonic() - started
+
+
+def _read_to_the_end(pipe: IO[bytes]) -> None:
+    with pipe:
+        pipe.read()

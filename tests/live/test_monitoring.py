@@ -56,7 +56,7 @@ class Prometheus:
             try:
                 if what():
                     return
-            except httpx.TransportError:
+            except (httpx.TransportError, json.JSONDecodeError):  # while it starts
                 pass
             time.sleep(0.2)
         raise AssertionError("it did not come")

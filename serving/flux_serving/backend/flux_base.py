@@ -78,6 +78,7 @@ class FluxBaseModel:
         # Adapters are read from files, which must hold up neither the steps nor the requests without any.
         self._loader = ThreadPoolExecutor(1, "adapters")
         self._loads = threading.BoundedSemaphore(settings.max_waiting)
+        instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:

@@ -44,6 +44,7 @@ class FluxPriorReduxModel:
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
+        instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Every request is read by itself, so a bad one harms no other; the good ones are encoded together."""

@@ -54,6 +54,7 @@ class FluxStreamModel:
         self._folder = ProgressFolder.of_server(os.environ)
         self._folder.make()
         self._streams: list[_Stream] = []
+        self._instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:

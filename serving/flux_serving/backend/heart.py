@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Heart:
-    """Beats until it is stopped. Triton goes on publishing what a dead process said last, so a beat is a time."""
+    """Beats from `begin` to `stop`. Triton goes on publishing what a dead process said last, so a beat is a time.
+
+    A model begins at the end of its `initialize`: what another thread published before ended Triton 2.51 at times.
+    """
 
     def __init__(self, model: str, instance: str) -> None:
         published = Published(model, instance)
@@ -26,6 +29,9 @@ class Heart:
         self._memory = published.each(SHARED_MEMORY, ("size", "used"))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+
+    def begin(self) -> None:
+        self._beat()
         self._thread.start()
 
     def stop(self) -> None:
@@ -33,13 +39,11 @@ class Heart:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
+        while not self._stopped.wait(_PAUSE_S):
             try:
                 self._beat()
             except Exception:
                 log.exception("a heartbeat was not published")
-            if self._stopped.wait(_PAUSE_S):
-                return
 
     def _beat(self) -> None:
         self._heartbeat.set(time.time())

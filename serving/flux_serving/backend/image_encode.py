@@ -17,6 +17,7 @@ from flux_serving.stages.picture_encoding import encode_picture, parse_format
 class ImageEncodeModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         self._instance = Instance.start(IMAGE_ENCODE, args)
+        self._instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

@@ -17,7 +17,7 @@ from flux_serving.settings import ModelSettings
 class Instance:
     """name: Triton's, such as `flux_base_0_0`. settings: of this model. device: a torch device, such as `cuda:7`.
 
-    heart: beats from the start until `close`.
+    heart: the model begins it when it is ready; `close` stops it.
     """
 
     name: str
