@@ -22,6 +22,7 @@ from PIL import Image
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.contract import limits
 from flux_serving.contract.codes import error_of
 from flux_serving.contract.handed import PREVIEW, PROGRESS, PROGRESS_ADDRESS
 from flux_serving.contract.knobs import OUTPUT_FORMAT
@@ -32,9 +33,6 @@ from flux_serving.stages.picture_encoding import parse_format
 
 log = logging.getLogger(__name__)
 
-#: Streams at once; more are refused. Triton gives a model 32 threads for its calls and the answers it sends together:
-#: with 40 streams no progress came before the first call had ended (tried on 2.51).
-MAX_STREAMS = 24
 #: Seconds without progress after which a stream looks whether its client is still there, which takes 0.1 ms.
 CLIENT_CHECK_S = 0.05
 #: Seconds that a stopping server waits for a stream to end.
@@ -76,8 +74,8 @@ class FluxStreamModel:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
         self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_busy]
         running = sum(stream.is_busy for stream in self._streams)
-        if running >= MAX_STREAMS:
-            raise Overloaded(f"no room for one more stream: {running} are running, at most {MAX_STREAMS} may")
+        if running >= limits.MAX_STREAMS:
+            raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
         receiver = self._folder.listen()
         try:
             stream = _Stream(request, sender, receiver)

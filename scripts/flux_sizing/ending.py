@@ -1,0 +1,34 @@
+"""Seconds that a server needs to end without losing an image.
+
+On SIGTERM the launcher goes on serving until it is idle, or for its exit timeout; then Triton ends what is left, for as
+long again at most, and what does not end is killed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from flux_serving.contract import limits
+from flux_simulation.machine import H100_EAGER, Machine, image_tokens
+
+#: What the launcher gives Triton beyond the exit timeout, and what killing takes.
+_KILL_S = 10 + 5
+
+
+def longest_image_seconds(
+    side: int = limits.MAX_SIDE,
+    steps: int = limits.MAX_STEPS,
+    context_tokens: int = limits.MAX_CONTEXT_TOKENS,
+    machine: Machine = H100_EAGER,
+) -> float:
+    """Of one image that has the machine to itself, with a negative prompt, which is a second row.
+
+    side: pixels. machine: of docs/scaling.md; by default the slowest GPU there.
+    """
+    row = image_tokens(side, side) + context_tokens
+    return steps * machine.step_seconds([row, row])
+
+
+def grace_period_seconds(pre_stop: float, exit_timeout: float) -> int:
+    """The least `terminationGracePeriodSeconds`: it begins with the preStop hook."""
+    return math.ceil(pre_stop + 2 * exit_timeout + _KILL_S)
