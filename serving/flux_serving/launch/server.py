@@ -47,6 +47,9 @@ class ServerOptions:
     profile: str = "cpu"
     #: Device ids, where profile is `gpu`; one instance of every GPU model on each.
     gpus: tuple[int, ...] = DEFAULT_GPUS
+    #: Seconds after which a gRPC client is told to connect anew; its running calls go on. One that balances by a name
+    #: learns only so which servers have come, and which are about to go.
+    connection_age_s: int = 30
     #: Address that all ports listen on.
     host: str = "127.0.0.1"
     http_port: int = 8000
@@ -101,6 +104,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             f"--cache-config=local,size={CACHE_BYTES}",
             f"--backend-config=python,shm-region-prefix-name={self._name}_",
+            f"--grpc-max-connection-age={1000 * options.connection_age_s}",
             *(f"--{kind}-address={options.host}" for kind in ("http", "grpc", "metrics")),
             f"--http-port={options.http_port}",
             f"--grpc-port={options.grpc_port}",
