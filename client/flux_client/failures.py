@@ -39,7 +39,7 @@ _BY_STATUS: dict[str, type[FluxError]] = {
 }
 
 # gRPC says UNAVAILABLE for its own failures and for the server's refusals alike; only the words differ (tried on grpcio
-# 1.85: debug string and metadata tell no more). Behind a proxy a connection that broke may be UNKNOWN.
+# 1.85: debug string and metadata tell no more).
 _NEVER_CONNECTED = (
     "failed to connect",
     "connections to all backends failing",
@@ -60,6 +60,8 @@ _BROKEN = (
     "endpoint closing",
     "keepalive watchdog",
 )
+#: Behind a proxy a connection that broke is one of these: HAProxy's and Envoy's.
+_BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
 #: A stopping Triton says NOT_FOUND, or its like, before it stops answering.
 _DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready", "server not ready")
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
@@ -88,7 +90,7 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
     low = words.lower()
     if name == "UNAVAILABLE" and any(phrase in low for phrase in _NEVER_CONNECTED):
         return NotConnected(f"{url}: {words}")
-    if name in ("UNAVAILABLE", "UNKNOWN") and any(phrase in low for phrase in _BROKEN):
+    if name in ("UNAVAILABLE", *_BROKEN_BEHIND) and any(phrase in low for phrase in _BROKEN):
         return Unreachable(f"{url}: the connection broke before the answer came: {words}")
     if name != "CANCELLED" and any(phrase in low for phrase in _DRAINING):
         return Overloaded(words)

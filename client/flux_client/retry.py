@@ -6,7 +6,15 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from flux_serving.errors import DeadlineExceeded, FluxError, InvalidRequest, NotConnected, Overloaded, Unreachable
+from flux_serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FluxError,
+    InvalidRequest,
+    NotConnected,
+    Overloaded,
+    Unreachable,
+)
 
 #: Seconds for one call where nobody says otherwise: 8 pictures of 50 steps on a busy GPU.
 DEFAULT_TIMEOUT_S = 600.0
@@ -50,8 +58,9 @@ class RetryPolicy:
             delay_s = min(2 * delay_s, self.max_delay_s)
 
 
-#: For several servers: what one of them loses or refuses, another does. Ten attempts take some 20 seconds.
-FAIL_OVER = RetryPolicy(first_delay_s=0.05, retried=(Overloaded, Unreachable), restarts=True)
+#: For several servers: what one of them loses, refuses or, since it stops, cancels, another does. Ten attempts take some
+#: 20 seconds.
+FAIL_OVER = RetryPolicy(first_delay_s=0.05, retried=(Overloaded, Unreachable, Cancelled), restarts=True)
 
 #: Seconds, thirty years; gRPC fails at numbers that are much larger.
 MAX_TIMEOUT_S = 1e9

@@ -44,7 +44,7 @@ def envoy(replicas: Sequence[Replica], folder: Path) -> Iterator[str]:
         text = text.replace(f"address: triton-{number}, port_value: 8001", _at(replica.grpc_port))
         text = text.replace("{port_value: 8000}", f"{{port_value: {replica.http_port}}}", 1)
     with _running(
-        ["envoy", "--log-level", "error", "--base-id", str(grpc), "-c"], folder / "envoy.yaml", text, grpc
+        ["envoy", "--log-level", "error", "--disable-hot-restart", "-c"], folder / "envoy.yaml", text, grpc
     ) as url:
         yield url
 

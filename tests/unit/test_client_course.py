@@ -170,7 +170,7 @@ def test_after_the_first_event_nothing_is_tried_again(caller, error):
     assert len(caller.fake.sent) == 1
 
 
-@pytest.mark.parametrize("error", [Overloaded("stopping"), Unreachable("broke")])
+@pytest.mark.parametrize("error", [Overloaded("stopping"), Unreachable("broke"), Cancelled("stopping")])
 def test_failing_over_a_stream_begins_anew_while_it_has_no_picture(caller, error):
     fake = Breaking(error, after=2)
     caller.follow(fake, retry=replace(FAIL_OVER, attempts=3), num_inference_steps=2)
@@ -208,8 +208,9 @@ def test_a_deadline_that_passes_while_waiting_is_told(caller):
     assert isinstance(caller.error, DeadlineExceeded)
 
 
-def test_a_cancelled_stream_says_so_and_its_call_is_ended(caller):
-    caller.follow(FakeTransport(), stop_after=2)
+@pytest.mark.parametrize("retry", [STEADY, FAIL_OVER])
+def test_a_cancelled_stream_says_so_and_its_call_is_ended(caller, retry):
+    caller.follow(FakeTransport(), stop_after=2, retry=retry)
     assert len(caller.events) == 2
     assert isinstance(caller.error, Cancelled)
     assert [stream.cancelled for stream in caller.fake.streams] == [True]

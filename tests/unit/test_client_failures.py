@@ -29,6 +29,7 @@ GRPC_TABLE = [
     ("UNAVAILABLE", "Socket closed", Unreachable),
     ("INTERNAL", "flux_stream: Model flux_redux - Error when running inference: Server not ready", Overloaded),
     ("UNKNOWN", "Stream removed (Data frame with END_STREAM flag received)", Unreachable),
+    ("INTERNAL", "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", Unreachable),
     ("UNAVAILABLE", "recvmsg:Connection reset by peer", Unreachable),
     ("UNAVAILABLE", "Connection reset by peer", Unreachable),
     ("UNAVAILABLE", "GOAWAY received", Unreachable),

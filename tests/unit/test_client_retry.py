@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flux_client import (
+    FAIL_OVER,
     AsyncFluxClient,
     Cancelled,
     DeadlineExceeded,
@@ -121,6 +122,11 @@ def test_each_attempt_gets_only_the_time_that_is_left_and_the_same_request_id(ki
 def test_a_broken_connection_is_tried_again_where_the_caller_says_so(kind):
     outcome = Outcome(kind, [Unreachable("broke")], retry=RetryPolicy(retried=(Unreachable,)))
     assert len(outcome.variations) == 1
+
+
+@pytest.mark.parametrize("error", [Overloaded("stops"), Unreachable("broke"), Cancelled("the server is stopping")])
+def test_what_one_of_several_servers_loses_another_does(kind, error):
+    assert len(Outcome(kind, [error], retry=FAIL_OVER).variations) == 1
 
 
 def test_one_attempt_means_no_retry(kind):

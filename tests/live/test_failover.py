@@ -1,0 +1,46 @@
+"""Two real Tritons under load: what one of them loses when it is stopped or killed, the other does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import DEMO, ROOT
+from flux_failover.doors import client
+from flux_failover.play import Act, play
+from flux_failover.replica import Replica
+from pictures import drawn_picture, encoded
+
+pytestmark = pytest.mark.live
+
+
+def regions() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("flux-triton")}
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
+    """They must leave nothing behind."""
+    before = regions()
+    with (tmp_path / "log").open("wb") as log:
+        two = [Replica(ROOT / "model_repository", DEMO, log) for _ in range(2)]
+        try:
+            for replica in two:
+                replica.start()
+            yield two
+        finally:
+            for replica in two:
+                replica.stop()
+    assert regions() <= before
+
+
+def test_no_request_is_lost_when_one_of_two_is_restarted_and_the_other_killed(
+    replicas: list[Replica], tmp_path: Path
+) -> None:
+    pictures = [encoded(drawn_picture(number)) for number in range(8)]
+    acts = (Act("restarted", 0, Replica.stop), Act("killed", 1, Replica.kill_triton))
+    outcomes = play(replicas, client, tmp_path, pictures, acts)
+    assert [outcome.lost for outcome in outcomes] == [[], []]
+    assert all(len(outcome.calls) > 10 for outcome in outcomes)
