@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,12 @@ DEMO = demo_checkpoints(ROOT / "checkpoints/demo")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
+    parser.addoption("--device", default="cpu", help="where the engine of the unit tests computes, such as cuda")
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ["FLUX_TEST_DEVICE"] = config.getoption("device")
 
 
 def start_server(checkpoints: Checkpoints, log: Path, traces_url: str = "") -> Iterator[TritonServer]:

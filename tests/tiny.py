@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import warnings
 
 import torch
@@ -16,6 +18,11 @@ from diffusers import (
 from flux_serving.weights import BaseWeights
 
 CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
+
+
+def device() -> torch.device:
+    """Where our engine computes, by `pytest --device`; stock diffusers, which it is compared with, stays on the CPU."""
+    return torch.device(os.environ["FLUX_TEST_DEVICE"])
 
 
 def make_tiny_flux() -> FluxPipeline:
@@ -68,11 +75,15 @@ def make_tiny_controlnet() -> FluxControlNetModel:
 
 
 def weights_of(flux: FluxPipeline, controlnet: FluxControlNetModel | None = None) -> BaseWeights:
-    """As the stages see it."""
+    """As the stages see it: these very networks, or on a GPU copies of them."""
+    transformer, vae = flux.transformer, flux.vae
+    if device().type != "cpu":
+        transformer, vae = copy.deepcopy(transformer).to(device()), copy.deepcopy(vae).to(device())
+        controlnet = controlnet and copy.deepcopy(controlnet).to(device())
     return BaseWeights(
         name="tiny",
-        transformer=flux.transformer,
-        vae=flux.vae,
+        transformer=transformer,
+        vae=vae,
         image_processor=flux.image_processor,
         scheduler_config=dict(flux.scheduler.config),
         vae_scale_factor=flux.vae_scale_factor,

@@ -58,8 +58,8 @@ class RetryPolicy:
             delay_s = min(2 * delay_s, self.max_delay_s)
 
 
-#: For several servers: what one of them loses, refuses or, since it stops, cancels, another does. Ten attempts take some
-#: 20 seconds.
+#: For several servers: what one of them loses or refuses, or cancels because it stops, another does. Ten attempts take
+#: some 20 seconds.
 FAIL_OVER = RetryPolicy(first_delay_s=0.05, retried=(Overloaded, Unreachable, Cancelled), restarts=True)
 
 #: Seconds, thirty years; gRPC fails at numbers that are much larger.

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from flux_serving.stages.attention import MaskedAttention, MergedAttention, weighted_attention
+from tiny import device
 
 IMAGE_TOKENS = 5
 
 
 def queries_keys_values(batch: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    query, key, value = torch.randn(3, batch, 2, tokens, 8, generator=torch.Generator().manual_seed(tokens))
+    generator = torch.Generator().manual_seed(tokens)
+    query, key, value = torch.randn(3, batch, 2, tokens, 8, generator=generator).to(device())
     return query, key, value
 
 
@@ -29,11 +31,11 @@ WEIGHTS = {
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
 def test_a_token_of_weight_w_acts_as_w_equal_tokens(way: str, weights: list[list[float]]) -> None:
     """Against softmax attention written out, over the tokens repeated."""
-    rows = torch.tensor(weights)
+    rows = torch.tensor(weights, device=device())
     query, key, value = queries_keys_values(len(rows), rows.shape[1] + IMAGE_TOKENS)
     actual = weighted_attention(rows, IMAGE_TOKENS, torch.float32, way)(query, key, value)
     for row, counts in enumerate(rows):
-        counts = torch.cat([counts, torch.ones(IMAGE_TOKENS)]).long()
+        counts = torch.cat([counts, counts.new_ones(IMAGE_TOKENS)]).long()
         keys, values = (t[row].repeat_interleave(counts, dim=1) for t in (key, value))
         expected = (query[row] @ keys.mT / math.sqrt(8)).softmax(-1) @ values
         assert torch.allclose(actual[row], expected, atol=1e-5)
@@ -41,7 +43,7 @@ def test_a_token_of_weight_w_acts_as_w_equal_tokens(way: str, weights: list[list
 
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_both_ways_agree_for_weights_that_are_no_whole_numbers(tokens: int) -> None:
-    weights = torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)) * 3
+    weights = (torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)) * 3).to(device())
     inputs = queries_keys_values(3, tokens + IMAGE_TOKENS)
     masked = MaskedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs)
     assert torch.allclose(MergedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs), masked, atol=1e-5)
@@ -71,8 +73,8 @@ def test_runs_are_told_apart_only_where_a_weight_changes() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight(dtype: torch.dtype) -> None:
     """A mask with soft edges gives each token a weight of its own."""
-    soft = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)).sort(descending=True).values
-    weights = torch.cat([torch.full((2, 1), 512.0), soft], dim=1)
+    soft = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)).sort(descending=True).values.to(device())
+    weights = torch.cat([torch.full_like(soft[:, :1], 512.0), soft], dim=1)
     query, key, value = (tensor.to(dtype) for tensor in queries_keys_values(2, 61 + IMAGE_TOKENS))
     attention = MergedAttention(weights, IMAGE_TOKENS, dtype, max_runs=4)
     assert len(attention.starts) == 4

@@ -74,7 +74,7 @@ def made(sampler: Sampler, transformer: Transformer | None) -> Tensor:
     (work,) = sampler.begin(PARAMETERS, material(), transformer)
     for _ in range(work.steps_left):
         sampler.step([work])
-    return work.latents
+    return work.latents.cpu()
 
 
 def stock_latents(flux: FluxPipeline, scales: dict[Path, float]) -> Tensor:
