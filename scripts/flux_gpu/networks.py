@@ -67,6 +67,7 @@ def weights_of(pipeline: FluxPipeline) -> BaseWeights:
 def _filled(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Norms scale by 1, all else is drawn on the device: 12 billion numbers take a CPU minutes."""
     network = network.to(dtype).to_empty(device=device)
+    # Drawn in float32 whatever the dtype, for the same numbers.
     generator = torch.Generator(device).manual_seed(0)
     for module in network.modules():
         is_norm = isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)) or type(module).__name__ == "RMSNorm"
@@ -75,5 +76,6 @@ def _filled(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
                 if is_norm and name == "weight":
                     parameter.fill_(1)
                 else:
-                    parameter.normal_(0, _STD, generator=generator)
+                    drawn = torch.randn(parameter.shape, device=device, generator=generator)
+                    parameter.copy_(_STD * drawn)
     return network.eval().requires_grad_(False)

@@ -78,6 +78,8 @@ def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight
     query, key, value = (tensor.to(dtype) for tensor in queries_keys_values(2, 61 + IMAGE_TOKENS))
     attention = MergedAttention(weights, IMAGE_TOKENS, dtype, max_runs=4)
     assert len(attention.starts) == 4
+    assert attention.bias is not None
+    assert attention.bias.stride(0) % 8 == 0, "a GPU's kernel wants it"
     bias = torch.nn.functional.pad(weights.log(), (0, IMAGE_TOKENS))[:, None, None]
     logits = query.float() @ key.float().mT / math.sqrt(8) + bias
     expected = logits.softmax(-1) @ value.float()

@@ -45,8 +45,13 @@ class Wish:
 
 
 @pytest.fixture(scope="module")
-def controlled(tiny_flux: FluxPipeline) -> BaseWeights:
-    return weights_of(tiny_flux, make_tiny_controlnet())
+def controlnet() -> FluxControlNetModel:
+    return make_tiny_controlnet()
+
+
+@pytest.fixture(scope="module")
+def controlled(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel) -> BaseWeights:
+    return weights_of(tiny_flux, controlnet)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +68,7 @@ def adapter(tiny_flux: FluxPipeline) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def wishes(tiny_flux: FluxPipeline, controlled: BaseWeights, adapter: Adapter) -> list[Wish]:
+def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Adapter) -> list[Wish]:
     """Eighty, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of the
     steps only; the others of each mode."""
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
@@ -86,7 +91,7 @@ def wishes(tiny_flux: FluxPipeline, controlled: BaseWeights, adapter: Adapter) -
         expected = stock_latents(merged if is_adapted else tiny_flux, parameters, given)
         made.append(Wish(parameters, Material(given), expected.numpy(), is_adapted))
     for seed in range(40, 80):
-        made.append(edited(tiny_flux, controlled.controlnet, choice, seed))
+        made.append(edited(tiny_flux, controlnet, choice, seed))
     return made
 
 
@@ -140,7 +145,9 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
     """
     dice = random.Random(number)
     sampler = Faulty(base, dice.choice(["mask", "merge"]), random.Random(number))
-    adapted = sampler.transformer.adapted(summed([(adapter, 1.0)]))
+    hold = sampler.transformer.hold
+    held = {name: LowRank(hold(addition.down), hold(addition.up)) for name, addition in adapter.items()}
+    adapted = sampler.transformer.adapted(summed([(held, 1.0)]))
     limits = Limits(max_jobs=64, max_rows=dice.choice([1, 3, 16]), step_tokens=dice.choice([40, 120, 4096]))
     engine: Engine[Denoising, Picture] = Engine(sampler, Scheduler(limits))
     ended: list[tuple[Wish, Picture | FluxError]] = []

@@ -31,7 +31,7 @@ class MaskedAttention:
     """weights: (batch, context tokens), at least 0, at least one of each row above 0."""
 
     def __init__(self, weights: Tensor, image_tokens: int, dtype: torch.dtype) -> None:
-        self.bias = pad(weights.log(), (0, image_tokens))[:, None, None, :].to(dtype)
+        self.bias = _bias(weights, image_tokens, dtype)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return scaled_dot_product_attention(query, key, value, attn_mask=self.bias)
@@ -52,8 +52,7 @@ class MergedAttention:
         if max_runs is not None and len(starts) > max_runs:
             starts = starts[:max_runs]
             heavy = starts[-1]
-            bias = pad(weights[:, heavy:].log(), (0, image_tokens))
-            self.bias = bias[:, None, None, :].to(dtype)
+            self.bias = _bias(weights[:, heavy:], image_tokens, dtype)
             columns[:, heavy:] = 1
         self.ends = [*starts[1:], weights.shape[1] + image_tokens]
         self.starts = starts
@@ -91,6 +90,15 @@ def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, w
     merged = MergedAttention(weights, image_tokens, dtype)
     is_long = weights.shape[1] + image_tokens >= MERGE_FROM_TOKENS.get(weights.device.type, 0)
     return merged if is_long and len(merged.starts) <= MAX_RUNS else MaskedAttention(weights, image_tokens, dtype)
+
+
+def _bias(weights: Tensor, image_tokens: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits: (batch, 1, 1, context tokens + image tokens).
+
+    A row is a multiple of 8 numbers from the next, or efficient attention on a GPU refuses it.
+    """
+    tokens = weights.shape[1] + image_tokens
+    return pad(weights.log(), (0, image_tokens + -tokens % 8)).to(dtype)[:, None, None, :tokens]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
