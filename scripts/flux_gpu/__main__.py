@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
-    """Latents after some steps, by how far they are from stock's in float32, in units of how large those are."""
+    """Latents after some steps from one noise, by how far they are from stock's in float32, as a share of these."""
     courses: dict[tuple[str, str], Course] = {}
     for dtype in (torch.float32, torch.bfloat16):
         pipeline = make_pipeline(device, dtype, **size)

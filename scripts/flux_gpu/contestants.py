@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flux_gpu.networks import weights_of
 from flux_serving.contract.limits import EMPTY_PROMPT_TOKENS
+from flux_serving.contract.tensors import Array
 from flux_serving.stages.context import ALWAYS, Part, assemble, no_text
 from flux_serving.stages.material import Material
 from flux_serving.stages.prompt_encoding import text_parts
@@ -39,8 +40,14 @@ def picture_tokens(row: int) -> Tensor:
     return torch.randn(PICTURE_TOKENS, CONTEXT_WIDTH, generator=generator) / 4
 
 
+def noise(side: int, rows: int) -> Array:
+    """(rows, image tokens, 64) float32: a pipeline would draw other numbers in another dtype."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, (side // 16) ** 2, 64, generator=generator).numpy()
+
+
 def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> Course:
-    """Of seeds 0, 1, ...; the 512 empty text tokens as FluxPriorReduxPipeline has them."""
+    """With the 512 empty text tokens, as FluxPriorReduxPipeline has them."""
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     tokens = torch.stack([picture_tokens(row) for row in range(rows)])
     embeds = torch.cat([tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, CONTEXT_WIDTH), tokens], 1).to(device, dtype)
@@ -57,7 +64,7 @@ def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> Cours
         width=side,
         num_inference_steps=steps,
         guidance_scale=GUIDANCE,
-        generator=[torch.Generator("cpu").manual_seed(row) for row in range(rows)],
+        latents=torch.tensor(noise(side, rows)).to(device, dtype),
         output_type="latent",
         callback_on_step_end=look,
     ).images
@@ -71,12 +78,13 @@ class Ours:
     def run(self, side: int, rows: int, steps: int) -> Course:
         device = self.sampler.base.device
         works = []
-        for row in range(rows):
+        for row, start in enumerate(noise(side, rows)):
             tokens = picture_tokens(row)
             text = no_text(CONTEXT_WIDTH, POOLED_WIDTH, tokens)
             parts = [*text_parts(text, ALWAYS, 1.0), Part(tokens, torch.ones(len(tokens)))]
             wanted = SamplingParameters(side, side, steps, GUIDANCE, (row,), first_step=0, end_step=steps)
-            works += self.sampler.begin(wanted, Material(assemble(parts, text.pooled)))
+            material = Material(assemble(parts, text.pooled), initial_latents=start[None])
+            works += self.sampler.begin(wanted, material)
         times = [_now(device)]
         for _ in range(steps):
             if any(failure for failure in self.sampler.step(works)):

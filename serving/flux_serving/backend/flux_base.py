@@ -43,7 +43,7 @@ from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.weights import choose_dtype, load_base, open_device
 
 #: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
-#: a thousand tokens (docs/performance.md). On a GPU nothing was measured: it is four pictures of 512 x 512 pixels.
+#: a thousand tokens (docs/performance.md); on an H100, at four pictures of 512 x 512 pixels (docs/gpu.md).
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 #: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
 TOKENS_OF_ONE = DEFAULT_LIMITS.max_tokens // DEFAULT_LIMITS.max_jobs
