@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 import subprocess
 from typing import Any
 
@@ -10,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from manifests import CUSTOM, OVERLAYS, RENDERINGS, Document, kubectl, named, of_kind, pods, rendered
+from manifests import CUSTOM, DEPLOY, OVERLAYS, RENDERINGS, Document, kubectl, named, of_kind, pods, rendered
 
 #: The oldest that has all fields we use, one between, and the newest that there are schemas of.
 KUBERNETES = ("1.30", "1.33", "1.37")
@@ -195,3 +197,31 @@ def test_kserve_accepts_what_the_service_asks_of_the_runtime() -> None:
     # The first port becomes port 80, by the protocol that the service asks for.
     assert container["ports"][0]["name"] == "http"
     assert runtime["spec"]["protocolVersions"] == ["v2", "grpc-v2"]
+
+
+def test_the_overlay_of_the_document_renders_and_names_every_image(tmp_path_factory: pytest.TempPathFactory) -> None:
+    text = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "Kustomization" in block]
+    # Beside ours: Kustomize takes no absolute paths.
+    folder = tmp_path_factory.mktemp("overlay").resolve()
+    ours = os.path.relpath(DEPLOY / "overlays", folder)
+    (folder / "kustomization.yaml").write_text(written.replace("[../", f"[{ours}/"))
+    done = kubectl("kustomize", folder)
+    assert done.returncode == 0, done.stderr
+    documents = list(yaml.safe_load_all(done.stdout))
+    images = {container["image"] for pod in pods(documents) for container in pod.containers()}
+    assert images == {"registry.example/flux-triton:1.0"}
+    assert of_kind(documents, "ScaledObject")
+    (claim,) = of_kind(documents, "PersistentVolumeClaim")
+    assert claim["spec"]["storageClassName"] == "shared-files"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_each_image_can_be_named_alone(name: str) -> None:
+    """The Job's above all: one that has run bears no other."""
+    expected = {"triton": "flux-triton", "gateway": "flux-gateway", "weights": "flux-weights"}
+    for pod in pods(rendered(name)):
+        for container in pod.containers():
+            image, _, tag = container["image"].partition(":")
+            assert image == expected[pod.component]
+            assert tag in {"cpu", "gpu", "gpu-baked"}
