@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 from flux_serving.launch.__main__ import read_options
 from flux_serving.settings import Checkpoints
@@ -86,6 +87,14 @@ def test_probes_ask_ports_that_there_are(name: str) -> None:
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             probe = container[kind]
             assert probe["httpGet"]["port"] in ports if "httpGet" in probe else probe["exec"]["command"]
+
+
+def test_the_gateway_answers_what_its_probes_ask() -> None:
+    (pod,) = [pod for pod in pods(rendered("cpu-demo")) if pod.component == "gateway"]
+    asked = {kind: pod.container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+    assert set(asked.values()) <= set(make_app(Settings()).openapi()["paths"])
+    # Whether a server is there decides about the start alone.
+    assert asked == {"startup": "/health", "readiness": "/", "liveness": "/"}
 
 
 def grace_of(pod: Pod) -> int:
