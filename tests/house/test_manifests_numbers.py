@@ -1,0 +1,126 @@
+"""deploy/ and docs/kubernetes.md: the numbers that words give are those that flux_sizing prints, and the manifests'."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from flux_sizing.__main__ import lines
+from flux_sizing.ending import longest_image_seconds, pre_stop_seconds
+from flux_sizing.load import target_tokens
+from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
+from manifests import DEPLOY, Document, named, of_kind, rendered, triton_pods
+
+DOCUMENT = DEPLOY.parent / "docs" / "kubernetes.md"
+
+
+def words(path: str) -> str:
+    """The comments of a manifest, or all of the document, as one line."""
+    if path == "docs":
+        return " ".join(DOCUMENT.read_text().split())
+    found = [line.strip() for line in (DEPLOY / path).read_text().splitlines() if line.strip().startswith("#")]
+    return " ".join(line.lstrip("# ") for line in found)
+
+
+def probe() -> Document:
+    (pod,) = triton_pods(rendered("gpu-1"))
+    liveness: Document = pod.container()["livenessProbe"]
+    return liveness
+
+
+def grace() -> int:
+    (pod,) = triton_pods(rendered("gpu-1"))
+    seconds: int = pod.spec["terminationGracePeriodSeconds"]
+    return seconds
+
+
+LONGEST = f"{longest_image_seconds():.0f} s"
+DETECTION = probe()["periodSeconds"] * probe()["failureThreshold"] + probe()["timeoutSeconds"]
+GATEWAYS = re.search(r"gateway allows: (\d+ s)", "\n".join(lines()))
+ROUND = re.search(r"(\d) images of 1024x1024, a step of each in ([\d.]+ s)", "\n".join(lines()))
+assert GATEWAYS
+assert ROUND
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("base/triton/deployment.yaml", LONGEST),
+        ("base/triton/deployment.yaml", f"{grace()} s at most"),
+        ("base/triton/deployment.yaml", f"the {grace()} s of a living one"),
+        ("base/triton/deployment.yaml", f"{DETECTION} s at most until the kubelet knows"),
+        ("base/triton/deployment.yaml", f"{shared_memory_gibibytes(1, BY_CONTRACT)} GiB"),
+        ("components/hpa/autoscaler.yaml", f"{target_tokens()} are two full steps"),
+        ("components/hpa/autoscaler.yaml", f"each every {ROUND[2]}"),
+        ("components/hpa/autoscaler.yaml", f"({GATEWAYS[1]})"),
+        ("overlays/gpu-2/gpus.yaml", f"{shared_memory_gibibytes(2, BY_CONTRACT)} of /dev/shm"),
+        ("docs", LONGEST),
+        ("docs", f"{grace()} s"),
+        ("docs", f"{pre_stop_seconds()} s"),
+        ("docs", f"{DETECTION} s"),
+        ("docs", f"{shared_memory_gibibytes(1, BY_CONTRACT)} GiB"),
+        ("docs", f"{shared_memory_gibibytes(2, BY_CONTRACT)} GiB"),
+        ("docs", f"{shared_memory_gibibytes(0, BY_GATEWAY)} GiB"),
+        ("docs", f"{target_tokens()}"),
+        ("docs", ROUND[2]),
+        ("docs", GATEWAYS[1]),
+    ],
+)
+def test_words_give_the_number(path: str, number: str) -> None:
+    assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", words(path)), f"{path} does not say {number}"
+
+
+def test_preview_of_scaling_is_the_target_of_the_autoscaler() -> None:
+    (hpa,) = of_kind(rendered("gpu-2 with hpa"), "HorizontalPodAutoscaler")
+    (metric,) = hpa["spec"]["metrics"]
+    assert int(metric["pods"]["target"]["averageValue"]) == target_tokens()
+    # No server is sent home while the longest image of the gateway is made.
+    assert hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] > float(GATEWAYS[1].split()[0])
+
+
+def test_pre_stop_is_the_sum_that_its_comment_gives() -> None:
+    text = words("base/triton/deployment.yaml")
+    name, age = re.search(r"cached for (\d+) s.* for up to (\d+) s", text).groups()  # type: ignore[union-attr]
+    assert int(name) + int(age) == pre_stop_seconds()
+    (pod,) = triton_pods(rendered("gpu-1"))
+    assert f"{pod.container()['lifecycle']['preStop']['exec']['command'][1]} s of preStop" in text
+
+
+def test_the_weights_of_the_comment_are_those_of_the_document() -> None:
+    from test_manifests_pods import weights_of_flux
+
+    assert f"{math.ceil(weights_of_flux() / 2**30)} of weights" in words("components/gpu/gpu.yaml")
+
+
+def test_kserve_has_what_the_others_have() -> None:
+    """Written twice, because KServe has words of its own; so it is compared."""
+    (ours,) = triton_pods(rendered("gpu-1"))
+    (kserves,) = triton_pods(rendered("kserve"))
+    same = ("terminationGracePeriodSeconds", "affinity", "tolerations", "topologySpreadConstraints", "securityContext")
+    for field in (*same, "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks"):
+        assert ours.spec[field] == kserves.spec[field], field
+    container = kserves.container()
+    for field in (
+        "command",
+        "args",
+        "image",
+        "startupProbe",
+        "readinessProbe",
+        "livenessProbe",
+        "lifecycle",
+        "resources",
+    ):
+        expected = ours.container()[field]
+        given = container[field]
+        if field == "resources":
+            expected, given = ({k: {n: str(v) for n, v in e.items()} for k, e in r.items()} for r in (expected, given))
+        assert given == expected, field
+    for volume in ("tmp", "shared-memory"):
+        assert ours.volume(volume) == kserves.volume(volume)
+    deployment = named(rendered("gpu-1"), "Deployment", "flux-triton")
+    (service,) = of_kind(rendered("kserve"), "InferenceService")
+    strategy = service["spec"]["predictor"]["deploymentStrategy"]
+    assert strategy["rollingUpdate"] == deployment["spec"]["strategy"]["rollingUpdate"]
+    assert service["spec"]["predictor"]["minReplicas"] == deployment["spec"]["replicas"]

@@ -1,0 +1,287 @@
+"""deploy/: pods that are allowed to start, are started rightly, have room, and end without losing a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flux_gateway.app import make_app
+from flux_gateway.settings import Settings
+from flux_serving.launch.__main__ import read_options
+from flux_serving.settings import Checkpoints
+from flux_sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
+from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
+from manifests import RENDERINGS, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FLEETS = [name for name in RENDERINGS if name != "monitoring"]
+#: Kinds of volumes that the pod security standard `restricted` allows, of those that we use.
+RESTRICTED_VOLUMES = {"emptyDir", "persistentVolumeClaim", "secret"}
+
+
+def all_pods() -> Iterator[tuple[str, Pod]]:
+    yield from ((name, pod) for name in FLEETS for pod in pods(rendered(name)))
+
+
+@pytest.mark.parametrize(("name", "pod"), [pytest.param(n, p, id=f"{n}, {p.owner}") for n, p in all_pods()])
+def test_a_pod_is_restricted_and_has_no_token(name: str, pod: Pod) -> None:
+    """Every control of https://kubernetes.io/docs/concepts/security/pod-security-standards, and a root to read only."""
+    spec = pod.spec
+    for field in ("hostNetwork", "hostPID", "hostIPC", "hostUsers"):
+        assert field not in spec
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == 1000
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"sysctls", "windowsOptions", "appArmorProfile", "seLinuxOptions"} & set(spec["securityContext"])
+    for container in pod.containers():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("hostPort" in port for port in container.get("ports", ()))
+    for volume in spec["volumes"]:
+        assert (set(volume) - {"name"}) <= RESTRICTED_VOLUMES
+    assert spec["automountServiceAccountToken"] is False
+    account = named(rendered(name), "ServiceAccount", spec["serviceAccountName"])
+    assert account["automountServiceAccountToken"] is False
+    # A Service's variables are taken for the gateway's settings.
+    assert spec["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize(("name", "pod"), [pytest.param(n, p, id=f"{n}, {p.owner}") for n, p in all_pods()])
+def test_a_pod_asks_for_what_it_takes_and_may_write_somewhere(name: str, pod: Pod) -> None:
+    for container in pod.containers():
+        wanted, most = container["resources"]["requests"], container["resources"]["limits"]
+        assert {"cpu", "memory"} <= set(wanted)
+        assert quantity(wanted["memory"]) <= quantity(most["memory"])
+        # A limit of CPU would slow what others do not need.
+        assert "cpu" not in most
+        assert wanted.get("nvidia.com/gpu") == most.get("nvidia.com/gpu")
+    (container,) = pod.spec["containers"]
+    assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"name": "HOME", "value": "/tmp"} in container["env"]
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_the_namespace_enforces_it(name: str) -> None:
+    (namespace,) = of_kind(rendered(name), "Namespace")
+    labels = namespace["metadata"]["labels"]
+    assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_probes_ask_ports_that_there_are(name: str) -> None:
+    for pod in pods(rendered(name)):
+        if pod.component == "weights":
+            continue
+        container = pod.container()
+        ports = {port["name"] for port in container["ports"]}
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = container[kind]
+            assert probe["httpGet"]["port"] in ports if "httpGet" in probe else probe["exec"]["command"]
+
+
+def test_the_gateway_answers_what_its_probes_ask() -> None:
+    (pod,) = [pod for pod in pods(rendered("cpu-demo")) if pod.component == "gateway"]
+    asked = {kind: pod.container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+    assert set(asked.values()) <= set(make_app(Settings()).openapi()["paths"])
+    # Whether a server is there decides about the start alone.
+    assert asked == {"startup": "/health", "readiness": "/", "liveness": "/"}
+
+
+def grace_of(pod: Pod) -> int:
+    seconds: int = pod.spec["terminationGracePeriodSeconds"]
+    return seconds
+
+
+def pre_stop_of(pod: Pod) -> int:
+    command, seconds = pod.container()["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    return int(seconds)
+
+
+def option(pod: Pod, name: str) -> str:
+    (value,) = [given.partition("=")[2] for given in pod.container()["args"] if given.startswith(f"--{name}=")]
+    return value
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_server_has_time_to_make_what_it_has_begun(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    exit_timeout = int(option(pod, "exit-timeout"))
+    assert pre_stop_of(pod) >= pre_stop_seconds()
+    assert exit_timeout >= longest_image_seconds()
+    assert grace_of(pod) >= grace_period_seconds(pre_stop_of(pod), exit_timeout)
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_dead_server_has_no_such_time(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    for kind in ("startupProbe", "livenessProbe"):
+        assert pod.container()[kind]["terminationGracePeriodSeconds"] <= 15
+
+
+@pytest.mark.parametrize("name", [name for name in FLEETS if name != "kserve"])
+def test_a_rollout_may_take_as_long_as_a_server_that_ends_and_one_that_loads(name: str) -> None:
+    documents = rendered(name)
+    deployment = named(documents, "Deployment", "flux-triton")
+    (pod,) = triton_pods(documents)
+    probe = pod.container()["startupProbe"]
+    loading = probe["periodSeconds"] * probe["failureThreshold"]
+    assert loading >= 1800
+    assert deployment["spec"]["progressDeadlineSeconds"] >= grace_of(pod) + loading
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_gateway_has_time_for_what_it_has_begun(name: str) -> None:
+    (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
+    settings = Settings.from_environment(environment_of(pod))
+    assert settings.exit_timeout_s >= settings.timeout_s
+    assert grace_of(pod) > pre_stop_of(pod) + settings.exit_timeout_s
+
+
+def environment_of(pod: Pod) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in pod.container()["env"] if "value" in variable}
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_the_gateway_knows_its_settings(name: str) -> None:
+    """An unknown variable raises CannotStart."""
+    (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
+    settings = Settings.from_environment(environment_of(pod))
+    assert pod.container()["command"] == ["python3", "-m", "flux_gateway"]
+    assert settings.host == "0.0.0.0"
+    assert settings.port == pod.container()["ports"][0]["containerPort"]
+    assert bool(settings.keys_file) == ("keys" in {volume["name"] for volume in pod.spec["volumes"]})
+    if settings.keys_file:
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod.container()["volumeMounts"]}
+        assert str(settings.keys_file.parent) == mounts["keys"]
+    # 64 bodies, each of which is there twice while it is read, and what is kept of jobs and pictures.
+    most = settings.concurrency * settings.body_bytes * 2 + 2 * settings.kept_bytes
+    assert quantity(pod.container()["resources"]["limits"]["memory"]) >= most
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_the_launcher_knows_its_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pod,) = triton_pods(rendered(name))
+    monkeypatch.setattr(sys, "argv", ["launch", *pod.container()["args"]])
+    options = read_options()
+    assert options.host == "0.0.0.0"
+    ports = {port["name"]: port["containerPort"] for port in pod.container()["ports"]}
+    assert ports == {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
+    gpus = pod.container()["resources"]["limits"].get("nvidia.com/gpu", 0)
+    assert {"cpu": 0, "k8s": 1, "gpu": len(options.gpus or ())}[options.profile] == int(gpus)
+    # As many GPUs as a pod has, which sees them as 0 and up.
+    assert options.gpus in (None, tuple(range(int(gpus))))
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_the_checkpoints_are_where_a_volume_or_the_image_has_them(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    checkpoints = Checkpoints.from_environment(environment_of(pod))
+    mounts = {mount["mountPath"] for mount in pod.container()["volumeMounts"]}
+    if name.startswith("cpu-demo"):
+        assert checkpoints.base.is_relative_to("/opt/flux-triton/checkpoints/demo")
+    elif name == "gpu-1-baked":
+        assert checkpoints.base.is_relative_to("/models")
+        assert not any(checkpoints.base.is_relative_to(mount) for mount in mounts)
+    else:
+        assert str(checkpoints.base.parent) in mounts
+        assert checkpoints.base.parent == checkpoints.redux.parent
+
+
+def test_the_job_writes_what_the_servers_read() -> None:
+    documents = rendered("gpu-1")
+    (job,) = [pod for pod in pods(documents) if pod.component == "weights"]
+    (server,) = triton_pods(documents)
+    (script,) = job.container()["args"]
+    written = set(re.findall(r"--local-dir (\S+)", script))
+    read = Checkpoints.from_environment(environment_of(server))
+    assert written == {str(read.base), str(read.redux)}
+    (waiting,) = server.spec["initContainers"]
+    (done,) = re.findall(r"touch (\S+)", script)
+    assert f"-e {done} " in waiting["command"][-1]
+    # Whatever stops half-way leaves no mark.
+    assert script.index(f"rm -f {done}") < script.index("hf download") < script.index(f"touch {done}")
+    assert job.container()["command"] == ["sh", "-ec"]
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_restarted_container_finds_an_empty_dev_shm_and_its_arguments(name: str, tmp_path: Path) -> None:
+    """The very command, with another folder for /dev/shm and a python3 that tells what it was asked."""
+    (pod,) = triton_pods(rendered(name))
+    shell, flag, script, *rest = pod.container()["command"]
+    assert (shell, flag) == ("sh", "-c")
+    left, others = tmp_path / "flux-triton-1234_region", tmp_path / "something"
+    left.write_text("left by one that was killed")
+    others.write_text("not ours")
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    command = [shell, flag, script.replace("/dev/shm", str(tmp_path)), *rest, *pod.container()["args"]]
+    environment = {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == ["-m", "flux_serving.launch", *pod.container()["args"]]
+    assert not left.exists()
+    assert others.exists()
+
+
+def shared_memory(pod: Pod) -> float:
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod.container()["volumeMounts"]}
+    folder: Document = pod.volume(mounts["/dev/shm"])["emptyDir"]
+    assert folder["medium"] == "Memory"
+    return quantity(folder["sizeLimit"])
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_shared_memory_holds_the_largest_requests_and_the_limit_holds_both(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    gpus = int(pod.container()["resources"]["limits"].get("nvidia.com/gpu", 0))
+    # The demo's callers come through the gateway, which lets less through.
+    largest = BY_CONTRACT if gpus else BY_GATEWAY
+    assert shared_memory(pod) >= shared_memory_bytes(gpus, largest)
+    assert shared_memory(pod) < shared_memory_bytes(gpus, largest) + 2**30
+    resources = pod.container()["resources"]
+    processes = quantity(resources["requests"]["memory"])
+    assert quantity(resources["limits"]["memory"]) >= shared_memory(pod) + processes
+    assert processes >= max(1, gpus) * (weights_of_flux() if gpus else 2e9)
+
+
+def weights_of_flux() -> float:
+    """Bytes of what every mode, pictures and prompts take of FLUX.1-dev, by docs/memory.md."""
+    text = (ROOT / "docs" / "memory.md").read_text()
+    rows = re.findall(
+        r"^\| (?:every mode|pictures that steer|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE
+    )
+    assert len(rows) == 4
+    return sum(map(float, rows)) * 1e9
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_servers_spread_over_nodes_and_zones(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    spread = pod.spec["topologySpreadConstraints"]
+    assert [rule["topologyKey"] for rule in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for rule in spread:
+        assert rule["labelSelector"]["matchLabels"].items() <= pod.labels.items()
+
+
+@pytest.mark.parametrize("name", [name for name in FLEETS if not name.startswith("cpu-demo")])
+def test_servers_go_to_nodes_whose_gpu_holds_the_weights(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    (term,) = pod.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    (memory,) = [rule for rule in term["matchExpressions"] if rule["key"] == "nvidia.com/gpu.memory"]
+    (mebibytes,) = memory["values"]
+    assert int(mebibytes) * 2**20 > weights_of_flux()
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod.spec["tolerations"]
