@@ -62,7 +62,11 @@ class ServerOptions:
 
 
 class TritonServer:
-    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle."""
+    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle.
+
+    Without one of its models it is ended without asking: Triton would wait, for the whole exit timeout, for the models
+    that lead to the dead one.
+    """
 
     def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
         """output: where the server's log goes; None: where this process writes its own errors.
@@ -204,6 +208,8 @@ class TritonServer:
         try:
             if kind is not None and issubclass(kind, Terminated):
                 self.drain()
+            elif kind is not None and issubclass(kind, ModelDied):
+                self.kill()
         finally:
             self.stop()
 
