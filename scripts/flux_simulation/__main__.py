@@ -1,4 +1,4 @@
-"""`scripts/simulate`: run the studies, keep their numbers, write the page and its picture."""
+"""`scripts/simulate`: run the studies, keep their numbers, write the page and its picture, or one section of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from flux_simulation.report import draw, page
-from flux_simulation.study import everything
+from flux_simulation import capacity
+from flux_simulation.report import draw, page, with_section
+from flux_simulation.study import everything, run_study
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -16,14 +17,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate GPUs under load.")
     parser.add_argument("--quick", action="store_true", help="few requests, into out/ instead of docs/")
     parser.add_argument("--render", type=Path, metavar="RESULTS.json", help="run nothing, take these numbers")
+    parser.add_argument("--study", choices=("capacity",), help="this one alone, and its section of docs/scaling.md")
     arguments = parser.parse_args()
+    requests = 1_000 if arguments.quick else 20_000
+    if arguments.study:
+        _write_section(capacity.section(run_study("capacity", capacity.capacity(requests)), requests), arguments.quick)
+        return
 
     docs = ROOT / "out" if arguments.quick else ROOT / "docs"
     (docs / "pictures").mkdir(parents=True, exist_ok=True)
     if arguments.render:
         results = json.loads(arguments.render.read_text())
     else:
-        results = everything(*((20_000, 1_000) if arguments.quick else (1_000_000, 20_000)))
+        results = everything(20_000 if arguments.quick else 1_000_000, requests)
+        results["capacity"] = run_study("capacity", capacity.capacity(requests))
         kept = ROOT / "runs" / "simulation.json"
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(results, indent=1))
@@ -31,6 +38,14 @@ def main() -> None:
     draw(results, docs / "pictures" / "scaling.png")
     (docs / "scaling.md").write_text(page(results))
     print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its picture")
+
+
+def _write_section(section: str, is_quick: bool) -> None:
+    page = ROOT / "docs" / "scaling.md"
+    target = ROOT / "out" / page.name if is_quick else page
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(with_section(page.read_text(), section))
+    print(f"wrote its section of {target.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

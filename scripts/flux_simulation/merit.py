@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,17 @@ class Merit:
     steps: int
     #: Share of the time in which the GPUs ran steps.
     busy_share: float
+
+    def slowed(self, factor: float) -> Merit:
+        """The same load on a machine whose every step takes so many times as long: the scheduler knows no seconds."""
+        return replace(
+            self,
+            p50=self.p50 * factor,
+            p99=self.p99 * factor,
+            p99_interactive=self.p99_interactive * factor,
+            p99_foreground=self.p99_foreground * factor,
+            throughput=self.throughput / factor,
+        )
 
 
 def judge(outcome: Outcome, machine: Machine, gpus: int) -> Merit:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from flux_simulation import figures
+from flux_simulation import capacity, figures
 from flux_simulation.machine import DEMO_CPU, H100_COMPILED, H100_EAGER, H100_FP8, image_tokens
 from flux_simulation.policies import POLICIES, OneByOne, Steps, WholeRequests
 from flux_simulation.study import (
@@ -20,6 +20,7 @@ from flux_simulation.study import (
     SEED,
     SITES,
 )
+from flux_simulation.tables import number, table
 from flux_simulation.workload import Mix
 
 Row = dict[str, Any]
@@ -28,13 +29,6 @@ TEMPLATE = Path(__file__).with_name("scaling.template.md")
 
 NAMES = [policy.name for policy in POLICIES]
 COLOURS = dict(zip(NAMES, ("#8a8f98", "#e08a1e", "#1f6feb"), strict=True))
-
-
-def number(value: float) -> str:
-    """Three digits; more would pretend."""
-    if value >= 1000:
-        return f"{round(value, -1):,.0f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _seconds(key: str) -> Callable[[Row], str]:
@@ -104,11 +98,6 @@ def draw(results: Row, path: Path) -> None:
     plt.close(figure)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(headers)} |", "|---" + "|---:" * (len(headers) - 1) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows])
-
-
 def page(results: Row) -> str:
     """The prose is in scaling.template.md; here are its numbers."""
     mean_solo = Mix().mean_solo_seconds(H100_EAGER)
@@ -145,6 +134,7 @@ def page(results: Row) -> str:
             ["", *(row["route"] for row in results["routing"])],
             [[label, *map(COLUMNS[label], results["routing"])] for label in WAITS],
         ),
+        capacity=capacity.section(results["capacity"], results["requests"]),
         patience=_knob(results["patience"], "patience"),
         queue=_knob(results["queue"], "max_jobs"),
         machines=_machines(),
@@ -155,6 +145,15 @@ def page(results: Row) -> str:
         fp8=number(H100_FP8.overhead / H100_EAGER.overhead),
         demo_fit=_demo_fit(),
     )
+
+
+def with_section(text: str, section: str) -> str:
+    """The page with this section anew. section: its first line is the title that it has in the page, too."""
+    title = section.partition("\n")[0]
+    before, found, after = text.partition(f"{title}\n")
+    if not found:
+        raise ValueError(f"the page has no section {title!r}")
+    return before + section + "\n" + after[after.index("\n## ") + 1 :]
 
 
 def _overload(rows: Sequence[Row]) -> str:

@@ -141,14 +141,18 @@ def everything(headline_requests: int, requests: int) -> dict[str, Any]:
         "headline": headline(headline_requests),
     }
     results: dict[str, Any] = {"requests": requests, "headline_requests": headline_requests}
-    for name, rows in studies.items():
-        results[name] = []
-        began = time.monotonic()
-        for row in rows:
-            results[name].append(row)
-            print(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()), file=sys.stderr, flush=True)
-        print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return results
+    return results | {name: run_study(name, rows) for name, rows in studies.items()}
+
+
+def run_study(name: str, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of its rows, which are told as they come."""
+    told = []
+    began = time.monotonic()
+    for row in rows:
+        told.append(row)
+        print(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()), file=sys.stderr, flush=True)
+    print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return told
 
 
 def _short(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_a_taken_port_is_named_and_nothing_starts(checkpoints: Checkpoints, told
         port = other.getsockname()[1]
         with pytest.raises(CannotStart, match=f"port {port} of 127.0.0.1 cannot be listened on"):
             start(checkpoints, told, grpc_port=port)
+    assert not told.exists()
+
+
+def test_no_room_for_temporary_files_is_told_and_nothing_starts(
+    checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only root without a writable /tmp, or a full disk: no folder that Python tries will do."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no/such"])
+    with pytest.raises(CannotStart, match="/tmp cannot be written to"):
+        start(checkpoints, told)
     assert not told.exists()
 
 

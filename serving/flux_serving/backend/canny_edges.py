@@ -31,6 +31,7 @@ class CannyEdgesModel:
         self._instance = Instance.start(CANNY_EDGES, args)
         self._checkpoints = Checkpoints.from_environment(os.environ)
         self._sides = Sides(*self._checkpoints.picture_sides())
+        self._instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

@@ -32,6 +32,7 @@ class FluxVaeEncoderModel:
         checkpoints = Checkpoints.from_environment(os.environ)
         self._sides = Sides(*checkpoints.picture_sides())
         self._vae = load_vae_encoder(checkpoints, device, dtype)
+        instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]

@@ -103,4 +103,6 @@ def _told(model: Model, request_id: str, error: Exception) -> tuple[str, str]:
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed.unexpected(error)
+    elif isinstance(error, GenerationFailed):
+        log.error("%s: request %r failed: %s", model.name, request_id, error)
     return full_message(model, error), CODES.get(type(error), CODES[GenerationFailed])

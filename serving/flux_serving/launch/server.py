@@ -62,15 +62,22 @@ class ServerOptions:
 
 
 class TritonServer:
-    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle."""
+    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle.
+
+    Without one of its models it is ended without asking: Triton would wait, for the whole exit timeout, for the models
+    that lead to the dead one.
+    """
 
     def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
-        """output: where the server's log goes; None: where this process writes its own errors."""
+        """output: where the server's log goes; None: where this process writes its own errors.
+
+        Raises CannotStart: there is no room for temporary files.
+        """
         self.options = options
         self._output = output
         # Also the beginning of the names of its shared-memory regions.
         self._name = f"flux-triton-{secrets.token_hex(4)}"
-        self._folder = Path(tempfile.gettempdir(), self._name)
+        self._folder = _temporary_folder() / self._name
         self._process: subprocess.Popen[bytes] | None = None
         self._stubs: set[int] = set()
 
@@ -201,6 +208,8 @@ class TritonServer:
         try:
             if kind is not None and issubclass(kind, Terminated):
                 self.drain()
+            elif kind is not None and issubclass(kind, ModelDied):
+                self.kill()
         finally:
             self.stop()
 
@@ -224,3 +233,11 @@ class TritonServer:
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""
         return {PROGRESS_VARIABLE: str(self._folder / "progress"), **self.options.checkpoints.as_environment()}
+
+
+def _temporary_folder() -> Path:
+    """Raises CannotStart: there is none that can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise CannotStart(f"/tmp cannot be written to, as Triton must: full, or read-only: {error.strerror}") from error
