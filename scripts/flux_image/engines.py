@@ -61,11 +61,11 @@ class Engine(Protocol):
 
 
 class Buildah:
-    """Where there is no engine's daemon. Without user namespaces and cgroups of its own it falls back to chroot."""
+    """Needs no daemon. Where there is neither runc nor crun it isolates what it runs by chroot alone."""
 
     def __init__(self) -> None:
-        if os.geteuid() == 0 and "BUILDAH_ISOLATION" not in os.environ and shutil.which("runc") is None:
-            os.environ["BUILDAH_ISOLATION"] = "chroot"
+        if not any(map(shutil.which, ("runc", "crun"))):
+            os.environ.setdefault("BUILDAH_ISOLATION", "chroot")
 
     def build(self, context: Path, tag: str, arguments: Sequence[str]) -> None:
         # OCI's own format has no HEALTHCHECK.

@@ -19,7 +19,7 @@ import importlib.metadata, io, pathlib, sys, tarfile
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
     for distribution in importlib.metadata.distributions():
         folder = pathlib.Path(distribution.locate_file("")) / pathlib.Path(distribution._path).name
-        for name in ("METADATA", "PKG-INFO"):
+        for name in ("METADATA", "PKG-INFO", "direct_url.json"):
             if (folder / name).is_file():
                 tar.add(folder / name, f"{folder.name}/{name}")
 """
