@@ -53,7 +53,7 @@ def build(engine: Engine, options: argparse.Namespace, tag: str) -> None:
         arguments.append(f"--build-arg=PIP_EXTRA_INDEX_URL={options.torch_index}")
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
-        archive = output_of("git", "-C", str(ROOT), "archive", revision)
+        archive = output_of("git", "-C", str(ROOT), "-c", "tar.umask=0022", "archive", revision)
         subprocess.run(["tar", "--extract", f"--directory={context}"], input=archive, check=True)
         if options.stand_in:
             engine.build(context, STAND_IN, [*arguments, f"--file={context}/scripts/flux_image/stand_in.Dockerfile"])
