@@ -93,7 +93,8 @@ COPY model_repository /opt/flux-triton/model_repository
 
 FROM cpu-built AS cpu-checkpoint
 COPY scripts/flux_demo scripts/flux_demo
-RUN PYTHONPATH=scripts /opt/venv/bin/python3 -m flux_demo --expand-only
+# diffusers saves weights that their owner alone may read.
+RUN PYTHONPATH=scripts /opt/venv/bin/python3 -m flux_demo --expand-only && chmod -R a+rX checkpoints
 
 FROM ${CPU_BASE} AS cpu
 RUN useradd --uid 1000 --user-group --home-dir /tmp flux

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -86,15 +88,24 @@ def check(engine: Engine, tag: str, target: str, checkpoints: Path, picture: Pat
 
     Raises ImageError: what is wrong.
     """
-    variables = {} if target == "cpu" else _FOR_GPU_IMAGE
-    models = None if target == "cpu" else checkpoints
+    if target == "cpu":
+        _check(engine, tag, {}, None, picture)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # diffusers saves weights that their owner alone may read; here that is not the image's user.
+        shutil.copytree(checkpoints, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        Path(folder).chmod(0o755)
+        _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), picture)
+
+
+def _check(engine: Engine, tag: str, variables: Mapping[str, str], models: Path | None, picture: Path) -> None:
     with running(engine, tag, (), variables, models) as container:
         _say_ready(container, "the image's own command")
         container.execute(["python3", "-c", _CONFINED])
         container.execute(["python3", "-c", _CONFINED], user="0:0")
         print("- user 1000, without root's rights; nothing but /tmp and /dev/shm can be written to, not even by root")
         tools = container.execute(["python3", "-c", _TOOLS]).decode().split()
-        if tools and target == "cpu":
+        if tools and models is None:
             raise ImageError(f"tools to build with are left: {' '.join(tools)}")
         print(f"- tools to build with: {' '.join(tools) + ', of the base image' if tools else 'none'}")
         started = time.monotonic()
