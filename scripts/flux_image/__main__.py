@@ -73,7 +73,7 @@ def table(layers: list[Layer]) -> str:
 
 def _shortened(made_by: str) -> str:
     """What the Dockerfile says, without the engine's additions and in at most 100 characters."""
-    words = " ".join(made_by.replace("|", " ").replace("`", " ").split())
+    words = " ".join(made_by.replace("|", "\\|").replace("`", " ").split())
     words = re.sub(r"^/bin/sh -c |#\(nop\) |# buildkit$", "", words)
     words = re.sub(r"\b(dir|file|multi):[0-9a-f]{64} in ", "", words).strip()
     return words if len(words) <= 100 else f"{words[:97]}..."
