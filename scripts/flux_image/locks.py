@@ -22,7 +22,10 @@ FOLDER = ROOT / "requirements"
 
 TORCH = "torch==2.13.0"
 #: By the version of Python; what PyTorch's index says of its CPU builds for Linux on x86-64.
-TORCH_CPU_HASHES = {"3.11": "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"}
+TORCH_CPU_HASHES = {
+    "3.11": "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+    "3.12": "sha256:4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
+}
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ def renew(upgrade: bool) -> None:
     for lock in (CPU, GPU):
         pinned = [simplified(block, lock.pythons) for block in _blocks(_resolve(lock, upgrade))]
         blocks = [block for block in pinned if block]
-        _write(lock.name, lock, [block for block in blocks if not _goes_with_torch(block)])
+        _write(lock.name, lock.pythons, [block for block in blocks if not _goes_with_torch(block)])
         if lock is GPU:
-            _write("torch-gpu", lock, [block for block in blocks if _goes_with_torch(block)])
+            _write("torch-gpu", lock.pythons, [block for block in blocks if _goes_with_torch(block)])
     hashes = [f"    --hash={digest}" for digest in TORCH_CPU_HASHES.values()]
-    _write("torch-cpu", CPU, [" \\\n".join([f"{TORCH}+cpu", *hashes])])
+    _write("torch-cpu", tuple(TORCH_CPU_HASHES), [" \\\n".join([f"{TORCH}+cpu", *hashes])])
 
 
 def simplified(block: str, pythons: tuple[str, ...]) -> str:
@@ -103,9 +106,9 @@ def _goes_with_torch(block: str) -> bool:
     return name in ("torch", "triton") or (name.startswith(("nvidia-", "cuda-")) and name != "nvidia-pytriton")
 
 
-def _write(name: str, lock: Lock, blocks: list[str]) -> None:
+def _write(name: str, pythons: tuple[str, ...], blocks: list[str]) -> None:
     path = FOLDER / f"{name}.lock"
-    versions = " and ".join(lock.pythons)
+    versions = " and ".join(pythons)
     header = f"# Python {versions} on Linux, x86-64. Written by `scripts/build_image --lock`.\n"
     FOLDER.mkdir(exist_ok=True)
     path.write_text(header + "".join(f"{block}\n" for block in blocks))

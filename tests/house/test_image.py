@@ -17,6 +17,10 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from flux_image.checks import png_size
+from flux_image.engines import ImageError
+from flux_image.locks import simplified
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
 STAND_IN = ROOT / "scripts" / "flux_image" / "stand_in.Dockerfile"
@@ -168,11 +172,16 @@ def test_the_context_holds_what_the_dockerfile_copies_and_nothing_else() -> None
 
 
 def test_what_a_lock_says_of_other_platforms_is_left_out() -> None:
-    from flux_image.locks import simplified
-
     assert simplified("a==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0", ("3.11", "3.12")) == ""
     assert simplified("a==1 ; sys_platform == 'linux' \\\n    --hash=x", ("3.11",)) == "a==1 \\\n    --hash=x"
     kept = 'a==1 ; python_full_version < "3.12" \\\n    --hash=x'
     assert simplified(kept, ("3.11", "3.12")) == kept
     assert simplified(kept, ("3.12",)) == ""
     assert simplified("a==1 \\\n    --hash=x", ("3.11",)) == "a==1 \\\n    --hash=x"
+
+
+def test_a_check_takes_nothing_but_a_png() -> None:
+    assert png_size((ROOT / "docs" / "pictures" / "scaling.png").read_bytes())[0] > 0
+    for data in (b"", b"\xff\xd8\xff\xe0 a JPEG", b'{"error": "no picture"}'):
+        with pytest.raises(ImageError):
+            png_size(data)
