@@ -1,46 +1,128 @@
-# Two targets:
-#   gpu   on NVIDIA's Triton image:  docker build --target gpu -t flux-triton .
-#   cpu   on slim Python, with the embedded Triton and the demo checkpoint:  docker build --target cpu -t flux-triton:cpu .
+# Two images, each made in three steps that are layers of their own: torch, what is locked, and flux-triton itself.
+#   gpu   on NVIDIA's Triton; checkpoints come by volume
+#   cpu   on slim Python, with the embedded Triton and the demo checkpoint
+# docs/images.md tells how to build and run them, requirements/ what is in them.
 ARG GPU_BASE=nvcr.io/nvidia/tritonserver:26.08-py3
 ARG CPU_BASE=python:3.11-slim-bookworm
 
-FROM ${GPU_BASE} AS gpu
-ARG TORCH="torch==2.13.0"
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES=1 PYTHONDONTWRITEBYTECODE=1
-WORKDIR /opt/flux-triton
-# Torch first and alone: its layer outlives every change of ours.
-RUN python3 -m pip install "${TORCH}"
+# The virtual environment comes without pip, and finds the other two folders by layers.pth, as Triton's stub does.
+FROM ${GPU_BASE} AS gpu-torch
+ARG TORCH_LOCK=torch-gpu.lock
+# The index of PyTorch's CPU builds, if that is the lock.
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements/${TORCH_LOCK} /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip install --no-deps --require-hashes --only-binary=:all: --target /opt/torch \
+        -r "/requirements/${TORCH_LOCK}"
+
+FROM gpu-torch AS gpu-locked
+RUN python3 -m venv --without-pip /opt/venv \
+    && for site in /opt/venv/lib/python3.*/site-packages; do \
+        printf '%s\n' /opt/torch /opt/flux-triton/packages >"${site}/layers.pth"; done
+COPY requirements/gpu.lock /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python3 install --no-deps --require-hashes --only-binary=:all: \
+        -r /requirements/gpu.lock \
+    && python3 -m pip --python /opt/venv/bin/python3 check
+
+FROM gpu-locked AS gpu-built
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY serving serving
 COPY client client
-RUN python3 -m pip install ".[server,gateway]"
-COPY model_repository model_repository
-COPY scripts/serve scripts/start.sh scripts/environment.sh scripts/
-RUN id -u 1000 >/dev/null 2>&1 || useradd --uid 1000 --create-home flux
-USER 1000
-# Checkpoints come by volume.
-ENV FLUX_MODEL_PATH=/models/FLUX.1-dev FLUX_REDUX_MODEL_PATH=/models/FLUX.1-Redux-dev HOST=0.0.0.0
+RUN python3 -m pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --no-cache-dir \
+        --target /opt/flux-triton/packages . \
+    && python3 -m pip --python /opt/venv/bin/python3 check
+COPY model_repository /opt/flux-triton/model_repository
+COPY scripts/serve scripts/start.sh scripts/environment.sh /opt/flux-triton/scripts/
+
+FROM ${GPU_BASE} AS gpu
+# NVIDIA's image has a user 1000.
+RUN mkdir /models && { id -u 1000 >/dev/null 2>&1 || useradd --uid 1000 --user-group --home-dir /tmp flux; }
+COPY --from=gpu-torch /opt/torch /opt/torch
+COPY --from=gpu-locked /opt/venv /opt/venv
+COPY --from=gpu-built /opt/flux-triton /opt/flux-triton
+WORKDIR /opt/flux-triton
+# The root may be read-only: what libraries keep goes to /tmp.
+ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
+    FLUX_MODEL_PATH=/models/FLUX.1-dev FLUX_REDUX_MODEL_PATH=/models/FLUX.1-Redux-dev
+USER 1000:1000
 EXPOSE 8000 8001 8002 12411
+HEALTHCHECK --start-period=30m --interval=15s --timeout=15s --retries=2 \
+    CMD ["python3", "-m", "flux_serving.launch.probe"]
 ENTRYPOINT ["scripts/start.sh"]
+ARG GPU_BASE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="flux-triton" \
+    org.opencontainers.image.description="FLUX.1 Redux on NVIDIA Triton, for GPUs" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.created="${CREATED}" \
+    org.opencontainers.image.base.name="${GPU_BASE}"
+
+FROM ${CPU_BASE} AS cpu-torch
+# The index of PyTorch's CPU builds; no other has what the lock names.
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements/torch-cpu.lock /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip install --no-deps --require-hashes --only-binary=:all: --target /opt/torch \
+        -r /requirements/torch-cpu.lock
+
+FROM cpu-torch AS cpu-locked
+RUN python3 -m venv --without-pip /opt/venv \
+    && for site in /opt/venv/lib/python3.*/site-packages; do \
+        printf '%s\n' /opt/torch /opt/flux-triton/packages >"${site}/layers.pth"; done
+COPY requirements/cpu.lock /requirements/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m pip --python /opt/venv/bin/python3 install --no-deps --require-hashes --only-binary=:all: \
+        -r /requirements/cpu.lock \
+    && python3 -m pip --python /opt/venv/bin/python3 check
+
+FROM cpu-locked AS cpu-built
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY serving serving
+COPY client client
+RUN python3 -m pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --no-cache-dir \
+        --target /opt/flux-triton/packages . \
+    && python3 -m pip --python /opt/venv/bin/python3 check
+COPY model_repository /opt/flux-triton/model_repository
+
+FROM cpu-built AS cpu-checkpoint
+COPY scripts/flux_demo scripts/flux_demo
+# diffusers saves weights that their owner alone may read.
+RUN PYTHONPATH=scripts /opt/venv/bin/python3 -m flux_demo --expand-only && chmod -R a+rX checkpoints
 
 FROM ${CPU_BASE} AS cpu
-ARG TORCH="torch==2.13.0"
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+RUN useradd --uid 1000 --user-group --home-dir /tmp flux
+COPY --from=cpu-torch /opt/torch /opt/torch
+COPY --from=cpu-locked /opt/venv /opt/venv
+COPY --from=cpu-checkpoint /source/checkpoints /opt/flux-triton/checkpoints
+COPY --from=cpu-built /opt/flux-triton /opt/flux-triton
 WORKDIR /opt/flux-triton
-RUN python3 -m pip install "${TORCH}"
-COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY serving serving
-COPY client client
-RUN python3 -m pip install ".[server,embedded,gateway]"
-COPY model_repository model_repository
-COPY scripts scripts
-RUN PYTHONPATH=scripts python3 -m flux_demo --expand-only \
-    && useradd --uid 1000 --create-home flux
-USER 1000
-ENV FLUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-base \
+# The root may be read-only: what libraries keep goes to /tmp.
+ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
+    FLUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-base \
     FLUX_REDUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-redux \
     FLUX_CONTROLNET_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-controlnet-canny \
     FLUX_LORA_PATH=/opt/flux-triton/checkpoints/demo/flux-lora
-EXPOSE 8000 8001 8002 12411
-ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository", "/opt/flux-triton/model_repository", "--host", "0.0.0.0"]
-CMD ["--profile", "cpu"]
+USER 1000:1000
+EXPOSE 8000 8001 8002
+HEALTHCHECK --start-period=30m --interval=15s --timeout=15s --retries=2 \
+    CMD ["python3", "-m", "flux_serving.launch.probe"]
+ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository=/opt/flux-triton/model_repository", "--host=0.0.0.0"]
+CMD ["--profile=cpu"]
+ARG CPU_BASE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="flux-triton" \
+    org.opencontainers.image.description="FLUX.1 Redux on the embedded NVIDIA Triton, for CPUs, with a demo checkpoint" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.created="${CREATED}" \
+    org.opencontainers.image.base.name="${CPU_BASE}"
