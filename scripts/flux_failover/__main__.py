@@ -25,7 +25,6 @@ def main() -> int:
     parser.add_argument("--callers", type=int, default=6, help="default: 6")
     given = parser.parse_args()
     retry = RetryPolicy(attempts=1) if given.no_retry else FAIL_OVER
-    before = _regions()
     pictures = [path.read_bytes() for path in sorted((ROOT / "scripts/flux_demo/unseen").glob("*.png"))]
     lost = 0
     with tempfile.TemporaryDirectory() as name, ExitStack() as held:
@@ -48,13 +47,9 @@ def main() -> int:
                 for error, count in Counter(outcome.lost).items():
                     print(f"{count} x {error}", file=sys.stderr)
                 lost += len(outcome.lost)
-    if left := _regions() - before:
-        print(f"left in shared memory: {sorted(left)}", file=sys.stderr)
+    left = [each for replica in replicas for each in replica.left()]
+    print(f"\nleft of processes and shared memory: {', '.join(left) or 'nothing'}")
     return 1 if lost or left else 0
-
-
-def _regions() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if "triton" in path.name}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from flux_serving.launch.processes import free_ports
 from flux_serving.settings import Checkpoints
 
@@ -28,6 +30,8 @@ class Replica:
         self._environment = {**os.environ, **checkpoints.as_environment()}
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._started: set[psutil.Process] = set()
+        self._regions: set[Path] = set()
 
     @property
     def grpc_url(self) -> str:
@@ -50,6 +54,10 @@ class Replica:
         if not self._process.stdout.readline().startswith(b"ready"):
             raise RuntimeError(f"a replica did not start: exit status {self._process.wait()}")
         threading.Thread(target=_read_to_the_end, args=(self._process.stdout,), daemon=True).start()
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        self._started.update(children)
+        maps = (Path(each.path) for child in children for each in child.memory_maps())
+        self._regions.update(path for path in maps if path.is_relative_to("/dev/shm"))
 
     def stop(self) -> None:
         """By SIGTERM. Returns when it has ended."""
@@ -64,6 +72,11 @@ class Replica:
         (triton,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(int(triton), signal.SIGKILL)
         self._process.wait()
+
+    def left(self) -> list[str]:
+        """Of all that was ever started here: processes that run on, and shared memory that is still there."""
+        running = [f"{process.pid} {process.name()}" for process in self._started if process.is_running()]
+        return running + [str(region) for region in self._regions if region.exists()]
 
     def done(self) -> float:
         """Images that it has made since it was started."""
