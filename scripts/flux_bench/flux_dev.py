@@ -92,19 +92,26 @@ def vae() -> AutoencoderKL:
                 sample_size=1024,
                 use_quant_conv=False,
                 use_post_quant_conv=False,
+                scaling_factor=0.3611,
+                shift_factor=0.1159,
             )
         )
+
+
+def transformer(**changed: int) -> FluxTransformer2DModel:
+    """changed: what is not as in FLUX.1-dev."""
+    with torch.device("meta"):
+        return _frozen(FluxTransformer2DModel(**_TRANSFORMER | changed))
 
 
 def base() -> BaseWeights:
     """With a ControlNet of CONTROLNET_BLOCKS."""
     double, single = CONTROLNET_BLOCKS
     with torch.device("meta"):
-        transformer = FluxTransformer2DModel(**_TRANSFORMER)
         controlnet = FluxControlNetModel(**_TRANSFORMER | {"num_layers": double, "num_single_layers": single})
     return BaseWeights(
         name="FLUX.1-dev",
-        transformer=_frozen(transformer),
+        transformer=transformer(),
         vae=vae(),
         image_processor=VaeImageProcessor(),
         scheduler_config={},

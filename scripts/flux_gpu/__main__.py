@@ -25,8 +25,9 @@ from flux_serving.stages.latents import Grid
 #: Pixels of a side, and pictures that share a step.
 CASES = [(512, 1), (512, 4), (512, 8), (1024, 1), (1024, 2), (1024, 4)]
 STEPS, ROUNDS = 6, 3
-#: Blocks of the shallow network, whose float32 weights have room beside those in bfloat16.
-SHALLOW = (4, 8)
+#: The networks of two dtypes have room beside each other.
+SHALLOW = {"num_layers": 4, "num_single_layers": 8}
+TINY = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
 
 
 def main() -> None:
@@ -38,9 +39,8 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
     cases = [(64, 1), (64, 2)] if given.tiny else CASES
-    size = {"double": 1, "single": 1, "heads": 2} if given.tiny else {}
-    shallow = size or dict(zip(("double", "single"), SHALLOW, strict=True))
-    print(exactness(device, cases[0][0], shallow), flush=True)
+    size = TINY if given.tiny else {}
+    print(exactness(device, cases[0][0], size or SHALLOW), flush=True)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     pipeline = make_pipeline(device, torch.bfloat16, **size)

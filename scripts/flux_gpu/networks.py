@@ -5,46 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import nn
 
+from flux_bench import flux_dev
 from flux_serving.weights import BaseWeights
 
-#: Of black-forest-labs/FLUX.1-dev: double and single blocks, heads of 128.
-DOUBLE, SINGLE, HEADS = 19, 38, 24
+#: Of what is drawn.
 _STD = 0.02
 
 
-def make_pipeline(
-    device: torch.device, dtype: torch.dtype, double: int = DOUBLE, single: int = SINGLE, heads: int = HEADS
-) -> FluxPipeline:
-    """Stock, without text encoders. Fewer blocks make it shallower, fewer heads narrower."""
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=double,
-            num_single_layers=single,
-            num_attention_heads=heads,
-            attention_head_dim=128,
-            joint_attention_dim=4096,
-            pooled_projection_dim=768,
-            guidance_embeds=True,
-        )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=16,
-            sample_size=1024,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-        )
+def make_pipeline(device: torch.device, dtype: torch.dtype, **changed: int) -> FluxPipeline:
+    """Stock, without text encoders. changed: as of `flux_dev.transformer`: fewer blocks, or narrower ones."""
+    transformer, vae = (_filled(each, device, dtype) for each in (flux_dev.transformer(**changed), flux_dev.vae()))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
-    networks = (_filled(network, device, dtype) for network in (vae, transformer))
-    vae, transformer = networks
     pipeline = FluxPipeline(scheduler, vae, None, None, None, None, transformer)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

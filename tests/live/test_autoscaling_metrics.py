@@ -15,12 +15,12 @@ import yaml
 
 from flux_client import FluxClient
 from flux_serving.contract.metrics import METRICS, TOKENS_RUNNING, TOKENS_WAITING
-from flux_serving.launch.processes import end_with_parent, free_ports
 from flux_serving.launch.server import TritonServer
 from manifests import DEPLOY, named, of_kind, rendered
 from pictures import drawn_picture
+from prometheus import Prometheus, scraping
 from raw import engine_metrics
-from test_monitoring import Prometheus, names_in, pytestmark  # noqa: F401
+from test_monitoring import names_in, pytestmark  # noqa: F401
 
 #: The same server, found twice, as two pods.
 PODS = ("flux-triton-a", "flux-triton-b")
@@ -40,7 +40,6 @@ def of_adapter(pods: tuple[str, ...] = PODS) -> str:
 @pytest.fixture(scope="module")
 def prometheus(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
-    (port,) = free_ports(1)
     metrics = f"127.0.0.1:{demo_server.options.metrics_port}"
     # What the operator makes of a ServiceMonitor has these labels, too.
     found = [
@@ -50,26 +49,8 @@ def prometheus(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFacto
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "flux-triton", "static_configs": found}],
     }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={folder}/prometheus.yaml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-    try:
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        server.wait_for(lambda: len(server.value("up == 1")) == len(PODS))
+    with scraping(folder, config, len(PODS)) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def number(values: list[dict[str, Any]]) -> float:

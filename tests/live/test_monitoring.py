@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import tritonclient.utils
 import yaml
 
 from flux_serving.launch.gateway import Gateway
-from flux_serving.launch.processes import end_with_parent, free_ports
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded
+from prometheus import Prometheus, scraping
 from raw import call_grpc, tensors_of
 
 pytestmark = [
@@ -37,38 +36,12 @@ VARIABLES = {"$__rate_interval": "30s", "$namespace": ".*"}
 OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 
 
-class Prometheus:
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=10).json()
-        assert answer["status"] == "success", (parameters, answer)
-        return answer["data"]
-
-    def value(self, expression: str) -> list[dict[str, Any]]:
-        result: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
-        return result
-
-    def wait_for(self, what: Callable[[], object]) -> None:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                if what():
-                    return
-            except (httpx.TransportError, json.JSONDecodeError):  # while it starts
-                pass
-            time.sleep(0.2)
-        raise AssertionError("it did not come")
-
-
 @pytest.fixture(scope="module")
 def prometheus(
     demo_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """One that has seen pictures made, asked for again, and refused."""
     folder = tmp_path_factory.mktemp("prometheus")
-    (port,) = free_ports(1)
     targets = {
         "flux-triton": f"127.0.0.1:{demo_server.options.metrics_port}",
         "flux-gateway": gateway.url.removeprefix("http://"),
@@ -80,31 +53,13 @@ def prometheus(
             {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in targets.items()
         ],
     }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={folder}/prometheus.yaml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-            preexec_fn=end_with_parent,
-        )
-    try:
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        server.wait_for(lambda: len(server.value("up == 1")) == 2)
+    with scraping(folder, config, targets=2) as server:
         # Two rounds, so that every counter has two values apart from its first.
         for _ in range(2):
             load(demo_server, gateway)
             scraped = time.time()
             server.wait_for(lambda: len(server.value(f"timestamp(up) > {scraped + 2}")) == 2)  # noqa: B023
         yield server
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def load(server: TritonServer, gateway: Gateway) -> None:

@@ -35,8 +35,10 @@ class Heart:
         self._thread.start()
 
     def stop(self) -> None:
+        """A model that failed to load never began."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopped.wait(_PAUSE_S):

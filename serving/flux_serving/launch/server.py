@@ -191,6 +191,9 @@ class TritonServer:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
             for _ in range(100):
+                # In a container this may be the first process, which the dead without a parent are given to.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-self.pid, os.WNOHANG)
                 os.killpg(self.pid, 0)
                 time.sleep(0.05)
 
