@@ -30,16 +30,17 @@ TORCH_CPU_HASHES = {
 
 @dataclass(frozen=True)
 class Lock:
-    """pythons: versions that it must fit, the oldest first. extras: of pyproject.toml."""
+    """pythons: versions that it must fit, the oldest first. extras: of pyproject.toml. also: more requirements."""
 
     name: str
     pythons: tuple[str, ...]
     extras: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 CPU = Lock("cpu", ("3.11",), ("server", "embedded", "gateway", "tracing"))
-#: NVIDIA's image has 3.12; 3.11 is what the stand-in for it has.
-GPU = Lock("gpu", ("3.11", "3.12"), ("server", "gateway", "tracing"))
+#: NVIDIA's image has Python 3.12; 3.11 is what the stand-in for it has, whose Triton predates NumPy 2.
+GPU = Lock("gpu", ("3.11", "3.12"), ("server", "gateway", "tracing"), ("numpy<2; python_version < '3.12'",))
 
 
 def renew(upgrade: bool) -> None:
@@ -83,8 +84,8 @@ def _platform(python: str) -> dict[str, str]:
 
 def _resolve(lock: Lock, upgrade: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        torch = Path(folder, "torch.in")
-        torch.write_text(f"{TORCH}\n")
+        also = Path(folder, "also.in")
+        also.write_text("\n".join([TORCH, *lock.also]))
         output = Path(folder, "output")
         known = [FOLDER / f"{lock.name}.lock", FOLDER / "torch-gpu.lock"]
         # uv keeps to the versions that its output already has.
@@ -92,7 +93,7 @@ def _resolve(lock: Lock, upgrade: bool) -> str:
         options = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
         options += [f"--python-version={lock.pythons[0]}", *(f"--extra={extra}" for extra in lock.extras)]
         options.append(f"--output-file={output}")
-        subprocess.run(["uv", "pip", "compile", *options, "pyproject.toml", torch], cwd=ROOT, check=True)
+        subprocess.run(["uv", "pip", "compile", *options, "pyproject.toml", also], cwd=ROOT, check=True)
         return output.read_text()
 
 
