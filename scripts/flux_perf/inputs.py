@@ -30,7 +30,7 @@ _HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
 
 
 def of_pictures(count: int, occasion: str) -> list[Entry]:
-    """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none of them."""
+    """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
     return [request(number, SIDE, STEPS, occasion) for number in range(count)]
 
 

@@ -1,0 +1,153 @@
+"""One run of perf_analyzer after the other, and what was measured."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from flux_perf import inputs
+from flux_perf.binary import Binary
+from flux_perf.cases import GRPC, TURNS, Case, Data, closed, opened
+from flux_perf.counters import Inside, growth, inside, read_counters
+from flux_perf.export import Request, images_per_s, read_export
+
+#: Seconds that one run may take.
+TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """grpc, http: host:port; http None: not measured. adapter: a LoRA that it has, None: there is none."""
+
+    grpc: str
+    http: str | None
+    metrics_url: str
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """asked: requests. answered: those that perf_analyzer wrote down, in the order of sending. error: what it said
+    where it gave up.
+    """
+
+    name: str
+    load: str
+    round: int
+    asked: int
+    answered: list[Request]
+    inside: Inside
+    error: str = ""
+
+    @property
+    def failed(self) -> int:
+        """By the server's count, by missing answers, or by answers without a picture, whichever is more."""
+        empty = sum(request.has_picture is False for request in self.answered)
+        return max(self.inside.failed, self.asked - len(self.answered) + empty)
+
+
+@dataclass
+class Results:
+    """turns: of the rounds, in which the ensemble and `flux_base` take turns."""
+
+    about: dict[str, str]
+    runs: list[Measured] = field(default_factory=list)
+    turns: list[Measured] = field(default_factory=list)
+
+    def save(self, file: Path) -> None:
+        file.write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, file: Path) -> Results:
+        raw = json.loads(file.read_text())
+        return cls(raw["about"], *([_measured(one) for one in raw[part]] for part in ("runs", "turns")))
+
+
+def _measured(raw: dict[str, Any]) -> Measured:
+    answered = [Request(**one) for one in raw["answered"]]
+    return Measured(**{**raw, "answered": answered, "inside": Inside(**raw["inside"])})
+
+
+class Runner:
+    """folder: for inputs, exports and what perf_analyzer said; it is there."""
+
+    def __init__(self, binary: Binary, server: Server, folder: Path, count: int) -> None:
+        """count: requests of one run, each with a picture of its own; some cases ask half as many."""
+        self._binary, self._server, self._folder, self._count = binary, server, folder, count
+        # New ones each time: a server that runs on has seen the pictures of the time before.
+        self._word = secrets.token_hex(4)
+        self._number = 0
+        self._last = folder / "pictures.json"
+
+    def all_ways(self) -> list[Measured]:
+        """Closed loops, and then open ones at rates that the server can bear."""
+        server = self._server
+        cases = closed(has_adapter=server.adapter is not None, has_http=server.http is not None)
+        measured = [self.measure(case) for case in cases]
+        busiest = next(one for one in reversed(measured) if one.name == GRPC.name)
+        if busiest.answered:
+            measured += [self.measure(case) for case in opened(images_per_s(busiest.answered))]
+        return measured
+
+    def turns(self, rounds: int) -> list[Measured]:
+        """The ensemble with new pictures, the same again, and `flux_base`, in each round."""
+        return [replace(self.measure(case), round=number) for number in range(rounds) for case in TURNS]
+
+    def warm_up(self) -> None:
+        """Weights lie in mapped files, and come into memory with the first pictures."""
+        for case in TURNS:
+            self.measure(case)
+
+    def measure(self, case: Case) -> Measured:
+        self._number += 1
+        stem = f"{self._number:02}-{case.model}"
+        export = self._folder / f"{stem}.export.json"
+        data = self._data(case, stem)
+        url = self._server.grpc if case.protocol == "grpc" else str(self._server.http)
+        asked = self._count // case.parts
+        command = [str(self._binary.path), *case.arguments(url, data, asked, export)]
+        before = read_counters(self._server.metrics_url)
+        error = self._run(command, self._folder / f"{stem}.txt")
+        # Triton counts a request just after it has answered.
+        time.sleep(0.2)
+        grown = growth(before, read_counters(self._server.metrics_url))
+        answered = [] if error else read_export(export)
+        measured = Measured(case.name, case.load, 0, asked, answered, inside(grown, case.model), error)
+        print(f"{case.name}, {case.load}: {error or f'{images_per_s(answered):.2f} images/s'}", flush=True)
+        return measured
+
+    def _data(self, case: Case, stem: str) -> Path:
+        count, server, word = self._count, self._server, f"{self._word} {stem}"
+        if case.data is Data.CONTEXTS:
+            file = self._folder / "contexts.json"
+            return file if file.exists() else inputs.write(file, inputs.of_contexts(count, self._word, server.grpc))
+        if case.is_seen:
+            return self._last
+        if case.data is Data.EVERY_INPUT:
+            return inputs.write(
+                self._folder / "every-input.json", inputs.of_every_input(count, word, str(server.adapter))
+            )
+        return inputs.write(self._last, inputs.of_pictures(count, word))
+
+    def _run(self, command: list[str], said: Path) -> str:
+        """What went wrong, or nothing. said: where to keep what it printed."""
+        try:
+            ended = subprocess.run(
+                command,
+                env=self._binary.environment,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"not done after {TIMEOUT_S:g} s"
+        said.write_text(ended.stdout + ended.stderr)
+        return f"exit status {ended.returncode}: {ended.stderr.strip()[-300:]}" if ended.returncode else ""
