@@ -1,11 +1,13 @@
-"""What perf_analyzer's `--profile-export-file` says: every request, when it went out and when its answers came."""
+"""What perf_analyzer says of a run: its `--profile-export-file` with every request, or what it printed."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from flux_serving.contract.handed import OUTPUT_IMAGE, PIXELS
@@ -15,15 +17,12 @@ _NANOSECONDS = 1e9
 
 @dataclass(frozen=True)
 class Request:
-    """Seconds since the first request of its run: when it was sent, when its first answer came, and its last.
-
-    has_picture: whether an answer holds one; None where the export doesn't show answers.
-    """
+    """Seconds since the first request of its run: when it was sent, when its first answer came, and its last."""
 
     sent_s: float
     first_s: float
     last_s: float
-    has_picture: bool | None = None
+    has_picture: bool
 
     @property
     def latency_s(self) -> float:
@@ -31,15 +30,28 @@ class Request:
         return self.last_s - self.sent_s
 
 
-def read_export(file: Path) -> list[Request]:
-    """In the order of sending; requests without an answer, which perf_analyzer had given up, are left out.
+@dataclass(frozen=True)
+class Summary:
+    """Of one run. requests: that were answered. pictures: requests whose answer holds one.
 
-    Raises ValueError: this is no export of one run.
+    first_s: p50 until the first of several answers; None where each request has one.
     """
+
+    requests: int
+    pictures: int
+    images_per_s: float
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    first_s: float | None = None
+
+
+def read_export(file: Path) -> list[Request]:
+    """In the order of sending; what has no answer is left out. Raises ValueError: this is no export of one run."""
     # Pictures are written into it as they are, between quotes, so it is not always UTF-8, as JSON should be.
     try:
-        experiments = json.loads(file.read_text(encoding="latin-1"))["experiments"]
-        (experiment,) = experiments
+        (experiment,) = json.loads(file.read_text(encoding="latin-1"))["experiments"]
         raw = [one for one in experiment["requests"] if one["response_timestamps"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file.name} is no export of one run of perf_analyzer: {error}") from error
@@ -52,18 +64,47 @@ def _request(raw: dict[str, Any], start: int) -> Request:
         (stamp - start) / _NANOSECONDS
         for stamp in (raw["timestamp"], min(raw["response_timestamps"]), max(raw["response_timestamps"]))
     )
-    answers = raw.get("response_outputs")
-    pictures = (answer.get(name) for answer in answers or () for name in (OUTPUT_IMAGE.name, PIXELS.name))
-    return Request(sent, first, last, any(map(bool, pictures)) if answers else None)
+    outputs = [answer.get(name) for answer in raw["response_outputs"] for name in (OUTPUT_IMAGE.name, PIXELS.name)]
+    return Request(sent, first, last, any(map(bool, outputs)))
 
 
-def images_per_s(requests: Sequence[Request]) -> float:
-    """From the first request's sending to the last answer. perf_analyzer's own figure has windows of whole seconds."""
+def summed_up(requests: Sequence[Request]) -> Summary:
+    """Images a second are from the first request's sending to the last answer: perf_analyzer's own figure rounds the
+    time up to whole seconds where it is told how many requests to send.
+    """
+    latencies = [request.latency_s for request in requests]
     wall = max(request.last_s for request in requests) - min(request.sent_s for request in requests)
-    return len(requests) / wall
+    firsts = [request.first_s - request.sent_s for request in requests]
+    return Summary(
+        requests=len(requests),
+        pictures=sum(request.has_picture for request in requests),
+        images_per_s=len(requests) / wall,
+        mean_s=fmean(latencies),
+        p50_s=percentile(latencies, 50),
+        p90_s=percentile(latencies, 90),
+        p99_s=percentile(latencies, 99),
+        first_s=percentile(firsts, 50) if firsts != latencies else None,
+    )
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them do not exceed: a request that there was, none between two."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1)]
+def printed(text: str, concurrency: int) -> Summary:
+    """From what perf_analyzer prints, where it leaves the export empty, as 2.51 does with shared memory.
+
+    Images a second are the clients by the mean latency, for the same reason. Raises ValueError: a figure is missing.
+    """
+
+    def figure(label: str) -> float:
+        # Those of the server, which come later, have the same labels.
+        found = re.search(rf"^ *{label}: (\d+)", text, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"perf_analyzer printed no {label!r}")
+        return float(found[1])
+
+    count, mean = int(figure("Request count")), 1e-6 * figure("Avg latency")
+    p50, p90, p99 = (1e-6 * figure(f"p{share} latency") for share in (50, 90, 99))
+    return Summary(count, count, concurrency / mean, mean, p50, p90, p99)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest of the values that at least so many percent of them do not exceed."""
+    return sorted(values)[max(0, -(-percent * len(values) // 100) - 1)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from flux_documents import table
 from flux_perf.cases import BASE, GRPC, SEEN
-from flux_perf.export import images_per_s, percentile
 from flux_perf.runs import Measured, Results
 
 
@@ -18,7 +17,7 @@ def sections(results: Results) -> dict[str, str]:
         "about": table(["", ""], [[key, value] for key, value in results.about.items()]),
         "overhead": overhead_table(results.turns),
         "runs": runs_table(results.runs),
-        "shares": shares_table([run for run in (*results.runs, *_of(results.turns, SEEN.name)[-1:]) if run.answered]),
+        "shares": shares_table([run for run in (*results.runs, *_of(results.turns, SEEN.name)[-1:])]),
         "errors": errors(results),
     }
 
@@ -31,18 +30,11 @@ def runs_table(runs: Sequence[Measured]) -> str:
 def _run(run: Measured) -> list[str]:
     start = [run.name, run.load, str(run.asked), str(run.failed)]
     cache = [str(run.inside.cache_misses), str(run.inside.cache_hits)]
-    if not run.answered:
+    if (summary := run.summary) is None:
         return [*start, *["–"] * 5, *cache]
-    latencies = [request.latency_s for request in run.answered]
-    first = percentile([request.first_s - request.sent_s for request in run.answered], 0.5)
-    is_streamed = any(request.first_s < request.last_s for request in run.answered)
-    return [
-        *start,
-        f"{images_per_s(run.answered):.2f}",
-        *(_ms(percentile(latencies, share)) for share in (0.5, 0.9, 0.99)),
-        _ms(first) if is_streamed else "–",
-        *cache,
-    ]
+    latencies = [_ms(latency) for latency in (summary.p50_s, summary.p90_s, summary.p99_s)]
+    first = "–" if summary.first_s is None else _ms(summary.first_s)
+    return [*start, f"{summary.images_per_s:.2f}", *latencies, first, *cache]
 
 
 def shares_table(runs: Sequence[Measured]) -> str:
@@ -50,7 +42,9 @@ def shares_table(runs: Sequence[Measured]) -> str:
     head = ["run", "load", "latency", "`flux_prior_redux`", "engine: queue", "denoising", "decoding", "`image_encode`"]
     rows = []
     for run in runs:
-        latency, inside = fmean(request.latency_s for request in run.answered), run.inside
+        if run.summary is None:
+            continue
+        latency, inside = run.summary.mean_s, run.inside
         places = [inside.prior_s, inside.queue_s, inside.denoise_s, inside.decode_s, inside.encode_s]
         rows.append(
             [
@@ -77,8 +71,8 @@ class Overhead:
 
 def overhead(turns: Sequence[Measured], name: str) -> Overhead | None:
     """name: of the run to compare with `flux_base` in the same round, by their medians. None: no round has both."""
-    base = {run.round: _median(run) for run in _of(turns, BASE.name)}
-    pairs = [(_median(run), base[run.round]) for run in _of(turns, name) if run.round in base]
+    base = {run.round: _p50(run) for run in _of(turns, BASE.name)}
+    pairs = [(_p50(run), base[run.round]) for run in _of(turns, name) if run.round in base]
     if not pairs:
         return None
     return Overhead(tuple(ours - alone for ours, alone in pairs), tuple(ours / alone - 1 for ours, alone in pairs))
@@ -91,7 +85,7 @@ def overhead_table(turns: Sequence[Measured]) -> str:
         if found := _of(turns, name):
             misses, hits = (sum(getattr(run.inside, kind) for run in found) for kind in ("cache_misses", "cache_hits"))
             beyond = None if name == BASE.name else overhead(turns, name)
-            times = [_median(run) for run in found]
+            times = [_p50(run) for run in found]
             spread = f"{_ms(median(times))} ({_ms(min(times))} to {_ms(max(times))})"
             rows.append([name, str(len(found)), spread, f"{misses} / {hits}", str(beyond or "–")])
     return table(["one at a time", "rounds", "p50, ms", "cache: missed / hit", "beyond `flux_base`"], rows)
@@ -106,11 +100,12 @@ def errors(results: Results) -> str:
 
 
 def _of(runs: Sequence[Measured], name: str) -> list[Measured]:
-    return [run for run in runs if run.name == name and run.answered]
+    return [run for run in runs if run.name == name and run.summary]
 
 
-def _median(run: Measured) -> float:
-    return median(request.latency_s for request in run.answered)
+def _p50(run: Measured) -> float:
+    assert run.summary is not None, "_of has left it out"
+    return run.summary.p50_s
 
 
 def _ms(seconds: float) -> str:

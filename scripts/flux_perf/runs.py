@@ -12,9 +12,9 @@ from typing import Any
 
 from flux_perf import inputs
 from flux_perf.binary import Binary
-from flux_perf.cases import GRPC, TURNS, Case, Data, closed, opened
+from flux_perf.cases import GRPC, OPEN_THREADS, TURNS, Case, Data, closed, opened
 from flux_perf.counters import Inside, growth, inside, read_counters
-from flux_perf.export import Request, images_per_s, read_export
+from flux_perf.export import Summary, printed, read_export, summed_up
 
 #: Seconds that one run may take.
 TIMEOUT_S = 300.0
@@ -32,23 +32,20 @@ class Server:
 
 @dataclass(frozen=True)
 class Measured:
-    """asked: requests. answered: those that perf_analyzer wrote down, in the order of sending. error: what it said
-    where it gave up.
-    """
+    """asked: requests. summary: None where perf_analyzer gave up, and error is what it said."""
 
     name: str
     load: str
     round: int
     asked: int
-    answered: list[Request]
+    summary: Summary | None
     inside: Inside
     error: str = ""
 
     @property
     def failed(self) -> int:
-        """By the server's count, by missing answers, or by answers without a picture, whichever is more."""
-        empty = sum(request.has_picture is False for request in self.answered)
-        return max(self.inside.failed, self.asked - len(self.answered) + empty)
+        """By the server's count, or by the pictures that did not come, whichever is more."""
+        return max(self.inside.failed, self.asked - (self.summary.pictures if self.summary else 0))
 
 
 @dataclass
@@ -69,8 +66,8 @@ class Results:
 
 
 def _measured(raw: dict[str, Any]) -> Measured:
-    answered = [Request(**one) for one in raw["answered"]]
-    return Measured(**{**raw, "answered": answered, "inside": Inside(**raw["inside"])})
+    summary = Summary(**raw["summary"]) if raw["summary"] else None
+    return Measured(**{**raw, "summary": summary, "inside": Inside(**raw["inside"])})
 
 
 class Runner:
@@ -90,8 +87,8 @@ class Runner:
         cases = closed(has_adapter=server.adapter is not None, has_http=server.http is not None)
         measured = [self.measure(case) for case in cases]
         busiest = next(one for one in reversed(measured) if one.name == GRPC.name)
-        if busiest.answered:
-            measured += [self.measure(case) for case in opened(images_per_s(busiest.answered))]
+        if busiest.summary:
+            measured += [self.measure(case) for case in opened(busiest.summary.images_per_s)]
         return measured
 
     def turns(self, rounds: int) -> list[Measured]:
@@ -112,14 +109,17 @@ class Runner:
         asked = self._count // case.parts
         command = [str(self._binary.path), *case.arguments(url, data, asked, export)]
         before = read_counters(self._server.metrics_url)
-        error = self._run(command, self._folder / f"{stem}.txt")
+        said, error = self._run(command, self._folder / f"{stem}.txt")
         # Triton counts a request just after it has answered.
         time.sleep(0.2)
         grown = growth(before, read_counters(self._server.metrics_url))
-        answered = [] if error else read_export(export)
-        measured = Measured(case.name, case.load, 0, asked, answered, inside(grown, case.model), error)
-        print(f"{case.name}, {case.load}: {error or f'{images_per_s(answered):.2f} images/s'}", flush=True)
-        return measured
+        summary = None
+        if not error:
+            summary = printed(said, case.concurrency) if case.shared_memory else summed_up(read_export(export))
+            # An open loop sends a few more.
+            asked = max(asked, summary.requests)
+        print(f"{case.name}, {case.load}: {f'{summary.images_per_s:.2f} images/s' if summary else error}", flush=True)
+        return Measured(case.name, case.load, 0, asked, summary, inside(grown, case.model), error)
 
     def _data(self, case: Case, stem: str) -> Path:
         count, server, word = self._count, self._server, f"{self._word} {stem}"
@@ -132,10 +132,11 @@ class Runner:
             return inputs.write(
                 self._folder / "every-input.json", inputs.of_every_input(count, word, str(server.adapter))
             )
-        return inputs.write(self._last, inputs.of_pictures(count, word))
+        # An open loop sends some more requests than it was told to, and they too must be new.
+        return inputs.write(self._last, inputs.of_pictures(count + (OPEN_THREADS if case.rate else 0), word))
 
-    def _run(self, command: list[str], said: Path) -> str:
-        """What went wrong, or nothing. said: where to keep what it printed."""
+    def _run(self, command: list[str], file: Path) -> tuple[str, str]:
+        """What it printed, which is kept in the file, and what went wrong or nothing."""
         try:
             ended = subprocess.run(
                 command,
@@ -148,6 +149,7 @@ class Runner:
                 timeout=TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            return f"not done after {TIMEOUT_S:g} s"
-        said.write_text(ended.stdout + ended.stderr)
-        return f"exit status {ended.returncode}: {ended.stderr.strip()[-300:]}" if ended.returncode else ""
+            return "", f"not done after {TIMEOUT_S:g} s"
+        said = ended.stdout + ended.stderr
+        file.write_text(said)
+        return said, f"exit status {ended.returncode}: {said.strip()[-300:]}" if ended.returncode else ""
