@@ -14,7 +14,7 @@ from flux_bench.machine import machine
 from flux_demo.asset import expand
 from flux_documents import replaced
 from flux_perf.binary import NoBinary, find_binary
-from flux_perf.inputs import FEWEST_PICTURES, SIDE, STEPS
+from flux_perf.inputs import FEWEST_PICTURES, Work
 from flux_perf.report import sections
 from flux_perf.runs import Results, Runner, Server
 from flux_serving.errors import CannotStart
@@ -37,6 +37,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=5, help="in which flux_redux and flux_base take turns; default: 5"
     )
+    parser.add_argument("--side", type=int, default=Work.side, help="of the pictures asked for, in pixels; default: 64")
+    parser.add_argument("--steps", type=int, default=Work.steps, help="of denoising; default: 8")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder, emptied; default: out/perf")
     parser.add_argument("--docs", action="store_true", help="write docs/perf-analyzer.md's tables too")
     parser.add_argument("--render", type=Path, metavar="results.json", help="measure nothing: write from these results")
@@ -75,11 +77,11 @@ def measured(options: argparse.Namespace) -> Results:
     of_machine.pop("threads of each process")
     about = {"perf_analyzer": f"{binary.version}, on the same machine as the server"} | of_machine
     about |= {
-        "pictures": f"{options.requests} for each run, {SIDE}x{SIDE}, {STEPS} steps",
+        "pictures": f"{options.requests} for each run, {options.side}x{options.side}, {options.steps} steps",
         "server": "the one that ran at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
     }
     with serving(options) as server:
-        runner = Runner(binary, server, options.output, options.requests)
+        runner = Runner(binary, server, options.output, options.requests, Work(options.side, options.steps))
         runner.warm_up()
         results = Results(about)
         # First, because a server's first minutes are its quietest.

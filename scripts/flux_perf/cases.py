@@ -8,8 +8,6 @@ from pathlib import Path
 
 from flux_serving.contract.models import FLUX_BASE, FLUX_REDUX, FLUX_STREAM
 
-#: Bytes of each output tensor in shared memory: an image of 64x64 takes 15 kB at most, and LATENTS 4 kB.
-OUTPUT_BYTES = 2**16
 #: Requests that may be under way in an open loop. By default they are 4, which closes the loop: the rest waits in the
 #: client, unseen by the latency.
 OPEN_THREADS = 32
@@ -48,8 +46,11 @@ class Case:
     def load(self) -> str:
         return f"{self.concurrency} at a time" if self.rate is None else f"Poisson, {self.rate:.1f}/s"
 
-    def arguments(self, url: str, data: Path, count: int, export: Path) -> list[str]:
-        """url: host:port of this protocol. count: requests, each with an entry of its own in the data."""
+    def arguments(self, url: str, data: Path, count: int, export: Path, output_bytes: int) -> list[str]:
+        """url: host:port of this protocol. count: requests, each with an entry of its own in the data.
+
+        output_bytes: of shared memory for each output; the largest must fit.
+        """
         load = [f"--concurrency-range={self.concurrency}"]
         if self.rate is not None:
             load = [f"--request-rate-range={self.rate:.3f}", "--request-distribution=poisson"]
@@ -58,7 +59,7 @@ class Case:
             *("-m", self.model, "-i", self.protocol, "-u", url),
             *(f"--input-data={data}", f"--request-count={count}", f"--profile-export-file={export}"),
             *load,
-            *(["--shared-memory=system", f"--output-shared-memory-size={OUTPUT_BYTES}"] if self.shared_memory else []),
+            *(["--shared-memory=system", f"--output-shared-memory-size={output_bytes}"] if self.shared_memory else []),
             *(["--streaming"] if self.streaming else []),
         ]
 

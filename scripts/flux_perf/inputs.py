@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,31 @@ from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT
 from flux_serving.contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
 from flux_serving.contract.tensors import DType, Tensor
 
+
+@dataclass(frozen=True)
+class Work:
+    """What every request asks for. side: of a square, in pixels."""
+
+    side: int = 64
+    steps: int = 8
+
+
 #: One request as `--input-data` has it, by tensor name.
 Entry = Mapping[str, Mapping[str, Any]]
 
 #: Fewer, and one run would see some picture twice, which the response cache answers.
 FEWEST_PICTURES = 50
-SIDE, STEPS = 64, 8
 
 #: What `flux_base` cannot do without, and what it does not assume.
 _HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
 
 
-def of_pictures(count: int, occasion: str) -> list[Entry]:
+def of_pictures(count: int, occasion: str, work: Work) -> list[Entry]:
     """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
-    return [request(number, SIDE, STEPS, occasion) for number in range(count)]
+    return [request(number, work.side, work.steps, occasion) for number in range(count)]
 
 
-def of_every_input(count: int, occasion: str, adapter: str) -> list[Entry]:
+def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[Entry]:
     """For `flux_redux`, with a value for every input: perf_analyzer's shared memory leaves none out.
 
     A negative prompt needs guidance beside it, so every step computes two rows: to be compared with the same requests
@@ -47,14 +56,14 @@ def of_every_input(count: int, occasion: str, adapter: str) -> list[Entry]:
     given |= {LORA.name: adapter}
     by_name = {tensor.name: tensor for tensor in FLUX_REDUX.inputs}
     rest = {name: entry_of(by_name[name], by_name[name].array(value)) for name, value in given.items()}
-    return [{**rest, **pictures} for pictures in of_pictures(count, occasion)]
+    return [{**rest, **pictures} for pictures in of_pictures(count, occasion, work)]
 
 
-def of_contexts(count: int, occasion: str, grpc_url: str) -> list[Entry]:
+def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
     """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once."""
     entries = []
     with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
-        for number, pictures in enumerate(of_pictures(count, occasion)):
+        for number, pictures in enumerate(of_pictures(count, occasion, work)):
             image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
             image.set_data_from_numpy(np.array([[encoded(number, occasion)]], dtype=object))
             answer = client.infer(FLUX_PRIOR_REDUX.name, [image])

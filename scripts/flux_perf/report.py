@@ -17,7 +17,7 @@ def sections(results: Results) -> dict[str, str]:
         "about": table(["", ""], [[key, value] for key, value in results.about.items()]),
         "overhead": overhead_table(results.turns),
         "runs": runs_table(results.runs),
-        "shares": shares_table([run for run in (*results.runs, *_of(results.turns, SEEN.name)[-1:])]),
+        "shares": shares_table((*results.runs, *_of(results.turns, SEEN.name)[-1:])),
         "errors": errors(results),
     }
 

@@ -15,6 +15,7 @@ from flux_perf.binary import Binary
 from flux_perf.cases import GRPC, OPEN_THREADS, TURNS, Case, Data, closed, opened
 from flux_perf.counters import Inside, growth, inside, read_counters
 from flux_perf.export import Summary, printed, read_export, summed_up
+from flux_perf.inputs import Work
 
 #: Seconds that one run may take.
 TIMEOUT_S = 300.0
@@ -73,9 +74,12 @@ def _measured(raw: dict[str, Any]) -> Measured:
 class Runner:
     """folder: for inputs, exports and what perf_analyzer said; it is there."""
 
-    def __init__(self, binary: Binary, server: Server, folder: Path, count: int) -> None:
+    def __init__(self, binary: Binary, server: Server, folder: Path, count: int, work: Work) -> None:
         """count: requests of one run, each with a picture of its own; some cases ask half as many."""
-        self._binary, self._server, self._folder, self._count = binary, server, folder, count
+        self._binary, self._server, self._folder = binary, server, folder
+        self._count, self._work = count, work
+        # A picture that PNG cannot make smaller, and what is written into it beside.
+        self._output_bytes = 3 * work.side**2 + 2**16
         # New ones each time: a server that runs on has seen the pictures of the time before.
         self._word = secrets.token_hex(4)
         self._number = 0
@@ -107,7 +111,7 @@ class Runner:
         data = self._data(case, stem)
         url = self._server.grpc if case.protocol == "grpc" else str(self._server.http)
         asked = self._count // case.parts
-        command = [str(self._binary.path), *case.arguments(url, data, asked, export)]
+        command = [str(self._binary.path), *case.arguments(url, data, asked, export, self._output_bytes)]
         before = read_counters(self._server.metrics_url)
         said, error = self._run(command, self._folder / f"{stem}.txt")
         # Triton counts a request just after it has answered.
@@ -122,18 +126,20 @@ class Runner:
         return Measured(case.name, case.load, 0, asked, summary, inside(grown, case.model), error)
 
     def _data(self, case: Case, stem: str) -> Path:
-        count, server, word = self._count, self._server, f"{self._word} {stem}"
+        count, work, server, word = self._count, self._work, self._server, f"{self._word} {stem}"
         if case.data is Data.CONTEXTS:
             file = self._folder / "contexts.json"
-            return file if file.exists() else inputs.write(file, inputs.of_contexts(count, self._word, server.grpc))
+            return (
+                file if file.exists() else inputs.write(file, inputs.of_contexts(count, self._word, work, server.grpc))
+            )
         if case.is_seen:
             return self._last
         if case.data is Data.EVERY_INPUT:
             return inputs.write(
-                self._folder / "every-input.json", inputs.of_every_input(count, word, str(server.adapter))
+                self._folder / "every-input.json", inputs.of_every_input(count, word, work, str(server.adapter))
             )
         # An open loop sends some more requests than it was told to, and they too must be new.
-        return inputs.write(self._last, inputs.of_pictures(count + (OPEN_THREADS if case.rate else 0), word))
+        return inputs.write(self._last, inputs.of_pictures(count + (OPEN_THREADS if case.rate else 0), word, work))
 
     def _run(self, command: list[str], file: Path) -> tuple[str, str]:
         """What it printed, which is kept in the file, and what went wrong or nothing."""
