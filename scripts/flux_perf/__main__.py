@@ -15,7 +15,7 @@ from flux_demo.asset import expand
 from flux_documents import replaced
 from flux_perf.binary import NoBinary, find_binary
 from flux_perf.inputs import FEWEST_PICTURES, Work
-from flux_perf.report import sections
+from flux_perf.report import TITLES, sections
 from flux_perf.runs import Results, Runner, Server
 from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_on_signals, free_ports
@@ -35,7 +35,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--adapter", help="a LoRA of it, for shared memory; without one that is not measured")
     parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="in which flux_redux and flux_base take turns; default: 5"
+        "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"
     )
     parser.add_argument("--side", type=int, default=Work.side, help="of the pictures asked for, in pixels; default: 64")
     parser.add_argument("--steps", type=int, default=Work.steps, help="of denoising; default: 8")
@@ -93,7 +93,7 @@ def measured(options: argparse.Namespace) -> Results:
 def write(results: Results, options: argparse.Namespace) -> None:
     parts = sections(results)
     options.output.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join(f"## {name}\n\n{part}" for name, part in parts.items())
+    text = "\n\n".join(f"## {TITLES[name]}\n\n{part}" for name, part in parts.items())
     (options.output / "report.md").write_text(f"# perf_analyzer on flux-triton\n\n{text}\n")
     print(f"\n{text}")
     if options.docs:

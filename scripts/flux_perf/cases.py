@@ -78,7 +78,7 @@ _SHARED = (
     _EVERY_INPUT,
     replace(_EVERY_INPUT, name="`flux_redux`, every input, gRPC, shared memory", shared_memory=True),
 )
-#: Of each round.
+#: Of each round; in every other one the last comes first.
 TURNS = tuple(replace(case, parts=2) for case in (GRPC, SEEN, BASE))
 
 

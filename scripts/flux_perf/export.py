@@ -17,7 +17,10 @@ _NANOSECONDS = 1e9
 
 @dataclass(frozen=True)
 class Request:
-    """Seconds since the first request of its run: when it was sent, when its first answer came, and its last."""
+    """Seconds since the first request of its run: when it was sent, when its first answer came, and its last.
+
+    has_picture: whether an answer holds one; as good as yes where the export shows no answers.
+    """
 
     sent_s: float
     first_s: float
@@ -64,8 +67,9 @@ def _request(raw: dict[str, Any], start: int) -> Request:
         (stamp - start) / _NANOSECONDS
         for stamp in (raw["timestamp"], min(raw["response_timestamps"]), max(raw["response_timestamps"]))
     )
-    outputs = [answer.get(name) for answer in raw["response_outputs"] for name in (OUTPUT_IMAGE.name, PIXELS.name)]
-    return Request(sent, first, last, any(map(bool, outputs)))
+    answers = raw.get("response_outputs")
+    outputs = (answer.get(name) for answer in answers or () for name in (OUTPUT_IMAGE.name, PIXELS.name))
+    return Request(sent, first, last, answers is None or any(map(bool, outputs)))
 
 
 def summed_up(requests: Sequence[Request]) -> Summary:

@@ -10,6 +10,15 @@ from flux_documents import table
 from flux_perf.cases import BASE, GRPC, SEEN
 from flux_perf.runs import Measured, Results
 
+#: Of the sections, in the report that stands alone.
+TITLES = {
+    "about": "What was measured",
+    "overhead": "The ensemble beside `flux_base` alone",
+    "runs": "Every way to ask",
+    "shares": "Where the time of a request goes: means, in milliseconds",
+    "errors": "Failed requests",
+}
+
 
 def sections(results: Results) -> dict[str, str]:
     """Every section by its marker's name."""
@@ -79,7 +88,9 @@ def overhead(turns: Sequence[Measured], name: str) -> Overhead | None:
 
 
 def overhead_table(turns: Sequence[Measured]) -> str:
-    """A row for each of the three that take turns: p50 over the rounds, and what it takes beyond `flux_base`."""
+    """A row for each of the three that take turns: p50 over the rounds, what it takes beyond `flux_base`, and what of
+    that the two models beside it take; medians over the rounds.
+    """
     rows = []
     for name in (BASE.name, SEEN.name, GRPC.name):
         if found := _of(turns, name):
@@ -87,8 +98,10 @@ def overhead_table(turns: Sequence[Measured]) -> str:
             beyond = None if name == BASE.name else overhead(turns, name)
             times = [_p50(run) for run in found]
             spread = f"{_ms(median(times))} ({_ms(min(times))} to {_ms(max(times))})"
-            rows.append([name, str(len(found)), spread, f"{misses} / {hits}", str(beyond or "–")])
-    return table(["one at a time", "rounds", "p50, ms", "cache: missed / hit", "beyond `flux_base`"], rows)
+            inside = [_ms(median(getattr(run.inside, model) for run in found)) for model in ("prior_s", "encode_s")]
+            rows.append([name, str(len(found)), spread, str(beyond or "–"), *inside, f"{misses} / {hits}"])
+    head = ["one at a time", "rounds", "p50, ms", "beyond `flux_base`", "`flux_prior_redux`, ms", "`image_encode`, ms"]
+    return table([*head, "cache: missed / hit"], rows)
 
 
 def errors(results: Results) -> str:

@@ -97,7 +97,8 @@ class Runner:
 
     def turns(self, rounds: int) -> list[Measured]:
         """The ensemble with new pictures, the same again, and `flux_base`, in each round."""
-        return [replace(self.measure(case), round=number) for number in range(rounds) for case in TURNS]
+        orders = (TURNS, (*TURNS[-1:], *TURNS[:-1]))
+        return [replace(self.measure(case), round=number) for number in range(rounds) for case in orders[number % 2]]
 
     def warm_up(self) -> None:
         """Weights lie in mapped files, and come into memory with the first pictures."""
