@@ -61,7 +61,7 @@ def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[
 
 def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
     """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once."""
-    entries = []
+    entries: list[Entry] = []
     with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
         for number, pictures in enumerate(of_pictures(count, occasion, work)):
             image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
