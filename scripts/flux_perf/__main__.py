@@ -1,0 +1,125 @@
+"""`scripts/perf`: NVIDIA's perf_analyzer on flux_redux in every way it can ask, and where the time goes inside."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flux_bench.checkpoint import CHECKPOINTS, FOLDER, ROOT
+from flux_bench.machine import machine
+from flux_demo.asset import expand
+from flux_documents import replaced
+from flux_perf.binary import NoBinary, find_binary
+from flux_perf.inputs import FEWEST_PICTURES, Work
+from flux_perf.report import TITLES, sections
+from flux_perf.runs import Results, Runner, Server
+from flux_serving.errors import CannotStart
+from flux_serving.launch.processes import end_on_signals, free_ports
+from flux_serving.launch.server import ServerOptions, TritonServer
+
+PAGE = ROOT / "docs" / "perf-analyzer.md"
+START_S = 300.0
+#: A LoRA of the demo checkpoint.
+ADAPTER = "greyscale"
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/perf", description=__doc__)
+    parser.add_argument("--url", help="HOST:PORT of gRPC of a server that runs; default: starts one with the demo's")
+    parser.add_argument("--http-url", help="HOST:PORT of its HTTP; without it HTTP is not measured")
+    parser.add_argument("--metrics-url", help="of its metrics; default: http://HOST:8002/metrics")
+    parser.add_argument("--adapter", help="a LoRA of it, for shared memory; without one that is not measured")
+    parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
+    parser.add_argument(
+        "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"
+    )
+    parser.add_argument("--side", type=int, default=Work.side, help="of the pictures asked for, in pixels; default: 64")
+    parser.add_argument("--steps", type=int, default=Work.steps, help="of denoising; default: 8")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder, emptied; default: out/perf")
+    parser.add_argument("--docs", action="store_true", help="write docs/perf-analyzer.md's tables too")
+    parser.add_argument("--render", type=Path, metavar="results.json", help="measure nothing: write from these results")
+    options = parser.parse_args()
+    if options.requests < FEWEST_PICTURES:
+        parser.error(f"--requests {options.requests}, expected {FEWEST_PICTURES} or more")
+    if options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}, expected 1 or more")
+    return options
+
+
+@contextmanager
+def serving(options: argparse.Namespace) -> Iterator[Server]:
+    """The server to measure: the one that was named, or one of our own on free ports of this machine.
+
+    Raises CannotStart.
+    """
+    if options.url:
+        metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
+        yield Server(options.url, options.http_url, metrics, options.adapter)
+        return
+    expand(FOLDER)
+    http, grpc, port = free_ports()
+    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, http_port=http, grpc_port=grpc, metrics_port=port)
+    with (options.output / "triton.log").open("wb") as log, TritonServer(started, log) as triton:
+        triton.wait_until_ready(START_S)
+        yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER)
+
+
+def measured(options: argparse.Namespace) -> Results:
+    """Raises NoBinary, CannotStart."""
+    binary = find_binary()
+    shutil.rmtree(options.output, ignore_errors=True)
+    options.output.mkdir(parents=True)
+    of_machine = machine(0)
+    of_machine.pop("threads of each process")
+    about = {"perf_analyzer": f"{binary.version}, on the same machine as the server"} | of_machine
+    about |= {
+        "pictures": f"{options.requests} for each run, {options.side}x{options.side}, {options.steps} steps",
+        "server": "the one that ran at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
+    }
+    with serving(options) as server:
+        runner = Runner(binary, server, options.output, options.requests, Work(options.side, options.steps))
+        runner.warm_up()
+        results = Results(about)
+        # First, because a server's first minutes are its quietest.
+        results.turns = runner.turns(options.rounds)
+        results.runs = runner.all_ways()
+    return results
+
+
+def write(results: Results, options: argparse.Namespace) -> None:
+    parts = sections(results)
+    options.output.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(f"## {TITLES[name]}\n\n{part}" for name, part in parts.items())
+    (options.output / "report.md").write_text(f"# perf_analyzer on flux-triton\n\n{text}\n")
+    print(f"\n{text}")
+    if options.docs:
+        PAGE.write_text(replaced(PAGE.read_text(), parts))
+
+
+def main() -> int:
+    options = read_options()
+    options.output = options.output.resolve()
+    if options.render:
+        try:
+            write(Results.load(options.render), options)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"scripts/perf: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        return 0
+    end_on_signals()
+    try:
+        results = measured(options)
+    except (NoBinary, CannotStart) as error:
+        print(f"scripts/perf: {error}", file=sys.stderr)
+        return 1
+    results.save(options.output / "results.json")
+    write(results, options)
+    return 1 if any(run.failed or run.error for run in (*results.runs, *results.turns)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

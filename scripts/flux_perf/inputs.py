@@ -1,0 +1,86 @@
+"""What perf_analyzer sends: `--input-data` files, each request with a picture and a seed of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+
+from flux_bench.perf_input import request
+from flux_bench.pictures import encoded
+from flux_serving.contract.handed import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
+from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
+from flux_serving.contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
+from flux_serving.contract.tensors import DType, Tensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every request asks for. side: of a square, in pixels."""
+
+    side: int = 64
+    steps: int = 8
+
+
+#: One request as `--input-data` has it, by tensor name.
+Entry = Mapping[str, Mapping[str, Any]]
+
+#: Fewer, and one run would see some picture twice, which the response cache answers.
+FEWEST_PICTURES = 50
+
+#: What `flux_base` cannot do without, and what it does not assume.
+_HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
+
+
+def of_pictures(count: int, occasion: str, work: Work) -> list[Entry]:
+    """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
+    return [request(number, work.side, work.steps, occasion) for number in range(count)]
+
+
+def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[Entry]:
+    """For `flux_redux`, with a value for every input: perf_analyzer's shared memory leaves none out.
+
+    A negative prompt needs guidance beside it, so every step computes two rows: to be compared with the same requests
+    only. adapter: a LoRA that the server has.
+    """
+    given: dict[str, Any] = {
+        tensor.name: tensor.default for tensor in FLUX_REDUX.inputs if tensor.optional and tensor.default is not None
+    }
+    given |= {IMAGE_MASK.name: "", NEGATIVE_PROMPT.name: "", TRUE_CFG_SCALE.name: 1.5, NUM_IMAGES.name: 1}
+    given |= {LORA.name: adapter}
+    by_name = {tensor.name: tensor for tensor in FLUX_REDUX.inputs}
+    rest = {name: entry_of(by_name[name], by_name[name].array(value)) for name, value in given.items()}
+    return [{**rest, **pictures} for pictures in of_pictures(count, occasion, work)]
+
+
+def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
+    """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once."""
+    entries: list[Entry] = []
+    with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
+        for number, pictures in enumerate(of_pictures(count, occasion, work)):
+            image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
+            image.set_data_from_numpy(np.array([[encoded(number, occasion)]], dtype=object))
+            answer = client.infer(FLUX_PRIOR_REDUX.name, [image])
+            handed = {tensor.name: entry_of(tensor, answer.as_numpy(tensor.name)[0]) for tensor in _HANDED}
+            entries.append({**handed, **{name: value for name, value in pictures.items() if name != IMAGE.name}})
+    return entries
+
+
+def entry_of(tensor: Tensor, values: np.ndarray) -> dict[str, Any]:
+    """One tensor of a request, without the batch dimension: its bytes in base64, as they go over the wire."""
+    if tensor.dtype is DType.BYTES:
+        raw = b"".join(len(value).to_bytes(4, "little") + value for value in values.tolist())
+    else:
+        raw = np.ascontiguousarray(values, tensor.dtype.numpy_type).tobytes()
+    return {"content": {"b64": base64.b64encode(raw).decode()}, "shape": list(values.shape)}
+
+
+def write(file: Path, entries: Iterable[Entry]) -> Path:
+    file.write_text(json.dumps({"data": list(entries)}))
+    return file

@@ -1,0 +1,78 @@
+"""NVIDIA's perf_analyzer on the real server, as scripts/perf runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flux_perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
+from flux_perf.cases import BASE, GRPC, SEEN, Case, Data
+from flux_perf.inputs import FEWEST_PICTURES, Work
+from flux_perf.runs import Runner, Server
+from flux_serving.launch.server import TritonServer
+
+pytestmark = pytest.mark.live
+
+STREAM = Case("stream", "flux_stream", concurrency=4, streaming=True, parts=2)
+SHARED = Case("shared memory", "flux_redux", Data.EVERY_INPUT, shared_memory=True, parts=5)
+
+
+@pytest.fixture(scope="module")
+def perf_analyzer() -> Binary:
+    try:
+        return find_binary()
+    except NoBinary as error:
+        if glibc_version() < SOURCES[-1].glibc or "libb64" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture
+def runner(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> Runner:
+    return runner_of(perf_analyzer, demo_server, tmp_path, Work(side=64, steps=2))
+
+
+def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> Runner:
+    metrics = f"http://127.0.0.1:{server.options.metrics_port}/metrics"
+    measured = Server(server.grpc_url, server.http_url, metrics, adapter="greyscale")
+    return Runner(perf_analyzer, measured, folder, FEWEST_PICTURES, work)
+
+
+def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: Runner, tmp_path: Path) -> None:
+    measured = runner.measure(replace(GRPC, concurrency=4))
+    assert measured.error == ""
+    assert measured.summary is not None
+    assert measured.summary.requests == measured.summary.pictures == FEWEST_PICTURES
+    assert measured.failed == 0
+    assert (measured.inside.cache_misses, measured.inside.cache_hits) == (FEWEST_PICTURES, 0)
+    sent = json.loads((tmp_path / "pictures.json").read_text())["data"]
+    assert len({entry["IMAGE"]["content"]["b64"] for entry in sent}) == FEWEST_PICTURES
+
+    inside = measured.inside
+    assert 0 < inside.prior_s < measured.summary.mean_s
+    assert 0 < inside.denoise_s + inside.decode_s < measured.summary.mean_s
+
+    again = runner.measure(replace(SEEN, concurrency=4))
+    assert (again.inside.cache_misses, again.inside.cache_hits, again.failed) == (0, FEWEST_PICTURES, 0)
+
+
+@pytest.mark.parametrize(
+    "case", [replace(GRPC, protocol="http", parts=5), replace(GRPC, rate=5.0, parts=5), STREAM, SHARED, BASE]
+)
+def test_every_way_to_ask_is_answered_with_pictures(runner: Runner, case: Case) -> None:
+    measured = runner.measure(case)
+    assert (measured.error, measured.failed) == ("", 0)
+    assert measured.summary is not None
+    assert measured.summary.pictures == measured.asked >= FEWEST_PICTURES // case.parts
+    assert (measured.summary.first_s is not None) == case.streaming
+    assert measured.inside.denoise_s > 0
+
+
+def test_what_the_server_refuses_is_told(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> None:
+    measured = runner_of(perf_analyzer, demo_server, tmp_path, Work(side=63, steps=2)).measure(GRPC)
+    assert "HEIGHT=63" in measured.error
+    assert measured.summary is None
+    assert measured.failed == FEWEST_PICTURES
