@@ -58,7 +58,9 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"{server}.log").open("ab") as log:
         if server == "ours":
-            options = ServerOptions(ROOT / "model_repository", CHECKPOINTS, "cpu", (), "127.0.0.1", *free_ports())
+            http, grpc, metrics = free_ports()
+            ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+            options = ServerOptions(ROOT / "model_repository", CHECKPOINTS, **ports)
             with TritonServer(options, log) as ours:
                 ours.wait_until_ready(START_S)
                 yield Running(
