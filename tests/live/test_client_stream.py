@@ -11,6 +11,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,8 @@ def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tm
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # Where tests run in the background of a shell, it is ignored, and so it would be there.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as command:
         limit = time.monotonic() + 60
         while not list(tmp_path.glob("seen/*")) and time.monotonic() < limit:
