@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="few narrow blocks and small pictures")
     given = parser.parse_args()
     device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {given.device}: torch {torch.__version__} finds no GPU here")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
     cases = [(64, 1), (64, 2)] if given.tiny else CASES
