@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from flux_documents import replaced
 from flux_perf.binary import NoBinary, find_binary
 from flux_perf.inputs import FEWEST_PICTURES, Work
 from flux_perf.report import TITLES, sections
-from flux_perf.runs import Results, Runner, Server
+from flux_perf.runs import LEFT, Results, Runner
+from flux_perf.servers import NoServer, Server, check
 from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_on_signals, free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
@@ -39,7 +39,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--side", type=int, default=Work.side, help="of the pictures asked for, in pixels; default: 64")
     parser.add_argument("--steps", type=int, default=Work.steps, help="of denoising; default: 8")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder, emptied; default: out/perf")
+    parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder; default: out/perf")
     parser.add_argument("--docs", action="store_true", help="write docs/perf-analyzer.md's tables too")
     parser.add_argument("--render", type=Path, metavar="results.json", help="measure nothing: write from these results")
     options = parser.parse_args()
@@ -50,6 +50,11 @@ def read_options() -> argparse.Namespace:
     return options
 
 
+def named(options: argparse.Namespace) -> Server:
+    metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
+    return Server(options.url, options.http_url, metrics, options.adapter)
+
+
 @contextmanager
 def serving(options: argparse.Namespace) -> Iterator[Server]:
     """The server to measure: the one that was named, or one of our own on free ports of this machine.
@@ -57,8 +62,7 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
     Raises CannotStart.
     """
     if options.url:
-        metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
-        yield Server(options.url, options.http_url, metrics, options.adapter)
+        yield named(options)
         return
     expand(FOLDER)
     http, grpc, port = free_ports()
@@ -68,11 +72,20 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
         yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER)
 
 
+def cleared(folder: Path) -> None:
+    """Removes what an earlier measurement left there, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in (*LEFT, "results.json", "report.md", "triton.log"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
 def measured(options: argparse.Namespace) -> Results:
-    """Raises NoBinary, CannotStart."""
+    """Raises NoBinary, CannotStart, NoServer."""
     binary = find_binary()
-    shutil.rmtree(options.output, ignore_errors=True)
-    options.output.mkdir(parents=True)
+    if options.url:
+        check(named(options))
+    cleared(options.output)
     of_machine = machine(0)
     of_machine.pop("threads of each process")
     about = {"perf_analyzer": f"{binary.version}, on the same machine as the server"} | of_machine
@@ -113,7 +126,7 @@ def main() -> int:
     end_on_signals()
     try:
         results = measured(options)
-    except (NoBinary, CannotStart) as error:
+    except (NoBinary, CannotStart, NoServer) as error:
         print(f"scripts/perf: {error}", file=sys.stderr)
         return 1
     results.save(options.output / "results.json")

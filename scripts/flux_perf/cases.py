@@ -46,8 +46,8 @@ class Case:
     def load(self) -> str:
         return f"{self.concurrency} at a time" if self.rate is None else f"Poisson, {self.rate:.1f}/s"
 
-    def arguments(self, url: str, data: Path, count: int, export: Path, output_bytes: int) -> list[str]:
-        """url: host:port of this protocol. count: requests, each with an entry of its own in the data.
+    def arguments(self, url: str, data: Path, count: int, export: Path | None, output_bytes: int) -> list[str]:
+        """url: host:port of this protocol. count: requests; the data has an entry for each, or is gone through again.
 
         output_bytes: of shared memory for each output; the largest must fit.
         """
@@ -57,7 +57,8 @@ class Case:
             load += [f"--max-threads={OPEN_THREADS}"]
         return [
             *("-m", self.model, "-i", self.protocol, "-u", url),
-            *(f"--input-data={data}", f"--request-count={count}", f"--profile-export-file={export}"),
+            *(f"--input-data={data}", f"--request-count={count}"),
+            *([f"--profile-export-file={export}"] if export else []),
             *load,
             *(["--shared-memory=system", f"--output-shared-memory-size={output_bytes}"] if self.shared_memory else []),
             *(["--streaming"] if self.streaming else []),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flux_perf.servers import fetched
 from flux_serving.contract.metrics import DECODE_SECONDS, JOB_SECONDS, QUEUE_SECONDS
 from flux_serving.contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, IMAGE_ENCODE
 
@@ -17,9 +17,8 @@ _LINE = re.compile(r'^(\w+)\{(?:.*,)?model="([^"]*)".*\} (\S+)$')
 
 
 def read_counters(metrics_url: str) -> Counters:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(metrics_url, timeout=30) as response:
-        return parse_counters(response.read().decode())
+    """Raises NoServer."""
+    return parse_counters(fetched(metrics_url))
 
 
 def parse_counters(text: str) -> Counters:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
 
 from flux_bench.perf_input import request
 from flux_bench.pictures import encoded
+from flux_perf.servers import NoServer
 from flux_serving.contract.handed import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
 from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
 from flux_serving.contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
@@ -33,6 +35,12 @@ Entry = Mapping[str, Mapping[str, Any]]
 
 #: Fewer, and one run would see some picture twice, which the response cache answers.
 FEWEST_PICTURES = 50
+
+#: Characters of the file of contexts at most: with FLUX.1's 16 MB each, sixty would make a file of 1 GB. Fewer are
+#: then sent again and again, which no cache answers: only `flux_prior_redux` has one.
+LARGEST_FILE = 256 * 2**20
+#: Characters of a request beyond which it is not exported: perf_analyzer writes every number of it out, each time.
+LARGEST_EXPORTED = 2**20
 
 #: What `flux_base` cannot do without, and what it does not assume.
 _HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
@@ -60,16 +68,31 @@ def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[
 
 
 def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
-    """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once."""
+    """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once; fewer where that many
+    would go beyond LARGEST_FILE. Raises NoServer.
+    """
     entries: list[Entry] = []
+    size = 0
     with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
         for number, pictures in enumerate(of_pictures(count, occasion, work)):
             image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
             image.set_data_from_numpy(np.array([[encoded(number, occasion)]], dtype=object))
-            answer = client.infer(FLUX_PRIOR_REDUX.name, [image])
+            try:
+                answer = client.infer(FLUX_PRIOR_REDUX.name, [image])
+            except InferenceServerException as error:
+                raise NoServer(f"{FLUX_PRIOR_REDUX.name} at {grpc_url}: {error.message()}") from error
             handed = {tensor.name: entry_of(tensor, answer.as_numpy(tensor.name)[0]) for tensor in _HANDED}
-            entries.append({**handed, **{name: value for name, value in pictures.items() if name != IMAGE.name}})
+            entry = {**handed, **{name: value for name, value in pictures.items() if name != IMAGE.name}}
+            size += size_of(entry)
+            if entries and size > LARGEST_FILE:
+                break
+            entries.append(entry)
     return entries
+
+
+def size_of(entry: Entry) -> int:
+    """Characters of its tensors in base64."""
+    return sum(len(tensor["content"]["b64"]) for tensor in entry.values() if "b64" in tensor["content"])
 
 
 def entry_of(tensor: Tensor, values: np.ndarray) -> dict[str, Any]:

@@ -16,19 +16,12 @@ from flux_perf.cases import GRPC, OPEN_THREADS, TURNS, Case, Data, closed, opene
 from flux_perf.counters import Inside, growth, inside, read_counters
 from flux_perf.export import Summary, printed, read_export, summed_up
 from flux_perf.inputs import Work
+from flux_perf.servers import Server
 
-#: Seconds that one run may take.
-TIMEOUT_S = 300.0
-
-
-@dataclass(frozen=True)
-class Server:
-    """grpc, http: host:port; http None: not measured. adapter: a LoRA that it has, None: there is none."""
-
-    grpc: str
-    http: str | None
-    metrics_url: str
-    adapter: str | None = None
+#: Seconds that one run may take: to begin, and for each of its requests.
+START_S, REQUEST_S = 300.0, 30.0
+#: What a run leaves in its folder.
+LEFT = ("[0-9]*-flux_*.export.json", "[0-9]*-flux_*.txt", "pictures.json", "every-input.json", "contexts.json")
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,8 @@ class Runner:
 
     def __init__(self, binary: Binary, server: Server, folder: Path, count: int, work: Work) -> None:
         """count: requests of one run, each with a picture of its own; some cases ask half as many."""
-        self._binary, self._server, self._folder = binary, server, folder
+        self.server = server
+        self._binary, self._folder = binary, folder
         self._count, self._work = count, work
         # A picture that PNG cannot make smaller, and what is written into it beside.
         self._output_bytes = 3 * work.side**2 + 2**16
@@ -84,10 +78,12 @@ class Runner:
         self._word = secrets.token_hex(4)
         self._number = 0
         self._last = folder / "pictures.json"
+        # Contexts of FLUX.1's size have 16 MB, and would be exported as several times that.
+        self._are_contexts_exported = True
 
     def all_ways(self) -> list[Measured]:
         """Closed loops, and then open ones at rates that the server can bear."""
-        server = self._server
+        server = self.server
         cases = closed(has_adapter=server.adapter is not None, has_http=server.http is not None)
         measured = [self.measure(case) for case in cases]
         busiest = next(one for one in reversed(measured) if one.name == GRPC.name)
@@ -108,31 +104,34 @@ class Runner:
     def measure(self, case: Case) -> Measured:
         self._number += 1
         stem = f"{self._number:02}-{case.model}"
-        export = self._folder / f"{stem}.export.json"
         data = self._data(case, stem)
-        url = self._server.grpc if case.protocol == "grpc" else str(self._server.http)
+        is_exported = not case.shared_memory and (case.data is not Data.CONTEXTS or self._are_contexts_exported)
+        export = self._folder / f"{stem}.export.json" if is_exported else None
+        url = self.server.grpc if case.protocol == "grpc" else str(self.server.http)
         asked = self._count // case.parts
         command = [str(self._binary.path), *case.arguments(url, data, asked, export, self._output_bytes)]
-        before = read_counters(self._server.metrics_url)
-        said, error = self._run(command, self._folder / f"{stem}.txt")
+        before = read_counters(self.server.metrics_url)
+        said, error = self._run(command, self._folder / f"{stem}.txt", START_S + asked * REQUEST_S)
         # Triton counts a request just after it has answered.
         time.sleep(0.2)
-        grown = growth(before, read_counters(self._server.metrics_url))
+        grown = growth(before, read_counters(self.server.metrics_url))
         summary = None
         if not error:
-            summary = printed(said, case.concurrency) if case.shared_memory else summed_up(read_export(export))
+            summary = summed_up(read_export(export)) if export else printed(said, case.concurrency)
             # An open loop sends a few more.
             asked = max(asked, summary.requests)
         print(f"{case.name}, {case.load}: {f'{summary.images_per_s:.2f} images/s' if summary else error}", flush=True)
         return Measured(case.name, case.load, 0, asked, summary, inside(grown, case.model), error)
 
     def _data(self, case: Case, stem: str) -> Path:
-        count, work, server, word = self._count, self._work, self._server, f"{self._word} {stem}"
+        count, work, server, word = self._count, self._work, self.server, f"{self._word} {stem}"
         if case.data is Data.CONTEXTS:
             file = self._folder / "contexts.json"
-            return (
-                file if file.exists() else inputs.write(file, inputs.of_contexts(count, self._word, work, server.grpc))
-            )
+            if not file.exists():
+                contexts = inputs.of_contexts(count, self._word, work, server.grpc)
+                self._are_contexts_exported = inputs.size_of(contexts[0]) <= inputs.LARGEST_EXPORTED
+                inputs.write(file, contexts)
+            return file
         if case.is_seen:
             return self._last
         if case.data is Data.EVERY_INPUT:
@@ -142,7 +141,7 @@ class Runner:
         # An open loop sends some more requests than it was told to, and they too must be new.
         return inputs.write(self._last, inputs.of_pictures(count + (OPEN_THREADS if case.rate else 0), word, work))
 
-    def _run(self, command: list[str], file: Path) -> tuple[str, str]:
+    def _run(self, command: list[str], file: Path, timeout_s: float) -> tuple[str, str]:
         """What it printed, which is kept in the file, and what went wrong or nothing."""
         try:
             ended = subprocess.run(
@@ -153,10 +152,10 @@ class Runner:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=TIMEOUT_S,
+                timeout=timeout_s,
             )
         except subprocess.TimeoutExpired:
-            return "", f"not done after {TIMEOUT_S:g} s"
+            return "", f"not done after {timeout_s:g} s"
         said = ended.stdout + ended.stderr
         file.write_text(said)
         return said, f"exit status {ended.returncode}: {said.strip()[-300:]}" if ended.returncode else ""

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from flux_perf import inputs
 from flux_perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
 from flux_perf.cases import BASE, GRPC, SEEN, Case, Data
 from flux_perf.inputs import FEWEST_PICTURES, Work
-from flux_perf.runs import Runner, Server
+from flux_perf.runs import Runner
+from flux_perf.servers import NoServer, Server, check
 from flux_serving.launch.server import TritonServer
 
 pytestmark = pytest.mark.live
@@ -35,10 +37,13 @@ def runner(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> 
     return runner_of(perf_analyzer, demo_server, tmp_path, Work(side=64, steps=2))
 
 
-def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> Runner:
+def server_of(server: TritonServer) -> Server:
     metrics = f"http://127.0.0.1:{server.options.metrics_port}/metrics"
-    measured = Server(server.grpc_url, server.http_url, metrics, adapter="greyscale")
-    return Runner(perf_analyzer, measured, folder, FEWEST_PICTURES, work)
+    return Server(server.grpc_url, server.http_url, metrics, adapter="greyscale")
+
+
+def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> Runner:
+    return Runner(perf_analyzer, server_of(server), folder, FEWEST_PICTURES, work)
 
 
 def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: Runner, tmp_path: Path) -> None:
@@ -76,3 +81,27 @@ def test_what_the_server_refuses_is_told(perf_analyzer: Binary, demo_server: Tri
     assert "HEIGHT=63" in measured.error
     assert measured.summary is None
     assert measured.failed == FEWEST_PICTURES
+
+
+def test_contexts_as_large_as_flux1s_are_few_and_are_not_exported(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry,) = inputs.of_contexts(1, "x", Work(side=64, steps=2), runner.server.grpc)
+    monkeypatch.setattr(inputs, "LARGEST_FILE", 3 * inputs.size_of(entry))
+    monkeypatch.setattr(inputs, "LARGEST_EXPORTED", inputs.size_of(entry) - 1)
+    measured = runner.measure(replace(BASE, parts=5))
+    assert (measured.error, measured.failed) == ("", 0)
+    assert measured.summary is not None
+    assert measured.summary.requests == measured.asked == FEWEST_PICTURES // 5
+    assert 0 < measured.inside.denoise_s < measured.summary.mean_s
+    assert len(json.loads((tmp_path / "contexts.json").read_text())["data"]) == 3
+    assert not list(tmp_path.glob("*.export.json"))
+
+
+def test_each_door_of_the_server_is_tried_before_anything_is_measured(demo_server: TritonServer) -> None:
+    server = server_of(demo_server)
+    check(server)
+    with pytest.raises(NoServer, match=f"http://{server.grpc}/v2/health/ready: "):
+        check(replace(server, http=server.grpc))
+    with pytest.raises(NoServer, match="no metrics of Triton"):
+        check(replace(server, metrics_url=f"http://{server.http}/v2"))

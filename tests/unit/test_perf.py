@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from flux_perf import __main__ as command
 from flux_perf import binary, inputs, report
 from flux_perf.binary import Binary, NoBinary, Source
 from flux_perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
@@ -20,11 +22,15 @@ from flux_perf.counters import Inside, growth, inside, parse_counters
 from flux_perf.export import Summary, percentile, printed, read_export, summed_up
 from flux_perf.inputs import FEWEST_PICTURES, Work
 from flux_perf.runs import Measured, Results
+from flux_perf.servers import NoServer, Server, check
 from flux_serving.contract.handed import CONTEXT
-from flux_serving.contract.models import FLUX_REDUX
+from flux_serving.contract.models import FLUX_BASE, FLUX_REDUX
 from flux_serving.contract.tensors import DType
+from flux_serving.launch.processes import free_ports
+from flux_serving.settings import ModelSettings
 
 RECORDED = Path(__file__).resolve().parent / "recorded"
+MODEL_ANALYZER = Path(__file__).resolve().parents[2] / "deploy" / "model-analyzer" / "config.yaml"
 WORK = Work(side=64, steps=8)
 
 
@@ -279,15 +285,67 @@ def test_a_script_on_path_is_no_binary_and_an_old_glibc_has_no_wheel(
 
 
 def test_what_was_unpacked_before_is_used_again(tmp_path: Path) -> None:
-    source = Source("some-1.0", (2, 34), ("some==1.0",), "bin/perf_analyzer", ("lib",))
+    source = Source("some-1.0", "1.0", (2, 34), ("some==1.0",), "bin/perf_analyzer", ("lib",))
     (tmp_path / "some-1.0" / "bin").mkdir(parents=True)
-    file = stand_in(tmp_path / "some-1.0" / "bin", "Perf Analyzer Version 1.0")
+    file = stand_in(tmp_path / "some-1.0" / "bin", "Perf Analyzer Version 0.0.0 (commit 3a49a23)")
     found = binary.from_wheels(source, tmp_path)
     assert found == Binary(file, "1.0", (tmp_path / "some-1.0" / "lib",))
     assert found.environment["LD_LIBRARY_PATH"].split(":")[0] == str(tmp_path / "some-1.0" / "lib")
+
+
+def test_the_wheels_version_counts_where_the_binary_says_another(tmp_path: Path) -> None:
+    """That of perf-analyzer 2.60.0 says 0.0.0, and so the commit is all that tells one on PATH from another."""
+    said = "Perf Analyzer Version 0.0.0 (commit 3a49a23)"
+    assert binary.tried(stand_in(tmp_path, said)).version == "0.0.0 (commit 3a49a23)"
+    (tmp_path / "some-2.60.0").mkdir()
+    stand_in(tmp_path / "some-2.60.0", said)
+    source = Source("some-2.60.0", "2.60.0", (2, 38), ("some==2.60.0",), "perf_analyzer")
+    assert binary.from_wheels(source, tmp_path).version == "2.60.0"
 
 
 def test_the_newest_wheel_is_for_the_newest_glibc() -> None:
     assert [source.glibc for source in binary.SOURCES] == [(2, 38), (2, 34)]
     assert binary.parsed("2.36") == (2, 36) < binary.SOURCES[0].glibc
     assert binary.parsed("2.9.1") == (2, 9)
+
+
+def test_of_a_folder_only_what_an_earlier_run_left_is_removed(tmp_path: Path) -> None:
+    theirs = ["thesis.txt", "2026-flux.txt", "x.export.json", "src/report.md"]
+    ours = ["07-flux_redux.export.json", "107-flux_base.txt", "contexts.json", "pictures.json", "results.json"]
+    (tmp_path / "src").mkdir()
+    for name in theirs + ours:
+        (tmp_path / name).touch()
+    command.cleared(tmp_path)
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == sorted(theirs)
+
+
+def test_a_server_that_is_not_there_is_told_in_a_line_and_the_last_report_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports(1)
+    (tmp_path / "report.md").touch()
+    monkeypatch.setattr(command, "find_binary", lambda: Binary(tmp_path / "perf_analyzer", "2.51.0"))
+    monkeypatch.setattr(command, "end_on_signals", lambda: None)
+    monkeypatch.setattr("sys.argv", ["scripts/perf", "--url", f"127.0.0.1:{port}", "--output", str(tmp_path)])
+    assert command.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"scripts/perf: gRPC at 127.0.0.1:{port}: ")
+    assert "Traceback" not in said
+    assert (tmp_path / "report.md").exists()
+
+
+def test_an_address_without_a_port_is_no_server() -> None:
+    with pytest.raises(NoServer, match="gRPC at nonsense"):
+        check(Server("nonsense", None, "http://:8002/metrics"))
+
+
+def test_model_analyzer_searches_among_what_flux_base_can_be_set_to() -> None:
+    """Each name is a parameter of its config.pbtxt, and the engine reads each value."""
+    config = yaml.safe_load(MODEL_ANALYZER.read_text())
+    (searched,) = config["profile_models"].items()
+    assert searched[0] == FLUX_BASE.name
+    parameters = searched[1]["model_config_parameters"]["parameters"]
+    assert parameters
+    for name, values in parameters.items():
+        for value in values["string_value"]:
+            ModelSettings.from_config(FLUX_BASE, {"parameters": {name: {"string_value": value}}})
