@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.request
 from dataclasses import dataclass
 
@@ -49,5 +50,5 @@ def fetched(url: str) -> str:
     try:
         with direct.open(url, timeout=_TIMEOUT_S) as response:
             return str(response.read().decode())
-    except (OSError, ValueError) as error:  # ValueError: no URL
-        raise NoServer(f"{url}: {error}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL
+        raise NoServer(f"{url}: {type(error).__name__}: {error!s:.200}") from error
