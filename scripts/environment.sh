@@ -1,6 +1,8 @@
-# Sourced by the other scripts: sets ROOT, and makes a virtual environment with what is named in pyproject.toml.
+# Sourced by the other scripts: sets ROOT, and makes virtual environments with what pyproject.toml names.
 #
 # use_environment FOLDER EXTRAS   makes FOLDER if it is missing or out of date, and sets PYTHON to its interpreter
+# show_help MODULE ARGUMENTS...   if an argument is -h or --help, prints the comment at the top of the script and
+#                                 MODULE's options (MODULE imports only the standard library), and exits; MODULE may be ""
 #
 # PYTHON_BASE: the interpreter to make it with, 3.10 to 3.13; default: python3. TORCH: the torch to install; default:
 # torch==2.13.0, which is what the figures in the documents were measured with.
@@ -25,4 +27,17 @@ use_environment() {
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$torch"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]"
     echo "$wanted" >"$folder/made-from"
+}
+
+show_help() {
+    local module="$1" argument
+    shift
+    for argument in "$@"; do
+        if [ "$argument" = -h ] || [ "$argument" = --help ]; then
+            sed -n '2,${/^#/!q; s/^# \{0,1\}//; p}' "$0"
+            [ -z "$module" ] && exit
+            echo
+            exec env PYTHONPATH="$ROOT/scripts:$ROOT/serving" "${PYTHON_BASE:-python3}" -m "$module" "$@"
+        fi
+    done
 }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from flux_serving.weights import BaseWeights
 
+pytest_plugins = ["skips"]
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = demo_checkpoints(ROOT / "checkpoints/demo")
 

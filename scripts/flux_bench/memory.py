@@ -6,7 +6,6 @@ the real server.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from flux_bench import memory_report as report
 from flux_bench.callers import open_caller
 from flux_bench.checkpoint import CHECKPOINTS, FOLDER, ROOT
 from flux_bench.memory_report import Loaded, Part
+from flux_bench.options import read_memory_options
 from flux_bench.pictures import encoded
 from flux_bench.plan import MODES, Wish
 from flux_bench.processes import resident_bytes
@@ -98,9 +98,7 @@ def resident_after_every_mode() -> dict[str, list[int]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench memory", description=__doc__)
-    parser.add_argument("--docs", action="store_true", help="write docs/memory.md's tables too")
-    options = parser.parse_args()
+    options = read_memory_options()
     end_on_signals()
     expand(FOLDER)
     parts, loaded = demo()

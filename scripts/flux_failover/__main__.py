@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from flux_client import FAIL_OVER, RetryPolicy
 from flux_demo.folders import demo_checkpoints
 from flux_failover.doors import DOORS
+from flux_failover.options import read_options
 from flux_failover.play import play
 from flux_failover.replica import Replica
 
@@ -19,11 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/failover", description=__doc__)
-    parser.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="default: all")
-    parser.add_argument("--no-retry", action="store_true", help="show what callers see who never ask again")
-    parser.add_argument("--callers", type=int, default=6, help="default: 6")
-    given = parser.parse_args()
+    given = read_options()
     retry = RetryPolicy(attempts=1) if given.no_retry else FAIL_OVER
     pictures = [path.read_bytes() for path in sorted((ROOT / "scripts/flux_demo/unseen").glob("*.png"))]
     lost = 0

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from flux_failover.options import NAMES
 from flux_failover.replica import Replica
 from flux_serving.launch.processes import free_ports
 
@@ -49,7 +50,7 @@ def envoy(replicas: Sequence[Replica], folder: Path) -> Iterator[str]:
         yield url
 
 
-DOORS: dict[str, Door] = {"client": client, "haproxy": haproxy, "envoy": envoy}
+DOORS: dict[str, Door] = dict(zip(NAMES, (client, haproxy, envoy), strict=True))
 
 
 def _at(port: int) -> str:

@@ -13,7 +13,8 @@ from flux_bench.machine import machine
 from flux_demo.asset import expand
 from flux_documents import replaced
 from flux_perf.binary import NoBinary, find_binary
-from flux_perf.inputs import FEWEST_PICTURES, Work
+from flux_perf.inputs import Work
+from flux_perf.options import read_options
 from flux_perf.report import TITLES, sections
 from flux_perf.runs import LEFT, Results, Runner
 from flux_perf.servers import NoServer, Server, check
@@ -25,29 +26,6 @@ PAGE = ROOT / "docs" / "perf-analyzer.md"
 START_S = 300.0
 #: A LoRA of the demo checkpoint.
 ADAPTER = "greyscale"
-
-
-def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/perf", description=__doc__)
-    parser.add_argument("--url", help="HOST:PORT of gRPC of a server that runs; default: starts one with the demo's")
-    parser.add_argument("--http-url", help="HOST:PORT of its HTTP; without it HTTP is not measured")
-    parser.add_argument("--metrics-url", help="of its metrics; default: http://HOST:8002/metrics")
-    parser.add_argument("--adapter", help="a LoRA of it, for shared memory; without one that is not measured")
-    parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
-    parser.add_argument(
-        "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"
-    )
-    parser.add_argument("--side", type=int, default=Work.side, help="of the pictures asked for, in pixels; default: 64")
-    parser.add_argument("--steps", type=int, default=Work.steps, help="of denoising; default: 8")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder; default: out/perf")
-    parser.add_argument("--docs", action="store_true", help="write docs/perf-analyzer.md's tables too")
-    parser.add_argument("--render", type=Path, metavar="results.json", help="measure nothing: write from these results")
-    options = parser.parse_args()
-    if options.requests < FEWEST_PICTURES:
-        parser.error(f"--requests {options.requests}, expected {FEWEST_PICTURES} or more")
-    if options.rounds < 1:
-        parser.error(f"--rounds {options.rounds}, expected 1 or more")
-    return options
 
 
 def named(options: argparse.Namespace) -> Server:

@@ -15,6 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from flux_bench.perf_input import request
 from flux_bench.pictures import encoded
+from flux_perf.options import SIDE, STEPS
 from flux_perf.servers import NoServer
 from flux_serving.contract.handed import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
 from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
@@ -26,15 +27,12 @@ from flux_serving.contract.tensors import DType, Tensor
 class Work:
     """What every request asks for. side: of a square, in pixels."""
 
-    side: int = 64
-    steps: int = 8
+    side: int = SIDE
+    steps: int = STEPS
 
 
 #: One request as `--input-data` has it, by tensor name.
 Entry = Mapping[str, Mapping[str, Any]]
-
-#: Fewer, and one run would see some picture twice, which the response cache answers.
-FEWEST_PICTURES = 50
 
 #: Characters of the file of contexts at most: with FLUX.1's 16 MB each, sixty would make a file of 1 GB. Fewer are
 #: then sent again and again, which no cache answers: only `flux_prior_redux` has one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from flux_documents import replaced
 from flux_quality.control import CONTROLS
 from flux_quality.editing import EDITING
 from flux_quality.gallery import Finding, Gallery, spread
+from flux_quality.options import read_options
 from flux_quality.questions import QUESTIONS
 from flux_serving.errors import FluxError
 from flux_serving.launch.processes import end_on_signals
@@ -31,18 +31,6 @@ PAGES = {
 ASKED = QUESTIONS | CONTROLS | EDITING
 #: Held-out pictures that are asked about.
 SOURCES = 200
-
-
-def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/measure_demo", description=__doc__)
-    parser.add_argument("questions", nargs="*", default=list(ASKED), help=f"default: {' '.join(ASKED)}")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the pictures' package")
-    parser.add_argument("--output", type=Path, default=ROOT / "out" / "quality", help="default: out/quality")
-    parser.add_argument("--docs", action="store_true", help="write the tables and sheets of the docs, too")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.questions) - set(ASKED):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; expected some of: {', '.join(ASKED)}")
-    return chosen
 
 
 def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
@@ -63,6 +51,13 @@ def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
 
 def main() -> int:
     chosen = read_options()
+    chosen.questions = chosen.questions or list(ASKED)
+    if unknown := set(chosen.questions) - set(ASKED):
+        print(
+            f"scripts/measure_demo: unknown: {', '.join(sorted(unknown))}; expected: {', '.join(ASKED)}",
+            file=sys.stderr,
+        )
+        return 2
     expand(CHECKPOINTS)
     trained_on, held_out = split(load_pictures(fetch_package(chosen.runs)))
     asked_about = [held_out[index] for index in spread(len(held_out), SOURCES)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from flux_simulation import capacity
+from flux_simulation.options import read_options
 from flux_simulation.report import draw, page, with_section
 from flux_simulation.study import everything, run_study
 
@@ -14,11 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate GPUs under load.")
-    parser.add_argument("--quick", action="store_true", help="few requests, into out/ instead of docs/")
-    parser.add_argument("--render", type=Path, metavar="RESULTS.json", help="run nothing, take these numbers")
-    parser.add_argument("--study", choices=("capacity",), help="this one alone, and its section of docs/scaling.md")
-    arguments = parser.parse_args()
+    arguments = read_options()
     requests = 1_000 if arguments.quick else 20_000
     if arguments.study:
         _write_section(capacity.section(run_study("capacity", capacity.capacity(requests)), requests), arguments.quick)

@@ -11,7 +11,8 @@ import pytest
 from flux_perf import inputs
 from flux_perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
 from flux_perf.cases import BASE, GRPC, SEEN, Case, Data
-from flux_perf.inputs import FEWEST_PICTURES, Work
+from flux_perf.inputs import Work
+from flux_perf.options import FEWEST_PICTURES
 from flux_perf.runs import Runner
 from flux_perf.servers import NoServer, Server, check
 from flux_serving.launch.server import TritonServer

@@ -20,7 +20,8 @@ from flux_perf.binary import Binary, NoBinary, Source
 from flux_perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
 from flux_perf.counters import Inside, growth, inside, parse_counters
 from flux_perf.export import Summary, percentile, printed, read_export, summed_up
-from flux_perf.inputs import FEWEST_PICTURES, Work
+from flux_perf.inputs import Work
+from flux_perf.options import FEWEST_PICTURES
 from flux_perf.runs import Measured, Results
 from flux_perf.servers import NoServer, Server, check
 from flux_serving.contract.handed import CONTEXT

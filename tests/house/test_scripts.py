@@ -1,0 +1,83 @@
+"""The entry points in scripts/: help without an environment, and tests that cannot be skipped unnoticed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: What scripts/test's shell functions call, besides the shell's own commands.
+COMMANDS = ("bash", "cat", "cut", "dirname", "grep", "id", "sed")
+
+
+@pytest.fixture(scope="module")
+def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that the scripts read before they make an environment."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for folder in ("scripts", "serving"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("asset", "unseen", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["test", "bench", "bench memory", "simulate", "train_demo", "measure_demo", "perf", "failover"],
+)
+def test_help_needs_no_environment(without_environments: Path, command: str) -> None:
+    script, *arguments = command.split()
+    done = subprocess.run(
+        [without_environments / "scripts" / script, *arguments, "--help"],
+        # A Python without the packages of the test environment.
+        env={"PATH": os.environ["PATH"], "PYTHON_BASE": f"{sys.base_prefix}/bin/python3"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"scripts/{script} " in done.stdout
+    assert not list(without_environments.glob(".venv*"))
+
+
+def test_without_the_programs_the_tests_to_be_skipped_are_named(tmp_path: Path) -> None:
+    for name in COMMANDS:
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        [ROOT / "scripts" / "test", "tools"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "scripts/test: tests of the web page will be skipped; apt-get install chromium" in done.stdout.splitlines()
+    assert "apt-get install prometheus" in done.stdout
+
+
+def test_an_unknown_argument_of_scripts_test_is_an_error() -> None:
+    done = subprocess.run([ROOT / "scripts" / "test", "unti"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected unit or tools\n")
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [
+        "import pytest\n\ndef test():\n    pytest.skip('x')\n",
+        "import pytest\npytest.skip('x', allow_module_level=True)\n",
+    ],
+    ids=["a test", "a module"],
+)
+@pytest.mark.parametrize(("ci", "status"), [("true", (1, 2)), ("", (0, 5))])
+def test_a_skip_fails_only_in_ci(tmp_path: Path, skipped: str, ci: str, status: tuple[int, ...]) -> None:
+    (tmp_path / "test_skipped.py").write_text(skipped)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "skips", "test_skipped.py"],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci, "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in status, done.stdout
+    assert ("counts as failed in CI: " in done.stdout) == (ci == "true")
