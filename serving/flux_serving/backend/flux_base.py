@@ -29,7 +29,7 @@ from flux_serving.contract.handed import PIXELS, REFUSALS
 from flux_serving.contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
 from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.tensors import Array
-from flux_serving.errors import Overloaded
+from flux_serving.errors import InvalidRequest, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
@@ -116,7 +116,8 @@ class FluxBaseModel:
     def _submit(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
         for tensor in REFUSALS:
             if refused := read_text(FLUX_BASE, tensor, values):
-                raise error_of(refused)
+                # Our models always add a code; a text without one was sent by the caller.
+                raise error_of(refused, without=InvalidRequest)
         # Read here although image_encode writes it: a wrong format must not cost a picture.
         parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
         parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)

@@ -35,8 +35,8 @@ def without_code(message: str) -> tuple[str, str | None]:
     return (found[1], found[2]) if found else (message, None)
 
 
-def error_of(message: str) -> FluxError:
-    """The error that `with_code` told; without a code it is the server's mistake."""
+def error_of(message: str, without: type[FluxError] = GenerationFailed) -> FluxError:
+    """Return the error that `with_code` described. without: the kind of an error whose message has no code."""
     words, code = without_code(message)
-    kind = next((kind for kind, its in CODES.items() if its == code), GenerationFailed)
+    kind = next((kind for kind, its in CODES.items() if its == code), without)
     return kind(words)
