@@ -30,6 +30,7 @@ DEMO = demo_checkpoints(ROOT / "checkpoints/demo")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
     parser.addoption("--device", default="cpu", help="where the engine of the unit tests computes, such as cuda")
+    parser.addoption("--attack-seconds", type=float, default=3, help="how long each attack runs (soak: 20)")
     parser.addoption("--hostile-inputs", type=int, default=600, help="generated hostile inputs (soak: 20000)")
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
 

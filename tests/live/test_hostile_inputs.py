@@ -6,23 +6,20 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
-from flux_client import FluxClient
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 from hostile.bodies import json_by_rest, multipart_by_rest, path_by_rest
 from hostile.cases import Answer, Hostile, Targets
 from hostile.images import image_by_grpc, image_by_rest
 from hostile.tensors import request_by_http, structure_by_grpc, values_by_grpc
-from pictures import drawn_picture
+from witnesses import HonestClient
 
 pytestmark = pytest.mark.live
 
@@ -38,40 +35,6 @@ def hostile_inputs(count: int) -> Iterator[Hostile]:
     """The i-th is the same at every run."""
     for index in range(count):
         yield MAKERS[index % len(MAKERS)](random.Random(index))
-
-
-class HonestClient(threading.Thread):
-    """Asks for the same image again and again; every answer must be the first one."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.images = 0
-        self.failures: list[str] = []
-        self._url = url
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        with FluxClient(self._url) as client:
-            expected = self._image(client)
-            while not self._ended.wait(0.1):
-                try:
-                    image = self._image(client)
-                except Exception as error:
-                    self.failures.append(f"{type(error).__name__}: {error}")
-                    continue
-                self.images += 1
-                if (difference := int(np.abs(image - expected).max())) > 1:
-                    self.failures.append(f"an image differs by {difference} levels")
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join(120)
-        assert not self.is_alive(), "the honest client hangs"
-
-    @staticmethod
-    def _image(client: FluxClient) -> np.ndarray:
-        (variation,) = client.redux(drawn_picture(1), num_inference_steps=3, seed=7, height=64, width=64)
-        return np.asarray(variation.image).astype(int)
 
 
 def test_hostile_inputs_get_their_own_right_codes_and_harm_nobody(

@@ -7,8 +7,6 @@ import base64
 import io
 import json
 import random
-import re
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +20,7 @@ from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from raw import engine_metrics, wait_until_healthy
+from witnesses import Pulse, resident
 
 pytestmark = pytest.mark.live
 
@@ -96,34 +95,6 @@ class Crowd:
         image = Image.open(io.BytesIO(base64.b64decode(picture)))
         recipe: dict[str, Any] = json.loads(image.getexif()[ExifTags.Base.ImageDescription])
         return "right" if recipe["seed"] == seed else "wrong"
-
-
-class Pulse(threading.Thread):
-    """Asks `/health` ten times a second, from a thread of its own."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.answers: list[tuple[int, float]] = []
-        self._url = url
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=30) as http:
-            while not self._ended.wait(0.1):
-                started = time.monotonic()
-                status = http.get("/health").status_code
-                self.answers.append((status, time.monotonic() - started))
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
-
-
-def resident(pid: int) -> int:
-    """Bytes."""
-    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def wait_until_idle(gateway: Gateway) -> None:

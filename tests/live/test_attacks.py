@@ -1,0 +1,80 @@
+"""While each attack runs, the gateway answers its health check and an honest client's images keep coming.
+
+`pytest -s tests/live/test_attacks.py --attack-seconds 20` prints the figures of a longer run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import TritonServer
+from hostile.attacks import ATTACKS
+from hostile.cases import Targets
+from raw import wait_until_healthy
+from witnesses import HonestClient, Pulse, private_memory
+
+pytestmark = pytest.mark.live
+
+#: Seconds that the health check may take for 99 of 100 times; generous, because machines of CI are noisy.
+HEALTH_P99_S = 1.0
+#: Bytes that all processes together may have grown by after an attack.
+GROWN_BYTES = 200e6
+
+
+@pytest.fixture(scope="module")
+def attacked(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Targets, Gateway]]:
+    """A gateway of its own, so that the others' limits stay unused."""
+    (port,) = free_ports(1)
+    log = tmp_path_factory.mktemp("attacked") / "gateway.log"
+    with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
+        wait_until_healthy(gateway)
+        targets = Targets(demo_server.grpc_url, demo_server.http_url, gateway.url)
+        yield targets, gateway
+        targets.close()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_disturbs_neither_the_health_check_nor_an_honest_client(
+    attacked: tuple[Targets, Gateway], demo_server: TritonServer, pytestconfig: pytest.Config, name: str
+) -> None:
+    targets, gateway = attacked
+    before = sum(private_memory(demo_server, gateway.pid).values())
+    honest, pulse = HonestClient(demo_server.grpc_url), Pulse(gateway.url)
+    honest.start()
+    pulse.start()
+    while not honest.images:
+        time.sleep(0.05)
+    images = honest.images
+    blows = ATTACKS[name].run(targets, pytestconfig.getoption("--attack-seconds"))
+    images = honest.images - images
+    pulse.end()
+    honest.end()
+    grown = sum(private_memory(demo_server, gateway.pid).values()) - before
+    seconds = sorted(seconds for _, seconds in pulse.answers)
+    p99 = seconds[len(seconds) * 99 // 100]
+    print(
+        f"{name:28} {blows:6} blows, health p99 {1000 * p99:6.0f} ms, {images:4} honest images, {grown / 1e6:+6.0f} MB"
+    )
+    assert blows > 0
+    assert not honest.failures, honest.failures[:10]
+    assert images > 0
+    assert {status for status, _ in pulse.answers} == {200}
+    assert p99 < HEALTH_P99_S
+    assert grown < GROWN_BYTES
+    assert demo_server.poll() is None
+
+
+def test_an_unknown_method_or_path_is_no_label(attacked: tuple[Targets, Gateway]) -> None:
+    targets, gateway = attacked
+    ATTACKS["unknown_methods_and_paths"].run(targets, 0.5)
+    page = httpx.get(f"{gateway.url}/metrics", timeout=10).text
+    assert "BREW" not in page
+    assert len(page.splitlines()) < 2000
+    assert Path(f"/proc/{gateway.pid}").exists()
