@@ -19,6 +19,7 @@ from flux_serving.contract import limits
 MOST_PARTIAL = 3
 #: How much an edit with a prompt changes, where it is not said.
 _EDIT_STRENGTH = 0.8
+_SIZE_FIELD = "size"
 
 
 def _size(value: object) -> object:
@@ -86,7 +87,7 @@ class GenerationsRequest(ImagesRequest):
     prompt: str = Field(min_length=1, max_length=limits.MAX_PROMPT_CHARACTERS)
 
     def wanted(self) -> Wanted:
-        return Wanted("text2img", (), {**self.knobs(), "prompt": self.prompt})
+        return Wanted("text2img", (), {**self.knobs(), "prompt": self.prompt}, _SIZE_FIELD)
 
 
 class VariationsRequest(ImagesRequest):
@@ -95,7 +96,7 @@ class VariationsRequest(ImagesRequest):
     image: PictureList = Field(min_length=1, max_length=limits.MAX_PICTURES)
 
     def wanted(self) -> Wanted:
-        return Wanted("redux", self.image, self.knobs())
+        return Wanted("redux", self.image, self.knobs(), _SIZE_FIELD)
 
 
 class EditsRequest(ImagesRequest):
@@ -118,4 +119,5 @@ class EditsRequest(ImagesRequest):
             "img2img",
             self.image,
             {**self.knobs(), "prompt": self.prompt, "strength": self.strength, "image_strength": steering},
+            _SIZE_FIELD,
         )
