@@ -83,8 +83,8 @@ class Desk:
         width, height = (wanted.knobs.get(name) or self.watch.native_side for name in ("width", "height"))
         return width, height
 
-    def _check_size(self, wanted: Wanted) -> None:
-        """Raises Refusal: 422, too many pixels."""
+    def checked_size(self, wanted: Wanted) -> tuple[int, int]:
+        """The same. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
             field = wanted.size_field or ("width" if wanted.knobs.get("width") else "height")
@@ -93,12 +93,13 @@ class Desk:
                 f"{field}: {width}x{height} has {width * height} pixels, expected at most {self._pixels}",
                 field,
             )
+        return width, height
 
     @contextmanager
     def _let_in(self, caller: Caller, wanted: Wanted) -> Iterator[Wanted]:
         """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
         self.watch.check(wanted.mode)
-        self._check_size(wanted)
+        self.checked_size(wanted)
         priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), caller.priority)
         with self._admission.admitted(caller):
             outcome = "cancelled"

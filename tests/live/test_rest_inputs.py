@@ -63,7 +63,7 @@ def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonSe
         app = make_app(Settings(pixels=64 * 128), AsyncFluxClient(demo_server.grpc_url))
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", timeout=60) as http,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=60) as http,
         ):
             while (await http.get("/health")).status_code != 200:
                 await asyncio.sleep(0.05)

@@ -347,7 +347,9 @@ def test_openais_package_sends_edits_in_its_forms_and_as_json() -> None:
 
     async def ask() -> None:
         async with gateway(transport) as http:
-            client = openai.AsyncOpenAI(api_key="any", base_url="http://gateway/v1", http_client=http, max_retries=0)
+            client = openai.AsyncOpenAI(
+                api_key="any", base_url=str(http.base_url.join("/v1")), http_client=http, max_retries=0
+            )
             await client.images.edit(image=RED, prompt="a")
             await client.images.edit(image=[RED, GREEN], prompt="a")
             await client.images.edit(image=io.BytesIO(RED), prompt="a", size=None, model=None)
