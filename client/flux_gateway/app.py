@@ -22,12 +22,14 @@ from flux_gateway.content_filter import ContentFilter, content_filter
 from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
 from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.head_requests import HeadRequests
 from flux_gateway.jobs.job import Job
 from flux_gateway.jobs.routes import jobs
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import Keys
 from flux_gateway.metrics import Metrics
 from flux_gateway.openai_images.bodies import error_body
+from flux_gateway.openai_images.models import openai_models
 from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
 from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
@@ -79,17 +81,19 @@ def make_app(
     )
     app.include_router(genserve(desk, settings.loras))
     app.include_router(openai_images(desk, results))
+    app.include_router(openai_models(desk))
     app.include_router(jobs(desk, runner, results))
     page = Page()
     app.include_router(page_files(page))
     _tell_about(app, desk, metrics, page)
     _refuse(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
     origins = [origin.strip() for origin in settings.origins.split(",")]
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +59,66 @@ def test_control_image_is_a_ready_map_and_input_image_a_photo_unless_control_kin
         assert np.array_equal(image_of(answer), np.asarray(expected[by_client])), given.keys()
 
 
-def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonServer) -> None:
-    async def ask() -> list[int]:
-        app = make_app(Settings(pixels=64 * 128), AsyncFluxClient(demo_server.grpc_url))
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", timeout=60) as http,
-        ):
-            while (await http.get("/health")).status_code != 200:
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(0.5)
-            text = {"prompt": "a", "num_inference_steps": 1}
-            sizes: list[dict[str, int]] = [{}, {"height": 128}, {"height": 144}, {"width": 144}]
-            return [(await http.post("/generate", json={**text, **size})).status_code for size in sizes]
+Caller = Callable[[str], httpx.AsyncClient]
 
-    assert asyncio.run(ask()) == [200, 200, 422, 422]
+
+def run(demo_server: TritonServer, settings: Settings, ask: Callable[[Caller], Awaitable[None]]) -> None:
+    """ask: gets a function that gives a caller, by its address, of a gateway in this process."""
+
+    async def asked() -> None:
+        app = make_app(settings, AsyncFluxClient(demo_server.grpc_url))
+
+        def caller(address: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app, client=(address, 1234))
+            return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60)
+
+        async with app.router.lifespan_context(app):
+            while (await caller("127.0.0.1").get("/health")).status_code != 200:
+                await asyncio.sleep(0.05)
+            # Meanwhile it learns the checkpoint's own size.
+            await asyncio.sleep(0.5)
+            await ask(caller)
+
+    asyncio.run(asked())
+
+
+def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonServer) -> None:
+    async def ask(caller: Caller) -> None:
+        text = {"prompt": "a", "num_inference_steps": 1}
+        sizes: list[dict[str, int]] = [{}, {"height": 128}, {"height": 144}, {"width": 144}]
+        statuses = [(await caller("10.0.0.1").post("/generate", json={**text, **size})).status_code for size in sizes]
+        assert statuses == [200, 200, 422, 422]
+
+    run(demo_server, Settings(pixels=64 * 128), ask)
+
+
+def test_a_flood_of_jobs_and_urls_costs_no_other_caller_a_result(demo_server: TritonServer) -> None:
+    text = {"prompt": "red apple", "num_inference_steps": 1}
+
+    async def ask(caller: Caller) -> None:
+        honest, hostile = caller("10.0.0.1"), caller("10.0.0.2")
+        body = {**text, "response_format": "url", "size": "64x64"}
+        job = (await honest.post("/v1/jobs", json=text)).json()["id"]
+        url = (await honest.post("/v1/images/generations", json=body)).json()["data"][0]["url"]
+        floods = [hostile.post("/v1/jobs", json=text) for _ in range(10)]
+        floods += [hostile.post("/v1/images/generations", json=body) for _ in range(10)]
+        statuses = [answer.status_code for answer in await asyncio.gather(*floods)]
+        assert statuses.count(429) == 16
+        await honest.get(f"/v1/jobs/{job}/events")
+        assert (await honest.get(f"/v1/jobs/{job}")).json()["status"] == "succeeded"
+        assert Image.open(io.BytesIO((await honest.get(url)).content)).size == (64, 64)
+        assert (await honest.post("/v1/images/generations", json=body)).status_code == 200
+
+    run(demo_server, Settings(results=8, results_per_caller=4), ask)
+
+
+def test_head_and_models_over_a_real_connection(gateway: Gateway) -> None:
+    with httpx.Client(base_url=gateway.url, timeout=60) as http:
+        body = {"prompt": "red apple", "num_inference_steps": 1, "response_format": "url"}
+        url = http.post("/v1/images/generations", json=body).json()["data"][0]["url"]
+        for path in (url, "/health", "/v1/models", "/", "/nothing", "/generate"):
+            by_head, by_get = http.head(path), http.get(path)
+            assert (by_head.status_code, by_head.content) == (by_get.status_code, b"")
+            assert by_head.headers["content-length"] == by_get.headers["content-length"]
+        ids = {model["id"] for model in http.get("/v1/models").json()["data"]}
+    assert ids == {"flux1-dev", "flux1-redux-dev"}
