@@ -123,8 +123,14 @@ _URL_SCHEMA: dict[str, Any] = {
 #: One encoded image; empty text is an empty image.
 ImageBytes = Annotated[bytes, BeforeValidator(_decode_only_image), WithJsonSchema(_TEXT_SCHEMA)]
 
-_ListedImage = Annotated[
-    bytes, BeforeValidator(_decode_listed_image), WithJsonSchema({"anyOf": [_TEXT_SCHEMA, _URL_SCHEMA]})
+_LIST_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"anyOf": [_TEXT_SCHEMA, _URL_SCHEMA]},
+    "maxItems": limits.MAX_PICTURES,
+}
+#: One or several encoded images, none of them empty. How many there are is not checked.
+ImageList = Annotated[
+    list[Annotated[bytes, BeforeValidator(_decode_listed_image)]],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, _LIST_SCHEMA]}),
 ]
-#: One or several encoded images, none of them empty.
-ImageList = Annotated[list[_ListedImage], BeforeValidator(_as_list)]

@@ -338,8 +338,10 @@ def test_an_image_of_an_edit_that_cannot_be_had_is_refused_with_a_reason(
 
 def test_a_mask_as_json_is_refused_as_one_in_a_form_is(service: Service) -> None:
     for mask in ({"image_url": data_url(RED)}, {"file_id": "a"}, data_url(RED)):
-        response, _ = service.ask("/v1/images/edits", json={"prompt": "a", "image": in_base64(RED), "mask": mask})
-        assert (response.status_code, response.json()["error"]["param"]) == (400, "mask")
+        for name in ("mask", "markup"):
+            body = {"prompt": "a", "image": in_base64(RED), name: mask}
+            response, _ = service.ask("/v1/images/edits", json=body)
+            assert (response.status_code, response.json()["error"]["param"]) == (400, name)
 
 
 def test_openais_package_sends_edits_in_its_forms_and_as_json() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageList
@@ -21,7 +21,6 @@ MOST_PARTIAL = 3
 #: How much an edit with a prompt changes, where it is not said.
 _EDIT_STRENGTH = 0.8
 _SIZE_FIELD = "size"
-_COUNT: dict[str, Any] = {"maxItems": limits.MAX_PICTURES}
 
 
 def _size(value: object) -> object:
@@ -37,14 +36,15 @@ def _size(value: object) -> object:
     return sides
 
 
+_SIZE_SCHEMA: dict[str, Any] = {"type": "string", "examples": ["1024x1024", "auto"]}
+
+
 class ImagesRequest(RequestBody):
     """What all three have. Unknown fields, and what only OpenAI's models have, such as `quality`, are ignored."""
 
     model: str | None = None
     n: int = Field(1, ge=1, le=limits.MAX_IMAGES)
-    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = Field(
-        None, json_schema_extra={"type": "string", "examples": ["1024x1024", "auto"]}
-    )
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] = None
     stream: bool = False
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
@@ -94,8 +94,8 @@ class GenerationsRequest(ImagesRequest):
 class ImagesOfImagesRequest(ImagesRequest):
     """What variations and edits have: images in `image`, or, as OpenAI's JSON has them, in `images`."""
 
-    image: ImageList = Field([], json_schema_extra=_COUNT)
-    images: ImageList = Field([], json_schema_extra=_COUNT)
+    image: ImageList = Field([])
+    images: ImageList = Field([])
 
     def all_images(self) -> list[bytes]:
         """Raises Refusal: 422, none or too many."""
@@ -117,15 +117,17 @@ class EditsRequest(ImagesOfImagesRequest):
     """`POST /v1/images/edits`: the first picture is changed, the others steer."""
 
     mask: object = None
+    markup: object = None
     prompt: str = Field(min_length=1, max_length=limits.MAX_PROMPT_CHARACTERS)
     #: high: what the pictures show counts beside the prompt; low: of the first only what is not changed.
     input_fidelity: Literal["high", "low"] = "low"
     strength: float = Field(_EDIT_STRENGTH, ge=0, le=1)
 
     def wanted(self) -> Wanted:
-        """Raises Refusal: 400, with a mask; 422, no image."""
-        if self.mask not in (None, ""):
-            raise Refusal(400, "mask: filling a masked part is not served here", "mask")
+        """Raises Refusal: 400, with a mask or markup; 422, no image."""
+        for name, value in (("mask", self.mask), ("markup", self.markup)):
+            if value not in (None, ""):
+                raise Refusal(400, f"{name}: changing marked parts is not supported", name)
         first = 1.0 if self.input_fidelity == "high" else 0.0
         images = self.all_images()
         steering = [first, *(1.0 for _ in images[1:])]
