@@ -22,15 +22,18 @@ from flux_gateway.content_filter import ContentFilter, content_filter
 from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
 from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.head_requests import HeadRequests
+from flux_gateway.jobs.job import Job
 from flux_gateway.jobs.routes import jobs
-from flux_gateway.jobs.shelf import Shelf
-from flux_gateway.kept import Kept
+from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import Keys
 from flux_gateway.metrics import Metrics
 from flux_gateway.openai_images.bodies import error_body
+from flux_gateway.openai_images.models import openai_models
 from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
 from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
+from flux_gateway.results import ResultStore
 from flux_gateway.settings import Settings
 from flux_gateway.tracing import TracedRequests, Tracing
 from flux_gateway.watch import Watch
@@ -54,16 +57,19 @@ def make_app(
     tracing = Tracing(settings.traces_url)
     filtering = filtering or content_filter(settings.content_filter)
     desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, metrics, filtering, settings.pixels)
-    shelf = Shelf(settings.jobs, settings.kept_bytes, settings.kept_s)
+    results = ResultStore(settings.result_limits)
+    runner = JobRunner(results)
     metrics.shows("in_work", "Generations in work.", lambda: admission.running)
-    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: len(shelf))
+    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: results.count(Job))
+    metrics.shows("result_bytes", "Bytes kept or reserved for results: jobs and URL images.", lambda: results.size)
     metrics.shows("ready", "1 where something can be served now.", lambda: watch.reason is None)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         async with watch.looking():
             yield
-        await shelf.close()
+        await runner.close()
+        results.close()
         await client.close()
         await asyncio.to_thread(tracing.close)
 
@@ -74,18 +80,20 @@ def make_app(
         lifespan=life,
     )
     app.include_router(genserve(desk, settings.loras))
-    app.include_router(openai_images(desk, Kept(settings.kept_bytes, settings.kept_s)))
-    app.include_router(jobs(desk, shelf))
+    app.include_router(openai_images(desk, results))
+    app.include_router(openai_models(desk))
+    app.include_router(jobs(desk, runner, results))
     page = Page()
     app.include_router(page_files(page))
     _tell_about(app, desk, metrics, page)
     _refuse(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, most=settings.body_bytes)
     origins = [origin.strip() for origin in settings.origins.split(",")]
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )

@@ -78,15 +78,28 @@ class Desk:
                         await self._content_filter.look(event)
                     yield event
 
+    def size_of(self, wanted: Wanted) -> tuple[int, int]:
+        """Width and height of the images that it results in: what is not asked for is the checkpoint's own."""
+        width, height = (wanted.knobs.get(name) or self.watch.native_side for name in ("width", "height"))
+        return width, height
+
+    def checked_size(self, wanted: Wanted) -> tuple[int, int]:
+        """The same. Raises Refusal: 422, too many pixels."""
+        width, height = self.size_of(wanted)
+        if width * height > self._pixels:
+            field = wanted.size_field or ("width" if wanted.knobs.get("width") else "height")
+            raise Refusal(
+                422,
+                f"{field}: {width}x{height} has {width * height} pixels, expected at most {self._pixels}",
+                field,
+            )
+        return width, height
+
     @contextmanager
     def _let_in(self, caller: Caller, wanted: Wanted) -> Iterator[Wanted]:
         """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
         self.watch.check(wanted.mode)
-        height, width = wanted.knobs.get("height"), wanted.knobs.get("width")
-        if height and width and height * width > self._pixels:
-            raise Refusal(
-                422, f"{width}x{height} has {width * height} pixels, expected at most {self._pixels}", "width"
-            )
+        self.checked_size(wanted)
         priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), caller.priority)
         with self._admission.admitted(caller):
             outcome = "cancelled"

@@ -15,12 +15,13 @@ class Wanted:
     """What to make, whichever API asked for it.
 
     images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them; None is
-    not sent.
+    not sent. size_field: the request's field that a too large size is reported for; None: `height` or `width`.
     """
 
     mode: ModeName
     images: Sequence[bytes] = field(default=(), repr=False)
     knobs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    size_field: str | None = None
 
     def with_knob(self, name: str, value: object) -> Wanted:
         """The same but for this."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from flux_gateway.form_fields import form_fields
 from flux_gateway.refusals import Refusal
-from flux_serving.contract import limits
 
 #: Fields and files of one form, and bytes of a field that is no file: one may be a picture in base64.
 _MOST_PARTS, _FIELD_BYTES = 100, 48 * 2**20
@@ -54,38 +52,12 @@ async def _json(request: Request) -> dict[str, Any]:
 
 
 async def _form(request: Request) -> dict[str, Any]:
-    """Files as their bytes; what comes several times, or is called `name[]`, as a list. Empty fields are not there."""
-    fields: dict[str, Any] = {}
+    """Files as their bytes."""
+    parts: list[tuple[str, str | bytes]] = []
     async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=_FIELD_BYTES) as form:
         for name, value in form.multi_items():
-            content = await value.read() if isinstance(value, UploadFile) else value
-            if content == "":
-                continue
-            if name.endswith("[]"):
-                fields.setdefault(name[:-2], []).append(content)
-            elif name in fields:
-                before = fields[name]
-                fields[name] = [*(before if isinstance(before, list) else [before]), content]
-            else:
-                fields[name] = content
-    return fields
-
-
-def _picture(value: object) -> object:
-    """base64, with or without the prefix of a data URL, or a file's bytes. It is never a path, however short."""
-    if isinstance(value, str):
-        text = value.strip()
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
-        try:
-            value = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError("expected a picture in base64, or a file") from None
-    if not isinstance(value, bytes):
-        raise ValueError("expected a picture in base64, or a file")
-    if len(value) > limits.MAX_PICTURE_BYTES:
-        raise ValueError(f"a picture of {len(value)} bytes, expected at most {limits.MAX_PICTURE_BYTES}")
-    return value
+            parts.append((name, await value.read() if isinstance(value, UploadFile) else value))
+    return dict(form_fields(parts))
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -107,19 +79,3 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
     """For OpenAPI: an operation whose body `read` reads. kinds: its media types."""
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema_of(model)} for kind in kinds}}}
-
-
-#: An encoded picture.
-PictureBytes = Annotated[
-    bytes,
-    BeforeValidator(_picture),
-    WithJsonSchema({"type": "string", "description": "base64, with or without `data:image/...;base64,`; or a file"}),
-]
-
-
-def _listed(value: object) -> object:
-    return value if isinstance(value, list) else [value]
-
-
-#: One or several of them.
-PictureList = Annotated[list[PictureBytes], BeforeValidator(_listed)]

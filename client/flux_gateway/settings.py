@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from flux_gateway.results import ResultLimits
 from flux_serving.errors import CannotStart
 from flux_serving.settings import LORA_VARIABLE
 
@@ -35,8 +36,6 @@ class Settings:
     body_bytes: int = 64 * 2**20
     #: Pixels of one picture asked for.
     pixels: int = 2048 * 2048
-    #: Jobs that are kept, with those that run.
-    jobs: int = 256
     #: Folder of LoRA adapters, to list them; without it, FLUX_LORA_PATH.
     loras: Path | None = None
     #: Entry point of the content filter; none: there is no filter.
@@ -48,9 +47,24 @@ class Settings:
     #: Origins that browsers may ask from, with commas between; `*` is all.
     origins: str = "*"
 
-    #: Seconds for which a picture can be fetched that is a job's or given by its URL, and bytes of all of either sort.
-    kept_s: float = 600.0
-    kept_bytes: int = 256 * 2**20
+    #: Seconds for which a result is kept: an ended job, or an image that is given by its URL.
+    result_s: float = 600.0
+    #: Results that are kept or in the making, and those of one caller; more are refused with 503 and 429.
+    results: int = 1024
+    results_per_caller: int = 256
+    #: Bytes of these results, and of those of one caller.
+    result_bytes: int = 512 * 2**20
+    result_bytes_per_caller: int = 128 * 2**20
+
+    @property
+    def result_limits(self) -> ResultLimits:
+        return ResultLimits(
+            count=self.results,
+            count_per_caller=self.results_per_caller,
+            bytes=self.result_bytes,
+            bytes_per_caller=self.result_bytes_per_caller,
+            seconds=self.result_s,
+        )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

@@ -1,15 +1,20 @@
-"""Whether Triton takes requests, and of which modes: looked at again and again, so that `/health` answers at once."""
+"""Whether Triton takes requests, of which modes and of which size: asked every second, so that `/health` is fast."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from typing import get_args
+
+from PIL import Image
 
 from flux_client import AsyncFluxClient, FluxError, ModeName, Unreachable
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
+from flux_serving.contract import limits
 
 #: Seconds between two looks, and that one may take.
 PAUSE_S, LOOK_S = 1.0, 2.0
@@ -19,11 +24,17 @@ LOADING, AWAY = "the models are loading", "the model server is not reachable"
 
 
 class Watch:
-    """modes: those that are served now. reason: why there are none."""
+    """State of the model server.
+
+    modes: those that are served now. reason: why there are none. native_side: pixels of a side of the image that a
+    request without a size gets; FLUX.1's until the server has been asked.
+    """
 
     def __init__(self, client: AsyncFluxClient) -> None:
         self.modes: list[ModeName] = []
         self.reason: str | None = LOADING
+        self.native_side = limits.FLUX_SIDE
+        self._knows_native_side = False
         self._client = client
         self._looks: deque[list[ModeName]] = deque(maxlen=LOOKS)
 
@@ -37,6 +48,18 @@ class Watch:
             reason = AWAY if is_away else f"the model server does not answer: {error}"
         self.modes = [mode for mode in get_args(ModeName) if any(mode in look for look in self._looks)]
         self.reason = None if self.modes else reason
+        if not self._looks[-1]:
+            # It may come back with another checkpoint.
+            self._knows_native_side = False
+        elif not self._knows_native_side:
+            await self._learn_native_side()
+
+    async def _learn_native_side(self) -> None:
+        """The contract has no query for it, but the edges of an image, without a size, have the checkpoint's size."""
+        with suppress(FluxError):
+            edges = await self._client.edges(_small_image(), timeout_s=LOOK_S)
+            self.native_side = max(edges.size)
+            self._knows_native_side = True
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
@@ -61,3 +84,10 @@ class Watch:
             raise Refusal(503, self.reason, retry_after_s=RETRY_AFTER_S)
         if mode not in self.modes:
             raise Refusal(400, f"{mode} is not served here; served: {', '.join(self.modes)}", "mode")
+
+
+@cache
+def _small_image() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (limits.MIN_SIDE, limits.MIN_SIDE)).save(buffer, "PNG")
+    return buffer.getvalue()

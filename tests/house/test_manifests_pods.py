@@ -164,8 +164,8 @@ def test_the_gateway_knows_its_settings(name: str) -> None:
     if settings.keys_file:
         mounts = {mount["name"]: mount["mountPath"] for mount in pod.container()["volumeMounts"]}
         assert str(settings.keys_file.parent) == mounts["keys"]
-    # 64 bodies, each of which is there twice while it is read, and what is kept of jobs and pictures.
-    most = settings.concurrency * settings.body_bytes * 2 + 2 * settings.kept_bytes
+    # 64 bodies, each of which is there twice while it is read, and the results that are kept.
+    most = settings.concurrency * settings.body_bytes * 2 + settings.result_bytes
     assert quantity(pod.container()["resources"]["limits"]["memory"]) >= most
 
 

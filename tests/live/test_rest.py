@@ -102,7 +102,7 @@ def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server:
         {"mode": "text2img", "prompt": "red apple", "negative_prompt": "red", "true_cfg_scale": 2},
         {
             "mode": "controlnet",
-            "control_image": in_base64,
+            "input_image": in_base64,
             "prompt": "red apple",
             "controlnet_conditioning_scale": 0.8,
         },

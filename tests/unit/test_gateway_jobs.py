@@ -20,8 +20,9 @@ from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_gateway.jobs.job import Job
-from flux_gateway.jobs.shelf import Shelf
+from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import new_key
+from flux_gateway.results import ResultStore
 from flux_gateway.settings import Settings
 from pictures import encoded
 
@@ -172,9 +173,10 @@ def test_a_job_that_breaks_says_why_to_those_who_watch_and_to_those_who_ask() ->
             raise GenerationFailed("no luck")
             yield
 
-        job = Job("a", "ann", "redux", 1)
-        shelf = Shelf(10, 1000, 60)
-        shelf.start(job, Progress(0, 0, 4), events())
+        job = Job("a", "redux", 1)
+        results = ResultStore(Settings().result_limits)
+        (room,) = results.reserve("ann", 1, 1000)
+        JobRunner(results).start(job, room, Progress(0, 0, 4), events())
         told = [image async for image in job.changes()]
         assert {image.steps for image in told if image} == {4}
         assert job.status == "failed"
@@ -182,18 +184,3 @@ def test_a_job_that_breaks_says_why_to_those_who_watch_and_to_those_who_ask() ->
         assert "GenerationFailed" in job.error.words
 
     asyncio.run(run_it())
-
-
-def test_ended_jobs_go_when_there_are_too_many_or_their_time_is_up() -> None:
-    async def ask(caller: httpx.AsyncClient) -> None:
-        names = []
-        for _ in range(3):
-            names.append((await caller.post("/v1/jobs", json=TEXT)).json()["id"])
-            await events_of(caller, names[-1])
-        await asyncio.sleep(0)
-        found = [(await caller.get(f"/v1/jobs/{name}")).status_code for name in names]
-        assert found == [404, 200, 200]
-        await asyncio.sleep(0.6)
-        assert "flux_gateway_jobs 0.0" in (await caller.get("/metrics")).text
-
-    run(ask, None, Settings(jobs=2, kept_s=0.5))

@@ -14,6 +14,7 @@ from flux_client.fake import AsyncFakeTransport
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 from flux_gateway.tracing import Tracing
+from flux_serving.contract.models import FLUX_STREAM
 from flux_serving.errors import CannotStart
 from flux_serving.launch.tracing import trace_arguments, traces_url
 from pictures import drawn_picture, encoded
@@ -38,7 +39,7 @@ def passed_on(**headers: str) -> str | None:
 
     answer = asyncio.run(asked())
     assert answer.json()["success"], answer.text
-    (sent,) = transport.fake.sent
+    (sent,) = (each for each in transport.fake.sent if each.request.model == FLUX_STREAM.name)
     return sent.request.traceparent
 
 

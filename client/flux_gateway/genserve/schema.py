@@ -9,8 +9,9 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from flux_client import ModeName
 from flux_gateway.generation import Wanted
-from flux_gateway.reading import PictureBytes
+from flux_gateway.image_fields import ImageBytes
 from flux_gateway.refusals import Refusal
+from flux_gateway.request_body import RequestBody
 from flux_serving.contract import limits
 
 #: By GenServe's name of a mode: ours, and the model that stands for it.
@@ -25,6 +26,8 @@ _MODE_OF_MODEL = {"flux1-redux-dev": "redux", "flux1-dev": "text2img", "flux1-ca
 CONTROLNET_TYPE = "canny"
 #: A black picture of 16x16 pixels, for the description.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
+#: Of a form's text for `loras`.
+_LORAS_CHARACTERS = 16_384
 #: Distilled guidance where none is asked for.
 _CFG, _REDUX_CFG = 3.5, limits.DEFAULT_GUIDANCE
 
@@ -36,30 +39,39 @@ _Side = Annotated[
 ]
 
 
-class LoraWeight(BaseModel):
+class LoraWeight(RequestBody):
     """An adapter of `GET /loras`, and how much of it."""
 
     name: str
     weight: float = Field(1.0, ge=0, le=2)
 
 
-def _from_text(value: object) -> object:
-    """A form has a list as JSON text."""
+def _loras_of(value: object) -> object:
+    """A list, which a form has as JSON text. Raises ValueError: the text is no JSON, or too long."""
+    if isinstance(value, list):
+        return [_parse_json(each) for each in value]
+    parsed = _parse_json(value)
+    return [] if parsed is None else parsed
+
+
+def _parse_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if len(value) > _LORAS_CHARACTERS:
+        raise ValueError(f"{len(value)} characters, expected at most {_LORAS_CHARACTERS}")
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return json.loads(value)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(RequestBody):
     """Fields of `POST /generate` and, in a form, of `POST /generate/upload`; unknown ones are ignored.
 
     Left out, height and width are the checkpoint's own size, and num_inference_steps is what it is made for.
     """
 
     model_config = ConfigDict(
-        extra="ignore",
-        protected_namespaces=(),
         json_schema_extra={
             "examples": [
                 {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 20, "seed": 7},
@@ -84,14 +96,16 @@ class GenerateRequest(BaseModel):
     #: Lower goes first.
     priority: int = 0
     strength: float = Field(0.8, ge=0, le=1)
-    input_image: PictureBytes | None = Field(None, validation_alias=AliasChoices("input_image", "image"))
-    mask_image: PictureBytes | None = None
-    control_image: PictureBytes | None = None
+    input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices("input_image", "image"))
+    mask_image: ImageBytes | None = None
+    control_image: ImageBytes | None = None
+    #: By default edges where control_image is given, and photo where only input_image is.
+    control_kind: Literal[limits.CONTROL_KINDS] | None = None  # type: ignore[valid-type]
     controlnet_type: str | None = None
     controlnet_conditioning_scale: float = Field(1.0, ge=0, le=limits.MAX_CONTROL_SCALE)
     control_guidance_start: float = Field(0.0, ge=0, le=1)
     control_guidance_end: float = Field(1.0, ge=0, le=1)
-    loras: Annotated[list[LoraWeight], BeforeValidator(_from_text)] = Field([], max_length=limits.MAX_LORAS)
+    loras: Annotated[list[LoraWeight], BeforeValidator(_loras_of)] = Field([], max_length=limits.MAX_LORAS)
 
     @property
     def mode_name(self) -> str:
@@ -109,7 +123,7 @@ class GenerateRequest(BaseModel):
             )
         if self.mode_name not in MODES:
             raise Refusal(400, f"mode: {self.mode_name!r} is not served here; served: {', '.join(MODES)}", "mode")
-        if self.mask_image is not None:
+        if self.mask_image:
             raise Refusal(400, "mask_image: filling a masked part is not served here", "mask_image")
         mode, _ = MODES[self.mode_name]
         knobs: dict[str, Any] = {
@@ -155,10 +169,11 @@ class GenerateRequest(BaseModel):
                 "controlnet_type",
             )
         picture = self.control_image or self.input_image
-        if picture is None:
-            raise Refusal(422, "control_image: mode 'controlnet' needs it", "control_image")
+        if not picture:
+            raise Refusal(422, "control_image: mode 'controlnet' needs it, or a photo in input_image", "control_image")
         return {
             "control_image": picture,
+            "control_kind": self.control_kind or ("edges" if self.control_image else "photo"),
             "control_scale": self.controlnet_conditioning_scale,
             "control_start": self.control_guidance_start,
             "control_end": self.control_guidance_end,

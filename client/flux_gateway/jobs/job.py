@@ -32,12 +32,11 @@ class ImageState:
 
 
 class Job:
-    """For one event loop. owner: whose it is. error: why it has failed."""
+    """For one event loop. error: why it has failed."""
 
-    def __init__(self, name: str, owner: str, mode: str, count: int) -> None:
+    def __init__(self, name: str, mode: str, count: int) -> None:
         """count: of images."""
         self.name = name
-        self.owner = owner
         self.mode = mode
         self.status: Status = "running"
         self.error: Refusal | None = None

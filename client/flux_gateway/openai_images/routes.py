@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flux_client import Variation
 from flux_gateway.desk import Desk, while_there
-from flux_gateway.kept import Kept
 from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
 from flux_gateway.openai_images.events import streamed
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, ImagesRequest, VariationsRequest
-from flux_gateway.pictures import as_text
+from flux_gateway.pictures import as_text, max_encoded_bytes
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
+from flux_gateway.results import Reservation, ResultStore
 
 #: By the end of the path: what is read, and how its events are called.
 _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
@@ -25,8 +29,16 @@ _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
 }
 
 
-def openai_images(desk: Desk, kept: Kept) -> APIRouter:
-    """kept: pictures that are given by their URL."""
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that is given by its URL. kind: its media type."""
+
+    data: bytes = field(repr=False)
+    kind: str
+
+
+def openai_images(desk: Desk, results: ResultStore) -> APIRouter:
+    """results: for images that are given by their URL."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
@@ -39,22 +51,25 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
                 # What is refused is refused with its status, before the answer begins.
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
-            variations = await desk.made(request, caller, wanted, request.state.id)
+            most_bytes = max_encoded_bytes(*desk.checked_size(wanted))
+            with _reserved(results, caller.name, asked, most_bytes) as rooms:
+                variations = await desk.made(request, caller, wanted, request.state.id)
+                data = [_datum(request, asked, *each) for each in zip(variations, rooms, strict=True)]
             answer = ImagesAnswer(
                 created=int(time.time()),
-                data=[_datum(request, asked, variation, kept) for variation in variations],
+                data=data,
                 size=size_of(variations[0]),
                 output_format=asked.output_format,
             )
             return JSONResponse(answer.model_dump(exclude_none=True))
 
-        kind = "application/json" if schema is GenerationsRequest else "multipart/form-data"
+        kinds = ["application/json"] if schema is GenerationsRequest else ["multipart/form-data", "application/json"]
         router.post(
             f"/{name}",
             name=name,
             response_model=ImagesAnswer,
             responses={200: {"content": {"text/event-stream": {}}}, **documented(ErrorAnswer)},
-            openapi_extra=body_of(schema, kind),
+            openapi_extra=body_of(schema, *kinds),
         )(answered)
 
     for name, (schema, event) in _ENDPOINTS.items():
@@ -62,18 +77,50 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
 
     @router.get("/files/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
-        """A picture by its URL, for as long as it is kept; whoever has the URL may see it."""
-        found = kept.get(name)
+        """An image by its URL, for as long as it is kept; whoever has the URL may see it."""
+        found = results.get(name, StoredImage)
         if found is None:
-            raise Refusal(404, "there is no such picture, or not any more")
-        data, kind = found
-        return Response(data, media_type=kind, headers={"Cache-Control": "private, no-store"})
+            raise Refusal(404, "there is no such image, or not any more")
+        image, _ = found
+        return Response(image.data, media_type=image.kind, headers={"Cache-Control": "private, no-store"})
+
+    @router.delete("/files/{name}", include_in_schema=False)
+    async def remove(request: Request, name: str) -> Response:
+        """Forget an image of one's own."""
+        found = results.get(name, StoredImage)
+        if found is None or found[1].owner != desk.caller(request).name:
+            raise Refusal(404, "there is no such image, or not any more")
+        found[1].release()
+        return Response(status_code=204)
 
     return router
 
 
-def _datum(request: Request, asked: ImagesRequest, variation: Variation, kept: Kept) -> ImageDatum:
+@contextmanager
+def _reserved(
+    results: ResultStore, owner: str, asked: ImagesRequest, most_bytes: int
+) -> Iterator[Sequence[Reservation | None]]:
+    """Room for each image, where they are asked for by URL; what is not used is freed at the end.
+
+    most_bytes: of one image. Raises Refusal, as `ResultStore.reserve`.
+    """
     if asked.response_format == "b64_json":
+        yield [None] * asked.n
+        return
+    rooms = results.reserve(owner, asked.n, most_bytes)
+    try:
+        yield rooms
+    finally:
+        for room in rooms:
+            if room.expires_at is None:
+                room.release()
+
+
+def _datum(request: Request, asked: ImagesRequest, variation: Variation, room: Reservation | None) -> ImageDatum:
+    """room: for an image that is given by its URL."""
+    if room is None:
         return ImageDatum(b64_json=as_text(variation.data), seed=variation.seed)
-    name = kept.put(variation.data, f"image/{asked.output_format}")
+    name = secrets.token_urlsafe(24)
+    room.publish(name, StoredImage(variation.data, f"image/{asked.output_format}"))
+    room.keep(len(variation.data))
     return ImageDatum(url=str(request.url_for("file", name=name)), seed=variation.seed)

@@ -7,7 +7,7 @@ export const MODE_OF_SERVED = { redux: "redux", img2img: "img2img", text2img: "t
 
 /** The field that the picture goes into; null: the mode takes none. */
 export function pictureField(mode) {
-    return { redux: "input_image", img2img: "input_image", controlnet: "control_image" }[mode] ?? null;
+    return { redux: "input_image", img2img: "input_image", controlnet: "input_image" }[mode] ?? null;
 }
 
 /** values: of the form, all of them text. Returns everything but the picture; what is left to the server is left out. */

@@ -48,7 +48,9 @@ RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
 #: Priorities: background, usual, interactive.
 MIN_PRIORITY, MAX_PRIORITY = -1, 1
 
-#: What the seed document's API assumes. The size is the checkpoint's own (`sample_size` of its VAE, 1024 for FLUX.1).
+#: Pixels of a side of FLUX.1's own images. Each server takes its checkpoint's: `sample_size` of the VAE.
+FLUX_SIDE = 1024
+#: What the seed document's API assumes.
 DEFAULT_STEPS = 50
 #: The same of checkpoints made for few steps, as FLUX.1-schnell.
 DEFAULT_FEW_STEPS = 4

@@ -1,0 +1,64 @@
+"""OpenAI's endpoints that list models."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, get_args
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from flux_client import ModeName
+from flux_gateway.desk import Desk
+from flux_gateway.genserve.schema import MODES
+from flux_gateway.openai_images.bodies import ErrorAnswer
+from flux_gateway.refusals import Refusal, documented
+
+#: What the images endpoints do.
+ImagesMode = Literal["text2img", "img2img", "redux"]
+_OWNER = "flux-triton"
+
+
+class ModelAnswer(BaseModel):
+    """created: seconds since 1970 at which the gateway started."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = _OWNER
+
+
+class ModelsAnswer(BaseModel):
+    """Models that can be used now."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]
+
+
+def openai_models(desk: Desk) -> APIRouter:
+    router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
+    created = int(time.time())
+
+    def served() -> list[ModelAnswer]:
+        modes: set[ModeName] = {mode for mode in get_args(ImagesMode) if mode in desk.watch.modes}
+        ids = dict.fromkeys(model_id for mode, model_id in MODES.values() if mode in modes)
+        return [ModelAnswer(id=model_id, created=created) for model_id in ids]
+
+    @router.get("", responses=documented(ErrorAnswer, 401))
+    async def models(request: Request) -> ModelsAnswer:
+        """Names that `model` may have in `/v1/images`; those whose modes are not ready are left out."""
+        desk.caller(request)
+        return ModelsAnswer(data=served())
+
+    @router.get("/{model_id:path}", responses=documented(ErrorAnswer, 401, 404))
+    async def model(request: Request, model_id: str) -> ModelAnswer:
+        """One of these models."""
+        desk.caller(request)
+        found = next((each for each in served() if each.id == model_id), None)
+        if found is None:
+            raise Refusal(
+                404, f"model {model_id[:80]!r} does not exist or is not ready", "model", code="model_not_found"
+            )
+        return found
+
+    return router
