@@ -11,7 +11,7 @@ from flux_serving.errors import DeadlineExceeded, FluxError, GenerationFailed, I
 
 _LOG = logging.getLogger("flux_gateway.errors")
 
-_NAMES = "|".join(each.name for each in (*MODELS, *ENSEMBLES))
+_NAMES = "|".join([*(model.name for model in MODELS), *(ensemble.name for ensemble in ENSEMBLES)])
 #: Refusals of our models begin with the model's name.
 _REFUSAL = re.compile(rf"(?:{_NAMES}): .", re.DOTALL)
 #: `flux_stream` puts its name before what Triton says of a failed ensemble, too; so these are listed.
