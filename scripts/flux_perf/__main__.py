@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from flux_perf.report import TITLES, sections
 from flux_perf.runs import LEFT, Results, Runner
 from flux_perf.servers import NoServer, Server, check
 from flux_serving.errors import CannotStart
+from flux_serving.launch.exposure import KEY_VARIABLE
 from flux_serving.launch.processes import end_on_signals, free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 
@@ -32,7 +35,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--url", help="HOST:PORT of gRPC of a server that runs; default: starts one with the demo's")
     parser.add_argument("--http-url", help="HOST:PORT of its HTTP; without it HTTP is not measured")
     parser.add_argument("--metrics-url", help="of its metrics; default: http://HOST:8002/metrics")
-    parser.add_argument("--adapter", help="a LoRA of it, for shared memory; without one that is not measured")
+    parser.add_argument(
+        "--adapter",
+        help="a LoRA of it, for shared memory, which without one is not measured; "
+        f"{KEY_VARIABLE} is the key that the server was started with",
+    )
     parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
     parser.add_argument(
         "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"
@@ -52,7 +59,7 @@ def read_options() -> argparse.Namespace:
 
 def named(options: argparse.Namespace) -> Server:
     metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
-    return Server(options.url, options.http_url, metrics, options.adapter)
+    return Server(options.url, options.http_url, metrics, options.adapter, os.environ.get(KEY_VARIABLE, ""))
 
 
 @contextmanager
@@ -66,10 +73,12 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
         return
     expand(FOLDER)
     http, grpc, port = free_ports()
-    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, http_port=http, grpc_port=grpc, metrics_port=port)
+    ports = {"http_port": http, "grpc_port": grpc, "metrics_port": port}
+    key = secrets.token_urlsafe()
+    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, **ports, api_key=key)
     with (options.output / "triton.log").open("wb") as log, TritonServer(started, log) as triton:
         triton.wait_until_ready(START_S)
-        yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER)
+        yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER, key)
 
 
 def cleared(folder: Path) -> None:

@@ -12,8 +12,9 @@ from flux_serving.errors import CannotStart
 
 #: Triton's APIs that no caller of ours needs, as `--http-restricted-api` and `--grpc-restricted-protocol` name them.
 RESTRICTED_APIS = ("shared-memory", "model-repository", "trace", "logging")
-#: The HTTP header that opens them; in gRPC's metadata it is `triton-grpc-protocol-` and this.
+#: The HTTP header that opens them, and the same in gRPC's metadata.
 KEY_HEADER = "flux-triton-key"
+GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
 #: What the header must say; unset: a random secret at each start, which nobody knows.
 KEY_VARIABLE = "FLUX_TRITON_KEY"
 EXPOSE_FLAG = "--expose-vulnerable-triton"
