@@ -19,6 +19,8 @@ _FAILURE = re.compile(
     rf"(?:{_NAMES}): (?:the latents are not finite|unexpected \w+; the server's log has the details"
     "|the stream ended without a picture)"
 )
+#: What the client says when the time is over.
+_ADDRESS = re.compile(r"^no answer from .+ within", re.DOTALL)
 
 
 def for_callers(error: FluxError, request_id: str) -> FluxError:
@@ -26,6 +28,8 @@ def for_callers(error: FluxError, request_id: str) -> FluxError:
 
     Triton's own messages name shared-memory regions, files and addresses. The log has what is replaced.
     """
+    if isinstance(error, DeadlineExceeded):
+        return type(error)(_ADDRESS.sub("no answer from the model server within", str(error)))
     if _is_ours(error):
         return error
     _LOG.warning(json.dumps({"id": request_id, "error": type(error).__name__, "message": str(error)}))
@@ -39,4 +43,4 @@ def for_callers(error: FluxError, request_id: str) -> FluxError:
 def _is_ours(error: FluxError) -> bool:
     if isinstance(error, GenerationFailed):
         return _FAILURE.fullmatch(str(error)) is not None
-    return isinstance(error, DeadlineExceeded) or _REFUSAL.match(str(error)) is not None
+    return _REFUSAL.match(str(error)) is not None

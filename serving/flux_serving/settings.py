@@ -115,7 +115,10 @@ class Checkpoints:
             if model is not None:
                 problems[variable] = _folder_problems(model) or missing_files(model, DIFFUSERS_MODEL)
         if self.loras is not None and not self.loras.is_dir():
-            problems[LORA_VARIABLE] = [f"no folder {self.loras}"]
+            problem = f"no folder {self.loras}"
+            if self.loras.is_file():
+                problem = f"{self.loras} is a file, expected the folder that it is in"
+            problems[LORA_VARIABLE] = [problem]
         return [f"{variable}: {line}" for variable, lines in problems.items() for line in lines]
 
     def has_text_encoders(self) -> bool:

@@ -175,6 +175,13 @@ def test_an_incomplete_vae_or_controlnet_is_named(tmp_path: Path) -> None:
     assert second.startswith(f"FLUX_CONTROLNET_MODEL_PATH: {tmp_path}/net has no weights")
 
 
+def test_an_adapter_in_place_of_its_folder_is_explained(tmp_path: Path) -> None:
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(stub_weights())
+    (line,) = replace(stub_checkpoints(tmp_path), loras=file).missing()
+    assert line == f"FLUX_LORA_PATH: {file} is a file, expected the folder that it is in"
+
+
 def test_modes_without_their_checkpoint_are_not_served(tmp_path: Path) -> None:
     bare = stub_checkpoints(tmp_path / "bare")
     assert bare.unserved_modes() == {

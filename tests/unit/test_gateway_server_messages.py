@@ -10,7 +10,7 @@ from test_gateway import ask
 
 from flux_client import GenerationFailed, InvalidRequest, NotConnected, Overloaded, Unreachable
 from flux_gateway.server_messages import for_callers
-from flux_serving.errors import Cancelled, FluxError
+from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
 
 REGION = "/flux-triton-0a1b2c3d_triton_python_backend_shm_region_1f6b0c8e"
 OURS = [
@@ -39,6 +39,12 @@ TRITONS: list[FluxError] = [
 @pytest.mark.parametrize("error", OURS, ids=str)
 def test_our_models_own_words_reach_the_caller(error: FluxError) -> None:
     assert for_callers(error, "an-id") is error
+
+
+def test_a_deadline_is_told_without_the_servers_address() -> None:
+    told = for_callers(DeadlineExceeded("no answer from flux-triton-headless:8001,other:8001 within 600.0 s"), "an-id")
+    assert type(told) is DeadlineExceeded
+    assert str(told) == "no answer from the model server within 600.0 s"
 
 
 @pytest.mark.parametrize("error", TRITONS, ids=str)
