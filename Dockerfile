@@ -47,7 +47,7 @@ WORKDIR /opt/flux-triton
 ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
     FLUX_MODEL_PATH=/models/FLUX.1-dev FLUX_REDUX_MODEL_PATH=/models/FLUX.1-Redux-dev
 USER 1000:1000
-EXPOSE 8000 8001 8002 12411
+EXPOSE 12411
 HEALTHCHECK --start-period=30m --interval=15s --timeout=15s --retries=2 \
     CMD ["python3", "-m", "flux_serving.launch.probe"]
 ENTRYPOINT ["scripts/start.sh"]
@@ -110,10 +110,12 @@ ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDON
     FLUX_CONTROLNET_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-controlnet-canny \
     FLUX_LORA_PATH=/opt/flux-triton/checkpoints/demo/flux-lora
 USER 1000:1000
-EXPOSE 8000 8001 8002
+# Triton listens on loopback: the embedded one has published remote vulnerabilities.
+EXPOSE 12411
 HEALTHCHECK --start-period=30m --interval=15s --timeout=15s --retries=2 \
     CMD ["python3", "-m", "flux_serving.launch.probe"]
-ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository=/opt/flux-triton/model_repository", "--host=0.0.0.0"]
+ENTRYPOINT ["python3", "-m", "flux_serving.launch", "--model-repository=/opt/flux-triton/model_repository", \
+    "--gateway-host=0.0.0.0", "--gateway-port=12411"]
 CMD ["--profile=cpu"]
 ARG CPU_BASE
 ARG VERSION=0.1.0

@@ -6,8 +6,8 @@
 #   FLUX_CONTROLNET_MODEL_PATH, FLUX_VAE_MODEL_PATH   folders of a FLUX ControlNet for Canny edges, of another VAE
 #   FLUX_LORA_PATH          folder of LoRA adapters, NAME.safetensors each
 #   FLUX_REDUX_GPUS         GPUs to serve on, default 7,8; `cpu` for none
-#   HOST                    address to listen on, default 0.0.0.0
-#   PORT                    of the REST gateway, default 12411
+#   HOST, PORT              of the REST gateway, default 0.0.0.0 and 12411
+#   TRITON_HOST             address of Triton, default 127.0.0.1: its ports have no keys and no limits
 #   HTTP_PORT, GRPC_PORT, METRICS_PORT   of Triton, default 8000, 8001, 8002
 set -euo pipefail
 
@@ -16,6 +16,6 @@ if [ "${FLUX_REDUX_GPUS:-}" = cpu ]; then
 else
     profile=(--profile gpu --gpus "${FLUX_REDUX_GPUS:-7,8}")
 fi
-exec "$(dirname "${BASH_SOURCE[0]}")/serve" "${profile[@]}" --host "${HOST:-0.0.0.0}" \
-    --http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}" \
-    --gateway-port "${PORT:-12411}" "$@"
+exec "$(dirname "${BASH_SOURCE[0]}")/serve" "${profile[@]}" \
+    --gateway-host "${HOST:-0.0.0.0}" --gateway-port "${PORT:-12411}" --triton-host "${TRITON_HOST:-127.0.0.1}" \
+    --http-port "${HTTP_PORT:-8000}" --grpc-port "${GRPC_PORT:-8001}" --metrics-port "${METRICS_PORT:-8002}" "$@"

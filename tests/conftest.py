@@ -48,6 +48,7 @@ def start_server(checkpoints: Checkpoints, log: Path, traces_url: str = "") -> I
         grpc_port=grpc,
         metrics_port=metrics,
         traces_url=traces_url,
+        api_key="key-of-the-tests",
     )
     with log.open("wb") as output, TritonServer(options, output) as server:
         try:

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flux_client import AsyncFluxClient, Event, ModeName
+from flux_client import AsyncFluxClient, Event, FluxError, ModeName
+from flux_gateway.server_messages import for_callers
 from flux_gateway.tracing import current_traceparent
 
 
@@ -38,7 +39,10 @@ class Generator:
     async def events(
         self, wanted: Wanted, request_id: str, preview_steps: int | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Progress, then the variations. Closing it ends the work at Triton. Raises the errors of `AsyncFluxClient`."""
+        """Progress, then the variations. Closing it ends the work at Triton.
+
+        Raises the errors of `AsyncFluxClient`, in words for callers.
+        """
         stream = self._client.stream(
             list(wanted.images) or None,
             mode=wanted.mode,
@@ -49,5 +53,9 @@ class Generator:
             **wanted.knobs,
         )
         async with stream:
-            async for event in stream:
-                yield event
+            # What is wrong with the arguments was raised before, in words of the client's own.
+            try:
+                async for event in stream:
+                    yield event
+            except FluxError as error:
+                raise for_callers(error, request_id) from error

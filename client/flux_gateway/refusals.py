@@ -61,7 +61,7 @@ _STATUSES: dict[type[FluxError], int] = {
 def refusal_of(error: FluxError) -> Refusal:
     """Of what Triton, or the way there, says."""
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
-    words = f"the model server is not reachable: {error}" if isinstance(error, Unreachable) else str(error)
+    words = "the model server is not reachable" if isinstance(error, Unreachable) else str(error)
     return Refusal(status, words, retry_after_s=RETRY_AFTER_S if status == 503 else None)
 
 

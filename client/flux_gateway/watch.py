@@ -45,7 +45,7 @@ class Watch:
         except FluxError as error:
             self._looks.append([])
             is_away = isinstance(error, Unreachable)
-            reason = AWAY if is_away else f"the model server does not answer: {error}"
+            reason = AWAY if is_away else "the model server does not answer"
         self.modes = [mode for mode in get_args(ModeName) if any(mode in look for look in self._looks)]
         self.reason = None if self.modes else reason
         if not self._looks[-1]:

@@ -33,6 +33,11 @@ def options(serve: bool) -> ServerOptions:
     return ServerOptions(ROOT / "model_repository", checkpoints, http_port=http, grpc_port=grpc, metrics_port=metrics)
 
 
+def gateway_of(server: TritonServer, port: int = GATEWAY_PORT) -> Gateway:
+    """For this machine alone; it lists the demo's adapter."""
+    return Gateway(server.grpc_url, "127.0.0.1", port, loras=server.options.checkpoints.loras)
+
+
 def make_variations(client: FluxClient, pictures: Sequence[Path], folder: Path) -> list[list[Variation]]:
     rows = []
     for picture in pictures:
@@ -75,7 +80,7 @@ def main() -> int:
                 flush=True,
             )
             if arguments.serve:
-                with Gateway(server.grpc_url, "127.0.0.1", GATEWAY_PORT) as gateway:
+                with gateway_of(server) as gateway:
                     urls = f"REST {gateway.url}, http {server.http_url}, grpc {server.grpc_url}"
                     print(f"serving until Ctrl-C: {urls}", flush=True)
                     print(f"scripts/demo: Triton ended with exit status {server.wait()}", file=sys.stderr)

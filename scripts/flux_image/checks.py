@@ -62,24 +62,21 @@ with FluxClient("127.0.0.1:8001") as client:
     (made,) = client.redux(sys.stdin.buffer.read(), num_inference_steps=4, seed=1, height=size, width=size)
 sys.stdout.buffer.write(made.data)
 """
-_GATEWAY = """
-import json, os, subprocess, time, urllib.request
-ready = {"FLUX_GATEWAY_PORT": "12511", "FLUX_GATEWAY_TRITON": "127.0.0.1:8001"}
-gateway = subprocess.Popen(["python3", "-m", "flux_gateway"], env={**os.environ, **ready})
-try:
-    for _ in range(120):
-        assert gateway.poll() is None, "the gateway ended"
-        try:
-            with urllib.request.urlopen("http://127.0.0.1:12511/health", timeout=5) as answer:
-                print(json.load(answer))
-            break
-        except OSError:
-            time.sleep(0.5)
-    else:
-        raise SystemExit("the gateway is not ready")
-finally:
-    gateway.terminate()
-    gateway.wait(30)
+#: The gateway answers on every address, Triton on 127.0.0.1 alone.
+_ADDRESSES = """
+import json, socket, time, urllib.request
+for _ in range(120):
+    try:
+        with urllib.request.urlopen("http://127.0.0.2:12411/health", timeout=5) as answer:
+            print(json.load(answer))
+        break
+    except OSError:
+        time.sleep(0.5)
+else:
+    raise SystemExit("the gateway is not ready")
+for port in (8000, 8001, 8002):
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", port)) != 0, f"Triton's port {port} is open to other machines"
 """
 
 
@@ -117,7 +114,8 @@ def _check(engine: Engine, tag: str, variables: Mapping[str, str], models: Path 
         healthcheck = engine.config(tag).healthcheck
         container.execute(healthcheck)
         print(f"- HEALTHCHECK ended with 0: {' '.join(healthcheck)}")
-        print(f"- `python3 -m flux_gateway` says {container.execute(['python3', '-c', _GATEWAY]).decode().strip()}")
+        health = container.execute(["python3", "-c", _ADDRESSES]).decode().strip()
+        print(f"- the gateway says {health}; Triton is on loopback alone")
         _stop(container)
     with running(engine, tag, manifest_command(), variables, models) as container:
         _say_ready(container, f"`{' '.join(manifest_command())}`")
@@ -137,7 +135,8 @@ def manifest_command() -> Sequence[str]:
     (container,) = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]["containers"]
     command = [*container["command"], *container["args"]]
     command[command.index("--profile=k8s")] = "--profile=cpu"
-    return command
+    command[command.index("--triton-host=0.0.0.0")] = "--gateway-host=0.0.0.0"
+    return [*command, "--gateway-port=12411"]
 
 
 def png_size(data: bytes) -> tuple[int, int]:

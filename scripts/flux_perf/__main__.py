@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from flux_perf.report import TITLES, sections
 from flux_perf.runs import LEFT, Results, Runner
 from flux_perf.servers import NoServer, Server, check
 from flux_serving.errors import CannotStart
+from flux_serving.launch.exposure import KEY_VARIABLE
 from flux_serving.launch.processes import end_on_signals, free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 
@@ -30,7 +33,7 @@ ADAPTER = "greyscale"
 
 def named(options: argparse.Namespace) -> Server:
     metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
-    return Server(options.url, options.http_url, metrics, options.adapter)
+    return Server(options.url, options.http_url, metrics, options.adapter, os.environ.get(KEY_VARIABLE, ""))
 
 
 @contextmanager
@@ -44,10 +47,12 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
         return
     expand(FOLDER)
     http, grpc, port = free_ports()
-    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, http_port=http, grpc_port=grpc, metrics_port=port)
+    ports = {"http_port": http, "grpc_port": grpc, "metrics_port": port}
+    key = secrets.token_urlsafe()
+    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, **ports, api_key=key)
     with (options.output / "triton.log").open("wb") as log, TritonServer(started, log) as triton:
         triton.wait_until_ready(START_S)
-        yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER)
+        yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER, key)
 
 
 def cleared(folder: Path) -> None:

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from flux_serving.contract.models import FLUX_BASE, FLUX_REDUX, FLUX_STREAM
+from flux_serving.launch.exposure import GRPC_KEY_HEADER, KEY_HEADER
 
 #: Requests that may be under way in an open loop. By default they are 4, which closes the loop: the rest waits in the
 #: client, unseen by the latency.
@@ -46,11 +47,14 @@ class Case:
     def load(self) -> str:
         return f"{self.concurrency} at a time" if self.rate is None else f"Poisson, {self.rate:.1f}/s"
 
-    def arguments(self, url: str, data: Path, count: int, export: Path | None, output_bytes: int) -> list[str]:
+    def arguments(
+        self, url: str, data: Path, count: int, export: Path | None, output_bytes: int, key: str = ""
+    ) -> list[str]:
         """url: host:port of this protocol. count: requests; the data has an entry for each, or is gone through again.
 
-        output_bytes: of shared memory for each output; the largest must fit.
+        output_bytes: of shared memory for each output; the largest must fit. key: opens Triton's API of shared memory.
         """
+        header = GRPC_KEY_HEADER if self.protocol == "grpc" else KEY_HEADER
         load = [f"--concurrency-range={self.concurrency}"]
         if self.rate is not None:
             load = [f"--request-rate-range={self.rate:.3f}", "--request-distribution=poisson"]
@@ -61,6 +65,7 @@ class Case:
             *([f"--profile-export-file={export}"] if export else []),
             *load,
             *(["--shared-memory=system", f"--output-shared-memory-size={output_bytes}"] if self.shared_memory else []),
+            *(["-H", f"{header}:{key}"] if self.shared_memory and key else []),
             *(["--streaming"] if self.streaming else []),
         ]
 

@@ -17,7 +17,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--url", help="HOST:PORT of gRPC of a server that runs; default: starts one with the demo's")
     parser.add_argument("--http-url", help="HOST:PORT of its HTTP; without it HTTP is not measured")
     parser.add_argument("--metrics-url", help="of its metrics; default: http://HOST:8002/metrics")
-    parser.add_argument("--adapter", help="a LoRA of it, for shared memory; without one that is not measured")
+    parser.add_argument(
+        "--adapter",
+        help="a LoRA of it, for shared memory, which without one is not measured; "
+        "FLUX_TRITON_KEY is the key that the server was started with",
+    )
     parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
     parser.add_argument(
         "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"

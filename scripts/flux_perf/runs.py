@@ -109,7 +109,10 @@ class Runner:
         export = self._folder / f"{stem}.export.json" if is_exported else None
         url = self.server.grpc if case.protocol == "grpc" else str(self.server.http)
         asked = self._count // case.parts
-        command = [str(self._binary.path), *case.arguments(url, data, asked, export, self._output_bytes)]
+        command = [
+            str(self._binary.path),
+            *case.arguments(url, data, asked, export, self._output_bytes, self.server.key),
+        ]
         before = read_counters(self.server.metrics_url)
         said, error = self._run(command, self._folder / f"{stem}.txt", START_S + asked * REQUEST_S)
         # Triton counts a request just after it has answered.

@@ -20,12 +20,16 @@ class NoServer(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """grpc, http: host:port; http None: not measured. adapter: a LoRA that it has, None: there is none."""
+    """grpc, http: host:port; http None: not measured. adapter: a LoRA that it has, None: there is none.
+
+    key: opens its restricted APIs, shared memory's among them.
+    """
 
     grpc: str
     http: str | None
     metrics_url: str
     adapter: str | None = None
+    key: str = ""
 
 
 def check(server: Server) -> None:

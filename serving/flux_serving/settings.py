@@ -9,8 +9,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from flux_serving.checkpoint_files import (
+    DIFFUSERS_MODEL,
+    IMAGE_PROCESSOR,
+    SCHEDULER,
+    TOKENIZER,
+    TRANSFORMERS_MODEL,
+    Component,
+    missing_files,
+    missing_index,
+    single_file_problem,
+)
 from flux_serving.contract import limits
 from flux_serving.contract.models import Model
 from flux_serving.errors import CannotStart
@@ -26,9 +38,12 @@ _REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
 _OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
 #: Folder of the sockets that carry progress from `flux_base` to `flux_stream`; unset: one under the temporary folder.
 PROGRESS_VARIABLE = "FLUX_PROGRESS_FOLDER"
+#: All that the models read.
+VARIABLES = (*_REQUIRED, *_OPTIONAL, PROGRESS_VARIABLE)
 
 #: What a request for edge control is told without one.
 NO_CONTROLNET = f"this server has no ControlNet; {CONTROLNET_VARIABLE} names its folder"
+NO_TEXT_ENCODERS = "the base checkpoint has no text encoders"
 
 DTYPES = ("auto", "float32", "bfloat16")
 ATTENTIONS = ("auto", "mask", "merge")
@@ -49,11 +64,20 @@ class Checkpoints:
     #: Adapters as diffusers saves them, `NAME.safetensors` each.
     loras: Path | None = None
 
-    #: Sub-folders that must be there.
-    BASE_PARTS = ("transformer", "vae", "scheduler")
-    REDUX_PARTS = ("image_encoder", "feature_extractor", "image_embedder")
-    #: Sub-folders of the base that make prompts work, all of them or none.
-    TEXT_PARTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+    #: Components that must be there.
+    BASE_PARTS = MappingProxyType({"transformer": DIFFUSERS_MODEL, "vae": DIFFUSERS_MODEL, "scheduler": SCHEDULER})
+    REDUX_PARTS = MappingProxyType(
+        {"image_encoder": TRANSFORMERS_MODEL, "feature_extractor": IMAGE_PROCESSOR, "image_embedder": DIFFUSERS_MODEL}
+    )
+    #: Components of the base that prompts need, all of them or none.
+    TEXT_PARTS = MappingProxyType(
+        {
+            "text_encoder": TRANSFORMERS_MODEL,
+            "text_encoder_2": TRANSFORMERS_MODEL,
+            "tokenizer": TOKENIZER,
+            "tokenizer_2": TOKENIZER,
+        }
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
@@ -82,27 +106,52 @@ class Checkpoints:
         return config["sample_size"], 2 ** len(config["block_out_channels"])
 
     def missing(self) -> list[str]:
-        """What is missing, a line each, naming variable and path; empty when both folders are complete."""
-        lines = []
-        for variable, folder, parts in (
-            (BASE_VARIABLE, self.base, self.BASE_PARTS),
-            (REDUX_VARIABLE, self.redux, self.REDUX_PARTS),
-        ):
-            if not folder.is_dir():
-                lines.append(f"{variable}: no folder {folder}")
-                continue
-            for part in ("model_index.json", *parts):
-                if not (folder / part).exists():
-                    lines.append(f"{variable}: {folder} has no {part}")
+        """What is missing, a line each, naming variable and path; empty when every checkpoint is complete."""
+        problems = {
+            BASE_VARIABLE: _pipeline_problems(self.base, self._base_parts()),
+            REDUX_VARIABLE: _pipeline_problems(self.redux, self.REDUX_PARTS),
+        }
         for variable, model in ((VAE_VARIABLE, self.vae), (CONTROLNET_VARIABLE, self.controlnet)):
-            if model is not None and not (model / "config.json").exists():
-                lines.append(f"{variable}: {model} has no config.json")
+            if model is not None:
+                problems[variable] = _folder_problems(model) or missing_files(model, DIFFUSERS_MODEL)
         if self.loras is not None and not self.loras.is_dir():
-            lines.append(f"{LORA_VARIABLE}: no folder {self.loras}")
-        return lines
+            problem = f"no folder {self.loras}"
+            if self.loras.is_file():
+                problem = f"{self.loras} is a file, expected the folder that it is in"
+            problems[LORA_VARIABLE] = [problem]
+        return [f"{variable}: {line}" for variable, lines in problems.items() for line in lines]
 
     def has_text_encoders(self) -> bool:
         return all((self.base / part).is_dir() for part in self.TEXT_PARTS)
+
+    def unserved_modes(self) -> dict[str, str]:
+        """Modes that these checkpoints cannot serve, each with the reason."""
+        reasons = {}
+        if not self.has_text_encoders():
+            reasons["text2img"] = NO_TEXT_ENCODERS
+        if self.controlnet is None:
+            reasons["canny"] = NO_CONTROLNET
+        return reasons
+
+    def _base_parts(self) -> dict[str, Component]:
+        """With all that prompts need, where it has any of that: then it is a half checkpoint without the others."""
+        has_text = any((self.base / part).exists() for part in self.TEXT_PARTS)
+        return {**self.BASE_PARTS, **(self.TEXT_PARTS if has_text else {})}
+
+
+def _folder_problems(folder: Path) -> list[str]:
+    if folder.is_file():
+        return [single_file_problem(folder)]
+    return [] if folder.is_dir() else [f"no folder {folder}"]
+
+
+def _pipeline_problems(folder: Path, parts: Mapping[str, Component]) -> list[str]:
+    if problems := _folder_problems(folder):
+        return problems
+    lines = missing_index(folder)
+    for part, component in parts.items():
+        lines += missing_files(folder / part, component)
+    return lines
 
 
 #: Parameters that Triton's Python backend itself reads.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import shlex
@@ -130,6 +131,40 @@ def test_an_image_runs_as_nobody_special_and_says_what_it_is(target: str) -> Non
     assert labels.keys() == {f"org.opencontainers.image.{name}" for name in LABELS}
     version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert [f"VERSION={version[0]}"] == [rest for name, rest in final if rest.startswith("VERSION=")]
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_an_image_publishes_the_gateway_alone(target: str) -> None:
+    by_name = dict(stage(target))
+    assert by_name["EXPOSE"] == "12411"
+    entrypoint = json.loads(by_name["ENTRYPOINT"])
+    if target == "cpu":
+        assert entrypoint[-2:] == ["--gateway-host=0.0.0.0", "--gateway-port=12411"]
+    assert not [argument for argument in entrypoint if "triton-host" in argument or "vulnerable" in argument]
+
+
+def test_the_start_script_opens_the_gateway_and_leaves_triton_on_loopback(tmp_path: Path) -> None:
+    """start.sh itself, beside a `serve` that prints its arguments."""
+    shutil.copy(ROOT / "scripts" / "start.sh", tmp_path)
+    (tmp_path / "serve").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "serve").chmod(0o755)
+
+    def arguments(**variables: str) -> list[str]:
+        environment = {"PATH": os.environ["PATH"], **variables}
+        done = subprocess.run([tmp_path / "start.sh"], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    def value(given: list[str], option: str) -> str:
+        return given[given.index(option) + 1]
+
+    usual = arguments()
+    assert value(usual, "--gateway-host") == "0.0.0.0"
+    assert value(usual, "--gateway-port") == "12411"
+    assert value(usual, "--triton-host") == "127.0.0.1"
+    named = arguments(HOST="192.0.2.1", PORT="8080", TRITON_HOST="192.0.2.2")
+    assert value(named, "--gateway-host") == "192.0.2.1"
+    assert value(named, "--gateway-port") == "8080"
+    assert value(named, "--triton-host") == "192.0.2.2"
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])

@@ -15,13 +15,13 @@ import pytest
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 from flux_serving.launch.__main__ import read_options
+from flux_serving.launch.exposure import check_exposure
 from flux_serving.settings import Checkpoints
 from flux_sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
 from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
-from manifests import RENDERINGS, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
+from manifests import DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FLEETS = [name for name in RENDERINGS if name != "monitoring"]
 #: Kinds of volumes that the pod security standard `restricted` allows, of those that we use.
 RESTRICTED_VOLUMES = {"emptyDir", "persistentVolumeClaim", "secret"}
 
@@ -90,7 +90,7 @@ def test_probes_ask_ports_that_there_are(name: str) -> None:
 
 
 def test_the_gateway_answers_what_its_probes_ask() -> None:
-    (pod,) = [pod for pod in pods(rendered("cpu-demo")) if pod.component == "gateway"]
+    (pod,) = [pod for pod in pods(rendered("gpu-1")) if pod.component == "gateway"]
     asked = {kind: pod.container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
     assert set(asked.values()) <= set(make_app(Settings()).openapi()["paths"])
     # Whether a server is there decides about the start alone.
@@ -140,7 +140,7 @@ def test_a_rollout_may_take_as_long_as_a_server_that_ends_and_one_that_loads(nam
     assert deployment["spec"]["progressDeadlineSeconds"] >= grace_of(pod) + loading
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_a_gateway_has_time_for_what_it_has_begun(name: str) -> None:
     (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
     settings = Settings.from_environment(environment_of(pod))
@@ -152,7 +152,7 @@ def environment_of(pod: Pod) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in pod.container()["env"] if "value" in variable}
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_the_gateway_knows_its_settings(name: str) -> None:
     """An unknown variable raises CannotStart."""
     (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
@@ -174,13 +174,38 @@ def test_the_launcher_knows_its_arguments(name: str, monkeypatch: pytest.MonkeyP
     (pod,) = triton_pods(rendered(name))
     monkeypatch.setattr(sys, "argv", ["launch", *pod.container()["args"]])
     options = read_options()
-    assert options.host == "0.0.0.0"
     ports = {port["name"]: port["containerPort"] for port in pod.container()["ports"]}
-    assert ports == {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
+    if name in UNDIVIDED:
+        assert (options.triton_host, options.gateway_host) == ("127.0.0.1", "0.0.0.0")
+        assert ports == {"rest": options.gateway_port}
+    else:
+        assert (options.triton_host, options.gateway_port) == ("0.0.0.0", None)
+        assert ports == {"http": options.http_port, "grpc": options.grpc_port, "metrics": options.metrics_port}
+    # No flag opens a restricted API or exposes a vulnerable Triton.
+    assert (options.allow_api, options.expose_vulnerable_triton) == ([], False)
     gpus = pod.container()["resources"]["limits"].get("nvidia.com/gpu", 0)
     assert {"cpu": 0, "k8s": 1, "gpu": len(options.gpus or ())}[options.profile] == int(gpus)
     # As many GPUs as a pod has, which sees them as 0 and up.
     assert options.gpus in (None, tuple(range(int(gpus))))
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_a_triton_that_other_pods_reach_is_of_an_image_without_its_vulnerabilities(name: str) -> None:
+    """The image `gpu` is on NVIDIA's Triton of the Dockerfile."""
+    (pod,) = triton_pods(rendered(name))
+    assert pod.container()["image"].rpartition(":")[2].startswith("gpu")
+    (base,) = re.findall(r"^ARG GPU_BASE=\S+:(\d+\.\d+)-py3$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    check_exposure("0.0.0.0", base, is_accepted=False)
+
+
+@pytest.mark.parametrize("name", UNDIVIDED)
+def test_a_server_with_a_gateway_has_memory_for_both(name: str) -> None:
+    (pod,) = triton_pods(rendered(name))
+    settings = Settings.from_environment(environment_of(pod))
+    assert settings.keys_file is None
+    gateway = settings.concurrency * settings.body_bytes * 2 + 2 * settings.kept_bytes
+    shared_memory = quantity(pod.volume("shared-memory")["emptyDir"]["sizeLimit"])
+    assert quantity(pod.container()["resources"]["limits"]["memory"]) >= 2e9 + shared_memory + gateway
 
 
 @pytest.mark.parametrize("name", FLEETS)

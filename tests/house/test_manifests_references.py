@@ -6,10 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from manifests import DEPLOY, RENDERINGS, Document, Pod, named, of_kind, pods, rendered
-
-#: Renderings that have pods.
-FLEETS = [name for name in RENDERINGS if name != "monitoring"]
+from manifests import DEPLOY, DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, rendered
 
 
 def matches(selector: Document, labels: dict[str, str]) -> bool:
@@ -35,7 +32,8 @@ def ports_of(pod: Pod) -> dict[str, int]:
 def test_a_service_finds_pods_of_one_sort_and_their_ports(name: str) -> None:
     documents = rendered(name)
     services = of_kind(documents, "Service")
-    assert {service["metadata"]["name"] for service in services} >= {"flux-gateway", "flux-triton-headless"}
+    names = {service["metadata"]["name"] for service in services}
+    assert names == {"flux-gateway"} if name in UNDIVIDED else names >= {"flux-gateway", "flux-triton-headless"}
     for service in services:
         (pod,) = selected(documents, {"matchLabels": service["spec"]["selector"]})
         for port in service["spec"]["ports"]:
@@ -43,14 +41,14 @@ def test_a_service_finds_pods_of_one_sort_and_their_ports(name: str) -> None:
             assert port["appProtocol"] == ("kubernetes.io/h2c" if port["name"] == "grpc" else "http")
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_the_headless_service_names_ready_pods_alone(name: str) -> None:
     service = named(rendered(name), "Service", "flux-triton-headless")
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is False
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_the_gateway_asks_a_service_that_there_is(name: str) -> None:
     documents = rendered(name)
     (gateway,) = [pod for pod in pods(documents) if pod.component == "gateway"]
@@ -104,7 +102,7 @@ def test_every_pod_has_a_policy_of_both_directions_and_every_server_a_budget(nam
         assert len(budgets) == (0 if pod.component == "weights" else 1), pod.owner
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_policies_let_the_gateway_through_to_the_servers_and_to_dns(name: str) -> None:
     documents = rendered(name)
     by_component = {pod.component: pod for pod in pods(documents)}
@@ -138,13 +136,13 @@ def test_the_ports_of_policies_are_those_of_pods(name: str) -> None:
                     assert port["port"] in ports_of(pod), policy["metadata"]["name"]
 
 
-@pytest.mark.parametrize("name", FLEETS)
+@pytest.mark.parametrize("name", DIVIDED)
 def test_prometheus_is_let_in_where_it_scrapes(name: str) -> None:
     (rule,) = [rule for rule in rules(rendered(name), "flux-triton", "ingress") if {"port": "metrics"} in rule["ports"]]
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
-@pytest.mark.parametrize("name", [name for name in FLEETS if not name.startswith("kserve")])
+@pytest.mark.parametrize("name", [name for name in DIVIDED if not name.startswith("kserve")])
 def test_each_monitor_finds_one_service_by_label_and_port(name: str) -> None:
     """KServe's own Service has its runtime's labels, and the port of that name, as its sources say."""
     services = of_kind(rendered(name), "Service")
@@ -157,6 +155,23 @@ def test_each_monitor_finds_one_service_by_label_and_port(name: str) -> None:
             and endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
         ]
         assert found == [{"flux-triton": "flux-triton-headless"}.get(monitor["metadata"]["name"], "flux-gateway")]
+
+
+@pytest.mark.parametrize("name", UNDIVIDED)
+def test_where_triton_is_on_loopback_the_gateway_alone_is_reached(name: str) -> None:
+    """The CPU image's Triton has published remote vulnerabilities."""
+    documents = rendered(name)
+    (pod,) = pods(documents)
+    assert ports_of(pod) == {"rest": 12411}
+    (rule,) = rules(documents, "flux-triton", "ingress")
+    assert rule == {"ports": [{"port": "rest"}]}
+    (service,) = of_kind(documents, "Service")
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["rest"]
+    # Prometheus finds the gateway as in any fleet.
+    (monitor,) = [m for m in of_kind(rendered("monitoring"), "ServiceMonitor") if "gateway" in m["metadata"]["name"]]
+    assert matches(monitor["spec"]["selector"], service["metadata"]["labels"])
+    for probe in ("startupProbe", "readinessProbe"):
+        assert pod.container()[probe]["httpGet"] == {"path": "/health", "port": "rest"}
 
 
 def test_no_service_of_ours_doubles_the_metrics_of_kserves() -> None:

@@ -16,7 +16,7 @@ SERVING = ROOT / "serving" / "flux_serving"
 CLIENT = ROOT / "client" / "flux_client"
 
 #: A floor may import from itself and from the floors below it.
-FLOORS = ("errors", "contract", "settings", "weights", "stages", "scheduling", "backend")
+FLOORS = ("errors", "contract", "checkpoint_files", "settings", "weights", "stages", "scheduling", "backend")
 
 
 def imports_of(file: Path) -> Iterator[str]:

@@ -321,6 +321,11 @@ def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServe
         FluxClient(random_server.grpc_url) as client,
         pytest.raises(InvalidRequest, match="no ControlNet; FLUX_CONTROLNET_MODEL_PATH names its folder"),
     ):
+        list(client.stream(mode="canny", control_image=_PNG, prompt="", images=_PNG))
+    with (
+        FluxClient(random_server.grpc_url) as client,
+        pytest.raises(InvalidRequest, match="unknown model: 'flux_canny'"),
+    ):
         client.canny(_PNG, images=_PNG)
     with (
         FluxClient(random_server.grpc_url) as client,

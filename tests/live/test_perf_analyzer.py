@@ -40,7 +40,7 @@ def runner(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> 
 
 def server_of(server: TritonServer) -> Server:
     metrics = f"http://127.0.0.1:{server.options.metrics_port}/metrics"
-    return Server(server.grpc_url, server.http_url, metrics, adapter="greyscale")
+    return Server(server.grpc_url, server.http_url, metrics, adapter="greyscale", key=server.options.api_key)
 
 
 def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> Runner:

@@ -20,8 +20,10 @@ from flux_serving.launch.probe import Dead, look
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.launch.stubs import running_instances
+from flux_serving.settings import Checkpoints
 from pictures import drawn_picture
 from raw import engine_metrics
+from stub_checkpoints import stub_component
 
 pytestmark = pytest.mark.live
 
@@ -140,7 +142,7 @@ def test_serve_says_which_checkpoint_is_not_named() -> None:
 
 
 def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "transformer").mkdir()
+    stub_component(tmp_path / "transformer", Checkpoints.BASE_PARTS["transformer"])
     with serve(FLUX_MODEL_PATH=str(tmp_path), FLUX_REDUX_MODEL_PATH=str(tmp_path / "nowhere")) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -161,9 +161,10 @@ def test_no_path_and_no_method_are_json_too() -> None:
 
 def test_a_failed_generation_is_an_answer() -> None:
     """GenServe's clients read `error` where the status is 200."""
-    response = ask("/generate", json={"prompt": "a"}, errors=(GenerationFailed("no luck"),))
+    failure = "flux_base: the latents are not finite"
+    response = ask("/generate", json={"prompt": "a"}, errors=(GenerationFailed(failure),))
     assert response.status_code == 200
-    assert (response.json()["success"], response.json()["error"]) == (False, "no luck")
+    assert (response.json()["success"], response.json()["error"]) == (False, failure)
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("gone")])

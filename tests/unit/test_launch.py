@@ -14,6 +14,7 @@ from flux_serving.launch.draining import in_work
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
+from stub_checkpoints import stub_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REPOSITORY = ROOT / "model_repository"
@@ -21,17 +22,12 @@ REPOSITORY = ROOT / "model_repository"
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    made = Checkpoints(tmp_path / "base", tmp_path / "redux")
-    for folder, parts in ((made.base, Checkpoints.BASE_PARTS), (made.redux, Checkpoints.REDUX_PARTS)):
-        for part in parts:
-            (folder / part).mkdir(parents=True)
-        (folder / "model_index.json").write_text("{}")
-    return made
+    return stub_checkpoints(tmp_path)
 
 
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that the stand-in writes: its arguments, the checkpoints, and flux_base's config as it would load it."""
+    """The file that the stand-in writes: its arguments, the checkpoints, flux_base's config and all models."""
     written, binary = tmp_path / "told", tmp_path / "bin" / "tritonserver"
     binary.parent.mkdir()
     binary.write_text(
@@ -39,6 +35,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f'for a in "$@"; do echo "$a"; case "$a" in --model-repository=*) r=${{a#*=}};; esac; done >{written}.part\n'
         f'echo "$FLUX_MODEL_PATH $FLUX_REDUX_MODEL_PATH" >>{written}.part\n'
         f'cat "$r/flux_base/config.pbtxt" >>{written}.part\n'
+        f'for m in "$r"/*/config.pbtxt; do echo "model $m"; done >>{written}.part\n'
         f"mv {written}.part {written}\n"
     )
     binary.chmod(0o755)
@@ -55,6 +52,15 @@ def start(checkpoints: Checkpoints, told: Path, **options: object) -> list[str]:
     with TritonServer(ServerOptions(REPOSITORY, checkpoints, **options)) as server:  # type: ignore[arg-type]
         server.wait()
     return told.read_text().splitlines()
+
+
+ALL_MODELS = {folder.name for folder in REPOSITORY.iterdir()}
+
+
+def listed(told: Path) -> set[str]:
+    """Names of the models that the stand-in would load."""
+    lines = told.read_text().splitlines()
+    return {Path(line.removeprefix("model ")).parent.name for line in lines if line.startswith("model ")}
 
 
 def test_the_cpu_profile_is_chosen_by_triton_s_own_option(checkpoints: Checkpoints, told: Path) -> None:
@@ -77,6 +83,47 @@ def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints,
     assert (REPOSITORY / "flux_base" / "config.pbtxt").read_text() == before
 
 
+def test_the_ensembles_of_modes_that_cannot_be_served_are_left_out(
+    checkpoints: Checkpoints, told: Path, tmp_path: Path
+) -> None:
+    """The stand-in's listing of what it would load; the committed repository stays whole."""
+    for gpus in ((7, 8), (0,)):
+        start(checkpoints, told, profile="gpu", gpus=gpus)
+        assert listed(told) == ALL_MODELS - {"flux_text2img", "flux_canny"}
+    start(stub_checkpoints(tmp_path / "text", text=True), told)
+    assert listed(told) == ALL_MODELS - {"flux_canny"}
+    assert {folder.name for folder in REPOSITORY.iterdir()} == ALL_MODELS
+
+
+def test_triton_listens_on_loopback_with_restricted_apis_unless_told_otherwise(
+    checkpoints: Checkpoints, told: Path
+) -> None:
+    lines = start(checkpoints, told)
+    assert [line for line in lines if "-address=" in line] == [
+        f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")
+    ]
+    rule = "shared-memory,model-repository,trace,logging:flux-triton-key="
+    assert [line for line in lines if line.startswith(f"--http-restricted-api={rule}")]
+    assert [line for line in lines if line.startswith(f"--grpc-restricted-protocol={rule}")]
+    lines = start(checkpoints, told, allowed_apis=("shared-memory",), api_key="a-key-of-the-operators")
+    assert "--http-restricted-api=model-repository,trace,logging:flux-triton-key=a-key-of-the-operators" in lines
+
+
+def test_a_triton_of_unknown_version_is_not_exposed_without_the_flag(
+    checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_TRITON_SERVER_VERSION", raising=False)
+    with pytest.raises(CannotStart, match=r"--triton-host 0\.0\.0\.0: .* this Triton's version is unknown"):
+        start(checkpoints, told, host="0.0.0.0")
+    assert not told.exists()
+    monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "24.10")
+    with pytest.raises(CannotStart, match=r"this Triton is of container 24\.10"):
+        start(checkpoints, told, host="0.0.0.0")
+    assert "--http-address=0.0.0.0" in start(checkpoints, told, host="0.0.0.0", expose_vulnerable=True)
+    monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "26.08")
+    assert "--http-address=0.0.0.0" in start(checkpoints, told, host="0.0.0.0")
+
+
 def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints, told: Path) -> None:
     options = ServerOptions(REPOSITORY, checkpoints, **ports())
     with TritonServer(options) as server, pytest.raises(CannotStart, match="ended with exit status 0 before"):
@@ -84,7 +131,7 @@ def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints,
 
 
 def test_an_incomplete_checkpoint_starts_nothing(checkpoints: Checkpoints, told: Path) -> None:
-    (checkpoints.redux / "image_embedder").rmdir()
+    shutil.rmtree(checkpoints.redux / "image_embedder")
     with pytest.raises(CannotStart, match="has no image_embedder"):
         start(checkpoints, told)
     assert not told.exists()

@@ -65,8 +65,8 @@ def test_what_is_optional_is_absent_or_there(tmp_path: Path) -> None:
     checkpoints = Checkpoints.from_environment({**given, "FLUX_LORA_PATH": str(tmp_path)})
     assert Checkpoints.from_environment(checkpoints.as_environment()) == checkpoints
     missing = checkpoints.missing()
-    assert "FLUX_VAE_MODEL_PATH: /models/vae has no config.json" in missing
-    assert "FLUX_CONTROLNET_MODEL_PATH: /models/net has no config.json" in missing
+    assert "FLUX_VAE_MODEL_PATH: no folder /models/vae" in missing
+    assert "FLUX_CONTROLNET_MODEL_PATH: no folder /models/net" in missing
     assert not [line for line in missing if line.startswith("FLUX_LORA_PATH")]
 
 

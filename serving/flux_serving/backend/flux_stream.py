@@ -29,6 +29,7 @@ from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import Cancelled, InvalidRequest, Overloaded
+from flux_serving.settings import Checkpoints
 from flux_serving.stages.picture_encoding import parse_format
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class FluxStreamModel:
         self._instance = Instance.start(FLUX_STREAM, args)
         self._folder = ProgressFolder.of_server(os.environ)
         self._folder.make()
+        self._unserved = Checkpoints.from_environment(os.environ).unserved_modes()
         self._streams: list[_Stream] = []
         self._instance.heart.begin()
 
@@ -78,7 +80,7 @@ class FluxStreamModel:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
         receiver = self._folder.listen()
         try:
-            stream = _Stream(request, sender, receiver)
+            stream = _Stream(request, sender, receiver, self._unserved)
             stream.start()
         except BaseException:
             receiver.close()
@@ -90,14 +92,18 @@ class FluxStreamModel:
 class _Stream(threading.Thread):
     """One request, from its acceptance to its last answer. Only this thread sends answers."""
 
-    def __init__(self, request: Any, sender: Any, receiver: ProgressReceiver) -> None:
+    def __init__(self, request: Any, sender: Any, receiver: ProgressReceiver, unserved: Mapping[str, str]) -> None:
         """Copies the request, whose memory goes back to Triton when `execute` returns.
 
-        Raises InvalidRequest: the request breaks the contract.
+        unserved: modes that this server's checkpoints cannot serve, each with the reason.
+        Raises InvalidRequest: the request breaks the contract, or its mode is not served.
         """
         super().__init__(name="stream", daemon=True)
         values = read_inputs(FLUX_STREAM, request)
-        ensemble = BY_MODE[read_text(FLUX_STREAM, MODE, values)]
+        mode = read_text(FLUX_STREAM, MODE, values)
+        if mode in unserved:
+            raise InvalidRequest(f"{MODE.name}={mode!r}: {unserved[mode]}")
+        ensemble = BY_MODE[mode]
         values.pop(MODE.name, None)
         _check_mode(ensemble, values)
         self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from types import TracebackType
 from typing import IO
 
@@ -22,16 +23,26 @@ class Gateway:
     """A context manager: it listens from entry on, and says 503 until Triton is ready. Its settings are variables."""
 
     def __init__(
-        self, triton: str, host: str, port: int, output: IO[bytes] | None = None, *, exit_timeout_s: int = 30
+        self,
+        triton: str,
+        host: str,
+        port: int,
+        output: IO[bytes] | None = None,
+        *,
+        exit_timeout_s: int = 30,
+        loras: Path | None = None,
     ) -> None:
         """triton: host:port of its gRPC. output: where the log goes; None: where this process writes.
 
-        exit_timeout_s: seconds that running requests have when it ends.
+        exit_timeout_s: seconds that running requests have when it ends. loras: the folder of Triton's adapters; None:
+        as the environment says.
         """
         self._exit_timeout_s = exit_timeout_s
         self.url = f"http://{host}:{port}"
         self._address = host, port
         variables = {"TRITON": triton, "HOST": host, "PORT": str(port), "EXIT_TIMEOUT_S": str(exit_timeout_s)}
+        if loras is not None:
+            variables["LORAS"] = str(loras)
         self._environment = os.environ | {f"FLUX_GATEWAY_{name}": value for name, value in variables.items()}
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None

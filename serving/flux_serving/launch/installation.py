@@ -14,17 +14,25 @@ from pathlib import Path
 
 from flux_serving.errors import CannotStart
 
+#: Where NVIDIA's images name their release.
+VERSION_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
+#: The release that the embedded server is from.
+EMBEDDED_VERSION = "24.10"
 #: The embedded server was built for this glibc.
 EMBEDDED_GLIBC = (2, 35)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """binary: the server. arguments, environment: what this installation needs on top of the usual."""
+    """binary: the server. arguments, environment: what this installation needs on top of the usual.
+
+    version: of the container that it is from, such as `26.08`; empty: unknown.
+    """
 
     binary: Path
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 def find_installation(folder: Path) -> Installation:
@@ -33,7 +41,7 @@ def find_installation(folder: Path) -> Installation:
     Raises CannotStart: no Triton is installed, or the embedded one cannot run here.
     """
     if (binary := shutil.which("tritonserver")) is not None:
-        return Installation(Path(binary))
+        return Installation(Path(binary), version=os.environ.get(VERSION_VARIABLE, ""))
     return _embedded(folder)
 
 
@@ -63,6 +71,7 @@ def _embedded(folder: Path) -> Installation:
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         },
+        version=EMBEDDED_VERSION,
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import urllib.error
 import urllib.request
 from typing import Any
 
 import psutil
 
+from flux_serving.contract.models import MODELS
 from flux_serving.launch.stubs import running_instances
 
 
@@ -25,10 +27,13 @@ def look(host: str, port: int, timeout_s: float) -> None:
     """Raises Dead: Triton does not answer, or a Python model has fewer processes than instances."""
     try:
         _ask(f"http://{host}:{port}/v2/health/live", timeout_s)
-        models = _ask(f"http://{host}:{port}/v2/repository/index", timeout_s, b'{"ready": true}')
-        configs = [_ask(f"http://{host}:{port}/v2/models/{model['name']}/config", timeout_s) for model in models]
+        # Not the repository's index, an API that the launcher restricts.
+        urls = [f"http://{host}:{port}/v2/models/{model.name}/config" for model in MODELS]
+        configs = [config for url in urls if (config := _config(url, timeout_s)) is not None]
     except OSError as error:
         raise Dead(f"Triton at {host}:{port} does not answer: {error}") from error
+    if not configs:
+        raise Dead(f"Triton at {host}:{port} has none of the models")
     running = running_instances(_listener(port))
     for config in configs:
         if config.get("backend") == "python" and running[config["name"]] < (expected := _instances(config)):
@@ -50,10 +55,21 @@ def _listener(port: int) -> int:
     raise Dead(f"no tritonserver of this user listens on port {port}")
 
 
-def _ask(url: str, timeout_s: float, body: bytes | None = None) -> Any:
+def _config(url: str, timeout_s: float) -> dict[str, Any] | None:
+    """None: there is no such model here. Raises OSError."""
+    try:
+        config: dict[str, Any] = _ask(url, timeout_s)
+    except urllib.error.HTTPError as error:
+        if error.code not in (400, 404):
+            raise
+        return None
+    return config
+
+
+def _ask(url: str, timeout_s: float) -> Any:
     """The answer, which is JSON or empty. Raises OSError."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(urllib.request.Request(url, data=body), timeout=timeout_s) as answer:
+    with direct.open(url, timeout=timeout_s) as answer:
         text = answer.read()
     return json.loads(text) if text else None
 

@@ -19,11 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
+from flux_serving.contract.pbtxt import DEFAULT_GPUS
 from flux_serving.errors import CannotStart
 from flux_serving.launch.draining import wait_until_idle
+from flux_serving.launch.exposure import check_exposure, restriction_arguments
 from flux_serving.launch.installation import find_installation
 from flux_serving.launch.processes import Terminated, end_with_parent, refuse_taken
+from flux_serving.launch.repository import assemble_repository
 from flux_serving.launch.stubs import running_stubs
 from flux_serving.launch.tracing import trace_arguments
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
@@ -50,7 +52,7 @@ class ServerOptions:
     #: Seconds after which a gRPC client is told to connect anew; its running calls go on. One that balances by a name
     #: learns only so which servers have come, and which are about to go.
     connection_age_s: int = 30
-    #: Address that all ports listen on.
+    #: Address that Triton's ports listen on.
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
@@ -59,6 +61,12 @@ class ServerOptions:
     exit_timeout_s: int = 30
     #: Where Triton sends its spans, by OTLP over HTTP; empty: there are none.
     traces_url: str = ""
+    #: Of RESTRICTED_APIS, those that need no key.
+    allowed_apis: tuple[str, ...] = ()
+    #: Opens the restricted APIs, in the header KEY_HEADER; empty: a random one.
+    api_key: str = ""
+    #: Whether other machines may reach a Triton with published vulnerabilities.
+    expose_vulnerable: bool = False
 
 
 class TritonServer:
@@ -103,7 +111,10 @@ class TritonServer:
             refuse_taken(options.host, port)
         self._folder.mkdir(mode=0o700)
         installation = find_installation(self._folder)
-        repository, profile = self._repository()
+        check_exposure(options.host, installation.version, options.expose_vulnerable)
+        repository = self._folder / "model_repository"
+        unserved = options.checkpoints.unserved_modes()
+        profile = assemble_repository(repository, options.repository, options.profile, options.gpus, unserved)
         command = [
             str(installation.binary),
             f"--model-repository={repository}",
@@ -117,6 +128,7 @@ class TritonServer:
             f"--grpc-port={options.grpc_port}",
             f"--metrics-port={options.metrics_port}",
             f"--exit-timeout-secs={options.exit_timeout_s}",
+            *restriction_arguments(options.api_key, options.allowed_apis),
             *trace_arguments(options.traces_url),
             *installation.arguments,
         ]
@@ -215,23 +227,6 @@ class TritonServer:
                 self.kill()
         finally:
             self.stop()
-
-    def _repository(self) -> tuple[Path, list[str]]:
-        """The model repository to load, and the argument that picks a profile of it.
-
-        It lies in a folder of our own: the stub cannot bear a space in its path (2.51). GPUs other than the committed
-        ones get a copy with configs for them; the committed files stay.
-        """
-        options = self.options
-        repository = self._folder / "model_repository"
-        if options.profile != "gpu" or options.gpus == DEFAULT_GPUS:
-            repository.symlink_to(options.repository.resolve(), target_is_directory=True)
-            return repository, [] if options.profile == "gpu" else [f"--model-config-name={options.profile}"]
-        shutil.copytree(options.repository, repository, ignore=shutil.ignore_patterns("__pycache__", "configs"))
-        for path, text in render_all(options.gpus).items():
-            if path.name == "config.pbtxt":
-                (repository / path).write_text(text)
-        return repository, []
 
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""
