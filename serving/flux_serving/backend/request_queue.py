@@ -1,0 +1,201 @@
+"""A bounded queue for the models that decode or encode pictures: `execute` only accepts, threads do the work.
+
+Every request goes through two stages: `prepare` reads it, in several threads at once, and `finish` takes what is
+prepared, in one thread, several requests at a time. Pictures whose decoding takes long by their headers are prepared by
+a thread of their own, so that other requests overtake them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import triton_python_backend_utils as pb_utils
+from PIL import Image
+
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.picture_decoder import USUAL_SECONDS, USUAL_WORK, Allowance, PictureDecoder
+from flux_serving.backend.progress_channel import ProgressFolder
+from flux_serving.backend.wire import refusal
+from flux_serving.contract import limits
+from flux_serving.contract.models import Model
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import GenerationFailed, Overloaded
+from flux_serving.settings import ModelSettings
+from flux_serving.stages.picture_decoding import Decode, TooMuchWork
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at deadlines and at clients that have gone.
+_WATCH_S = 0.1
+
+Prepared = TypeVar("Prepared")
+#: The request's tensors, and how its pictures are decoded, to what `finish` needs. Errors are the request's.
+Prepare: TypeAlias = Callable[[Mapping[str, Array], Decode], Prepared]
+#: Answers requests together. What it leaves open is answered as failed.
+Finish: TypeAlias = Callable[[Sequence[tuple[PendingRequest, Prepared]]], None]
+
+
+class RequestQueue(Generic[Prepared]):
+    """Of one model instance. Accepts while there is room, and answers each request exactly once.
+
+    A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: ModelSettings,
+        refusal_tensor: Tensor | None,
+        prepare: Prepare[Prepared],
+        finish: Finish[Prepared],
+        max_together: int = 1,
+        decodes: bool = True,
+    ) -> None:
+        """max_together: requests that `finish` takes at once. decodes: whether `prepare` decodes pictures.
+
+        Raises CannotStart: no picture can be decoded here."""
+        self._model = model
+        self._settings = settings
+        self._refusal_tensor = refusal_tensor
+        self._prepare_values = prepare
+        self._finish_together = finish
+        self._max_together = max_together
+        self._folder = ProgressFolder.of_server(os.environ)
+        self._decoder = PictureDecoder() if decodes else None
+        #: Accepted and not answered.
+        self._pending: set[PendingRequest] = set()
+        self._pending_bytes = 0
+        self._ready: deque[tuple[PendingRequest, Prepared]] = deque()
+        self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        #: Requests being prepared or prepared: what they hold may be large.
+        self._slots = threading.Semaphore(settings.workers + 1 + max_together)
+        self._usual = ThreadPoolExecutor(settings.workers, "prepare")
+        self._large = ThreadPoolExecutor(1, "prepare large")
+        self._finisher = ThreadPoolExecutor(1, "finish")
+        self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+        self._watcher.start()
+
+    def accept(self, requests: Sequence[Any]) -> None:
+        """From `execute`: take what there is room for, and refuse the rest."""
+        for request in requests:
+            try:
+                pending = self._take(request)
+            except Exception as error:
+                wanted, request_id = request.requested_output_names(), request.request_id()
+                request.get_response_sender().send(
+                    refusal(self._model, wanted, request_id, error, self._refusal_tensor),
+                    flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
+                )
+            else:
+                self._usual.submit(self._prepare, pending, is_large=False)
+
+    def close(self) -> None:
+        """Fail what is not answered, and end the threads and processes."""
+        self._is_closing.set()
+        for pending in self._snapshot():
+            pending.fail(Overloaded("the server is stopping"))
+        self._watcher.join()
+        for executor in (self._usual, self._large, self._finisher):
+            executor.shutdown()
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def _take(self, request: Any) -> PendingRequest:
+        """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
+        most = self._settings.max_pending
+        if len(self._pending) >= most:
+            raise Overloaded(f"no room for one more request: {most} are waiting or in work, at most {most} may")
+        pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
+        total = self._pending_bytes + pending.size_bytes
+        if self._pending and total > limits.MAX_PENDING_BYTES:
+            raise Overloaded(
+                f"no room for one more request: all would have {total} bytes, at most {limits.MAX_PENDING_BYTES}"
+            )
+        pending.keep()
+        with self._lock:
+            self._pending_bytes += pending.size_bytes
+            self._pending.add(pending)
+        return pending
+
+    def _ended(self, pending: PendingRequest) -> None:
+        with self._lock:
+            self._pending.discard(pending)
+            self._pending_bytes -= pending.size_bytes
+
+    def _snapshot(self) -> list[PendingRequest]:
+        with self._lock:
+            return list(self._pending)
+
+    def _watch(self) -> None:
+        while not self._is_closing.wait(_WATCH_S):
+            for pending in self._snapshot():
+                if pending.is_open and (reason := pending.reason_to_stop()) is not None:
+                    _fail(pending, reason)
+
+    def _prepare(self, pending: PendingRequest, is_large: bool) -> None:
+        """In a thread of one of the pools."""
+        while not self._slots.acquire(timeout=_WATCH_S):
+            if not pending.is_open:
+                return
+        is_ready = False
+        try:
+            is_ready = self._prepare_within_allowance(pending, is_large)
+        except TooMuchWork:
+            self._large.submit(self._prepare, pending, is_large=True)
+        except Exception as error:
+            _fail(pending, error)
+        finally:
+            if not is_ready:
+                self._slots.release()
+
+    def _prepare_within_allowance(self, pending: PendingRequest, is_large: bool) -> bool:
+        """Returns whether it is ready, with its slot. Raises TooMuchWork: it belongs to the large ones."""
+        values = pending.values
+        if (reason := pending.reason_to_stop()) is not None:
+            raise reason
+        allowance = Allowance(self._settings.decode_s, reason_to_stop=pending.reason_to_stop)
+        if not is_large:
+            allowance = Allowance(USUAL_SECONDS, USUAL_WORK, pending.reason_to_stop)
+
+        def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
+            assert self._decoder is not None
+            return self._decoder.decode(encoded, max_pixels, behind, allowance)
+
+        self._ready.append((pending, self._prepare_values(values, decode)))
+        self._finisher.submit(self._finish)
+        return True
+
+    def _finish(self) -> None:
+        """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
+        batch: list[tuple[PendingRequest, Prepared]] = []
+        while self._ready and len(batch) < self._max_together:
+            batch.append(self._ready.popleft())
+        going_on = []
+        for pending, prepared in batch:
+            if (reason := pending.reason_to_stop()) is not None:
+                _fail(pending, reason)
+            else:
+                going_on.append((pending, prepared))
+        try:
+            if going_on:
+                self._finish_together(going_on)
+        except Exception as error:
+            log.error("%s: a batch of %d requests failed", self._model.name, len(going_on), exc_info=error)
+        finally:
+            for pending, _ in batch:
+                _fail(pending, GenerationFailed("the request was not answered; the server's log has the details"))
+                self._slots.release()
+
+
+def _fail(pending: PendingRequest, error: Exception) -> None:
+    try:
+        pending.fail(error)
+    except Exception:
+        log.exception("an answer could not be sent")
