@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import queue
 import signal
 import socket
@@ -33,6 +34,8 @@ _CHECK_S = 0.05
 #: How often a picture is tried whose process ends without an answer: it may have been killed for another reason.
 _ATTEMPTS = 2
 
+#: NumPy's threads would take address space, which is bounded, for nothing.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 #: Seconds in which a process must have started.
 _START_S = 60.0
 #: Its program. Arguments: the socket's descriptor, then folders of packages.
@@ -140,6 +143,7 @@ class _DecodingProcess:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, str(its.fileno()), *filter(None, sys.path)],
                 pass_fds=[its.fileno()],
+                env={**os.environ, **_ONE_THREAD},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

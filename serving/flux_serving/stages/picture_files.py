@@ -153,7 +153,10 @@ def _inflated(compressed: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> PictureFile:
-    """Segments of application data and comments are set aside, and so is what follows the image."""
+    """Segments of application data and comments are set aside, and so is what follows the image.
+
+    A run of 0xFF counts as so many parts.
+    """
     kept: list[bytes] = []
     exif = xmp = b""
     parts = Parts()
@@ -181,7 +184,10 @@ def _jpeg(content: bytes) -> PictureFile:
     else:
         at = len(content)
     kept.append(content[kept_from:at])
-    return PictureFile(b"".join(kept), exif, xmp, scans)
+    lean = b"".join(kept)
+    if b"\xff" * MAX_PARTS in lean:  # Pillow and libjpeg look through such a run again and again
+        raise InvalidRequest("picture is in too many parts")
+    return PictureFile(lean, exif, xmp, scans)
 
 
 def _gif(content: bytes) -> bytes:
