@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,10 @@ def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: Pictur
 
 
 def test_the_pictures_of_one_request_share_its_budget(decoder: PictureDecoder) -> None:
-    large, allowance = encode(Image.new("RGB", (4096, 4096)), "JPEG"), Allowance(0.2)
+    allowance = Allowance(0.2)
+    pictures = [encode(Image.new("RGB", (4096, 4096)), "JPEG")] * 100
     with pytest.raises(InvalidRequest, match=r"pictures take more than 0\.2 s to decode"):
-        for _ in range(100):
-            decode(decoder, large, allowance)
+        list(map(partial(decode, decoder, allowance=allowance), pictures))
 
 
 def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: PictureDecoder) -> None:
