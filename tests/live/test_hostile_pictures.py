@@ -125,24 +125,17 @@ def test_honest_callers_are_served_while_slow_pictures_are_decoded(demo_server: 
         assert busy_process(demo_server)
 
 
-def test_a_full_queue_refuses_at_once_and_what_waits_ends_at_its_deadline(demo_server: TritonServer) -> None:
-    """What was refused for lack of room is served later: the response cache has not kept the refusal."""
-    slow = [tensors_of([slow_jpeg(100 + number)], num_inference_steps=1) for number in range(70)]
+def test_more_slow_pictures_than_fit_are_refused_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
+    """Others are served meanwhile. What was refused is served later: the response cache has not kept the refusal."""
+    slow = [tensors_of([slow_jpeg(100 + number)], num_inference_steps=1) for number in range(20)]
     with sent(demo_server, "flux_redux", slow, timeout=8_000_000) as answers:
-        until = time.monotonic() + 7
-        while time.monotonic() < until:
-            try:
-                vary(demo_server, 920)
-            except InferenceServerException as error:
-                refused = str(error.message())
-                if "no room for one more request: 64 are waiting or in work, at most 64 may" in refused:
-                    break
-        else:
-            raise AssertionError("the queue never was full")
-        outcomes = answers.collect(70)
-    assert outcomes["StatusCode.UNAVAILABLE"] >= 60
+        busy_process(demo_server)
+        assert vary(demo_server, 920).startswith(b"\x89PNG")
+        outcomes = answers.collect(20)
+    assert outcomes["StatusCode.UNAVAILABLE"] >= 11
     assert set(outcomes) <= {"StatusCode.UNAVAILABLE", "answered"}
-    assert vary(demo_server, 920).startswith(b"\x89PNG")
+    again = call_grpc(demo_server.grpc_url, "flux_redux", slow[-1], OUTPUTS)
+    assert again["OUTPUT_IMAGE"][0].startswith(b"\x89PNG")
 
 
 def context_of(server: TritonServer) -> dict[str, np.ndarray]:
@@ -185,3 +178,4 @@ def test_each_request_of_a_flood_gets_one_answer(demo_server: TritonServer, mode
     assert set(outcomes) <= {"answered", "UNAVAILABLE", "StatusCode.UNAVAILABLE"}
     assert outcomes["answered"] >= 64
     assert outcomes.total() == 300
+    print(model, outcomes)

@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import answer, read_inputs, refusal
+from flux_serving.backend.wire import answer, error_response, read_inputs, refusal
 from flux_serving.contract.handed import PROGRESS_PARAMETER
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -84,7 +84,11 @@ class PendingRequest:
     def fail(self, error: Exception) -> None:
         """Answer with this error, if there was no answer yet."""
         if self._close():
-            self._send(refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor))
+            try:
+                response = refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
+            except Exception as trouble:
+                response = error_response(self._model, self._request_id, trouble)
+            self._send(response)
 
     def _close(self) -> bool:
         """Whether it was open."""

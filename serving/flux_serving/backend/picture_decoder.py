@@ -24,11 +24,6 @@ from flux_serving.stages.picture_decoding import TooMuchWork
 
 log = logging.getLogger(__name__)
 
-#: Pixels, times `PictureFile.work_factor`, up to which a picture is decoded at once: 4096 x 4096 in one scan, and a
-#: progressive JPEG of 10 scans of 6.7 megapixels.
-USUAL_WORK = 2**24
-#: CPU seconds for one request's pictures up to that.
-USUAL_SECONDS = 2.0
 #: Seconds between two looks at the budget and at who waits.
 _CHECK_S = 0.05
 #: How often a picture is tried whose process ends without an answer: it may have been killed for another reason.
@@ -48,7 +43,7 @@ main(int(sys.argv[1]))
 
 
 class Allowance:
-    """What decoding one request's pictures may take.
+    """What decoding one request's pictures may take: CPU seconds together, and pixels each, times their work factor.
 
     reason_to_stop: asked while a picture is decoded; an error that it returns ends the decoding.
     """

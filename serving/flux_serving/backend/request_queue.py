@@ -18,8 +18,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
+from flux_serving.backend.lanes import Bounds, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
-from flux_serving.backend.picture_decoder import USUAL_SECONDS, USUAL_WORK, Allowance, PictureDecoder
+from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import refusal
 from flux_serving.contract import limits
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at deadlines and at clients that have gone.
 _WATCH_S = 0.1
+
 
 Prepared = TypeVar("Prepared")
 #: The request's tensors, and how its pictures are decoded, to what `finish` needs. Errors are the request's.
@@ -75,9 +77,8 @@ class RequestQueue(Generic[Prepared]):
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         #: Requests being prepared or prepared: what they hold may be large.
-        self._slots = threading.Semaphore(settings.workers + 1 + max_together)
-        self._usual = ThreadPoolExecutor(settings.workers, "prepare")
-        self._large = ThreadPoolExecutor(1, "prepare large")
+        self._slots = threading.Semaphore(2 * settings.workers + 1 + max_together)
+        self._lanes = make_lanes(settings.workers, settings.decode_s)
         self._finisher = ThreadPoolExecutor(1, "finish")
         self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
         self._watcher.start()
@@ -88,13 +89,12 @@ class RequestQueue(Generic[Prepared]):
             try:
                 pending = self._take(request)
             except Exception as error:
-                wanted, request_id = request.requested_output_names(), request.request_id()
-                request.get_response_sender().send(
-                    refusal(self._model, wanted, request_id, error, self._refusal_tensor),
-                    flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
-                )
-            else:
-                self._usual.submit(self._prepare, pending, is_large=False)
+                _refuse(self._model, request, error, self._refusal_tensor)
+                continue
+            try:
+                self._submit(pending, 0)
+            except Exception as error:
+                _fail(pending, error)
 
     def close(self) -> None:
         """Fail what is not answered, and end the threads and processes."""
@@ -102,7 +102,7 @@ class RequestQueue(Generic[Prepared]):
         for pending in self._snapshot():
             pending.fail(Overloaded("the server is stopping"))
         self._watcher.join()
-        for executor in (self._usual, self._large, self._finisher):
+        for executor in (*(lane.executor for lane in self._lanes), self._finisher):
             executor.shutdown()
         if self._decoder is not None:
             self._decoder.close()
@@ -139,30 +139,36 @@ class RequestQueue(Generic[Prepared]):
                 if pending.is_open and (reason := pending.reason_to_stop()) is not None:
                     _fail(pending, reason)
 
-    def _prepare(self, pending: PendingRequest, is_large: bool) -> None:
-        """In a thread of one of the pools."""
-        while not self._slots.acquire(timeout=_WATCH_S):
-            if not pending.is_open:
-                return
-        is_ready = False
+    def _submit(self, pending: PendingRequest, lane: int) -> None:
+        """Raises Overloaded: the lane has no room."""
+        self._lanes[lane].enter(pending)
+        self._lanes[lane].executor.submit(self._prepare, pending, lane)
+
+    def _prepare(self, pending: PendingRequest, lane: int) -> None:
+        """In a thread of the lane."""
         try:
-            is_ready = self._prepare_within_allowance(pending, is_large)
-        except TooMuchWork:
-            self._large.submit(self._prepare, pending, is_large=True)
+            while not self._slots.acquire(timeout=_WATCH_S):
+                if not pending.is_open:
+                    return
+            is_ready = False
+            try:
+                is_ready = self._prepare_within(self._lanes[lane].bounds, pending)
+            except TooMuchWork:
+                self._submit(pending, lane + 1)
+            finally:
+                if not is_ready:
+                    self._slots.release()
         except Exception as error:
             _fail(pending, error)
         finally:
-            if not is_ready:
-                self._slots.release()
+            self._lanes[lane].leave(pending)
 
-    def _prepare_within_allowance(self, pending: PendingRequest, is_large: bool) -> bool:
-        """Returns whether it is ready, with its slot. Raises TooMuchWork: it belongs to the large ones."""
+    def _prepare_within(self, bounds: Bounds, pending: PendingRequest) -> bool:
+        """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
         values = pending.values
         if (reason := pending.reason_to_stop()) is not None:
             raise reason
-        allowance = Allowance(self._settings.decode_s, reason_to_stop=pending.reason_to_stop)
-        if not is_large:
-            allowance = Allowance(USUAL_SECONDS, USUAL_WORK, pending.reason_to_stop)
+        allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
 
         def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
             assert self._decoder is not None
@@ -192,6 +198,15 @@ class RequestQueue(Generic[Prepared]):
             for pending, _ in batch:
                 _fail(pending, GenerationFailed("the request was not answered; the server's log has the details"))
                 self._slots.release()
+
+
+def _refuse(model: Model, request: Any, error: Exception, tensor: Tensor | None) -> None:
+    """Answer a request that was not accepted. Raises nothing, which would fail what was accepted with it."""
+    try:
+        response = refusal(model, request.requested_output_names(), request.request_id(), error, tensor)
+        request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception:
+        log.exception("an answer could not be sent")
 
 
 def _fail(pending: PendingRequest, error: Exception) -> None:
