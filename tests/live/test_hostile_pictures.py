@@ -138,6 +138,15 @@ def test_more_slow_pictures_than_fit_are_refused_and_the_rest_end_at_their_deadl
     assert again["OUTPUT_IMAGE"][0].startswith(b"\x89PNG")
 
 
+def test_an_invented_progress_address_ends_its_own_request_alone(demo_server: TritonServer) -> None:
+    """The response cache's key has no parameters: what is answered to it must not be kept."""
+    tensors = tensors_of([encoded(drawn_picture(925))], num_inference_steps=1, seed=1)
+    for address in ("../../etc/passwd", "0" * 32, 7):
+        with sent(demo_server, "flux_redux", [tensors], parameters={"flux_progress_address": address}) as answers:
+            assert answers.collect(1).keys() <= {"StatusCode.CANCELLED"}
+    assert vary(demo_server, 925).startswith(b"\x89PNG")
+
+
 def context_of(server: TritonServer) -> dict[str, np.ndarray]:
     tensors = tensors_of([encoded(drawn_picture(930))])
     found = call_grpc(server.grpc_url, "flux_prior_redux", {"IMAGE": tensors["IMAGE"]}, CONTEXT)
@@ -178,4 +187,3 @@ def test_each_request_of_a_flood_gets_one_answer(demo_server: TritonServer, mode
     assert set(outcomes) <= {"answered", "UNAVAILABLE", "StatusCode.UNAVAILABLE"}
     assert outcomes["answered"] >= 64
     assert outcomes.total() == 300
-    print(model, outcomes)

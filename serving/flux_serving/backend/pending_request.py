@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import answer, error_response, read_inputs, refusal
+from flux_serving.backend.wire import answer, error_response, read_inputs, refusal, send_only
 from flux_serving.contract.handed import PROGRESS_PARAMETER
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -98,7 +97,7 @@ class PendingRequest:
 
     def _send(self, response: Any) -> None:
         try:
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            send_only(self._sender, response)
         finally:
             self.values = {}
             self._on_end(self)

@@ -1,8 +1,11 @@
 """A bounded queue for the models that decode or encode pictures: `execute` only accepts, threads do the work.
 
 Every request goes through two stages: `prepare` reads it, in several threads at once, and `finish` takes what is
-prepared, in one thread, several requests at a time. Pictures whose decoding takes long by their headers are prepared by
-a thread of their own, so that other requests overtake them.
+prepared, in one thread, several requests at a time. Requests whose pictures take long to decode are prepared in threads
+of their own, so that others overtake them.
+
+Triton's own bound of a model's queue, `max_queue_size`, is not used: before 26.02 an ensemble hangs when one of its
+models refuses a request by it.
 """
 
 from __future__ import annotations
@@ -15,18 +18,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import triton_python_backend_utils as pb_utils
 from PIL import Image
 
 from flux_serving.backend.lanes import Bounds, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import refusal
+from flux_serving.backend.wire import refusal, send_only
 from flux_serving.contract import limits
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import GenerationFailed, Overloaded
+from flux_serving.errors import GenerationFailed, InvalidRequest, Overloaded
 from flux_serving.settings import ModelSettings
 from flux_serving.stages.picture_decoding import Decode, TooMuchWork
 
@@ -61,7 +63,8 @@ class RequestQueue(Generic[Prepared]):
     ) -> None:
         """max_together: requests that `finish` takes at once. decodes: whether `prepare` decodes pictures.
 
-        Raises CannotStart: no picture can be decoded here."""
+        Raises CannotStart: no picture can be decoded here.
+        """
         self._model = model
         self._settings = settings
         self._refusal_tensor = refusal_tensor
@@ -100,7 +103,7 @@ class RequestQueue(Generic[Prepared]):
         """Fail what is not answered, and end the threads and processes."""
         self._is_closing.set()
         for pending in self._snapshot():
-            pending.fail(Overloaded("the server is stopping"))
+            _fail(pending, Overloaded("the server is stopping"))
         self._watcher.join()
         for executor in (*(lane.executor for lane in self._lanes), self._finisher):
             executor.shutdown()
@@ -113,11 +116,11 @@ class RequestQueue(Generic[Prepared]):
         if len(self._pending) >= most:
             raise Overloaded(f"no room for one more request: {most} are waiting or in work, at most {most} may")
         pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
-        total = self._pending_bytes + pending.size_bytes
-        if self._pending and total > limits.MAX_PENDING_BYTES:
-            raise Overloaded(
-                f"no room for one more request: all would have {total} bytes, at most {limits.MAX_PENDING_BYTES}"
-            )
+        size, left = pending.size_bytes, limits.MAX_PENDING_BYTES - self._pending_bytes
+        if size > limits.MAX_PENDING_BYTES // 2:
+            raise InvalidRequest(f"request has {size} bytes, at most {limits.MAX_PENDING_BYTES // 2} are allowed")
+        if size > left // 2:  # so that many large requests leave room for small ones
+            raise Overloaded(f"no room for one more request of {size} bytes: those in work leave {left // 2}")
         pending.keep()
         with self._lock:
             self._pending_bytes += pending.size_bytes
@@ -204,7 +207,7 @@ def _refuse(model: Model, request: Any, error: Exception, tensor: Tensor | None)
     """Answer a request that was not accepted. Raises nothing, which would fail what was accepted with it."""
     try:
         response = refusal(model, request.requested_output_names(), request.request_id(), error, tensor)
-        request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        send_only(request.get_response_sender(), response)
     except Exception:
         log.exception("an answer could not be sent")
 

@@ -62,6 +62,18 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     )
 
 
+def send_only(sender: Any, response: Any) -> None:
+    """Send the one answer of a request through its response sender.
+
+    In two parts, because Triton 2.51 takes no second answer after one that was marked as final but found no room in
+    /dev/shm; the caller would wait for ever. This way it gets an error of Triton's own.
+    """
+    try:
+        sender.send(response, flags=0)
+    finally:
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
 def full_message(model: Model, error: FluxError) -> str:
     """The error's words with the name of the model that found it in front."""
     names = {known.name for known in MODELS}

@@ -15,8 +15,9 @@ MAX_JPEG_SCANS = 100
 DEFAULT_DECODE_SECONDS = 10
 #: Requests that one model instance holds at most, waiting or in work, where its MAX_PENDING says nothing else.
 DEFAULT_PENDING = 64
-#: Bytes of the inputs of those requests together; one request alone may have more.
-MAX_PENDING_BYTES = 2**30
+#: Bytes of the inputs of those requests together. One request may have half of what the others leave: 8 pictures of 32
+#: MiB with their masks, as base64, in an empty queue.
+MAX_PENDING_BYTES = 3 * 2**29
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096
 #: Context tokens of one request: 512 of text and 729 of each of FLUX.1's views, ten of which fit, or more with less
