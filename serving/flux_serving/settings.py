@@ -176,6 +176,12 @@ class ModelSettings:
     max_adapters: int = 8
     #: How token weights reach attention; one of ATTENTIONS.
     attention: str = "auto"
+    #: Requests that may wait or be in work in one instance.
+    max_pending: int = limits.DEFAULT_PENDING
+    #: Requests whose pictures are decoded or encoded at once.
+    workers: int = 2
+    #: CPU seconds that decoding the pictures of one request may take.
+    decode_s: int = limits.DEFAULT_DECODE_SECONDS
 
     @classmethod
     def from_config(cls, model: Model, config: Mapping[str, Any]) -> ModelSettings:
@@ -197,6 +203,9 @@ class ModelSettings:
             default_steps=read.count_or_auto("DEFAULT_STEPS", limits.MAX_STEPS),
             max_adapters=read.count("MAX_ADAPTERS", cls.max_adapters),
             attention=read.choice("ATTENTION", ATTENTIONS, cls.attention),
+            max_pending=read.count("MAX_PENDING", cls.max_pending),
+            workers=read.count("WORKERS", cls.workers),
+            decode_s=read.count("DECODE_SECONDS", cls.decode_s),
         )
 
 

@@ -25,6 +25,7 @@ CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "
 NEGATIVE = ["NEGATIVE_CONTEXT", "NEGATIVE_CONTEXT_WEIGHTS", "NEGATIVE_POOLED_PROJECTION"]
 
 TYPES = {
+    np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
     np.dtype(np.int64): "INT64",
     np.dtype(np.float32): "FP32",

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.request_queue import RequestQueue
+from flux_serving.backend.wire import read_text
 from flux_serving.contract.handed import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
 from flux_serving.contract.knobs import (
     IMAGE,
@@ -30,12 +32,20 @@ from flux_serving.stages.condition import Wish, compose
 from flux_serving.stages.context import Context
 from flux_serving.stages.framing import Patches
 from flux_serving.stages.picture_control import PictureControl, spans_in
+from flux_serving.stages.picture_decoding import Decode
 from flux_serving.stages.prompt_encoding import as_context, check_prompt, encode_prompt
-from flux_serving.stages.redux_prior import encode_pictures
+from flux_serving.stages.redux_prior import encode_squares, preprocess
 from flux_serving.stages.showing import show
 from flux_serving.weights import choose_dtype, load_prior, open_device
 
 log = logging.getLogger(__name__)
+
+
+class _Seen(NamedTuple):
+    """A request whose pictures were read. squares: (views, 3, side, side), for the vision tower."""
+
+    wish: Wish
+    squares: torch.Tensor
 
 
 class FluxPriorReduxModel:
@@ -44,31 +54,20 @@ class FluxPriorReduxModel:
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
+        self._queue = RequestQueue(
+            FLUX_PRIOR_REDUX, instance.settings, REFUSAL, self._read, self._finish, FLUX_PRIOR_REDUX.max_batch_size
+        )
         instance.heart.begin()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Every request is read by itself, so a bad one harms no other; the good ones are encoded together."""
-        answers: list[Any] = [None] * len(requests)
-        wishes: dict[int, Wish] = {}
-        for index, request in enumerate(requests):
-            try:
-                wishes[index] = self._read(request)
-            except Exception as error:
-                answers[index] = refusal(FLUX_PRIOR_REDUX, request, error, REFUSAL)
-        batch = self._encode_together(wishes)
-        for index, wish in wishes.items():
-            try:
-                tokens = batch[index] if index in batch else encode_pictures(self._prior, wish.squares)
-                answers[index] = self._answer(requests[index], wish, tokens)
-            except Exception as error:
-                answers[index] = refusal(FLUX_PRIOR_REDUX, requests[index], error, REFUSAL)
-        return answers
+    def execute(self, requests: Sequence[Any]) -> None:
+        self._queue.accept(requests)
 
     def close(self) -> None:
+        self._queue.close()
         self._instance.close()
 
-    def _read(self, request: Any) -> Wish:
-        values = read_inputs(FLUX_PRIOR_REDUX, request)
+    def _read(self, values: Mapping[str, Array], decode: Decode) -> _Seen:
+        """Every request is read by itself, so a bad one harms no other."""
         pictures = values[IMAGE.name].tolist() if IMAGE.name in values else []
         prompt, negative_prompt = (self._prompt(tensor, values) for tensor in (PROMPT, NEGATIVE_PROMPT))
         if not prompt and (pictures or self._prior.text_encoder is None):
@@ -81,7 +80,7 @@ class FluxPriorReduxModel:
         vision = self._prior.image_encoder.config
         patches = Patches.of_vision(vision.image_size, vision.patch_size)
         wish = Wish(
-            views=show(pictures, IMAGE_MASK.values_in(values, len(pictures)), controls, patches),
+            views=show(pictures, IMAGE_MASK.values_in(values, len(pictures)), controls, patches, decode),
             controls=controls,
             blend=read_text(FLUX_PRIOR_REDUX, IMAGE_BLEND, values),
             prompt=prompt,
@@ -90,28 +89,38 @@ class FluxPriorReduxModel:
             prompt_span=prompt_span,
         )
         wish.check_size(patches.side**2)
-        return wish
+        return _Seen(wish.without_pictures(), preprocess(self._prior, wish.squares))
 
     def _prompt(self, tensor: Tensor, values: Mapping[str, Array]) -> str | None:
         """None where there is none."""
         return read_text(FLUX_PRIOR_REDUX, tensor, values) if tensor.name in values else None
 
-    def _encode_together(self, wishes: Mapping[int, Wish]) -> dict[int, list[torch.Tensor]]:
+    def _finish(self, batch: Sequence[tuple[PendingRequest, _Seen]]) -> None:
+        """The pictures of all requests are encoded together."""
+        together = self._encode_together([seen for _, seen in batch])
+        for index, (pending, (wish, squares)) in enumerate(batch):
+            try:
+                tokens = together[index] if together else encode_squares(self._prior, squares)
+                pending.answer(self._outputs(wish, tokens))
+            except Exception as error:
+                pending.fail(error)
+
+    def _encode_together(self, batch: Sequence[_Seen]) -> list[list[torch.Tensor]]:
         """Empty if the batch fails: then each is encoded alone, so that one request's trouble stays its own."""
         try:
-            tokens = iter(encode_pictures(self._prior, [p for wish in wishes.values() for p in wish.squares]))
-            return {index: list(islice(tokens, len(wish.squares))) for index, wish in wishes.items()}
+            tokens = iter(encode_squares(self._prior, torch.cat([squares for _, squares in batch])))
+            return [list(islice(tokens, len(squares))) for _, squares in batch]
         except Exception:
-            log.exception("a batch of %d requests failed, encoding them one by one", len(wishes))
-            return {}
+            log.exception("a batch of %d requests failed, encoding them one by one", len(batch))
+            return []
 
-    def _answer(self, request: Any, wish: Wish, tokens: Sequence[torch.Tensor]) -> Any:
+    def _outputs(self, wish: Wish, tokens: Sequence[torch.Tensor]) -> dict[Tensor, Array]:
         """tokens: of each square. Raises InvalidRequest as `compose`."""
         context = compose(wish, encode_prompt(self._prior, wish.prompt), tokens)
         negative = _NO_NEGATIVE
         if wish.negative_prompt is not None:
             negative = as_context(encode_prompt(self._prior, wish.negative_prompt))
-        outputs = {
+        outputs: dict[Tensor, Array] = {
             CONTEXT_SPANS: context.all_spans.numpy(),
             POOLED_SPAN: POOLED_SPAN.array([context.pooled_span.start, context.pooled_span.end]),
             REFUSAL: REFUSAL.array(""),
@@ -119,7 +128,7 @@ class FluxPriorReduxModel:
         for one, names in ((context, POSITIVE), (negative, NEGATIVE)):
             arrays = (one.tokens.float().cpu().numpy(), one.weights.numpy(), one.pooled.float().cpu().numpy())
             outputs |= zip(names, arrays, strict=True)
-        return answer(request.requested_output_names(), outputs)
+        return outputs
 
 
 #: What stands for no negative prompt, because an answer has all outputs.

@@ -24,7 +24,7 @@ from flux_serving.backend.progress_channel import Preview, Progress, ProgressFol
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
 from flux_serving.contract import limits
 from flux_serving.contract.codes import error_of
-from flux_serving.contract.handed import PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.handed import PREVIEW, PROGRESS, PROGRESS_ADDRESS, PROGRESS_PARAMETER
 from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
 from flux_serving.contract.tensors import Array, Tensor
@@ -119,6 +119,8 @@ class _Stream(threading.Thread):
                 timeout=request.timeout(),
                 trace=trace,
                 requested_output_names=[tensor.name for tensor in ensemble.outputs],
+                # Every model of the ensemble sees it, and it is not part of the response cache's key.
+                parameters={PROGRESS_PARAMETER: self._receiver.address},
                 inputs=[
                     *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in values.items()),
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, read_inputs, read_text, refusal
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.request_queue import RequestQueue
+from flux_serving.backend.wire import read_text
 from flux_serving.contract.editing import FIT
 from flux_serving.contract.handed import SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL
 from flux_serving.contract.knobs import IMAGE
@@ -17,11 +19,18 @@ from flux_serving.contract.models import FLUX_VAE_ENCODER
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.latent_encoding import encode_pixels
-from flux_serving.stages.picture_decoding import decode_named
+from flux_serving.stages.picture_decoding import Decode, decode_named
 from flux_serving.stages.picture_size import Sides
 from flux_serving.stages.resizing import placement, resized
 from flux_serving.stages.sampling_parameters import change_in
 from flux_serving.weights import choose_dtype, load_vae_encoder, open_device
+
+
+class _Source(NamedTuple):
+    """rgb: (height, width, 3) uint8. is_encoded: whether latents are wanted, and not the pixels."""
+
+    rgb: Array
+    is_encoded: bool
 
 
 class FluxVaeEncoderModel:
@@ -32,36 +41,35 @@ class FluxVaeEncoderModel:
         checkpoints = Checkpoints.from_environment(os.environ)
         self._sides = Sides(*checkpoints.picture_sides())
         self._vae = load_vae_encoder(checkpoints, device, dtype)
+        self._queue = RequestQueue(FLUX_VAE_ENCODER, instance.settings, SOURCE_REFUSAL, self._read, self._finish)
         instance.heart.begin()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: Sequence[Any]) -> None:
+        self._queue.accept(requests)
 
     def close(self) -> None:
+        self._queue.close()
         self._instance.close()
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            values = read_inputs(FLUX_VAE_ENCODER, request)
-            rgb = self._read(values)
-            # What comes back as it is, is not encoded.
-            latents, pixels = np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)
-            if 0 in change_in(values):
-                pixels = rgb
-            else:
-                latents = encode_pixels(self._vae, rgb).numpy()
-            outputs: dict[Tensor, Array] = {
-                SOURCE_LATENTS: latents,
-                SOURCE_PIXELS: pixels,
-                SOURCE_REFUSAL: SOURCE_REFUSAL.array(""),
-            }
-            return answer(request.requested_output_names(), outputs)
-        except Exception as error:
-            return refusal(FLUX_VAE_ENCODER, request, error, SOURCE_REFUSAL)
-
-    def _read(self, values: Mapping[str, Array]) -> Array:
-        """The first picture, (height, width, 3) uint8, at the size asked for."""
+    def _read(self, values: Mapping[str, Array], decode: Decode) -> _Source:
+        """The first picture, at the size asked for."""
         height, width = self._sides.asked_in(values)
-        picture = decode_named(IMAGE, 0, values[IMAGE.name][0])
+        picture = decode_named(decode, IMAGE, 0, values[IMAGE.name][0])
         placed = placement(*picture.size, width, height, read_text(FLUX_VAE_ENCODER, FIT, values))
-        return np.asarray(resized(picture, placed))
+        # What comes back as it is, is not encoded.
+        return _Source(np.asarray(resized(picture, placed)), is_encoded=0 not in change_in(values))
+
+    def _finish(self, batch: Sequence[tuple[PendingRequest, _Source]]) -> None:
+        for pending, source in batch:
+            try:
+                pending.answer(self._outputs(source))
+            except Exception as error:
+                pending.fail(error)
+
+    def _outputs(self, source: _Source) -> dict[Tensor, Array]:
+        latents, pixels = np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)
+        if source.is_encoded:
+            latents = encode_pixels(self._vae, source.rgb).numpy()
+        else:
+            pixels = source.rgb
+        return {SOURCE_LATENTS: latents, SOURCE_PIXELS: pixels, SOURCE_REFUSAL: SOURCE_REFUSAL.array("")}

@@ -6,36 +6,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.request_queue import RequestQueue
+from flux_serving.backend.wire import read_text
 from flux_serving.contract.handed import OUTPUT_IMAGE, PIXELS, RECIPE
 from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.models import IMAGE_ENCODE
+from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest
+from flux_serving.stages.picture_decoding import Decode
 from flux_serving.stages.picture_encoding import encode_picture, parse_format
 
 
 class ImageEncodeModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         self._instance = Instance.start(IMAGE_ENCODE, args)
+        self._queue = RequestQueue(
+            IMAGE_ENCODE, self._instance.settings, None, _encode, _answer, max_together=8, decodes=False
+        )
         self._instance.heart.begin()
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        return [self._answer(request) for request in requests]
+    def execute(self, requests: Sequence[Any]) -> None:
+        self._queue.accept(requests)
 
     def close(self) -> None:
+        self._queue.close()
         self._instance.close()
 
-    def _answer(self, request: Any) -> Any:
-        try:
-            values = read_inputs(IMAGE_ENCODE, request)
-            pixels = values[PIXELS.name]
-            recipes: list[str | None] = [None] * len(pixels)
-            if RECIPE.name in values:
-                recipes = [item.decode(errors="replace") for item in values[RECIPE.name]]
-            if len(recipes) != len(pixels):
-                raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} pictures")
-            output_format = parse_format(read_text(IMAGE_ENCODE, OUTPUT_FORMAT, values))
-            encoded = [encode_picture(rgb, recipe, output_format) for rgb, recipe in zip(pixels, recipes, strict=True)]
-            return answer(request.requested_output_names(), {OUTPUT_IMAGE: OUTPUT_IMAGE.array(encoded)})
-        except Exception as error:
-            return error_response(IMAGE_ENCODE, request.request_id(), error)
+
+def _encode(values: Mapping[str, Array], _: Decode) -> list[bytes]:
+    pixels = values[PIXELS.name]
+    recipes: list[str | None] = [None] * len(pixels)
+    if RECIPE.name in values:
+        recipes = [item.decode(errors="replace") for item in values[RECIPE.name]]
+    if len(recipes) != len(pixels):
+        raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} pictures")
+    output_format = parse_format(read_text(IMAGE_ENCODE, OUTPUT_FORMAT, values))
+    return [encode_picture(rgb, recipe, output_format) for rgb, recipe in zip(pixels, recipes, strict=True)]
+
+
+def _answer(batch: Sequence[tuple[PendingRequest, Sequence[bytes]]]) -> None:
+    for pending, encoded in batch:
+        pending.answer({OUTPUT_IMAGE: OUTPUT_IMAGE.array(encoded)})

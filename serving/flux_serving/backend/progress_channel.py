@@ -115,6 +115,10 @@ class ProgressFolder:
             undo.pop_all()
         return ProgressReceiver(self.path / address, listening, waking)
 
+    def is_listening(self, address: str) -> bool:
+        """Whether `listen` made this address, and its receiver is not closed."""
+        return _ADDRESS.fullmatch(address) is not None and os.path.lexists(self.path / address)
+
     def connect(self, address: str) -> ProgressSender:
         """Raises InvalidRequest: the address is malformed, or no socket of this server's own is there."""
         if not _ADDRESS.fullmatch(address):

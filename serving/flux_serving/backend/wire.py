@@ -62,6 +62,18 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     )
 
 
+def send_only(sender: Any, response: Any) -> None:
+    """Send the one answer of a request through its response sender.
+
+    In two parts, because Triton 2.51 takes no second answer after one that was marked as final but found no room in
+    /dev/shm; the caller would wait for ever. This way it gets an error of Triton's own.
+    """
+    try:
+        sender.send(response, flags=0)
+    finally:
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
 def full_message(model: Model, error: FluxError) -> str:
     """The error's words with the name of the model that found it in front."""
     names = {known.name for known in MODELS}
@@ -79,23 +91,30 @@ def error_response(model: Model, request_id: str, error: Exception, in_words: bo
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
 
 
-def refusal(model: Model, request: Any, error: Exception, tensor: Tensor) -> Any:
+def refusal(model: Model, wanted: Collection[str], request_id: str, error: Exception, tensor: Tensor | None) -> Any:
     """The same as an answer that has it in this tensor, and in the model's other outputs nothing of any size.
 
-    Where the tensor isn't asked for, it is an error all the same.
+    wanted: names of the outputs that the request asks for. Where the tensor isn't among them, or None, it is an error
+    all the same.
+
+    Only what is wrong with the request itself may stay in Triton's response cache. Triton 2.51 does not store an answer
+    one of whose outputs has no bytes at all, so any other refusal has such outputs.
     """
-    wanted, request_id = request.requested_output_names(), request.request_id()
-    if tensor.name not in wanted:
+    if tensor is None or tensor.name not in wanted:
         return error_response(model, request_id, error)
-    outputs = {output: _nothing(output) for output in model.outputs}
+    length = 1 if isinstance(error, InvalidRequest) else 0
+    outputs = {output: _nothing(output, length) for output in model.outputs}
     outputs[tensor] = tensor.array(with_code(*_told(model, request_id, error)))
     return answer(wanted, outputs)
 
 
-def _nothing(tensor: Tensor) -> Array:
+def _nothing(tensor: Tensor, length: int) -> Array:
+    """length: of every side that may have any; 1 where the contract bounds the length."""
     if tensor.dtype is DType.BYTES:
         return tensor.array("")
-    return np.zeros([1 if length == -1 else length for length in tensor.shape], tensor.dtype.numpy_type)
+    if tensor.max_length is not None:
+        length = 1
+    return np.zeros([length if side == -1 else side for side in tensor.shape], tensor.dtype.numpy_type)
 
 
 def _told(model: Model, request_id: str, error: Exception) -> tuple[str, str]:

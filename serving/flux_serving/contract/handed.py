@@ -13,6 +13,9 @@ PROGRESS_ADDRESS = scalar(
     "Where `flux_stream` listens for progress; only it can make one, any other is refused",
     default="",
 )
+#: Parameter of a request with the same address, which Triton hands to every model of an ensemble: by it each of them
+#: knows whether the stream's client is still there.
+PROGRESS_PARAMETER = "flux_progress_address"
 CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: text, then the pictures in order")
 CONTEXT_WEIGHTS = Tensor(
     "CONTEXT_WEIGHTS",

@@ -8,6 +8,16 @@ MAX_PICTURES = 8
 MAX_PICTURE_BYTES = 32 * 2**20
 #: Pixels of one request's pictures together, read from their headers before decoding (8192 x 8192; 200 MB as RGB).
 MAX_PICTURE_PIXELS = 8192 * 8192
+#: Scans of one JPEG, the most that libjpeg's own tools write; usual progressive files have 10. A scan of 100 bytes can
+#: take as long as decoding the whole picture.
+MAX_JPEG_SCANS = 100
+#: CPU seconds that decoding one request's pictures may take, where the model's DECODE_SECONDS says nothing else.
+DEFAULT_DECODE_SECONDS = 10
+#: Requests that one model instance holds at most, waiting or in work, where its MAX_PENDING says nothing else.
+DEFAULT_PENDING = 64
+#: Bytes of the inputs of those requests together. One request may have half of what the others leave: 8 pictures of 32
+#: MiB with their masks, as base64, in an empty queue.
+MAX_PENDING_BYTES = 3 * 2**29
 #: Unicode characters of a prompt; the text encoder itself reads 512 tokens.
 MAX_PROMPT_CHARACTERS = 4096
 #: Context tokens of one request: 512 of text and 729 of each of FLUX.1's views, ten of which fit, or more with less

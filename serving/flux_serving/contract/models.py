@@ -133,6 +133,23 @@ def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
 
 _DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
 
+_MAX_PENDING = Parameter(
+    "MAX_PENDING",
+    str(limits.DEFAULT_PENDING),
+    "Requests that may wait or be in work in one instance; more are refused as UNAVAILABLE",
+)
+_DECODING = (
+    _MAX_PENDING,
+    Parameter(
+        "WORKERS", "2", "Requests whose pictures are decoded at once, each in a process; one more takes large ones"
+    ),
+    Parameter(
+        "DECODE_SECONDS",
+        str(limits.DEFAULT_DECODE_SECONDS),
+        "CPU seconds that decoding the pictures of one request may take; beyond them it is refused as INVALID_ARG",
+    ),
+)
+
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
     purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
@@ -142,7 +159,7 @@ FLUX_PRIOR_REDUX = Model(
     max_batch_size=8,
     dynamic_batching=True,
     response_cache=True,
-    parameters=(_DTYPE,),
+    parameters=(_DTYPE, *_DECODING),
 )
 FLUX_BASE = Model(
     name="flux_base",
@@ -195,6 +212,7 @@ IMAGE_ENCODE = Model(
     outputs=(OUTPUT_IMAGE,),
     needs_gpu=False,
     cpu_instances=2,
+    parameters=(_MAX_PENDING, Parameter("WORKERS", "1", "Requests whose images are encoded at once in one instance")),
 )
 FLUX_VAE_ENCODER = Model(
     name="flux_vae_encoder",
@@ -202,7 +220,7 @@ FLUX_VAE_ENCODER = Model(
     inputs=(IMAGE, *SIZE, *IMG2IMG_KNOBS),
     outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
     needs_gpu=True,
-    parameters=(_DTYPE,),
+    parameters=(_DTYPE, *_DECODING),
 )
 CANNY_EDGES = Model(
     name="canny_edges",
@@ -210,6 +228,7 @@ CANNY_EDGES = Model(
     inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS, OUTPUT_FORMAT),
     outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
     needs_gpu=False,
+    parameters=_DECODING,
 )
 _ANSWER = (OUTPUT_IMAGE, OUTPUT_SEED)
 _FROM_CONDITION = (Step(FLUX_PRIOR_REDUX), Step(FLUX_BASE), Step(IMAGE_ENCODE))

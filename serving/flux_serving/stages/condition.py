@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from PIL import Image
@@ -39,6 +39,11 @@ class Wish:
     def squares(self) -> list[Image.Image]:
         """What the vision tower is to see, in order."""
         return [view.picture for views in self.views for view in views]
+
+    def without_pictures(self) -> Wish:
+        """The same, once the vision tower has its squares: what is left needs no pictures, whose memory can go."""
+        nothing = Image.new("RGB", (1, 1))
+        return replace(self, views=[[replace(view, picture=nothing) for view in views] for views in self.views])
 
     def check_size(self, tokens_of_view: int) -> None:
         """Raises InvalidRequest: too many views, or too many tokens come of them."""

@@ -12,6 +12,7 @@ import re
 import struct
 import threading
 import warnings
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,15 +21,20 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import STRIPOFFSETS, TILEOFFSETS, TiffImageFile
+from PIL.TiffImagePlugin import STRIPBYTECOUNTS, STRIPOFFSETS, TILEBYTECOUNTS, TILEOFFSETS, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from flux_serving.contract import limits
 from flux_serving.contract.tensors import Tensor
 from flux_serving.errors import InvalidRequest
-
-#: Chunks, segments, strips or tiles of one file; 8192 x 8192 pixels in tiles of 32 x 32 are as many.
-MAX_PARTS = 2**16
+from flux_serving.stages.picture_files import (
+    GIF_SIGNATURE,
+    JPEG_SIGNATURE,
+    MAX_PARTS,
+    PNG_SIGNATURE,
+    PictureFile,
+    without_metadata,
+)
 
 
 class _MeteredFile(io.BytesIO):
@@ -40,6 +46,7 @@ class _MeteredFile(io.BytesIO):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
+        self.size = len(content)
         self.reads_left = 3 * MAX_PARTS  # a PNG chunk takes 3
         self.bytes_left = 4 * len(content) + 2**16
 
@@ -53,22 +60,34 @@ class _MeteredFile(io.BytesIO):
 
 
 class _MeteredTiff(TiffImageFile):
-    """A TIFF that counts its strips or tiles before Pillow lists them: 3.5 million took 30 seconds and 2 GB."""
+    """A TIFF whose strips or tiles are checked before Pillow lists them: 3.5 million took 30 seconds and 2 GB.
+
+    libtiff reads each of them from the file by itself. Strips that share their bytes, and tiles that reach beyond the
+    image, would cost more than the file's bytes and the image's pixels tell.
+    """
 
     def _setup(self) -> None:
-        for offsets in (STRIPOFFSETS, TILEOFFSETS):
-            if len(self.tag_v2.get(offsets, ())) > MAX_PARTS:
+        for offsets, byte_counts in ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS)):
+            parts = len(self.tag_v2.get(offsets, ()))
+            if parts > MAX_PARTS:
                 raise InvalidRequest("picture is in too many parts")
+            assert isinstance(self.fp, _MeteredFile)
+            if parts > 1 and sum(self.tag_v2.get(byte_counts, ())) > 4 * self.fp.size:
+                raise InvalidRequest("picture is in parts that overlap")
+        tiles = len(self.tag_v2.get(TILEOFFSETS, ()))
+        pixels = tiles * int(self.tag_v2.get(_TILE_WIDTH, 0)) * int(self.tag_v2.get(_TILE_LENGTH, 0))
+        if pixels > 2 * limits.MAX_PICTURE_PIXELS:
+            raise InvalidRequest(f"picture has {pixels} pixels in its tiles, at most {2 * limits.MAX_PICTURE_PIXELS}")
         super()._setup()
 
 
 # The readers are called by themselves, not through `Image.open`: that one warns of or refuses large pictures by a
 # bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
 _READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
-    re.compile(rb"\x89PNG\r\n\x1a\n"): PngImageFile,
-    re.compile(rb"\xff\xd8\xff"): JpegImageFile,
+    re.compile(re.escape(PNG_SIGNATURE)): PngImageFile,
+    re.compile(re.escape(JPEG_SIGNATURE)): JpegImageFile,
     re.compile(rb"RIFF....WEBP", re.DOTALL): WebPImageFile,
-    re.compile(rb"GIF8[79]a"): GifImageFile,
+    GIF_SIGNATURE: GifImageFile,
     re.compile(rb"BM"): BmpImageFile,
     re.compile(rb"II[*+]\0|MM\0[*+]"): _MeteredTiff,
 }
@@ -77,20 +96,44 @@ _DATA_URL = re.compile(rb"data:([^,;]{0,100})((?:;[^,;]{0,100}){0,8}),", re.IGNO
 _WHITESPACE = b" \t\r\n\v\f"
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
+#: TIFF tags that Pillow has no names for.
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+#: What turns a picture upright, by EXIF's orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 _GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 
 # Python's warning filters belong to the whole process, so only one thread at a time may change them.
 _warnings_are_off = threading.Lock()
 
 
-def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
+class TooMuchWork(Exception):
+    """Decoding the picture would take more than the caller allows here; it may be allowed elsewhere."""
+
+
+def decode_picture(
+    encoded: bytes,
+    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    behind: str = "white",
+    max_work: float = float("inf"),
+) -> Image.Image:
     """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright. behind: the colour where it is transparent.
 
     encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
+    max_work: in pixels, a progressive JPEG's multiplied as `PictureFile.work_factor` says.
     Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
     are not applied.
     Raises InvalidRequest: nothing there, not such a picture, damaged, more than `limits.MAX_PICTURE_BYTES` bytes, or
-    more than `max_pixels` pixels by its header.
+    more than `max_pixels` pixels by its header. Raises TooMuchWork: more than max_work, by its header.
     """
     if not encoded or encoded.isspace():
         raise InvalidRequest("empty picture")
@@ -106,21 +149,34 @@ def decode_picture(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, 
     with _warnings_are_off, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _read(reader, content, max_pixels, behind)
-        except InvalidRequest:
+            return _read(reader, without_metadata(content), max_pixels, behind, max_work)
+        except (InvalidRequest, TooMuchWork):
             raise
         except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
             raise InvalidRequest(f"picture has more than {limits.MAX_PICTURE_PIXELS} pixels") from error
+        except MemoryError as error:
+            raise InvalidRequest("picture takes too much memory to decode") from error
         except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
             raise InvalidRequest(_complaint(error)) from error
 
 
+class Decode(Protocol):
+    """Decodes as `decode_picture` does, in this process or another."""
+
+    def __call__(self, encoded: bytes, max_pixels: int = ..., behind: str = ...) -> Image.Image: ...
+
+
 def decode_named(
-    tensor: Tensor, index: int, encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white"
+    decode: Decode,
+    tensor: Tensor,
+    index: int,
+    encoded: bytes,
+    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    behind: str = "white",
 ) -> Image.Image:
-    """The same of one of a tensor's pictures, which an error names."""
+    """Decode one of a tensor's pictures, which an error names."""
     try:
-        return decode_picture(encoded, max_pixels, behind)
+        return decode(encoded, max_pixels, behind)
     except InvalidRequest as error:
         raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None
 
@@ -177,20 +233,36 @@ def _complaint(error: Exception) -> str:
     return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
-def _read(reader: type[ImageFile], content: bytes, max_pixels: int, behind: str) -> Image.Image:
-    header = reader(_MeteredFile(content))
+def _read(reader: type[ImageFile], file: PictureFile, max_pixels: int, behind: str, max_work: float) -> Image.Image:
+    header = reader(_MeteredFile(file.content))
     width, height = header.size
     if width * height > max_pixels:
         raise InvalidRequest(f"picture has {width}x{height} pixels, at most {max_pixels} are allowed")
+    if width * height * file.work_factor > max_work:
+        raise TooMuchWork
     header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
-    picture = reader(_MeteredFile(content))
+    picture = reader(_MeteredFile(file.content))
     transparent = _transparent_value(picture)
     if transparent is not None:
         picture.info["transparency"] = transparent
     picture.load()
-    with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
-        ImageOps.exif_transpose(picture, in_place=True)
-    return _flatten(_to_8_bits(picture), behind)
+    return _flatten(_to_8_bits(_upright(picture, file)), behind)
+
+
+def _upright(picture: ImageFile, file: PictureFile) -> Image.Image:
+    if isinstance(picture, TiffImageFile):
+        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
+            ImageOps.exif_transpose(picture, in_place=True)
+        return picture
+    if isinstance(picture, WebPImageFile):
+        file = PictureFile(file.content, picture.info.get("exif", b""), picture.info.get("xmp", b""))
+    turn = _UPRIGHT.get(file.orientation())
+    if turn is None:
+        return picture
+    # In place, because a transposed copy has no `info`, and so no transparency.
+    picture.im = picture.im.transpose(turn)
+    picture._size = picture.im.size
+    return picture
 
 
 def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:

@@ -11,11 +11,15 @@ from flux_serving.contract.limits import MAX_PICTURE_PIXELS
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.framing import Patches, View, views
 from flux_serving.stages.picture_control import PictureControl
-from flux_serving.stages.picture_decoding import decode_named
+from flux_serving.stages.picture_decoding import Decode, decode_named
 
 
 def show(
-    pictures: Sequence[bytes], masks: Sequence[bytes | None], controls: Sequence[PictureControl], patches: Patches
+    pictures: Sequence[bytes],
+    masks: Sequence[bytes | None],
+    controls: Sequence[PictureControl],
+    patches: Patches,
+    decode: Decode,
 ) -> list[list[View]]:
     """The views of each picture. masks: of each picture, None or empty where it has none.
 
@@ -25,14 +29,14 @@ def show(
     pixels_left = MAX_PICTURE_PIXELS
     mask: Image.Image | None = None
     for index, (encoded, encoded_mask, control) in enumerate(zip(pictures, masks, controls, strict=True)):
-        picture = decode_named(IMAGE, index, encoded, pixels_left)
+        picture = decode_named(decode, IMAGE, index, encoded, pixels_left)
         size = picture.width * picture.height
         pixels_left -= size
         if not encoded_mask:
             mask = None
         elif not index or encoded_mask is not masks[index - 1]:  # one mask for all is decoded once
             # What is transparent counts as little as what is black.
-            mask = decode_named(IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
+            mask = decode_named(decode, IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
         try:
             shown.append(views(picture, control.fit, patches, mask, control.is_cropped))
         except InvalidRequest as error:

@@ -1,0 +1,109 @@
+"""One request that is answered after `execute` returned, exactly once."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from flux_serving.backend.progress_channel import ProgressFolder
+from flux_serving.backend.wire import answer, error_response, read_inputs, refusal, send_only
+from flux_serving.contract.handed import PROGRESS_PARAMETER
+from flux_serving.contract.models import Model
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
+
+
+class PendingRequest:
+    """Holds copies of the request's tensors until it is answered. Any thread may answer; the first answer counts."""
+
+    def __init__(
+        self,
+        model: Model,
+        request: Any,
+        refusal_tensor: Tensor | None,
+        folder: ProgressFolder,
+        on_end: Callable[[PendingRequest], None],
+    ) -> None:
+        """refusal_tensor: the output that tells an error; None: errors are Triton's own.
+
+        Raises InvalidRequest: the request breaks the contract.
+        """
+        self.values: Mapping[str, Array] = read_inputs(model, request)
+        self.size_bytes = sum(map(_size_bytes, self.values.values()))
+        self._model = model
+        self._refusal_tensor = refusal_tensor
+        self._folder = folder
+        self._on_end = on_end
+        self._request_id: str = request.request_id()
+        self._wanted = frozenset(request.requested_output_names())
+        self._sender = request.get_response_sender()
+        timeout_us: int = request.timeout()
+        self._deadline = time.monotonic() + timeout_us / 1e6 if timeout_us else None
+        #: Where `flux_stream` listens, if it is the caller.
+        self._address = json.loads(request.parameters() or "{}").get(PROGRESS_PARAMETER)
+        self._is_open = True
+        self._lock = threading.Lock()
+
+    def keep(self) -> None:
+        """Copy the tensors, whose memory goes back to Triton when `execute` returns. Bytes are copies already."""
+        self.values = {
+            name: array if array.dtype == np.object_ else np.array(array) for name, array in self.values.items()
+        }
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has no answer yet."""
+        return self._is_open
+
+    def reason_to_stop(self) -> FluxError | None:
+        """Why no more work should go into this request."""
+        if not self._is_open:
+            return Cancelled("the request has been answered")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return DeadlineExceeded("the request's time ran out before it was answered")
+        if self._address is not None and not self._folder.is_listening(str(self._address)):
+            return Cancelled("request cancelled by the client")
+        return None
+
+    def answer(self, outputs: Mapping[Tensor, Array]) -> None:
+        """Answer with these outputs, if there was no answer yet."""
+        try:
+            response = answer(self._wanted, outputs)
+        except Exception as error:
+            self.fail(error)
+            return
+        if self._close():
+            self._send(response)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with this error, if there was no answer yet."""
+        if self._close():
+            try:
+                response = refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
+            except Exception as trouble:
+                response = error_response(self._model, self._request_id, trouble)
+            self._send(response)
+
+    def _close(self) -> bool:
+        """Whether it was open."""
+        with self._lock:
+            was_open, self._is_open = self._is_open, False
+        return was_open
+
+    def _send(self, response: Any) -> None:
+        try:
+            send_only(self._sender, response)
+        finally:
+            self.values = {}
+            self._on_end(self)
+
+
+def _size_bytes(array: Array) -> int:
+    if array.dtype == np.object_:
+        return sum(map(len, array.flat))
+    return array.nbytes

@@ -1,0 +1,219 @@
+"""A bounded queue for the models that decode or encode pictures: `execute` only accepts, threads do the work.
+
+Every request goes through two stages: `prepare` reads it, in several threads at once, and `finish` takes what is
+prepared, in one thread, several requests at a time. Requests whose pictures take long to decode are prepared in threads
+of their own, so that others overtake them.
+
+Triton's own bound of a model's queue, `max_queue_size`, is not used: before 26.02 an ensemble hangs when one of its
+models refuses a request by it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from PIL import Image
+
+from flux_serving.backend.lanes import Bounds, make_lanes
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
+from flux_serving.backend.progress_channel import ProgressFolder
+from flux_serving.backend.wire import refusal, send_only
+from flux_serving.contract import limits
+from flux_serving.contract.models import Model
+from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.errors import GenerationFailed, InvalidRequest, Overloaded
+from flux_serving.settings import ModelSettings
+from flux_serving.stages.picture_decoding import Decode, TooMuchWork
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at deadlines and at clients that have gone.
+_WATCH_S = 0.1
+
+
+Prepared = TypeVar("Prepared")
+#: The request's tensors, and how its pictures are decoded, to what `finish` needs. Errors are the request's.
+Prepare: TypeAlias = Callable[[Mapping[str, Array], Decode], Prepared]
+#: Answers requests together. What it leaves open is answered as failed.
+Finish: TypeAlias = Callable[[Sequence[tuple[PendingRequest, Prepared]]], None]
+
+
+class RequestQueue(Generic[Prepared]):
+    """Of one model instance. Accepts while there is room, and answers each request exactly once.
+
+    A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: ModelSettings,
+        refusal_tensor: Tensor | None,
+        prepare: Prepare[Prepared],
+        finish: Finish[Prepared],
+        max_together: int = 1,
+        decodes: bool = True,
+    ) -> None:
+        """max_together: requests that `finish` takes at once. decodes: whether `prepare` decodes pictures.
+
+        Raises CannotStart: no picture can be decoded here.
+        """
+        self._model = model
+        self._settings = settings
+        self._refusal_tensor = refusal_tensor
+        self._prepare_values = prepare
+        self._finish_together = finish
+        self._max_together = max_together
+        self._folder = ProgressFolder.of_server(os.environ)
+        self._decoder = PictureDecoder() if decodes else None
+        #: Accepted and not answered.
+        self._pending: set[PendingRequest] = set()
+        self._pending_bytes = 0
+        self._ready: deque[tuple[PendingRequest, Prepared]] = deque()
+        self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        #: Requests being prepared or prepared: what they hold may be large.
+        self._slots = threading.Semaphore(2 * settings.workers + 1 + max_together)
+        self._lanes = make_lanes(settings.workers, settings.decode_s)
+        self._finisher = ThreadPoolExecutor(1, "finish")
+        self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
+        self._watcher.start()
+
+    def accept(self, requests: Sequence[Any]) -> None:
+        """From `execute`: take what there is room for, and refuse the rest."""
+        for request in requests:
+            try:
+                pending = self._take(request)
+            except Exception as error:
+                _refuse(self._model, request, error, self._refusal_tensor)
+                continue
+            try:
+                self._submit(pending, 0)
+            except Exception as error:
+                _fail(pending, error)
+
+    def close(self) -> None:
+        """Fail what is not answered, and end the threads and processes."""
+        self._is_closing.set()
+        for pending in self._snapshot():
+            _fail(pending, Overloaded("the server is stopping"))
+        self._watcher.join()
+        for executor in (*(lane.executor for lane in self._lanes), self._finisher):
+            executor.shutdown()
+        if self._decoder is not None:
+            self._decoder.close()
+
+    def _take(self, request: Any) -> PendingRequest:
+        """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
+        most = self._settings.max_pending
+        if len(self._pending) >= most:
+            raise Overloaded(f"no room for one more request: {most} are waiting or in work, at most {most} may")
+        pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
+        size, left = pending.size_bytes, limits.MAX_PENDING_BYTES - self._pending_bytes
+        if size > limits.MAX_PENDING_BYTES // 2:
+            raise InvalidRequest(f"request has {size} bytes, at most {limits.MAX_PENDING_BYTES // 2} are allowed")
+        if size > left // 2:  # so that many large requests leave room for small ones
+            raise Overloaded(f"no room for one more request of {size} bytes: those in work leave {left // 2}")
+        pending.keep()
+        with self._lock:
+            self._pending_bytes += pending.size_bytes
+            self._pending.add(pending)
+        return pending
+
+    def _ended(self, pending: PendingRequest) -> None:
+        with self._lock:
+            self._pending.discard(pending)
+            self._pending_bytes -= pending.size_bytes
+
+    def _snapshot(self) -> list[PendingRequest]:
+        with self._lock:
+            return list(self._pending)
+
+    def _watch(self) -> None:
+        while not self._is_closing.wait(_WATCH_S):
+            for pending in self._snapshot():
+                if pending.is_open and (reason := pending.reason_to_stop()) is not None:
+                    _fail(pending, reason)
+
+    def _submit(self, pending: PendingRequest, lane: int) -> None:
+        """Raises Overloaded: the lane has no room."""
+        self._lanes[lane].enter(pending)
+        self._lanes[lane].executor.submit(self._prepare, pending, lane)
+
+    def _prepare(self, pending: PendingRequest, lane: int) -> None:
+        """In a thread of the lane."""
+        try:
+            while not self._slots.acquire(timeout=_WATCH_S):
+                if not pending.is_open:
+                    return
+            is_ready = False
+            try:
+                is_ready = self._prepare_within(self._lanes[lane].bounds, pending)
+            except TooMuchWork:
+                self._submit(pending, lane + 1)
+            finally:
+                if not is_ready:
+                    self._slots.release()
+        except Exception as error:
+            _fail(pending, error)
+        finally:
+            self._lanes[lane].leave(pending)
+
+    def _prepare_within(self, bounds: Bounds, pending: PendingRequest) -> bool:
+        """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
+        values = pending.values
+        if (reason := pending.reason_to_stop()) is not None:
+            raise reason
+        allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
+
+        def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
+            assert self._decoder is not None
+            return self._decoder.decode(encoded, max_pixels, behind, allowance)
+
+        self._ready.append((pending, self._prepare_values(values, decode)))
+        self._finisher.submit(self._finish)
+        return True
+
+    def _finish(self) -> None:
+        """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
+        batch: list[tuple[PendingRequest, Prepared]] = []
+        while self._ready and len(batch) < self._max_together:
+            batch.append(self._ready.popleft())
+        going_on = []
+        for pending, prepared in batch:
+            if (reason := pending.reason_to_stop()) is not None:
+                _fail(pending, reason)
+            else:
+                going_on.append((pending, prepared))
+        try:
+            if going_on:
+                self._finish_together(going_on)
+        except Exception as error:
+            log.error("%s: a batch of %d requests failed", self._model.name, len(going_on), exc_info=error)
+        finally:
+            for pending, _ in batch:
+                _fail(pending, GenerationFailed("the request was not answered; the server's log has the details"))
+                self._slots.release()
+
+
+def _refuse(model: Model, request: Any, error: Exception, tensor: Tensor | None) -> None:
+    """Answer a request that was not accepted. Raises nothing, which would fail what was accepted with it."""
+    try:
+        response = refusal(model, request.requested_output_names(), request.request_id(), error, tensor)
+        send_only(request.get_response_sender(), response)
+    except Exception:
+        log.exception("an answer could not be sent")
+
+
+def _fail(pending: PendingRequest, error: Exception) -> None:
+    try:
+        pending.fail(error)
+    except Exception:
+        log.exception("an answer could not be sent")

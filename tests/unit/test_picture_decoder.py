@@ -1,0 +1,134 @@
+"""Decoding in processes: the same pictures, within a budget, and stopped at once when nobody wants them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
+from flux_serving.contract.limits import MAX_PICTURE_PIXELS
+from flux_serving.errors import Cancelled, InvalidRequest
+from flux_serving.stages.picture_decoding import TooMuchWork
+from pictures import encoded, slow_jpeg
+
+NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
+
+
+SMALL = encoded(Image.fromarray(NOISE))
+SLOW = slow_jpeg(0)
+
+
+@pytest.fixture
+def decoder() -> Iterator[PictureDecoder]:
+    decoder = PictureDecoder()
+    yield decoder
+    decoder.close()
+
+
+def decode(decoder: PictureDecoder, encoded: bytes, allowance: Allowance | None = None) -> np.ndarray:
+    return np.asarray(decoder.decode(encoded, MAX_PICTURE_PIXELS, "white", allowance or Allowance(60)))
+
+
+def processes() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "decoding_process" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_a_picture_comes_out_as_in_this_process(decoder: PictureDecoder) -> None:
+    np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
+    with pytest.raises(InvalidRequest, match="not a picture: starts with 'hello'"):
+        decode(decoder, b"hello")
+    assert len(processes()) == 1
+
+
+def test_what_would_take_long_is_told_before_it_is_decoded(decoder: PictureDecoder) -> None:
+    started = time.process_time()
+    with pytest.raises(TooMuchWork):
+        decode(decoder, SLOW, Allowance(60, 2**24))
+    assert time.process_time() - started < 1
+
+
+def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: PictureDecoder) -> None:
+    with pytest.raises(InvalidRequest, match=r"pictures take more than 0\.5 s to decode"):
+        decode(decoder, SLOW, Allowance(0.5))
+    np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
+
+
+def test_the_pictures_of_one_request_share_its_budget(decoder: PictureDecoder) -> None:
+    allowance = Allowance(0.2)
+    pictures = [encoded(Image.new("RGB", (4096, 4096)), "JPEG")] * 100
+    with pytest.raises(InvalidRequest, match=r"pictures take more than 0\.2 s to decode"):
+        list(map(partial(decode, decoder, allowance=allowance), pictures))
+
+
+def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: PictureDecoder) -> None:
+    gone = threading.Event()
+    threading.Timer(0.3, gone.set).start()
+    allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
+    with pytest.raises(Cancelled, match="gone"):
+        decode(decoder, SLOW, allowance)
+    assert processes() == []
+
+
+def test_others_are_decoded_meanwhile(decoder: PictureDecoder) -> None:
+    gone = threading.Event()
+    allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
+
+    def wait() -> None:
+        with pytest.raises(Cancelled):
+            decode(decoder, SLOW, allowance)
+
+    slow = threading.Thread(target=wait)
+    slow.start()
+    for _ in range(20):
+        np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
+    assert slow.is_alive()
+    gone.set()
+    slow.join()
+
+
+def test_a_process_that_was_killed_is_replaced(decoder: PictureDecoder) -> None:
+    for _ in range(2):
+        (process,) = processes()
+        process.kill()
+        np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
+
+
+def test_a_picture_whose_process_dies_each_time_is_refused(decoder: PictureDecoder) -> None:
+    done = threading.Event()
+
+    def kill() -> None:
+        while not done.wait(0.05):
+            for process in processes():
+                with contextlib.suppress(psutil.Error):
+                    if process.cpu_times().user > 0.6:
+                        process.send_signal(signal.SIGSEGV)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(InvalidRequest, match="its decoder ended with exit status -11"):
+            decode(decoder, SLOW)
+    finally:
+        done.set()
+        killer.join()
+    np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
+
+
+def test_closing_leaves_no_process() -> None:
+    decoder = PictureDecoder()
+    decoder.close()
+    assert processes() == []
