@@ -1,18 +1,20 @@
-"""`scripts/serve`: start Triton, say when it is ready, pass signals on, end with it."""
+"""`scripts/serve`: start Triton and the gateway, say when they are ready, restart what dies, end both by a signal."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.errors import CannotStart
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
+from flux_serving.launch.server import ServerOptions
+from flux_serving.launch.serving import Serving
+from flux_serving.launch.supervisor import NEVER, RestartPolicy, ServiceFailed
 from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
 from flux_serving.settings import (
     BASE_VARIABLE,
@@ -22,6 +24,9 @@ from flux_serving.settings import (
     VAE_VARIABLE,
     Checkpoints,
 )
+
+#: By the value of --restart.
+RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
 
 
 def port(text: str) -> int:
@@ -52,6 +57,13 @@ def read_options() -> argparse.Namespace:
         metavar="SECONDS",
         help="that running requests have at SIGTERM before they are lost; default: 30",
     )
+    parser.add_argument(
+        "--restart",
+        choices=tuple(RESTARTS),
+        default="on-failure",
+        help="when Triton, a model's process or the gateway dies: start it again, at most "
+        f"{RestartPolicy().attempts} times in a row, or end; default: on-failure",
+    )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
@@ -75,18 +87,24 @@ def main() -> int:
             exit_timeout_s=given.exit_timeout,
             traces_url=traces_url(os.environ),
         )
-        with TritonServer(options) as server, contextlib.ExitStack() as beside:
-            urls = f"http {server.http_url}, grpc {server.grpc_url}"
-            if given.gateway_port:
-                gateway = Gateway(server.grpc_url, given.host, given.gateway_port, exit_timeout_s=given.exit_timeout)
-                beside.enter_context(gateway)
-                urls = f"REST {gateway.url}, {urls}"
-            server.wait_until_ready()
+        urls = f"http {options.http_url}, grpc {options.grpc_url}"
+        make_gateway = None
+        if given.gateway_port:
+            make_gateway = partial(
+                Gateway, options.grpc_url, given.host, given.gateway_port, exit_timeout_s=given.exit_timeout
+            )
+            urls = f"REST {make_gateway().url}, {urls}"
+        with Serving(options, make_gateway, RESTARTS[given.restart], say) as serving:
+            serving.wait_until_ready()
             print(f"ready: {urls}", flush=True)
-            print(f"scripts/serve: Triton ended with exit status {server.wait()}", file=sys.stderr)
-    except (CannotStart, ModelDied) as error:
-        print(f"scripts/serve: {error}", file=sys.stderr)
+            serving.run()
+    except (CannotStart, ServiceFailed) as error:
+        say(str(error))
     return 1
+
+
+def say(line: str) -> None:
+    print(f"scripts/serve: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
