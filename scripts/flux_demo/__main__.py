@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from flux_client import FluxClient, Variation
@@ -15,7 +16,9 @@ from flux_demo.folders import demo_checkpoints
 from flux_serving.errors import FluxError
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals, free_ports
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
+from flux_serving.launch.server import ServerOptions
+from flux_serving.launch.serving import Serving
+from flux_serving.launch.supervisor import RestartPolicy, ServiceFailed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNSEEN = Path(__file__).parent / "unseen"
@@ -33,9 +36,9 @@ def options(serve: bool) -> ServerOptions:
     return ServerOptions(ROOT / "model_repository", checkpoints, http_port=http, grpc_port=grpc, metrics_port=metrics)
 
 
-def gateway_of(server: TritonServer, port: int = GATEWAY_PORT) -> Gateway:
-    """For this machine alone; it lists the demo's adapter."""
-    return Gateway(server.grpc_url, "127.0.0.1", port, loras=server.options.checkpoints.loras)
+def gateway_of(server: ServerOptions, port: int = GATEWAY_PORT) -> Gateway:
+    """A gateway for this machine alone, which lists the demo's adapter."""
+    return Gateway(server.grpc_url, "127.0.0.1", port, loras=server.checkpoints.loras)
 
 
 def make_variations(client: FluxClient, pictures: Sequence[Path], folder: Path) -> list[list[Variation]]:
@@ -64,9 +67,11 @@ def main() -> int:
     log = arguments.output / "triton.log"
     end_on_signals()
     started = time.monotonic()
+    server = options(arguments.serve)
+    gateway = partial(gateway_of, server) if arguments.serve else None
     try:
-        with log.open("ab") as output, TritonServer(options(arguments.serve), output) as server:
-            server.wait_until_ready()
+        with log.open("ab") as output, Serving(server, gateway, RestartPolicy(), say, output) as serving:
+            serving.wait_until_ready()
             ready = time.monotonic()
             print(f"Triton is ready after {ready - started:.0f} s: http {server.http_url}, grpc {server.grpc_url}")
             with FluxClient(server.grpc_url) as client:
@@ -80,15 +85,17 @@ def main() -> int:
                 flush=True,
             )
             if arguments.serve:
-                with gateway_of(server) as gateway:
-                    urls = f"REST {gateway.url}, http {server.http_url}, grpc {server.grpc_url}"
-                    print(f"serving until Ctrl-C: {urls}", flush=True)
-                    print(f"scripts/demo: Triton ended with exit status {server.wait()}", file=sys.stderr)
-                return 1
-    except (FluxError, ModelDied) as error:
-        print(f"scripts/demo: {error}\nTriton's log: {log}", file=sys.stderr)
+                urls = f"REST http://127.0.0.1:{GATEWAY_PORT}, http {server.http_url}, grpc {server.grpc_url}"
+                print(f"serving until Ctrl-C: {urls}", flush=True)
+                serving.run()
+    except (FluxError, ServiceFailed) as error:
+        say(f"{error}\nTriton's log: {log}")
         return 1
     return 0
+
+
+def say(line: str) -> None:
+    print(f"scripts/demo: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_administrative_apis_are_refused_over_grpc(demo_server: TritonServer, ca
 
 def test_the_demo_lists_its_adapter(demo_server: TritonServer) -> None:
     (port,) = free_ports(1)
-    with gateway_of(demo_server, port) as gateway:
+    with gateway_of(demo_server.options, port) as gateway:
         assert httpx.get(f"{gateway.url}/loras").json() == {"loras": [{"name": "greyscale"}]}
 
 

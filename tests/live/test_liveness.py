@@ -16,9 +16,10 @@ import pytest
 
 from flux_client import FluxClient, FluxError, RetryPolicy
 from flux_serving.launch.server import TritonServer
+from launched import stub_of
 from manifests import rendered, triton_pods
 from pictures import drawn_picture
-from test_server_life import stub_of, wait_until_denoising
+from test_server_life import wait_until_denoising
 
 pytestmark = pytest.mark.live
 

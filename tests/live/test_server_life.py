@@ -21,28 +21,12 @@ from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.launch.stubs import running_instances
 from flux_serving.settings import Checkpoints
+from launched import processes_of_group, stub_of
 from pictures import drawn_picture
 from raw import engine_metrics
 from stub_checkpoints import stub_component
 
 pytestmark = pytest.mark.live
-
-
-def processes_of_group(group: int) -> list[int]:
-    alive = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
-                alive.append(int(entry.name))
-    return alive
-
-
-def stub_of(model: str, group: int) -> int:
-    return next(p for p in processes_of_group(group) if model in Path(f"/proc/{p}/cmdline").read_text())
 
 
 def wait_until_denoising(server: TritonServer) -> None:
@@ -165,16 +149,20 @@ class Served(NamedTuple):
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Parametrized: with further arguments."""
     http, grpc, metrics = free_ports()
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
-    with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
+    with serve(
+        *ports, *getattr(request, "param", ()), FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)
+    ) as process:
         assert process.stderr is not None
         drain = threading.Thread(target=process.stderr.read)
         drain.start()
         assert process.stdout is not None
         assert process.stdout.readline().startswith("ready: http 127.0.0.1:")
-        (triton,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (triton,) = (int(pid) for pid in children if "tritonserver" in Path(f"/proc/{pid}/comm").read_text())
         yield Served(process, triton, f"127.0.0.1:{grpc}")
         process.kill()
         drain.join()
@@ -207,7 +195,8 @@ def test_triton_ends_when_serve_is_killed(served: Served) -> None:
     assert processes_of_group(served.triton) == []
 
 
-def test_serve_ends_when_a_model_dies_under_it(served: Served) -> None:
+@pytest.mark.parametrize("served", [["--restart=never"]], indirect=True)
+def test_serve_without_restarts_ends_when_a_model_dies_under_it(served: Served) -> None:
     """Triton 2.51 would stay ready and refuse every request of that model; asked to stop, it would wait 30 s."""
     os.kill(stub_of("flux_base", served.triton), signal.SIGKILL)
     assert served.process.wait(15) == 1

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_serving.backend.heart import Heart
+from flux_serving.backend.parent import end_with_parent
 from flux_serving.contract.models import Model
 from flux_serving.settings import ModelSettings
 
@@ -28,6 +29,7 @@ class Instance:
     @classmethod
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
         """args: what Triton hands to `initialize`. Raises CannotStart: a parameter is wrong."""
+        end_with_parent()
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         # Its warnings of prompts that are too long quote them.
         logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)

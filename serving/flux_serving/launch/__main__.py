@@ -1,11 +1,11 @@
-"""`scripts/serve`: start Triton, say when it is ready, pass signals on, end with it."""
+"""`scripts/serve`: start Triton and the gateway, say when they are ready, restart what dies, end both by a signal."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
@@ -13,7 +13,9 @@ from flux_serving.errors import CannotStart
 from flux_serving.launch.exposure import EXPOSE_FLAG, KEY_VARIABLE, RESTRICTED_APIS
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals
-from flux_serving.launch.server import ModelDied, ServerOptions, TritonServer
+from flux_serving.launch.server import ServerOptions
+from flux_serving.launch.serving import Serving
+from flux_serving.launch.supervisor import NEVER, RestartPolicy, ServiceFailed
 from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
 from flux_serving.launch.variables import unknown_variables
 from flux_serving.settings import (
@@ -24,6 +26,9 @@ from flux_serving.settings import (
     VAE_VARIABLE,
     Checkpoints,
 )
+
+#: By the value of --restart.
+RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
 
 
 def port(text: str) -> int:
@@ -69,6 +74,13 @@ def read_options() -> argparse.Namespace:
         metavar="SECONDS",
         help="that running requests have at SIGTERM before they are lost; default: 30",
     )
+    parser.add_argument(
+        "--restart",
+        choices=tuple(RESTARTS),
+        default="on-failure",
+        help="when Triton, a model's process or the gateway dies: start it again, at most "
+        f"{RestartPolicy().attempts} times in a row, or end; default: on-failure",
+    )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
@@ -81,7 +93,7 @@ def read_options() -> argparse.Namespace:
 def main() -> int:
     given = read_options()
     for line in unknown_variables(os.environ):
-        print(f"scripts/serve: warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
     end_on_signals()
     try:
         options = ServerOptions(
@@ -99,21 +111,30 @@ def main() -> int:
             api_key=os.environ.get(KEY_VARIABLE, ""),
             expose_vulnerable=given.expose_vulnerable_triton,
         )
-        with TritonServer(options) as server, contextlib.ExitStack() as beside:
-            urls = f"http {server.http_url}, grpc {server.grpc_url}"
-            if given.gateway_port:
-                host = given.gateway_host or "127.0.0.1"
-                gateway = Gateway(server.grpc_url, host, given.gateway_port, exit_timeout_s=given.exit_timeout)
-                beside.enter_context(gateway)
-                urls = f"REST {gateway.url}, {urls}"
-            server.wait_until_ready()
+        urls = f"http {options.http_url}, grpc {options.grpc_url}"
+        make_gateway = None
+        if given.gateway_port:
+            make_gateway = partial(
+                Gateway,
+                options.grpc_url,
+                given.gateway_host or "127.0.0.1",
+                given.gateway_port,
+                exit_timeout_s=given.exit_timeout,
+            )
+            urls = f"REST {make_gateway().url}, {urls}"
+        with Serving(options, make_gateway, RESTARTS[given.restart], say) as serving:
+            serving.wait_until_ready()
             for mode, reason in options.checkpoints.unserved_modes().items():
-                print(f"scripts/serve: {mode} is not served: {reason}", file=sys.stderr)
+                say(f"{mode} is not served: {reason}")
             print(f"ready: {urls}", flush=True)
-            print(f"scripts/serve: Triton ended with exit status {server.wait()}", file=sys.stderr)
-    except (CannotStart, ModelDied) as error:
-        print(f"scripts/serve: {error}", file=sys.stderr)
+            serving.run()
+    except (CannotStart, ServiceFailed) as error:
+        say(str(error))
     return 1
+
+
+def say(line: str) -> None:
+    print(f"scripts/serve: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

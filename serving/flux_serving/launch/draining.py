@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-import urllib.request
+
+from flux_serving.launch.urls import fetch
 
 #: What counts requests that Triton has taken, and pictures of the engine that are not done.
 _IN_WORK = ("nv_inference_pending_request_count", "flux_jobs_waiting", "flux_jobs_running")
@@ -17,15 +18,14 @@ def wait_until_idle(metrics: str, timeout_s: float) -> None:
     """Return when nothing is in work, when the server no longer answers, or after timeout_s. metrics: host:port."""
     until = time.monotonic() + timeout_s
     quiet = 0
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while quiet < _QUIET_LOOKS and time.monotonic() < until:
         try:
-            with direct.open(f"http://{metrics}/metrics", timeout=5) as answer:
-                text = answer.read().decode()
+            text = fetch(f"http://{metrics}/metrics", 5).decode()
         except OSError:
             return
         quiet = 0 if in_work(text) else quiet + 1
-        time.sleep(_PAUSE_S)
+        if quiet < _QUIET_LOOKS:
+            time.sleep(_PAUSE_S)
 
 
 def in_work(text: str) -> float:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from flux_serving.errors import CannotStart
-from flux_serving.launch.processes import end_with_parent, refuse_taken
+from flux_serving.launch.processes import end_with_parent, exit_reason, refuse_taken
+from flux_serving.launch.urls import answers, loopback_of
 
 #: Seconds until it listens.
 START_S = 60.0
 
 
 class Gateway:
-    """A context manager: it listens from entry on, and says 503 until Triton is ready. Its settings are variables."""
+    """One run of the gateway, a context manager: it listens from entry on, and says 503 until Triton is ready.
+
+    Its settings are variables.
+    """
 
     def __init__(
         self,
@@ -48,12 +51,17 @@ class Gateway:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def address(self) -> str:
+        """host:port"""
+        return f"{self._address[0]}:{self._address[1]}"
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
 
-    def __enter__(self) -> Gateway:
-        """Raises CannotStart: the port is taken, a setting is wrong, or `flux-triton[gateway]` is not installed."""
+    def start(self) -> None:
+        """Raises CannotStart: the port is taken."""
         refuse_taken(*self._address)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flux_gateway"],
@@ -63,38 +71,53 @@ class Gateway:
             stderr=self._output,
             preexec_fn=end_with_parent,
         )
+
+    def is_ready(self) -> bool:
+        """Whether it listens; what it answers depends on Triton. Looks once."""
+        host, port = self._address
+        return answers(f"http://{loopback_of(host)}:{port}/health", 2)
+
+    def failure(self) -> str | None:
+        """Why it serves no more: it has ended."""
+        if self._process is None or (status := self._process.poll()) is None:
+            return None
+        return f"the gateway ended with {exit_reason(status)}"
+
+    def stop(self) -> None:
+        """End it; running requests have the exit timeout."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._exit_timeout_s + 10)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Gateway:
+        """Raises CannotStart: the port is taken, a setting is wrong, or `flux-triton[gateway]` is not installed."""
         try:
+            self.start()
             self._wait_until_listening()
         except BaseException:
-            self._end()
+            self.kill()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self.stop()
 
     def _wait_until_listening(self) -> None:
-        assert self._process is not None
         until = time.monotonic() + START_S
         while time.monotonic() < until:
-            if (status := self._process.poll()) is not None:
-                raise CannotStart(f"the gateway ended with exit status {status}; is flux-triton[gateway] installed?")
-            try:
-                urllib.request.urlopen(f"{self.url}/health", timeout=5).close()
+            if (reason := self.failure()) is not None:
+                raise CannotStart(f"{reason}; is flux-triton[gateway] installed?")
+            if self.is_ready():
                 return
-            except urllib.error.HTTPError:
-                return
-            except OSError:
-                time.sleep(0.1)
+            time.sleep(0.1)
         raise CannotStart(f"the gateway did not listen within {START_S:.0f} s")
-
-    def _end(self) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(self._exit_timeout_s + 10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()

@@ -1,7 +1,8 @@
-"""A liveness probe: `python3 -m flux_serving.launch.probe` ends with 1 if Triton or a model's process is dead.
+"""Liveness probe: `python3 -m flux_serving.launch.probe` ends with 1 if something that is served here is dead.
 
-Triton 2.51 says that it is live and ready while the process of a Python model is gone, and refuses that model's every
-request. Run it where Triton runs: it looks at the processes.
+Without arguments it looks at what the launchers of this user serve, at the addresses that they were given: Triton, the
+processes of its models (Triton 2.51 says that it is live and ready without them), and the gateway where there is one.
+A Triton that its launcher restarts is not dead. Run it where Triton runs, as the same user: it looks at the processes.
 """
 
 from __future__ import annotations
@@ -10,25 +11,38 @@ import argparse
 import json
 import sys
 import urllib.error
-import urllib.request
 from typing import Any
 
 import psutil
 
 from flux_serving.contract.models import MODELS
+from flux_serving.launch.state import LauncherState, running_launchers
 from flux_serving.launch.stubs import running_instances
+from flux_serving.launch.urls import answers, fetch, loopback_of
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
 
 class Dead(Exception):
     """Why."""
 
 
+def look_at_launcher(state: LauncherState, timeout_s: float) -> None:
+    """Raises Dead."""
+    if state.gateway and not answers(f"http://{_reachable(state.gateway)}/health", timeout_s):
+        raise Dead(f"the gateway at {state.gateway} does not answer")
+    if not state.is_restarting:
+        host, _, port = state.triton.rpartition(":")
+        look(host, int(port), timeout_s)
+
+
 def look(host: str, port: int, timeout_s: float) -> None:
     """Raises Dead: Triton does not answer, or a Python model has fewer processes than instances."""
+    url = f"http://{loopback_of(host)}:{port}/v2"
     try:
-        _ask(f"http://{host}:{port}/v2/health/live", timeout_s)
+        _ask(f"{url}/health/live", timeout_s)
         # Not the repository's index, an API that the launcher restricts.
-        urls = [f"http://{host}:{port}/v2/models/{model.name}/config" for model in MODELS]
+        urls = [f"{url}/models/{model.name}/config" for model in MODELS]
         configs = [config for url in urls if (config := _config(url, timeout_s)) is not None]
     except OSError as error:
         raise Dead(f"Triton at {host}:{port} does not answer: {error}") from error
@@ -66,22 +80,34 @@ def _config(url: str, timeout_s: float) -> dict[str, Any] | None:
     return config
 
 
+def _reachable(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{loopback_of(host)}:{port}"
+
+
 def _ask(url: str, timeout_s: float) -> Any:
     """The answer, which is JSON or empty. Raises OSError."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=timeout_s) as answer:
-        text = answer.read()
+    text = fetch(url, timeout_s)
     return json.loads(text) if text else None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m flux_serving.launch.probe", description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1")
-    parser.add_argument("--http-port", type=int, default=8000, help="Triton's; default: 8000")
+    parser.add_argument(
+        "--host", help=f"look at the Triton there, and at nothing else; with --http-port alone: {DEFAULT_HOST}"
+    )
+    parser.add_argument(
+        "--http-port", type=int, help=f"the same; with --host alone, or where no launcher runs: {DEFAULT_PORT}"
+    )
     parser.add_argument("--timeout", type=float, default=3.0, help="seconds for each question; default: 3")
     options = parser.parse_args()
+    is_named = options.host is not None or options.http_port is not None
     try:
-        look(options.host, options.http_port, options.timeout)
+        launchers = [] if is_named else list(running_launchers())
+        for state in launchers:
+            look_at_launcher(state, options.timeout)
+        if not launchers:
+            look(options.host or DEFAULT_HOST, options.http_port or DEFAULT_PORT, options.timeout)
     except Dead as reason:
         print(f"probe: {reason}", file=sys.stderr)
         return 1

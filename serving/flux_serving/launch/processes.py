@@ -44,6 +44,16 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
+def exit_reason(status: int) -> str:
+    """What `Popen.poll` returned, in words: `exit status 1`, or `signal 11 (SIGSEGV)`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"signal {-status}"
+
+
 def refuse_taken(host: str, port: int) -> None:
     """Otherwise whoever listens there would be taken for the server that was started."""
     with socket.socket() as probe:

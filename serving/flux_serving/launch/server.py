@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +18,15 @@ from typing import IO
 from flux_serving.contract.pbtxt import DEFAULT_GPUS
 from flux_serving.errors import CannotStart
 from flux_serving.launch.draining import wait_until_idle
+from flux_serving.launch.ending import kill_group, remove_leftovers, wait_for_server
 from flux_serving.launch.exposure import check_exposure, restriction_arguments
+from flux_serving.launch.guardian import Guardian
 from flux_serving.launch.installation import find_installation
-from flux_serving.launch.processes import Terminated, end_with_parent, refuse_taken
+from flux_serving.launch.processes import Terminated, end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.repository import assemble_repository
-from flux_serving.launch.stubs import running_stubs
+from flux_serving.launch.stubs import ModelProcess, model_processes
 from flux_serving.launch.tracing import trace_arguments
+from flux_serving.launch.urls import fetch, loopback_of
 from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
@@ -68,12 +67,21 @@ class ServerOptions:
     #: Whether other machines may reach a Triton with published vulnerabilities.
     expose_vulnerable: bool = False
 
+    @property
+    def http_url(self) -> str:
+        return f"{self.host}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{self.host}:{self.grpc_port}"
+
 
 class TritonServer:
-    """A context manager: started on entry, ended with everything it started on exit; by SIGTERM, when it is idle.
+    """One run of a Triton, a context manager: started on entry, ended with everything it started on exit; by SIGTERM,
+    when it is idle.
 
     Without one of its models it is ended without asking: Triton would wait, for the whole exit timeout, for the models
-    that lead to the dead one.
+    that lead to the dead one. A guardian ends it when this process is killed.
     """
 
     def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
@@ -87,15 +95,18 @@ class TritonServer:
         self._name = f"flux-triton-{secrets.token_hex(4)}"
         self._folder = _temporary_folder() / self._name
         self._process: subprocess.Popen[bytes] | None = None
-        self._stubs: set[int] = set()
+        self._guardian: Guardian | None = None
+        self._is_gone = False
+        #: Those of a server that is ready; before, there are none.
+        self._models: list[ModelProcess] = []
 
     @property
     def http_url(self) -> str:
-        return f"{self.options.host}:{self.options.http_port}"
+        return self.options.http_url
 
     @property
     def grpc_url(self) -> str:
-        return f"{self.options.host}:{self.options.grpc_port}"
+        return self.options.grpc_url
 
     @property
     def pid(self) -> int:
@@ -141,22 +152,37 @@ class TritonServer:
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
+        self._guardian = Guardian(self.pid, options.exit_timeout_s + 10.0, f"{self._name}_", str(self._folder))
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
         """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
         limit = time.monotonic() + timeout_s
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while time.monotonic() < limit:
-            if (code := self.poll()) is not None:
-                raise CannotStart(f"Triton ended with exit status {code} before it was ready; its log says why")
-            with (
-                contextlib.suppress(urllib.error.URLError, OSError),
-                direct.open(f"http://{self.http_url}/v2/health/ready", timeout=5),
-            ):
-                self._stubs = running_stubs(self.pid)
+            if (reason := self.failure()) is not None:
+                raise CannotStart(f"{reason} before it was ready; its log says why")
+            if self.is_ready():
                 return
             time.sleep(0.2)
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
+
+    def is_ready(self) -> bool:
+        """Whether Triton says so. Looks once."""
+        try:
+            fetch(f"http://{loopback_of(self.options.host)}:{self.options.http_port}/v2/health/ready", 2)
+        except OSError:
+            return False
+        if not self._models:
+            self._models = model_processes(self.pid)
+            if self._guardian is not None:
+                self._guardian.server_is_ready()
+        return True
+
+    def failure(self) -> str | None:
+        """Why it cannot serve: Triton has ended, or a model's process has, which Triton 2.51 does not notice."""
+        if (status := self.poll()) is not None:
+            return f"Triton ended with {exit_reason(status)}"
+        dead = sorted({found.model for found in self._models if not found.is_alive()})
+        return f"a process of {', '.join(dead)} has ended; Triton's log may say why" if dead else None
 
     def poll(self) -> int | None:
         """The server's exit status; None while it runs."""
@@ -165,14 +191,14 @@ class TritonServer:
     def wait(self) -> int:
         """Returns the server's exit status when it has ended.
 
-        Raises ModelDied: a model's process ended under it. Triton 2.51 neither starts it anew nor stops being ready.
+        Raises ModelDied: a model's process ended under it.
         """
         assert self._process is not None, "not started"
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(1)
-            if not self._stubs <= running_stubs(self.pid) and self.poll() is None:
-                raise ModelDied("a model's process has ended; its last words are in Triton's log")
+                return self._process.wait(0.25)
+            if (reason := self.failure()) is not None and self.poll() is None:
+                raise ModelDied(reason)
 
     def drain(self) -> None:
         """Return when no picture is in the making, or after the exit timeout.
@@ -180,34 +206,31 @@ class TritonServer:
         A Triton that stops refuses an ensemble's next model, and so loses what is half done; until then it works.
         """
         if self.poll() is None:
-            wait_until_idle(f"{self.options.host}:{self.options.metrics_port}", self.options.exit_timeout_s)
+            wait_until_idle(
+                f"{loopback_of(self.options.host)}:{self.options.metrics_port}", self.options.exit_timeout_s
+            )
 
     def stop(self) -> None:
         """End the server, first by asking, then with its whole group, and remove what it left."""
-        if self._process is not None:
+        # One that still loads would first load to the end.
+        if self._process is not None and self._models and not self._is_gone:
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(self.options.exit_timeout_s + 10)
-            self.kill()
-        for region in Path("/dev/shm").glob(f"{self._name}_*"):
-            region.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+            wait_for_server(self.pid, self.options.exit_timeout_s + 10.0)
+        self.kill()
 
     def kill(self) -> None:
-        """End the server and everything it started, without asking.
-
-        Returns when all are gone; a process may take a moment to die, so after 5 s at the latest.
-        """
-        assert self._process is not None, "not started"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-            for _ in range(100):
-                # In a container this may be the first process, which the dead without a parent are given to.
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(-self.pid, os.WNOHANG)
-                os.killpg(self.pid, 0)
-                time.sleep(0.05)
+        """End the server and everything it started, without asking, and remove what it left."""
+        if self._process is not None and not self._is_gone:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(15)
+            kill_group(self.pid)
+            # From now on another group may have its id.
+            self._is_gone = True
+        remove_leftovers(f"{self._name}_", str(self._folder))
+        if self._guardian is not None:
+            self._guardian.dismiss()
+            self._guardian = None
 
     def __enter__(self) -> TritonServer:
         try:

@@ -5,28 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 import psutil
 
 
-def running_stubs(triton: int) -> set[int]:
-    """Process ids. triton: the server's own."""
-    return {stub.pid for stub in _stubs(triton)}
+class ModelProcess(NamedTuple):
+    """A Python process of one instance of a model."""
+
+    model: str
+    process: psutil.Process
+
+    def is_alive(self) -> bool:
+        try:
+            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def model_processes(triton: int) -> list[ModelProcess]:
+    """Those that run. triton: the server's process id."""
+    return list(_found(triton))
 
 
 def running_instances(triton: int) -> Counter[str]:
     """How many processes each Python model has."""
-    models = Counter[str]()
-    for stub in _stubs(triton):
-        with suppress(psutil.Error):
-            # Its first argument is REPOSITORY/MODEL/VERSION/model.py.
-            models[stub.cmdline()[1].split("/")[-3]] += 1
-    return models
+    return Counter(found.model for found in _found(triton))
 
 
-def _stubs(triton: int) -> Iterator[psutil.Process]:
+def _found(triton: int) -> Iterator[ModelProcess]:
     with suppress(psutil.Error):
         for child in psutil.Process(triton).children():
             with suppress(psutil.Error):
                 if child.name().startswith("triton_python") and child.status() != psutil.STATUS_ZOMBIE:
-                    yield child
+                    # Its first argument is REPOSITORY/MODEL/VERSION/model.py.
+                    yield ModelProcess(child.cmdline()[1].split("/")[-3], child)

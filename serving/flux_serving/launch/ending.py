@@ -1,0 +1,106 @@
+"""Ends a process group; run as a file, does so when the launcher was killed (see guardian.py).
+
+    python ending.py PIPE GROUP GRACE_S PREFIX FOLDER
+
+It imports nothing of this project, so that as a file it starts in milliseconds and holds little memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+#: What the launcher writes to the pipe: the server is ready; the launcher has cleaned up itself.
+READY, DONE = b"r", b"d"
+#: Seconds for which a stopping Triton may unload models without any of their processes ending. 2.51 at times waits for
+#: flux_stream for the whole exit timeout, since a stream that was cancelled kept the model referenced.
+UNLOAD_S = 3.0
+#: Seconds in which a killed group ends.
+_KILL_S = 15.0
+_PAUSE_S = 0.1
+
+
+def wait_for_server(group: int, timeout_s: float) -> None:
+    """Return when the leader of the group, a Triton that stops, has ended or has nothing left to do.
+
+    A stopping Triton first waits for the running requests and then unloads the models. Once processes of models end no
+    request is running, so a server whose models then do not go within UNLOAD_S has nothing left to do.
+    """
+    until = time.monotonic() + timeout_s
+    most = count = len(list(members(group)))
+    changed = time.monotonic()
+    while is_running(group) and (now := time.monotonic()) < until:
+        if (found := len(list(members(group)))) != count:
+            count, changed = found, now
+            most = max(most, count)
+        if count < most and now - changed > UNLOAD_S:
+            return
+        time.sleep(_PAUSE_S)
+
+
+def kill_group(group: int) -> None:
+    """Kill every process of the group. Returns when all are gone; a process may take a moment to die."""
+    until = time.monotonic() + _KILL_S
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(group, signal.SIGKILL)
+            # In a container this may be the first process, which the dead without a parent are given to.
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                    pass
+            if time.monotonic() > until or not list(members(group)):
+                return
+            time.sleep(_PAUSE_S / 2)
+
+
+def remove_leftovers(prefix: str, folder: str) -> None:
+    """Remove the shared-memory regions whose names begin with prefix, and the server's temporary folder."""
+    for region in Path("/dev/shm").glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def members(group: int) -> Iterator[int]:
+    """Process ids of the group. A zombie is none: in a container nobody may ever collect it."""
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and (fields := _fields(int(entry))) and int(fields[2]) == group and fields[0] not in "ZX":
+            yield int(entry)
+
+
+def is_running(pid: int) -> bool:
+    fields = _fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
+def _fields(pid: int) -> list[str]:
+    """Of `/proc/PID/stat`, from the state on; none if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def guard(pipe: int, group: int, grace_s: float, prefix: str, folder: str) -> None:
+    """Wait for the launcher's word; if it dies without, end the group and remove what it left."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    was_ready = False
+    while word := os.read(pipe, 1):
+        if word == DONE:
+            return
+        was_ready = True
+    # Triton got SIGTERM when the launcher died. One that still loads would first load to the end.
+    if was_ready:
+        wait_for_server(group, grace_s)
+    kill_group(group)
+    remove_leftovers(prefix, folder)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4], sys.argv[5])

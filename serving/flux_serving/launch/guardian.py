@@ -1,0 +1,56 @@
+"""The guardian: a small process that ends a server's process group when the launcher was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+
+from flux_serving.launch import ending
+
+
+class Guardian:
+    """Holds the launcher's end of a pipe; the process holds the other, which ends when the launcher does.
+
+    The process is in a session of its own, so that Ctrl-C does not reach it.
+    """
+
+    def __init__(self, group: int, grace_s: float, prefix: str, folder: str) -> None:
+        """group: id of the server's process group. grace_s: seconds that it then has for running requests.
+
+        prefix: of the names of its shared-memory regions. folder: its temporary folder.
+        """
+        reading, self._pipe = os.pipe()
+        try:
+            arguments = (str(reading), str(group), str(grace_s), prefix, folder)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", ending.__file__, *arguments],
+                pass_fds=(reading,),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(reading)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def server_is_ready(self) -> None:
+        """From now on the server may have running requests, for which the guardian waits."""
+        self._write(ending.READY)
+
+    def dismiss(self) -> None:
+        """End the guardian: the launcher has cleaned up. May be called once."""
+        self._write(ending.DONE)
+        os.close(self._pipe)
+        self._process.wait()
+
+    def _write(self, word: bytes) -> None:
+        """A guardian that was killed reads nothing."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipe, word)

@@ -1,0 +1,178 @@
+"""Supervision: starts services, and starts one that fails again, with back-off, a bounded number of times in a row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+from flux_serving.errors import CannotStart
+
+#: Seconds between two looks at the services.
+LOOK_S = 0.2
+
+
+class Service(Protocol):
+    """One run of a service; a restart is another object."""
+
+    def start(self) -> None:
+        """Start the processes. Raises CannotStart."""
+
+    def is_ready(self) -> bool:
+        """Whether it serves. Returns within seconds."""
+
+    def failure(self) -> str | None:
+        """Why it serves no more, for the log; None while nothing is wrong."""
+
+    def kill(self) -> None:
+        """End every process that it started, at once, and remove what they left."""
+
+
+S = TypeVar("S", bound=Service)
+
+
+class ServiceFailed(Exception):
+    """A service failed and is not started again."""
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How often, and after what delays, a service that failed is started again."""
+
+    #: Restarts in a row; 0 is none.
+    attempts: int = 5
+    #: Seconds before the first restart; each further delay is twice the one before, up to max_delay_s.
+    first_delay_s: float = 0.5
+    max_delay_s: float = 30.0
+    #: Seconds of service after which a failure counts as the first one again.
+    stable_s: float = 60.0
+    #: Seconds that a start may take.
+    start_timeout_s: float = 1800.0
+
+    def delay_s(self, attempt: int) -> float:
+        """Seconds before this attempt; the first is 1."""
+        return min(self.first_delay_s * 2.0 ** (attempt - 1), self.max_delay_s)
+
+
+NEVER = RestartPolicy(attempts=0)
+
+
+class State(Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    #: It failed; the next attempt waits for its delay.
+    WAITING = "waiting"
+
+
+class Supervised(Generic[S]):
+    """One service and its restarts. Not thread-safe."""
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], S],
+        policy: RestartPolicy,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """name: for the log. make: another run of the service, not started. say: takes a line for the log."""
+        self.name = name
+        self.state = State.STOPPED
+        self.service: S | None = None
+        self.was_ready = False
+        self._make = make
+        self._policy = policy
+        self._say = say
+        self._clock = clock
+        #: When the state began.
+        self._since = clock()
+        self._delay_s = 0.0
+        #: Failures in a row.
+        self._failures = 0
+
+    def start(self) -> None:
+        """Raises CannotStart."""
+        self.service = self._make()
+        self._enter(State.STARTING)
+        self.service.start()
+
+    def look(self) -> None:
+        """Look at the service once, and restart it if it is time to.
+
+        Raises CannotStart: the first start failed. Raises ServiceFailed: it is not started again.
+        """
+        if self.state is State.WAITING:
+            if self._clock() - self._since >= self._delay_s:
+                self._restart()
+        elif self.service is not None:
+            if (reason := self.service.failure()) is not None:
+                self._fail(reason)
+            elif self.state is State.STARTING:
+                self._look_at_start(self.service)
+
+    def kill(self) -> None:
+        """End the service at once."""
+        if self.service is not None:
+            self.service.kill()
+        self.service = None
+        self._enter(State.STOPPED)
+
+    def _look_at_start(self, service: S) -> None:
+        seconds = self._clock() - self._since
+        if service.is_ready():
+            self._enter(State.READY)
+            if self.was_ready:
+                self._say(f"{self.name} is ready again after {seconds:.0f} s")
+            self.was_ready = True
+        elif seconds > self._policy.start_timeout_s:
+            self._fail(f"{self.name} was not ready after {seconds:.0f} s")
+
+    def _restart(self) -> None:
+        try:
+            self.start()
+        except CannotStart as error:
+            self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        if not self.was_ready:
+            raise CannotStart(f"{reason} before it was ready; its log says why")
+        if self.state is State.READY and self._clock() - self._since >= self._policy.stable_s:
+            self._failures = 0
+        self._failures += 1
+        if self._failures > self._policy.attempts:
+            failures = f"; gave up after {self._failures} failures in a row" if self._policy.attempts else ""
+            raise ServiceFailed(f"{reason}{failures}")
+        self.kill()
+        self._delay_s = self._policy.delay_s(self._failures)
+        self._say(
+            f"{reason}; starting it again in {self._delay_s:g} s (attempt {self._failures} of {self._policy.attempts})"
+        )
+        self._enter(State.WAITING)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._since = self._clock()
+
+
+def supervise(
+    services: Sequence[Supervised[Any]],
+    until: Callable[[], bool],
+    on_look: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Look at the services again and again until `until()` is true. on_look: called after each look.
+
+    Raises CannotStart or ServiceFailed, as `Supervised.look`.
+    """
+    while not until():
+        for service in services:
+            service.look()
+        on_look()
+        sleep(LOOK_S)
+
+
+def all_ready(services: Sequence[Supervised[Any]]) -> bool:
+    return all(service.state is State.READY for service in services)

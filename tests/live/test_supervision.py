@@ -1,0 +1,170 @@
+"""The launcher restarts what dies, the probe looks at what is served, and no process outlives the server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flux_client import FAIL_OVER, FluxClient
+from launched import Launched, launched, processes_of_group, stub_of, wait_for
+from mixed_load import Mix, MixedLoad
+from pictures import drawn_picture
+
+pytestmark = pytest.mark.live
+
+#: Seconds in which a restarted demo serves again; 15 on a machine with nothing else to do.
+RESTART_S = 90.0
+#: Seconds in which the processes of a dead server end.
+END_S = 20.0
+TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64, "num_inference_steps": 2}
+
+
+class Asking(threading.Thread):
+    """Posts `/generate` again and again. answers: how many of each status, with the words of those that are not 200."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.answers: Counter[str] = Counter()
+        self._url = url
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=120) as http:
+            while not self._ended.wait(0.2):
+                answer = http.post("/generate", json=TEXT)
+                words = "" if answer.status_code == 200 else f": {answer.json()['error']}"
+                self.answers[f"{answer.status_code}{words}"] += 1
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(120)
+        assert not self.is_alive()
+
+
+@contextmanager
+def loaded(server: Launched) -> Iterator[None]:
+    """Run the mixed load meanwhile. Every call must end."""
+    mix = Mix(grpc=2, http=2, streams=2, rest=1)
+    load = MixedLoad(server.grpc_url, server.http_url, server.rest_url, mix)
+    thread = threading.Thread(target=load.run, args=(600,), daemon=True)
+    thread.start()
+    wait_for(lambda: load.count("right") > 0, 60, "no request was answered")
+    try:
+        yield
+    finally:
+        load.stop()
+        thread.join(120)
+    assert not thread.is_alive(), "a call hangs"
+    assert not load.count("wrong"), load.messages
+
+
+def serves(server: Launched) -> bool:
+    try:
+        return httpx.post(f"{server.rest_url}/generate", json=TEXT, timeout=60).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def restarts(server: Launched, pid: int, number: signal.Signals, old: int) -> float:
+    """Kill this process of the server, under load. Returns the seconds until it serves again."""
+    with loaded(server):
+        asking = Asking(server.rest_url)
+        asking.start()
+        os.kill(pid, number)
+        wait_for(lambda: not processes_of_group(old), RESTART_S, "the old Triton is still there")
+        seconds = wait_for(lambda: server.triton() != old and serves(server), RESTART_S, "it does not serve again")
+        asking.end()
+    print(f"\nkilled by {number.name}, it served again after {seconds:.1f} s: {dict(asking.answers)}")
+    refused = [words for words in asking.answers if not words.startswith("200")]
+    assert refused, "nothing was asked meanwhile"
+    assert all(words.startswith("503") for words in refused), asking.answers
+    return seconds
+
+
+def test_what_dies_is_started_again_and_leaves_nothing(tmp_path: Path) -> None:
+    with launched(tmp_path) as server:
+        assert server.probe() == ""
+        old = server.triton()
+        restarts(server, old, signal.SIGSEGV, old)
+        assert server.probe() == ""
+
+        old = server.triton()
+        with FluxClient(server.grpc_url, retry=FAIL_OVER) as client:
+            restarts(server, stub_of("flux_base", old), signal.SIGKILL, old)
+            assert client.redux(drawn_picture(1), num_inference_steps=2)
+
+        gateway = server.child("flux_gateway")
+        assert gateway is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        gateway.kill()
+        assert server.probe() == f"probe: the gateway at 127.0.0.1:{server.rest_port} does not answer"
+        os.kill(server.process.pid, signal.SIGCONT)
+        server.wait_until_said("the gateway is ready again")
+        wait_for(lambda: serves(server), 60, "the new gateway does not serve")
+
+        said = "".join(server.log)
+        assert "Triton ended with signal 11 (SIGSEGV); starting it again in 0.5 s (attempt 1 of 5)" in said
+        assert "a process of flux_base has ended; Triton's log may say why; starting it again" in said
+        assert "the gateway ended with signal 9 (SIGKILL); starting it again" in said
+        server.groups.discard(server.triton())
+        assert [left for left in server.left() if left.startswith("process")] == []
+        server.triton()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        assert server.left() == []
+        assert [path.name for path in tmp_path.iterdir() if path.name != f"flux-triton-serve-{os.getuid()}"] == []
+
+
+def test_a_server_that_keeps_dying_ends_the_launcher(tmp_path: Path) -> None:
+    with launched(tmp_path, "--restart=on-failure", rest=False) as server:
+        deaths = 0
+        while server.process.poll() is None:
+            assert deaths <= 6
+            pid = server.triton_or_end()
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                deaths += 1
+            time.sleep(0.2)
+        assert server.process.returncode == 1
+        assert deaths == 6
+        server.wait_until_said("gave up after 6 failures in a row")
+        assert server.left() == []
+
+
+@pytest.mark.parametrize("moment", ["starting", "serving", "stopping"])
+def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path, moment: str) -> None:
+    server = Launched(tmp_path, rest=False)
+    try:
+        group = server.triton()
+        if moment == "starting":
+            wait_for(lambda: len(processes_of_group(group)) > 2, 60, "no model's process")
+        else:
+            server.wait_until_said("ready: ")
+        if moment == "stopping":
+            server.process.send_signal(signal.SIGINT)
+            server.wait_until_said("unloading models")
+        if moment == "serving":
+            # Without the guardian: Triton hears of its parent's end, and the models of Triton's.
+            guardian = server.child("ending.py")
+            assert guardian is not None
+            guardian.kill()
+            server.process.kill()
+            os.kill(group, signal.SIGKILL)
+        server.process.kill()
+        print(f"\n{moment}: all gone after {wait_for(lambda: not processes_of_group(group), END_S, moment):.1f} s")
+        if moment != "serving":
+            wait_for(lambda: not server.left(), 10, "regions of shared memory are left")
+    finally:
+        server.process.kill()
+        server.process.wait()
+        for pid in processes_of_group(group):
+            os.kill(pid, signal.SIGKILL)
