@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.codes import CODES, with_code
+from flux_serving.backend.health import HEALTH
+from flux_serving.contract.codes import CODES, sendable, with_code
 from flux_serving.contract.models import MODELS, Model
 from flux_serving.contract.tensors import Array, DType, Tensor
-from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
+from flux_serving.errors import DeviceLost, FluxError, GenerationFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 def read_inputs(model: Model, request: Any) -> dict[str, Array]:
@@ -68,22 +71,71 @@ def full_message(model: Model, error: FluxError) -> str:
     return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
 
 
-def error_response(model: Model, request_id: str, error: Exception, in_words: bool = False) -> Any:
+def send_last(model: Model, request_id: str, sender: Any, build: Callable[[], Any], *, in_words: bool = False) -> None:
+    """Send the last answer of a request: what `build` gives, or the error that building or sending it raised.
+
+    Never raises. build: None stands for an answer without outputs. in_words: as in `error_response`.
+    """
+    failure: BaseException | None = None
+    for attempt in (1, 2, 3):
+        try:
+            if failure is None:
+                response = build()
+            elif attempt == 2:
+                response = error_response(model, request_id, failure, in_words)
+            else:
+                response = _last_resort(model, in_words)
+            if response is None:
+                sender.send(flags=_FINAL)
+            else:
+                sender.send(response, flags=_FINAL)
+            return
+        except BaseException as error:
+            failure = error
+            log.warning("%s: answering request %r failed: %r", model.name, request_id, error)
+
+
+def refuse(model: Model, request: Any, error: BaseException, *, in_words: bool = False) -> None:
+    """Answer a request with this error, where nothing else will. in_words: as in `error_response`."""
+    request_id = request.request_id()
+    sender = request.get_response_sender()
+    send_last(model, request_id, sender, lambda: error_response(model, request_id, error, in_words), in_words=in_words)
+
+
+def error_response(model: Model, request_id: str, error: BaseException, in_words: bool = False) -> Any:
     """A response that says what went wrong: an expected error in its own words, any other without its details.
 
     in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
     """
-    message, code = _told(model, request_id, error)
-    if in_words or model.decoupled:
-        message = with_code(message, code)
+    try:
+        message, code = _told(model, request_id, error)
+        if in_words or model.decoupled:
+            message = with_code(message, code)
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+    except BaseException:
+        return _last_resort(model, in_words)
+
+
+def _last_resort(model: Model, in_words: bool) -> Any:
+    """The error whose own response could not be built."""
+    code = CODES[GenerationFailed]
+    words = f"{model.name}: the error could not be described; the server's log may have the details"
+    message = with_code(words, code) if in_words or model.decoupled else words
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
 
 
-def refusal(model: Model, request: Any, error: Exception, tensor: Tensor) -> Any:
+def refusal(model: Model, request: Any, error: BaseException, tensor: Tensor) -> Any:
     """The same as an answer that has it in this tensor, and in the model's other outputs nothing of any size.
 
     Where the tensor isn't asked for, it is an error all the same.
     """
+    try:
+        return _refusal(model, request, error, tensor)
+    except BaseException as failure:
+        return error_response(model, "", failure)
+
+
+def _refusal(model: Model, request: Any, error: BaseException, tensor: Tensor) -> Any:
     wanted, request_id = request.requested_output_names(), request.request_id()
     if tensor.name not in wanted:
         return error_response(model, request_id, error)
@@ -98,11 +150,16 @@ def _nothing(tensor: Tensor) -> Array:
     return np.zeros([1 if length == -1 else length for length in tensor.shape], tensor.dtype.numpy_type)
 
 
-def _told(model: Model, request_id: str, error: Exception) -> tuple[str, str]:
-    """The words and the code of an error; the log has what the caller may not know."""
+def _told(model: Model, request_id: str, error: BaseException) -> tuple[str, str]:
+    """The words and the code of an error; the log has what the caller may not know.
+
+    The process ends after an error that has taken the GPU from it.
+    """
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed.unexpected(error)
     elif isinstance(error, GenerationFailed):
         log.error("%s: request %r failed: %s", model.name, request_id, error)
-    return full_message(model, error), CODES.get(type(error), CODES[GenerationFailed])
+    if isinstance(error, DeviceLost):
+        HEALTH.end("the GPU can no longer be used by this process")
+    return sendable(full_message(model, error)), CODES.get(type(error), CODES[GenerationFailed])
