@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from tritonclient.utils import InferenceServerException
 
 from flux_serving.contract.codes import CODES, without_code
+from flux_serving.contract.models import MODELS
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -39,67 +40,67 @@ _BY_STATUS: dict[str, type[FluxError]] = {
 }
 
 # gRPC says UNAVAILABLE for its own failures and for the server's refusals alike; only the words differ (tried on grpcio
-# 1.85: debug string and metadata tell no more).
-_NEVER_CONNECTED = (
-    "failed to connect",
-    "connections to all backends failing",
-    "dns resolution failed",
-    "name resolution",
-    "errors resolving",
+# 1.85: debug string and metadata tell no more). They count only where no model of ours has written the message.
+_NEVER_CONNECTED = re.compile(
+    "failed to connect|connections to all backends failing|dns resolution failed|name resolution|errors resolving",
+    re.IGNORECASE,
 )
-_BROKEN = (
-    "socket closed",
-    "connection reset",
-    "recvmsg",
-    "sendmsg",
-    "broken pipe",
-    "goaway",
-    "transport closed",
-    "stream removed",
-    "end of tcp stream",
-    "endpoint closing",
-    "keepalive watchdog",
+_BROKEN = re.compile(
+    "socket closed|connection reset|recvmsg|sendmsg|broken pipe|goaway|transport closed|stream removed"
+    "|end of tcp stream|endpoint closing|keepalive watchdog",
+    re.IGNORECASE,
 )
 #: Behind a proxy a connection that broke is one of these: HAProxy's and Envoy's.
 _BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
+
+# What Triton itself writes. Each pattern is the whole message, so that no text of a caller's, not even a request id,
+# can stand for it.
 #: A stopping Triton says NOT_FOUND, or its like, before it stops answering.
-_DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready", "server not ready")
+_DRAINING = re.compile(
+    r"Request for unknown model: '\w+' has no available versions"
+    r"|Server is stopping, scheduler for model [\w' ]*has stopped accepting new inference requests"
+    r"|(?:(?:flux_stream: )?Model \w+ - Error when running inference: )?Server not ready"
+    r"|Model '?\w+'? is not ready"
+)
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
 #: requests always have every required input, so it is the server's fault.
-_LOST = ("missing required input", "unexpected deadlock")
+_LOST = re.compile(
+    r"unexpected deadlock, at least one output is not set while no more ensemble steps can be made"
+    r"|expected number of inputs [\w ]+, but missing required input\(s\)[\w'\[\]., ]*"
+    r"|.*LOSTMORE"
+)
 #: Triton's own refusals on a stream, which have no code.
-_REFUSED = (
-    "request for unknown model",
-    "unexpected inference input",
-    "unexpected inference output",
-    "unexpected shape",
-    "data-type is",
-    "batch-size must be",
+_REFUSED = re.compile(
+    "request for unknown model|unexpected inference input|unexpected inference output|unexpected shape"
+    r"|inference input '\w+' data-type is|inference request batch-size must be",
+    re.IGNORECASE,
 )
 #: Too large for a proxy, or for gRPC itself: sending it again cannot help.
-_TOO_LARGE = "larger than max"
+_TOO_LARGE = re.compile("(?:received|sent) message larger than max", re.IGNORECASE)
 
 #: What Triton puts before the model's own words.
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
+#: How every message of our models begins; its status or code is then all that counts.
+_OURS = re.compile(rf"(?:{'|'.join(model.name for model in MODELS)}): ")
 
 
 def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
     """status: `StatusCode.UNAVAILABLE` of gRPC, `503` of HTTP, or none."""
     name = (status or "").removeprefix("StatusCode.")
     words = _PREFIX.sub("", message or "no message")
-    low = words.lower()
-    if name == "UNAVAILABLE" and any(phrase in low for phrase in _NEVER_CONNECTED):
-        return NotConnected(f"{url}: {words}")
-    if name in ("UNAVAILABLE", *_BROKEN_BEHIND) and any(phrase in low for phrase in _BROKEN):
-        return Unreachable(f"{url}: the connection broke before the answer came: {words}")
-    if name != "CANCELLED" and any(phrase in low for phrase in _DRAINING):
+    if name != "CANCELLED" and _DRAINING.fullmatch(words):
         return Overloaded(words)
-    if any(phrase in low for phrase in _LOST):
-        return GenerationFailed(words)
-    if name == "RESOURCE_EXHAUSTED" and _TOO_LARGE in low:
-        return InvalidRequest(words)
-    if not name and any(phrase in low for phrase in _REFUSED):
-        return InvalidRequest(words)
+    if not _OURS.match(words):
+        if name == "UNAVAILABLE" and _NEVER_CONNECTED.search(words):
+            return NotConnected(f"{url}: {words}")
+        if name in ("UNAVAILABLE", *_BROKEN_BEHIND) and _BROKEN.search(words):
+            return Unreachable(f"{url}: the connection broke before the answer came: {words}")
+        if _LOST.fullmatch(words):
+            return GenerationFailed(words)
+        if name == "RESOURCE_EXHAUSTED" and _TOO_LARGE.match(words):
+            return InvalidRequest(words)
+        if not name and _REFUSED.match(words):
+            return InvalidRequest(words)
     return _BY_STATUS.get(name, GenerationFailed)(words)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import random
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -16,7 +17,16 @@ from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_serving.contract import limits
 from flux_serving.contract.editing import CONTROL_IMAGE
-from flux_serving.contract.handed import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS, PROGRESS_ADDRESS
+from flux_serving.contract.handed import (
+    CANCEL,
+    EDGE_IMAGE,
+    OUTPUT_IMAGE,
+    OUTPUT_SEED,
+    PREVIEW,
+    PROGRESS,
+    PROGRESS_ADDRESS,
+    STREAM_TOKEN,
+)
 from flux_serving.contract.knobs import (
     IMAGE,
     NUM_IMAGES,
@@ -35,6 +45,7 @@ from flux_serving.errors import InvalidRequest
 DEFAULT_SIDE = 64
 
 _STREAM = FLUX_STREAM.name
+_ANY_TOKEN = "0" * 22
 #: Of what takes requests that have one answer.
 _INPUTS: Mapping[str, tuple[Tensor, ...]] = {
     **{ensemble.name: ensemble.inputs for ensemble in ENSEMBLES},
@@ -61,7 +72,12 @@ def stream_answers(request: Request) -> Iterator[Answer]:
     """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
     if request.model != _STREAM:
         raise _unknown_model(request)
+    if CANCEL.name in request.inputs:
+        # The transport ends streams of its own by itself.
+        raise InvalidRequest(f"{_STREAM}: {CANCEL.name}: no running stream has this token; it may have ended")
     inputs = _checked(request, _stream_inputs(request))
+    if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, _text(inputs.get(STREAM_TOKEN.name, [_ANY_TOKEN])[0])):
+        raise InvalidRequest(f"{_STREAM}: {STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
     last = _last_answer(request.model, inputs)
     steps = NUM_INFERENCE_STEPS.value_in(inputs, limits.DEFAULT_STEPS)
     preview_steps = PREVIEW_STEPS.value_in(inputs)
@@ -81,7 +97,7 @@ def _stream_inputs(request: Request) -> tuple[Tensor, ...]:
         _check(request.model, MODE, request.inputs[MODE.name])
         told[MODE.name] = request.inputs[MODE.name][0]
     mode = _choice(request.model, told, MODE, MODE.choices)
-    return (MODE, *(tensor for tensor in BY_MODE[mode].inputs if tensor != PROGRESS_ADDRESS))
+    return (MODE, STREAM_TOKEN, *(tensor for tensor in BY_MODE[mode].inputs if tensor != PROGRESS_ADDRESS))
 
 
 def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
@@ -155,10 +171,14 @@ def _check_picture(model: str, name: str, data: bytes) -> None:
 
 def _choice(model: str, inputs: Mapping[str, Array], tensor: Tensor, choices: tuple[str, ...]) -> str:
     value = inputs.get(tensor.name, np.array([tensor.default]))[0]
-    text = value.decode() if isinstance(value, bytes) else str(value)
+    text = _text(value)
     if text not in choices:
         raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")
     return text
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _texts(values: list[bytes]) -> Array:

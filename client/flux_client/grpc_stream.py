@@ -1,15 +1,24 @@
-"""One request and its many answers over gRPC.
+"""One request and its many answers over gRPC, and how a client ends it.
 
-tritonclient's own synchronous streams are one for each client object, with a thread and a callback; its asynchronous
-ones raise gRPC's errors as they are. So this calls Triton's method by tritonclient's stub: any number of streams share
-one channel, gRPC keeps the deadline, and cancelling is gRPC's own. On loopback the first answer is there after 1.7 ms;
-with one of tritonclient's client objects for each stream it would be 8 ms.
+tritonclient's own synchronous streams are one for each client object; its asynchronous ones raise gRPC's errors as they
+are. So this calls Triton's method by tritonclient's stub, and any number of streams share one channel. On loopback the
+first answer is there after 1.7 ms; with one of tritonclient's client objects for each stream it would be 8 ms.
+
+A stream is cancelled by a second request on the same gRPC call, so that it reaches the same server: CANCEL with the
+STREAM_TOKEN of the first. The server then ends both requests, and with them the call. The gRPC call itself is
+cancelled only when a process dies, a connection breaks, or the server does not answer within CANCEL_TIMEOUT_S, because
+Triton 2.51 has crashed around such cancellations.
 """
 
 from __future__ import annotations
 
 import asyncio
+import queue
+import secrets
+import threading
+import time
 import weakref
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -20,67 +29,206 @@ from flux_client.failures import from_stream, from_triton, no_answer
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import read_result, triton_timeout_us
-from flux_serving.contract.tensors import Array
+from flux_serving.contract.handed import CANCEL, STREAM_TOKEN
+from flux_serving.contract.models import FLUX_STREAM
+from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
+
+#: Seconds that a cancelled stream has to end before its gRPC call is cancelled.
+CANCEL_TIMEOUT_S = 2.0
+#: Where Triton says whether an answer is its request's last.
+_FINAL = "triton_final_response"
 
 
 class GrpcAnswers:
-    """The call is under way once this is made. stub: tritonclient's, on a channel of `grpc`."""
+    """The call is under way once this is made. A thread of its own reads the answers."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
+        """stub: tritonclient's, on a channel of `grpc`."""
         self._reader = _Reader(request, timeout_s, url)
-        call = _called(stub, request, timeout_s, request_id)
-        #: The call; empty once it was let go.
-        self._held: list[Any] = [call]
-        weakref.finalize(self, _let_go, self._held)
+        self._deadline = time.monotonic() + timeout_s
+        self.call = Call(stub, request, timeout_s, request_id)
+        # Also when Python exits. Later, while it takes itself apart, gRPC waits for ever for a lock that one of its own
+        # threads had when it was stopped (tried on grpcio 1.85).
+        weakref.finalize(self, self.call.cancel_and_wait_at_exit)
 
     def __next__(self) -> Answer:
         try:
-            return self._reader.answer(next(self._held[0]))
-        except grpc.RpcError as error:
-            raise self._reader.failure(error) from error
-
-    def cancel(self) -> None:
-        for call in self._held:
-            call.cancel()
-
-
-def _let_go(held: list[Any]) -> None:
-    """End a call when nobody needs it any more, and at the latest when Python begins to exit.
-
-    Later, while Python takes itself apart, gRPC waits for ever for a lock that one of its own threads had when it was
-    stopped (tried on grpcio 1.85).
-    """
-    held.pop().cancel()
-
-
-class AsyncGrpcAnswers:
-    """The same on a channel of `grpc.aio`."""
-
-    def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
-        self._reader = _Reader(request, timeout_s, url)
-        self._call: Any = _called(stub, request, timeout_s, request_id)
-
-    async def __anext__(self) -> Answer:
-        """gRPC says CancelledError where its call was cancelled; a task of its own tells that from the caller's."""
-        reading = asyncio.ensure_future(self._call.read())
-        try:
-            await asyncio.wait([reading])
-        except asyncio.CancelledError:
+            message = self.call.messages.get(timeout=max(0.0, self._deadline - time.monotonic()))
+        except queue.Empty:
             self.cancel()
-            raise
-        if reading.cancelled():
-            raise Cancelled("the call was cancelled")
-        try:
-            message = reading.result()
-        except grpc.RpcError as error:
-            raise self._reader.failure(error) from error
-        if message is grpc.aio.EOF:
-            raise StopAsyncIteration
+            raise self._reader.no_answer() from None
+        # What ends the stream stays, for whoever asks again.
+        if message is None or isinstance(message, grpc.RpcError):
+            self.call.messages.put(message)
         return self._reader.answer(message)
 
     def cancel(self) -> None:
-        self._call.cancel()
+        self.call.cancel()
+
+
+class Call:
+    """One gRPC call. Its thread reads all messages, so that the call ends by itself once it is cancelled."""
+
+    def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
+        #: As they come; at the end gRPC's error, or None.
+        self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._talk = _Talk(request, timeout_s, request_id)
+        self._ended = threading.Event()
+        self._lock = threading.RLock()
+        self._is_cancelled = False
+        self._to_send.put(self._talk.first)
+        self._grpc_call = _called(stub, iter(self._to_send.get, None), request, timeout_s)
+        self._timer = threading.Timer(CANCEL_TIMEOUT_S, self._grpc_call.cancel)
+        self._timer.daemon = True
+        threading.Thread(target=self._read, name="stream", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Ask the server to end the stream, from any thread; does not wait for it."""
+        with self._lock:
+            if self._is_cancelled or self._ended.is_set():
+                return
+            self._is_cancelled = True
+        self._timer.start()
+        if self._talk.cancellation is not None:
+            self._to_send.put(self._talk.cancellation)
+        self._to_send.put(None)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until the call has ended, for so many seconds at most; then end it at once."""
+        if not self._ended.wait(timeout_s):
+            self._grpc_call.cancel()
+
+    def cancel_and_wait_at_exit(self) -> None:
+        """When nobody holds the stream any more. Only where Python exits it must wait for the end."""
+        self.cancel()
+        if not threading.main_thread().is_alive():
+            self.wait(CANCEL_TIMEOUT_S)
+
+    def _read(self) -> None:
+        last = None
+        try:
+            for message in self._grpc_call:
+                if self._talk.is_for_the_caller(message):
+                    self.messages.put(message)
+                if _is_last(message):
+                    self._to_send.put(None)
+        except grpc.RpcError as error:
+            last = error
+        finally:
+            self._ended.set()
+            self._timer.cancel()
+            self._to_send.put(None)
+            self.messages.put(last)
+
+
+class AsyncGrpcAnswers:
+    """The same on a channel of `grpc.aio`. A task of its own reads the answers."""
+
+    def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
+        self._reader = _Reader(request, timeout_s, url)
+        self.call = AsyncCall(stub, request, timeout_s, request_id)
+        self._deadline = asyncio.get_running_loop().time() + timeout_s
+
+    async def __anext__(self) -> Answer:
+        reading = asyncio.ensure_future(self.call.messages.get())
+        left_s = self._deadline - asyncio.get_running_loop().time()
+        try:
+            done, _ = await asyncio.wait([reading], timeout=max(0.0, left_s))
+        except asyncio.CancelledError:
+            reading.cancel()
+            self.cancel()
+            raise
+        if not done:
+            reading.cancel()
+            self.cancel()
+            raise self._reader.no_answer()
+        message = reading.result()
+        if message is None or isinstance(message, (grpc.RpcError, Cancelled)):
+            self.call.messages.put_nowait(message)
+        try:
+            return self._reader.answer(message)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def cancel(self) -> None:
+        self.call.cancel()
+
+
+class AsyncCall:
+    """One gRPC call; its task reads all messages, as the thread of `Call`."""
+
+    def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
+        self.messages: asyncio.Queue[Any] = asyncio.Queue()
+        self._to_send: asyncio.Queue[Any] = asyncio.Queue()
+        self._talk = _Talk(request, timeout_s, request_id)
+        self._loop = asyncio.get_running_loop()
+        self._is_cancelled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._to_send.put_nowait(self._talk.first)
+        self._grpc_call = _called(stub, self._requests(), request, timeout_s)
+        self._reading = self._loop.create_task(self._read())
+
+    def cancel(self) -> None:
+        if self._is_cancelled or self._reading.done():
+            return
+        self._is_cancelled = True
+        if self._loop.is_closed():
+            return
+        self._timer = self._loop.call_later(CANCEL_TIMEOUT_S, self._grpc_call.cancel)
+        if self._talk.cancellation is not None:
+            self._to_send.put_nowait(self._talk.cancellation)
+        self._to_send.put_nowait(None)
+
+    def on_end(self, callback: Callable[[AsyncCall], object]) -> None:
+        self._reading.add_done_callback(lambda _: callback(self))
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until the call has ended, for so many seconds at most; then end it at once."""
+        await asyncio.wait([self._reading], timeout=timeout_s)
+        self._grpc_call.cancel()
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while (message := await self._to_send.get()) is not None:
+            yield message
+
+    async def _read(self) -> None:
+        """gRPC says CancelledError where its call was cancelled."""
+        last: Exception | None = None
+        try:
+            while (message := await self._grpc_call.read()) is not grpc.aio.EOF:
+                if self._talk.is_for_the_caller(message):
+                    self.messages.put_nowait(message)
+                if _is_last(message):
+                    self._to_send.put_nowait(None)
+        except grpc.RpcError as error:
+            last = error
+        except asyncio.CancelledError:
+            last = Cancelled("the call was cancelled")
+            self._grpc_call.cancel()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._to_send.put_nowait(None)
+            self.messages.put_nowait(last)
+
+
+class _Talk:
+    """What is sent: the request and, for the model that knows it, what cancels it."""
+
+    def __init__(self, request: Request, timeout_s: float, request_id: str) -> None:
+        self.first = _message(request, timeout_s, request_id)
+        self.cancellation: Any = None
+        if request.model == FLUX_STREAM.name:
+            token = secrets.token_urlsafe(16)
+            _add_input(self.first, STREAM_TOKEN.name, _batch(STREAM_TOKEN, token))
+            # Its name says whose answer is whose.
+            self.cancellation = service_pb2.ModelInferRequest(model_name=request.model, id=f"cancel {token}")
+            _add_input(self.cancellation, CANCEL.name, _batch(CANCEL, token))
+
+    def is_for_the_caller(self, message: Any) -> bool:
+        return self.cancellation is None or message.infer_response.id != self.cancellation.id
 
 
 class _Reader:
@@ -92,30 +240,54 @@ class _Reader:
         self._url = url
 
     def answer(self, message: Any) -> Answer:
+        """message: None at the end, which raises StopIteration; an error of gRPC's or ours is raised as ours."""
+        if message is None:
+            raise StopIteration
+        if isinstance(message, FluxError):
+            raise message
+        if isinstance(message, grpc.RpcError):
+            raise self._failure(message) from message
         if message.error_message:
             raise from_stream(message.error_message, self._url)
         return read_result(InferResult(message.infer_response), self._request)
 
-    def failure(self, error: Any) -> FluxError:
+    def no_answer(self) -> DeadlineExceeded:
+        return no_answer(self._url, self._timeout_s)
+
+    def _failure(self, error: Any) -> FluxError:
         failure = from_triton(str(error.code()), error.details(), self._url)
-        return no_answer(self._url, self._timeout_s) if isinstance(failure, DeadlineExceeded) else failure
+        return self.no_answer() if isinstance(failure, DeadlineExceeded) else failure
 
 
-def _called(stub: Any, request: Request, timeout_s: float, request_id: str) -> Any:
+def _called(stub: Any, messages: Any, request: Request, timeout_s: float) -> Any:
+    """The deadline of gRPC's own comes after the stream has ended at the server, or was cancelled there."""
     metadata = (("traceparent", request.traceparent),) if request.traceparent else None
-    messages = iter([_message(request, timeout_s, request_id)])
-    return stub.ModelStreamInfer(messages, timeout=timeout_s, metadata=metadata)
+    return stub.ModelStreamInfer(messages, timeout=timeout_s + 2 * CANCEL_TIMEOUT_S, metadata=metadata)
+
+
+def _is_last(message: Any) -> bool:
+    """Whether the request has no more answers, so that the call can be ended."""
+    return bool(message.error_message) or message.infer_response.parameters[_FINAL].bool_param
 
 
 def _message(request: Request, timeout_s: float, request_id: str) -> Any:
     message = service_pb2.ModelInferRequest(model_name=request.model, id=request_id)
     message.parameters["timeout"].int64_param = triton_timeout_us(timeout_s)
     for name, array in request.inputs.items():
-        message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-        message.raw_input_contents.append(_raw(array))
+        _add_input(message, name, array)
     for name in request.outputs:
         message.outputs.add(name=name)
     return message
+
+
+def _add_input(message: Any, name: str, array: Array) -> None:
+    message.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+    message.raw_input_contents.append(_raw(array))
+
+
+def _batch(tensor: Tensor, value: str) -> Array:
+    batch: Array = tensor.array(value)[None]
+    return batch
 
 
 def _raw(array: Array) -> bytes:

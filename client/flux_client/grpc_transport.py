@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
+import weakref
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +15,7 @@ import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2_grpc
 
 from flux_client.failures import told_as_flux_errors
-from flux_client.grpc_stream import AsyncGrpcAnswers, GrpcAnswers
+from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncCall, AsyncGrpcAnswers, Call, GrpcAnswers
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import infer_arguments, read_result
@@ -52,6 +55,8 @@ class GrpcTransport:
         self._channel = grpc.insecure_channel(url, options=options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=options)
+        #: Those that have not ended; the thread of each holds it.
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
@@ -59,13 +64,22 @@ class GrpcTransport:
             return read_result(self._client.infer(**arguments, client_timeout=timeout_s), request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> GrpcAnswers:
-        return GrpcAnswers(self._stub, request, timeout_s, request_id, self._url)
+        answers = GrpcAnswers(self._stub, request, timeout_s, request_id, self._url)
+        self._calls.add(answers.call)
+        return answers
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
             return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
 
     def close(self) -> None:
+        """Cancel what still streams. Waits until it has ended, for CANCEL_TIMEOUT_S at most."""
+        limit = time.monotonic() + CANCEL_TIMEOUT_S
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        for call in calls:
+            call.wait(max(0.0, limit - time.monotonic()))
         self._channel.close()
         self._client.close()
 
@@ -76,6 +90,8 @@ class AsyncGrpcTransport:
     def __init__(self, url: str) -> None:
         self._url = url
         self._options = _options()
+        #: Those that have not ended.
+        self._calls: set[AsyncCall] = set()
 
     @cached_property
     def _client(self) -> Any:
@@ -93,13 +109,21 @@ class AsyncGrpcTransport:
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncGrpcAnswers:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        return AsyncGrpcAnswers(stub, request, timeout_s, request_id, self._url)
+        answers = AsyncGrpcAnswers(stub, request, timeout_s, request_id, self._url)
+        self._calls.add(answers.call)
+        answers.call.on_end(self._calls.discard)
+        return answers
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         with told_as_flux_errors(self._url, timeout_s):
             return bool(await self._client.is_model_ready(model, client_timeout=timeout_s))
 
     async def close(self) -> None:
+        """Cancel what still streams. Waits until it has ended, for CANCEL_TIMEOUT_S at most."""
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*(call.wait(CANCEL_TIMEOUT_S) for call in calls))
         if "_channel" in self.__dict__:
             await self._channel.close()
         if "_client" in self.__dict__:

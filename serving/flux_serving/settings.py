@@ -6,6 +6,7 @@ Read once, at the edge; nothing else looks at the environment.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,8 @@ class Checkpoints:
         if unset := [variable for variable in _REQUIRED if not environment.get(variable)]:
             raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
         return cls(
-            *(Path(environment[variable]).expanduser() for variable in _REQUIRED),
-            *(Path(environment[name]).expanduser() if environment.get(name) else None for name in _OPTIONAL),
+            *(_folder(environment[variable]) for variable in _REQUIRED),
+            *(_folder(environment[name]) if environment.get(name) else None for name in _OPTIONAL),
         )
 
     def as_environment(self) -> dict[str, str]:
@@ -152,6 +153,29 @@ def _pipeline_problems(folder: Path, parts: Mapping[str, Component]) -> list[str
     for part, component in parts.items():
         lines += missing_files(folder / part, component)
     return lines
+
+
+def shown(path: str | Path) -> str:
+    """A path or a file's name as text: UTF-8, whatever encoding this interpreter has for file names.
+
+    Triton's stub has ASCII, so a byte that isn't is a surrogate there, which cannot be sent, logged or compared.
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _folder(variable: str) -> Path:
+    """The folder that a variable names, by a path that every library can open.
+
+    Tokenizers take paths in UTF-8 only, which Triton's stub cannot give for names that aren't ASCII. There it is the
+    folder's descriptor, which stays open, as /proc/self/fd/NUMBER; `resolve` gives its real path.
+    """
+    path = Path(variable).expanduser()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        if path.is_dir():
+            return Path(f"/proc/self/fd/{os.open(path, os.O_RDONLY | os.O_DIRECTORY)}")
+    return path
 
 
 #: Parameters that Triton's Python backend itself reads.

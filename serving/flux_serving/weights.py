@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from flux_serving.contract import limits
 from flux_serving.errors import CannotStart
-from flux_serving.settings import Checkpoints
+from flux_serving.settings import Checkpoints, shown
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,12 @@ def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype
     pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **parts).to(device)
     transformer, vae = pipeline.transformer, pipeline.vae
     if pipeline.scheduler.config.get("stochastic_sampling"):
-        raise CannotStart(f"{checkpoints.base}: stochastic_sampling is not supported, a seed could not repeat it")
+        folder = shown(checkpoints.base.resolve())
+        raise CannotStart(f"{folder}: stochastic_sampling is not supported, a seed could not repeat it")
     if 4 * vae.config.latent_channels != transformer.config.in_channels:
         raise CannotStart(f"{checkpoints.vae_folder}: {vae.config.latent_channels} channels do not fit the transformer")
     return BaseWeights(
-        name=checkpoints.base.resolve().name,
+        name=shown(checkpoints.base.resolve().name),
         transformer=_frozen(transformer),
         # The order of memory in which convolutions need no copies: 1.4 times as fast on a CPU at 512 x 512.
         vae=_frozen(vae).to(memory_format=torch.channels_last),

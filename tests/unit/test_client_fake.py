@@ -160,6 +160,8 @@ def test_it_gives_no_more_than_was_asked_for(client):
         ({"MODE": text(b"canny")}, "CONTROL_IMAGE is missing"),
         ({"MODE": text(b"canny"), "CONTROL_IMAGE": text(b"junk"), "PROMPT": text(b"")}, "CONTROL_IMAGE is no picture"),
         ({"IMAGE": text(png()), "PROGRESS_ADDRESS": text(b"x")}, "unexpected input PROGRESS_ADDRESS"),
+        ({"IMAGE": text(png()), "STREAM_TOKEN": text(b"guessable")}, "STREAM_TOKEN does not match"),
+        ({"CANCEL": text(b"0" * 22)}, "CANCEL: no running stream has this token"),
     ],
 )
 def test_it_holds_raw_streams_to_their_mode(inputs, message):

@@ -102,6 +102,10 @@ class Door:
         return bytes_tensor(self.pictures), np.arange(len(self.pictures), dtype=np.int64).tobytes()
 
 
+def inputs_of(request):
+    return {tensor.name: data for tensor, data in zip(request.inputs, request.raw_input_contents, strict=True)}
+
+
 def infer_response(**outputs):
     """outputs: datatype, shape and bytes by name."""
     return service_pb2.ModelInferResponse(
@@ -124,8 +128,11 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self):
         super().__init__()
         self.steps_before_refusal = 0
-        #: A stream's caller did not wait for its end.
+        #: A stream's caller did not wait for its end: it asked to cancel it, or it hung up.
         self.hung_up = threading.Event()
+        self.cancelled = threading.Event()
+        self.ended_well = threading.Event()
+        self.ignores_cancel = False
 
     def ServerReady(self, request, context):  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
@@ -143,12 +150,16 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         return self._pictures()
 
     def ModelStreamInfer(self, requests, context):  # noqa: N802
-        """Progress with a pause after each step, then the pictures; or a refusal after `steps_before_refusal` steps."""
+        """Progress with a pause after each step, then the pictures; or a refusal after `steps_before_refusal` steps.
+
+        A request to cancel ends it, as at the real server; unless it `ignores_cancel`.
+        """
         over, answered = threading.Event(), threading.Event()
         context.add_callback(over.set)
         context.add_callback(lambda: answered.is_set() or self.hung_up.set())
-        [request] = requests
+        request = next(requests)
         self.requests.append((request, dict(context.invocation_metadata())))
+        threading.Thread(target=self._read_cancellation, args=[request, requests, over], daemon=True).start()
         for step in range(3):
             if self.refusal and step == self.steps_before_refusal:
                 answered.set()
@@ -160,9 +171,24 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
                 infer_response=infer_response(PROGRESS=("INT32", [1, 3], progress))
             )
             if over.wait(self.pause_s):
+                if self.cancelled.is_set():
+                    answered.set()
+                    yield service_pb2.ModelStreamInferResponse(error_message="flux_stream: cancelled (CANCELLED)")
+                    if context.is_active():
+                        self.ended_well.set()
                 return
         answered.set()
         yield service_pb2.ModelStreamInferResponse(infer_response=self._pictures())
+
+    def _read_cancellation(self, first, requests, over):
+        with suppress(grpc.RpcError):
+            for request in requests:
+                assert request.raw_input_contents == [inputs_of(first)["STREAM_TOKEN"]]
+                assert [tensor.name for tensor in request.inputs] == ["CANCEL"]
+                if not self.ignores_cancel:
+                    self.cancelled.set()
+                    self.hung_up.set()
+                    over.set()
 
     def _pictures(self):
         images, seeds = self.raw_outputs()
@@ -487,7 +513,9 @@ def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
     assert "triton_grpc_error" not in metadata
     assert [output.name for output in request.outputs] == ["PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED"]
     inputs = zip(request.inputs, request.raw_input_contents, strict=True)
-    assert {tensor.name: (tensor.datatype, [*tensor.shape], data) for tensor, data in inputs} == {
+    tensors = {tensor.name: (tensor.datatype, [*tensor.shape], data) for tensor, data in inputs}
+    assert len(tensors.pop("STREAM_TOKEN")[2]) == 4 + 22
+    assert tensors == {
         "IMAGE": ("BYTES", [1, 1], bytes_tensor([PICTURE])),
         "SEED": ("INT64", [1, 1], np.array([7]).tobytes()),
         "IMAGE_STRENGTH": ("FP32", [1, 1], np.array([0.5], np.float32).tobytes()),
@@ -570,7 +598,7 @@ def test_a_server_without_room_is_asked_again_while_no_event_was_there(streamer,
 
 def test_an_error_without_a_code_is_the_server_s_mistake(streamer, stream_door, monkeypatch):
     def words_alone(self, requests, context):
-        list(requests)
+        next(requests)
         yield service_pb2.ModelStreamInferResponse(error_message="flux_base: bug")
 
     monkeypatch.setattr(GrpcDoor, "ModelStreamInfer", words_alone)
@@ -623,6 +651,47 @@ def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
             next(stream)
         assert stream_door.hung_up.wait(2)
         assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_server_that_does_not_know_how_to_cancel_is_hung_up_on(stream_door, kind):
+    stream_door.pause_s, stream_door.ignores_cancel = 8.0, True
+
+    async def run():
+        async with AsyncFluxClient(stream_door.url) as client:
+            stream = client.stream(PICTURE)
+            await anext(stream)
+            stream.cancel()
+
+    started = time.monotonic()
+    if kind == "sync":
+        with FluxClient(stream_door.url) as client:
+            stream = client.stream(PICTURE)
+            next(stream)
+            stream.cancel()
+    else:
+        asyncio.run(run())
+    assert stream_door.hung_up.wait(2)
+    assert not stream_door.cancelled.is_set()
+    assert 1.5 < time.monotonic() - started < 6
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_stream_is_cancelled_by_a_message_and_its_call_ends_by_itself(stream_door, kind):
+    """gRPC's own cancellation is not used: Triton 2.51 has crashed around it."""
+    stream_door.pause_s = 8.0
+
+    async def run():
+        async with AsyncFluxClient(stream_door.url) as client, client.stream(PICTURE) as stream:
+            await anext(stream)
+
+    if kind == "sync":
+        with FluxClient(stream_door.url) as client, client.stream(PICTURE) as stream:
+            next(stream)
+    else:
+        asyncio.run(run())
+    assert stream_door.cancelled.is_set()
+    assert stream_door.ended_well.wait(2)
 
 
 def test_a_stream_that_is_dropped_hangs_up(stream_door):

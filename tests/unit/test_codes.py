@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flux_serving.contract.codes import CODES, error_of, with_code, without_code
-from flux_serving.errors import FluxError, GenerationFailed, Overloaded
+from flux_serving.contract.codes import CODES, error_of, sendable, with_code, without_code
+from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest, Overloaded
 
 #: Nobody who calls the server meets the others: they are the client's own, or keep the server from starting.
 ELSEWHERE = {"Unreachable", "CannotStart"}
@@ -22,8 +22,17 @@ def test_a_code_is_taken_off_as_it_was_put_on(words: str, code: str) -> None:
     assert without_code(with_code(words, code)) == (words, code)
 
 
-def test_words_that_have_a_code_get_no_second_one() -> None:
-    assert with_code("flux_base: HEIGHT=7 (INVALID_ARG)", "INTERNAL") == "flux_base: HEIGHT=7 (INVALID_ARG)"
+def test_a_caller_s_text_that_ends_with_a_code_does_not_change_the_error() -> None:
+    words = "flux_base: LORA='a (UNAVAILABLE)', expected one of: b (UNAVAILABLE)"
+    error = error_of(with_code(words, "INVALID_ARG"))
+    assert (type(error), str(error)) == (InvalidRequest, words)
+
+
+@pytest.mark.parametrize("text", ["plain", "ü 画 🙂", "\udcc3\udcbc", "a\0b", "画" * 5000, "\udcfc" * 5000, ""])
+def test_a_message_is_utf8_and_fits_into_grpc_s_trailers(text: str) -> None:
+    sent = sendable(text)
+    assert len(sent.encode()) <= 2000
+    assert sent == text or "\\udc" in sent or sent.endswith(" ...")
 
 
 @pytest.mark.parametrize("code", sorted(set(CODES.values())))

@@ -85,7 +85,7 @@ def test_no_output_is_optional_because_triton_knows_none() -> None:
 
 def test_a_stream_takes_what_any_of_the_modes_takes() -> None:
     names = {t.name for ensemble in ENSEMBLES for t in ensemble.inputs} - {"PROGRESS_ADDRESS"}
-    assert {t.name for t in FLUX_STREAM.inputs} == names | {"MODE"}
+    assert {t.name for t in FLUX_STREAM.inputs} == names | {"MODE", "STREAM_TOKEN", "CANCEL"}
 
 
 def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:

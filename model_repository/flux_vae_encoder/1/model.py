@@ -10,5 +10,10 @@ class TritonPythonModel:
     def execute(self, requests):
         return self._model.execute(requests)
 
+    def is_ready(self):
+        from flux_serving.backend.health import HEALTH
+
+        return HEALTH.is_ready()
+
     def finalize(self):
         self._model.close()

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
-from flux_serving.settings import LORA_VARIABLE
+from flux_serving.settings import LORA_VARIABLE, shown
 from flux_serving.stages.lora import Adapter, read_adapter, summed
 from flux_serving.stages.sampling_parameters import Lora
 from flux_serving.stages.transformer import Transformer
@@ -64,7 +64,7 @@ class Adapters:
                 f"{LORA.name}={name[:40]!r}, but this server has no adapters; {LORA_VARIABLE} names their folder"
             )
         found = (file for file in sorted(self._folder.glob(f"*{_SUFFIX}")) if file.is_file())
-        files = {file.name.removesuffix(_SUFFIX): file for file in found}
+        files = {shown(file.name).removesuffix(_SUFFIX): file for file in found}
         if name not in files:
             raise InvalidRequest(f"{LORA.name}={name[:40]!r}, expected one of: {', '.join(files)[:1000] or '(none)'}")
         return files[name]
@@ -73,7 +73,8 @@ class Adapters:
         try:
             found = file.stat()
         except OSError as error:
-            raise InvalidRequest(f"{LORA.name}={file.stem!r} was just taken out of the server's folder") from error
+            name = shown(file.stem)
+            raise InvalidRequest(f"{LORA.name}={name!r} was just taken out of the server's folder") from error
         return file.name, found.st_mtime_ns, found.st_size
 
 

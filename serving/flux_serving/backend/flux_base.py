@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.adapters import Adapters
+from flux_serving.backend.health import HEALTH, WatchedRunner
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.material import read_material, unchanged, without_placeholders
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.ticket import Ticket, is_streamed
-from flux_serving.backend.wire import error_response, read_inputs, read_text
+from flux_serving.backend.wire import read_inputs, read_text, refuse
 from flux_serving.contract.codes import error_of
 from flux_serving.contract.handed import PIXELS, REFUSALS
 from flux_serving.contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
@@ -47,6 +47,9 @@ from flux_serving.weights import choose_dtype, load_base, open_device
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 #: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
 TOKENS_OF_ONE = DEFAULT_LIMITS.max_tokens // DEFAULT_LIMITS.max_jobs
+
+_BROKEN = "a thread of the engine has failed"
+_RESTARTING = "this model's process ends and must be started again"
 
 #: Seconds after which a thread must hand Python's lock on. The thread that takes steps asks for it after each of some
 #: hundred operations; with Python's own 5 ms the others kept it waiting for a tenth of its time.
@@ -73,7 +76,11 @@ class FluxBaseModel:
             step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
         )
         self._metrics = EngineMetrics(FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s)
-        self._engine: Engine[Denoising, Picture] = Engine(self._sampler, Scheduler(limits), self._metrics)
+        runner: WatchedRunner[Denoising, Picture] = WatchedRunner(self._sampler)
+        self._engine: Engine[Denoising, Picture] = Engine(
+            runner, Scheduler(limits), self._metrics, on_broken=lambda: HEALTH.end(_BROKEN)
+        )
+        HEALTH.watch(runner.stuck, close=lambda: self._engine.close(Overloaded(_RESTARTING)))
         self._adapters = Adapters(checkpoints.loras, self._sampler.transformer, settings.max_adapters)
         # Adapters are read from files, which must hold up neither the steps nor the requests without any.
         self._loader = ThreadPoolExecutor(1, "adapters")
@@ -82,11 +89,18 @@ class FluxBaseModel:
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
+            ticket = None
             try:
-                self._accept(request)
-            except Exception as error:
-                refused = error_response(FLUX_BASE, request.request_id(), error, in_words=is_streamed(request))
-                request.get_response_sender().send(refused, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                HEALTH.check()
+                values = read_inputs(FLUX_BASE, request)
+                report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
+                ticket = Ticket(request, report)
+                self._accept(ticket, values)
+            except BaseException as error:
+                if ticket is not None:
+                    ticket.fail(error)
+                else:
+                    refuse(FLUX_BASE, request, error, in_words=is_streamed(request))
 
     def close(self) -> None:
         self._engine.close()
@@ -94,23 +108,32 @@ class FluxBaseModel:
         self._metrics.close()
         self._instance.close()
 
-    def _accept(self, request: Any) -> None:
-        values = read_inputs(FLUX_BASE, request)
-        report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
-        ticket = Ticket(request, report)
+    def _accept(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+        """Raises Overloaded: there is no room."""
         if LORA.name not in values:
             self._begin(ticket, values)
         elif self._loads.acquire(blocking=False):
-            copies = {name: np.array(array) for name, array in values.items()}
-            self._loader.submit(self._begin, ticket, copies).add_done_callback(lambda _: self._loads.release())
+            try:
+                copies = {name: np.array(array) for name, array in values.items()}
+                self._loader.submit(self._begin_adapted, ticket, copies)
+            except BaseException:
+                self._loads.release()
+                raise
         else:
-            ticket.fail(Overloaded("no room for one more request with adapters"))
+            raise Overloaded("no room for one more request with adapters")
+
+    def _begin_adapted(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+        """On the thread that reads adapters."""
+        try:
+            self._begin(ticket, values)
+        finally:
+            self._loads.release()
 
     def _begin(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
-        """values: the request's tensors, of which nothing is kept."""
+        """values: the request's tensors, of which nothing is kept. Does not raise."""
         try:
             self._submit(ticket, without_placeholders(values))
-        except Exception as error:
+        except BaseException as error:
             ticket.fail(error)
 
     def _submit(self, ticket: Ticket, values: Mapping[str, Array]) -> None:

@@ -11,20 +11,29 @@ import base64
 import io
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
+from flux_serving.backend.ensemble_call import EnsembleCall
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
-from flux_serving.backend.wire import answer, error_response, read_inputs, read_text
+from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
 from flux_serving.contract import limits
-from flux_serving.contract.codes import error_of
-from flux_serving.contract.handed import PREVIEW, PROGRESS, PROGRESS_ADDRESS, PROGRESS_PARAMETER
+from flux_serving.contract.handed import (
+    CANCEL,
+    PREVIEW,
+    PROGRESS,
+    PROGRESS_ADDRESS,
+    PROGRESS_PARAMETER,
+    STREAM_TOKEN,
+)
 from flux_serving.contract.knobs import OUTPUT_FORMAT
 from flux_serving.contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
 from flux_serving.contract.tensors import Array, Tensor
@@ -36,15 +45,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds without progress after which a stream looks whether its client is still there, which takes 0.1 ms.
 CLIENT_CHECK_S = 0.05
-#: Seconds that a stopping server waits for a stream to end.
+#: Seconds that a stopping server waits for its streams to end.
 STOP_TIMEOUT_S = 10.0
 #: Seconds that a traced stream may hold up the next, until its call has begun.
 BEGIN_TIMEOUT_S = 2.0
-
-#: What Triton says instead of beginning the next model of an ensemble when it has been asked to stop.
-_STOPPING = "Server is stopping"
-
-_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class FluxStreamModel:
@@ -58,41 +62,67 @@ class FluxStreamModel:
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            sender = request.get_response_sender()
             try:
-                self._begin(request, sender)
-            except Exception as error:
-                sender.send(error_response(FLUX_STREAM, request.request_id(), error), flags=_FINAL)
+                if pb_utils.get_input_tensor_by_name(request, CANCEL.name) is None:
+                    self._begin(request)
+                else:
+                    self._cancel(request)
+            except BaseException as error:
+                refuse(FLUX_STREAM, request, error)
 
     def close(self) -> None:
         for stream in self._streams:
             stream.stop()
+        limit = time.monotonic() + STOP_TIMEOUT_S
         for stream in self._streams:
-            stream.wait(STOP_TIMEOUT_S)
+            stream.wait(max(0.0, limit - time.monotonic()))
         self._folder.remove()
         self._instance.close()
 
-    def _begin(self, request: Any, sender: Any) -> None:
+    def _begin(self, request: Any) -> None:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
-        self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_busy]
-        running = sum(stream.is_busy for stream in self._streams)
+        self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_calling]
+        running = sum(not stream.is_over for stream in self._streams)
         if running >= limits.MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
+        abandoned = sum(stream.is_over and stream.is_calling for stream in self._streams)
+        if abandoned >= limits.MAX_ABANDONED_CALLS:
+            raise Overloaded(
+                f"no room for one more stream: {abandoned} calls of streams that have ended still run, at most "
+                f"{limits.MAX_ABANDONED_CALLS} may"
+            )
         receiver = self._folder.listen()
         try:
-            stream = _Stream(request, sender, receiver, self._unserved)
+            stream = _Stream(request, receiver, self._unserved)
+            if stream.token and any(stream.token == other.token for other in self._streams if not other.is_over):
+                raise InvalidRequest(f"{STREAM_TOKEN.name} is in use by another stream")
+            self._streams.append(stream)
             stream.start()
         except BaseException:
             receiver.close()
             raise
-        self._streams.append(stream)
-        stream.wait_if_traced(BEGIN_TIMEOUT_S)
+        try:
+            stream.wait_if_traced(BEGIN_TIMEOUT_S)
+        except BaseException:
+            log.exception("%s: a trace may be incomplete", FLUX_STREAM.name)
+
+    def _cancel(self, request: Any) -> None:
+        """Raises InvalidRequest: no running stream has the token, or the request breaks the contract."""
+        values = read_inputs(FLUX_STREAM, request)
+        if len(values) > 1:
+            raise InvalidRequest(f"{CANCEL.name} is the only input of its request, found {len(values) - 1} more")
+        token = read_text(FLUX_STREAM, CANCEL, values)
+        found = [stream for stream in self._streams if stream.token == token and not stream.is_over]
+        if not token or not found:
+            raise InvalidRequest(f"{CANCEL.name}: no running stream has this token; it may have ended")
+        found[0].cancel()
+        send_last(FLUX_STREAM, request.request_id(), request.get_response_sender(), lambda: None)
 
 
 class _Stream(threading.Thread):
     """One request, from its acceptance to its last answer. Only this thread sends answers."""
 
-    def __init__(self, request: Any, sender: Any, receiver: ProgressReceiver, unserved: Mapping[str, str]) -> None:
+    def __init__(self, request: Any, receiver: ProgressReceiver, unserved: Mapping[str, str]) -> None:
         """Copies the request, whose memory goes back to Triton when `execute` returns.
 
         unserved: modes that this server's checkpoints cannot serve, each with the reason.
@@ -105,14 +135,17 @@ class _Stream(threading.Thread):
             raise InvalidRequest(f"{MODE.name}={mode!r}: {unserved[mode]}")
         ensemble = BY_MODE[mode]
         values.pop(MODE.name, None)
+        #: What CANCEL names it by; empty for a stream that cannot be cancelled so.
+        self.token = _token_in(values)
+        values.pop(STREAM_TOKEN.name, None)
         _check_mode(ensemble, values)
         self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64
         self._request_id: str = request.request_id()
         trace = request.trace()
         self._wanted = frozenset(request.requested_output_names())
-        self._sender = sender
+        self._sender = request.get_response_sender()
         self._receiver = receiver
-        self._call = _Call(
+        self._call = EnsembleCall(
             pb_utils.InferenceRequest(
                 model_name=ensemble.name,
                 request_id=self._request_id,
@@ -133,13 +166,15 @@ class _Stream(threading.Thread):
         #: Whether the ensemble is known to run, or has ended.
         self._begun = threading.Event()
         self._stopping = False
+        self._cancelled = False
         self._steps_done: dict[int, int] = {}
-        self._is_over = False
+        #: Whether its last answer is on its way, so that it takes no place any more.
+        self.is_over = False
 
     @property
-    def is_busy(self) -> bool:
-        """Whether it takes a place: its last answer isn't on its way yet, or its call outlives it by a step."""
-        return not self._is_over or self._call.is_running
+    def is_calling(self) -> bool:
+        """Whether its call runs, which may outlive it: by a step, or for ever if a model never answers."""
+        return self._call.is_running
 
     def wait_if_traced(self, timeout_s: float) -> None:
         """From `execute`: until the call has begun, so that it continues the request's trace.
@@ -151,8 +186,13 @@ class _Stream(threading.Thread):
             self._begun.wait(timeout_s)
 
     def stop(self) -> None:
-        """From another thread: end soon."""
+        """From another thread: end soon, because the server stops."""
         self._stopping = True
+        self._receiver.wake()
+
+    def cancel(self) -> None:
+        """From another thread: end soon, because the client has said so."""
+        self._cancelled = True
         self._receiver.wake()
 
     def wait(self, timeout_s: float) -> None:
@@ -164,14 +204,14 @@ class _Stream(threading.Thread):
     def run(self) -> None:
         try:
             last = self._follow()
-        except Exception as error:
+        except BaseException as error:
             last = error_response(FLUX_STREAM, self._request_id, error)
-        self._receiver.close()
-        self._is_over = True
         try:
-            self._sender.send(last, flags=_FINAL)
+            self._receiver.close()
         except Exception:
-            log.exception("%s: the last answer of request %r could not be sent", FLUX_STREAM.name, self._request_id)
+            log.exception("%s: the socket of request %r was not closed", FLUX_STREAM.name, self._request_id)
+        self.is_over = True
+        send_last(FLUX_STREAM, self._request_id, self._sender, lambda: last)
 
     def _follow(self) -> Any:
         """Send progress until the call ends. Returns the last answer.
@@ -184,6 +224,8 @@ class _Stream(threading.Thread):
             progress = self._receiver.receive(CLIENT_CHECK_S)
             if self._stopping:
                 raise Overloaded("the server is stopping")
+            if self._cancelled:
+                raise Cancelled("request cancelled by the client")
             if self._sender.is_cancelled():
                 raise Cancelled("the client has gone")
             if progress is not None:
@@ -210,6 +252,16 @@ class _Stream(threading.Thread):
             self._sender.send(answer(self._wanted, outputs))
 
 
+def _token_in(values: Mapping[str, Array]) -> str:
+    """Empty where there is none. Raises InvalidRequest: it could be guessed."""
+    if STREAM_TOKEN.name not in values:
+        return ""
+    token = read_text(FLUX_STREAM, STREAM_TOKEN, values)
+    if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, token):
+        raise InvalidRequest(f"{STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
+    return token
+
+
 def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
     """Raises InvalidRequest: the ensemble needs an input that is not there, or has no use for one that is."""
     known = {tensor.name: tensor for tensor in ensemble.inputs}
@@ -217,46 +269,6 @@ def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
         raise InvalidRequest(f"{missing[0]} is missing, which {ensemble.name} needs")
     if strange := [name for name in values if name not in known]:
         raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
-
-
-class _Call(threading.Thread):
-    """A call of the ensemble, which blocks until its answer is there.
-
-    Triton has calls that don't block; `async_exec` and coroutines in `execute` have open bugs.
-    """
-
-    def __init__(self, request: Any, ensemble: Ensemble, on_end: Callable[[], None]) -> None:
-        super().__init__(name="ensemble call", daemon=True)
-        self._request = request
-        self._ensemble = ensemble
-        self._on_end = on_end
-        self._outcome: Any = None
-        self.has_ended = False
-
-    @property
-    def is_running(self) -> bool:
-        return self.is_alive() and not self.has_ended
-
-    def run(self) -> None:
-        try:
-            self._outcome = self._request.exec()
-        except Exception as error:
-            self._outcome = error
-        self.has_ended = True
-        self._on_end()
-
-    def answer(self, wanted: frozenset[str]) -> Any:
-        """The ensemble's answer. Raises its failure, in the failed model's own words, or what the call raised."""
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        if self._outcome.has_error():
-            message = self._outcome.error().message()
-            if _STOPPING in message:
-                raise Overloaded("the server is stopping")
-            raise error_of(message.removeprefix(f"in ensemble '{self._ensemble.name}', "))
-        return pb_utils.InferenceResponse(
-            [tensor for tensor in self._outcome.output_tensors() if tensor.name() in wanted]
-        )
 
 
 def _as_jpeg(preview: Preview, as_text: bool) -> bytes:

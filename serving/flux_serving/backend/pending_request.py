@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import answer, error_response, read_inputs, refusal, send_only
+from flux_serving.backend.wire import answer, read_inputs, refusal, send_last
 from flux_serving.contract.handed import PROGRESS_PARAMETER
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -71,23 +71,14 @@ class PendingRequest:
         return None
 
     def answer(self, outputs: Mapping[Tensor, Array]) -> None:
-        """Answer with these outputs, if there was no answer yet."""
-        try:
-            response = answer(self._wanted, outputs)
-        except Exception as error:
-            self.fail(error)
-            return
+        """Answer with these outputs, if there was no answer yet. Does not raise."""
         if self._close():
-            self._send(response)
+            self._send(lambda: answer(self._wanted, outputs))
 
-    def fail(self, error: Exception) -> None:
-        """Answer with this error, if there was no answer yet."""
+    def fail(self, error: BaseException) -> None:
+        """Answer with this error, if there was no answer yet. Does not raise."""
         if self._close():
-            try:
-                response = refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
-            except Exception as trouble:
-                response = error_response(self._model, self._request_id, trouble)
-            self._send(response)
+            self._send(lambda: self._refusal(error))
 
     def _close(self) -> bool:
         """Whether it was open."""
@@ -95,9 +86,12 @@ class PendingRequest:
             was_open, self._is_open = self._is_open, False
         return was_open
 
-    def _send(self, response: Any) -> None:
+    def _refusal(self, error: BaseException) -> Any:
+        return refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
+
+    def _send(self, build: Callable[[], Any]) -> None:
         try:
-            send_only(self._sender, response)
+            send_last(self._model, self._request_id, self._sender, build, describe=self._refusal)
         finally:
             self.values = {}
             self._on_end(self)

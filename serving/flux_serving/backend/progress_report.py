@@ -76,7 +76,7 @@ class ProgressReport:
             job.on_step = partial(self._tell, image, job)
             self._tell(image, job)
 
-    def end(self, error: Exception | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Before the request is answered. error: what it is answered with."""
         if self._sender is not None:
             if isinstance(error, Cancelled):

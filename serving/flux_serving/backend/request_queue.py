@@ -20,11 +20,12 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
+from flux_serving.backend.health import HEALTH
 from flux_serving.backend.lanes import Bounds, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import refusal, send_only
+from flux_serving.backend.wire import refuse
 from flux_serving.contract import limits
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -85,30 +86,35 @@ class RequestQueue(Generic[Prepared]):
         self._finisher = ThreadPoolExecutor(1, "finish")
         self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
         self._watcher.start()
+        HEALTH.watch(lambda: None, close=self._fail_all)
 
     def accept(self, requests: Sequence[Any]) -> None:
         """From `execute`: take what there is room for, and refuse the rest."""
         for request in requests:
             try:
+                HEALTH.check()
                 pending = self._take(request)
-            except Exception as error:
-                _refuse(self._model, request, error, self._refusal_tensor)
+            except BaseException as error:
+                refuse(self._model, request, error, tensor=self._refusal_tensor)
                 continue
             try:
                 self._submit(pending, 0)
-            except Exception as error:
-                _fail(pending, error)
+            except BaseException as error:
+                pending.fail(error)
 
     def close(self) -> None:
         """Fail what is not answered, and end the threads and processes."""
         self._is_closing.set()
-        for pending in self._snapshot():
-            _fail(pending, Overloaded("the server is stopping"))
+        self._fail_all()
         self._watcher.join()
         for executor in (*(lane.executor for lane in self._lanes), self._finisher):
             executor.shutdown()
         if self._decoder is not None:
             self._decoder.close()
+
+    def _fail_all(self) -> None:
+        for pending in self._snapshot():
+            pending.fail(Overloaded("the server is stopping"))
 
     def _take(self, request: Any) -> PendingRequest:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
@@ -140,7 +146,7 @@ class RequestQueue(Generic[Prepared]):
         while not self._is_closing.wait(_WATCH_S):
             for pending in self._snapshot():
                 if pending.is_open and (reason := pending.reason_to_stop()) is not None:
-                    _fail(pending, reason)
+                    pending.fail(reason)
 
     def _submit(self, pending: PendingRequest, lane: int) -> None:
         """Raises Overloaded: the lane has no room."""
@@ -161,8 +167,8 @@ class RequestQueue(Generic[Prepared]):
             finally:
                 if not is_ready:
                     self._slots.release()
-        except Exception as error:
-            _fail(pending, error)
+        except BaseException as error:
+            pending.fail(error)
         finally:
             self._lanes[lane].leave(pending)
 
@@ -189,31 +195,15 @@ class RequestQueue(Generic[Prepared]):
         going_on = []
         for pending, prepared in batch:
             if (reason := pending.reason_to_stop()) is not None:
-                _fail(pending, reason)
+                pending.fail(reason)
             else:
                 going_on.append((pending, prepared))
         try:
             if going_on:
                 self._finish_together(going_on)
-        except Exception as error:
+        except BaseException as error:
             log.error("%s: a batch of %d requests failed", self._model.name, len(going_on), exc_info=error)
         finally:
             for pending, _ in batch:
-                _fail(pending, GenerationFailed("the request was not answered; the server's log has the details"))
+                pending.fail(GenerationFailed("the request was not answered; the server's log has the details"))
                 self._slots.release()
-
-
-def _refuse(model: Model, request: Any, error: Exception, tensor: Tensor | None) -> None:
-    """Answer a request that was not accepted. Raises nothing, which would fail what was accepted with it."""
-    try:
-        response = refusal(model, request.requested_output_names(), request.request_id(), error, tensor)
-        send_only(request.get_response_sender(), response)
-    except Exception:
-        log.exception("an answer could not be sent")
-
-
-def _fail(pending: PendingRequest, error: Exception) -> None:
-    try:
-        pending.fail(error)
-    except Exception:
-        log.exception("an answer could not be sent")

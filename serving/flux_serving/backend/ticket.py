@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from flux_serving.backend.progress_report import ProgressReport
-from flux_serving.backend.wire import answer, error_response
+from flux_serving.backend.wire import answer, error_response, send_last
 from flux_serving.contract.handed import LATENTS, OUTPUT_SEED, PIXELS, PROGRESS_ADDRESS, RECIPE
 from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import FluxError
 from flux_serving.stages.sampling import Picture
+
+log = logging.getLogger(__name__)
 
 
 class Ticket:
@@ -50,16 +53,20 @@ class Ticket:
         return self._open and self.report.is_heard()
 
     def taker(self, index: int) -> Callable[[Picture | FluxError], None]:
-        """What takes the outcome of this picture."""
-        return lambda outcome: self._take(index, outcome)
+        """What takes the outcome of this picture. It does not raise."""
 
-    def fail(self, error: Exception) -> None:
-        """Answer with this error, if there was no answer yet."""
-        with self._lock:
-            if not self._open:
-                return
-            self._open = False
-        self._send(error_response(FLUX_BASE, self._request_id, error, in_words=self._is_streamed), error)
+        def take(outcome: Picture | FluxError) -> None:
+            try:
+                self._take(index, outcome)
+            except BaseException as error:
+                self.fail(error)
+
+        return take
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with this error, if there was no answer yet. Does not raise."""
+        if self._close():
+            self._send(lambda: error_response(FLUX_BASE, self._request_id, error, self._is_streamed), error)
 
     def _take(self, index: int, outcome: Picture | FluxError) -> None:
         """Any of the engine's threads comes here."""
@@ -69,15 +76,16 @@ class Ticket:
         with self._lock:
             self._pictures[index] = outcome
             pictures = [picture for picture in self._pictures if picture is not None]
-            if not self._open or len(pictures) < len(self._pictures):
-                return
-        try:
+        if len(pictures) == len(self._pictures):
             response = answer(self._wanted, self._told | self._outputs(pictures))
-        except Exception as error:
-            self.fail(error)
-            return
-        self._open = False
-        self._send(response)
+            if self._close():
+                self._send(lambda: response)
+
+    def _close(self) -> bool:
+        """Whether it was open: then the one that asks must answer."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        return was_open
 
     def _outputs(self, pictures: Sequence[Picture]) -> dict[Tensor, Array]:
         outputs = {}
@@ -87,9 +95,12 @@ class Ticket:
             outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
         return outputs
 
-    def _send(self, response: Any, error: Exception | None = None) -> None:
-        self.report.end(error)
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def _send(self, build: Callable[[], Any], error: BaseException | None = None) -> None:
+        try:
+            self.report.end(error)
+        except Exception:
+            log.exception("%s: the stream of request %r was not told of its end", FLUX_BASE.name, self._request_id)
+        send_last(FLUX_BASE, self._request_id, self._sender, build, in_words=self._is_streamed)
 
 
 def is_streamed(request: Any) -> bool:

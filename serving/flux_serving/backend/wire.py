@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.codes import CODES, with_code
+from flux_serving.backend.health import HEALTH
+from flux_serving.contract.codes import CODES, sendable, with_code
 from flux_serving.contract.models import MODELS, Model
 from flux_serving.contract.tensors import Array, DType, Tensor
-from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest
+from flux_serving.errors import DeviceLost, FluxError, GenerationFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
+
+_FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 def read_inputs(model: Model, request: Any) -> dict[str, Array]:
@@ -62,36 +65,98 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     )
 
 
-def send_only(sender: Any, response: Any) -> None:
-    """Send the one answer of a request through its response sender.
-
-    In two parts, because Triton 2.51 takes no second answer after one that was marked as final but found no room in
-    /dev/shm; the caller would wait for ever. This way it gets an error of Triton's own.
-    """
-    try:
-        sender.send(response, flags=0)
-    finally:
-        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-
 def full_message(model: Model, error: FluxError) -> str:
     """The error's words with the name of the model that found it in front."""
     names = {known.name for known in MODELS}
     return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
 
 
-def error_response(model: Model, request_id: str, error: Exception, in_words: bool = False) -> Any:
+def send_last(
+    model: Model,
+    request_id: str,
+    sender: Any,
+    build: Callable[[], Any],
+    *,
+    describe: Callable[[BaseException], Any] | None = None,
+    in_words: bool = False,
+) -> None:
+    """Send the last answer of a request: what `build` returns, or the error that building or sending it raised.
+
+    Never raises. build: None stands for an answer without outputs. describe: builds the answer of an error; None:
+    `error_response`. in_words: as there.
+
+    The one answer of a model that is not decoupled is sent in two parts, the response and then the final flag: Triton
+    2.51 accepts nothing after a final response that found no room in /dev/shm, and the caller would wait until its
+    deadline.
+    """
+    failure: BaseException | None = None
+    for attempt in (1, 2, 3):
+        try:
+            if failure is None:
+                response = build()
+            elif attempt == 2:
+                response = describe(failure) if describe else error_response(model, request_id, failure, in_words)
+            else:
+                response = _last_resort(model, in_words)
+            if response is not None and model.decoupled:
+                sender.send(response, flags=_FINAL)
+                return
+            if response is not None:
+                sender.send(response, flags=0)
+            break
+        except BaseException as error:
+            failure = error
+            log.warning("%s: answering request %r failed: %r", model.name, request_id, error)
+    try:
+        sender.send(flags=_FINAL)
+    except BaseException as error:
+        log.error("%s: ending request %r failed: %r", model.name, request_id, error)
+
+
+def refuse(
+    model: Model, request: Any, error: BaseException, *, tensor: Tensor | None = None, in_words: bool = False
+) -> None:
+    """Answer a request with this error, where nothing else will. Never raises.
+
+    tensor: as in `refusal`. in_words: as in `error_response`.
+    """
+    try:
+        request_id, sender = request.request_id(), request.get_response_sender()
+    except BaseException:
+        log.exception("%s: a request could not be answered", model.name)
+        return
+
+    def described(failure: BaseException) -> Any:
+        if tensor is None:
+            return error_response(model, request_id, failure, in_words)
+        return refusal(model, request.requested_output_names(), request_id, failure, tensor)
+
+    send_last(model, request_id, sender, lambda: described(error), describe=described, in_words=in_words)
+
+
+def error_response(model: Model, request_id: str, error: BaseException, in_words: bool = False) -> Any:
     """A response that says what went wrong: an expected error in its own words, any other without its details.
 
     in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
     """
-    message, code = _told(model, request_id, error)
-    if in_words or model.decoupled:
-        message = with_code(message, code)
+    try:
+        message, code = _told(model, request_id, error)
+        if in_words or model.decoupled:
+            message = with_code(message, code)
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
+    except BaseException:
+        return _last_resort(model, in_words)
+
+
+def _last_resort(model: Model, in_words: bool) -> Any:
+    """The error whose own response could not be built."""
+    code = CODES[GenerationFailed]
+    words = f"{model.name}: the error could not be described; the server's log may have the details"
+    message = with_code(words, code) if in_words or model.decoupled else words
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
 
 
-def refusal(model: Model, wanted: Collection[str], request_id: str, error: Exception, tensor: Tensor | None) -> Any:
+def refusal(model: Model, wanted: Collection[str], request_id: str, error: BaseException, tensor: Tensor | None) -> Any:
     """The same as an answer that has it in this tensor, and in the model's other outputs nothing of any size.
 
     wanted: names of the outputs that the request asks for. Where the tensor isn't among them, or None, it is an error
@@ -100,6 +165,15 @@ def refusal(model: Model, wanted: Collection[str], request_id: str, error: Excep
     Only what is wrong with the request itself may stay in Triton's response cache. Triton 2.51 does not store an answer
     one of whose outputs has no bytes at all, so any other refusal has such outputs.
     """
+    try:
+        return _refusal(model, wanted, request_id, error, tensor)
+    except BaseException as failure:
+        return error_response(model, request_id, failure)
+
+
+def _refusal(
+    model: Model, wanted: Collection[str], request_id: str, error: BaseException, tensor: Tensor | None
+) -> Any:
     if tensor is None or tensor.name not in wanted:
         return error_response(model, request_id, error)
     length = 1 if isinstance(error, InvalidRequest) else 0
@@ -117,11 +191,16 @@ def _nothing(tensor: Tensor, length: int) -> Array:
     return np.zeros([length if side == -1 else side for side in tensor.shape], tensor.dtype.numpy_type)
 
 
-def _told(model: Model, request_id: str, error: Exception) -> tuple[str, str]:
-    """The words and the code of an error; the log has what the caller may not know."""
+def _told(model: Model, request_id: str, error: BaseException) -> tuple[str, str]:
+    """The words and the code of an error; the log has what the caller may not know.
+
+    The process ends after an error that has taken the GPU from it.
+    """
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)
         error = GenerationFailed.unexpected(error)
     elif isinstance(error, GenerationFailed):
         log.error("%s: request %r failed: %s", model.name, request_id, error)
-    return full_message(model, error), CODES.get(type(error), CODES[GenerationFailed])
+    if isinstance(error, DeviceLost):
+        HEALTH.end("the GPU can no longer be used by this process")
+    return sendable(full_message(model, error)), CODES.get(type(error), CODES[GenerationFailed])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from flux_serving.contract.limits import MAX_MESSAGE_BYTES
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed, InvalidRequest, Overloaded
 
 CODES: dict[type[FluxError], str] = {
@@ -22,11 +23,24 @@ CODES: dict[type[FluxError], str] = {
 }
 
 _WITH_CODE = re.compile(rf"(.*) \(({'|'.join(sorted(set(CODES.values())))})\)", re.DOTALL)
+#: Ends a message of which the rest was cut off.
+_CUT = " ..."
 
 
 def with_code(words: str, code: str) -> str:
-    """`words (CODE)`; words that end with a code already stay as they are."""
-    return words if _WITH_CODE.fullmatch(words) else f"{words} ({code})"
+    """`words (CODE)`. Words that end with a code get one more: a caller's text may end so, and only the last counts."""
+    return f"{words} ({code})"
+
+
+def sendable(text: str) -> str:
+    """The text as every protocol can carry it: UTF-8, of at most MAX_MESSAGE_BYTES.
+
+    What cannot be encoded, such as the surrogates of a file name, is escaped.
+    """
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        encoded = encoded[: MAX_MESSAGE_BYTES - len(_CUT)] + _CUT.encode()
+    return encoded.decode("utf-8", "ignore")
 
 
 def without_code(message: str) -> tuple[str, str | None]:

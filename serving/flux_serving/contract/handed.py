@@ -112,5 +112,17 @@ EDGE_IMAGE = replace(
     meaning="The same for callers. It is an output of its own because a step with a single output, which a caller does "
     "not ask for, is left out even where the next step needs it (2.51)",
 )
+STREAM_TOKEN = scalar(
+    "STREAM_TOKEN",
+    DType.BYTES,
+    "A name for this stream by which CANCEL ends it: 22 to 64 letters, digits, `-` and `_`, which the client draws at "
+    "random for each request and keeps to itself",
+)
+CANCEL = scalar(
+    "CANCEL",
+    DType.BYTES,
+    "The STREAM_TOKEN of a running stream: that stream ends with its last answer, CANCELLED, and this request with an "
+    "empty one. It is the only input of its request. INVALID_ARG if no running stream has this token",
+)
 PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
 PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")

@@ -42,9 +42,20 @@ MAX_CONTROL_SCALE = 2.0
 MAX_CANNY_THRESHOLD = 2000.0
 #: Images that one request may ask for.
 MAX_IMAGES = 8
-#: Streams at once; more are refused. Triton gives a model 32 threads for its calls and the answers it sends together:
-#: with 40 streams no progress came before the first call had ended (tried on 2.51).
+#: Streams at once; more are refused. Triton gives a model TRITON_THREADS threads for its calls and the answers it sends
+#: together: with 40 streams and 32 threads no progress came before the first call had ended (tried on 2.51).
 MAX_STREAMS = 24
+#: What a client may name its stream: 22 characters of URL-safe base64 are 128 random bits.
+STREAM_TOKEN_PATTERN = "[0-9A-Za-z_-]{22,64}"
+#: Calls of ensembles that may be left behind in `flux_stream` by streams that have ended, beside those of the running
+#: ones; each occupies one of TRITON_THREADS until it returns.
+MAX_ABANDONED_CALLS = 32
+#: Threads that Triton is told to give each Python model (`--backend-config=python,thread-pool-size=`): one for each
+#: stream's call, one for each call left behind, and 8 that send answers.
+TRITON_THREADS = MAX_STREAMS + MAX_ABANDONED_CALLS + 8
+#: Bytes of an error message. gRPC sends it in its trailers, with three bytes for each that is not ASCII, and clients
+#: take 8 KiB of trailers.
+MAX_MESSAGE_BYTES = 2000
 #: Weight of a picture's or a prompt's tokens; 1 is diffusers' picture, 0 leaves it out.
 MAX_STRENGTH = 4.0
 #: Redux tokens that become one, along each side of their grid; 9 makes 3 x 3 of FLUX.1's 27 x 27.

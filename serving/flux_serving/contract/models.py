@@ -20,6 +20,7 @@ from flux_serving.contract.editing import (
     STRENGTH,
 )
 from flux_serving.contract.handed import (
+    CANCEL,
     CONTEXT_SPANS,
     CONTROL_LATENTS,
     CONTROL_REFUSAL,
@@ -42,6 +43,7 @@ from flux_serving.contract.handed import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
     SOURCE_REFUSAL,
+    STREAM_TOKEN,
 )
 from flux_serving.contract.knobs import (
     DENOISING_KNOBS,
@@ -301,7 +303,7 @@ def _inputs_of_any(ensembles: tuple[Ensemble, ...]) -> tuple[Tensor, ...]:
 FLUX_STREAM = Model(
     name="flux_stream",
     purpose="What the ensembles do, with progress, previews and cancellation; it calls them itself",
-    inputs=(MODE, *_inputs_of_any(ENSEMBLES)),
+    inputs=(MODE, *_inputs_of_any(ENSEMBLES), STREAM_TOKEN, CANCEL),
     outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
     needs_gpu=False,
     decoupled=True,

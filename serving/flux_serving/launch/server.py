@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from flux_serving.contract.limits import TRITON_THREADS
 from flux_serving.contract.pbtxt import DEFAULT_GPUS
 from flux_serving.errors import CannotStart
 from flux_serving.launch.draining import wait_until_idle
@@ -133,6 +134,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             f"--cache-config=local,size={CACHE_BYTES}",
             f"--backend-config=python,shm-region-prefix-name={self._name}_",
+            f"--backend-config=python,thread-pool-size={TRITON_THREADS}",
             f"--grpc-max-connection-age={1000 * options.connection_age_s}",
             *(f"--{kind}-address={options.host}" for kind in ("http", "grpc", "metrics")),
             f"--http-port={options.http_port}",

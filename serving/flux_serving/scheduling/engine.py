@@ -60,7 +60,9 @@ class Engine(Generic[Work, Outcome]):
         scheduler: Scheduler,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_broken: Callable[[], object] = lambda: None,
     ) -> None:
+        """on_broken: called when one of the engine's threads has failed, after which no job can end well."""
         self.clock = clock
         self._runner = runner
         self._scheduler = scheduler
@@ -72,8 +74,11 @@ class Engine(Generic[Work, Outcome]):
         self._changed = threading.Condition()
         self._closing = False
         self._stepping = True
-        self._stepper = threading.Thread(target=self._take_steps, name="denoising steps", daemon=True)
-        self._finisher = threading.Thread(target=self._finish_jobs, name="finishing", daemon=True)
+        self._on_broken = on_broken
+        self._stepper = threading.Thread(
+            target=self._guarded, args=[self._take_steps], name="denoising steps", daemon=True
+        )
+        self._finisher = threading.Thread(target=self._guarded, args=[self._finish_jobs], name="finishing", daemon=True)
         self._stepper.start()
         self._finisher.start()
 
@@ -101,15 +106,33 @@ class Engine(Generic[Work, Outcome]):
             self._changed.notify_all()
         return True
 
-    def close(self) -> None:
-        """Finish the step that runs and what has no step left, end every other job as cancelled, end the threads."""
+    def close(self, reason: FluxError | None = None) -> None:
+        """Finish the step that runs and what has no step left, end every other job, end the threads.
+
+        reason: what the other jobs end with; by default, Cancelled.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._stepper.join()
         for job in self._scheduler.drain():
-            self._end(job, Cancelled("the server is stopping"))
+            self._end(job, reason or Cancelled("the server is stopping"))
         self._finisher.join()
+
+    def _guarded(self, run: Callable[[], object]) -> None:
+        """Run one of the threads. Whatever it fails by, every job is ended and the engine takes no more."""
+        try:
+            run()
+        except BaseException as error:
+            log.critical("a thread of the engine failed", exc_info=error)
+            failure = GenerationFailed.unexpected(error)
+            with self._changed:
+                self._closing, self._stepping = True, False
+                self._changed.notify_all()
+                jobs = list(self._submitted)
+            for job in jobs:
+                self._end(job, failure)
+            _call(self._on_broken)
 
     def _take_steps(self) -> None:
         while True:
@@ -211,8 +234,12 @@ class Engine(Generic[Work, Outcome]):
 
     def _end(self, job: Job[Work, Outcome], outcome: Outcome | FluxError) -> None:
         with self._changed:
-            submitted = self._submitted.pop(job)
-        self._observer.ended(job, outcome if isinstance(outcome, FluxError) else None, self.clock() - submitted)
+            submitted = self._submitted.pop(job, None)
+        # It may have ended when a thread of the engine failed.
+        if submitted is None:
+            return
+        failure = outcome if isinstance(outcome, FluxError) else None
+        _call(lambda: self._observer.ended(job, failure, self.clock() - submitted))
         _call(lambda: job.finish(outcome))
 
 
@@ -227,5 +254,5 @@ def _call(callback: Callable[[], Any]) -> None:
     """One caller's trouble in taking its answer must not end the thread that serves all the others."""
     try:
         callback()
-    except Exception:
+    except BaseException:
         log.exception("a job's callback failed")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
+from flux_serving.settings import shown
 from flux_serving.stages.projections import Additions, LowRank
 from flux_serving.stages.transformer import Transformer
 
@@ -33,14 +34,14 @@ def read_adapter(file: Path, transformer: Transformer) -> Adapter:
             str(file), return_alphas=True, return_lora_metadata=True, use_safetensors=True, local_files_only=True
         )
     except Exception as error:
-        raise InvalidRequest(f"{LORA.name}={file.stem!r} cannot be read: {type(error).__name__}") from error
+        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} cannot be read: {type(error).__name__}") from error
     names = [key.removesuffix(_DOWN).removeprefix(_OF_TRANSFORMER) for key in weights if key.endswith(_DOWN)]
     expected = {f"{_OF_TRANSFORMER}{name}{end}" for name in names for end in (_DOWN, _UP)}
     strange = sorted((weights.keys() ^ expected) | {name for name in names if name not in transformer.layers})
     if strange or not names:
         found = ", ".join(strange[:3]) or "nothing"
         raise InvalidRequest(
-            f"{LORA.name}={file.stem!r} is not for this server: beside LoRA weights of the transformer's linear "
+            f"{LORA.name}={shown(file.stem)!r} is not for this server: beside LoRA weights of the transformer's linear "
             f"layers it has {found}"
         )
     scales = _scales(names, weights, alphas or {}, metadata or {})
@@ -49,7 +50,7 @@ def read_adapter(file: Path, transformer: Transformer) -> Adapter:
         down, up = weights[f"{_OF_TRANSFORMER}{name}{_DOWN}"], weights[f"{_OF_TRANSFORMER}{name}{_UP}"]
         layer = transformer.stock.get_submodule(name)
         if (down.shape[1], up.shape[0]) != (layer.in_features, layer.out_features) or down.shape[0] != up.shape[1]:
-            raise InvalidRequest(f"{LORA.name}={file.stem!r} is not for this server: {name} has other widths")
+            raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} is not for this server: {name} has other widths")
         additions[name] = LowRank(transformer.hold(down), transformer.hold(up), scales[name])
     return additions
 

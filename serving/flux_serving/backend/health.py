@@ -1,0 +1,119 @@
+"""Whether this process, which runs one instance of one model, can go on serving; it ends where it cannot."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from flux_serving.errors import FluxError, Overloaded
+from flux_serving.scheduling.engine import Runner
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a process that ended itself: EX_SOFTWARE of sysexits.h.
+EXIT_STATUS = 70
+#: Seconds in which the last answers reach Triton, and in which open requests are answered at most.
+_ANSWER_S, _CLOSE_S = 1.0, 5.0
+#: A step or a decoding that runs for so many seconds, and for so many times the longest before, is stuck.
+STUCK_AFTER_S, STUCK_FACTOR = 300.0, 20.0
+
+WorkIn = TypeVar("WorkIn")
+Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
+
+
+class ProcessHealth:
+    """One for the process. Any thread may call it; `end` starts a thread that ends the process."""
+
+    def __init__(self, exit_process: Callable[[int], object] = os._exit) -> None:
+        self._exit_process = exit_process
+        self._reason: str | None = None
+        self._lock = threading.Lock()
+        self._probes: list[Callable[[], str | None]] = []
+        self._closers: list[Callable[[], object]] = []
+
+    def watch(self, probe: Callable[[], str | None], close: Callable[[], object]) -> None:
+        """probe: why the model cannot serve, or None; it must not block. close: answers every open request."""
+        self._probes.append(probe)
+        self._closers.append(close)
+
+    def check(self) -> None:
+        """Raises Overloaded: the process is about to end, so it takes no request."""
+        if self._reason is not None:
+            raise Overloaded(f"this model's process ends and must be started again: {self._reason}")
+
+    def is_ready(self) -> bool:
+        """Answers at once."""
+        reasons = [self._reason, *(probe() for probe in self._probes)]
+        for reason in filter(None, reasons):
+            log.error("not ready: %s", reason)
+        return not any(reasons)
+
+    def end(self, reason: str) -> None:
+        """Answer what is open, then exit, so that the launcher or Kubernetes starts the server again."""
+        with self._lock:
+            if self._reason is not None:
+                return
+            self._reason = reason
+        log.critical("%s; this process ends with status %d", reason, EXIT_STATUS)
+        threading.Thread(target=self._end, name="end of the process", daemon=True).start()
+
+    def _end(self) -> None:
+        closing = threading.Thread(target=self._close, name="last answers", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        time.sleep(_ANSWER_S)
+        self._exit_process(EXIT_STATUS)
+
+    def _close(self) -> None:
+        for close in self._closers:
+            try:
+                close()
+            except Exception:
+                log.exception("open requests were not answered")
+
+
+HEALTH = ProcessHealth()
+
+
+class WatchedRunner(Generic[WorkIn, Result]):
+    """A runner whose calls are timed. `stuck` says which call has run for far longer than any before."""
+
+    def __init__(self, runner: Runner[WorkIn, Result], clock: Callable[[], float] = time.monotonic) -> None:
+        self._runner = runner
+        self._clock = clock
+        #: By name of the call: when it began, if it runs now, and the seconds of the longest before.
+        self._began: dict[str, float] = {}
+        self._longest_s: dict[str, float] = {}
+
+    def step(self, batch: Sequence[WorkIn]) -> Sequence[FluxError | None]:
+        return self._timed("step", lambda: self._runner.step(batch))
+
+    def results(self, works: Sequence[WorkIn]) -> Sequence[Result]:
+        return self._timed("decoding", lambda: self._runner.results(works))
+
+    def results_at_once(self, work: WorkIn) -> int:
+        return self._runner.results_at_once(work)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        return self._runner.is_out_of_memory(error)
+
+    def stuck(self) -> str | None:
+        """What is stuck, for how long; None: nothing is."""
+        for call, began in list(self._began.items()):
+            seconds, longest_s = self._clock() - began, self._longest_s.get(call, 0.0)
+            if seconds > max(STUCK_AFTER_S, STUCK_FACTOR * longest_s):
+                return f"a {call} has run for {seconds:.0f} s, the longest before took {longest_s:.1f} s"
+        return None
+
+    def _timed(self, call: str, run: Callable[[], Outcome]) -> Outcome:
+        began = self._began[call] = self._clock()
+        try:
+            return run()
+        finally:
+            del self._began[call]
+            self._longest_s[call] = max(self._longest_s.get(call, 0.0), self._clock() - began)
