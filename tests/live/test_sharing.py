@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
+from flux_client import FluxClient, Progress
 from flux_serving.contract.models import MODELS
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
@@ -94,6 +96,40 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert change["flux_queue_seconds_count"] == change["flux_job_seconds_count"] == 2
     assert after["flux_jobs_running"] == after["flux_jobs_waiting"] == 0
     assert after["flux_tokens_running"] == after["flux_tokens_waiting"] == 0
+
+
+def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at_every_step(
+    demo_server: TritonServer,
+) -> None:
+    """Decoding their previews takes longer than their steps, so previews always wait."""
+    begun, may_leave = threading.Semaphore(0), threading.Event()
+
+    def stream(seed: int) -> int:
+        """Returns the steps done when the image of one step was there."""
+        done = 0
+        with FluxClient(demo_server.grpc_url) as client:
+            size = {"height": 256, "width": 256, "num_inference_steps": 100}
+            events = client.stream(drawn_picture(1), seed=seed, preview_steps=1, preview_method="vae", **size)
+            with events:
+                for event in events:
+                    assert isinstance(event, Progress), "it ended first"
+                    done = event.step
+                    if done == 3:
+                        begun.release()
+                    if may_leave.is_set():
+                        break
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        streams = [pool.submit(stream, seed) for seed in range(4)]
+        try:
+            for _ in streams:
+                assert begun.acquire(timeout=60)
+            with FluxClient(demo_server.grpc_url) as client:
+                client.redux(drawn_picture(2), height=256, width=256, num_inference_steps=1)
+        finally:
+            may_leave.set()
+        assert max(one.result() for one in streams) < 100
 
 
 def test_every_models_process_tells_that_it_lives_and_how_full_the_shared_memory_is(demo_server: TritonServer) -> None:

@@ -140,6 +140,40 @@ def test_an_errand_runs_while_steps_go_on_and_one_too_many_is_refused() -> None:
     assert not engine.run_aside(ran.release)
 
 
+def test_a_finished_job_waits_for_at_most_the_errand_that_runs() -> None:
+    """Four jobs queue an errand at every step, as previews by the VAE do, beside a job of one step."""
+    runner, answers = Letters(), Answers(5)
+    events: list[str] = []
+    began, may_end = threading.Semaphore(0), threading.Semaphore(0)
+
+    def errand() -> None:
+        began.release()
+        assert may_end.acquire(timeout=10)
+        events.append("errand")
+
+    engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
+
+    def queue_errand() -> None:
+        engine.run_aside(errand)
+
+    queue_errand()
+    assert began.acquire(timeout=10)
+    short = answers.job("short", 1)
+    answer = short.finish
+    short.finish = lambda outcome: (events.append("answer"), answer(outcome))  # type: ignore[assignment]
+    engine.submit([short, *(answers.job(name, 30, on_step=queue_errand) for name in "abcd")])
+    # One errand runs, as many wait as may, and the short job has been waiting for its result since the first step.
+    for _ in range(1000):
+        if len(runner.steps) == 30:
+            break
+        threading.Event().wait(0.01)
+    assert events == []
+    may_end.release(200)
+    answers.wait()
+    engine.close()
+    assert events[:2] == ["errand", "answer"]
+
+
 def test_a_failure_that_is_not_for_want_of_memory_leaves_steps_as_large() -> None:
     runner, answers = Letters(), Answers(3)
     runner.gate.clear()

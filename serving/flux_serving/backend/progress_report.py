@@ -101,8 +101,10 @@ class ProgressReport:
             self._run_aside(show)
 
     def _show(self, image: int, job: Job[Denoising, Picture], latents: Tensor) -> None:
-        """Progress with a preview of these latents."""
+        """Send progress with a preview of these latents, unless the picture itself follows or nobody listens."""
         assert self._sender is not None
+        if job.steps_done >= job.steps or not self._sender.is_heard():
+            return
         preview = None
         try:
             rgb = self._previewer.preview(self._method, latents, job.work.grid, MAX_PREVIEW_SIDE)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Jobs that may wait for finishing; beyond them no step is taken until there is room.
 MAX_UNFINISHED = 32
-#: Errands that may wait; there are more where finishing takes all of its thread's time.
+#: Errands that may wait; more are refused, as where results take all of the finishing thread's time.
 MAX_ERRANDS = 8
 
 Work = TypeVar("Work")
@@ -98,7 +98,10 @@ class Engine(Generic[Work, Outcome]):
             self._changed.notify_all()
 
     def run_aside(self, errand: Callable[[], object]) -> bool:
-        """Run it on the finishing thread, before the next result. Returns whether there is room for it."""
+        """Run it on the finishing thread once no finished job waits for its result.
+
+        Returns False where MAX_ERRANDS wait already. Those that wait when the engine closes are not run.
+        """
         with self._changed:
             if len(self._errands) >= MAX_ERRANDS or not self._stepping:
                 return False
@@ -188,17 +191,18 @@ class Engine(Generic[Work, Outcome]):
         return [self._run([job])[0] for job in jobs]
 
     def _finish_jobs(self) -> None:
-        while errand := self._next_errand():
-            _call(errand)
+        while task := self._next_task():
+            _call(task)
 
-    def _next_errand(self) -> Callable[[], object] | None:
-        """Wait for something to do: an errand, or finished jobs that go well together. None: there will be no more."""
+    def _next_task(self) -> Callable[[], object] | None:
+        """Wait for finished jobs whose results are made together, or, where there are none, for an errand.
+
+        Results go first: an errand makes a preview, which may be late or left out. Returns None at the end.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._errands or self._finishing or not self._stepping)
-            if self._errands:
-                return self._errands.popleft()
+            self._changed.wait_for(lambda: self._finishing or self._errands or not self._stepping)
             if not self._finishing:
-                return None
+                return self._errands.popleft() if self._errands and self._stepping else None
             first = self._finishing[0]
             count = self._runner.results_at_once(first.work)
             jobs = [job for job in self._finishing if job.group == first.group][:count]
