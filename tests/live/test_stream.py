@@ -184,6 +184,7 @@ def test_every_image_has_progress_of_its_own(demo_server: TritonServer) -> None:
         assert steps == sorted(set(steps))
         assert steps[0] == 0
         assert len(steps) > 3
+    assert last.error is None, last.error
     assert last.outputs["OUTPUT_SEED"].tolist() == [5, 6, 7]
     assert len(last.outputs["OUTPUT_IMAGE"]) == 3
 

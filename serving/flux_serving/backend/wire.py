@@ -85,9 +85,7 @@ def send_last(
     Never raises. build: None stands for an answer without outputs. describe: builds the answer of an error; None:
     `error_response`. in_words: as there.
 
-    The one answer of a model that is not decoupled is sent in two parts, the response and then the final flag: Triton
-    2.51 accepts nothing after a final response that found no room in /dev/shm, and the caller would wait until its
-    deadline.
+    The response and the final flag go together: sent apart, they crash Triton 2.51 in an ensemble under load.
     """
     failure: BaseException | None = None
     for attempt in (1, 2, 3):
@@ -98,19 +96,14 @@ def send_last(
                 response = describe(failure) if describe else error_response(model, request_id, failure, in_words)
             else:
                 response = _last_resort(model, in_words)
-            if response is not None and model.decoupled:
+            if response is None:
+                sender.send(flags=_FINAL)
+            else:
                 sender.send(response, flags=_FINAL)
-                return
-            if response is not None:
-                sender.send(response, flags=0)
-            break
+            return
         except BaseException as error:
             failure = error
             log.warning("%s: answering request %r failed: %r", model.name, request_id, error)
-    try:
-        sender.send(flags=_FINAL)
-    except BaseException as error:
-        log.error("%s: ending request %r failed: %r", model.name, request_id, error)
 
 
 def refuse(
