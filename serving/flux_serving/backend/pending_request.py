@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import answer, error_response, read_inputs, refusal, send_only
+from flux_serving.backend.wire import answer, error_response, read_inputs, refusal, send_outputs, send_refusal
 from flux_serving.contract.handed import PROGRESS_PARAMETER
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -78,7 +78,7 @@ class PendingRequest:
             self.fail(error)
             return
         if self._close():
-            self._send(response)
+            self._send(send_outputs, response)
 
     def fail(self, error: Exception) -> None:
         """Answer with this error, if there was no answer yet."""
@@ -87,7 +87,7 @@ class PendingRequest:
                 response = refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
             except Exception as trouble:
                 response = error_response(self._model, self._request_id, trouble)
-            self._send(response)
+            self._send(send_refusal, response)
 
     def _close(self) -> bool:
         """Whether it was open."""
@@ -95,9 +95,9 @@ class PendingRequest:
             was_open, self._is_open = self._is_open, False
         return was_open
 
-    def _send(self, response: Any) -> None:
+    def _send(self, send: Callable[[Any, Any], None], response: Any) -> None:
         try:
-            send_only(self._sender, response)
+            send(self._sender, response)
         finally:
             self.values = {}
             self._on_end(self)

@@ -24,7 +24,7 @@ from flux_serving.backend.lanes import Bounds, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.backend.wire import refusal, send_only
+from flux_serving.backend.wire import refusal, send_refusal
 from flux_serving.contract import limits
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
@@ -207,7 +207,7 @@ def _refuse(model: Model, request: Any, error: Exception, tensor: Tensor | None)
     """Answer a request that was not accepted. Raises nothing, which would fail what was accepted with it."""
     try:
         response = refusal(model, request.requested_output_names(), request.request_id(), error, tensor)
-        send_only(request.get_response_sender(), response)
+        send_refusal(request.get_response_sender(), response)
     except Exception:
         log.exception("an answer could not be sent")
 

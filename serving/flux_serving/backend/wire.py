@@ -62,8 +62,16 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     )
 
 
-def send_only(sender: Any, response: Any) -> None:
-    """Send the one answer of a request through its response sender.
+def send_refusal(sender: Any, response: Any) -> None:
+    """Send an error or a refusal as the one answer of a request.
+
+    At once: of an answer in two parts the response cache would keep the second, an empty one.
+    """
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def send_outputs(sender: Any, response: Any) -> None:
+    """Send outputs of any size as the one answer of a request.
 
     In two parts, because Triton 2.51 takes no second answer after one that was marked as final but found no room in
     /dev/shm; the caller would wait for ever. This way it gets an error of Triton's own.
