@@ -4,8 +4,8 @@ Every request goes through two stages: `prepare` reads it, in several threads at
 prepared, in one thread, several requests at a time. Requests whose pictures take long to decode are prepared in threads
 of their own, so that others overtake them.
 
-Triton's own bound of a model's queue, `max_queue_size`, is not used: before 26.02 an ensemble hangs when one of its
-models refuses a request by it.
+Triton's own bound of a model's queue, `max_queue_size`, is not used: Triton 2.51 crashes when it refuses a step of an
+ensemble beside which another step runs, as in `flux_img2img`.
 """
 
 from __future__ import annotations
