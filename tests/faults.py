@@ -96,4 +96,7 @@ def _place(frame: FrameType, event: str, argument: Any) -> Place | None:
         return None
     else:
         called = getattr(argument, "__qualname__", str(argument))
+        if "lock." in called.lower():
+            # A lock that its own release failed to release would stay locked, which no lock does.
+            return None
     return Place(source.name, caller.f_code.co_name, called)

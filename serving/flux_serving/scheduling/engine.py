@@ -189,14 +189,14 @@ class Engine(Generic[Work, Outcome]):
 
     def _finish_jobs(self) -> None:
         while errand := self._next_errand():
-            _call(errand)
+            errand()
 
     def _next_errand(self) -> Callable[[], object] | None:
         """Wait for something to do: an errand, or finished jobs that go well together. None: there will be no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._errands or self._finishing or not self._stepping)
             if self._errands:
-                return self._errands.popleft()
+                return partial(_call, self._errands.popleft())
             if not self._finishing:
                 return None
             first = self._finishing[0]
@@ -208,6 +208,15 @@ class Engine(Generic[Work, Outcome]):
         return partial(self._finish, jobs)
 
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
+        """Whatever fails, each of them is ended."""
+        try:
+            self._finish_together(jobs)
+        except BaseException as error:
+            failure = _as_failure(error)
+            for job in jobs:
+                self._end(job, failure)
+
+    def _finish_together(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
         """Together, or, where that fails, each alone: then only those fail that must."""
         started = self.clock()
         dropped = {job: reason for job in jobs if (reason := reason_to_drop(job, started)) is not None}
@@ -240,10 +249,15 @@ class Engine(Generic[Work, Outcome]):
             return
         failure = outcome if isinstance(outcome, FluxError) else None
         _call(lambda: self._observer.ended(job, failure, self.clock() - submitted))
-        _call(lambda: job.finish(outcome))
+        try:
+            job.finish(outcome)
+        except BaseException as error:
+            log.exception("a job's result was not taken")
+            refused = _as_failure(error)
+            _call(lambda: job.finish(refused))
 
 
-def _as_failure(error: Exception) -> FluxError:
+def _as_failure(error: BaseException) -> FluxError:
     if isinstance(error, FluxError):
         return error
     log.error("a job failed", exc_info=error)
