@@ -39,10 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["FLUX_TEST_DEVICE"] = config.getoption("device")
 
 
-def start_server(checkpoints: Checkpoints, log: Path, traces_url: str = "") -> Iterator[TritonServer]:
+def start_server(
+    checkpoints: Checkpoints, log: Path, traces_url: str = "", repository: Path = ROOT / "model_repository"
+) -> Iterator[TritonServer]:
     http, grpc, metrics = free_ports()
     options = ServerOptions(
-        repository=ROOT / "model_repository",
+        repository=repository,
         checkpoints=checkpoints,
         http_port=http,
         grpc_port=grpc,

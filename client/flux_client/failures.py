@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from tritonclient.utils import InferenceServerException
 
-from flux_serving.contract.codes import CODES, without_code
+from flux_serving.contract.codes import CODES, without_code, without_prefix
 from flux_serving.contract.models import MODELS
 from flux_serving.errors import (
     Cancelled,
@@ -66,8 +66,8 @@ _DRAINING = re.compile(
 #: requests always have every required input, so it is the server's fault.
 _LOST = re.compile(
     r"unexpected deadlock, at least one output is not set while no more ensemble steps can be made"
-    r"|expected number of inputs [\w ]+, but missing required input\(s\)[\w'\[\]., ]*"
-    r"|.*LOSTMORE"
+    r"|expected (?:number of inputs between \d+ and \d+|\d+ inputs) but got \d+ inputs for model '\w+'\. Got "
+    r"input\(s\) \[[\w',]*\], but missing required input\(s\) \[[\w',]*\]\. Please provide all required input\(s\)\."
 )
 #: Triton's own refusals on a stream, which have no code.
 _REFUSED = re.compile(
@@ -78,8 +78,6 @@ _REFUSED = re.compile(
 #: Too large for a proxy, or for gRPC itself: sending it again cannot help.
 _TOO_LARGE = re.compile("(?:received|sent) message larger than max", re.IGNORECASE)
 
-#: What Triton puts before the model's own words.
-_PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 #: How every message of our models begins; its status or code is then all that counts.
 _OURS = re.compile(rf"(?:{'|'.join(model.name for model in MODELS)}): ")
 
@@ -87,7 +85,7 @@ _OURS = re.compile(rf"(?:{'|'.join(model.name for model in MODELS)}): ")
 def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
     """status: `StatusCode.UNAVAILABLE` of gRPC, `503` of HTTP, or none."""
     name = (status or "").removeprefix("StatusCode.")
-    words = _PREFIX.sub("", message or "no message")
+    words = without_prefix(message or "no message")
     if name != "CANCELLED" and _DRAINING.fullmatch(words):
         return Overloaded(words)
     if not _OURS.match(words):

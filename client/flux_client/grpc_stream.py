@@ -95,6 +95,10 @@ class Call:
             self._to_send.put(self._talk.cancellation)
         self._to_send.put(None)
 
+    def has_ended_by_itself(self, timeout_s: float) -> bool:
+        """Whether the call ends within so many seconds, and gRPC did not cancel it."""
+        return self._ended.wait(timeout_s) and not self._grpc_call.cancelled()
+
     def wait(self, timeout_s: float) -> None:
         """Until the call has ended, for so many seconds at most; then end it at once."""
         if not self._ended.wait(timeout_s):

@@ -101,5 +101,30 @@ def test_a_stream_s_words_without_a_code_tell_the_error(message, expected):
     assert type(from_stream(message, "host:8001")) is (expected or GenerationFailed)
 
 
+HOSTILE = [
+    "is stopping",
+    "Server is stopping, scheduler for model has stopped accepting new inference requests",
+    "Server not ready",
+    "Request for unknown model: 'flux_redux' has no available versions",
+    "connection reset by peer",
+    "missing required input",
+    "unexpected deadlock, at least one output is not set while no more ensemble steps can be made",
+    "x (UNAVAILABLE)",
+    "x' (CANCELLED)",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_caller_s_text_does_not_change_the_error(text):
+    words = f"flux_base: LORA={text!r}, expected one of: {text}"
+    for message in (words, f"[request id: {text}] in ensemble 'flux_redux', {words}"):
+        assert type(from_triton("StatusCode.INVALID_ARGUMENT", message, "host:8001")) is InvalidRequest
+        assert type(from_triton("400", message, "host:8000")) is InvalidRequest
+        assert type(from_stream(with_code(message, "INVALID_ARG"), "host:8001")) is InvalidRequest
+    # Triton's own words with the request's id in front, which may close the bracket itself.
+    message = f"[request id: a] {text}] unexpected shape for input 'HEIGHT' for model 'flux_redux'"
+    assert type(from_triton("StatusCode.INVALID_ARGUMENT", message, "host:8001")) is InvalidRequest
+
+
 def test_a_connection_error_names_the_server():
     assert "host:8001" in str(from_triton("StatusCode.UNAVAILABLE", "Socket closed", "host:8001"))

@@ -9,8 +9,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.codes import error_of
-from flux_serving.contract.models import Ensemble
+from flux_serving.contract.codes import error_of, without_prefix
 from flux_serving.errors import Overloaded
 
 #: What Triton says instead of beginning the next model of an ensemble, or the ensemble, when it has been asked to stop.
@@ -23,10 +22,9 @@ class EnsembleCall(threading.Thread):
     Triton has calls that don't block; `async_exec` and coroutines in `execute` have open bugs.
     """
 
-    def __init__(self, request: Any, ensemble: Ensemble, on_end: Callable[[], None]) -> None:
+    def __init__(self, request: Any, on_end: Callable[[], None]) -> None:
         super().__init__(name="ensemble call", daemon=True)
         self._request = request
-        self._ensemble = ensemble
         self._on_end = on_end
         self._outcome: Any = None
         self.has_ended = False
@@ -52,7 +50,7 @@ class EnsembleCall(threading.Thread):
                 raise Overloaded("the server is stopping")
             raise self._outcome
         if self._outcome.has_error():
-            message = self._outcome.error().message().removeprefix(f"in ensemble '{self._ensemble.name}', ")
+            message = without_prefix(self._outcome.error().message())
             if _is_stopping(message):
                 raise Overloaded("the server is stopping")
             raise error_of(message)

@@ -159,7 +159,6 @@ class _Stream(threading.Thread):
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
                 ],
             ),
-            ensemble=ensemble,
             on_end=self._call_ended,
         )
         self._is_traced = trace.get_context() is not None

@@ -65,8 +65,12 @@ class Ticket:
 
     def fail(self, error: BaseException) -> None:
         """Answer with this error, if there was no answer yet. Does not raise."""
-        if self._close():
-            self._send(lambda: error_response(FLUX_BASE, self._request_id, error, self._is_streamed), error)
+        for _ in range(2):
+            try:
+                self._answer(lambda: error_response(FLUX_BASE, self._request_id, error, self._is_streamed), error)
+                return
+            except BaseException:
+                log.exception("%s: request %r is answered once more", FLUX_BASE.name, self._request_id)
 
     def _take(self, index: int, outcome: Picture | FluxError) -> None:
         """Any of the engine's threads comes here."""
@@ -78,14 +82,7 @@ class Ticket:
             pictures = [picture for picture in self._pictures if picture is not None]
         if len(pictures) == len(self._pictures):
             response = answer(self._wanted, self._told | self._outputs(pictures))
-            if self._close():
-                self._send(lambda: response)
-
-    def _close(self) -> bool:
-        """Whether it was open: then the one that asks must answer."""
-        with self._lock:
-            was_open, self._open = self._open, False
-        return was_open
+            self._answer(lambda: response)
 
     def _outputs(self, pictures: Sequence[Picture]) -> dict[Tensor, Array]:
         outputs = {}
@@ -95,12 +92,24 @@ class Ticket:
             outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
         return outputs
 
-    def _send(self, build: Callable[[], Any], error: BaseException | None = None) -> None:
+    def _answer(self, build: Callable[[], Any], error: BaseException | None = None) -> None:
+        """Only the first answer counts; the next one does where this raises. error: what it tells."""
+        with self._lock:
+            was_open, self._open = self._open, False
+        if not was_open:
+            return
+        try:
+            self._end_report(error)
+            send_last(FLUX_BASE, self._request_id, self._sender, build, in_words=self._is_streamed)
+        except BaseException:
+            self._open = True
+            raise
+
+    def _end_report(self, error: BaseException | None) -> None:
         try:
             self.report.end(error)
         except Exception:
             log.exception("%s: the stream of request %r was not told of its end", FLUX_BASE.name, self._request_id)
-        send_last(FLUX_BASE, self._request_id, self._sender, build, in_words=self._is_streamed)
 
 
 def is_streamed(request: Any) -> bool:

@@ -23,6 +23,8 @@ CODES: dict[type[FluxError], str] = {
 }
 
 _WITH_CODE = re.compile(rf"(.*) \(({'|'.join(sorted(set(CODES.values())))})\)", re.DOTALL)
+#: What Triton puts before a model's own words, and before some of its own.
+_PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 #: Ends a message of which the rest was cut off.
 _CUT = " ..."
 
@@ -30,6 +32,11 @@ _CUT = " ..."
 def with_code(words: str, code: str) -> str:
     """`words (CODE)`. Words that end with a code get one more: a caller's text may end so, and only the last counts."""
     return f"{words} ({code})"
+
+
+def without_prefix(message: str) -> str:
+    """The message as it was before Triton put the request's id and the ensembles' names in front."""
+    return _PREFIX.sub("", message)
 
 
 def sendable(text: str) -> str:

@@ -192,7 +192,7 @@ class Engine(Generic[Work, Outcome]):
 
     def _finish_jobs(self) -> None:
         while task := self._next_task():
-            _call(task)
+            task()
 
     def _next_task(self) -> Callable[[], object] | None:
         """Wait for finished jobs whose results are made together, or, where there are none, for an errand.
@@ -202,7 +202,7 @@ class Engine(Generic[Work, Outcome]):
         with self._changed:
             self._changed.wait_for(lambda: self._finishing or self._errands or not self._stepping)
             if not self._finishing:
-                return self._errands.popleft() if self._errands and self._stepping else None
+                return partial(_call, self._errands.popleft()) if self._errands and self._stepping else None
             first = self._finishing[0]
             count = self._runner.results_at_once(first.work)
             jobs = [job for job in self._finishing if job.group == first.group][:count]
@@ -212,6 +212,15 @@ class Engine(Generic[Work, Outcome]):
         return partial(self._finish, jobs)
 
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
+        """Whatever fails, each of them is ended."""
+        try:
+            self._finish_together(jobs)
+        except BaseException as error:
+            failure = _as_failure(error)
+            for job in jobs:
+                self._end(job, failure)
+
+    def _finish_together(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
         """Together, or, where that fails, each alone: then only those fail that must."""
         started = self.clock()
         dropped = {job: reason for job in jobs if (reason := reason_to_drop(job, started)) is not None}
@@ -244,10 +253,15 @@ class Engine(Generic[Work, Outcome]):
             return
         failure = outcome if isinstance(outcome, FluxError) else None
         _call(lambda: self._observer.ended(job, failure, self.clock() - submitted))
-        _call(lambda: job.finish(outcome))
+        try:
+            job.finish(outcome)
+        except BaseException as error:
+            log.exception("a job's result was not taken")
+            refused = _as_failure(error)
+            _call(lambda: job.finish(refused))
 
 
-def _as_failure(error: Exception) -> FluxError:
+def _as_failure(error: BaseException) -> FluxError:
     if isinstance(error, FluxError):
         return error
     log.error("a job failed", exc_info=error)

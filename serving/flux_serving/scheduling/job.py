@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 class Job(Generic[Work, Result]):
     """Steps to run on something that the scheduler never looks into.
 
-    finish is called exactly once, with the result or with the error that ended the job.
+    finish is called exactly once, with the result or with the error that ended the job; if it raises, once more with
+    what it raised.
     """
 
     work: Work
