@@ -121,7 +121,7 @@ def test_what_dies_is_started_again_and_leaves_nothing(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
         assert server.left() == []
-        assert [path.name for path in tmp_path.iterdir() if path.name != f"flux-triton-serve-{os.getuid()}"] == []
+        assert list(tmp_path.glob("flux-triton-[!s]*")) == []
 
 
 def test_a_server_that_keeps_dying_ends_the_launcher(tmp_path: Path) -> None:
