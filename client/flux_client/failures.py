@@ -62,8 +62,16 @@ _BROKEN = (
 )
 #: Behind a proxy a connection that broke is one of these: HAProxy's and Envoy's.
 _BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
-#: A stopping Triton says NOT_FOUND, or its like, before it stops answering.
-_DRAINING = ("has no available versions", "is stopping", "stopped accepting", "is not ready", "server not ready")
+#: A stopping Triton says NOT_FOUND, or its like, before it stops answering; one whose model's process died says "Stub
+#: process 'flux_base_0_0' is not healthy." until the launcher restarts it.
+_DRAINING = (
+    "has no available versions",
+    "is stopping",
+    "stopped accepting",
+    "is not ready",
+    "server not ready",
+    "is not healthy",
+)
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
 #: requests always have every required input, so it is the server's fault.
 _LOST = ("missing required input", "unexpected deadlock")
