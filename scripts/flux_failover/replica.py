@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -45,6 +44,8 @@ class Replica:
                 *(sys.executable, "-m", "flux_serving.launch", f"--model-repository={self._repository}"),
                 *(f"--{name}-port={port}" for name, port in ports.items()),
                 f"--exit-timeout={EXIT_TIMEOUT_S}",
+                # The acts start it again, when they want to.
+                "--restart=never",
             ],
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -68,9 +69,9 @@ class Replica:
     def kill_triton(self) -> None:
         """SIGKILL for the server under the launcher. Returns when the launcher has cleaned up and ended."""
         assert self._process is not None
-        pid = self._process.pid
-        (triton,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        os.kill(int(triton), signal.SIGKILL)
+        children = psutil.Process(self._process.pid).children()
+        (triton,) = (child for child in children if child.name() == "tritonserver")
+        triton.kill()
         self._process.wait()
 
     def left(self) -> list[str]:

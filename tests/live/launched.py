@@ -116,6 +116,17 @@ class Launched:
         regions = [path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(tuple(self.prefixes))]
         return [*processes, *regions]
 
+    def end(self) -> None:
+        """Kill the launcher and every Triton that was seen."""
+        self.process.kill()
+        self.process.wait()
+        for group in self.groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        self._reader.join(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -131,11 +142,7 @@ def launched(folder: Path, *arguments: str, rest: bool = True) -> Iterator[Launc
         server.triton()
         yield server
     finally:
-        server.process.kill()
-        server.process.wait()
-        for group in server.groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+        server.end()
 
 
 def processes_of_group(group: int) -> list[int]:

@@ -153,9 +153,8 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     """Parametrized: with further arguments."""
     http, grpc, metrics = free_ports()
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
-    with serve(
-        *ports, *getattr(request, "param", ()), FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)
-    ) as process:
+    ports += getattr(request, "param", ())
+    with serve(*ports, FLUX_MODEL_PATH=str(DEMO.base), FLUX_REDUX_MODEL_PATH=str(DEMO.redux)) as process:
         assert process.stderr is not None
         drain = threading.Thread(target=process.stderr.read)
         drain.start()

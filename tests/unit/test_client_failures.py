@@ -28,6 +28,7 @@ GRPC_TABLE = [
     ("UNAVAILABLE", "DNS resolution failed for nowhere:8001", NotConnected),
     ("UNAVAILABLE", "Socket closed", Unreachable),
     ("INTERNAL", "flux_stream: Model flux_redux - Error when running inference: Server not ready", Overloaded),
+    ("INTERNAL", "Stub process 'flux_base_0_0' is not healthy.", Overloaded),
     ("UNKNOWN", "Stream removed (Data frame with END_STREAM flag received)", Unreachable),
     ("INTERNAL", "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))", Unreachable),
     ("UNAVAILABLE", "recvmsg:Connection reset by peer", Unreachable),

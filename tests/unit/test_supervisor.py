@@ -125,9 +125,7 @@ def test_a_restart_that_cannot_start_counts_as_a_failure() -> None:
     bench = Bench(RestartPolicy(attempts=2)).started()
     bench.runs[0].reason = "it broke"
     bench.cannot_start = "port 8000 of 127.0.0.1 cannot be listened on"
-    with pytest.raises(
-        ServiceFailed, match=r"port 8000 of 127\.0\.0\.1 cannot be listened on; gave up after 3 failures"
-    ):
+    with pytest.raises(ServiceFailed, match=r"cannot be listened on; gave up after 3 failures"):
         bench.pass_time(30)
     assert len(bench.runs) == 3
 

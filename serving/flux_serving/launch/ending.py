@@ -18,8 +18,9 @@ from pathlib import Path
 
 #: What the launcher writes to the pipe: the server is ready; the launcher has cleaned up itself.
 READY, DONE = b"r", b"d"
-#: Seconds for which a stopping Triton may unload models without any of their processes ending. 2.51 at times waits for
-#: flux_stream for the whole exit timeout, since a stream that was cancelled kept the model referenced.
+#: Seconds for which a stopping Triton may unload models without any of their processes ending. 2.51 never releases a
+#: gRPC stream that is cancelled between its final response and the end of writing it; the stream keeps flux_stream
+#: referenced, and Triton would wait for it for the whole exit timeout.
 UNLOAD_S = 3.0
 #: Seconds in which a killed group ends.
 _KILL_S = 15.0

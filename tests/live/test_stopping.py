@@ -1,0 +1,44 @@
+"""Stopping after mixed traffic, streams that were cancelled among it: it ends soon and leaves nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launched import launched
+from mixed_load import MixedLoad
+
+pytestmark = pytest.mark.live
+
+#: Seconds of traffic before each stop.
+LOAD_S = 5.0
+#: Seconds that a stop may take; 10 on a machine with nothing else to do. One that hangs takes the exit timeout, 30.
+STOP_S = 25.0
+
+
+@pytest.mark.timeout(3600)
+def test_stops_after_mixed_traffic_end_soon_and_leave_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    seconds = []
+    for number in range(pytestconfig.getoption("--stops")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with launched(folder) as server:
+            load = MixedLoad(server.grpc_url, server.http_url, server.rest_url, seed=number + 1)
+            load.run(LOAD_S)
+            began = time.monotonic()
+            server.process.send_signal((signal.SIGTERM, signal.SIGINT)[number % 2])
+            assert server.process.wait(120) == 0
+            seconds.append(time.monotonic() - began)
+            said = "".join(server.log)
+            hung = "Timeout 25: Found" in said and "Timeout 26: Found 1 live models" in said
+            print(
+                f"stop {number}: {seconds[-1]:.1f} s{', with a model that was not unloaded' if hung else ''}",
+                flush=True,
+            )
+            assert "scripts/serve: stopping" in said
+            assert server.left() == []
+    print(f"{len(seconds)} stops: {min(seconds):.1f} to {max(seconds):.1f} s")
+    assert max(seconds) < STOP_S

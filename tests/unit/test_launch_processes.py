@@ -1,0 +1,197 @@
+"""Processes that end with their parent or their group, and what the probe knows of a launcher; small real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+
+from flux_serving.launch import ending, probe
+from flux_serving.launch.guardian import Guardian
+from flux_serving.launch.processes import exit_reason, free_ports
+from flux_serving.launch.state import RESTART_S, LauncherState, StateFile, running_launchers
+from flux_serving.launch.urls import loopback_of
+
+#: Leads a group, prints the ids of two children, and lives on when they end.
+GROUP = """
+import subprocess, sys, time
+children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2)]
+print(*(child.pid for child in children), flush=True)
+children[0].wait()
+time.sleep(600)
+"""
+#: Prints the id of a child that watches it.
+WATCHED = """
+import subprocess, sys, time
+child = "from flux_serving.backend.parent import end_with_parent; import time; end_with_parent(); print(1, flush=True)"
+print(subprocess.Popen([sys.executable, "-c", child + "; time.sleep(600)"]).pid, flush=True)
+time.sleep(600)
+"""
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture
+def group() -> Iterator[tuple[int, list[int]]]:
+    """Process ids of the leader and of its two children."""
+    with subprocess.Popen([sys.executable, "-c", GROUP], stdout=subprocess.PIPE, start_new_session=True) as leader:
+        assert leader.stdout is not None
+        yield leader.pid, [int(pid) for pid in leader.stdout.readline().split()]
+        leader.kill()
+        ending.kill_group(leader.pid)
+
+
+def test_a_model_s_process_ends_when_its_parent_is_dead_and_nobody_collected_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", WATCHED], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert parent.stdout.readline() == b"1\n"
+        parent.kill()
+        assert within(10, lambda: not ending.is_running(child))
+        assert Path(f"/proc/{parent.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_stopping_server_whose_models_no_longer_go_is_not_waited_for(
+    group: tuple[int, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader, children = group
+    monkeypatch.setattr(ending, "UNLOAD_S", 0.3)
+    waiting = Thread(target=ending.wait_for_server, args=(leader, 600), daemon=True)
+    waiting.start()
+    waiting.join(1)
+    assert waiting.is_alive(), "requests may still run"
+    os.kill(children[0], signal.SIGKILL)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert ending.is_running(leader)
+
+
+def test_a_killed_group_is_gone_with_all_its_processes(group: tuple[int, list[int]]) -> None:
+    leader, children = group
+    assert set(ending.members(leader)) == {leader, *children}
+    ending.kill_group(leader)
+    assert list(ending.members(leader)) == []
+
+
+def test_the_guardian_ends_the_group_and_removes_what_is_left_when_its_launcher_dies(
+    group: tuple[int, list[int]], tmp_path: Path
+) -> None:
+    leader, _ = group
+    prefix, folder = f"flux-triton-test-{os.getpid()}_", tmp_path / "server"
+    region = Path("/dev/shm") / f"{prefix}region"
+    region.touch()
+    folder.mkdir()
+    launcher = (
+        "import sys, time; from flux_serving.launch.guardian import Guardian; "
+        f"guardian = Guardian({leader}, 600, {prefix!r}, {str(folder)!r}); "
+        "print(guardian.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        guardian = int(process.stdout.readline())
+        assert list(ending.members(leader))
+        process.kill()
+        process.wait()
+        assert within(20, lambda: not ending.is_running(guardian))
+    assert list(ending.members(leader)) == []
+    assert not region.exists()
+    assert not folder.exists()
+
+
+def test_a_guardian_that_is_dismissed_does_nothing(group: tuple[int, list[int]], tmp_path: Path) -> None:
+    leader, children = group
+    guardian = Guardian(leader, 600, "flux-triton-test-none_", str(tmp_path))
+    guardian.server_is_ready()
+    guardian.dismiss()
+    assert set(ending.members(leader)) == {leader, *children}
+    assert tmp_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(0, "exit status 0"), (-11, "signal 11 (SIGSEGV)"), (-35, "signal 35"), (1, "exit status 1")]
+)
+def test_how_a_process_ended_is_told_in_words(status: int, words: str) -> None:
+    assert exit_reason(status) == words
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("10.0.0.1", "10.0.0.1")]
+)
+def test_a_server_on_all_addresses_is_asked_on_loopback(host: str, reached: str) -> None:
+    assert loopback_of(host) == reached
+
+
+class Answering(BaseHTTPRequestHandler):
+    """503 for everything, as a gateway without Triton."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of temporary files, with no other launcher's state."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"flux-triton-serve-{os.geteuid()}"
+
+
+def test_the_probe_reads_what_a_running_launcher_serves(own_folder: Path) -> None:
+    state = LauncherState("127.0.0.1:8010", "0.0.0.0:12411")
+    file = StateFile()
+    file.write(state)
+    assert list(running_launchers()) == [state]
+    # The launcher's process id was given to another process.
+    (path,) = own_folder.iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": psutil.Process().create_time() - 60}))
+    assert list(running_launchers()) == []
+    file.remove()
+    assert list(own_folder.iterdir()) == []
+
+
+def test_a_folder_that_others_can_enter_is_neither_written_nor_read(own_folder: Path) -> None:
+    file = StateFile()
+    file.write(LauncherState("127.0.0.1:8010"))
+    own_folder.chmod(0o755)
+    assert list(running_launchers()) == []
+    with pytest.raises(PermissionError, match="can be entered by others"):
+        file.write(LauncherState("127.0.0.1:8020"))
+
+
+def test_the_probe_takes_a_restart_for_no_death_but_one_that_never_ends() -> None:
+    (port,) = free_ports(1)
+    probe.look_at_launcher(LauncherState(f"127.0.0.1:{port}", restarting_since=time.time() - 60), 1)
+    with pytest.raises(probe.Dead, match=f"Triton at 127.0.0.1:{port} does not answer"):
+        probe.look_at_launcher(LauncherState(f"127.0.0.1:{port}", restarting_since=time.time() - RESTART_S - 1), 1)
+
+
+def test_the_probe_finds_a_gateway_dead_that_does_not_answer_but_not_one_without_triton() -> None:
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        state = LauncherState("127.0.0.1:1", f"0.0.0.0:{server.server_port}", restarting_since=time.time())
+        probe.look_at_launcher(state, 5)
+        server.shutdown()
+        thread.join()
+    with pytest.raises(probe.Dead, match=r"the gateway at 0\.0\.0\.0:\d+ does not answer"):
+        probe.look_at_launcher(state, 1)
