@@ -54,6 +54,62 @@ def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Pat
     assert adapters.adapted((Lora("one", 1.0),)) is not before
 
 
+@pytest.mark.parametrize("how", ["renamed", "written"])
+def test_a_replacement_of_the_same_size_and_time_is_read_anew(adapters: Adapters, tmp_path: Path, how: str) -> None:
+    file, replacement = tmp_path / "one.safetensors", tmp_path / "new" / "one.safetensors"
+    before, found = adapters.adapted((Lora("one", 1.0),)), file.stat()
+    replacement.parent.mkdir()
+    put(replacement.parent, "one", 0.9)
+    os.utime(replacement, ns=(found.st_atime_ns, found.st_mtime_ns))
+    if how == "renamed":
+        replacement.rename(file)
+    else:
+        file.write_bytes(replacement.read_bytes())
+        os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+    adapted = adapters.adapted((Lora("one", 1.0),))
+    assert adapted is not before
+    (addition,) = adapted._project("x_embedder").additions
+    assert float(addition.up[0, 0]) == pytest.approx(0.9)
+
+
+def test_a_file_that_shrinks_after_it_was_read_harms_nothing(adapters: Adapters, tmp_path: Path) -> None:
+    """A mapped file would end the process here."""
+    adapted = adapters.adapted((Lora("one", 1.0),))
+    (tmp_path / "one.safetensors").write_bytes(b"")
+    (addition,) = adapted._project("x_embedder").additions
+    assert float(addition.up.sum()) == pytest.approx(32 * 0.1)
+    with pytest.raises(InvalidRequest, match="LORA='one' cannot be read"):
+        adapters.adapted((Lora("one", 1.0),))
+
+
+@pytest.mark.parametrize("writes", [1, 10])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """writes: readings during which it is replaced; the first finds it half-written."""
+    file, left = tmp_path / "one.safetensors", [writes]
+    whole = file.read_bytes()
+    read_bytes = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        content = read_bytes(path)
+        if left[0]:
+            left[0] -= 1
+            path.write_bytes(whole[:-1] if left[0] else whole)
+            os.utime(path, ns=(left[0], left[0]))
+            return content[:-1]
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    if writes == 1:
+        adapted = adapters.adapted((Lora("one", 1.0),))
+        assert adapters.adapted((Lora("one", 1.0),)) is adapted
+    else:
+        with pytest.raises(InvalidRequest, match="LORA='one' is being written, send the request again"):
+            adapters.adapted((Lora("one", 1.0),))
+
+
 def test_a_new_file_needs_no_restart(adapters: Adapters, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="LORA='three', expected one of: one, two"):
         adapters.adapted((Lora("three", 1.0),))

@@ -69,8 +69,9 @@ def adapter(tiny_flux: FluxPipeline) -> Adapter:
 
 @pytest.fixture(scope="module")
 def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Adapter) -> list[Wish]:
-    """Eighty, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of the
-    steps only; the others of each mode."""
+    """Eighty-four, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of
+    the steps only; the others of each mode, and four with contexts so long that nothing shorter may share their steps.
+    """
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
     merged = copy.deepcopy(tiny_flux)
     for name, addition in adapter.items():
@@ -92,6 +93,9 @@ def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Ad
         made.append(Wish(parameters, Material(given), expected.numpy(), is_adapted))
     for seed in range(40, 80):
         made.append(edited(tiny_flux, controlnet, choice, seed))
+    for seed in range(80, 84):
+        parameters, given = of_size(8, 8, steps=choice.randint(2, 5), seed=seed), context(seed, 600)
+        made.append(Wish(parameters, Material(given), stock_latents(tiny_flux, parameters, given).numpy()))
     return made
 
 
@@ -126,13 +130,20 @@ def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | Non
 
 
 class Faulty(Sampler):
-    """A sampler some of whose steps fail as if memory had run out; a picture alone always fits."""
+    """A sampler some of whose steps fail as if memory had run out; a picture alone always fits.
 
-    def __init__(self, base: BaseWeights, attention: str, faults: random.Random) -> None:
+    limits: that no step of several pictures may exceed.
+    """
+
+    def __init__(self, base: BaseWeights, attention: str, faults: random.Random, limits: Limits) -> None:
         super().__init__(base, attention)
         self._faults = faults
+        self._limits = limits
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
+        assert len(batch) == 1 or self.tokens(batch) <= self._limits.step_tokens
+        lengths = [work.most_tokens // work.most_rows for work in batch]
+        assert max(lengths) - min(lengths) <= self._limits.max_padding
         if len(batch) > 1 and self._faults.random() < 0.05:
             raise MemoryError("a fault that the test wants")
         return super().step(batch)
@@ -144,11 +155,12 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
     Returns how many were done and how many cancelled.
     """
     dice = random.Random(number)
-    sampler = Faulty(base, dice.choice(["mask", "merge"]), random.Random(number))
+    attention = dice.choice(["mask", "merge"])
+    limits = Limits(max_jobs=64, max_rows=dice.choice([1, 3, 16]), step_tokens=dice.choice([40, 120, 4096]))
+    sampler = Faulty(base, attention, random.Random(number), limits)
     hold = sampler.transformer.hold
     held = {name: LowRank(hold(addition.down), hold(addition.up)) for name, addition in adapter.items()}
     adapted = sampler.transformer.adapted(summed([(held, 1.0)]))
-    limits = Limits(max_jobs=64, max_rows=dice.choice([1, 3, 16]), step_tokens=dice.choice([40, 120, 4096]))
     engine: Engine[Denoising, Picture] = Engine(sampler, Scheduler(limits))
     ended: list[tuple[Wish, Picture | FluxError]] = []
     done = threading.Semaphore(0)
@@ -171,6 +183,7 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
             finish,
             group=work.group,
             tokens=work.most_tokens,
+            rows=work.most_rows,
             priority=dice.randint(-1, 1),
             is_wanted=is_wanted,
         )

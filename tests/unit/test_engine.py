@@ -40,6 +40,9 @@ class Letters:
             work.append("x")
         return [GenerationFailed("not a number") if work[0] == "nan" else None for work in batch]
 
+    def tokens(self, batch: Sequence[list[str]]) -> int:
+        return len(batch) * max(len(work[0]) for work in batch)
+
     def results(self, works: Sequence[list[str]]) -> list[str]:
         self.asked_for_results += 1
         assert self.finishing.wait(10)
@@ -233,6 +236,24 @@ def test_the_load_is_told_before_the_first_step_is_over() -> None:
     answers.wait()
     engine.close()
     assert told.loads[1:] == [Load(running=1, tokens_running=5), Load()]
+
+
+def test_the_tokens_of_a_step_are_told_as_the_runner_counts_them() -> None:
+    class Told(Observer):
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, int]] = []
+
+        def stepped(self, rows: int, tokens: int, step_s: float) -> None:
+            self.steps.append((rows, tokens))
+
+    runner, answers, told = Letters(), Answers(3), Told()
+    runner.gate.clear()
+    engine = Engine(runner, Scheduler(), told)
+    engine.submit([answers.job("a", 2), answers.job("b", 1), answers.job("long", 1)])
+    runner.gate.set()
+    answers.wait()
+    engine.close()
+    assert told.steps == [(3, 12), (1, 1)]
 
 
 def test_a_caller_that_breaks_does_not_end_the_thread() -> None:

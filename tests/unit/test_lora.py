@@ -174,13 +174,14 @@ def test_an_alpha_in_the_file_scales_as_in_diffusers(flux: FluxPipeline, tmp_pat
     ("weights", "words"),
     [
         ({"transformer.nowhere.lora_A.weight": (3, 4), "transformer.nowhere.lora_B.weight": (4, 3)}, "it has nowhere"),
-        ({"text_encoder.q.lora_A.weight": (3, 4)}, "it has text_encoder.q"),
-        ({"transformer.x_embedder.lora_A.weight": (3, 16)}, "it has transformer.x_embedder.lora_B"),
+        ({"text_encoder.q.lora_A.weight": (3, 4)}, "changes no layer"),
+        ({"transformer.x_embedder.lora_A.weight": (3, 16)}, r"it has x_embedder\.lora_B"),
         (
             {"transformer.x_embedder.lora_A.weight": (3, 5), "transformer.x_embedder.lora_B.weight": (32, 3)},
             "x_embedder has other widths",
         ),
-        ({"something": (2,)}, "it has something"),
+        ({"something": (2,)}, "something is not of the transformer"),
+        ({}, "changes no layer"),
     ],
 )
 def test_what_is_no_adapter_for_this_transformer_is_refused(

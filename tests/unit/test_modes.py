@@ -12,12 +12,14 @@ from diffusers import FluxControlNetModel, FluxPipeline
 
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.context import Span
+from flux_serving.stages.controlnet import ControlNet
 from flux_serving.stages.material import Material
 from flux_serving.stages.noise_schedule import make_schedule
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.sampling_parameters import SamplingParameters
 from flux_serving.stages.starting import started_at, step_of_strength
 from flux_serving.stages.steering import control_steps
+from flux_serving.stages.transformer import Transformer
 from flux_serving.weights import BaseWeights
 from stock import context, embeddings, latents, of_size, run, stock_cfg, stock_control, stock_img2img
 from tiny import make_tiny_controlnet, weights_of
@@ -112,6 +114,47 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
         sampler.step(left)
     for work, picture in zip(works, expected, strict=True):
         assert (work.latents.cpu() - picture).abs().max() < 3 * TOLERANCE
+
+
+def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
+    base: BaseWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of each network, padded to its longest: contexts of different length, true CFG, and edge control."""
+    computed: list[int] = []
+
+    def count(network: type, method: str, context: int) -> None:
+        """context: the index of this argument of the method."""
+        original = getattr(network, method)
+
+        def counting(self: object, latents: torch.Tensor, *arguments: object) -> object:
+            rows = arguments[context - 1]
+            assert isinstance(rows, torch.Tensor)
+            computed.append(len(rows) * (latents.shape[1] + rows.shape[1]))
+            return original(self, latents, *arguments)
+
+        monkeypatch.setattr(network, method, counting)
+
+    count(Transformer, "velocity", 1)
+    count(ControlNet, "residuals", 3)
+    sampler = Sampler(base)
+    parameters = of_size(4, 6)
+    control = {"control_latents": latents(7, parameters)}
+    materials = [
+        (parameters, Material(context(1, 3))),
+        (parameters, Material(context(2, 40), **control)),
+        (replace(parameters, true_cfg_scale=2.0), Material(context(3, 9), context(4, 60), **control)),
+    ]
+    works = [sampler.begin(*one)[0] for one in materials]
+    for batch in (works, works[:1], works[1:2], works[2:], works[:2]):
+        expected = sampler.tokens(batch)
+        computed.clear()
+        sampler.step(batch)
+        assert sum(computed) == expected
+        assert len(batch) > 1 or batch[0].most_tokens >= expected
+    image_tokens = works[0].grid.tokens
+    assert works[0].most_tokens == 3 + image_tokens
+    # The picture, what it moves away from, and the ControlNet's row, each as long as the longest.
+    assert (works[2].most_rows, works[2].most_tokens) == (3, 3 * (60 + image_tokens))
 
 
 def test_strength_1_is_drawing_from_noise_bit_for_bit(base: BaseWeights) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, Overloaded
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Load, Scheduler
+from flux_serving.scheduling.scheduler import Limits, Load, Scheduler, tokens_of_step
 
 AnyJob = Job[str, str]
 
@@ -154,6 +154,38 @@ def test_a_job_that_does_not_fit_makes_room_for_one_that_does() -> None:
     assert scheduler.schedule(0).run == (first, narrow)
 
 
+def test_a_step_is_budgeted_as_its_rows_padded_to_the_longest() -> None:
+    scheduler = Scheduler(Limits(step_tokens=4000))
+    long, *short = job(1, tokens=1300), *(job(5, tokens=1000) for _ in range(4))
+    scheduler.add([long, *short])
+    assert scheduler.schedule(0).run == (long, *short[:2])
+    assert tokens_of_step(scheduler.schedule(0).run) == 3900
+
+
+def test_a_longer_job_does_not_join_where_it_would_pad_the_others_over_the_budget() -> None:
+    scheduler = Scheduler(Limits(step_tokens=4000))
+    short, long = [job(1, tokens=1000) for _ in range(3)], job(5, tokens=1300)
+    scheduler.add([*short, long])
+    assert list(steps_of(scheduler)) == [tuple(short)] + [(long,)] * 5
+
+
+def test_short_jobs_are_not_padded_to_a_long_context() -> None:
+    """A context of 6,000 tokens beside seven short ones, which is 50,048 tokens if all of them share a step."""
+    scheduler = Scheduler(Limits(step_tokens=60_000))
+    long, *short = job(2, tokens=6256), *(job(2, tokens=265) for _ in range(7))
+    scheduler.add([long, *short])
+    assert list(steps_of(scheduler)) == [tuple(short)] * 2 + [(long,)] * 2
+
+
+def test_a_job_of_two_rows_counts_both_padded_to_the_longest() -> None:
+    scheduler = Scheduler(Limits(step_tokens=4000))
+    guided, plain = job(1, tokens=2 * 900, rows=2), [job(5, tokens=1100) for _ in range(3)]
+    scheduler.add([guided, *plain])
+    # Three rows of 1,100; four would be 4,400.
+    assert scheduler.schedule(0).run == (guided, plain[0])
+    assert tokens_of_step(scheduler.schedule(0).run) == 3300
+
+
 def test_who_shares_a_step_stays_until_one_of_them_is_done() -> None:
     scheduler = Scheduler(Limits(max_rows=2))
     jobs = [job(steps=3) for _ in range(4)]
@@ -270,7 +302,7 @@ def test_draining_takes_every_job() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
     chance = random.Random(seed)
-    limits = Limits(max_jobs=12, max_tokens=9000, max_rows=chance.choice([1, 3, 16]), step_tokens=2500, patience=4)
+    limits = Limits(max_jobs=12, max_tokens=16000, max_rows=chance.choice([1, 3, 16]), step_tokens=2500, patience=4)
     scheduler = Scheduler(limits)
     accepted: list[AnyJob] = []
     ended: list[AnyJob] = []
@@ -281,7 +313,8 @@ def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
             job(
                 steps=chance.randint(1, 9),
                 group=chance.choice("abc"),
-                tokens=chance.choice([300, 700, 1100, 3000]),
+                tokens=chance.choice([300, 700, 1100, 3000]) * (rows := chance.choice([1, 1, 1, 2])),
+                rows=rows,
                 priority=chance.randint(-1, 1),
                 deadline=None if chance.random() < 0.8 else now + chance.randint(1, 40),
             )
@@ -303,6 +336,10 @@ def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
         plan = scheduler.schedule(now)
         ended += [dropped for dropped, _ in plan.dropped]
         assert len(plan.run) == 1 or sum(member.tokens for member in plan.run) <= limits.step_tokens
+        rows = [member.row_tokens for member in plan.run for _ in range(member.rows)]
+        if len(plan.run) > 1:
+            assert len(rows) * max(rows) <= limits.step_tokens
+            assert max(rows) - min(rows) <= limits.max_padding
         assert len(plan.run) <= limits.max_rows
         assert len({member.group for member in plan.run}) <= 1
         assert len(set(plan.run)) == len(plan.run)
@@ -354,6 +391,29 @@ def test_nothing_starves_under_an_endless_stream_of_short_urgent_jobs(rows: int,
     others = steps_until_done(scheduler, patient, keep_the_queue_full)
     bound = 2 * (limits.patience * 3 + 2 * limits.max_jobs * rows) * patient.steps + 2 * rows * queued
     assert others <= bound
+
+
+@pytest.mark.parametrize("tokens", [265, 900, 6256])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_length_of_context_starves_among_urgent_jobs_of_other_lengths(tokens: int, seed: int) -> None:
+    """All of one group; those that are much longer or shorter than the first of a step never join it."""
+    chance = random.Random(seed)
+    limits = Limits(max_jobs=8, max_tokens=10**6, max_rows=4, patience=4)
+    scheduler = Scheduler(limits)
+    lengths = [265, 400, 900, 6256]
+    scheduler.add([job(chance.randint(1, 20), priority=1, tokens=chance.choice(lengths)) for _ in range(7)])
+    queued = sum(other.steps * other.tokens for other in scheduler.drain())
+    patient = job(steps=20, priority=-1, tokens=tokens)
+    scheduler.add([patient])
+
+    def keep_the_queue_full() -> None:
+        while len(scheduler) < limits.max_jobs:
+            scheduler.add([job(chance.choice([1, 1, 2, 4]), priority=1, tokens=chance.choice(lengths))])
+
+    others = steps_until_done(scheduler, patient, keep_the_queue_full)
+    r = limits.max_rows * (1 + limits.max_padding / min(lengths))
+    work = patient.steps * patient.tokens
+    assert others <= 2 * (limits.patience * 3 + 2 * limits.max_jobs * r) * work + 2 * r * queued
 
 
 def test_a_stream_that_never_queues_delays_a_job_by_patience_times_its_work() -> None:

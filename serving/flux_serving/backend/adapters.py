@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
@@ -18,8 +18,20 @@ from flux_serving.stages.sampling_parameters import Lora
 from flux_serving.stages.transformer import Transformer
 
 _SUFFIX = ".safetensors"
-#: A file as it is now: its name, when it was written, and its bytes.
-Version = tuple[str, int, int]
+#: Times that a file is read again because it changed meanwhile.
+_ATTEMPTS = 3
+
+
+class Version(NamedTuple):
+    """A file as it is now. Every way to replace its content changes one of these: a rename the inode, a write ctime."""
+
+    name: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
 
 Key = TypeVar("Key")
 Kept = TypeVar("Kept")
@@ -45,17 +57,33 @@ class Adapters:
         versions = [self._version(file) for file in files]
         key = tuple((version, lora.scale) for version, lora in zip(versions, loras, strict=True))
         if key not in self._adapted:
-            adapters = [
-                (self._adapter(version, file), lora.scale)
-                for version, file, lora in zip(versions, files, loras, strict=True)
-            ]
+            read = [self._adapter(file) for file in files]
+            key = tuple((version, lora.scale) for (version, _), lora in zip(read, loras, strict=True))
+            adapters = [(adapter, lora.scale) for (_, adapter), lora in zip(read, loras, strict=True)]
             self._adapted[key] = self._transformer.adapted(summed(adapters))
         return _used(self._adapted, key, self._count)
 
-    def _adapter(self, version: Version, file: Path) -> Adapter:
+    def _adapter(self, file: Path) -> tuple[Version, Adapter]:
+        """The file's adapter, and which version of the file it was read from."""
+        version = self._version(file)
         if version not in self._read:
-            self._read[version] = read_adapter(file, self._transformer)
-        return _used(self._read, version, self._count)
+            version, adapter = self._read_unchanged(file)
+            self._read[version] = adapter
+        return version, _used(self._read, version, self._count)
+
+    def _read_unchanged(self, file: Path) -> tuple[Version, Adapter]:
+        """Read a file that does not change meanwhile; what a half-written one is refused for says nothing about it."""
+        for _ in range(_ATTEMPTS):
+            version = self._version(file)
+            try:
+                adapter = read_adapter(file, self._transformer)
+            except InvalidRequest:
+                if self._version(file) == version:
+                    raise
+            else:
+                if self._version(file) == version:
+                    return version, adapter
+        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} is being written, send the request again when it is complete")
 
     def _file(self, name: str) -> Path:
         """Only what the folder lists: a name is no path."""
@@ -73,9 +101,8 @@ class Adapters:
         try:
             found = file.stat()
         except OSError as error:
-            name = shown(file.stem)
-            raise InvalidRequest(f"{LORA.name}={name!r} was just taken out of the server's folder") from error
-        return file.name, found.st_mtime_ns, found.st_size
+            raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} was just taken out of the server's folder") from error
+        return Version(file.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _used(kept: OrderedDict[Key, Kept], key: Key, count: int) -> Kept:

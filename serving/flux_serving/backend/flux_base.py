@@ -162,6 +162,7 @@ class FluxBaseModel:
                 ticket.taker(index),
                 group=work.group,
                 tokens=work.most_tokens,
+                rows=work.most_rows,
                 priority=int(PRIORITY.value_in(values)),
                 deadline=self._engine.clock() + ticket.timeout_us / 1e6 if ticket.timeout_us else None,
                 is_wanted=ticket.is_wanted,

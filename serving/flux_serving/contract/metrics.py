@@ -100,7 +100,7 @@ ROWS_PER_STEP = Metric(
 TOKENS = Metric(
     "flux_tokens_total",
     Kind.COUNTER,
-    "Tokens, of images and contexts, that went through the transformer, at each step",
+    "Tokens, of images and contexts and their padding, that all networks computed, at each step",
     "What is the throughput, whatever the sizes? Its rate is tokens per second.",
 )
 DECODE_SECONDS = Metric(

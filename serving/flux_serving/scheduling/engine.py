@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from flux_serving.errors import Cancelled, FluxError, GenerationFailed
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.scheduler import Scheduler, reason_to_drop
+from flux_serving.scheduling.scheduler import Scheduler, reason_to_drop, tokens_of_step
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ class Runner(Protocol[WorkIn, Result]):
 
         Where this raises, none has moved.
         """
+
+    def tokens(self, batch: Sequence[WorkIn]) -> int:
+        """Tokens that the next step of this batch computes, padding included."""
 
     def results(self, works: Sequence[WorkIn]) -> Sequence[Result]:
         """What finished work of one group gives."""
@@ -160,8 +163,9 @@ class Engine(Generic[Work, Outcome]):
         for job in jobs:
             if job.steps_done == 0:
                 self._observer.began(job, started - self._submitted[job])
+        tokens = self._runner.tokens([job.work for job in jobs])
         failures = self._run(jobs)
-        self._observer.stepped(len(jobs), sum(job.tokens for job in jobs), self.clock() - started)
+        self._observer.stepped(len(jobs), tokens, self.clock() - started)
         failed = {job: failure for job, failure in zip(jobs, failures, strict=True) if failure is not None}
         going_on = [job for job in jobs if job not in failed]
         with self._changed:
@@ -186,7 +190,7 @@ class Engine(Generic[Work, Outcome]):
             log.warning("a step of %d jobs failed, each takes it alone: %s: %s", len(jobs), type(error).__name__, error)
             if self._runner.is_out_of_memory(error):
                 with self._changed:
-                    room = self._scheduler.shrink_step(sum(job.tokens for job in jobs))
+                    room = self._scheduler.shrink_step(tokens_of_step(jobs))
                 log.warning("memory ran out: steps take at most %d tokens now, and slowly more again", room)
         return [self._run([job])[0] for job in jobs]
 

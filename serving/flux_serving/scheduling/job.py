@@ -26,8 +26,10 @@ class Job(Generic[Work, Result]):
     finish: Callable[[Result | FluxError], None]
     #: Jobs of the same group can share a step: those of one image grid.
     group: Hashable = None
-    #: Tokens, of image and context, that one step of this job runs over.
+    #: Tokens, of image and context, that one step of this job alone computes: its rows times the longest of them.
     tokens: int = 1
+    #: Rows of a step's batch that it takes: 2 with true CFG, and 1 more with a ControlNet.
+    rows: int = 1
     #: Higher goes first.
     priority: int = 0
     #: Time on the engine's clock, in seconds, after which nobody waits for the result; None: for ever.
@@ -37,3 +39,8 @@ class Job(Generic[Work, Result]):
     #: Told after every step, with `steps_done` counted; it must not block.
     on_step: Callable[[], None] = lambda: None
     steps_done: int = 0
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of its longest row."""
+        return -(-self.tokens // self.rows)

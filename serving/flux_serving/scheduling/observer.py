@@ -19,7 +19,7 @@ class Observer:
         """A job takes its first step, queue_s seconds after it was submitted."""
 
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
-        """A step of so many rows and tokens took step_s seconds."""
+        """A step of so many jobs took step_s seconds. tokens: that it computed, padding included."""
 
     def decoded(self, pictures: int, decode_s: float) -> None:
         """So many finished jobs were turned into results together, in decode_s seconds."""

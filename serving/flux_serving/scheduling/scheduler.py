@@ -2,16 +2,22 @@
 
 Work is counted in tokens: a step of a job is as much as it has tokens, its whole work is steps times tokens.
 
+Rows of a batch are padded to its longest, so a step computes rows times longest: that is what `Limits.step_tokens`
+bounds. Jobs whose rows differ by more than `Limits.max_padding` do not share a step: a step of its own costs a short job
+less than the padding would. Padding is not counted as work of a job; it adds at most `max_padding` for each row.
+
 Higher rank goes first, then the job with the least work left, then the one with the least work in all, then the one
 that came first. A job's rank is its priority, and one more each time the machine has done `Limits.patience` times the
-job's whole work for others since it came; it never falls. A job that runs has ever less work left, so who shares a step
-changes only when a job comes, leaves or rises.
+job's whole work for others since it came; it never falls. A job that runs has ever less work left, so which jobs share
+a step changes only when a job comes, leaves or rises.
 
 Why nothing starves: a job that came later can pass a risen one only by having risen itself, so it must have sat in a
-queue of bounded length. With p = `patience`, d = the most by which others' priority is higher, n = `max_jobs` and
-r = rows of a step, the machine does for others, before a job is done, at most 2 * (p * (d + 1) + 2 * n * r) times that
+queue of bounded length. The first job of the order always runs, whatever shares its step. With p = `patience`, d = the
+most by which others' priority is higher, n = `max_jobs` and r = the most tokens of a step, as a multiple of those of the
+first job in it, the machine does for others, before a job is done, at most 2 * (p * (d + 1) + 2 * n * r) times that
 job's whole work, and 2 * r times the work that was left in the queue when it came. While others do not rise, which is
-as long as the queue is short, it is p * (d + 1) times, and the queue.
+as long as the queue is short, it is p * (d + 1) times, and the queue. Where rows have equal lengths, r is at most the
+number of rows; where they differ, a row is at most `max_padding` longer than the first job's, so r is bounded as well.
 """
 
 from __future__ import annotations
@@ -37,8 +43,11 @@ class Limits:
     max_tokens: int = 64 * 8192
     #: Jobs that share one step at most.
     max_rows: int = 16
-    #: Tokens that share one step at most; a job that has more takes its steps alone.
+    #: Tokens that one step computes at most, padding included; a job that has more takes its steps alone.
     step_tokens: int = 8192
+    #: Tokens by which the rows of a step may differ. A step costs as much as 420 to 460 tokens before it has any row (the
+    #: cost model in scripts/flux_simulation, of an H100 and of a CPU), so more padding costs more than another step.
+    max_padding: int = 512
     #: A job rises by one priority each time the machine has done this many times its whole work for others.
     patience: int = 16
 
@@ -93,6 +102,37 @@ class _Place:
 
 
 _key = attrgetter("key")
+
+
+class _BatchSize(NamedTuple):
+    """rows: of all jobs of a batch. shortest, longest: tokens of the jobs' longest rows."""
+
+    rows: int = 0
+    shortest: int | None = None
+    longest: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """What one step computes: every row is padded to the longest."""
+        return self.rows * self.longest
+
+    @property
+    def padding(self) -> int:
+        """Tokens by which rows of two jobs differ at most."""
+        return 0 if self.shortest is None else self.longest - self.shortest
+
+    def with_job(self, job: AnyJob) -> _BatchSize:
+        row = job.row_tokens
+        shortest = row if self.shortest is None else min(self.shortest, row)
+        return _BatchSize(self.rows + job.rows, shortest, max(self.longest, row))
+
+
+def tokens_of_step(jobs: Iterable[AnyJob]) -> int:
+    """Tokens that a step of these jobs computes at most, padding included."""
+    batch = _BatchSize()
+    for job in jobs:
+        batch = batch.with_job(job)
+    return batch.tokens
 
 
 class Scheduler:
@@ -153,23 +193,22 @@ class Scheduler:
     def _fill_step(self) -> tuple[AnyJob, ...]:
         """The first job of the order, and those of its group that still fit, in order.
 
-        A job that does not fit is passed over, because a smaller one behind it may: jobs of one group differ little in
-        tokens (by their contexts), and the one passed over will be first itself.
+        A job that does not fit is passed over, because another one behind it may. It will be first itself.
         """
         if not self._places:
             return ()
         order = sorted(self._places.values(), key=_key)
         first = order[0].job
-        run = [first]
-        group, rows = first.group, self._limits.max_rows
-        room = self._step_tokens - first.tokens
+        run, batch = [first], _BatchSize().with_job(first)
         for place in order:
-            if room <= 0 or len(run) == rows:
+            if len(run) == self._limits.max_rows:
                 break
             job = place.job
-            if job.group == group and job.tokens <= room and job is not first:
-                run.append(job)
-                room -= job.tokens
+            if job.group == first.group and job is not first:
+                larger = batch.with_job(job)
+                if larger.tokens <= self._step_tokens and larger.padding <= self._limits.max_padding:
+                    run.append(job)
+                    batch = larger
         return tuple(run)
 
     def complete(self, ran: Sequence[AnyJob]) -> list[AnyJob]:

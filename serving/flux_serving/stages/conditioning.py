@@ -53,7 +53,7 @@ class Conditioning:
 
     @property
     def tokens(self) -> int:
-        """Tokens that one step runs over, of context and image."""
+        """Tokens of a row, of context and image."""
         return len(self.weights) + self.grid.tokens
 
     @property
@@ -134,9 +134,14 @@ class Steering:
         return self.condition.end_step
 
     @property
-    def tokens(self) -> int:
-        """Tokens that one step runs over, in all networks and rows."""
-        return sum(conditioning.tokens for conditioning in self._all)
+    def rows(self) -> int:
+        """Of all networks: 2 with true CFG, and 1 more with a ControlNet."""
+        return len(self._all)
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest row."""
+        return max(conditioning.tokens for conditioning in self._all)
 
     @property
     def prepared_bytes(self) -> int:

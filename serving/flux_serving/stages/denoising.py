@@ -58,9 +58,14 @@ class Denoising:
         return self.grid, self._phases[0].transformer
 
     @property
+    def most_rows(self) -> int:
+        """Rows that it has at most, in all networks, through its phases."""
+        return max(phase.rows for phase in self._phases)
+
+    @property
     def most_tokens(self) -> int:
-        """Tokens that the largest of its steps runs over."""
-        return max(phase.tokens for phase in self._phases)
+        """Tokens that a step of this picture alone computes at most: its rows, padded to the longest."""
+        return self.most_rows * max(phase.row_tokens for phase in self._phases)
 
     @property
     def step(self) -> int:
@@ -85,6 +90,14 @@ class Denoising:
 
     def join(self, rows: _Rows, row: int) -> None:
         self._first_step, self._rows, self._row = self.step, rows, row
+
+
+def tokens_of_step(members: Sequence[Denoising]) -> int:
+    """Tokens that the next step of these together computes: the rows of each network, padded to its longest."""
+    steering = [member.steering for member in members]
+    rows = [conditioning for s in steering for conditioning in (s.condition, s.negative) if conditioning is not None]
+    controls = [s.control.conditioning for s in steering if s.control is not None]
+    return sum(len(network) * max((row.tokens for row in network), default=0) for network in (rows, controls))
 
 
 class Batch:

@@ -5,69 +5,73 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from diffusers import FluxPipeline
-from torch import Tensor
+from typing import TypeAlias
 
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import shown
+from flux_serving.stages.lora_file import LoraFile, read_lora_file
+from flux_serving.stages.lora_scale import scales
 from flux_serving.stages.projections import Additions, LowRank
 from flux_serving.stages.transformer import Transformer
 
 #: By the names of the layers.
 Adapter: TypeAlias = Mapping[str, LowRank]
 
-_OF_TRANSFORMER = "transformer."
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_DOWN, _UP, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 
 def read_adapter(file: Path, transformer: Transformer) -> Adapter:
     """On the transformer's device, in its dtype. file: safetensors, in any of the formats that diffusers converts.
 
-    Source of the scaling: PEFT, which diffusers uses: alpha over rank, and alpha is the rank where the file has none.
-    Raises InvalidRequest: it is no adapter, or not one for this transformer.
+    The file is read at once: a mapped one that shrinks later would end the process.
+    Raises InvalidRequest: it is no adapter, or not one for this transformer, or has what is unsupported.
     """
     try:
-        weights, alphas, metadata = FluxPipeline.lora_state_dict(
-            str(file), return_alphas=True, return_lora_metadata=True, use_safetensors=True, local_files_only=True
-        )
-    except Exception as error:
-        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} cannot be read: {type(error).__name__}") from error
-    names = [key.removesuffix(_DOWN).removeprefix(_OF_TRANSFORMER) for key in weights if key.endswith(_DOWN)]
-    expected = {f"{_OF_TRANSFORMER}{name}{end}" for name in names for end in (_DOWN, _UP)}
-    strange = sorted((weights.keys() ^ expected) | {name for name in names if name not in transformer.layers})
-    if strange or not names:
-        found = ", ".join(strange[:3]) or "nothing"
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise InvalidRequest(f"cannot be read: {error.strerror}") from error
+        return _bound(read_lora_file(content), transformer)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} {error}") from error.__cause__
+
+
+def _bound(file: LoraFile, transformer: Transformer) -> Adapter:
+    """Its weights, by the layers that they are added to."""
+    weights = file.weights
+    names = [key.removesuffix(_DOWN) for key in weights if key.endswith(_DOWN)]
+    if not names and not weights:
+        raise InvalidRequest("changes no layer: it has no LoRA weights of the transformer")
+    expected = {f"{name}{end}" for name in names for end in (_DOWN, _UP)}
+    strange = weights.keys() ^ expected | {name for name in names if name not in transformer.layers}
+    strange |= {key for key in file.alphas if key.removesuffix(_ALPHA) not in names}
+    if strange:
         raise InvalidRequest(
-            f"{LORA.name}={shown(file.stem)!r} is not for this server: beside LoRA weights of the transformer's linear "
-            f"layers it has {found}"
+            "is not for this server: beside LoRA weights of the transformer's linear layers it has "
+            f"{', '.join(sorted(strange)[:3])}"
         )
-    scales = _scales(names, weights, alphas or {}, metadata or {})
-    additions = {}
+    ranks = {}
     for name in names:
-        down, up = weights[f"{_OF_TRANSFORMER}{name}{_DOWN}"], weights[f"{_OF_TRANSFORMER}{name}{_UP}"]
+        down, up = weights[f"{name}{_DOWN}"], weights[f"{name}{_UP}"]
         layer = transformer.stock.get_submodule(name)
-        if (down.shape[1], up.shape[0]) != (layer.in_features, layer.out_features) or down.shape[0] != up.shape[1]:
-            raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} is not for this server: {name} has other widths")
-        additions[name] = LowRank(transformer.hold(down), transformer.hold(up), scales[name])
-    return additions
-
-
-def _scales(
-    names: Sequence[str], weights: Mapping[str, Tensor], alphas: Mapping[str, Tensor], metadata: Mapping[str, Any]
-) -> dict[str, float]:
-    """Of each layer, by the file's alphas or, where it has PEFT's configuration, by that."""
-    general = metadata.get(f"{_OF_TRANSFORMER}lora_alpha")
-    patterns = metadata.get(f"{_OF_TRANSFORMER}alpha_pattern") or {}
-    scales = {}
-    for name in names:
-        rank = weights[f"{_OF_TRANSFORMER}{name}{_DOWN}"].shape[0]
-        own = alphas.get(f"{_OF_TRANSFORMER}{name}.alpha")
-        alpha = patterns.get(name, general) if own is None else float(own)
-        scales[name] = 1.0 if alpha is None else alpha / rank
-    return scales
+        if not (
+            down.ndim == up.ndim == 2
+            and (down.shape[1], up.shape[0]) == (layer.in_features, layer.out_features)
+            and down.shape[0] == up.shape[1] > 0
+        ):
+            raise InvalidRequest(
+                f"is not for this server: {name} has other widths, {list(down.shape)} and {list(up.shape)}, expected "
+                f"[rank, {layer.in_features}] and [{layer.out_features}, rank]"
+            )
+        ranks[name] = down.shape[0]
+    scale = scales(ranks, file.alphas, file.metadata)
+    return {
+        name: LowRank(
+            transformer.hold(weights[f"{name}{_DOWN}"]), transformer.hold(weights[f"{name}{_UP}"]), scale[name]
+        )
+        for name in names
+    }
 
 
 def summed(adapters: Sequence[tuple[Adapter, float]]) -> Additions:

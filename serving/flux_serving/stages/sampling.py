@@ -17,7 +17,7 @@ from flux_serving.settings import NO_CONTROLNET
 from flux_serving.stages.controlnet import ControlNet
 from flux_serving.stages.cpu_threads import cpu_threads
 from flux_serving.stages.decoding import decode_latents
-from flux_serving.stages.denoising import Batch, Denoising
+from flux_serving.stages.denoising import Batch, Denoising, tokens_of_step
 from flux_serving.stages.latents import Grid, initial_noise
 from flux_serving.stages.material import Material, as_latents
 from flux_serving.stages.noise_schedule import make_schedule
@@ -124,8 +124,7 @@ class Sampler:
 
         Where this raises, none has moved.
         """
-        tokens = sum(work.steering.tokens for work in batch)
-        with cpu_threads(self.base.device, is_small=tokens < MANY_THREADS_FROM_TOKENS):
+        with cpu_threads(self.base.device, is_small=self.tokens(batch) < MANY_THREADS_FROM_TOKENS):
             if self._batch is None or not self._batch.goes_on_with(batch):
                 started = time.perf_counter()
                 for work in batch:
@@ -136,6 +135,10 @@ class Sampler:
             sound = self._batch.step()
             self.forward_s += time.perf_counter() - started
         return [None if row else GenerationFailed("the latents are not finite") for row in sound]
+
+    def tokens(self, batch: Sequence[Denoising]) -> int:
+        """Tokens that the next step of this batch computes, padding included."""
+        return tokens_of_step(batch)
 
     def results(self, works: Sequence[Denoising]) -> list[Picture]:
         """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
