@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
     parser.addoption("--device", default="cpu", help="where the engine of the unit tests computes, such as cuda")
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
+    parser.addoption(
+        "--soak-streams", type=int, default=150, help="streams of each kind of the memory test (soak: 4000)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,8 @@ class _Stream(threading.Thread):
         self._wanted = frozenset(request.requested_output_names())
         self._sender = sender
         self._receiver = receiver
+        #: Set once the ensemble is known to run, or has ended.
+        self._begun = threading.Event()
         self._call = _Call(
             pb_utils.InferenceRequest(
                 model_name=ensemble.name,
@@ -119,11 +122,10 @@ class _Stream(threading.Thread):
                 ],
             ),
             ensemble=ensemble,
-            on_end=self._call_ended,
+            # Not a method of the stream: a reference cycle would keep the request's tensors after its end.
+            on_end=partial(_end_call, self._begun, receiver),
         )
         self._is_traced = trace.get_context() is not None
-        #: Whether the ensemble is known to run, or has ended.
-        self._begun = threading.Event()
         self._stopping = False
         self._steps_done: dict[int, int] = {}
         self._is_over = False
@@ -185,10 +187,6 @@ class _Stream(threading.Thread):
             self._send(progress)
         return self._call.answer(self._wanted)
 
-    def _call_ended(self) -> None:
-        self._begun.set()
-        self._receiver.wake()
-
     def _send(self, progress: Progress) -> None:
         """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
         latest = self._steps_done.get(progress.image, -1)
@@ -200,6 +198,11 @@ class _Stream(threading.Thread):
             outputs[PREVIEW] = PREVIEW.array(_as_jpeg(progress.preview, self._as_text))
         if any(tensor.name in self._wanted for tensor in outputs):
             self._sender.send(answer(self._wanted, outputs))
+
+
+def _end_call(begun: threading.Event, receiver: ProgressReceiver) -> None:
+    begun.set()
+    receiver.wake()
 
 
 def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
