@@ -14,8 +14,8 @@ from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMO
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0
-#: Beats between two returns of freed memory to the system. docs/memory.md has what one costs.
-_BEATS_PER_RETURN = 10
+#: Beats between two returns of freed memory to the system. What is used again costs page faults (docs/memory.md).
+_BEATS_PER_RETURN = 60
 
 log = logging.getLogger(__name__)
 
