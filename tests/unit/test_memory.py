@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from flux_serving.backend.memory import private_bytes, return_free_memory
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.errors import FluxError
 from flux_serving.scheduling.engine import Engine
@@ -141,3 +142,13 @@ def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeigh
     freed = weakref.ref(work)
     del work
     assert freed() is None
+
+
+def test_freed_memory_goes_back_to_the_system_below_what_still_lives() -> None:
+    blocks = [bytearray(60_000) for _ in range(2000)]
+    last = blocks.pop()
+    full = private_bytes()
+    blocks.clear()
+    return_free_memory()
+    assert full - private_bytes() > 100e6
+    assert len(last) == 60_000
