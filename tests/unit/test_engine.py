@@ -304,9 +304,9 @@ def test_a_picture_that_nobody_waits_for_is_not_decoded() -> None:
     taken = threading.Semaphore(0)
     engine.submit(
         [
-            answers.job("late", 1, deadline=4.0, on_step=taken.release),
-            answers.job("left", 1, is_wanted=lambda: wanted, on_step=taken.release),
-            answers.job("b", 1, on_step=taken.release),
+            answers.job("late", 1, deadline=4.0, on_step=lambda _: taken.release()),
+            answers.job("left", 1, is_wanted=lambda: wanted, on_step=lambda _: taken.release()),
+            answers.job("b", 1, on_step=lambda _: taken.release()),
         ]
     )
     for _ in range(3):

@@ -83,7 +83,9 @@ class Adapters:
             else:
                 if self._version(file) == version:
                     return version, adapter
-        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} is being written, send the request again when it is complete")
+        raise InvalidRequest(
+            f"{LORA.name}={shown(file.stem)!r} is being written, send the request again when it is complete"
+        )
 
     def _file(self, name: str) -> Path:
         """Only what the folder lists: a name is no path."""
@@ -101,7 +103,9 @@ class Adapters:
         try:
             found = file.stat()
         except OSError as error:
-            raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} was just taken out of the server's folder") from error
+            raise InvalidRequest(
+                f"{LORA.name}={shown(file.stem)!r} was just taken out of the server's folder"
+            ) from error
         return Version(file.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 

@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,8 @@ class _Stream(threading.Thread):
         self._wanted = frozenset(request.requested_output_names())
         self._sender = request.get_response_sender()
         self._receiver = receiver
+        #: Set once the ensemble is known to run, or has ended.
+        self._begun = threading.Event()
         self._call = EnsembleCall(
             pb_utils.InferenceRequest(
                 model_name=ensemble.name,
@@ -159,11 +162,10 @@ class _Stream(threading.Thread):
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
                 ],
             ),
-            on_end=self._call_ended,
+            # Not a method of the stream: a reference cycle would keep the request's tensors after its end.
+            on_end=partial(_end_call, self._begun, receiver),
         )
         self._is_traced = trace.get_context() is not None
-        #: Whether the ensemble is known to run, or has ended.
-        self._begun = threading.Event()
         self._stopping = False
         self._cancelled = False
         self._steps_done: dict[int, int] = {}
@@ -234,10 +236,6 @@ class _Stream(threading.Thread):
             self._send(progress)
         return self._call.answer(self._wanted)
 
-    def _call_ended(self) -> None:
-        self._begun.set()
-        self._receiver.wake()
-
     def _send(self, progress: Progress) -> None:
         """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
         latest = self._steps_done.get(progress.image, -1)
@@ -259,6 +257,11 @@ def _token_in(values: Mapping[str, Array]) -> str:
     if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, token):
         raise InvalidRequest(f"{STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
     return token
+
+
+def _end_call(begun: threading.Event, receiver: ProgressReceiver) -> None:
+    begun.set()
+    receiver.wake()
 
 
 def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:

@@ -1,4 +1,4 @@
-"""What every model's process tells of itself: that it lives, and how full the shared memory is."""
+"""What every model's process tells of itself: that it lives, and how much memory it and the shared memory hold."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import logging
 import os
 import threading
 import time
+from itertools import count
 
+from flux_serving.backend.memory import private_bytes, return_free_memory
 from flux_serving.backend.publishing import Published
-from flux_serving.contract.metrics import HEARTBEAT, SHARED_MEMORY
+from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMORY
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0
+#: Beats between two returns of freed memory to the system. What is used again costs page faults (docs/memory.md).
+_BEATS_PER_RETURN = 60
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ class Heart:
         published = Published(model, instance)
         self._published = published
         self._heartbeat = published.one(HEARTBEAT)
+        self._private_memory = published.one(PRIVATE_MEMORY)
         self._memory = published.each(SHARED_MEMORY, ("size", "used"))
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
@@ -41,14 +46,19 @@ class Heart:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(_PAUSE_S):
+        for beat in count(1):
+            if self._stopped.wait(_PAUSE_S):
+                return
             try:
                 self._beat()
+                if beat % _BEATS_PER_RETURN == 0:
+                    return_free_memory()
             except Exception:
                 log.exception("a heartbeat was not published")
 
     def _beat(self) -> None:
         self._heartbeat.set(time.time())
+        self._private_memory.set(private_bytes())
         memory = os.statvfs("/dev/shm")
         self._memory["size"].set(memory.f_blocks * memory.f_frsize)
         self._memory["used"].set((memory.f_blocks - memory.f_bfree) * memory.f_frsize)

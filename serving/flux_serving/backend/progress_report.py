@@ -73,7 +73,7 @@ class ProgressReport:
         if self._sender is None:
             return
         for image, job in enumerate(jobs):
-            job.on_step = partial(self._tell, image, job)
+            job.on_step = partial(self._tell, image)
             self._tell(image, job)
 
     def end(self, error: BaseException | None = None) -> None:

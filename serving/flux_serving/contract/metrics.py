@@ -117,6 +117,12 @@ HEARTBEAT = Metric(
     "Unix time at which the model's process last told that it lives, about every second",
     "Is the process dead? Triton goes on publishing the last values of one that is.",
 )
+PRIVATE_MEMORY = Metric(
+    "flux_private_memory_bytes",
+    Kind.GAUGE,
+    "Resident memory of the model's process, without files and shared memory; `RssAnon` of Linux",
+    "Does the process grow from hour to hour?",
+)
 SHARED_MEMORY = Metric(
     "flux_shared_memory_bytes",
     Kind.GAUGE,
@@ -139,5 +145,6 @@ METRICS: tuple[Metric, ...] = (
     TOKENS,
     DECODE_SECONDS,
     HEARTBEAT,
+    PRIVATE_MEMORY,
     SHARED_MEMORY,
 )

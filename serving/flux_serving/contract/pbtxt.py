@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from flux_serving.contract.metrics import HEARTBEAT, METRICS, SHARED_MEMORY
+from flux_serving.contract.metrics import HEARTBEAT, METRICS, PRIVATE_MEMORY, SHARED_MEMORY
 from flux_serving.contract.models import ENSEMBLES, FLUX_BASE, MODELS, Ensemble, Model
 from flux_serving.contract.tensors import Tensor
 
@@ -114,8 +114,9 @@ def render_metrics() -> str:
         "# Metrics\n",
         "Rendered from `serving/flux_serving/contract` by `scripts/render_configs`. Beside Triton's own metrics, each "
         f"instance of `{FLUX_BASE.name}` publishes these on the metrics port, with the labels `model` and `instance`; "
-        f"`{HEARTBEAT.name}` and `{SHARED_MEMORY.name}` are of each instance of every Python model. Prometheus "
-        "calls the label `exported_instance`, since `instance` is its own name for what it scrapes. Triton's own "
+        f"`{HEARTBEAT.name}`, `{PRIVATE_MEMORY.name}` and `{SHARED_MEMORY.name}` are of each instance of every Python "
+        "model. Prometheus calls the label `exported_instance`, since `instance` is its own name for what it scrapes. "
+        "Triton's own "
         f"compute and queue times of `{FLUX_BASE.name}` say nothing: its `execute` returns before the work begins.\n",
         "| metric | kind | what it counts | question that it answers |\n|---|---|---|---|",
         *(f"| `{m.name}` | {m.kind.value} | {m.meaning} | {m.question} |" for m in METRICS),

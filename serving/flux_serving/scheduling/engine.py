@@ -141,19 +141,27 @@ class Engine(Generic[Work, Outcome]):
             _call(self._on_broken)
 
     def _take_steps(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(self._may_step)
-                if self._closing:
-                    self._stepping = False
-                    self._changed.notify_all()
-                    return
-                plan = self._scheduler.schedule(self.clock())
-            for job, reason in plan.dropped:
-                self._end(job, reason)
-            if plan.run:
-                self._step(plan.run)
-            self._observer.queued(self._scheduler.load)
+        while self._take_step():
+            pass
+
+    def _take_step(self) -> bool:
+        """Wait for work and take one step. Returns False once the engine closes.
+
+        A function of its own, so that a thread that waits holds no ended job in its variables.
+        """
+        with self._changed:
+            self._changed.wait_for(self._may_step)
+            if self._closing:
+                self._stepping = False
+                self._changed.notify_all()
+                return False
+            plan = self._scheduler.schedule(self.clock())
+        for job, reason in plan.dropped:
+            self._end(job, reason)
+        if plan.run:
+            self._step(plan.run)
+        self._observer.queued(self._scheduler.load)
+        return True
 
     def _may_step(self) -> bool:
         return self._closing or (len(self._scheduler) > 0 and len(self._finishing) < MAX_UNFINISHED)
@@ -172,7 +180,7 @@ class Engine(Generic[Work, Outcome]):
             self._scheduler.remove(failed)
             finished = self._scheduler.complete(going_on)
         for job in going_on:
-            _call(job.on_step)
+            _call(partial(job.on_step, job))
         if finished:
             with self._changed:
                 self._finishing.extend(finished)
@@ -197,6 +205,8 @@ class Engine(Generic[Work, Outcome]):
     def _finish_jobs(self) -> None:
         while task := self._next_task():
             task()
+            # Otherwise its jobs would live until the next one comes.
+            del task
 
     def _next_task(self) -> Callable[[], object] | None:
         """Wait for finished jobs whose results are made together, or, where there are none, for an errand.

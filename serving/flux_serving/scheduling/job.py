@@ -36,8 +36,9 @@ class Job(Generic[Work, Result]):
     deadline: float | None = None
     #: Asked before every step; once it answers False the job is dropped.
     is_wanted: Callable[[], bool] = lambda: True
-    #: Told after every step, with `steps_done` counted; it must not block.
-    on_step: Callable[[], None] = lambda: None
+    #: Called with this job after every step, with `steps_done` counted. It must not block, and must not hold the job:
+    #: a reference cycle would keep the tensors of an ended job until the garbage collector's next full run.
+    on_step: Callable[[Job[Work, Result]], object] = lambda job: None
     steps_done: int = 0
 
     @property

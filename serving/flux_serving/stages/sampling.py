@@ -134,6 +134,9 @@ class Sampler:
             started = time.perf_counter()
             sound = self._batch.step()
             self.forward_s += time.perf_counter() - started
+        if not all(work.steps_left for work in batch):
+            # It does not go on, and would hold what was prepared for its members.
+            self._batch = None
         return [None if row else GenerationFailed("the latents are not finite") for row in sound]
 
     def tokens(self, batch: Sequence[Denoising]) -> int:

@@ -14,16 +14,19 @@ from flux_serving.stages.blocks import DOUBLE, SINGLE, modulated
 from flux_serving.stages.controlnet import Residuals
 from flux_serving.stages.latents import Grid
 from flux_serving.stages.projections import Additions, Projections
+from flux_serving.stages.rotary import RotaryTables
 from flux_serving.stages.trunk import Trunk, take, vectors_of
 
 
 class Transformer(Trunk):
     """A stock FluxTransformer2DModel, as it is or adapted by a LoRA."""
 
-    def __init__(self, stock: FluxTransformer2DModel, project: Projections | None = None) -> None:
-        """project: of this stock network; None: as they are."""
+    def __init__(
+        self, stock: FluxTransformer2DModel, project: Projections | None = None, rotary: RotaryTables | None = None
+    ) -> None:
+        """project: of this stock network; None: as they are. rotary: as for `Trunk`."""
         self._project = project or Projections(stock)
-        super().__init__(stock, self._project)
+        super().__init__(stock, self._project, rotary)
         self._out = self._project("proj_out")
 
     @property
@@ -33,7 +36,7 @@ class Transformer(Trunk):
 
     def adapted(self, additions: Additions) -> Transformer:
         """The same weights with something added. additions: to layers of `layers`, on this device in this dtype."""
-        return Transformer(self.stock, self._project.with_additions(additions))
+        return Transformer(self.stock, self._project.with_additions(additions), self._rotary)
 
     @torch.inference_mode()
     def velocity(

@@ -7,7 +7,6 @@ each of its steps. What depends on the size alone, the rotary table, is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from flux_serving.stages.blocks import DOUBLE, SINGLE, DoubleBlock, SingleBlock
-from flux_serving.stages.latents import Grid
 from flux_serving.stages.projections import Projections
+from flux_serving.stages.rotary import RotaryTables
 
 #: Where the scales are among the vectors of a norm, by their number: of one side of a double block, of a single block,
 #: and of the output layer, which has scale and shift.
@@ -26,7 +25,8 @@ _SCALES = {DOUBLE // 2: (1, 4), SINGLE: (1,), 2: (0,)}
 class Trunk:
     """The blocks of a stock network, whose projections become views of fused ones; it still runs by itself."""
 
-    def __init__(self, stock: Any, project: Projections) -> None:
+    def __init__(self, stock: Any, project: Projections, rotary: RotaryTables | None = None) -> None:
+        """rotary: tables to share with another network of the same stock network; None: its own."""
         self.stock = stock
         self.device: torch.device = stock.device
         self.dtype: torch.dtype = stock.dtype
@@ -55,7 +55,7 @@ class Trunk:
             start += count
         #: Numbers that modulate one step.
         self.modulation_size: int = start * stock.inner_dim
-        self._rotary = lru_cache(maxsize=64)(self._rotary_table)
+        self._rotary = rotary or RotaryTables(stock.pos_embed, self.device, self.dtype)
 
     def hold(self, values: Tensor) -> Tensor:
         """On this network's device, in its dtype."""
@@ -82,12 +82,6 @@ class Trunk:
         table = torch.cat([layer(active).view(steps, -1, stock.inner_dim) for layer in self._modulations], 1)
         table[:, self._scales] += 1
         return table
-
-    def _rotary_table(self, grid: Grid, context_tokens: int) -> Tensor:
-        """(tokens, 1, 1, head width / 2) complex; context tokens are not turned."""
-        ids = grid.position_ids(self.device, self.dtype)
-        cosine, sine = self.stock.pos_embed(torch.cat([ids.new_zeros(context_tokens, 3), ids]))
-        return torch.complex(cosine[:, ::2], sine[:, ::2])[:, None, None]
 
 
 def vectors_of(modulation: Tensor) -> Iterator[Tensor]:
