@@ -55,8 +55,8 @@ _BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
 
 # What Triton itself writes. Each pattern is the whole message, so that no text of a caller's, not even a request id,
 # can stand for it.
-#: A stopping Triton says NOT_FOUND, or its like, before it stops answering; one whose model's process died says that its
-#: stub process is not healthy until the launcher restarts it.
+#: A stopping Triton says NOT_FOUND, or its like, before it stops answering; one whose model's process died says that
+#: its stub process is not healthy until the launcher restarts it.
 _DRAINING = re.compile(
     r"Request for unknown model: '\w+' has no available versions"
     r"|Server is stopping, scheduler for model [\w' ]*has stopped accepting new inference requests"

@@ -96,6 +96,9 @@ class WatchedRunner(Generic[WorkIn, Result]):
     def results(self, works: Sequence[WorkIn]) -> Sequence[Result]:
         return self._timed("decoding", lambda: self._runner.results(works))
 
+    def tokens(self, batch: Sequence[WorkIn]) -> int:
+        return self._runner.tokens(batch)
+
     def results_at_once(self, work: WorkIn) -> int:
         return self._runner.results_at_once(work)
 
