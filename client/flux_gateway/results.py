@@ -86,12 +86,8 @@ class ResultStore:
         the store is.
         """
         limits = self.limits
-        if count * size > min(limits.bytes_per_caller, limits.bytes) or count > limits.count_per_caller:
-            raise Refusal(
-                422,
-                f"the images may have {count * size} bytes, and one caller's results at most "
-                f"{min(limits.bytes_per_caller, limits.bytes)}; ask for fewer or smaller ones",
-            )
+        _check_share("results", count, min(limits.count_per_caller, limits.count))
+        _check_share("bytes of results", count * size, min(limits.bytes_per_caller, limits.bytes))
         own = [each for each in self._reservations if each.owner == owner]
         if _is_full(own, count, count * size, limits.count_per_caller, limits.bytes_per_caller):
             words = "your share of the results that are kept is full"
@@ -122,6 +118,13 @@ class ResultStore:
         """Forget all."""
         for each in list(self._reservations):
             each.release()
+
+
+def _check_share(what: str, needed: int, share: int) -> None:
+    """Raises Refusal: 422."""
+    if needed > share:
+        words = f"the images may take {needed} {what}, and one caller has at most {share}"
+        raise Refusal(422, f"{words}; ask for fewer or smaller images")
 
 
 def _is_full(held: Sequence[Reservation] | set[Reservation], count: int, size: int, most: int, most_bytes: int) -> bool:

@@ -214,6 +214,12 @@ def test_a_request_beyond_a_callers_whole_share_is_the_callers_mistake() -> None
 
     run(Settings(result_bytes_per_caller=3 * SIZE), ask)
 
+    async def ask_for_many(caller: Callers) -> None:
+        answer = await ask_for_url(caller("10.0.0.1"), n=4)
+        assert (answer.status_code, "4 results" in answer.json()["error"]["message"]) == (422, True)
+
+    run(Settings(results_per_caller=3), ask_for_many)
+
 
 def test_random_use_stays_within_all_bounds() -> None:
     limits = ResultLimits(count=12, count_per_caller=5, bytes=1000, bytes_per_caller=400, seconds=0.02)
