@@ -26,5 +26,5 @@ async def gateway(
     async with app.router.lifespan_context(app):
         # It has looked at Triton by then.
         await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as caller:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller:
             yield caller

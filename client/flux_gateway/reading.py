@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
+import string
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
-from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from flux_gateway.desk import Gone
+from flux_gateway.parsing import json_fields, multipart_items, parsed, urlencoded_items
 from flux_gateway.refusals import Refusal
 from flux_serving.contract import limits
 
-#: Fields and files of one form, and bytes of a field that is no file: one may be a picture in base64.
-_MOST_PARTS, _FIELD_BYTES = 100, 48 * 2**20
+#: Bytes of a form's field that is no file: one may be a picture in base64.
+_FIELD_BYTES = 48 * 2**20
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 async def read(request: Request, schema: type[_Schema]) -> _Schema:
-    """Raises Refusal: 400, it cannot be parsed; 415, another type; 422, a field is wrong."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        fields = await _json(request)
-    elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        fields = await _form(request)
-    else:
-        raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")
-    return checked(schema, fields)
+    """The request's fields, checked. A large body is parsed in a thread.
+
+    Raises Refusal: 400, it cannot be parsed; 415, another type; 422, a field is wrong; and those of `LimitedBody`.
+    Raises Gone: the client disconnected.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            items = await multipart_items(content_type, request.stream(), _FIELD_BYTES)
+            size = sum(len(value) for _, value in items)
+            return await parsed(size, lambda: checked(schema, _form(items)))
+        if kind == "application/json":
+            body = await _whole(request)
+            return await parsed(len(body), lambda: checked(schema, json_fields(body)))
+        if kind == "application/x-www-form-urlencoded":
+            body = await _whole(request)
+            return await parsed(len(body), lambda: checked(schema, _form(urlencoded_items(body))))
+    except ClientDisconnect:
+        raise Gone() from None
+    raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")
+
+
+async def _whole(request: Request) -> bytearray:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+    return body
 
 
 def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
@@ -42,32 +63,19 @@ def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
         raise Refusal(422, f"{name}: {words}" if name else words, name) from None
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is no JSON: {error}"[:300]) from None
-    if not isinstance(fields, dict):
-        raise Refusal(422, "the body is no JSON object")
-    return fields
-
-
-async def _form(request: Request) -> dict[str, Any]:
-    """Files as their bytes; what comes several times, or is called `name[]`, as a list. Empty fields are not there."""
+def _form(items: Iterable[tuple[str, str | bytes]]) -> dict[str, Any]:
+    """What comes several times, or is called `name[]`, as a list. Empty fields are not there."""
     fields: dict[str, Any] = {}
-    async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=_FIELD_BYTES) as form:
-        for name, value in form.multi_items():
-            content = await value.read() if isinstance(value, UploadFile) else value
-            if content == "":
-                continue
-            if name.endswith("[]"):
-                fields.setdefault(name[:-2], []).append(content)
-            elif name in fields:
-                before = fields[name]
-                fields[name] = [*(before if isinstance(before, list) else [before]), content]
-            else:
-                fields[name] = content
+    for name, content in items:
+        if content == "":
+            continue
+        if name.endswith("[]"):
+            fields.setdefault(name[:-2], []).append(content)
+        elif name in fields:
+            before = fields[name]
+            fields[name] = [*(before if isinstance(before, list) else [before]), content]
+        else:
+            fields[name] = content
     return fields
 
 
@@ -78,7 +86,7 @@ def _picture(value: object) -> object:
         if text.startswith("data:"):
             text = text.partition(",")[2]
         try:
-            value = base64.b64decode("".join(text.split()), validate=True)
+            value = base64.b64decode(text.encode("ascii").translate(None, string.whitespace.encode()), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError("expected a picture in base64, or a file") from None
     if not isinstance(value, bytes):

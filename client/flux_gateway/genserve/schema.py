@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from flux_client import ModeName
 from flux_gateway.generation import Wanted
+from flux_gateway.parsing import json_value
 from flux_gateway.reading import PictureBytes
 from flux_gateway.refusals import Refusal
 from flux_serving.contract import limits
@@ -45,10 +45,7 @@ class LoraWeight(BaseModel):
 
 def _from_text(value: object) -> object:
     """A form has a list as JSON text."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return json_value(value) if isinstance(value, str) else value
 
 
 class GenerateRequest(BaseModel):

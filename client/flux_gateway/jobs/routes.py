@@ -15,6 +15,10 @@ from flux_gateway.openai_images.bodies import ErrorAnswer
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import documented
 
+#: Bytes of memory that an answer takes for each byte of its pictures: their text, and the JSON of it.
+_ANSWER_COPIES = 4
+#: Bytes of memory that an event takes: the text of a picture of 1024x1024 pixels that cannot be compressed.
+_EVENT_BYTES = 4 * 1024 * 1024
 _NOT_FOUND = documented(ErrorAnswer, 401, 404)
 
 
@@ -30,24 +34,27 @@ def jobs(desk: Desk, shelf: Shelf) -> APIRouter:
     )
     async def start(request: Request) -> JSONResponse:
         """Begin a generation; it goes on when you hang up."""
-        caller = desk.caller(request)
+        slot = desk.slot(request)
         asked = await read(request, JobRequest)
-        events = desk.events(caller, asked.wanted(), request.state.id, asked.previews)
+        events = desk.events(slot, asked.wanted(), request.state.id, asked.previews)
         # What is refused is refused with its status, before there is a job.
         first = await while_there(request, anext(events))
-        job = Job(request.state.id, caller.name, asked.mode_name, asked.n)
+        job = Job(request.state.id, slot.caller.name, asked.mode_name, asked.n)
         shelf.start(job, first, events)
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 
     @router.get("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def job(request: Request, job_id: str) -> JobAnswer:
         """How far it is, with previews, and at the end the pictures."""
-        return JobAnswer.of_job(shelf.job(job_id, desk.caller(request).name))
+        found = shelf.job(job_id, desk.caller(request).name)
+        request.state.slot.reserve(_ANSWER_COPIES * found.size)
+        return JobAnswer.of_job(found)
 
     @router.delete("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def remove(request: Request, job_id: str) -> JobAnswer:
         """Cancel it, if it runs, and forget it."""
         found = shelf.job(job_id, desk.caller(request).name)
+        request.state.slot.reserve(_ANSWER_COPIES * found.size)
         await shelf.remove(found)
         return JobAnswer.of_job(found)
 
@@ -59,6 +66,7 @@ def jobs(desk: Desk, shelf: Shelf) -> APIRouter:
     async def events(request: Request, job_id: str) -> StreamingResponse:
         """`image` with an image as it stands, again after each change, and `done` at the end."""
         found = shelf.job(job_id, desk.caller(request).name)
+        request.state.slot.reserve(_EVENT_BYTES)
         return StreamingResponse(_told(found), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     return router

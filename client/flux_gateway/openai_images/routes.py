@@ -31,15 +31,15 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
         async def answered(request: Request) -> Response:
-            caller = desk.caller(request)
+            slot = desk.slot(request)
             asked = await read(request, schema)
             wanted = asked.wanted()
             if asked.stream:
-                events = desk.events(caller, wanted, request.state.id, asked.partial_images > 0)
+                events = desk.events(slot, wanted, request.state.id, asked.partial_images > 0)
                 # What is refused is refused with its status, before the answer begins.
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
-            variations = await desk.made(request, caller, wanted, request.state.id)
+            variations = await desk.made(request, slot, wanted, request.state.id)
             answer = ImagesAnswer(
                 created=int(time.time()),
                 data=[_datum(request, asked, variation, kept) for variation in variations],
@@ -61,12 +61,13 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
         endpoint(name, schema, event)
 
     @router.get("/files/{name}", include_in_schema=False)
-    async def file(name: str) -> Response:
+    async def file(request: Request, name: str) -> Response:
         """A picture by its URL, for as long as it is kept; whoever has the URL may see it."""
         found = kept.get(name)
         if found is None:
             raise Refusal(404, "there is no such picture, or not any more")
         data, kind = found
+        request.state.slot.reserve(len(data))
         return Response(data, media_type=kind, headers={"Cache-Control": "private, no-store"})
 
     return router

@@ -1,0 +1,112 @@
+"""Bodies to fields: JSON, multipart and URL-encoded forms, with bounds on what a parser builds of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from flux_gateway.refusals import Refusal
+
+#: Values, keys and brackets of a JSON body. Commas and brackets in its texts count, too: a prompt has at most 4096
+#: characters.
+MAX_JSON_ELEMENTS = 20_000
+#: Fields and files of one form.
+MAX_PARTS = 100
+#: Escapes such as %2B of a URL-encoded form: one takes 60 bytes while it is decoded.
+MAX_ESCAPES = 1_000_000
+#: Bytes from which a body is parsed in a thread.
+INLINE_BYTES = 64 * 2**10
+#: Bytes of memory that parsing takes for each byte of a body, beyond those that are reserved: text that has one
+#: character outside the Basic Multilingual Plane takes four for each character, twice.
+PARSING_COPIES = 8
+#: Bodies that are parsed at once in threads.
+PARSERS = 1
+
+_T = TypeVar("_T")
+_THREADS = ThreadPoolExecutor(PARSERS, "body-parser")
+
+
+async def parsed(size: int, parse: Callable[[], _T]) -> _T:
+    """What `parse` returns; for a large body it runs in the only parser thread, so that the event loop goes on."""
+    if size <= INLINE_BYTES:
+        return parse()
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, parse)
+
+
+def json_value(text: str | bytes | bytearray) -> Any:
+    """The value of a JSON text. Raises ValueError: it is no JSON, or has too many elements or levels."""
+    if isinstance(text, str):
+        elements = text.count(",") + text.count("[") + text.count("{")
+    else:
+        elements = text.count(b",") + text.count(b"[") + text.count(b"{")
+    if elements > MAX_JSON_ELEMENTS:
+        raise ValueError(f"expected at most {MAX_JSON_ELEMENTS} elements")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def json_fields(body: bytes | bytearray) -> dict[str, Any]:
+    """Raises Refusal: 400, it is no JSON, or too complex; 422, it is no object."""
+    try:
+        fields = json_value(body)
+    except ValueError as error:
+        raise Refusal(400, f"the body is no JSON: {error}"[:300]) from None
+    if not isinstance(fields, dict):
+        raise Refusal(422, "the body is no JSON object")
+    return fields
+
+
+def urlencoded_items(body: bytes | bytearray) -> list[tuple[str, str]]:
+    """Raises Refusal: 400, it is no form, or has too many fields or escapes."""
+    if body.count(b"%") > MAX_ESCAPES:
+        raise Refusal(400, f"expected at most {MAX_ESCAPES} escapes in a form; send images as multipart/form-data")
+    try:
+        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS)
+    except ValueError as error:
+        raise Refusal(400, f"the body is no URL-encoded form: {error}"[:300]) from None
+
+
+async def multipart_items(
+    content_type: str, stream: AsyncGenerator[bytes, None], max_field_bytes: int
+) -> list[tuple[str, str | bytes]]:
+    """Fields as text, files as bytes, in memory alone. Raises Refusal: 400, it is no multipart form."""
+    parser = _InMemoryParser(
+        _without_charset(content_type), stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max_field_bytes
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal(400, error.message) from None
+    items: list[tuple[str, str | bytes]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            items.append((name, await value.read()))
+            await value.close()
+        else:
+            items.append((name, value))
+    return items
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's, without temporary files: a body is bounded, and its images are needed in memory anyway."""
+
+    spool_max_size = 2**62
+
+
+def _without_charset(content_type: str) -> Headers:
+    """Fields are UTF-8: the charset is any of Python's codecs, of which some take quadratic time."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
+    if '"' in boundary or "\\" in boundary:
+        raise Refusal(400, "invalid boundary in multipart")
+    parameter = f'; boundary="{boundary}"' if boundary else ""
+    return Headers({"content-type": f"multipart/form-data{parameter}"})
