@@ -100,7 +100,8 @@ def make_app(
     _tell_about(app, desk, metrics, page)
     _refuse(app)
     _guard(app, settings, keys, admission, tracing)
-    paths = [path for part in (app, *routers) for route in part.routes if (path := getattr(route, "path", None))]
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    paths = [path for route in routes if (path := getattr(route, "path", None))]
     app.add_middleware(AccessLog, paths=paths, answered=metrics.answered)
     return app
 

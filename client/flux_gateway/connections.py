@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flux_gateway.refusals import RETRY_AFTER_S
@@ -18,11 +19,15 @@ from flux_gateway.refusals import RETRY_AFTER_S
 HEAD_S = 15.0
 #: Bytes of a request's head.
 HEAD_BYTES = 32 * 2**10
+#: Seconds between two reads of a body that was refused.
+_DRAIN_PAUSE_S = 0.1
 #: Files that the process opens beside connections.
 _OTHER_FILES = 128
 
 
-def bounded_protocol(most: int, most_each: int, is_proxy: Callable[[str], bool]) -> type[H11Protocol]:
+def bounded_protocol(
+    most: int, most_each: int, is_proxy: Callable[[str], bool], head_s: float = HEAD_S
+) -> type[H11Protocol]:
     """A protocol for `uvicorn.run(http=...)`, with which connections beyond the bounds are closed.
 
     most, most_each: connections, of all and of one address. is_proxy: of an address that the second does not bind.
@@ -43,7 +48,14 @@ def bounded_protocol(most: int, most_each: int, is_proxy: Callable[[str], bool])
             if counts.total() > most or (counts[self._address] > most_each and not is_proxy(self._address)):
                 transport.write(_FULL)
                 transport.close()
-            self._timer = self.loop.call_later(HEAD_S, self._look)
+            self._timer = self.loop.call_later(head_s, self._look)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
+                # The rest of a body that was refused: it is read slowly, so that the client comes to read the answer.
+                self.flow.pause_reading()
+                self.loop.call_later(_DRAIN_PAUSE_S, self.flow.resume_reading)
 
         def connection_lost(self, exc: Exception | None) -> None:
             counts[self._address] -= 1
@@ -60,7 +72,7 @@ def bounded_protocol(most: int, most_each: int, is_proxy: Callable[[str], bool])
                 self.transport.abort()
                 return
             self._seen = self.cycle
-            self._timer = self.loop.call_later(HEAD_S, self._look)
+            self._timer = self.loop.call_later(head_s, self._look)
 
     return BoundedProtocol
 

@@ -54,9 +54,6 @@ class Refusal(Exception):
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         if self.challenge is not None:
             headers["WWW-Authenticate"] = self.challenge
-        if self.status == 408:
-            # The rest of the body may still come; the next request must not be mistaken for it.
-            headers["Connection"] = "close"
         return headers
 
 
