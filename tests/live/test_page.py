@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from conftest import DEMO
 from flux_gateway.keys import new_key
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
@@ -170,16 +171,14 @@ def gateway_with_keys(
     key, kept = new_key("ann")
     (tmp_path / "keys.json").write_text(json.dumps([kept]))
     monkeypatch.setenv("FLUX_GATEWAY_KEYS_FILE", str(tmp_path / "keys.json"))
-    monkeypatch.setenv("FLUX_LORA_PATH", str(LORAS))
+    monkeypatch.setenv("FLUX_LORA_PATH", str(DEMO.loras))
     (port,) = free_ports(1)
     with (tmp_path / "log").open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
         wait_until_healthy(gateway)
         yield gateway, key
 
 
-def test_with_keys_it_asks_for_one_and_works_with_it(
-    browser: Browser, gateway_with_keys: tuple[Gateway, str]
-) -> None:
+def test_with_keys_it_asks_for_one_and_works_with_it(browser: Browser, gateway_with_keys: tuple[Gateway, str]) -> None:
     gateway, key = gateway_with_keys
     page = browser.new_page(viewport=DESKTOP, locale="en-GB")
     page.goto(gateway.url)

@@ -92,13 +92,16 @@ class Attack:
         return (await http.post(self._url + path, content=content, headers=headers)).status_code
 
     async def _slow(self, http: httpx.AsyncClient, number: int) -> int:
-        async def pieces():  # type: ignore[no-untyped-def]
-            while True:
-                yield b" "
-                await asyncio.sleep(0.1)
-
-        headers = {"content-type": "application/json"}
-        return (await http.post(f"{self._url}/generate", content=pieces(), headers=headers)).status_code
+        """A byte of a body now and then, until it is answered."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        fields = ("Host: localhost", "Content-Type: application/json", "Content-Length: 1000", "", "")
+        writer.write("\r\n".join(("POST /generate HTTP/1.1", *fields)).encode())
+        answer = asyncio.create_task(reader.readline())
+        while not answer.done():
+            writer.write(b" ")
+            await asyncio.wait((answer,), timeout=0.1)
+        writer.close()
+        return int(answer.result().split()[1])
 
     async def _silent(self, http: httpx.AsyncClient, number: int) -> int:
         _, writer = await asyncio.open_connection("127.0.0.1", self._port)

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,11 @@ def test_urls_in_answers_begin_with_the_public_url() -> None:
 def test_a_setting_of_access_that_cannot_be_stops_the_start(name: str, value: str) -> None:
     with pytest.raises(CannotStart, match=f"FLUX_GATEWAY_{name}="):
         Settings.from_environment({f"FLUX_GATEWAY_{name}": value})
+
+
+def test_the_documents_name_every_setting() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/rest.md").read_text()
+    assert [field.name for field in fields(Settings) if f"`FLUX_GATEWAY_{field.name.upper()}`" not in text] == []
 
 
 def test_the_log_has_routes_and_no_names_of_pictures_or_jobs(caplog: pytest.LogCaptureFixture) -> None:

@@ -303,6 +303,8 @@ async def listening(most: int, most_each: int) -> AsyncIterator[int]:
     """A real server, whose connections are bounded; gives its port."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
@@ -329,6 +331,23 @@ def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
             # A reset is as good.
             with suppress(ConnectionResetError):
                 await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+
+    asyncio.run(asked())
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, 400), (64, 200), (1000, 200)])
+def test_a_body_in_tiny_chunks_is_refused(size: int, status: int) -> None:
+    """Each chunk takes time on the event loop."""
+
+    async def asked() -> None:
+        async with listening(10, 10) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            chunk = f"{size:x}\r\n".encode() + b"a" * size + b"\r\n"
+            writer.write(chunk * (300_000 // len(chunk)) + b"0\r\n\r\n")
+            line = await asyncio.wait_for(reader.readline(), 20)
+            assert int(line.split()[1]) == status
             writer.close()
 
     asyncio.run(asked())
