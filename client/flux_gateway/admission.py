@@ -110,6 +110,7 @@ class Slot:
         self._running = running
         self._holders = 0
         self._bytes = 0
+        self._callbacks: list[Callable[[], None]] = []
 
     @contextmanager
     def held(self) -> Iterator[Slot]:
@@ -123,6 +124,12 @@ class Slot:
             if not self._holders:
                 self._admission.add(self.caller.name, -self._running, -self._bytes)
                 self._bytes = 0
+                while self._callbacks:
+                    self._callbacks.pop()()
+
+    def when_free(self, callback: Callable[[], None]) -> None:
+        """Call it when the slot is free."""
+        self._callbacks.append(callback)
 
     def reserve(self, count: float) -> None:
         """Reserve so many bytes until the slot is free. Raises Refusal: 429 or 503."""

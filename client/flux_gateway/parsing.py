@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any
 from urllib.parse import parse_qsl
 
 from python_multipart.multipart import parse_options_header
@@ -22,23 +20,9 @@ MAX_JSON_ELEMENTS = 20_000
 MAX_PARTS = 100
 #: Escapes such as %2B of a URL-encoded form: one takes 60 bytes while it is decoded.
 MAX_ESCAPES = 1_000_000
-#: Bytes from which a body is parsed in a thread.
-INLINE_BYTES = 64 * 2**10
 #: Bytes of memory that parsing takes for each byte of a body, beyond those that are reserved: text that has one
 #: character outside the Basic Multilingual Plane takes four for each character, twice.
 PARSING_COPIES = 8
-#: Bodies that are parsed at once in threads.
-PARSERS = 1
-
-_T = TypeVar("_T")
-_THREADS = ThreadPoolExecutor(PARSERS, "body-parser")
-
-
-async def parsed(size: int, parse: Callable[[], _T]) -> _T:
-    """What `parse` returns; for a large body it runs in the only parser thread, so that the event loop goes on."""
-    if size <= INLINE_BYTES:
-        return parse()
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, parse)
 
 
 def json_value(text: str | bytes | bytearray) -> Any:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ValidationError, WithJsonSchema
 from starlette.requests import ClientDisconnect, Request
 
+from flux_gateway.conversions import converted
 from flux_gateway.desk import Gone
-from flux_gateway.parsing import json_fields, multipart_items, parsed, urlencoded_items
+from flux_gateway.parsing import json_fields, multipart_items, urlencoded_items
 from flux_gateway.refusals import Refusal
 from flux_serving.contract import limits
 
@@ -33,13 +34,13 @@ async def read(request: Request, schema: type[_Schema]) -> _Schema:
         if kind == "multipart/form-data":
             items = await multipart_items(content_type, request.stream(), _FIELD_BYTES)
             size = sum(len(value) for _, value in items)
-            return await parsed(size, lambda: checked(schema, _form(items)))
+            return await converted(size, lambda: checked(schema, _form(items)))
         if kind == "application/json":
             body = await _whole(request)
-            return await parsed(len(body), lambda: checked(schema, json_fields(body)))
+            return await converted(len(body), lambda: checked(schema, json_fields(body)))
         if kind == "application/x-www-form-urlencoded":
             body = await _whole(request)
-            return await parsed(len(body), lambda: checked(schema, _form(urlencoded_items(body))))
+            return await converted(len(body), lambda: checked(schema, _form(urlencoded_items(body))))
     except ClientDisconnect:
         raise Gone() from None
     raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")

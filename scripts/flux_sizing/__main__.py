@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from flux_gateway.settings import Settings
 from flux_simulation.figures import CONTEXT_TOKENS
 from flux_simulation.machine import image_tokens
-from flux_gateway.settings import Settings
 from flux_sizing.ending import longest_image_seconds, pre_stop_seconds
 from flux_sizing.gateway import gateway_memory_gibibytes, gateway_tmp_bytes
 from flux_sizing.load import round_seconds, target_tokens

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from flux_gateway.connections import HEAD_BYTES
-from flux_gateway.parsing import PARSERS, PARSING_COPIES
+from flux_gateway.conversions import CONVERSIONS
+from flux_gateway.parsing import PARSING_COPIES
 from flux_gateway.settings import Settings
 from flux_serving.contract import limits
 
@@ -13,7 +14,7 @@ from flux_serving.contract import limits
 PROCESS_BYTES = 160 * 2**20
 #: What asyncio reads from a socket at once, and what uvicorn holds of a body that nobody reads yet.
 _READ_BYTES, _UNREAD_BYTES = 256 * 2**10, 64 * 2**10
-#: Bytes of memory that a byte of an answer's images takes while the answer is built, which happens to one at a time.
+#: Bytes of memory that a byte of an answer's images takes while the answer is built, beyond those that are reserved.
 _BUILDING_COPIES = 4
 #: Of what is freed the allocator keeps some.
 _FRAGMENTATION = 1.1
@@ -21,9 +22,9 @@ _FRAGMENTATION = 1.1
 
 def gateway_memory_bytes(settings: Settings) -> int:
     """Of the process, requests in flight, the bodies that are being parsed, kept images and connections."""
-    # Besides the parser's threads, the event loop parses one form.
-    parsing = (PARSERS + 1) * PARSING_COPIES * settings.body_bytes
-    building = _BUILDING_COPIES * limits.MAX_IMAGES * 3 * settings.pixels
+    # Beside the threads, the event loop parses one form.
+    parsing = (CONVERSIONS + 1) * PARSING_COPIES * settings.body_bytes
+    building = CONVERSIONS * _BUILDING_COPIES * limits.MAX_IMAGES * 3 * settings.pixels
     kept = 2 * settings.kept_bytes
     connections = settings.connections * (HEAD_BYTES + _READ_BYTES + _UNREAD_BYTES)
     return PROCESS_BYTES + math.ceil(

@@ -18,7 +18,8 @@ import pytest
 from PIL import ExifTags, Image
 
 from flux_gateway.bodies import COPIES
-from flux_gateway.parsing import PARSERS, PARSING_COPIES
+from flux_gateway.conversions import CONVERSIONS
+from flux_gateway.parsing import PARSING_COPIES
 from flux_gateway.settings import Settings
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
@@ -207,6 +208,6 @@ def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
         before = resident(gateway.pid)
         assert asyncio.run(ask(gateway.url)) == [True] * count
         grown = peak(gateway.pid) - before
-    reserved = COPIES * count * len(content) + PARSING_COPIES * (PARSERS + 1) * len(content)
+    reserved = COPIES * count * len(content) + PARSING_COPIES * (CONVERSIONS + 1) * len(content)
     print({"body MB": len(content) / 1e6, "grown MB": grown / 1e6, "reserved MB": reserved / 1e6})
     assert grown < reserved

@@ -7,8 +7,6 @@ import base64
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from flux_client import AsyncFluxClient, RetryPolicy
-from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
-from flux_client.request import Request
-from flux_client.transport import Answer
+from asking import Endless, running
+from flux_client import AsyncFluxClient
+from flux_client.fake import AsyncFakeTransport
 from flux_gateway.app import make_app
 from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
@@ -27,36 +24,6 @@ from flux_serving.errors import CannotStart
 
 TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
 Asked = tuple[str, str, dict[str, Any]]
-
-
-class Endless(AsyncFakeTransport):
-    """Takes each request, and never makes its images."""
-
-    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
-        class Answers(AsyncFakeAnswers):
-            begun = False
-
-            async def __anext__(self) -> Answer:
-                if self.begun:
-                    await asyncio.sleep(60)
-                self.begun = True
-                return await super().__anext__()
-
-        return Answers(self.fake.stream(request, timeout_s, request_id))
-
-
-@asynccontextmanager
-async def running(
-    settings: Settings, peer: str = "127.0.0.1", transport: AsyncFakeTransport | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    """peer: who connects."""
-    client = AsyncFluxClient(transport=transport or AsyncFakeTransport(), retry=RetryPolicy(attempts=1))
-    app = make_app(settings, client)
-    async with app.router.lifespan_context(app):
-        await asyncio.sleep(0.05)
-        asgi = httpx.ASGITransport(app, client=(peer, 1))
-        async with httpx.AsyncClient(transport=asgi, base_url="http://localhost") as http:
-            yield http
 
 
 def ask_all(settings: Settings, *requests: Asked, peer: str = "127.0.0.1") -> list[httpx.Response]:

@@ -18,13 +18,14 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from asking import gateway
+from asking import Endless, gateway, running
 from flux_client import AsyncFluxClient, RetryPolicy
 from flux_client.fake import AsyncFakeTransport
 from flux_gateway import bodies, parsing, sending
 from flux_gateway.admission import Admission, Memory
 from flux_gateway.app import make_app
 from flux_gateway.connections import bounded_protocol
+from flux_gateway.conversions import INLINE_BYTES
 from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
 from flux_gateway.keys import Caller, new_key
 from flux_gateway.refusals import Refusal
@@ -264,11 +265,11 @@ def test_a_large_body_is_parsed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def asked() -> None:
         async with gateway() as caller:
-            for count in (10, parsing.INLINE_BYTES):
+            for count in (10, INLINE_BYTES):
                 await caller.post("/generate", json={"prompt": "a", "zz": "a" * count})
 
     asyncio.run(asked())
-    assert [name.startswith("body-parser") for name in names] == [False, True]
+    assert [name.startswith("conversion") for name in names] == [False, True]
 
 
 def test_a_reader_that_stalls_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,5 +377,23 @@ def test_connections_beyond_the_bound_are_told_to_wait(most: int, most_each: int
                     return
                 assert time.monotonic() < until
                 await asyncio.sleep(0.05)
+
+    asyncio.run(asked())
+
+
+def test_a_job_has_a_bounded_number_of_watchers() -> None:
+    async def asked() -> None:
+        async with running(Settings(), transport=Endless()) as http:
+            job = (await http.post("/v1/jobs", json={"prompt": "a"})).json()["id"]
+
+            async def watch(path: str) -> int:
+                # In process an answer is given whole: one that goes on is one that is being watched.
+                with suppress(asyncio.TimeoutError):
+                    return (await asyncio.wait_for(http.get(path), 0.5)).status_code
+                return 0
+
+            statuses = await asyncio.gather(*(watch(f"/v1/jobs/{job}/events") for _ in range(10)))
+            assert sorted(statuses) == [0] * 8 + [429] * 2
+            assert await watch(f"/v1/jobs/{job}/events") == 0
 
     asyncio.run(asked())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from flux_client import Variation
+from flux_gateway.conversions import converted
 from flux_gateway.desk import Desk, while_there
 from flux_gateway.kept import Kept
 from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
@@ -40,13 +41,20 @@ def openai_images(desk: Desk, kept: Kept) -> APIRouter:
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
             variations = await desk.made(request, slot, wanted, request.state.id)
-            answer = ImagesAnswer(
-                created=int(time.time()),
-                data=[_datum(request, asked, variation, kept) for variation in variations],
-                size=size_of(variations[0]),
-                output_format=asked.output_format,
-            )
-            return JSONResponse(answer.model_dump(exclude_none=True))
+
+            def body() -> str:
+                answer = ImagesAnswer(
+                    created=int(time.time()),
+                    data=[_datum(request, asked, variation, kept) for variation in variations],
+                    size=size_of(variations[0]),
+                    output_format=asked.output_format,
+                )
+                return answer.model_dump_json(exclude_none=True)
+
+            # URLs are short.
+            is_text = asked.response_format == "b64_json"
+            size = sum(len(variation.data) for variation in variations) if is_text else 0
+            return Response(await converted(size, body), media_type="application/json")
 
         kind = "application/json" if schema is GenerationsRequest else "multipart/form-data"
         router.post(
