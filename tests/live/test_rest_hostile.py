@@ -211,3 +211,16 @@ def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
     reserved = COPIES * count * len(content) + PARSING_COPIES * (CONVERSIONS + 1) * len(content)
     print({"body MB": len(content) / 1e6, "grown MB": grown / 1e6, "reserved MB": reserved / 1e6})
     assert grown < reserved
+
+
+def test_a_stranger_who_forwards_is_not_believed(gateway: Gateway) -> None:
+    """uvicorn itself would believe this machine."""
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example", "X-Forwarded-For": "192.0.2.7"}
+    body = {"prompt": "red apple", "size": "64x64", "num_inference_steps": 4, "response_format": "url"}
+    answer = httpx.post(f"{gateway.url}/v1/images/generations", json=body, headers=forwarded, timeout=60).json()
+    assert answer["data"][0]["url"].startswith(f"{gateway.url}/v1/images/files/")
+    job = httpx.post(f"{gateway.url}/v1/jobs", json={"prompt": "a", "num_inference_steps": 1}, headers=forwarded)
+    # The job is its caller's: the address that connected, whatever it forwards.
+    url = f"{gateway.url}{job.headers['location']}"
+    assert httpx.get(url).status_code == 200
+    assert httpx.delete(url, headers={"X-Forwarded-For": "192.0.2.8"}).status_code == 200
