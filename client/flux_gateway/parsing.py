@@ -16,10 +16,13 @@ from flux_gateway.refusals import Refusal
 #: Values, keys and brackets of a JSON body. Commas and brackets in its texts count, too: a prompt has at most 4096
 #: characters.
 MAX_JSON_ELEMENTS = 20_000
+MAX_JSON_DEPTH = 64
 #: Fields and files of one form.
 MAX_PARTS = 100
-#: Escapes such as %2B of a URL-encoded form: one takes 60 bytes while it is decoded.
-MAX_ESCAPES = 1_000_000
+#: Escapes such as %2B of a URL-encoded form, and bytes of memory that each takes while it is decoded. An image has one
+#: for every 32 characters of its base64.
+MAX_ESCAPES, ESCAPE_BYTES = 500_000, 256
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 #: Bytes of memory that parsing takes for each byte of a body, beyond those that are reserved: text that has one
 #: character outside the Basic Multilingual Plane takes four for each character, twice.
 PARSING_COPIES = 8
@@ -27,16 +30,25 @@ PARSING_COPIES = 8
 
 def json_value(text: str | bytes | bytearray) -> Any:
     """The value of a JSON text. Raises ValueError: it is no JSON, or has too many elements or levels."""
-    if isinstance(text, str):
-        elements = text.count(",") + text.count("[") + text.count("{")
-    else:
-        elements = text.count(b",") + text.count(b"[") + text.count(b"{")
-    if elements > MAX_JSON_ELEMENTS:
-        raise ValueError(f"expected at most {MAX_JSON_ELEMENTS} elements")
+    _check_complexity(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _check_complexity(text: bytes | bytearray) -> None:
+    """Before anything is built. Marks within its strings count, too."""
+    opened, closed = (sum(text.count(mark) for mark in marks) for marks in ((b"[", b"{"), (b"]", b"}")))
+    if max(opened + text.count(b","), closed) > MAX_JSON_ELEMENTS:
+        raise ValueError(f"expected at most {MAX_JSON_ELEMENTS} elements")
+    if opened <= MAX_JSON_DEPTH:
+        return
+    depth = 0
+    for mark in text.translate(None, _NO_BRACKETS):
+        depth += 1 if mark in b"[{" else -1
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"nested too deeply, expected at most {MAX_JSON_DEPTH} levels")
 
 
 def json_fields(body: bytes | bytearray) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 
 from flux_gateway.connections import HEAD_BYTES
 from flux_gateway.conversions import CONVERSIONS
-from flux_gateway.parsing import PARSING_COPIES
+from flux_gateway.parsing import ESCAPE_BYTES, MAX_ESCAPES, PARSING_COPIES
 from flux_gateway.settings import Settings
 from flux_serving.contract import limits
 
@@ -23,7 +23,7 @@ _FRAGMENTATION = 1.1
 def gateway_memory_bytes(settings: Settings) -> int:
     """Of the process, requests in flight, the bodies that are being parsed, kept images and connections."""
     # Beside the threads, the event loop parses one form.
-    parsing = (CONVERSIONS + 1) * PARSING_COPIES * settings.body_bytes
+    parsing = (CONVERSIONS + 1) * max(PARSING_COPIES * settings.body_bytes, MAX_ESCAPES * ESCAPE_BYTES)
     building = CONVERSIONS * _BUILDING_COPIES * limits.MAX_IMAGES * 3 * settings.pixels
     kept = 2 * settings.kept_bytes
     connections = settings.connections * (HEAD_BYTES + _READ_BYTES + _UNREAD_BYTES)
