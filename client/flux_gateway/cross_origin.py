@@ -42,8 +42,7 @@ class CrossOriginProtection:
     """Middleware that protects from pages of other origins.
 
     421: the Host header is none of the allowed names. 403: a page of another origin sent a request that may change
-    state.
-    Requests without Origin and without Sec-Fetch-Site come from no browser, and pass. Source: Go's
+    state. Requests without Origin and without Sec-Fetch-Site come from no browser, and pass. Source: Go's
     http.CrossOriginProtection.
     """
 
@@ -68,11 +67,11 @@ class CrossOriginProtection:
         if self._hosts is not None and not self._hosts.allows(host):
             return Refusal(421, f"Host: {host[:100]!r} is unknown here; FLUX_GATEWAY_HOSTS allows names")
         origin = headers.get("origin")
-        if scope["method"] in SAFE_METHODS or self._is_allowed(scope, host, origin, headers.get("sec-fetch-site")):
+        if scope["method"] in SAFE_METHODS or self._is_allowed(host, origin, headers.get("sec-fetch-site")):
             return None
         return Refusal(403, f"Origin: {(origin or '')[:100]!r} may not ask; FLUX_GATEWAY_ORIGINS allows origins")
 
-    def _is_allowed(self, scope: Scope, host: str, origin: str | None, fetch_site: str | None) -> bool:
+    def _is_allowed(self, host: str, origin: str | None, fetch_site: str | None) -> bool:
         if fetch_site in ("same-origin", "none") or (origin is None and fetch_site is None):
             return True
         if self._allows_any or (origin or "").lower() in self._origins:
@@ -81,7 +80,7 @@ class CrossOriginProtection:
             return False
         try:
             asking = parsed_origin(origin)
-            # Whoever ends TLS in front may not tell the scheme, so the host and the port are compared.
+            # A proxy that terminates TLS may not forward the scheme, so the host and the port are compared.
             return asking == self._public or asking[1:] == origin_of(asking[0], host)[1:]
         except ValueError:
             return False

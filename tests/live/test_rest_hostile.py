@@ -132,6 +132,12 @@ async def honest(url: str, ended: asyncio.Event) -> list[str]:
     return outcomes
 
 
+def percentile(pulse: Pulse) -> float:
+    """Seconds within which 99 of 100 were answered."""
+    seconds = sorted(seconds for _, seconds in pulse.answers)
+    return seconds[len(seconds) * 99 // 100]
+
+
 def peak(pid: int) -> int:
     """Bytes: the most that was resident."""
     (found,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
@@ -154,18 +160,22 @@ def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
             ended.set()
             return await asking
 
+        idle = Pulse(gateway.url)
+        idle.start()
+        time.sleep(2)
+        idle.end()
         pulse.start()
         outcomes = asyncio.run(run())
         pulse.end()
         wait_until_idle(gateway)
         after, most = resident(gateway.pid), peak(gateway.pid)
         in_flight = re.findall(r"^flux_gateway_in_flight_bytes (\S+)", httpx.get(f"{gateway.url}/metrics").text, re.M)
-    seconds = sorted(seconds for _, seconds in pulse.answers)
+    idle_p99, p99 = (percentile(each) for each in (idle, pulse))
     told = {
         "attack": dict(attack.told),
         "honest": dict(Counter(outcomes)),
-        "health": len(seconds),
-        "health p99 ms": round(1000 * seconds[len(seconds) * 99 // 100]),
+        "health": len(pulse.answers),
+        "health p99 ms, idle and attacked": (round(1000 * idle_p99), round(1000 * p99)),
         "RSS before, peak, after, bound MB": [
             round(size / 1e6) for size in (before, most, after, gateway_memory_bytes(settings))
         ],
@@ -176,7 +186,8 @@ def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
     assert attack.told[429] > 0, told
     assert {*outcomes} == {"right"}, told
     assert {status for status, _ in pulse.answers} == {200}
-    assert seconds[len(seconds) * 99 // 100] < 1, told
+    # A machine that is busy with other things is slow without an attack, too.
+    assert p99 < max(1.0, 10 * idle_p99), told
     assert before < most < gateway_memory_bytes(settings), told
     assert in_flight == ["0.0"]
 
