@@ -26,7 +26,7 @@ async def gateway(
     client = AsyncFluxClient(transport=fake_transport, retry=RetryPolicy(attempts=1))
     async with started_app(settings or Settings(), client, content_filter) as app:
         fake_transport.fake.sent.clear()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as caller:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as caller:
             yield caller
 
 

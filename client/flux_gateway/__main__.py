@@ -11,7 +11,9 @@ import sys
 import uvicorn
 
 from flux_gateway.app import make_app
+from flux_gateway.connections import HEAD_BYTES, allow_files, bounded_protocol
 from flux_gateway.keys import new_key
+from flux_gateway.proxies import Networks
 from flux_gateway.settings import PREFIX, Settings
 from flux_serving.errors import CannotStart
 
@@ -36,10 +38,20 @@ def main() -> int:
         print(f"flux-gateway: {error}", file=sys.stderr)
         return 1
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    allow_files(settings.connections)
+    proxies = Networks(settings.trusted_proxies)
     uvicorn.run(
         app,
         host=settings.host,
         port=settings.port,
+        http=bounded_protocol(
+            settings.connections, settings.connections_per_caller, lambda address: address in proxies
+        ),
+        ws="none",
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        # TrustedProxies does it, for the configured ones.
+        proxy_headers=False,
+        server_header=False,
         timeout_graceful_shutdown=settings.exit_timeout_s,
         access_log=False,
         log_level="warning",

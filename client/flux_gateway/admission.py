@@ -1,4 +1,4 @@
-"""How much is let in: generations at once, of all and of each caller, and how often one may begin."""
+"""Admission: how many requests, and how much of their memory, may be in flight, of all and of each caller."""
 
 from __future__ import annotations
 
@@ -6,23 +6,40 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 from flux_gateway.keys import Caller
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 
-#: Callers whose pace is remembered; beyond it those that may begin at full pace again are forgotten.
-_MOST_REMEMBERED = 10_000
+#: Callers whose rate is remembered; beyond it those are forgotten that may begin at their full rate again.
+_MAX_REMEMBERED = 10_000
+
+
+class Memory(NamedTuple):
+    """Bytes that the requests in flight may hold: of all, and of one caller."""
+
+    all: float = math.inf
+    each: float = math.inf
 
 
 class Admission:
-    """For one event loop."""
+    """Takes a request in before its body is read. For one event loop."""
 
-    def __init__(self, at_once: int, at_once_each: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        at_once: int,
+        at_once_each: int,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Memory = Memory(),  # noqa: B008 (immutable)
+    ) -> None:
+        """at_once, at_once_each: requests in flight, of all and of one caller."""
         self.at_once = at_once
         self._at_once_each = at_once_each
         self._clock = clock
+        self._memory = memory
         self._running: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
         #: When each caller will have paid for what it began, in the clock's seconds.
         self._paid: dict[str, float] = {}
 
@@ -30,23 +47,43 @@ class Admission:
     def running(self) -> int:
         return self._running.total()
 
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._bytes.total()
+
     @contextmanager
-    def admitted(self, caller: Caller) -> Iterator[None]:
-        """Raises Refusal: 429, the caller's own limits; 503, those of all."""
+    def admitted(self, caller: Caller) -> Iterator[Slot]:
+        """Hold a slot for the block. Raises Refusal: 429, the caller's own limits; 503, those of all."""
         if self._running[caller.name] >= self._at_once_each:
-            raise Refusal(429, f"{self._at_once_each} requests at once are a caller's most", None, RETRY_AFTER_S)
+            raise Refusal(429, f"concurrency limit exceeded ({self._at_once_each} per caller)", None, RETRY_AFTER_S)
         if self.running >= self.at_once:
             raise Refusal(503, f"full: {self.at_once} requests are in work", None, RETRY_AFTER_S)
-        self._pace(caller)
-        self._running[caller.name] += 1
-        try:
-            yield
-        finally:
-            self._running[caller.name] -= 1
-            if not self._running[caller.name]:
-                del self._running[caller.name]
+        self._limit_rate(caller)
+        with Slot(self, caller, 1).held() as slot:
+            yield slot
 
-    def _pace(self, caller: Caller) -> None:
+    def accounted(self, caller: Caller) -> AbstractContextManager[Slot]:
+        """A slot of a request that generates nothing: it may reserve memory, and does not count as running."""
+        return Slot(self, caller, 0).held()
+
+    def add(self, name: str, requests: int, count: int) -> None:
+        """Count requests and bytes of a caller in, or out where they are below zero."""
+        for counter, change in ((self._running, requests), (self._bytes, count)):
+            counter[name] += change
+            if not counter[name]:
+                del counter[name]
+
+    def reserve(self, name: str, count: int) -> None:
+        """Raises Refusal: 429, the caller's share of the memory is in use; 503, all of it is."""
+        if self._bytes[name] + count > self._memory.each:
+            raise Refusal(
+                429, f"{_mebibytes(self._memory.each)} of requests in flight are a caller's limit", None, RETRY_AFTER_S
+            )
+        if self._bytes.total() + count > self._memory.all:
+            raise Refusal(503, f"full: {_mebibytes(self._memory.all)} of requests are in flight", None, RETRY_AFTER_S)
+        self.add(name, 0, count)
+
+    def _limit_rate(self, caller: Caller) -> None:
         """So many a minute on average, of which as many may come in a row. Source: the generic cell rate algorithm."""
         if not caller.per_minute:
             return
@@ -56,5 +93,49 @@ class Admission:
         if wait_s > 0:
             raise Refusal(429, f"{caller.per_minute:g} requests a minute are this key's most", None, math.ceil(wait_s))
         self._paid[caller.name] = paid + each_s
-        if len(self._paid) > _MOST_REMEMBERED:
+        if len(self._paid) > _MAX_REMEMBERED:
             self._paid = {name: until for name, until in self._paid.items() if until > now}
+
+
+class Slot:
+    """A request that is in flight: whose it is, and the bytes of memory that are reserved for it.
+
+    It is free again when its last holder has left: the request, or the generation, which outlives the request of a job.
+    """
+
+    def __init__(self, admission: Admission, caller: Caller, running: int) -> None:
+        """running: requests that it counts as."""
+        self.caller = caller
+        self._admission = admission
+        self._running = running
+        self._holders = 0
+        self._bytes = 0
+        self._callbacks: list[Callable[[], None]] = []
+
+    @contextmanager
+    def held(self) -> Iterator[Slot]:
+        if not self._holders:
+            self._admission.add(self.caller.name, self._running, 0)
+        self._holders += 1
+        try:
+            yield self
+        finally:
+            self._holders -= 1
+            if not self._holders:
+                self._admission.add(self.caller.name, -self._running, -self._bytes)
+                self._bytes = 0
+                while self._callbacks:
+                    self._callbacks.pop()()
+
+    def when_free(self, callback: Callable[[], None]) -> None:
+        """Call it when the slot is free."""
+        self._callbacks.append(callback)
+
+    def reserve(self, count: float) -> None:
+        """Reserve so many bytes until the slot is free. Raises Refusal: 429 or 503."""
+        self._admission.reserve(self.caller.name, math.ceil(count))
+        self._bytes += math.ceil(count)
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.0f} MiB"

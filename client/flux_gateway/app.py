@@ -7,36 +7,45 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
+from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from flux_client import FAIL_OVER, AsyncFluxClient
+from flux_gateway.access_control import AccessControl, BodyLimits
 from flux_gateway.access_log import AccessLog
-from flux_gateway.admission import Admission
-from flux_gateway.bodies import BodyLimit
+from flux_gateway.admission import Admission, Memory
+from flux_gateway.answers import answer_of
+from flux_gateway.api_docs import api_docs
 from flux_gateway.content_filter import ContentFilter, content_filter
+from flux_gateway.cross_origin import AllowedHosts, CrossOriginProtection
 from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
-from flux_gateway.genserve.routes import failed, genserve
+from flux_gateway.genserve.routes import genserve
 from flux_gateway.head_requests import HeadRequests
+from flux_gateway.hosts import host_name
 from flux_gateway.jobs.job import Job
 from flux_gateway.jobs.routes import jobs
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import Keys
 from flux_gateway.metrics import Metrics
-from flux_gateway.openai_images.bodies import error_body
 from flux_gateway.openai_images.models import openai_models
 from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
+from flux_gateway.proxies import Networks, PublicUrl, TrustedProxies
 from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
 from flux_gateway.results import ResultStore
-from flux_gateway.settings import Settings
+from flux_gateway.sending import Sending
+from flux_gateway.settings import Settings, listed
 from flux_gateway.tracing import TracedRequests, Tracing
 from flux_gateway.watch import Watch
+
+#: For the description alone: AccessControl looks at keys.
+_BEARER = HTTPBearer(auto_error=False, description="An API key.")
 
 
 def make_app(
@@ -52,14 +61,16 @@ def make_app(
     )
     watch = Watch(client)
     keys = Keys.from_file(settings.keys_file)
-    admission = Admission(settings.concurrency, settings.concurrency_per_caller)
+    memory = Memory(settings.in_flight_bytes, settings.in_flight_bytes_per_caller)
+    admission = Admission(settings.concurrency, settings.concurrency_per_caller, memory=memory)
     metrics = Metrics()
     tracing = Tracing(settings.traces_url)
     filtering = filtering or content_filter(settings.content_filter)
-    desk = Desk(Generator(client, settings.timeout_s), watch, keys, admission, metrics, filtering, settings.pixels)
+    desk = Desk(Generator(client, settings.timeout_s), watch, admission, metrics, filtering, settings.pixels)
     results = ResultStore(settings.result_limits)
     runner = JobRunner(results)
     metrics.shows("in_work", "Generations in work.", lambda: admission.running)
+    metrics.shows("in_flight_bytes", "Memory reserved for requests in flight.", lambda: admission.bytes_in_flight)
     metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: results.count(Job))
     metrics.shows("result_bytes", "Bytes kept or reserved for results: jobs and URL images.", lambda: results.size)
     metrics.shows("ready", "1 where something can be served now.", lambda: watch.reason is None)
@@ -78,18 +89,45 @@ def make_app(
         version=version("flux-triton"),
         description="FLUX.1 Redux, image-to-image, text-to-image and edge control.",
         lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=[Depends(_BEARER)] if settings.keys_file else [],
     )
-    app.include_router(genserve(desk, settings.loras))
-    app.include_router(openai_images(desk, results))
-    app.include_router(openai_models(desk))
-    app.include_router(jobs(desk, runner, results))
     page = Page()
-    app.include_router(page_files(page))
+    routers = [
+        genserve(desk, settings.loras),
+        openai_images(desk, results),
+        openai_models(desk),
+        jobs(desk, runner, results),
+        page_files(page),
+        api_docs(app.title, str(app.openapi_url)),
+    ]
+    for router in routers:
+        app.include_router(router)
     _tell_about(app, desk, metrics, page)
     _refuse(app)
+    _guard(app, settings, keys, admission, tracing)
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    paths = [path for route in routes if (path := getattr(route, "path", None))]
+    app.add_middleware(AccessLog, paths=paths, answered=metrics.answered)
+    return app
+
+
+def _guard(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, tracing: Tracing) -> None:
+    """Middleware, the innermost first."""
     app.add_middleware(HeadRequests)
-    app.add_middleware(BodyLimit, most=settings.body_bytes)
-    origins = [origin.strip() for origin in settings.origins.split(",")]
+    app.add_middleware(
+        AccessControl,
+        keys=keys,
+        admission=admission,
+        body_limits=BodyLimits(settings.body_bytes, settings.body_timeout_s),
+        metrics_open=settings.metrics_open,
+    )
+    app.add_middleware(PublicUrl, url=settings.public_url)
+    origins = [origin.rstrip("/") for origin in listed(settings.origins)]
+    app.add_middleware(
+        CrossOriginProtection, hosts=_allowed_hosts(settings), origins=origins, public_url=settings.public_url
+    )
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,
@@ -97,9 +135,19 @@ def make_app(
         allow_headers=["*"],
         expose_headers=["X-Request-Id", "Retry-After"],
     )
+    app.add_middleware(TrustedProxies, trusted=Networks(settings.trusted_proxies))
     app.add_middleware(TracedRequests, tracing=tracing)
-    app.add_middleware(AccessLog, answered=metrics.answered)
-    return app
+    app.add_middleware(Sending)
+
+
+def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
+    """None: any, because a key is needed, which a rebinding page has not."""
+    names = listed(settings.hosts)
+    if settings.keys_file and not names:
+        return None
+    if settings.public_url:
+        names.append(host_name(urlsplit(settings.public_url).netloc))
+    return AllowedHosts(settings.host, names)
 
 
 def _tell_about(app: FastAPI, desk: Desk, metrics: Metrics, page: Page) -> None:
@@ -137,12 +185,13 @@ def _refuse(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse(_body(request, refusal), refusal.status, refusal.headers)
+        return answer_of(refusal, request.scope)
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(request: Request, error: HTTPException) -> JSONResponse:
-        refusal = Refusal(error.status_code, str(error.detail))
-        return JSONResponse(_body(request, refusal), error.status_code, dict(error.headers or {}))
+        response = answer_of(Refusal(error.status_code, str(error.detail)), request.scope)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(Gone)
     async def gone(request: Request, error: Gone) -> Response:
@@ -151,9 +200,4 @@ def _refuse(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         refusal = Refusal(500, f"unexpected {type(error).__name__}; the gateway's log has the details")
-        return JSONResponse(_body(request, refusal), 500)
-
-
-def _body(request: Request, refusal: Refusal) -> dict[str, Any]:
-    is_openai = request.url.path.startswith("/v1/")
-    return error_body(refusal) if is_openai else failed(refusal, request.state.id)
+        return answer_of(refusal, request.scope)

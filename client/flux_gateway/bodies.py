@@ -1,31 +1,71 @@
-"""No body larger than allowed is read."""
+"""Request bodies: their size, the memory that they take and the time that they may take to arrive."""
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive
+
+from flux_gateway.admission import Slot
+from flux_gateway.refusals import Refusal
+
+#: Bytes of memory that one byte of a body takes until its request has ended: the body as it came, the image that was
+#: decoded from it, and the message to Triton, which gRPC holds twice. Measured: tests/live/test_rest_hostile.py.
+COPIES = 4
+#: Seconds that a sender may pause.
+STALL_S = 10.0
 
 
-class BodyLimit:
-    """Raises HTTPException, 413, where a body is read that is larger than it may be, or says so."""
+class LimitedBody:
+    """An ASGI `receive` that raises Refusal while a body is read.
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app = app
+    413: it is larger than `most` bytes; 408: it takes longer than `timeout_s`, or pauses for longer than STALL_S; 429
+    or 503: there is no memory for it.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        headers: Headers,
+        slot: Slot,
+        most: int,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._receive = receive
+        self._slot = slot
         self._most = most
+        self._timeout_s = timeout_s
+        self._clock = clock
+        announced = headers.get("content-length", "")
+        self._announced = int(announced) if announced.isascii() and announced.isdigit() else 0
+        self._until: float | None = None
+        self._read = self._reserved = 0
+        self._complete = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        read = 0
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        if self._until is None:
+            self._until = self._clock() + self._timeout_s
+            self._account(self._announced)
+        try:
+            message = await asyncio.wait_for(self._receive(), min(STALL_S, self._until - self._clock()))
+        except asyncio.TimeoutError:
+            raise Refusal(
+                408, f"the body did not arrive within {self._timeout_s:g} s, or paused for {STALL_S:g} s"
+            ) from None
+        self._read += len(message.get("body", b""))
+        self._account(self._read)
+        self._complete = not message.get("more_body", False)
+        return message
 
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._most or (announced.isdigit() and int(announced) > self._most):
-                raise HTTPException(413, f"the body is too large, expected at most {self._most} bytes")
-            return message
-
-        await self._app(scope, counted, send)
+    def _account(self, size: int) -> None:
+        if size > self._most:
+            raise Refusal(413, f"the body is too large, expected at most {self._most} bytes")
+        if size > self._reserved:
+            self._slot.reserve(COPIES * (size - self._reserved))
+            self._reserved = size

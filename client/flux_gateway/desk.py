@@ -10,14 +10,17 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from flux_client import Event, FluxError, Variation
-from flux_gateway.admission import Admission
+from flux_gateway.admission import Admission, Slot
 from flux_gateway.content_filter import ContentFilter
 from flux_gateway.generation import Generator, Wanted
-from flux_gateway.keys import Caller, Keys
+from flux_gateway.keys import Caller
 from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.watch import Watch
 from flux_serving.contract import limits
+
+#: Bytes of memory that a pixel of an answer takes until it is sent: the image, and its text in the answer.
+ANSWER_BYTES_PER_PIXEL = 7
 
 _T = TypeVar("_T")
 
@@ -29,7 +32,6 @@ class Desk:
         self,
         generator: Generator,
         watch: Watch,
-        keys: Keys,
         admission: Admission,
         metrics: Metrics,
         content_filter: ContentFilter | None,
@@ -37,7 +39,6 @@ class Desk:
     ) -> None:
         self.watch = watch
         self._generator = generator
-        self._keys = keys
         self._admission = admission
         self._metrics = metrics
         self._content_filter = content_filter
@@ -52,26 +53,30 @@ class Desk:
         return self._admission.at_once
 
     def caller(self, request: Request) -> Caller:
-        """Who asks; the log tells it, too. Raises Refusal: 401."""
-        address = "anonymous" if request.client is None else request.client.host
-        caller = self._keys.caller(request.headers, address)
-        request.state.caller = caller.name
+        """The caller that AccessControl has found."""
+        caller: Caller = request.state.caller_key
         return caller
 
-    async def made(self, request: Request, caller: Caller, wanted: Wanted, request_id: str) -> list[Variation]:
+    def slot(self, request: Request) -> Slot:
+        """The slot of a POST, to be asked for before its body is read. Raises Refusal: 503, nothing is served now."""
+        self.watch.check_any()
+        slot: Slot = request.state.slot
+        return slot
+
+    async def made(self, request: Request, slot: Slot, wanted: Wanted, request_id: str) -> list[Variation]:
         """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
 
         async def collected() -> list[Variation]:
-            async with aclosing(self.events(caller, wanted, request_id, with_previews=False)) as events:
+            async with aclosing(self.events(slot, wanted, request_id, with_previews=False)) as events:
                 return [event async for event in events if isinstance(event, Variation)]
 
         return await while_there(request, collected())
 
     async def events(
-        self, caller: Caller, wanted: Wanted, request_id: str, with_previews: bool
+        self, slot: Slot, wanted: Wanted, request_id: str, with_previews: bool
     ) -> AsyncGenerator[Event, None]:
         """As they come, a preview after each step if wanted. Closing it ends the work. Raises Refusal."""
-        with self._let_in(caller, wanted) as allowed:
+        with self._let_in(slot, wanted) as allowed:
             async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
                 async for event in events:
                     if self._content_filter is not None:
@@ -96,12 +101,13 @@ class Desk:
         return width, height
 
     @contextmanager
-    def _let_in(self, caller: Caller, wanted: Wanted) -> Iterator[Wanted]:
+    def _let_in(self, slot: Slot, wanted: Wanted) -> Iterator[Wanted]:
         """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
         self.watch.check(wanted.mode)
-        self.checked_size(wanted)
-        priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), caller.priority)
-        with self._admission.admitted(caller):
+        width, height = self.checked_size(wanted)
+        priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), slot.caller.priority)
+        with slot.held():
+            slot.reserve(ANSWER_BYTES_PER_PIXEL * width * height * (wanted.knobs.get("num_images") or 1))
             outcome = "cancelled"
             try:
                 yield wanted.with_knob("priority", priority)

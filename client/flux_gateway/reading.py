@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from flux_gateway.conversions import converted
+from flux_gateway.desk import Gone
 from flux_gateway.form_fields import form_fields
+from flux_gateway.parsing import json_fields, multipart_items, urlencoded_items
 from flux_gateway.refusals import Refusal
 
-#: Fields and files of one form, and bytes of a field that is no file: one may be a picture in base64.
-_MOST_PARTS, _FIELD_BYTES = 100, 48 * 2**20
+#: Bytes of a form's field that is no file: one may be a picture in base64.
+_FIELD_BYTES = 48 * 2**20
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 async def read(request: Request, schema: type[_Schema]) -> _Schema:
-    """Raises Refusal: 400, it cannot be parsed; 415, another type; 422, a field is wrong."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        fields = await _json(request)
-    elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        fields = await _form(request)
-    else:
-        raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")
-    return checked(schema, fields)
+    """The request's fields, checked. A large body is parsed in a thread.
+
+    Raises Refusal: 400, it cannot be parsed; 415, another type; 422, a field is wrong; and those of `LimitedBody`.
+    Raises Gone: the client disconnected.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            items = await multipart_items(content_type, request.stream(), _FIELD_BYTES)
+            size = sum(len(value) for _, value in items)
+            return await converted(size, lambda: checked(schema, dict(form_fields(items))))
+        if kind == "application/json":
+            body = await _whole(request)
+            return await converted(len(body), lambda: checked(schema, json_fields(body)))
+        if kind == "application/x-www-form-urlencoded":
+            body = await _whole(request)
+            return await converted(len(body), lambda: checked(schema, dict(form_fields(urlencoded_items(body)))))
+    except ClientDisconnect:
+        raise Gone() from None
+    raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")
+
+
+async def _whole(request: Request) -> bytearray:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+    return body
 
 
 def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
@@ -38,26 +58,6 @@ def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
         name = ".".join(str(part) for part in first["loc"]) or None
         words = str(first["msg"]).removeprefix("Value error, ")
         raise Refusal(422, f"{name}: {words}" if name else words, name) from None
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is no JSON: {error}"[:300]) from None
-    if not isinstance(fields, dict):
-        raise Refusal(422, "the body is no JSON object")
-    return fields
-
-
-async def _form(request: Request) -> dict[str, Any]:
-    """Files as their bytes."""
-    parts: list[tuple[str, str | bytes]] = []
-    async with request.form(max_files=_MOST_PARTS, max_fields=_MOST_PARTS, max_part_size=_FIELD_BYTES) as form:
-        for name, value in form.multi_items():
-            parts.append((name, await value.read() if isinstance(value, UploadFile) else value))
-    return dict(form_fields(parts))
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:

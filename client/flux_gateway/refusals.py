@@ -19,6 +19,9 @@ RETRY_AFTER_S = 2
 #: Of an answer that nobody reads, because the client hung up. Source: nginx.
 NOBODY_THERE = 499
 
+#: Characters of a message: it may quote what the caller sent.
+MAX_WORDS = 1000
+
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
@@ -36,16 +39,22 @@ class Refusal(Exception):
         retry_after_s: int | None = None,
         code: str | None = None,
     ) -> None:
+        words = words[:MAX_WORDS]
         super().__init__(words)
         self.status = status
         self.words = words
         self.field = field
         self.retry_after_s = retry_after_s
         self.code = code or _CODES.get(status)
+        #: Of a 401: the authentication that is asked for.
+        self.challenge: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.challenge is not None:
+            headers["WWW-Authenticate"] = self.challenge
+        return headers
 
 
 _STATUSES: dict[type[FluxError], int] = {
@@ -69,9 +78,12 @@ def refusal_of(error: FluxError) -> Refusal:
 _MEANINGS = {
     400: "It asks for what is not served, or Triton refuses it.",
     401: "The API key is missing or unknown.",
+    403: "A page of another origin asked; FLUX_GATEWAY_ORIGINS allows origins.",
     404: "There is none, or it is another caller's.",
+    408: "The body took too long to arrive.",
     413: "The body is too large.",
     415: "The body is of another type.",
+    421: "The Host header names another host; FLUX_GATEWAY_HOSTS allows names.",
     422: "A field is wrong.",
     429: "The caller's own limits are reached.",
     500: "It broke; the gateway's log has the details.",

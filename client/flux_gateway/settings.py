@@ -7,13 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from flux_gateway.bodies import COPIES
+from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
+from flux_gateway.hosts import parsed_origin
+from flux_gateway.proxies import Networks
 from flux_gateway.results import ResultLimits
+from flux_serving.contract import limits
 from flux_serving.errors import CannotStart
 from flux_serving.settings import LORA_VARIABLE
 
 PREFIX = "FLUX_GATEWAY_"
 #: OpenTelemetry's own.
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,18 @@ class Settings:
     timeout_s: float = 600.0
     #: Seconds that running requests have when the gateway is asked to end.
     exit_timeout_s: int = 30
-    #: Generations at Triton at once, and those of one caller; more are refused with 503 and 429.
+    #: Generating requests at once, and those of one caller; more are refused with 503 and 429.
     concurrency: int = 64
     concurrency_per_caller: int = 32
-    #: Bytes of a request's body.
+    #: Bytes of a request's body, and seconds within which it must arrive.
     body_bytes: int = 64 * 2**20
+    body_timeout_s: float = 60.0
+    #: Bytes of memory for bodies and answers of the requests in flight, and for those of one caller.
+    in_flight_bytes: int = 2 * 2**30
+    in_flight_bytes_per_caller: int = 2**30
+    #: Open connections, and those of one address.
+    connections: int = 1024
+    connections_per_caller: int = 256
     #: Pixels of one picture asked for.
     pixels: int = 2048 * 2048
     #: Folder of LoRA adapters, to list them; without it, FLUX_LORA_PATH.
@@ -44,8 +57,17 @@ class Settings:
     traces_url: str = ""
     #: JSON file of API keys, as `flux-gateway key` prints them; none: everyone may come.
     keys_file: Path | None = None
-    #: Origins that browsers may ask from, with commas between; `*` is all.
-    origins: str = "*"
+    #: Whether `/metrics` is answered without a key.
+    metrics_open: bool = False
+    #: Origins, beside the gateway's own, whose pages may ask, such as https://app.example, with commas between; `*` is
+    #: all, `null` that of a local file.
+    origins: str = ""
+    #: Names, beside addresses and localhost, that the Host header may have, with commas between; `*` is all.
+    hosts: str = ""
+    #: Addresses and networks of reverse proxies whose X-Forwarded-For, -Proto and -Host count, with commas between.
+    trusted_proxies: str = ""
+    #: What URLs in answers begin with, such as https://flux.example; without it, what the request's headers say.
+    public_url: str = ""
 
     #: Seconds for which a result is kept: an ended job, or an image that is given by its URL.
     result_s: float = 600.0
@@ -80,12 +102,43 @@ class Settings:
         if unknown := sorted(set(given) - set(types)):
             names = ", ".join(PREFIX + name.upper() for name in types)
             raise CannotStart(f"{PREFIX}{unknown[0].upper()} is unknown, expected one of: {names}")
-        return cls(**{name: _value(name, types[name], text) for name, text in given.items() if text})
+        settings = cls(**{name: _value(name, types[name], text) for name, text in given.items() if text})
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raises CannotStart: a value cannot be used."""
+        try:
+            for name, parse in (("public_url", parsed_origin), ("trusted_proxies", Networks)):
+                if text := getattr(self, name):
+                    parse(text)
+            name = "origins"
+            for origin in listed(self.origins):
+                if origin not in ("*", "null"):
+                    parsed_origin(origin)
+        except ValueError as error:
+            raise CannotStart(f"{PREFIX}{name.upper()}={getattr(self, name)!r}: {error}") from error
+        largest = COPIES * self.body_bytes + ANSWER_BYTES_PER_PIXEL * limits.MAX_IMAGES * self.pixels
+        for name in ("in_flight_bytes_per_caller", "in_flight_bytes"):
+            if getattr(self, name) < largest:
+                raise CannotStart(
+                    f"{PREFIX}{name.upper()}={getattr(self, name)}, expected at least {largest}: the largest request "
+                    f"that {PREFIX}BODY_BYTES and {PREFIX}PIXELS allow"
+                )
+
+
+def listed(text: str) -> list[str]:
+    """Of items with commas between."""
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _value(name: str, kind: str, text: str) -> Any:
     if kind.startswith("Path"):
         return Path(text).expanduser()
+    if kind == "bool":
+        if text.lower() not in _BOOLEANS:
+            raise CannotStart(f"{PREFIX}{name.upper()}={text!r}, expected true or false")
+        return _BOOLEANS[text.lower()]
     if kind not in ("int", "float"):
         return text
     try:

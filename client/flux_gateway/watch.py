@@ -78,10 +78,14 @@ class Watch:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def check(self, mode: ModeName) -> None:
-        """Raises Refusal: 503, nothing is served now; 400, this mode is not."""
+    def check_any(self) -> None:
+        """Raises Refusal: 503, nothing is served now."""
         if self.reason is not None:
             raise Refusal(503, self.reason, retry_after_s=RETRY_AFTER_S)
+
+    def check(self, mode: ModeName) -> None:
+        """Raises Refusal: 503, nothing is served now; 400, this mode is not."""
+        self.check_any()
         if mode not in self.modes:
             raise Refusal(400, f"{mode} is not served here; served: {', '.join(self.modes)}", "mode")
 

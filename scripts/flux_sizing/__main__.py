@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from flux_gateway.settings import Settings
 from flux_simulation.figures import CONTEXT_TOKENS
 from flux_simulation.machine import image_tokens
 from flux_sizing.ending import longest_image_seconds, pre_stop_seconds
+from flux_sizing.gateway import gateway_memory_gibibytes, gateway_tmp_bytes
 from flux_sizing.load import round_seconds, target_tokens
 from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
 
@@ -15,6 +17,7 @@ def lines() -> list[str]:
     return [
         *(f"/dev/shm, {gpus} GPU: {shared_memory_gibibytes(gpus, BY_CONTRACT)} GiB" for gpus in (1, 2)),
         f"/dev/shm, CPU, callers behind the gateway: {shared_memory_gibibytes(0, BY_GATEWAY)} GiB",
+        f"gateway's memory: {gateway_memory_gibibytes(Settings())} GiB, /tmp: {gateway_tmp_bytes() // 2**20} MiB",
         f"preStop, at least: {pre_stop_seconds()} s",
         f"longest image that the contract allows: {longest_image_seconds():.0f} s",
         f"longest image that the gateway allows: {gateways:.0f} s",

@@ -7,8 +7,10 @@ import re
 
 import pytest
 
+from flux_gateway.settings import Settings
 from flux_sizing.__main__ import lines
 from flux_sizing.ending import longest_image_seconds, pre_stop_seconds
+from flux_sizing.gateway import gateway_memory_gibibytes
 from flux_sizing.load import target_tokens
 from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
 from manifests import DEPLOY, Document, named, of_kind, rendered, triton_pods
@@ -47,6 +49,7 @@ assert ROUND
 @pytest.mark.parametrize(
     ("path", "number"),
     [
+        ("base/gateway/deployment.yaml", f"{gateway_memory_gibibytes(Settings())} GiB, whatever callers send"),
         ("base/triton/deployment.yaml", LONGEST),
         ("base/triton/deployment.yaml", f"{grace()} s at most"),
         ("base/triton/deployment.yaml", f"the {grace()} s of a living one"),

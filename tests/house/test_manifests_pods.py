@@ -8,16 +8,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flux_gateway.app import make_app
-from flux_gateway.settings import Settings
+from flux_gateway.cross_origin import AllowedHosts
+from flux_gateway.settings import Settings, listed
 from flux_serving.launch.__main__ import read_options
 from flux_serving.launch.exposure import check_exposure
 from flux_serving.settings import Checkpoints
 from flux_sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
+from flux_sizing.gateway import gateway_memory_bytes, gateway_tmp_bytes
 from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
 from manifests import DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
 
@@ -164,9 +167,29 @@ def test_the_gateway_knows_its_settings(name: str) -> None:
     if settings.keys_file:
         mounts = {mount["name"]: mount["mountPath"] for mount in pod.container()["volumeMounts"]}
         assert str(settings.keys_file.parent) == mounts["keys"]
-    # 64 bodies, each of which is there twice while it is read, and the results that are kept.
-    most = settings.concurrency * settings.body_bytes * 2 + settings.result_bytes
-    assert quantity(pod.container()["resources"]["limits"]["memory"]) >= most
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_the_gateway_has_room_for_whatever_it_is_sent(name: str) -> None:
+    (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
+    settings = Settings.from_environment(environment_of(pod))
+    memory = quantity(pod.container()["resources"]["limits"]["memory"])
+    assert gateway_memory_bytes(settings) <= memory < gateway_memory_bytes(settings) + 2**30
+    assert quantity(pod.volume("tmp")["emptyDir"]["sizeLimit"]) == gateway_tmp_bytes()
+
+
+def test_the_open_gateway_answers_under_every_name_of_its_service() -> None:
+    documents = rendered("cpu-demo")
+    (pod,) = triton_pods(documents)
+    settings = replace(Settings.from_environment(environment_of(pod)), host="0.0.0.0")
+    (service,) = [service for service in of_kind(documents, "Service") if "gateway" in service["metadata"]["name"]]
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    allowed = AllowedHosts(settings.host, listed(settings.hosts))
+    for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
+        assert allowed.allows(f"{name}{suffix}:{settings.port}"), suffix
+    # The kubelet asks by the pod's address.
+    assert allowed.allows(f"10.0.0.7:{settings.port}")
+    assert not allowed.allows("evil.example")
 
 
 @pytest.mark.parametrize("name", FLEETS)
@@ -203,7 +226,7 @@ def test_a_server_with_a_gateway_has_memory_for_both(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     settings = Settings.from_environment(environment_of(pod))
     assert settings.keys_file is None
-    gateway = settings.concurrency * settings.body_bytes * 2 + 2 * settings.kept_bytes
+    gateway = gateway_memory_bytes(settings)
     shared_memory = quantity(pod.volume("shared-memory")["emptyDir"]["sizeLimit"])
     assert quantity(pod.container()["resources"]["limits"]["memory"]) >= 2e9 + shared_memory + gateway
 

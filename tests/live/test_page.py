@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from conftest import DEMO
+from flux_gateway.keys import new_key
 from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import free_ports
+from flux_serving.launch.server import TritonServer
+from raw import wait_until_healthy
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -155,3 +161,56 @@ def test_it_says_that_the_server_is_away(page: Page) -> None:
     expect(page.locator("#run")).to_be_disabled()
     page.unroute("**/health")
     expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)
+
+
+@pytest.fixture
+def gateway_with_keys(
+    demo_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Gateway, str]]:
+    """And a key of it."""
+    key, kept = new_key("ann")
+    (tmp_path / "keys.json").write_text(json.dumps([kept]))
+    monkeypatch.setenv("FLUX_GATEWAY_KEYS_FILE", str(tmp_path / "keys.json"))
+    monkeypatch.setenv("FLUX_LORA_PATH", str(DEMO.loras))
+    (port,) = free_ports(1)
+    with (tmp_path / "log").open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
+        wait_until_healthy(gateway)
+        yield gateway, key
+
+
+def test_with_keys_it_asks_for_one_and_works_with_it(browser: Browser, gateway_with_keys: tuple[Gateway, str]) -> None:
+    gateway, key = gateway_with_keys
+    page = browser.new_page(viewport=DESKTOP, locale="en-GB")
+    page.goto(gateway.url)
+    expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)
+    field = page.locator("#key")
+    expect(field).to_be_visible()
+    page.locator("#mode-text2img").check(force=True)
+    page.get_by_label("Prompt").first.fill("red apple")
+    run(page, 4)
+    expect(page.get_by_role("alert")).to_be_visible()
+    field.fill(key)
+    field.blur()
+    expect(page.locator("#lora option")).not_to_have_count(1)
+    run(page, 4)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+    page.close()
+
+
+def test_the_documentation_is_shown_with_a_key_and_asks_no_other_host(
+    browser: Browser, gateway_with_keys: tuple[Gateway, str]
+) -> None:
+    gateway, key = gateway_with_keys
+    context = browser.new_context(http_credentials={"username": "any", "password": key})
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.on("request", lambda asked: asked.url.startswith((gateway.url, "data:")) or wrong.append(asked.url))
+    page.goto(f"{gateway.url}/docs")
+    expect(page.get_by_text("/v1/images/generations")).to_be_visible(timeout=PATIENCE)
+    page.get_by_text("/v1/images/generations").click()
+    expect(page.get_by_role("button", name="Try it out")).to_be_visible()
+    expect(page.get_by_role("button", name="Authorize")).to_be_visible()
+    context.close()
+    # The browser tells by itself that it was first asked for a password.
+    assert [words for words in wrong if "401" not in words] == []

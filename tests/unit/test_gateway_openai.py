@@ -31,7 +31,7 @@ def asked(ask: Callable[[openai.AsyncOpenAI], Awaitable[T]], *errors: FluxError)
         app = make_app(Settings(), AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
             await asyncio.sleep(0.05)
-            client = openai.AsyncOpenAI(api_key="any", base_url="http://gateway/v1", http_client=http, max_retries=0)
+            client = openai.AsyncOpenAI(api_key="any", base_url="http://localhost/v1", http_client=http, max_retries=0)
             return await ask(client)
 
     result = asyncio.run(run())
@@ -100,7 +100,7 @@ def test_a_picture_by_its_url_can_be_fetched() -> None:
         answer = await client.images.generate(prompt="red apple", response_format="url")
         (image,) = answer.data or []
         http = client._client
-        return await http.get(image.url or ""), await http.get("http://gateway/v1/images/files/other")
+        return await http.get(image.url or ""), await http.get("http://localhost/v1/images/files/other")
 
     (found, other), _ = asked(ask)
     assert (found.status_code, found.headers["content-type"]) == (200, "image/png")

@@ -27,7 +27,7 @@ def passed_on(**headers: str) -> str | None:
     """What the fake Triton is sent."""
     transport = AsyncFakeTransport()
     app = make_app(Settings(), AsyncFluxClient(transport=transport))
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
 
     async def asked() -> httpx.Response:
         async with app.router.lifespan_context(app):

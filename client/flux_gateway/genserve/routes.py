@@ -35,11 +35,11 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
 
     async def answered(request: Request) -> JSONResponse:
         started, request_id = time.monotonic(), request.state.id
-        caller = desk.caller(request)
+        slot = desk.slot(request)
         asked = await read(request, GenerateRequest)
         wanted = asked.wanted()
         try:
-            (variation,) = await desk.made(request, caller, wanted, request_id)
+            (variation,) = await desk.made(request, slot, wanted, request_id)
             outcome = _picture(variation)
         except Refusal as refusal:
             # Its clients read `error` where the status is 200; what the caller or the load is to blame for is said so.

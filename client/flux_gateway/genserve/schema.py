@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from flux_client import ModeName
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageBytes
+from flux_gateway.parsing import json_value
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
 from flux_serving.contract import limits
@@ -59,10 +59,7 @@ def _parse_json(value: object) -> object:
         return value
     if len(value) > _LORAS_CHARACTERS:
         raise ValueError(f"{len(value)} characters, expected at most {_LORAS_CHARACTERS}")
-    try:
-        return json.loads(value)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return json_value(value)
 
 
 class GenerateRequest(RequestBody):

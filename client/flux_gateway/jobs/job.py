@@ -43,6 +43,8 @@ class Job:
         self.created_at = int(time.time())
         self.expires_at: int | None = None
         self.images = [ImageState(index) for index in range(count)]
+        #: Readers of its changes.
+        self.watchers = 0
         self._version = 0
         self._changed = asyncio.Event()
 
@@ -51,6 +53,10 @@ class Job:
         """Bytes of its pictures."""
         pictures = [picture for image in self.images for picture in (image.preview, image.variation) if picture]
         return sum(len(picture.data) for picture in pictures)
+
+    def leave(self) -> None:
+        """One reader of its changes has left."""
+        self.watchers -= 1
 
     async def run(self, first: Event, events: AsyncGenerator[Event, None]) -> None:
         """Take the events until they end, or until the task is cancelled. It raises nothing else."""

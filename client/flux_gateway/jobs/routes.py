@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from flux_gateway.admission import Slot
+from flux_gateway.conversions import converted
 from flux_gateway.desk import Desk, while_there
 from flux_gateway.jobs.job import Job
 from flux_gateway.jobs.runner import JobRunner
@@ -14,10 +16,16 @@ from flux_gateway.jobs.schema import JobAnswer, JobEnd, JobImage, JobRequest
 from flux_gateway.openai_images.bodies import ErrorAnswer
 from flux_gateway.pictures import max_encoded_bytes
 from flux_gateway.reading import body_of, read
-from flux_gateway.refusals import documented
+from flux_gateway.refusals import RETRY_AFTER_S, Refusal, documented
 from flux_gateway.results import ResultStore
 
-_NOT_FOUND = documented(ErrorAnswer, 401, 404)
+#: Bytes of memory that an answer takes for each byte of its pictures: their text, and the JSON of it.
+_ANSWER_COPIES = 4
+#: Bytes of memory that an event takes: the text of a picture of 1024x1024 pixels that cannot be compressed.
+_EVENT_BYTES = 4 * 1024 * 1024
+#: Readers of one job's events: each is told every change in a text of its own.
+_MAX_WATCHERS = 8
+_NOT_FOUND = documented(ErrorAnswer, 401, 403, 404, 421, 429, 503)
 
 
 def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
@@ -33,13 +41,13 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
     )
     async def start(request: Request) -> JSONResponse:
         """Begin a generation; it goes on when you hang up."""
-        caller = desk.caller(request)
+        slot = desk.slot(request)
         asked = await read(request, JobRequest)
         wanted = asked.wanted()
         # A preview goes when its image comes, and is never larger.
-        (room,) = results.reserve(caller.name, 1, asked.n * max_encoded_bytes(*desk.checked_size(wanted)))
+        (room,) = results.reserve(slot.caller.name, 1, asked.n * max_encoded_bytes(*desk.checked_size(wanted)))
         try:
-            events = desk.events(caller, wanted, request.state.id, asked.previews)
+            events = desk.events(slot, wanted, request.state.id, asked.previews)
             # What is refused is refused with its status, before there is a job.
             first = await while_there(request, anext(events))
         except BaseException:
@@ -50,16 +58,19 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 
     @router.get("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
-    async def job(request: Request, job_id: str) -> JobAnswer:
+    async def job(request: Request, job_id: str) -> Response:
         """How far it is, with previews, and at the end the pictures."""
-        return JobAnswer.of_job(runner.job(job_id, desk.caller(request).name))
+        found = runner.job(job_id, desk.caller(request).name)
+        request.state.slot.reserve(_ANSWER_COPIES * found.size)
+        return await _answer(found)
 
     @router.delete("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
-    async def remove(request: Request, job_id: str) -> JobAnswer:
+    async def remove(request: Request, job_id: str) -> Response:
         """Cancel it, if it runs, and forget it."""
         found = runner.job(job_id, desk.caller(request).name)
+        request.state.slot.reserve(_ANSWER_COPIES * found.size)
         await runner.remove(found)
-        return JobAnswer.of_job(found)
+        return await _answer(found)
 
     @router.get(
         "/{job_id}/events",
@@ -69,9 +80,20 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
     async def events(request: Request, job_id: str) -> StreamingResponse:
         """`image` with an image as it stands, again after each change, and `done` at the end."""
         found = runner.job(job_id, desk.caller(request).name)
+        if found.watchers >= _MAX_WATCHERS:
+            raise Refusal(429, f"concurrency limit exceeded ({_MAX_WATCHERS} readers per job)", None, RETRY_AFTER_S)
+        slot: Slot = request.state.slot
+        slot.reserve(_EVENT_BYTES)
+        found.watchers += 1
+        slot.when_free(found.leave)
         return StreamingResponse(_told(found), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     return router
+
+
+async def _answer(job: Job) -> Response:
+    text = await converted(job.size, lambda: JobAnswer.of_job(job).model_dump_json())
+    return Response(text, media_type="application/json")
 
 
 async def _told(job: Job) -> AsyncGenerator[str, None]:

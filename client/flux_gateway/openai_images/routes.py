@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from flux_client import Variation
+from flux_gateway.conversions import converted
 from flux_gateway.desk import Desk, while_there
 from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
 from flux_gateway.openai_images.events import streamed
@@ -43,25 +44,32 @@ def openai_images(desk: Desk, results: ResultStore) -> APIRouter:
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
         async def answered(request: Request) -> Response:
-            caller = desk.caller(request)
+            slot = desk.slot(request)
             asked = await read(request, schema)
             wanted = asked.wanted()
             if asked.stream:
-                events = desk.events(caller, wanted, request.state.id, asked.partial_images > 0)
+                events = desk.events(slot, wanted, request.state.id, asked.partial_images > 0)
                 # What is refused is refused with its status, before the answer begins.
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
             most_bytes = max_encoded_bytes(*desk.checked_size(wanted))
-            with _reserved(results, caller.name, asked, most_bytes) as rooms:
-                variations = await desk.made(request, caller, wanted, request.state.id)
-                data = [_datum(request, asked, *each) for each in zip(variations, rooms, strict=True)]
-            answer = ImagesAnswer(
-                created=int(time.time()),
-                data=data,
-                size=size_of(variations[0]),
-                output_format=asked.output_format,
-            )
-            return JSONResponse(answer.model_dump(exclude_none=True))
+            with _reserved(results, slot.caller.name, asked, most_bytes) as rooms:
+                variations = await desk.made(request, slot, wanted, request.state.id)
+                urls = [_stored(request, asked, *each) for each in zip(variations, rooms, strict=True)]
+
+            def body() -> str:
+                answer = ImagesAnswer(
+                    created=int(time.time()),
+                    data=[_datum(*each) for each in zip(variations, urls, strict=True)],
+                    size=size_of(variations[0]),
+                    output_format=asked.output_format,
+                )
+                return answer.model_dump_json(exclude_none=True)
+
+            # URLs are short.
+            is_text = asked.response_format == "b64_json"
+            size = sum(len(variation.data) for variation in variations) if is_text else 0
+            return Response(await converted(size, body), media_type="application/json")
 
         kinds = ["application/json"] if schema is GenerationsRequest else ["multipart/form-data", "application/json"]
         router.post(
@@ -76,12 +84,13 @@ def openai_images(desk: Desk, results: ResultStore) -> APIRouter:
         endpoint(name, schema, event)
 
     @router.get("/files/{name}", include_in_schema=False)
-    async def file(name: str) -> Response:
+    async def file(request: Request, name: str) -> Response:
         """An image by its URL, for as long as it is kept; whoever has the URL may see it."""
         found = results.get(name, StoredImage)
         if found is None:
             raise Refusal(404, "there is no such image, or not any more")
         image, _ = found
+        request.state.slot.reserve(len(image.data))
         return Response(image.data, media_type=image.kind, headers={"Cache-Control": "private, no-store"})
 
     @router.delete("/files/{name}", include_in_schema=False)
@@ -116,11 +125,17 @@ def _reserved(
                 room.release()
 
 
-def _datum(request: Request, asked: ImagesRequest, variation: Variation, room: Reservation | None) -> ImageDatum:
-    """room: for an image that is given by its URL."""
+def _stored(request: Request, asked: ImagesRequest, variation: Variation, room: Reservation | None) -> str | None:
+    """Keep an image that is given by its URL, and return the URL. room: None for one that is given as text."""
     if room is None:
-        return ImageDatum(b64_json=as_text(variation.data), seed=variation.seed)
+        return None
     name = secrets.token_urlsafe(24)
     room.publish(name, StoredImage(variation.data, f"image/{asked.output_format}"))
     room.keep(len(variation.data))
-    return ImageDatum(url=str(request.url_for("file", name=name)), seed=variation.seed)
+    return str(request.url_for("file", name=name))
+
+
+def _datum(variation: Variation, url: str | None) -> ImageDatum:
+    if url is None:
+        return ImageDatum(b64_json=as_text(variation.data), seed=variation.seed)
+    return ImageDatum(url=url, seed=variation.seed)

@@ -70,7 +70,7 @@ async function follow(fields, given, frames) {
         const seconds = ((performance.now() - started) / 1000).toFixed(1);
         status({ succeeded: "status.done", cancelled: "status.cancelled" }[end.status] ?? "status.failed", { count, seconds });
     } catch (error) {
-        find("key-field").hidden &&= error.status !== 401;
+        askForKey(error);
         complaint.show(complaintOf(error));
         status("status.failed");
     }
@@ -104,6 +104,20 @@ function keepTheKey() {
     field.value = api.key;
     find("key-field").hidden = api.key === "";
     field.addEventListener("input", () => api.key = field.value.trim());
+    field.addEventListener("change", offerLoras);
+}
+
+/** error: of the server; where it wants a key, the field for it is shown. */
+function askForKey(error) {
+    find("key-field").hidden &&= error.status !== 401;
+}
+
+async function offerLoras() {
+    try {
+        form.offerLoras(await api.loras());
+    } catch (error) {
+        askForKey(error);
+    }
 }
 
 switchBy(find("language"));
@@ -119,4 +133,4 @@ watch(api, (now) => {
         now.healthy ? status("status.ready") : status("status.wait", { reason: now.reason });
     }
 });
-api.loras().then((names) => form.offerLoras(names), () => {});
+offerLoras();

@@ -1,0 +1,53 @@
+"""The description of the API for people: Swagger UI, with scripts of this server alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import Response
+
+from flux_gateway.refusals import Refusal
+
+#: Of the package fastapi-offline, which has FastAPI's own choice of Swagger UI.
+_KINDS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
+
+
+def api_docs(title: str, openapi_url: str) -> APIRouter:
+    router = APIRouter(prefix="/docs", include_in_schema=False)
+    static = files("fastapi_offline") / "static"
+    page = get_swagger_ui_html(
+        openapi_url=openapi_url,
+        title=title,
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon.png",
+    )
+    headers = {"Content-Security-Policy": _policy(bytes(page.body).decode())}
+
+    @router.get("")
+    async def docs() -> Response:
+        return Response(page.body, media_type="text/html", headers=headers)
+
+    @router.get("/{name}")
+    async def file(name: str) -> Response:
+        if name not in _KINDS:
+            raise Refusal(404, "there is no such file")
+        cached = {"Cache-Control": "private, max-age=86400"}
+        return Response((static / name).read_bytes(), media_type=_KINDS[name], headers=cached)
+
+    return router
+
+
+def _policy(page: str) -> str:
+    """Swagger UI styles elements itself; of inline scripts the page's own is allowed, by its hash."""
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'self'; script-src 'self' 'sha256-{digest}'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
+    )
