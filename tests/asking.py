@@ -10,7 +10,9 @@ import httpx
 from fastapi import FastAPI
 
 from flux_client import AsyncFluxClient, RetryPolicy
-from flux_client.fake import AsyncFakeTransport
+from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
+from flux_client.request import Request
+from flux_client.transport import Answer
 from flux_gateway.app import make_app
 from flux_gateway.content_filter import ContentFilter
 from flux_gateway.settings import Settings
@@ -43,3 +45,33 @@ async def started_app(
             if fake.sent or not fake.ready:
                 break
         yield app
+
+
+class Endless(AsyncFakeTransport):
+    """Takes each request, and never makes its images."""
+
+    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
+        class Answers(AsyncFakeAnswers):
+            begun = False
+
+            async def __anext__(self) -> Answer:
+                if self.begun:
+                    await asyncio.sleep(60)
+                self.begun = True
+                return await super().__anext__()
+
+        return Answers(self.fake.stream(request, timeout_s, request_id))
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, peer: str = "127.0.0.1", transport: AsyncFakeTransport | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """peer: who connects."""
+    fake_transport = transport or AsyncFakeTransport()
+    client = AsyncFluxClient(transport=fake_transport, retry=RetryPolicy(attempts=1))
+    async with started_app(settings, client) as app:
+        fake_transport.fake.sent.clear()
+        asgi = httpx.ASGITransport(app, client=(peer, 1))
+        async with httpx.AsyncClient(transport=asgi, base_url="http://localhost") as http:
+            yield http
