@@ -37,7 +37,7 @@ def test_triton_s_own_parameters_are_passed_over(name: str) -> None:
     ("model", "parameters", "message"),
     [
         (FLUX_BASE, {"MAX_WATING": "8"}, "flux_base: unknown parameter MAX_WATING, expected DTYPE, MAX_WAITING, "),
-        (IMAGE_ENCODE, {"DTYPE": "auto"}, "image_encode: unknown parameter DTYPE, expected none"),
+        (IMAGE_ENCODE, {"DTYPE": "auto"}, "image_encode: unknown parameter DTYPE, expected MAX_PENDING, WORKERS"),
         (FLUX_BASE, {"DTYPE": "fp8"}, "flux_base: parameter DTYPE=fp8, expected one of auto, float32, bfloat16"),
         (FLUX_BASE, {"MAX_WAITING": "0"}, "flux_base: parameter MAX_WAITING=0, expected a number from 1"),
         (FLUX_BASE, {"STEP_TOKENS": "all"}, "flux_base: parameter STEP_TOKENS=all, expected a number from 1"),

@@ -120,7 +120,7 @@ class RequestQueue(Generic[Prepared]):
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
         most = self._settings.max_pending
         if len(self._pending) >= most:
-            raise Overloaded(f"no room for one more request: {most} are waiting or in work, at most {most} may")
+            raise Overloaded(f"no room for one more request: {most} are waiting or running, at most {most} may")
         pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
         size, left = pending.size_bytes, limits.MAX_PENDING_BYTES - self._pending_bytes
         if size > limits.MAX_PENDING_BYTES // 2:
