@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from flux_serving.launch import ending, probe
 from flux_serving.launch.guardian import Guardian
 from flux_serving.launch.processes import exit_reason, free_ports
 from flux_serving.launch.state import RESTART_S, LauncherState, StateFile, running_launchers
-from flux_serving.launch.urls import loopback_of
+from flux_serving.launch.urls import fetch, loopback_of
 
 #: Leads a group, prints the ids of two children, and lives on when they end.
 GROUP = """
@@ -147,6 +148,22 @@ class Answering(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def test_a_server_of_another_protocol_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"\0\0\x12\4\0\0\0\0\0")
+
+        thread = Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match="is not answered in HTTP"):
+            fetch(f"http://127.0.0.1:{other.getsockname()[1]}/", 5)
+        thread.join()
 
 
 @pytest.fixture
