@@ -96,7 +96,7 @@ class Launched:
                 return self.triton()
         return None
 
-    def wait_until_said(self, words: str, times: int = 1, timeout_s: float = 180) -> None:
+    def wait_until_said(self, words: str, times: int = 1, timeout_s: float = 300) -> None:
         def said() -> bool:
             return sum(words in line for line in list(self.log)) >= times or self.process.poll() is not None
 

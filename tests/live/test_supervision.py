@@ -22,9 +22,9 @@ from pictures import drawn_picture
 pytestmark = pytest.mark.live
 
 #: Seconds in which a restarted demo serves again; 15 on a machine with nothing else to do.
-RESTART_S = 90.0
+RESTART_S = 240.0
 #: Seconds in which the processes of a dead server end.
-END_S = 20.0
+END_S = 60.0
 TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64, "num_inference_steps": 2}
 
 
@@ -90,6 +90,7 @@ def restarts(server: Launched, pid: int, number: signal.Signals, old: int) -> fl
     return seconds
 
 
+@pytest.mark.timeout(1200)
 def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         assert server.probe() == ""
@@ -128,6 +129,7 @@ def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_
         assert list(tmp_path.glob("flux-triton-[!s]*")) == []
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("moment", ["starting", "serving", "stopping"])
 def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path, moment: str) -> None:
     server = Launched(tmp_path, rest=False)

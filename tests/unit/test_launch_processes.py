@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
-import psutil
 import pytest
 
 from flux_serving.launch import ending, probe
 from flux_serving.launch.guardian import Guardian
 from flux_serving.launch.processes import exit_reason, free_ports
 from flux_serving.launch.state import RESTART_S, LauncherState, StateFile, running_launchers
-from flux_serving.launch.urls import loopback_of
+from flux_serving.launch.urls import fetch, loopback_of
 
 #: Leads a group, prints the ids of two children, and lives on when they end.
 GROUP = """
@@ -149,6 +149,22 @@ class Answering(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def test_a_server_of_another_protocol_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"\0\0\x12\4\0\0\0\0\0")
+
+        thread = Thread(target=answer)
+        thread.start()
+        with pytest.raises(OSError, match="is not answered in HTTP"):
+            fetch(f"http://127.0.0.1:{other.getsockname()[1]}/", 5)
+        thread.join()
+
+
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of temporary files, with no other launcher's state."""
@@ -163,7 +179,7 @@ def test_the_probe_reads_what_a_running_launcher_serves(own_folder: Path) -> Non
     assert list(running_launchers()) == [state]
     # The launcher's process id was given to another process.
     (path,) = own_folder.iterdir()
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"created": psutil.Process().create_time() - 60}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"started": "1"}))
     assert list(running_launchers()) == []
     file.remove()
     assert list(own_folder.iterdir()) == []

@@ -79,6 +79,12 @@ def is_running(pid: int) -> bool:
     return bool(fields) and fields[0] not in "ZX"
 
 
+def started(pid: int) -> str:
+    """When the process started, in clock ticks since the machine did; empty if there is no such process."""
+    fields = _fields(pid)
+    return fields[19] if fields else ""
+
+
 def _fields(pid: int) -> list[str]:
     """Of `/proc/PID/stat`, from the state on; none if there is no such process."""
     try:

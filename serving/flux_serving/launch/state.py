@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
+from flux_serving.launch.ending import started
 
 #: Seconds that a restart of Triton may take before the probe takes it for dead.
 RESTART_S = 1800.0
@@ -53,7 +53,7 @@ class StateFile:
         if not _is_own(self._path.parent):
             raise PermissionError(f"{self._path.parent} can be entered by others")
         part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({**asdict(state), "created": psutil.Process().create_time()}))
+        part.write_text(json.dumps({**asdict(state), "started": started(os.getpid())}))
         part.replace(self._path)
         self._written = state
 
@@ -67,10 +67,10 @@ def running_launchers() -> Iterator[LauncherState]:
     if not _is_own(_folder()):
         return
     for file in sorted(_folder().glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(file.read_text())
             # Process ids come again, in a container at every start.
-            if psutil.Process(int(file.stem)).create_time() == told.pop("created"):
+            if started(int(file.stem)) == told.pop("started"):
                 yield LauncherState(**told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 
@@ -15,10 +16,13 @@ def loopback_of(host: str) -> str:
 
 
 def fetch(url: str, timeout_s: float, body: bytes | None = None) -> bytes:
-    """The answer's body. Raises OSError: there is no answer, or it is an error."""
+    """The answer's body. Raises OSError: there is no answer, it is an error, or it is not HTTP."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(urllib.request.Request(url, data=body), timeout=timeout_s) as answer:
-        text: bytes = answer.read()
+    try:
+        with direct.open(urllib.request.Request(url, data=body), timeout=timeout_s) as answer:
+            text: bytes = answer.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{url} is not answered in HTTP: {error!r}") from error
     return text
 
 
