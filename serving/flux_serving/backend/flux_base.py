@@ -114,8 +114,13 @@ class FluxBaseModel:
         if LORA.name not in values:
             self._begin(ticket, values)
         elif self._loads.acquire(blocking=False):
-            copies = {name: np.array(array) for name, array in values.items()}
-            self._loader.submit(self._begin, ticket, copies).add_done_callback(partial(self._loaded, ticket))
+            try:
+                copies = {name: np.array(array) for name, array in values.items()}
+                loading = self._loader.submit(self._begin, ticket, copies)
+            except BaseException:
+                self._loads.release()
+                raise
+            loading.add_done_callback(partial(self._loaded, ticket))
         else:
             raise Overloaded("no room for one more request with adapters")
 
