@@ -195,7 +195,11 @@ def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> 
         "plain": {"NUM_IMAGES": _number(2)},
         "streamed": {"PROGRESS_ADDRESS": _text(receiver.address), "PREVIEW_STEPS": _number(1)},
         "adapter": {"LORA": _text("greyscale")},
-        "unchanged": {"STRENGTH": np.zeros((1, 1), np.float32), "SOURCE_PIXELS": np.zeros((1, 64, 64, 3), np.uint8)},
+        "unchanged": {
+            "STRENGTH": np.zeros((1, 1), np.float32),
+            "SOURCE_LATENTS": np.zeros((1, 1, 1), np.float32),
+            "SOURCE_PIXELS": np.zeros((1, 64, 64, 3), np.uint8),
+        },
         "refused": {"HEIGHT": _number(17)},
         "refused by the prior": {"REFUSAL": _text("flux_prior_redux: IMAGE: \N{SNOWMAN} (INVALID_ARG)")},
     }

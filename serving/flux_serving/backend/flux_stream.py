@@ -194,17 +194,22 @@ class _Stream(threading.Thread):
                 thread.join(timeout_s)
 
     def run(self) -> None:
+        for _ in range(2):
+            try:
+                send_last(FLUX_STREAM, self._request_id, self._sender, self._last_answer)
+                return
+            except BaseException:
+                log.exception("%s: request %r is answered once more", FLUX_STREAM.name, self._request_id)
+
+    def _last_answer(self) -> Any:
         try:
-            last = self._follow()
+            return self._follow()
         except BaseException as error:
-            last = error_response(FLUX_STREAM, self._request_id, error)
-        try:
+            return error_response(FLUX_STREAM, self._request_id, error)
+        finally:
+            self.is_over = True
+            self.over_at_s = time.monotonic()
             self._receiver.close()
-        except Exception:
-            log.exception("%s: the socket of request %r was not closed", FLUX_STREAM.name, self._request_id)
-        self.over_at_s = time.monotonic()
-        self.is_over = True
-        send_last(FLUX_STREAM, self._request_id, self._sender, lambda: last)
 
     def _follow(self) -> Any:
         """Send progress until the call ends. Returns the last answer.
