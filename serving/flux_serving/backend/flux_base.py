@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,19 +116,19 @@ class FluxBaseModel:
         elif self._loads.acquire(blocking=False):
             try:
                 copies = {name: np.array(array) for name, array in values.items()}
-                self._loader.submit(self._begin_adapted, ticket, copies)
+                loading = self._loader.submit(self._begin, ticket, copies)
             except BaseException:
                 self._loads.release()
                 raise
+            loading.add_done_callback(partial(self._loaded, ticket))
         else:
             raise Overloaded("no room for one more request with adapters")
 
-    def _begin_adapted(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
-        """On the thread that reads adapters."""
-        try:
-            self._begin(ticket, values)
-        finally:
-            self._loads.release()
+    def _loaded(self, ticket: Ticket, loading: Future[None]) -> None:
+        """The request's adapters were read, or reading them was cancelled or failed."""
+        self._loads.release()
+        if loading.cancelled() or loading.exception() is not None:
+            ticket.fail(loading.exception() or Overloaded(_RESTARTING))
 
     def _begin(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
         """values: the request's tensors, of which nothing is kept. Does not raise."""

@@ -23,6 +23,7 @@ import triton_python_backend_utils as pb_utils
 from PIL import Image
 
 from flux_serving.backend.ensemble_call import EnsembleCall
+from flux_serving.backend.health import HEALTH, STUCK_AFTER_S
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
@@ -59,11 +60,13 @@ class FluxStreamModel:
         self._folder.make()
         self._unserved = Checkpoints.from_environment(os.environ).unserved_modes()
         self._streams: list[_Stream] = []
+        HEALTH.watch(lambda: None, close=self._stop_streams)
         self._instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
             try:
+                HEALTH.check()
                 if pb_utils.get_input_tensor_by_name(request, CANCEL.name) is None:
                     self._begin(request)
                 else:
@@ -72,13 +75,16 @@ class FluxStreamModel:
                 refuse(FLUX_STREAM, request, error)
 
     def close(self) -> None:
-        for stream in self._streams:
-            stream.stop()
+        self._stop_streams()
         limit = time.monotonic() + STOP_TIMEOUT_S
         for stream in self._streams:
             stream.wait(max(0.0, limit - time.monotonic()))
         self._folder.remove()
         self._instance.close()
+
+    def _stop_streams(self) -> None:
+        for stream in self._streams:
+            stream.stop()
 
     def _begin(self, request: Any) -> None:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
@@ -86,12 +92,12 @@ class FluxStreamModel:
         running = sum(not stream.is_over for stream in self._streams)
         if running >= limits.MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
-        abandoned = sum(stream.is_over and stream.is_calling for stream in self._streams)
-        if abandoned >= limits.MAX_ABANDONED_CALLS:
-            raise Overloaded(
-                f"no room for one more stream: {abandoned} calls of streams that have ended still run, at most "
-                f"{limits.MAX_ABANDONED_CALLS} may"
-            )
+        abandoned = [stream for stream in self._streams if stream.is_over and stream.is_calling]
+        if len(abandoned) >= limits.MAX_ABANDONED_CALLS:
+            message = f"{len(abandoned)} calls of streams that have ended still run"
+            if all(time.monotonic() - stream.over_at_s > STUCK_AFTER_S for stream in abandoned):
+                HEALTH.end(message)
+            raise Overloaded(f"no room for one more stream: {message}, at most {limits.MAX_ABANDONED_CALLS} may")
         receiver = self._folder.listen()
         try:
             stream = _Stream(request, receiver, self._unserved)
@@ -171,6 +177,8 @@ class _Stream(threading.Thread):
         self._steps_done: dict[int, int] = {}
         #: Whether its last answer is on its way, so that it takes no place any more.
         self.is_over = False
+        #: When that was, on the monotonic clock.
+        self.over_at_s = 0.0
 
     @property
     def is_calling(self) -> bool:
@@ -203,16 +211,22 @@ class _Stream(threading.Thread):
                 thread.join(timeout_s)
 
     def run(self) -> None:
+        for _ in range(2):
+            try:
+                send_last(FLUX_STREAM, self._request_id, self._sender, self._last_answer)
+                return
+            except BaseException:
+                log.exception("%s: request %r is answered once more", FLUX_STREAM.name, self._request_id)
+
+    def _last_answer(self) -> Any:
         try:
-            last = self._follow()
+            return self._follow()
         except BaseException as error:
-            last = error_response(FLUX_STREAM, self._request_id, error)
-        try:
+            return error_response(FLUX_STREAM, self._request_id, error)
+        finally:
+            self.is_over = True
+            self.over_at_s = time.monotonic()
             self._receiver.close()
-        except Exception:
-            log.exception("%s: the socket of request %r was not closed", FLUX_STREAM.name, self._request_id)
-        self.is_over = True
-        send_last(FLUX_STREAM, self._request_id, self._sender, lambda: last)
 
     def _follow(self) -> Any:
         """Send progress until the call ends. Returns the last answer.

@@ -265,8 +265,11 @@ class Engine(Generic[Work, Outcome]):
         # It may have ended when a thread of the engine failed.
         if submitted is None:
             return
-        failure = outcome if isinstance(outcome, FluxError) else None
-        _call(lambda: self._observer.ended(job, failure, self.clock() - submitted))
+        try:
+            failure = outcome if isinstance(outcome, FluxError) else None
+            self._observer.ended(job, failure, self.clock() - submitted)
+        except BaseException:
+            log.exception("a job's end was not counted")
         try:
             job.finish(outcome)
         except BaseException as error:
