@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-
 SCRIPT = textwrap.dedent(
     """
     import sys
@@ -68,9 +67,7 @@ def test_each_bad_picture_is_reported_and_the_others_are_made(tmp_path: Path) ->
     given = [b"a.png", *bad[:3], b"b.png", *bad[3:], b"c.png"]
     out = tmp_path / "out"
     folder = os.fsencode(tmp_path)
-    ended = command(
-        "redux", *(folder + b"/" + name for name in given), "--quiet", "-o", out, PYTHONIOENCODING="ascii"
-    )
+    ended = command("redux", *(folder + b"/" + name for name in given), "--quiet", "-o", out, PYTHONIOENCODING="ascii")
     assert ended.returncode == 1
     assert sorted(os.listdir(out)) == ["a-42.png", "b-42.png", "c-42.png"]
     lines = ended.stderr.splitlines()
@@ -92,5 +89,3 @@ def test_help_is_printed_on_every_encoding() -> None:
     for word in ("redux", "img2img", "text2img", "canny"):
         ended = command(word, "--help", PYTHONIOENCODING="ascii")
         assert (ended.returncode, ended.stderr) == (0, b"")
-
-

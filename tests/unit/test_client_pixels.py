@@ -108,7 +108,9 @@ def test_a_pil_image_means_what_its_file_means(name: str) -> None:
     np.testing.assert_array_equal(read(Image.open(BytesIO(content))), expected)
 
 
-@pytest.mark.parametrize("name", ["16 bits", "16 bits, big endian", "integers", "integers below 0", "floats to 1", "RGBA"])
+@pytest.mark.parametrize(
+    "name", ["16 bits", "16 bits, big endian", "integers", "integers below 0", "floats to 1", "RGBA"]
+)
 def test_an_array_of_a_file_s_pixels_means_what_the_file_means(name: str) -> None:
     content = FILES[name]()
     pixels = np.asarray(Image.open(BytesIO(content)))

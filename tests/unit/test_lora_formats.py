@@ -10,13 +10,13 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
+from test_lora import made, stock_latents
 from torch import Tensor
 
 from flux_serving.errors import InvalidRequest
 from flux_serving.stages.lora import read_adapter, summed
 from flux_serving.stages.sampling import Sampler
 from flux_serving.stages.transformer import Transformer
-from test_lora import made, stock_latents
 from tiny import make_tiny_flux, weights_of
 
 RANK = 4
@@ -114,7 +114,8 @@ def formats(flux: FluxPipeline) -> dict[str, dict[str, Tensor]]:
         "Kohya": kohya(flux, OUT, f"{prefix}_proj", alpha=1.0),
         "Kohya, without alpha": kohya(flux, OUT, f"{prefix}_proj"),
         "Kohya, fused": qkv | {f"{prefix}_qkv.alpha": torch.tensor(2.0)},
-        "Kohya, with zero changes of biases": kohya(flux, OUT, f"{prefix}_proj", 1.0) | {f"{prefix}_proj.diff_b": zeros},
+        "Kohya, with zero changes of biases": kohya(flux, OUT, f"{prefix}_proj", 1.0)
+        | {f"{prefix}_proj.diff_b": zeros},
         "ComfyUI": kohya(flux, OUT, comfy, 2.0),
         "names of PEFT, ends of Kohya": kohya(flux, OUT, f"transformer.{OUT}"),
         "mixture": kohya(flux, OUT, "lora_transformer_transformer_blocks_0_attn_to_out_0", 1.0),
@@ -123,9 +124,7 @@ def formats(flux: FluxPipeline) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("name", list(formats(make_tiny_flux())))
-def test_a_format_gives_what_diffusers_gives(
-    flux: FluxPipeline, sampler: Sampler, tmp_path: Path, name: str
-) -> None:
+def test_a_format_gives_what_diffusers_gives(flux: FluxPipeline, sampler: Sampler, tmp_path: Path, name: str) -> None:
     file = tmp_path / "adapter.safetensors"
     save_file({key: value.contiguous().clone() for key, value in formats(flux)[name].items()}, file)
     _assert_as_diffusers(flux, sampler, file)
@@ -190,5 +189,5 @@ def test_a_layer_of_kohya_s_that_diffusers_leaves_out_is_refused(
 ) -> None:
     file = tmp_path / "adapter.safetensors"
     save_file(kohya(flux, "x_embedder", "lora_unet_img_in", 1.0), file)
-    with pytest.raises(InvalidRequest, match="x_embedder.lora_A.weight, x_embedder.lora_B.weight are not of the"):
+    with pytest.raises(InvalidRequest, match=r"x_embedder.*, x_embedder.* are not of the"):
         read_adapter(file, Transformer(tiny_flux.transformer))
