@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from flux_client.pixels import from_array, in_png_mode, with_transparent_value_of_8_bits
 from flux_serving.contract import limits
 from flux_serving.errors import InvalidRequest
 
-#: A file, its bytes, a PIL image, or uint8 pixels of shape (height, width), (height, width, 3) or (height, width, 4).
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
+#: A file, its bytes, a PIL image of any mode, or an array as `from_array` takes it.
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 #: One picture, or several for one request.
 Pictures: TypeAlias = "Picture | Sequence[Picture]"
 
@@ -24,8 +25,6 @@ Pictures: TypeAlias = "Picture | Sequence[Picture]"
 Masks: TypeAlias = "Picture | Sequence[Picture | None]"
 
 _ONE_PICTURE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
-#: Modes of PIL that PNG keeps; others become RGB.
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 def encode_pictures(images: Pictures) -> list[bytes]:
@@ -46,7 +45,7 @@ def encode_picture(picture: object) -> bytes:
     if isinstance(picture, Image.Image):
         return _sized(_png(picture), "a PIL image as PNG")
     if isinstance(picture, np.ndarray):
-        return _sized(_png(_from_array(picture)), "an array as PNG")
+        return _sized(_png(from_array(picture)), "an array as PNG")
     raise _not_a_picture(picture)
 
 
@@ -59,13 +58,18 @@ def _listed(images: object) -> list[object]:
     pictures: list[object]
     if isinstance(images, _ONE_PICTURE):
         pictures = [images]
-    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not hasattr(images, "read"):
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not _is_single(images):
         pictures = list(images)
     else:
         raise _not_a_picture(images, ", or a list of these")
     if not 1 <= len(pictures) <= limits.MAX_PICTURES:
         raise InvalidRequest(f"{len(pictures)} pictures in one request, expected 1..{limits.MAX_PICTURES}")
     return pictures
+
+
+def _is_single(value: object) -> bool:
+    """Whether it is one thing although it can be iterated: an open file, or a tensor of another library."""
+    return hasattr(value, "read") or hasattr(value, "__array__")
 
 
 def _read(path: Path) -> bytes:
@@ -82,24 +86,12 @@ def _sized(data: bytes, name: str) -> bytes:
     return data
 
 
-def _from_array(pixels: npt.NDArray[Any]) -> Image.Image:
-    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if pixels.dtype != np.uint8 or not is_picture or pixels.size == 0:
-        raise InvalidRequest(
-            f"an array of {pixels.dtype} and shape {list(pixels.shape)} is no picture, expected uint8 and "
-            "[height, width], [height, width, 3] or [height, width, 4]; several pictures go as a list"
-        )
-    return Image.fromarray(pixels)
-
-
 def _png(image: Image.Image) -> bytes:
     """Fast rather than small, since it travels once; upright, since PNG loses the camera's orientation."""
     buffer = BytesIO()
     try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode not in _PNG_MODES:
-            upright = upright.convert("RGB")
-        upright.save(buffer, format="PNG", compress_level=1)
+        upright = ImageOps.exif_transpose(with_transparent_value_of_8_bits(image))
+        in_png_mode(upright).save(buffer, format="PNG", compress_level=1)
     except (OSError, ValueError, SystemError) as error:
         raise InvalidRequest(
             f"a PIL image of mode {image.mode} and size {image.size} cannot become PNG: {error}"
@@ -108,6 +100,8 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _not_a_picture(value: object, or_else: str = "") -> TypeError:
+    hint = "; convert a tensor to a NumPy array of [height, width, channels]" if hasattr(value, "__array__") else ""
     return TypeError(
-        f"{type(value).__name__} is no picture, expected a path, encoded bytes, a PIL image or a uint8 array{or_else}"
+        f"{type(value).__name__} is no picture, expected a path, encoded bytes, a PIL image or a NumPy array{or_else}"
+        f"{hint}"
     )

@@ -51,7 +51,17 @@ def test_a_turned_photograph_is_sent_upright(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((4, 4, 3), np.float32), np.zeros((2, 4, 4, 3), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "pixels",
+    [
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((3, 4, 5), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((4, 4), np.int64),
+        np.zeros((4, 4, 3), np.int32),
+        np.zeros((4, 4), np.complex64),
+        np.zeros((4, 4), object),
+    ],
 )
 def test_arrays_that_are_no_picture_are_refused(pixels):
     with pytest.raises(InvalidRequest, match="is no picture, expected uint8"):

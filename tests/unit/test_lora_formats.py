@@ -189,5 +189,5 @@ def test_a_layer_of_kohya_s_that_diffusers_leaves_out_is_refused(
 ) -> None:
     file = tmp_path / "adapter.safetensors"
     save_file(kohya(flux, "x_embedder", "lora_unet_img_in", 1.0), file)
-    with pytest.raises(InvalidRequest, match="x_embedder.lora_A.weight, x_embedder.lora_B.weight are not of the"):
+    with pytest.raises(InvalidRequest, match=r"x_embedder.*, x_embedder.* are not of the"):
         read_adapter(file, Transformer(tiny_flux.transformer))

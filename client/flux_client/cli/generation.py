@@ -13,7 +13,6 @@ from flux_client.client import FluxClient
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
 from flux_client.variation import Variation
-from flux_serving.errors import FluxError
 
 
 def generate(client: FluxClient, options: argparse.Namespace) -> int:
@@ -31,7 +30,7 @@ def generate(client: FluxClient, options: argparse.Namespace) -> int:
                 for variation in _variations(client, task, arguments, options, meter):
                     target = free(options.out / f"{task.stem}-{variation.seed}.{variation.format}", options)
                     names.tell(variation.save(target))
-            except (FluxError, OSError) as error:
+            except Exception as error:  # whatever is wrong with this one, the next may be well
                 exit_code = failed(error, task.name)
             meter.task_done()
     return exit_code or names.exit_code

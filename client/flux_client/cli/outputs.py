@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
-from flux_serving.errors import InvalidRequest
+from flux_serving.errors import FluxError, InvalidRequest
 
 
 class Names:
@@ -22,7 +24,7 @@ class Names:
         if self.exit_code or sys.stdout is None:
             return
         try:
-            tqdm.write(str(path), file=sys.stdout)
+            tqdm.write(printable(str(path), sys.stdout), file=sys.stdout)
             sys.stdout.flush()
         except OSError as error:
             self.exit_code = failed(error, "standard output")
@@ -33,13 +35,24 @@ class Names:
 def free(target: Path, options: argparse.Namespace) -> Path:
     """`target`. Raises InvalidRequest: it is one of the pictures given."""
     given = (*options.pictures, *options.reference, *(options.mask or ()))
-    if target.resolve() in {picture.resolve() for picture in given}:
+    # Unlike `Path.resolve`, this raises for no file, not even for links that lead in a circle.
+    if os.path.realpath(target) in {os.path.realpath(picture) for picture in given}:
         raise InvalidRequest(f"{target} is one of the pictures given; choose another folder")
     return target
 
 
 def failed(error: Exception, name: str = "") -> int:
     """Tells it in one line. Returns the exit code."""
-    line = " ".join(str(error).split())
-    tqdm.write(f"flux-client: {name}: {line}" if name else f"flux-client: {line}", file=sys.stderr)
+    expected = isinstance(error, (FluxError, OSError))
+    line = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
+    if sys.stderr is not None:
+        whole = f"flux-client: {name}: {line}" if name else f"flux-client: {line}"
+        tqdm.write(printable(whole, sys.stderr), file=sys.stderr)
     return 1
+
+
+def printable(text: str, stream: IO[str]) -> str:
+    """The same on one line of this stream: control characters, and those that it cannot encode, as escapes."""
+    escaped = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)

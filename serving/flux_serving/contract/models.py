@@ -195,8 +195,8 @@ FLUX_BASE = Model(
         Parameter(
             "STEP_TOKENS",
             "auto",
-            "Tokens, of images and contexts and their padding, that one denoising step computes at most, or auto: 8192 on "
-            "a GPU, 2048 on a CPU; an image that has more takes its steps alone",
+            "Tokens, of images and contexts and their padding, that one denoising step computes at most, or auto: 8192 "
+            "on a GPU, 2048 on a CPU; an image that has more takes its steps alone",
         ),
         Parameter(
             "DEFAULT_STEPS",

@@ -3,8 +3,8 @@
 Work is counted in tokens: a step of a job is as much as it has tokens, its whole work is steps times tokens.
 
 Rows of a batch are padded to its longest, so a step computes rows times longest: that is what `Limits.step_tokens`
-bounds. Jobs whose rows differ by more than `Limits.max_padding` do not share a step: a step of its own costs a short job
-less than the padding would. Padding is not counted as work of a job; it adds at most `max_padding` for each row.
+bounds. Jobs whose rows differ by more than `Limits.max_padding` do not share a step: a step of its own costs a short
+job less than the padding would. Padding is not counted as work of a job; it adds at most `max_padding` for each row.
 
 Higher rank goes first, then the job with the least work left, then the one with the least work in all, then the one
 that came first. A job's rank is its priority, and one more each time the machine has done `Limits.patience` times the
@@ -13,7 +13,7 @@ a step changes only when a job comes, leaves or rises.
 
 Why nothing starves: a job that came later can pass a risen one only by having risen itself, so it must have sat in a
 queue of bounded length. The first job of the order always runs, whatever shares its step. With p = `patience`, d = the
-most by which others' priority is higher, n = `max_jobs` and r = the most tokens of a step, as a multiple of those of the
+most by which others' priority is higher, n = `max_jobs` and r = the most work of a step, as a multiple of that of the
 first job in it, the machine does for others, before a job is done, at most 2 * (p * (d + 1) + 2 * n * r) times that
 job's whole work, and 2 * r times the work that was left in the queue when it came. While others do not rise, which is
 as long as the queue is short, it is p * (d + 1) times, and the queue. Where rows have equal lengths, r is at most the
@@ -45,8 +45,8 @@ class Limits:
     max_rows: int = 16
     #: Tokens that one step computes at most, padding included; a job that has more takes its steps alone.
     step_tokens: int = 8192
-    #: Tokens by which the rows of a step may differ. A step costs as much as 420 to 460 tokens before it has any row (the
-    #: cost model in scripts/flux_simulation, of an H100 and of a CPU), so more padding costs more than another step.
+    #: Tokens by which the rows of a step may differ. A step costs as much as 420 to 460 tokens before it has any row
+    #: (scripts/flux_simulation/machine.py, of an H100 and of a CPU), so more padding costs more than another step.
     max_padding: int = 512
     #: A job rises by one priority each time the machine has done this many times its whole work for others.
     patience: int = 16
