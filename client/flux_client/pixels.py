@@ -101,7 +101,8 @@ def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDAr
         black, white = 0, next(usual for usual in whites if white <= usual)
     scaled -= black
     scaled *= 255 / max(white - black, 1e-30)
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return grey
 
 
 def _no_picture(pixels: npt.NDArray[Any]) -> InvalidRequest:
