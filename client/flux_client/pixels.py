@@ -87,7 +87,8 @@ def _8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise InvalidRequest(
             f"an array of {pixels.dtype} has values {least:g}..{most:g}, expected 0..1; for 0..255, convert it to uint8"
         )
-    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    scaled: npt.NDArray[np.uint8] = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    return scaled
 
 
 def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -101,7 +102,8 @@ def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDAr
         black, white = 0, next(usual for usual in whites if white <= usual)
     scaled -= black
     scaled *= 255 / max(white - black, 1e-30)
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    return grey
 
 
 def _no_picture(pixels: npt.NDArray[Any]) -> InvalidRequest:
