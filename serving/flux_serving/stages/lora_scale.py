@@ -85,9 +85,11 @@ def _check(metadata: Mapping[str, Any]) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidRequest("has lora_adapter_metadata that is no JSON object")
     wrong = {name: metadata[name] for name in _MUST_BE_OFF if metadata.get(name)}
-    for name, plain in (("bias", (None, "none")), ("peft_type", (None, "LORA")), ("init_lora_weights", _PLAIN_INITS)):
+    for name, plain in (("bias", (None, "none")), ("init_lora_weights", _PLAIN_INITS)):
         if name in metadata and metadata[name] not in plain:
             wrong[name] = metadata[name]
+    if str(metadata.get("peft_type") or "lora").lower() != "lora":
+        wrong["peft_type"] = metadata["peft_type"]
     if wrong:
         found = ", ".join(f"{name}={str(value)[:40]}" for name, value in wrong.items())
         raise InvalidRequest(f"needs what is unsupported, by its lora_adapter_metadata: {found}")
