@@ -299,8 +299,9 @@ def test_a_picture_that_nobody_waits_for_is_not_decoded() -> None:
     now, wanted = 0.0, True
     answers, runner = Answers(3), Letters()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)), clock=lambda: now)
-    errands = threading.Event()
-    engine.run_aside(lambda: errands.wait(10))
+    begun, errands = threading.Event(), threading.Event()
+    engine.run_aside(lambda: (begun.set(), errands.wait(10)))
+    assert begun.wait(10)
     taken = threading.Semaphore(0)
     engine.submit(
         [

@@ -117,6 +117,9 @@ class Runner:
     def results(self, works: list[int]) -> list[str]:
         return ["done"] * len(works)
 
+    def tokens(self, batch: list[int]) -> int:
+        return len(batch)
+
     def results_at_once(self, work: int) -> int:
         return 1
 

@@ -1,6 +1,6 @@
 """Private memory of the server's processes after many streams, however these end.
 
-`pytest tests/live/test_memory.py --soak-streams 4000 --timeout 3600` is the soak; fewer streams run by default.
+`pytest tests/live/test_memory_growth.py --soak-streams 4000 --timeout 3600` is the soak; fewer streams run by default.
 """
 
 from __future__ import annotations
