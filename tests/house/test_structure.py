@@ -121,3 +121,9 @@ def test_tensor_names_are_literals_only_in_the_contract() -> None:
 
 def test_rendered_files_are_the_committed_ones() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "render_configs", "--check"], check=True)
+
+
+def test_no_two_test_files_have_the_same_name() -> None:
+    """pytest imports them by their names alone, and stops at the second."""
+    names = [file.name for file in sorted((ROOT / "tests").rglob("test_*.py"))]
+    assert sorted(names) == sorted(set(names))
