@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schedules", type=int, default=40, help="random schedules of the chaos test (soak: 1000)")
     parser.addoption("--device", default="cpu", help="where the engine of the unit tests computes, such as cuda")
     parser.addoption("--attack-seconds", type=float, default=3, help="how long each attack runs (soak: 20)")
+    parser.addoption("--fault-stride", type=int, default=8, help="every how manyth call fails in test_faults (all: 1)")
     parser.addoption("--hostile-inputs", type=int, default=600, help="generated hostile inputs (soak: 20000)")
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
     parser.addoption("--stops", type=int, default=2, help="how often the server is stopped after traffic (soak: 50)")

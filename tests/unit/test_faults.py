@@ -1,7 +1,8 @@
 """A fault at any call on the way from `execute` to the answer: every request is answered exactly once.
 
 The models run in this process, with the demo checkpoint, on a fake of Triton's Python API. The places of faults are not
-picked by hand: a first run of each request records every call, and each of them fails once.
+picked by hand: a first run of each request records every call, and each of them fails once with `--fault-stride 1`; by
+default every eighth of them does.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Case:
 class Lab:
     """Makes models and asks them. Weights are read once."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+        """stride: of how many places one is tried."""
+        self.stride = stride
         for name, value in {**DEMO.as_environment(), "FLUX_PROGRESS_FOLDER": str(folder / "progress")}.items():
             monkeypatch.setenv(name, value)
         for module in MODULES.values():
@@ -143,8 +146,8 @@ def _cached(name: str, load: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    made = Lab(tmp_path, monkeypatch)
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> Iterator[Lab]:
+    made = Lab(tmp_path, monkeypatch, pytestconfig.getoption("--fault-stride"))
     yield made
     made.injector.remove()
 
@@ -236,6 +239,7 @@ def assert_one_answer_each(lab: Lab, case: Case) -> None:
     # Each place fails once, whichever case has it first.
     new = [place for place in places if (case.model, place) not in _TRIED]
     _TRIED.update((case.model, place) for place in new)
+    new = new[:: lab.stride]
     faults = itertools.cycle(FAULTS)
     hits = errors = 0
     for place, fault in zip(new, faults, strict=False):
@@ -246,5 +250,5 @@ def assert_one_answer_each(lab: Lab, case: Case) -> None:
         errors += last is not None and is_error(last)
     print(f"{case.model}: {len(places)} places, {len(new)} new, {hits} faults, {errors} errors")
     # Threads do not pass all places each time; what is logged, measured or shown may fail without an error.
-    assert hits >= 0.8 * len(new)
-    assert errors >= 0.1 * hits
+    assert hits >= 0.8 * len(new) - 1
+    assert errors >= 0.1 * hits - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from flux_serving.contract.handed import PROGRESS_PARAMETER
 from flux_serving.contract.models import Model
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
+
+log = logging.getLogger(__name__)
 
 
 class PendingRequest:
@@ -71,30 +74,34 @@ class PendingRequest:
         return None
 
     def answer(self, outputs: Mapping[Tensor, Array]) -> None:
-        """Answer with these outputs, if there was no answer yet. Does not raise."""
-        if self._close():
-            self._send(lambda: answer(self._wanted, outputs))
+        """Answer with these outputs, if there was no answer yet. Where this raises, there is still none."""
+        self._answer(lambda: answer(self._wanted, outputs))
 
     def fail(self, error: BaseException) -> None:
         """Answer with this error, if there was no answer yet. Does not raise."""
-        if self._close():
-            self._send(lambda: self._refusal(error))
-
-    def _close(self) -> bool:
-        """Whether it was open."""
-        with self._lock:
-            was_open, self._is_open = self._is_open, False
-        return was_open
+        for _ in range(2):
+            try:
+                self._answer(lambda: self._refusal(error))
+                return
+            except BaseException:
+                log.exception("%s: request %r is answered once more", self._model.name, self._request_id)
 
     def _refusal(self, error: BaseException) -> Any:
         return refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
 
-    def _send(self, build: Callable[[], Any]) -> None:
+    def _answer(self, build: Callable[[], Any]) -> None:
+        """Only the first answer counts; where this raises, the next one does."""
+        with self._lock:
+            was_open, self._is_open = self._is_open, False
+        if not was_open:
+            return
         try:
             send_last(self._model, self._request_id, self._sender, build, describe=self._refusal)
-        finally:
-            self.values = {}
-            self._on_end(self)
+        except BaseException:
+            self._is_open = True
+            raise
+        self.values = {}
+        self._on_end(self)
 
 
 def _size_bytes(array: Array) -> int:

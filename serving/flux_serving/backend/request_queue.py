@@ -15,13 +15,14 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
 from flux_serving.backend.health import HEALTH
-from flux_serving.backend.lanes import Bounds, make_lanes
+from flux_serving.backend.lanes import Bounds, Lane, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
@@ -150,27 +151,37 @@ class RequestQueue(Generic[Prepared]):
 
     def _submit(self, pending: PendingRequest, lane: int) -> None:
         """Raises Overloaded: the lane has no room."""
-        self._lanes[lane].enter(pending)
-        self._lanes[lane].executor.submit(self._prepare, pending, lane)
+        entered = self._lanes[lane]
+        entered.enter(pending)
+        try:
+            entered.executor.submit(self._prepare, pending, lane).add_done_callback(
+                partial(self._end_preparing, pending, entered)
+            )
+        except BaseException:
+            entered.leave(pending)
+            raise
+
+    def _end_preparing(self, pending: PendingRequest, lane: Lane, preparing: Future[None]) -> None:
+        lane.leave(pending)
+        if (error := preparing.exception()) is not None:
+            pending.fail(error)
 
     def _prepare(self, pending: PendingRequest, lane: int) -> None:
-        """In a thread of the lane."""
+        """In a thread of the lane. What it raises is the request's failure."""
+        while not self._slots.acquire(timeout=_WATCH_S):
+            if not pending.is_open:
+                return
+        is_ready = False
         try:
-            while not self._slots.acquire(timeout=_WATCH_S):
-                if not pending.is_open:
-                    return
-            is_ready = False
-            try:
-                is_ready = self._prepare_within(self._lanes[lane].bounds, pending)
-            except TooMuchWork:
-                self._submit(pending, lane + 1)
-            finally:
-                if not is_ready:
-                    self._slots.release()
+            is_ready = self._prepare_within(self._lanes[lane].bounds, pending)
+        except TooMuchWork:
+            self._submit(pending, lane + 1)
         except BaseException as error:
             pending.fail(error)
+            raise
         finally:
-            self._lanes[lane].leave(pending)
+            if not is_ready:
+                self._slots.release()
 
     def _prepare_within(self, bounds: Bounds, pending: PendingRequest) -> bool:
         """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
@@ -184,26 +195,34 @@ class RequestQueue(Generic[Prepared]):
             return self._decoder.decode(encoded, max_pixels, behind, allowance)
 
         self._ready.append((pending, self._prepare_values(values, decode)))
-        self._finisher.submit(self._finish)
+        self._finisher.submit(self._finish).add_done_callback(partial(self._end_finishing, pending))
         return True
+
+    def _end_finishing(self, pending: PendingRequest, finishing: Future[None]) -> None:
+        if (error := finishing.exception()) is not None:
+            pending.fail(error)
 
     def _finish(self) -> None:
         """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
         batch: list[tuple[PendingRequest, Prepared]] = []
-        while self._ready and len(batch) < self._max_together:
-            batch.append(self._ready.popleft())
-        going_on = []
-        for pending, prepared in batch:
-            if (reason := pending.reason_to_stop()) is not None:
-                pending.fail(reason)
-            else:
-                going_on.append((pending, prepared))
         try:
+            while self._ready and len(batch) < self._max_together:
+                batch.append(self._ready.popleft())
+            going_on = [(pending, prepared) for pending, prepared in batch if not _is_stopped(pending)]
             if going_on:
                 self._finish_together(going_on)
         except BaseException as error:
-            log.error("%s: a batch of %d requests failed", self._model.name, len(going_on), exc_info=error)
+            log.error("%s: a batch of %d requests failed", self._model.name, len(batch), exc_info=error)
+            raise
         finally:
             for pending, _ in batch:
                 pending.fail(GenerationFailed("the request was not answered; the server's log has the details"))
                 self._slots.release()
+
+
+def _is_stopped(pending: PendingRequest) -> bool:
+    """Whether no more work should go into the request, which is then answered."""
+    if (reason := pending.reason_to_stop()) is None:
+        return False
+    pending.fail(reason)
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,18 +114,23 @@ def refuse(
 
     tensor: as in `refusal`. in_words: as in `error_response`.
     """
-    try:
-        request_id, sender = request.request_id(), request.get_response_sender()
-    except BaseException:
-        log.exception("%s: a request could not be answered", model.name)
-        return
+    for _ in range(2):
+        try:
+            request_id = request.request_id()
+            wanted = () if tensor is None else request.requested_output_names()
 
-    def described(failure: BaseException) -> Any:
-        if tensor is None:
-            return error_response(model, request_id, failure, in_words)
-        return refusal(model, request.requested_output_names(), request_id, failure, tensor)
+            def described(
+                failure: BaseException, request_id: str = request_id, wanted: Collection[str] = wanted
+            ) -> Any:
+                if tensor is None:
+                    return error_response(model, request_id, failure, in_words)
+                return refusal(model, wanted, request_id, failure, tensor)
 
-    send_last(model, request_id, sender, lambda: described(error), describe=described, in_words=in_words)
+            sender = request.get_response_sender()
+            send_last(model, request_id, sender, partial(described, error), describe=described, in_words=in_words)
+            return
+        except BaseException:
+            log.exception("%s: a refused request is answered once more", model.name)
 
 
 def error_response(model: Model, request_id: str, error: BaseException, in_words: bool = False) -> Any:
@@ -162,6 +168,10 @@ def refusal(model: Model, wanted: Collection[str], request_id: str, error: BaseE
         return _refusal(model, wanted, request_id, error, tensor)
     except BaseException as failure:
         return error_response(model, request_id, failure)
+
+
+def _refusal_in(tensor: Tensor, model: Model, wanted: Collection[str], request_id: str, error: BaseException) -> Any:
+    return refusal(model, wanted, request_id, error, tensor)
 
 
 def _refusal(
