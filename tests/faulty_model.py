@@ -28,8 +28,13 @@ def open_model(module_name: str, args: Any) -> Any:
         value for name, value in vars(module).items() if name.endswith("Model") and value.__module__ == module_name
     )
     name = module_name.rpartition(".")[2]
-    _wrap(module, "read_inputs", lambda call, model, request: _reading(name, request) or call(model, request))
-    places = [module, importlib.import_module("flux_serving.backend.wire")]
+    places = [
+        module,
+        *(importlib.import_module(f"flux_serving.backend.{other}") for other in ("wire", "pending_request")),
+    ]
+    for place in places[:1] + places[2:]:
+        if "read_inputs" in vars(place):
+            _wrap(place, "read_inputs", lambda call, model, request: _reading(name, request) or call(model, request))
     if name == "flux_base":
         places.append(importlib.import_module("flux_serving.backend.ticket"))
         _wrap(module.Sampler, "step", lambda call, sampler, batch: _stepping() or call(sampler, batch))
