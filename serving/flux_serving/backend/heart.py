@@ -9,6 +9,7 @@ import time
 from itertools import count
 
 from flux_serving.backend.memory import private_bytes, return_free_memory
+from flux_serving.backend.parent import is_gone
 from flux_serving.backend.publishing import Published
 from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMORY
 
@@ -27,6 +28,7 @@ class Heart:
     """
 
     def __init__(self, model: str, instance: str) -> None:
+        self._parent = os.getppid()
         published = Published(model, instance)
         self._published = published
         self._heartbeat = published.one(HEARTBEAT)
@@ -57,6 +59,9 @@ class Heart:
                 log.exception("a heartbeat was not published")
 
     def _beat(self) -> None:
+        # Publishing to a Triton that is gone never returns and keeps Python's lock, so that no thread could end this.
+        if is_gone(self._parent):
+            os._exit(1)
         self._heartbeat.set(time.time())
         self._private_memory.set(private_bytes())
         memory = os.statvfs("/dev/shm")

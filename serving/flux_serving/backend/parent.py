@@ -24,9 +24,14 @@ def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> threadin
 
 
 def _watch(parent: int, end: Callable[[], object]) -> None:
-    while os.getppid() == parent and not _is_zombie(parent):
+    while not is_gone(parent):
         time.sleep(PAUSE_S)
     end()
+
+
+def is_gone(parent: int) -> bool:
+    """Whether the process with this id, which was the parent of this one, has ended."""
+    return os.getppid() != parent or _is_zombie(parent)
 
 
 def _is_zombie(pid: int) -> bool:
