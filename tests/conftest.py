@@ -34,9 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-stride", type=int, default=8, help="every how manyth call fails in test_faults (all: 1)")
     parser.addoption("--hostile-inputs", type=int, default=600, help="generated hostile inputs (soak: 20000)")
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
-    parser.addoption("--stops", type=int, default=2, help="how often the server is stopped after traffic (soak: 50)")
+    parser.addoption("--stops", type=int, default=1, help="how often the server is stopped after traffic (soak: 50)")
     parser.addoption(
-        "--soak-streams", type=int, default=150, help="streams of each kind of the memory test (soak: 4000)"
+        "--soak-streams", type=int, default=60, help="streams of each kind of the memory test (soak: 4000)"
     )
 
 
