@@ -347,7 +347,7 @@ def test_each_mode_is_held_to_the_contract_in_its_own_name(mode, told, message):
 
 
 def test_there_is_one_control_picture():
-    with pytest.raises(TypeError, match=r"list is no picture, .* or a uint8 array$"):
+    with pytest.raises(TypeError, match=r"list is no picture, .* or a NumPy array$"):
         call_request("canny", {"control_image": [b"one"]})
 
 

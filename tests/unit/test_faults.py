@@ -7,8 +7,10 @@ default every eighth of them does.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ import pytest  # noqa: E402
 
 from conftest import DEMO  # noqa: E402
 from faults import Injector, Place  # noqa: E402
-from flux_serving.backend import health  # noqa: E402
+from flux_serving.backend import health, instance  # noqa: E402
 from flux_serving.backend.progress_channel import Progress, ProgressFolder  # noqa: E402
 from flux_serving.contract.models import MODELS  # noqa: E402
 from pictures import drawn_picture, encoded  # noqa: E402
@@ -82,6 +84,9 @@ class Lab:
             for loader in LOADERS:
                 if hasattr(module, loader):
                     monkeypatch.setattr(module, loader, _cached(loader, getattr(module, loader)))
+        # Of the process, which is the whole test run's here.
+        monkeypatch.setattr(instance, "end_with_parent", lambda: None)
+        monkeypatch.setattr(MODULES["flux_base"], "_SWITCH_INTERVAL_S", sys.getswitchinterval())
         monkeypatch.setattr(health, "_ANSWER_S", 0.0)
         monkeypatch.setattr(health.HEALTH, "_exit_process", lambda status: self.exits.append(status))
         self.exits: list[int] = []
@@ -150,6 +155,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Co
     made = Lab(tmp_path, monkeypatch, pytestconfig.getoption("--fault-stride"))
     yield made
     made.injector.remove()
+    # What faults left behind is collected here, not in the tests after these.
+    gc.collect()
 
 
 def _context(lab: Lab) -> dict[str, np.ndarray]:

@@ -59,6 +59,9 @@ class Steps:
     def results(self, works: Sequence[Work]) -> list[str]:
         return ["an image"] * len(works)
 
+    def tokens(self, batch: Sequence[Work]) -> int:
+        return len(batch)
+
     def results_at_once(self, work: Work) -> int:
         return 1
 

@@ -87,6 +87,7 @@ def test_it_prints_a_line_for_every_number() -> None:
         "/dev/shm, 1 GPU",
         "/dev/shm, 2 GPU",
         "/dev/shm, CPU, callers behind the gateway",
+        "gateway's memory",
         "preStop, at least",
         "longest image that the contract allows",
         "longest image that the gateway allows",
