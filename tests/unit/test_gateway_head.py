@@ -12,11 +12,9 @@ import httpx
 import openai
 import pytest
 
-from asking import gateway, started_app
+from asking import Endless, gateway, started_app
 from flux_client import AsyncFluxClient, RetryPolicy
-from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
-from flux_client.request import Request
-from flux_client.transport import Answer
+from flux_client.fake import AsyncFakeTransport
 from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
 from flux_serving.contract.models import BY_MODE
@@ -96,22 +94,6 @@ def test_head_of_what_only_takes_post_is_405() -> None:
             assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
 
     run(ask)
-
-
-class Endless(AsyncFakeTransport):
-    """Takes each request, and never makes its images."""
-
-    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
-        class Answers(AsyncFakeAnswers):
-            begun = False
-
-            async def __anext__(self) -> Answer:
-                if self.begun:
-                    await asyncio.sleep(60)
-                self.begun = True
-                return await super().__anext__()
-
-        return Answers(self.fake.stream(request, timeout_s, request_id))
 
 
 def test_head_of_a_running_jobs_events_ends_at_once() -> None:

@@ -14,11 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from asking import gateway
+from asking import Endless, gateway
 from flux_client import GenerationFailed, Overloaded, Progress
-from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
-from flux_client.request import Request
-from flux_client.transport import Answer
+from flux_client.fake import AsyncFakeTransport
 from flux_gateway.jobs.job import Job
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import new_key
@@ -27,22 +25,6 @@ from flux_gateway.settings import Settings
 from pictures import encoded
 
 TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
-
-
-class Endless(AsyncFakeTransport):
-    """Takes each request, and never makes its pictures."""
-
-    def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
-        class Answers(AsyncFakeAnswers):
-            begun = False
-
-            async def __anext__(self) -> Answer:
-                if self.begun:
-                    await asyncio.sleep(60)
-                self.begun = True
-                return await super().__anext__()
-
-        return Answers(self.fake.stream(request, timeout_s, request_id))
 
 
 def run(ask: Callable[[httpx.AsyncClient], Awaitable[None]], *how: Any) -> None:
