@@ -77,8 +77,11 @@ def _request(rng: random.Random) -> tuple[Any, Model | Ensemble]:
 
 def values_by_grpc(rng: random.Random) -> Hostile:
     request, model = _request(rng)
-    given = ", ".join(tensor.name for tensor in request.inputs)
-    return Hostile("values over gRPC", f"{model.name}: {given}", _VALUES, lambda targets: by_grpc(targets, request))
+    given = [tensor.name for tensor in request.inputs]
+    # flux_base answers with the refusal that it is given, and with its code.
+    refused = {"UNAVAILABLE"} if any(name.endswith("REFUSAL") for name in given) else set()
+    what = f"{model.name}: {', '.join(given)}"
+    return Hostile("values over gRPC", what, _VALUES | refused, lambda targets: by_grpc(targets, request))
 
 
 def structure_by_grpc(rng: random.Random) -> Hostile:
@@ -119,7 +122,13 @@ def _no_contents(request: Any, rng: random.Random) -> None:
 
 
 def _another_name(request: Any, rng: random.Random) -> None:
-    _any_input(request, rng)[1].name = rng.choice(("", "X", "OUTPUT_IMAGE", "ü" * 50, "IMAGE\0", "a" * 3000))
+    _any_input(request, rng)[1].name = rng.choice(("", "X", "OUTPUT_IMAGE", "ü" * 50, "a" * 3000))
+
+
+def _name_with_a_nul(request: Any, rng: random.Random) -> None:
+    """Triton reads the name up to the NUL."""
+    tensor = _any_input(request, rng)[1]
+    tensor.name = rng.choice((f"{tensor.name}\0", "IMAGE\0", "\0"))
 
 
 def _twice(request: Any, rng: random.Random) -> None:
@@ -165,6 +174,7 @@ _STRUCTURES: tuple[tuple[Any, frozenset[str]], ...] = (
     (_another_length, _WRONG | {"OK"}),
     (_no_contents, _WRONG),
     (_another_name, _WRONG),
+    (_name_with_a_nul, _VALUES),
     (_twice, _WRONG | {"OK"}),
     (_unknown_output, _WRONG),
     (_unknown_region, _WRONG | {"NOT_FOUND"}),
