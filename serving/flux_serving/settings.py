@@ -37,10 +37,10 @@ LORA_VARIABLE = "FLUX_LORA_PATH"
 #: In the order of `Checkpoints`' fields.
 _REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
 _OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
-#: Folder of the sockets that carry progress from `flux_base` to `flux_stream`; unset: one under the temporary folder.
-PROGRESS_VARIABLE = "FLUX_PROGRESS_FOLDER"
+#: Folder through which the models of one server exchange progress and load; unset: one under the temporary folder.
+FOLDER_VARIABLE = "FLUX_SERVER_FOLDER"
 #: All that the models read.
-VARIABLES = (*_REQUIRED, *_OPTIONAL, PROGRESS_VARIABLE)
+VARIABLES = (*_REQUIRED, *_OPTIONAL, FOLDER_VARIABLE)
 
 #: What a request for edge control is told without one.
 NO_CONTROLNET = f"this server has no ControlNet; {CONTROLNET_VARIABLE} names its folder"

@@ -78,7 +78,7 @@ class Lab:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
         """stride: of how many places one is tried."""
         self.stride = stride
-        for name, value in {**DEMO.as_environment(), "FLUX_PROGRESS_FOLDER": str(folder / "progress")}.items():
+        for name, value in {**DEMO.as_environment(), "FLUX_SERVER_FOLDER": str(folder / "progress")}.items():
             monkeypatch.setenv(name, value)
         for module in MODULES.values():
             for loader in LOADERS:

@@ -22,7 +22,7 @@ from flux_serving.backend.progress_channel import (
     ProgressSender,
 )
 from flux_serving.errors import CannotStart, InvalidRequest
-from flux_serving.settings import PROGRESS_VARIABLE
+from flux_serving.settings import FOLDER_VARIABLE
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_an_address_where_nobody_listens_is_refused(folder: ProgressFolder, tmp_
 def test_a_folder_that_others_can_enter_is_refused_by_both_sides(folder: ProgressFolder) -> None:
     receiver = folder.listen()
     folder.path.chmod(0o755)
-    with pytest.raises(CannotStart, match=rf"others can enter it; {PROGRESS_VARIABLE} names another"):
+    with pytest.raises(CannotStart, match=rf"others can enter it; {FOLDER_VARIABLE} names another"):
         folder.make()
     with pytest.raises(InvalidRequest, match="others can enter it"):
         folder.connect(receiver.address)
@@ -182,7 +182,9 @@ def test_a_link_in_the_place_of_the_folder_is_refused(folder: ProgressFolder, tm
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotStart, match=f"{tmp_path}/file/progress: no folder for progress sockets: Not a directory"):
+    with pytest.raises(
+        CannotStart, match=f"{tmp_path}/file/progress: no folder for the server's files: Not a directory"
+    ):
         ProgressFolder(tmp_path / "file" / "progress").make()
 
 
@@ -200,7 +202,7 @@ def test_a_path_longer_than_a_socket_s_address_may_be_works(tmp_path: Path) -> N
 
 
 def test_the_folder_is_the_one_that_the_environment_names(tmp_path: Path) -> None:
-    assert ProgressFolder.of_server({PROGRESS_VARIABLE: str(tmp_path)}).path == tmp_path
+    assert ProgressFolder.of_server({FOLDER_VARIABLE: str(tmp_path)}).path == tmp_path
 
 
 def test_processes_of_one_parent_agree_on_the_folder_and_others_do_not() -> None:

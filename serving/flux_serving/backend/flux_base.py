@@ -23,8 +23,10 @@ from flux_serving.backend.material import read_material, unchanged, without_plac
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
+from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.ticket import Ticket, is_streamed
 from flux_serving.backend.wire import read_inputs, read_text, refuse
+from flux_serving.backend.work_sharing import WorkSharing
 from flux_serving.contract.codes import error_of
 from flux_serving.contract.handed import PIXELS, REFUSALS
 from flux_serving.contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
@@ -33,6 +35,7 @@ from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
 from flux_serving.stages.denoising import Denoising
@@ -76,16 +79,22 @@ class FluxBaseModel:
             max_rows=settings.max_rows,
             step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
         )
-        self._metrics = EngineMetrics(FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s)
+        folder = ServerFolder.of_server(os.environ)
+        sharing = self._sharing = WorkSharing(folder, instance.name, instance.device, lambda s: self._metrics.held(s))
+        self._metrics = EngineMetrics(
+            FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s, lambda: sharing.seconds_left
+        )
         runner: WatchedRunner[Denoising, Picture] = WatchedRunner(self._sampler)
+        scheduler = Scheduler(limits)
         self._engine: Engine[Denoising, Picture] = Engine(
-            runner, Scheduler(limits), self._metrics, on_broken=lambda: HEALTH.end(_BROKEN)
+            runner, scheduler, Observers(sharing, self._metrics), on_broken=lambda: HEALTH.end(_BROKEN)
         )
         HEALTH.watch(runner.stuck, close=lambda: self._engine.close(Overloaded(_RESTARTING)))
         self._adapters = Adapters(checkpoints.loras, self._sampler.transformer, settings.max_adapters)
         # Adapters are read from files, which must hold up neither the steps nor the requests without any.
         self._loader = ThreadPoolExecutor(1, "adapters")
         self._loads = threading.BoundedSemaphore(settings.max_waiting)
+        sharing.begin(scheduler.load)
         instance.heart.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -102,8 +111,10 @@ class FluxBaseModel:
                     ticket.fail(error)
                 else:
                     refuse(FLUX_BASE, request, error, in_words=is_streamed(request))
+        self._sharing.hold()
 
     def close(self) -> None:
+        self._sharing.close()
         self._engine.close()
         self._loader.shutdown()
         self._metrics.close()

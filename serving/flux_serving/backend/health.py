@@ -46,6 +46,11 @@ class ProcessHealth:
         if self._reason is not None:
             raise Overloaded(f"this model's process ends and must be started again: {self._reason}")
 
+    @property
+    def reason(self) -> str | None:
+        """Why the process ends; None: it does not."""
+        return self._reason
+
     def is_ready(self) -> bool:
         """Answers at once."""
         reasons = [self._reason, *(probe() for probe in self._probes)]

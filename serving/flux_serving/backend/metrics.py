@@ -16,12 +16,14 @@ from flux_serving.backend.publishing import Published
 from flux_serving.contract.metrics import (
     DECODE_SECONDS,
     FORWARD_SECONDS,
+    HELD_SECONDS,
     JOB_SECONDS,
     JOBS,
     JOBS_RUNNING,
     JOBS_WAITING,
     QUEUE_SECONDS,
     ROWS_PER_STEP,
+    SECONDS_LEFT,
     STEP_SECONDS,
     TOKENS,
     TOKENS_RUNNING,
@@ -43,10 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class EngineMetrics(Observer):
-    """Of one instance of the model. forward_s: seconds spent in the transformer so far."""
+    """Of one instance of the model."""
 
-    def __init__(self, model: str, instance: str, forward_s: Callable[[], float]) -> None:
+    def __init__(
+        self, model: str, instance: str, forward_s: Callable[[], float], seconds_left: Callable[[], float]
+    ) -> None:
+        """forward_s: seconds spent in the transformer so far. seconds_left: of the work that the engine has."""
         self._forward_s = forward_s
+        self._seconds_of_work_left = seconds_left
         self._forward_published_s = 0.0
         published = Published(model, instance)
         self._published = published
@@ -54,8 +60,10 @@ class EngineMetrics(Observer):
         self._forwards = published.one(FORWARD_SECONDS)
         self._rows = published.one(ROWS_PER_STEP)
         self._tokens = published.one(TOKENS)
-        #: In the order of Load's fields.
+        #: In the order of Load's first fields.
         self._load = [published.one(metric) for metric in (JOBS_RUNNING, JOBS_WAITING, TOKENS_RUNNING, TOKENS_WAITING)]
+        self._seconds_left = published.one(SECONDS_LEFT)
+        self._held_s = published.one(HELD_SECONDS)
         self._queue_s = published.one(QUEUE_SECONDS)
         self._job_s = published.one(JOB_SECONDS)
         self._decode_s = published.one(DECODE_SECONDS)
@@ -75,14 +83,20 @@ class EngineMetrics(Observer):
         """So many jobs found no room."""
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
+    def held(self, seconds: float) -> None:
+        """A request held the instance for so long."""
+        self._due.put(lambda: self._held_s.observe(seconds))
+
     def queued(self, load: Load) -> None:
         if self._latest == load:
             return
         self._latest = load
+        seconds_left = self._seconds_of_work_left()
 
         def publish() -> None:
-            for metric, value in zip(self._load, load, strict=True):
+            for metric, value in zip(self._load, load, strict=False):
                 metric.set(value)
+            self._seconds_left.set(seconds_left)
 
         self._due.put(publish)
 

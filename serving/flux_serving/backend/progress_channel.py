@@ -3,10 +3,6 @@
 `flux_stream` makes the socket and sends its address, a bare random file name, through the ensemble; `flux_base`
 connects to it and writes after every step without ever blocking. When the socket is closed, nobody waits for the
 picture.
-
-The folder of the sockets belongs to one server and to nobody else: both sides refuse one that others can enter. It is
-the one that FLUX_PROGRESS_FOLDER names, as the launcher does; without that, one under the temporary folder, named after
-the parent of both models' processes, which is Triton.
 """
 
 from __future__ import annotations
@@ -19,14 +15,12 @@ import secrets
 import socket
 import stat
 import struct
-import tempfile
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from flux_serving.errors import CannotStart, InvalidRequest
-from flux_serving.settings import PROGRESS_VARIABLE
+from flux_serving.backend.server_folder import ServerFolder
+from flux_serving.errors import InvalidRequest
 
 #: Pixels of a preview's longest side: 256 x 256 RGB are 192 KiB, and a datagram may have 208 KiB (Linux' default).
 MAX_PREVIEW_SIDE = 256
@@ -68,38 +62,8 @@ def read_datagram(datagram: bytes) -> Progress | None:
     return Progress(image, done, steps, Preview(height, width, rgb) if rgb else None)
 
 
-class ProgressFolder:
-    """The folder of one server's sockets."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @classmethod
-    def of_server(cls, environment: Mapping[str, str]) -> ProgressFolder:
-        """The same one in every model's process of one server."""
-        if named := environment.get(PROGRESS_VARIABLE):
-            return cls(Path(named))
-        server = os.getppid()
-        # Process ids come again, in a container at every start; with the start's time the folder is nobody else's.
-        started = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[19]
-        return cls(Path(tempfile.gettempdir(), f"flux-triton-progress-{server}-{started}"))
-
-    def make(self) -> None:
-        """Raises CannotStart: it cannot be made, or others can enter it."""
-        try:
-            with contextlib.suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
-            with self._opened():
-                pass
-        except OSError as error:
-            raise CannotStart(
-                f"{self.path}: no folder for progress sockets: {error.strerror}; {PROGRESS_VARIABLE} names another"
-            ) from error
-
-    def remove(self) -> None:
-        """If no socket is left in it."""
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+class ProgressFolder(ServerFolder):
+    """The sockets of one server."""
 
     def listen(self) -> ProgressReceiver:
         """Raises OSError: no socket can be made."""
@@ -108,7 +72,7 @@ class ProgressFolder:
             listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             waking = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             waking.setblocking(False)
-            with self._opened() as folder:
+            with self.opened() as folder:
                 listening.bind(f"{folder}/{address}")
                 undo.callback((self.path / address).unlink)
                 waking.connect(f"{folder}/{address}")
@@ -126,7 +90,7 @@ class ProgressFolder:
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             sending.setblocking(False)
-            with self._opened() as folder:
+            with self.opened() as folder:
                 found = os.lstat(f"{folder}/{address}")
                 if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
                     raise PermissionError(errno.EPERM, "not a socket of this server")
@@ -135,20 +99,6 @@ class ProgressFolder:
             sending.close()
             raise InvalidRequest(f"is no address at which flux_stream listens: {error.strerror}") from None
         return ProgressSender(self.path / address, sending)
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[str]:
-        """The folder as a path that stays it whatever becomes of its name, and short: an address of a Unix socket has
-        107 bytes. Raises OSError: it isn't there, or isn't ours alone.
-        """
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            found = os.fstat(descriptor)
-            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise PermissionError(errno.EPERM, "others can enter it")
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
 
 
 class ProgressReceiver:

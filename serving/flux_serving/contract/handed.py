@@ -75,7 +75,12 @@ PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, heigh
 LATENTS = Tensor(
     "LATENTS", DType.FP32, (-1, -1, -1), "Final packed latents: number, image tokens, channels", unit="VAE-scaled"
 )
-RECIPE = Tensor("RECIPE", DType.BYTES, (-1,), "How each picture was made, as JSON: seed, steps, guidance, size, model")
+RECIPE = Tensor(
+    "RECIPE",
+    DType.BYTES,
+    (-1,),
+    "How and where each picture was made, as JSON: seed, steps, guidance, size, model, instance, device",
+)
 
 INITIAL_LATENTS = replace(
     LATENTS,
@@ -126,3 +131,17 @@ CANCEL = scalar(
 )
 PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
 PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
+
+# What flux_status answers; the same order in each.
+QUERY = Tensor("QUERY", DType.BYTES, (1,), "What is asked. Triton refuses a request without inputs", choices=("load",))
+INSTANCE = Tensor("INSTANCE", DType.BYTES, (-1,), "Name of each instance of `flux_base` that is alive")
+DEVICE = Tensor("DEVICE", DType.BYTES, (-1,), "Device of each instance, such as `cuda:7` or `cpu`")
+SECONDS_LEFT = Tensor(
+    "SECONDS_LEFT",
+    DType.FP32,
+    (-1,),
+    "Time until every image of the instance has taken its last step, at the step times measured so far",
+    unit="seconds",
+)
+JOBS = Tensor("JOBS", DType.INT32, (-1,), "Images that wait or run in each instance")
+ROOM = Tensor("ROOM", DType.INT32, (-1,), "Images that each instance would accept now")

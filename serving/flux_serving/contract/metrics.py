@@ -110,6 +110,19 @@ DECODE_SECONDS = Metric(
     "What does the end of a picture cost?",
     _STEP_BUCKETS,
 )
+SECONDS_LEFT = Metric(
+    "flux_seconds_left",
+    Kind.GAUGE,
+    "Time until every image of the instance has taken its last step, at the step times measured so far",
+    "Does one instance idle while another one has a queue?",
+)
+HELD_SECONDS = Metric(
+    "flux_held_seconds",
+    Kind.HISTOGRAM,
+    "Time for which an instance, after accepting a request, took no other one because another instance had less to do",
+    "Do the instances share the work? It delays no answer.",
+    _WAIT_BUCKETS,
+)
 # Of every model's process; the others are of the engine.
 HEARTBEAT = Metric(
     "flux_heartbeat_seconds",
@@ -144,6 +157,8 @@ METRICS: tuple[Metric, ...] = (
     ROWS_PER_STEP,
     TOKENS,
     DECODE_SECONDS,
+    SECONDS_LEFT,
+    HELD_SECONDS,
     HEARTBEAT,
     PRIVATE_MEMORY,
     SHARED_MEMORY,

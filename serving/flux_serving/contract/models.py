@@ -24,9 +24,12 @@ from flux_serving.contract.handed import (
     CONTEXT_SPANS,
     CONTROL_LATENTS,
     CONTROL_REFUSAL,
+    DEVICE,
     EDGE_IMAGE,
     EDGES,
     INITIAL_LATENTS,
+    INSTANCE,
+    JOBS,
     LATENTS,
     NEGATIVE,
     OUTPUT_IMAGE,
@@ -37,9 +40,12 @@ from flux_serving.contract.handed import (
     PREVIEW,
     PROGRESS,
     PROGRESS_ADDRESS,
+    QUERY,
     RECIPE,
     REFUSAL,
     REFUSALS,
+    ROOM,
+    SECONDS_LEFT,
     SOURCE_LATENTS,
     SOURCE_PIXELS,
     SOURCE_REFUSAL,
@@ -309,6 +315,14 @@ FLUX_STREAM = Model(
     decoupled=True,
 )
 
+FLUX_STATUS = Model(
+    name="flux_status",
+    purpose="How much work each instance of `flux_base` has left; clients with several servers choose by it",
+    inputs=(QUERY,),
+    outputs=(INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM),
+    needs_gpu=False,
+)
+
 MODELS: tuple[Model, ...] = (
     FLUX_PRIOR_REDUX,
     FLUX_VAE_ENCODER,
@@ -316,4 +330,5 @@ MODELS: tuple[Model, ...] = (
     FLUX_BASE,
     IMAGE_ENCODE,
     FLUX_STREAM,
+    FLUX_STATUS,
 )

@@ -28,7 +28,7 @@ from flux_serving.launch.repository import assemble_repository
 from flux_serving.launch.stubs import ModelProcess, model_processes
 from flux_serving.launch.tracing import trace_arguments
 from flux_serving.launch.urls import fetch, loopback_of
-from flux_serving.settings import PROGRESS_VARIABLE, Checkpoints
+from flux_serving.settings import FOLDER_VARIABLE, Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
@@ -258,7 +258,7 @@ class TritonServer:
 
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""
-        return {PROGRESS_VARIABLE: str(self._folder / "progress"), **self.options.checkpoints.as_environment()}
+        return {FOLDER_VARIABLE: str(self._folder / "models"), **self.options.checkpoints.as_environment()}
 
 
 def _temporary_folder() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flux_serving.errors import FluxError
@@ -26,3 +27,29 @@ class Observer:
 
     def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
         """A job ended, total_s seconds after it was submitted: well (None), or with an error."""
+
+
+class Observers(Observer):
+    """Several, told one after the other."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def queued(self, load: Load) -> None:
+        self._tell(lambda observer: observer.queued(load))
+
+    def began(self, job: Job[Any, Any], queue_s: float) -> None:
+        self._tell(lambda observer: observer.began(job, queue_s))
+
+    def stepped(self, rows: int, tokens: int, step_s: float) -> None:
+        self._tell(lambda observer: observer.stepped(rows, tokens, step_s))
+
+    def decoded(self, pictures: int, decode_s: float) -> None:
+        self._tell(lambda observer: observer.decoded(pictures, decode_s))
+
+    def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
+        self._tell(lambda observer: observer.ended(job, outcome, total_s))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        for observer in self._observers:
+            tell(observer)

@@ -1,0 +1,48 @@
+"""`flux_status`: how much work each instance of `flux_base` has left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.server_folder import ServerFolder
+from flux_serving.backend.wire import answer, read_inputs, refuse, send_last
+from flux_serving.backend.work_board import WorkBoard
+from flux_serving.contract.handed import DEVICE, INSTANCE, JOBS, ROOM, SECONDS_LEFT
+from flux_serving.contract.models import FLUX_STATUS
+from flux_serving.contract.tensors import Array, Tensor
+
+
+class FluxStatusModel:
+    def __init__(self, args: Mapping[str, str]) -> None:
+        self._instance = Instance.start(FLUX_STATUS, args)
+        self._board = WorkBoard(ServerFolder.of_server(os.environ))
+        self._instance.heart.begin()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            try:
+                build = partial(answer, request.requested_output_names(), self._outputs(request))
+                request_id, sender = request.request_id(), request.get_response_sender()
+            except BaseException as error:
+                refuse(FLUX_STATUS, request, error)
+            else:
+                send_last(FLUX_STATUS, request_id, sender, build)
+
+    def close(self) -> None:
+        self._instance.close()
+
+    def _outputs(self, request: Any) -> dict[Tensor, Array]:
+        """Raises InvalidRequest: what is asked is unknown."""
+        read_inputs(FLUX_STATUS, request)
+        found = self._board.read()
+        return {
+            INSTANCE: INSTANCE.array([work.instance for work in found]),
+            DEVICE: DEVICE.array([work.device for work in found]),
+            SECONDS_LEFT: SECONDS_LEFT.array([work.seconds_left for work in found]),
+            JOBS: JOBS.array([work.jobs for work in found]),
+            ROOM: ROOM.array([work.room for work in found]),
+        }
