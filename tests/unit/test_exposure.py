@@ -71,12 +71,26 @@ def test_gateway_and_triton_have_addresses_of_their_own(monkeypatch: pytest.Monk
     assert given["expose_vulnerable_triton"] is False
 
 
+def test_gpus_and_cpu_instances_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = vars(options(monkeypatch, "--profile=gpu", "--gpus=0,1,2,3"))
+    assert (given["gpus"], given["cpu_instances"]) == ((0, 1, 2, 3), None)
+    assert vars(options(monkeypatch, "--cpu-instances=2"))["cpu_instances"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--host=0.0.0.0"], "unrecognized arguments: --host=0.0.0.0"),
         (["--gateway-host=0.0.0.0"], "--gateway-host goes with --gateway-port"),
         (["--allow-api=everything"], "argument --allow-api: invalid choice: 'everything'"),
+        (["--gpus=0,1"], "--gpus goes with --profile gpu"),
+        (["--profile=gpu", "--gpus=0,0"], "argument --gpus: '0,0', expected different GPU numbers such as 7,8"),
+        (["--profile=gpu", "--gpus=0,one"], "argument --gpus: '0,one', expected different GPU numbers such as 7,8"),
+        (["--profile=gpu", "--gpus=-1"], "argument --gpus: '-1', expected different GPU numbers such as 7,8"),
+        (["--profile=gpu", "--gpus="], "argument --gpus: '', expected different GPU numbers such as 7,8"),
+        (["--profile=gpu", "--cpu-instances=2"], "--cpu-instances goes with --profile cpu"),
+        (["--cpu-instances=0"], "argument --cpu-instances: '0', expected 1..64"),
+        (["--cpu-instances=two"], "argument --cpu-instances: 'two', expected 1..64"),
     ],
 )
 def test_a_wrong_option_is_named(

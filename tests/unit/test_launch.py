@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from flux_serving.contract.models import FLUX_BASE, MODELS
 from flux_serving.errors import CannotStart
 from flux_serving.launch.draining import in_work
 from flux_serving.launch.processes import free_ports
+from flux_serving.launch.repository import assemble_repository
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
 from stub_checkpoints import stub_checkpoints
@@ -81,6 +83,24 @@ def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints,
     lines = start(checkpoints, told, profile="gpu", gpus=(0, 1, 2))
     assert "instance_group [ { kind: KIND_GPU, gpus: [0, 1, 2], count: 1 } ]" in lines
     assert (REPOSITORY / "flux_base" / "config.pbtxt").read_text() == before
+
+
+def test_several_cpu_instances_get_a_repository_rendered_for_them(checkpoints: Checkpoints, told: Path) -> None:
+    lines = start(checkpoints, told, cpu_instances=2)
+    assert "instance_group [ { kind: KIND_CPU, count: 2 } ]" in lines
+    assert not [line for line in lines if line.startswith("--model-config-name")]
+    assert listed(told) == ALL_MODELS - {"flux_text2img", "flux_canny"}
+    assert "instance_group [ { kind: KIND_CPU, count: 1 } ]" in (
+        (REPOSITORY / "flux_base" / "configs" / "cpu.pbtxt").read_text().splitlines()
+    )
+
+
+def test_cpu_instances_are_those_of_flux_base_alone(tmp_path: Path) -> None:
+    assert assemble_repository(tmp_path / "models", REPOSITORY, "cpu", (7, 8), (), cpu_instances=3) == []
+    for model in MODELS:
+        count = 3 if model is FLUX_BASE else model.cpu_instances
+        config = (tmp_path / "models" / model.name / "config.pbtxt").read_text()
+        assert f"instance_group [ {{ kind: KIND_CPU, count: {count} }} ]" in config
 
 
 def test_the_ensembles_of_modes_that_cannot_be_served_are_left_out(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from flux_serving.contract.metrics import HEARTBEAT, METRICS, PRIVATE_MEMORY, SHARED_MEMORY
@@ -23,10 +24,13 @@ _HEADER = "# Rendered from serving/flux_serving/contract by scripts/render_confi
 
 
 def gpu_list(text: str) -> tuple[int, ...]:
-    """A list of GPU numbers such as `7,8`, for argparse. Raises argparse.ArgumentTypeError: it is none."""
+    """Parse GPU numbers such as `7,8`, for argparse.
+
+    Raises argparse.ArgumentTypeError: a part is not a number, or a number is repeated.
+    """
     gpus = tuple(int(part) for part in text.split(",") if part.strip().isdecimal())
     if len(gpus) != len(text.split(",")) or len(set(gpus)) != len(gpus):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers like 7,8")
+        raise argparse.ArgumentTypeError(f"{text!r}, expected different GPU numbers such as 7,8")
     return gpus
 
 
@@ -75,10 +79,11 @@ def render_ensemble(ensemble: Ensemble) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def render_all(gpus: tuple[int, ...] = DEFAULT_GPUS) -> dict[Path, str]:
-    """Every config file, by its path inside the model repository."""
+def render_all(gpus: tuple[int, ...] = DEFAULT_GPUS, cpu_instances: int = FLUX_BASE.cpu_instances) -> dict[Path, str]:
+    """Every config file, by its path inside the model repository. cpu_instances: of flux_base, without GPUs."""
     files: dict[Path, str] = {}
-    for model in MODELS:
+    for declared in MODELS:
+        model = replace(declared, cpu_instances=cpu_instances) if declared is FLUX_BASE else declared
         files[Path(model.name, "config.pbtxt")] = render_model(model, gpus)
         if model.needs_gpu:
             for profile, pinned in PROFILES.items():

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.errors import CannotStart
 from flux_serving.launch.exposure import EXPOSE_FLAG, KEY_VARIABLE, RESTRICTED_APIS
@@ -29,11 +30,19 @@ from flux_serving.settings import (
 
 #: By the value of --restart.
 RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
+#: Each instance loads all weights: a larger number is a mistake.
+MAX_CPU_INSTANCES = 64
 
 
 def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port, expected 1..65535")
+    return int(text)
+
+
+def instance_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_INSTANCES:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{MAX_CPU_INSTANCES}")
     return int(text)
 
 
@@ -47,6 +56,12 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--profile", choices=("cpu", "gpu", "k8s"), default="cpu", help="default: cpu")
     parser.add_argument("--gpus", type=gpu_list, help="with --profile gpu; default: 7,8")
+    parser.add_argument(
+        "--cpu-instances",
+        type=instance_count,
+        metavar="NUMBER",
+        help="instances of flux_base, each with its own copy of the weights, with --profile cpu; default: 1",
+    )
     parser.add_argument("--gateway-port", type=port, help="serve REST there, too; default: none, GenServe's is 12411")
     parser.add_argument("--gateway-host", metavar="ADDRESS", help="of the REST gateway; default: 127.0.0.1")
     parser.add_argument(
@@ -85,6 +100,8 @@ def read_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
         parser.error("--gpus goes with --profile gpu")
+    if options.cpu_instances and options.profile != "cpu":
+        parser.error("--cpu-instances goes with --profile cpu")
     if options.gateway_host and not options.gateway_port:
         parser.error("--gateway-host goes with --gateway-port")
     return options
@@ -101,6 +118,7 @@ def main() -> int:
             checkpoints=Checkpoints.from_environment(os.environ),
             profile=given.profile,
             gpus=given.gpus or DEFAULT_GPUS,
+            cpu_instances=given.cpu_instances or FLUX_BASE.cpu_instances,
             host=given.triton_host,
             http_port=given.http_port,
             grpc_port=given.grpc_port,

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from flux_serving.contract.limits import TRITON_THREADS
+from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.pbtxt import DEFAULT_GPUS
 from flux_serving.errors import CannotStart
 from flux_serving.launch.draining import wait_until_idle
@@ -52,6 +53,8 @@ class ServerOptions:
     profile: str = "cpu"
     #: Device ids, where profile is `gpu`; one instance of every GPU model on each.
     gpus: tuple[int, ...] = DEFAULT_GPUS
+    #: Instances of `flux_base`, where profile is `cpu`.
+    cpu_instances: int = FLUX_BASE.cpu_instances
     #: Seconds after which a gRPC client is told to connect anew; its running calls go on. One that balances by a name
     #: learns only so which servers have come, and which are about to go.
     connection_age_s: int = 30
@@ -129,7 +132,9 @@ class TritonServer:
         check_exposure(options.host, installation.version, options.expose_vulnerable)
         repository = self._folder / "model_repository"
         unserved = options.checkpoints.unserved_modes()
-        profile = assemble_repository(repository, options.repository, options.profile, options.gpus, unserved)
+        profile = assemble_repository(
+            repository, options.repository, options.profile, options.gpus, unserved, options.cpu_instances
+        )
         command = [
             str(installation.binary),
             f"--model-repository={repository}",
