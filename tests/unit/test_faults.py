@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 
 from conftest import DEMO  # noqa: E402
 from faults import Injector, Place  # noqa: E402
-from flux_serving.backend import health, instance  # noqa: E402
+from flux_serving.backend import health, instance, work_sharing  # noqa: E402
 from flux_serving.backend.progress_channel import Progress, ProgressFolder  # noqa: E402
 from flux_serving.contract.models import MODELS  # noqa: E402
 from pictures import drawn_picture, encoded  # noqa: E402
@@ -63,13 +63,17 @@ FAULTS: tuple[Callable[[], BaseException], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """One request to one model. ensemble: what the call of an ensemble gives, where the model makes one."""
+    """One request to one model. ensemble: what the call of an ensemble gives, where the model makes one.
+
+    siblings: names of other instances of the model.
+    """
 
     model: str
     inputs: Mapping[str, np.ndarray]
     is_good: bool = True
     outputs: tuple[str, ...] = ()
     ensemble: Callable[[Any], Any] | None = None
+    siblings: tuple[str, ...] = ()
 
 
 class Lab:
@@ -106,6 +110,7 @@ class Lab:
         request = fake_triton.Request(case.inputs, outputs, "a request")
         self.injector.install()
         try:
+            siblings = [made(ARGS | {"model_instance_name": name}) for name in case.siblings]
             model = made(ARGS)
             if place is None:
                 self.injector.recording = {}
@@ -117,7 +122,8 @@ class Lab:
             self.injector.armed = None
         finally:
             self.injector.remove()
-        model.close()
+        for made_model in (model, *siblings):
+            made_model.close()
         return request
 
     def places(self, case: Case) -> list[Place]:
@@ -188,6 +194,8 @@ SIMPLE = {
     "canny_edges": Case("canny_edges", {"CONTROL_IMAGE": _array(PICTURE)}),
     "canny_edges, refused": Case("canny_edges", {"CONTROL_IMAGE": _array(b"no picture")}, is_good=False),
     "image_encode": Case("image_encode", {"PIXELS": PIXELS, "OUTPUT_FORMAT": _text("webp;base64")}),
+    "flux_status": Case("flux_status", {"QUERY": _text("load")}),
+    "flux_status, refused": Case("flux_status", {"QUERY": _text("weather")}, is_good=False),
     "image_encode, refused": Case("image_encode", {"PIXELS": PIXELS, "OUTPUT_FORMAT": _text("tga")}, is_good=False),
 }
 
@@ -217,6 +225,20 @@ def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> 
     case = Case("flux_base", given | special[name], is_good=not name.startswith("refused"), outputs=outputs)
     assert_one_answer_each(lab, case)
     receiver.close()
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_a_fault_at_any_call_of_a_handover_is_one_answer(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, is_good: bool
+) -> None:
+    def choose_another(own: str, backlogs: Mapping[str, object], *_: object) -> str:
+        return next(name for name in backlogs if name != own)
+
+    monkeypatch.setattr(work_sharing, "choose_instance", choose_another)
+    given = _context(lab) | {"NUM_INFERENCE_STEPS": _number(2), "HEIGHT": _number(64), "WIDTH": _number(64)}
+    if not is_good:
+        given["LORA"] = _text("no such adapter")
+    assert_one_answer_each(lab, Case("flux_base", given, is_good=is_good, siblings=("a_0_1",)))
 
 
 @pytest.mark.parametrize("name", ["good", "failing", "stopping", "refused", "cancelling"])

@@ -19,12 +19,13 @@ import numpy as np
 from flux_serving.backend.adapters import Adapters
 from flux_serving.backend.health import HEALTH, WatchedRunner
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.material import read_material, unchanged, without_placeholders
+from flux_serving.backend.material import group_hash, planned_jobs, read_material, unchanged, without_placeholders
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
+from flux_serving.backend.reply import Reply, TritonReply, is_streamed, refuse_surely
 from flux_serving.backend.server_folder import ServerFolder
-from flux_serving.backend.ticket import Ticket, is_streamed
+from flux_serving.backend.ticket import Ticket
 from flux_serving.backend.wire import read_inputs, read_text, refuse
 from flux_serving.backend.work_sharing import WorkSharing
 from flux_serving.contract.codes import error_of
@@ -34,7 +35,7 @@ from flux_serving.contract.models import FLUX_BASE
 from flux_serving.contract.tensors import Array
 from flux_serving.errors import InvalidRequest, Overloaded
 from flux_serving.scheduling.engine import Engine
-from flux_serving.scheduling.job import Job
+from flux_serving.scheduling.job import Job, JobLeft
 from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
@@ -79,8 +80,14 @@ class FluxBaseModel:
             max_rows=settings.max_rows,
             step_tokens=settings.step_tokens or STEP_TOKENS[device.type],
         )
-        folder = ServerFolder.of_server(os.environ)
-        sharing = self._sharing = WorkSharing(folder, instance.name, instance.device, lambda s: self._metrics.held(s))
+        sharing = self._sharing = WorkSharing(
+            ServerFolder.of_server(os.environ),
+            instance.name,
+            instance.device,
+            limits,
+            self._take,
+            lambda images: self._metrics.handed_over(images),
+        )
         self._metrics = EngineMetrics(
             FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s, lambda: sharing.seconds_left
         )
@@ -89,7 +96,7 @@ class FluxBaseModel:
         self._engine: Engine[Denoising, Picture] = Engine(
             runner, scheduler, Observers(sharing, self._metrics), on_broken=lambda: HEALTH.end(_BROKEN)
         )
-        HEALTH.watch(runner.stuck, close=lambda: self._engine.close(Overloaded(_RESTARTING)))
+        HEALTH.watch(runner.stuck, close=self._abort)
         self._adapters = Adapters(checkpoints.loras, self._sampler.transformer, settings.max_adapters)
         # Adapters are read from files, which must hold up neither the steps nor the requests without any.
         self._loader = ThreadPoolExecutor(1, "adapters")
@@ -99,19 +106,20 @@ class FluxBaseModel:
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            ticket = None
             try:
                 HEALTH.check()
                 values = read_inputs(FLUX_BASE, request)
-                report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
-                ticket = Ticket(request, report)
-                self._accept(ticket, values)
+                reply = TritonReply(request)
             except BaseException as error:
-                if ticket is not None:
-                    ticket.fail(error)
-                else:
-                    refuse(FLUX_BASE, request, error, in_words=is_streamed(request))
-        self._sharing.hold()
+                refuse(FLUX_BASE, request, error, in_words=is_streamed(request))
+                continue
+            try:
+                is_handed_over = self._sharing.hand_over(reply, values, partial(self._planned_jobs, values))
+            except BaseException as error:
+                refuse_surely(reply, error)
+                continue
+            if not is_handed_over:
+                self._take(reply, values)
 
     def close(self) -> None:
         self._sharing.close()
@@ -120,6 +128,35 @@ class FluxBaseModel:
         self._metrics.close()
         self._instance.close()
 
+    def _abort(self) -> None:
+        """The process ends: answer every request."""
+        self._sharing.cancel()
+        self._engine.close(Overloaded(_RESTARTING))
+
+    def _take(self, reply: Reply, values: Mapping[str, Array]) -> None:
+        """Work on a request in this instance. Does not raise."""
+        ticket = None
+        try:
+            report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
+            ticket = Ticket(reply, report)
+            self._accept(ticket, values)
+        except BaseException as error:
+            if ticket is not None:
+                ticket.fail(error)
+            else:
+                refuse_surely(reply, error)
+
+    def _planned_jobs(self, values: Mapping[str, Array]) -> list[JobLeft]:
+        """The images of a request, as placement sees them; none where it needs no step.
+
+        Raises InvalidRequest: the request breaks the contract.
+        """
+        if any(read_text(FLUX_BASE, tensor, values) for tensor in REFUSALS):
+            return []
+        values = without_placeholders(values)
+        parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
+        return planned_jobs(parameters, values, self._sides.multiple)
+
     def _accept(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
         """Raises Overloaded: there is no room."""
         if LORA.name not in values:
@@ -127,9 +164,11 @@ class FluxBaseModel:
         elif self._loads.acquire(blocking=False):
             try:
                 copies = {name: np.array(array) for name, array in values.items()}
+                self._sharing.expect(ticket, self._planned_jobs(values))
                 loading = self._loader.submit(self._begin, ticket, copies)
             except BaseException:
                 self._loads.release()
+                self._sharing.arrived(ticket)
                 raise
             loading.add_done_callback(partial(self._loaded, ticket))
         else:
@@ -138,6 +177,7 @@ class FluxBaseModel:
     def _loaded(self, ticket: Ticket, loading: Future[None]) -> None:
         """The request's adapters were read, or reading them was cancelled or failed."""
         self._loads.release()
+        self._sharing.arrived(ticket)
         if loading.cancelled() or loading.exception() is not None:
             ticket.fail(loading.exception() or Overloaded(_RESTARTING))
 
@@ -173,6 +213,7 @@ class FluxBaseModel:
                 work.steps_left,
                 ticket.taker(index),
                 group=work.group,
+                group_hash=group_hash(parameters),
                 tokens=work.most_tokens,
                 rows=work.most_rows,
                 priority=int(PRIORITY.value_in(values)),
@@ -182,7 +223,7 @@ class FluxBaseModel:
             for index, work in enumerate(works)
         ]
         try:
-            self._engine.submit(jobs, on_accepted=lambda: ticket.report.follow(jobs))
+            self._engine.submit(jobs, on_accepted=lambda: ticket.begin(jobs))
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise

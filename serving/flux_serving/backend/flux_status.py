@@ -43,6 +43,6 @@ class FluxStatusModel:
             INSTANCE: INSTANCE.array([work.instance for work in found]),
             DEVICE: DEVICE.array([work.device for work in found]),
             SECONDS_LEFT: SECONDS_LEFT.array([work.seconds_left for work in found]),
-            JOBS: JOBS.array([work.jobs for work in found]),
-            ROOM: ROOM.array([work.room for work in found]),
+            JOBS: JOBS.array([len(work.backlog.jobs) for work in found]),
+            ROOM: ROOM.array([work.backlog.room for work in found]),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import torch
 from flux_serving.backend.ticket import Ticket
 from flux_serving.contract.handed import (
     CONTEXT_SPANS,
+    CONTEXT_WEIGHTS,
     CONTROL_LATENTS,
     INITIAL_LATENTS,
     LATENTS,
@@ -21,8 +23,10 @@ from flux_serving.contract.handed import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
 )
+from flux_serving.contract.knobs import PRIORITY
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import InvalidRequest
+from flux_serving.scheduling.job import JobLeft
 from flux_serving.stages.context import ALWAYS, Context, Span
 from flux_serving.stages.material import Material
 from flux_serving.stages.sampling import Picture
@@ -76,3 +80,24 @@ def _of_shape(tensor: Tensor, values: Mapping[str, Array], shape: tuple[int, ...
     if array.shape != shape:
         raise InvalidRequest(f"{tensor.name} has shape {list(array.shape)}, expected {list(shape)}")
     return np.array(array)
+
+
+def planned_jobs(parameters: SamplingParameters, values: Mapping[str, Array], token_side: int) -> list[JobLeft]:
+    """What the images of a request will cost, before its material is read. token_side: pixels of an image token.
+
+    values: without placeholders. None where the request needs no step. With START_SIGMA it may be fewer steps.
+    """
+    if parameters.is_unchanged:
+        return []
+    image_tokens = parameters.height * parameters.width // token_side**2
+    contexts = [values[tensor.name] for tensor in (CONTEXT_WEIGHTS, NEGATIVE_CONTEXT_WEIGHTS) if tensor.name in values]
+    rows = len(contexts) + (CONTROL_LATENTS.name in values)
+    tokens = rows * (image_tokens + max(int(np.count_nonzero(weights)) for weights in contexts))
+    job = JobLeft(group_hash(parameters), tokens, max(1, parameters.steps_to_run), int(PRIORITY.value_in(values)))
+    return [job] * len(parameters.seeds)
+
+
+def group_hash(parameters: SamplingParameters) -> int:
+    """Of jobs that can share steps: those of one size with the same adapters. 64 bits."""
+    alike = (parameters.height, parameters.width, [(lora.name, lora.scale) for lora in parameters.loras])
+    return int.from_bytes(hashlib.blake2b(repr(alike).encode(), digest_size=8).digest(), "little")

@@ -16,7 +16,7 @@ from flux_serving.backend.publishing import Published
 from flux_serving.contract.metrics import (
     DECODE_SECONDS,
     FORWARD_SECONDS,
-    HELD_SECONDS,
+    HANDED_OVER,
     JOB_SECONDS,
     JOBS,
     JOBS_RUNNING,
@@ -63,7 +63,7 @@ class EngineMetrics(Observer):
         #: In the order of Load's first fields.
         self._load = [published.one(metric) for metric in (JOBS_RUNNING, JOBS_WAITING, TOKENS_RUNNING, TOKENS_WAITING)]
         self._seconds_left = published.one(SECONDS_LEFT)
-        self._held_s = published.one(HELD_SECONDS)
+        self._handed_over = published.one(HANDED_OVER)
         self._queue_s = published.one(QUEUE_SECONDS)
         self._job_s = published.one(JOB_SECONDS)
         self._decode_s = published.one(DECODE_SECONDS)
@@ -83,9 +83,9 @@ class EngineMetrics(Observer):
         """So many jobs found no room."""
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
-    def held(self, seconds: float) -> None:
-        """A request held the instance for so long."""
-        self._due.put(lambda: self._held_s.observe(seconds))
+    def handed_over(self, images: int) -> None:
+        """Another instance has made so many images of a request that came to this one."""
+        self._due.put(lambda: self._handed_over.increment(images))
 
     def queued(self, load: Load) -> None:
         if self._latest == load:

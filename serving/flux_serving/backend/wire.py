@@ -139,7 +139,7 @@ def error_response(model: Model, request_id: str, error: BaseException, in_words
     in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
     """
     try:
-        message, code = _told(model, request_id, error)
+        message, code = message_and_code(model, request_id, error)
         if in_words or model.decoupled:
             message = with_code(message, code)
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
@@ -181,7 +181,7 @@ def _refusal(
         return error_response(model, request_id, error)
     length = 1 if isinstance(error, InvalidRequest) else 0
     outputs = {output: _nothing(output, length) for output in model.outputs}
-    outputs[tensor] = tensor.array(with_code(*_told(model, request_id, error)))
+    outputs[tensor] = tensor.array(with_code(*message_and_code(model, request_id, error)))
     return answer(wanted, outputs)
 
 
@@ -194,7 +194,7 @@ def _nothing(tensor: Tensor, length: int) -> Array:
     return np.zeros([length if side == -1 else side for side in tensor.shape], tensor.dtype.numpy_type)
 
 
-def _told(model: Model, request_id: str, error: BaseException) -> tuple[str, str]:
+def message_and_code(model: Model, request_id: str, error: BaseException) -> tuple[str, str]:
     """The words and the code of an error; the log has what the caller may not know.
 
     The process ends after an error that has taken the GPU from it.

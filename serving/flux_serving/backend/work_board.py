@@ -1,7 +1,7 @@
-"""The work that each instance of a model has left, in a small file of each, which its siblings read.
+"""The work that each instance of `flux_base` has left, in a file for each, which the others read.
 
-The files are in the server's private folder. An instance writes its own, several times a second; one that has not
-written for `DEAD_AFTER_S` does not count. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
+The files are in the server's private folder. An instance writes its own several times a second; one that has not
+written for DEAD_AFTER_S does not count. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -12,54 +12,65 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from flux_serving.backend.server_folder import ServerFolder
+from flux_serving.scheduling.job import JobLeft
+from flux_serving.scheduling.placement import Backlog
+from flux_serving.scheduling.step_costs import Costs
 
 #: Seconds after which an instance that has written nothing does not count.
 DEAD_AFTER_S = 1.0
 _PREFIX = "work-"
-#: Written at, seconds left, images, room, device.
-_RECORD = struct.Struct("<ddii32s")
+#: Time of writing, seconds left, costs of a step and of a token, room, number of jobs, device.
+_HEADER = struct.Struct("<4d2i32s")
+#: Group, tokens, steps, priority.
+_JOB = struct.Struct("<Q3i")
 
 
 class InstanceWork(NamedTuple):
-    """seconds_left: until every image has taken its last step. jobs: images that wait or run. room: images it would
-    still accept.
-    """
+    """seconds_left: until every image has taken its last step. device: such as `cuda:7`."""
 
     instance: str
     device: str
-    seconds_left: float = 0.0
-    jobs: int = 0
-    room: int = 0
+    backlog: Backlog
+    seconds_left: float
 
 
 class WorkPost:
-    """The file of one instance. Writing is a copy to shared memory, and so is reading: a reader may see the old value
-    of one field beside the new value of another for an instant.
+    """The file of one instance.
+
+    Writing and reading are copies of shared memory without a lock: a reader may see some jobs before and others after
+    a step.
     """
 
-    def __init__(self, folder: ServerFolder, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: ServerFolder, instance: str, max_jobs: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Raises CannotStart: the folder cannot be made, or others can enter it."""
         folder.make()
         self._folder = folder
         self._path = folder.path / f"{_PREFIX}{instance}"
+        self._max_jobs = max_jobs
         self._clock = clock
+        size = _HEADER.size + max_jobs * _JOB.size
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with folder.opened() as opened:
-            descriptor = os.open(
-                f"{opened}/{self._path.name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(f"{opened}/{self._path.name}", flags, 0o600)
         try:
-            os.ftruncate(descriptor, _RECORD.size)
-            self._memory = mmap.mmap(descriptor, _RECORD.size)
+            os.ftruncate(descriptor, size)
+            self._memory = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
 
     def write(self, work: InstanceWork) -> None:
-        device = work.device.encode()
-        self._memory[:] = _RECORD.pack(self._clock(), work.seconds_left, work.jobs, work.room, device)
+        jobs, costs, room = work.backlog
+        jobs = jobs[: self._max_jobs]
+        header = _HEADER.pack(self._clock(), work.seconds_left, *costs, room, len(jobs), work.device.encode())
+        entries = struct.pack("<" + len(jobs) * _JOB.format.removeprefix("<"), *chain.from_iterable(jobs))
+        self._memory[: len(header) + len(entries)] = header + entries
 
     def close(self) -> None:
         """The instance does not count any more."""
@@ -75,18 +86,22 @@ class WorkBoard:
         self._folder = folder
         self._clock = clock
 
-    def read(self) -> list[InstanceWork]:
-        """Of the instances that are alive, by name."""
-        return sorted(self._living())
+    def read(self, dead_after_s: float = DEAD_AFTER_S) -> list[InstanceWork]:
+        """Of the instances that are alive, by name: those that have written in the last so many seconds."""
+        return sorted(self._living(dead_after_s), key=lambda work: work.instance)
 
-    def _living(self) -> Iterator[InstanceWork]:
+    def _living(self, dead_after_s: float) -> Iterator[InstanceWork]:
         now = self._clock()
         for path in self._paths():
             with contextlib.suppress(OSError, struct.error):
-                written, seconds_left, jobs, room, device = _RECORD.unpack(path.read_bytes())
-                if now - written < DEAD_AFTER_S:
+                record = path.read_bytes()
+                written, seconds_left, overhead_s, token_s, room, count, device = _HEADER.unpack_from(record)
+                if now - written < dead_after_s:
+                    end = _HEADER.size + count * _JOB.size
+                    jobs = [JobLeft(*fields) for fields in _JOB.iter_unpack(record[_HEADER.size : end])]
+                    backlog = Backlog(jobs, Costs(overhead_s, token_s), room)
                     instance = path.name.removeprefix(_PREFIX)
-                    yield InstanceWork(instance, device.rstrip(b"\0").decode(), seconds_left, jobs, room)
+                    yield InstanceWork(instance, device.rstrip(b"\0").decode(), backlog, seconds_left)
 
     def _paths(self) -> list[Path]:
         try:

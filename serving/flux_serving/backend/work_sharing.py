@@ -1,93 +1,186 @@
-"""How the instances of `flux_base` share the work: one with more left than another stays in `execute` for a while.
+"""How the instances of `flux_base` share the work: whichever gets a request from Triton may hand it over to another.
 
-Triton gives a request to an instance that is not in `execute`. Since `execute` returns before the work begins, it would
-give them in turn, whatever the work is. Staying delays no answer: the engine's threads send them.
+Triton chooses among instances that are not in `execute`, and `execute` returns before the work begins. So Triton gives
+requests to the instances in turn, whatever work each has left.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from flux_serving.backend.handover import Handover, HandoverServer, NotTaken
 from flux_serving.backend.health import HEALTH
+from flux_serving.backend.reply import Reply, refuse_surely
 from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.work_board import InstanceWork, WorkBoard, WorkPost
+from flux_serving.contract.tensors import Array
+from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.placement import Backlog, should_hold
-from flux_serving.scheduling.scheduler import Load
+from flux_serving.scheduling.placement import Backlog, choose_instance, seconds_left
+from flux_serving.scheduling.scheduler import Limits, Load
 from flux_serving.scheduling.step_costs import StepCosts
+
+log = logging.getLogger(__name__)
 
 #: Seconds between two times that the own work is written though nothing has changed.
 _BEAT_S = 0.2
-#: Seconds between two looks at the siblings' work while an instance holds.
-_LOOK_S = 0.002
-#: Seconds for which one request holds at most, should a sibling live and yet take no request.
-MAX_HOLD_S = 10.0
+#: Seconds without a sign of life after which an instance that works on a request is taken for dead.
+_GONE_AFTER_S = 30.0
 
 
 class WorkSharing(Observer):
-    """Of one instance: publishes the work that it has left, and holds while a sibling has less."""
+    """Of one instance: publishes the work that it has left, gives requests to others, and takes theirs."""
 
     def __init__(
-        self, folder: ServerFolder, instance: str, device: str, observe_held: Callable[[float], object]
+        self,
+        folder: ServerFolder,
+        instance: str,
+        device: str,
+        limits: Limits,
+        take: Callable[[Reply, Mapping[str, Array]], object],
+        on_handed_over: Callable[[int], object] = lambda images: None,
     ) -> None:
-        """observe_held: takes the seconds for which a request held. Raises CannotStart: as ServerFolder.make."""
+        """take: begins the work on a request here; it does not raise. on_handed_over: told how many images went.
+
+        Raises CannotStart: as ServerFolder.make.
+        """
+        self._folder = folder
+        self._limits = limits
+        self._take = take
+        self._on_handed_over = on_handed_over
         self._costs = StepCosts()
-        self._work = InstanceWork(instance, device)
-        self._post = WorkPost(folder, instance)
+        self._load = Load()
+        #: Jobs of requests that were accepted and wait for something before they come to the engine.
+        self._expected: dict[object, Sequence[JobLeft]] = {}
+        #: Requests that others work on, or are about to.
+        self._handed_over: dict[Handover, Sequence[JobLeft]] = {}
+        self._post = WorkPost(folder, instance, limits.max_jobs)
+        self._work = InstanceWork(instance, device, Backlog((), self._costs.latest, 0), 0.0)
         self._board = WorkBoard(folder)
-        self._observe_held = observe_held
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="work left", daemon=True)
+        self._server: HandoverServer | None = None
 
     def begin(self, load: Load) -> None:
-        """From now on the instance counts."""
+        """From now on the instance takes part. load: of its engine. Raises OSError: no socket can be made."""
+        self._server = HandoverServer(self._folder, self._work.instance, self._take)
         self.queued(load)
         self._beats.start()
 
+    def close(self) -> None:
+        """Take part no more. The requests that were handed over are answered as far as they can be."""
+        self._closed.set()
+        if self._server is not None:
+            self._server.close()
+            self._beats.join()
+        self.cancel()
+        self._post.close()
+
+    def cancel(self) -> None:
+        """Wait for no other instance any longer."""
+        with self._lock:
+            handed_over = list(self._handed_over)
+        for handover in handed_over:
+            handover.cancel()
+
     @property
     def seconds_left(self) -> float:
+        """Until every image of this instance has taken its last step."""
         return self._work.seconds_left
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._beats.is_alive():
-            self._beats.join()
-        self._post.close()
 
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
         self._costs.observe(tokens, step_s)
 
     def queued(self, load: Load) -> None:
-        work = self._work._replace(
-            seconds_left=self._costs.seconds(load.left), jobs=load.running + load.waiting, room=load.room
-        )
         with self._lock:
-            self._work = work
-        self._write()
+            self._load = load
+            self._write()
 
-    def hold(self) -> None:
-        """Return when no living sibling has less work left; after MAX_HOLD_S at the latest."""
-        started = time.monotonic()
-        while not self._closed.is_set() and self._should_hold() and time.monotonic() - started < MAX_HOLD_S:
-            time.sleep(_LOOK_S)
-        self._observe_held(time.monotonic() - started)
+    def expect(self, request: object, jobs: Sequence[JobLeft]) -> None:
+        """These jobs will come to the engine; `arrived` ends it."""
+        with self._lock:
+            self._expected[request] = jobs
+            self._write()
 
-    def _should_hold(self) -> bool:
+    def arrived(self, request: object) -> None:
+        """What `expect` was told of has come to the engine, or has failed."""
+        with self._lock:
+            if self._expected.pop(request, None) is not None:
+                self._write()
+
+    def hand_over(self, reply: Reply, values: Mapping[str, Array], jobs_of: Callable[[], Sequence[JobLeft]]) -> bool:
+        """Give the request to another instance if that is better. Returns whether it will be answered.
+
+        values: the request's tensors. jobs_of: its images, all alike; none: the request needs no step.
+        """
+        others = [work for work in self._board.read() if work.instance != self._work.instance]
+        if not others or not (jobs := jobs_of()):
+            return False
         own = self._work
-        siblings = [
-            Backlog(work.seconds_left, work.room) for work in self._board.read() if work.instance != own.instance
-        ]
-        return should_hold(Backlog(own.seconds_left, own.room), siblings)
+        backlogs = {work.instance: self._with_handed_over(work) for work in others} | {own.instance: own.backlog}
+        chosen = choose_instance(own.instance, backlogs, jobs, self._limits)
+        if chosen == own.instance:
+            return False
+        handover = Handover(self._folder, chosen, reply, values, self._is_alive)
+        with self._lock:
+            self._handed_over[handover] = jobs
+        try:
+            threading.Thread(target=self._follow, args=[handover, reply], name="handed over", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                del self._handed_over[handover]
+            raise
+        return True
+
+    def _with_handed_over(self, work: InstanceWork) -> Backlog:
+        """The work of an instance with what it is about to be given."""
+        with self._lock:
+            given = [
+                job
+                for handover, jobs in self._handed_over.items()
+                if handover.instance == work.instance and not handover.is_accepted
+                for job in jobs
+            ]
+        jobs, costs, room = work.backlog
+        return Backlog([*jobs, *given], costs, room - len(given))
+
+    def _follow(self, handover: Handover, reply: Reply) -> None:
+        """Answer the request with what the other instance makes of it, or work on it here."""
+        try:
+            try:
+                outputs = handover.run()
+            finally:
+                with self._lock:
+                    jobs = self._handed_over.pop(handover)
+            self._on_handed_over(len(jobs))
+            reply.answer(outputs)
+        except NotTaken as error:
+            log.info("request %r stays here: %s", reply.request_id, error)
+            self._take(reply, handover.values())
+        except BaseException as error:
+            try:
+                refuse_surely(reply, error)
+            except BaseException:
+                reply.refuse(error)
+
+    def _is_alive(self, instance: str) -> bool:
+        return any(work.instance == instance for work in self._board.read(_GONE_AFTER_S))
 
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_S):
-            self._write()
+            with self._lock:
+                self._write()
 
     def _write(self) -> None:
         """A process that cannot go on serving lets its entry age."""
-        with self._lock:
-            if HEALTH.reason is None and not self._closed.is_set():
-                self._post.write(self._work)
+        if HEALTH.reason is not None or self._closed.is_set():
+            return
+        jobs = [*self._load.jobs, *(job for jobs in self._expected.values() for job in jobs)]
+        room = self._load.room - (len(jobs) - len(self._load.jobs))
+        costs = self._costs.latest
+        backlog = Backlog(jobs, costs, room)
+        self._work = self._work._replace(backlog=backlog, seconds_left=seconds_left(jobs, costs, self._limits))
+        self._post.write(self._work)

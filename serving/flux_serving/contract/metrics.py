@@ -116,12 +116,11 @@ SECONDS_LEFT = Metric(
     "Time until every image of the instance has taken its last step, at the step times measured so far",
     "Does one instance idle while another one has a queue?",
 )
-HELD_SECONDS = Metric(
-    "flux_held_seconds",
-    Kind.HISTOGRAM,
-    "Time for which an instance, after accepting a request, took no other one because another instance had less to do",
-    "Do the instances share the work? It delays no answer.",
-    _WAIT_BUCKETS,
+HANDED_OVER = Metric(
+    "flux_handed_over_total",
+    Kind.COUNTER,
+    "Images of requests that Triton gave to this instance and that another instance made",
+    "Do the instances share the work?",
 )
 # Of every model's process; the others are of the engine.
 HEARTBEAT = Metric(
@@ -158,7 +157,7 @@ METRICS: tuple[Metric, ...] = (
     TOKENS,
     DECODE_SECONDS,
     SECONDS_LEFT,
-    HELD_SECONDS,
+    HANDED_OVER,
     HEARTBEAT,
     PRIVATE_MEMORY,
     SHARED_MEMORY,

@@ -122,8 +122,9 @@ class Tensor:
             texts = np.empty(len(items), dtype=np.object_)
             texts[:] = [item.encode() if isinstance(item, str) else item for item in items]
             return texts
-        array: Array = np.atleast_1d(np.asarray(values)).astype(self.dtype.numpy_type, casting="same_kind")
-        return array
+        array: Array = np.atleast_1d(np.asarray(values))
+        # numpy takes an empty list for float64.
+        return array.astype(self.dtype.numpy_type, casting="same_kind" if array.size else "unsafe")
 
 
 def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:

@@ -1,15 +1,28 @@
-"""A job: one picture wanted."""
+"""A job: one image to be made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from flux_serving.errors import FluxError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+
+
+class JobLeft(NamedTuple):
+    """What is left of a job, for those who only plan. group: its `group_hash`. tokens: of one step."""
+
+    group: int
+    tokens: int
+    steps: int
+    priority: int = 0
+
+    def goes_before(self, other: JobLeft) -> bool:
+        """Whether the scheduler takes it first, had both come at the same time."""
+        return (-self.priority, self.tokens * self.steps) <= (-other.priority, other.tokens * other.steps)
 
 
 @dataclass(eq=False)
@@ -26,6 +39,8 @@ class Job(Generic[Work, Result]):
     finish: Callable[[Result | FluxError], None]
     #: Jobs of the same group can share a step: those of one image grid.
     group: Hashable = None
+    #: The same for all jobs of a group, in every instance of the model: `group` may be an object of this process.
+    group_hash: int = 0
     #: Tokens, of image and context, that one step of this job alone computes: its rows times the longest of them.
     tokens: int = 1
     #: Rows of a step's batch that it takes: 2 with true CFG, and 1 more with a ControlNet.
@@ -40,6 +55,10 @@ class Job(Generic[Work, Result]):
     #: a reference cycle would keep the tensors of an ended job until the garbage collector's next full run.
     on_step: Callable[[Job[Work, Result]], object] = lambda job: None
     steps_done: int = 0
+
+    @property
+    def left(self) -> JobLeft:
+        return JobLeft(self.group_hash, self.tokens, self.steps - self.steps_done, self.priority)
 
     @property
     def row_tokens(self) -> int:

@@ -1,20 +1,79 @@
-"""Which instance takes the next request. Triton gives it to any that is not in `execute`, whatever its work."""
+"""Which instance makes a new image: the one where the sum of all delays grows least.
+
+A new job takes its own time, and delays others. Both follow from the scheduler's order (short jobs first, jobs of one
+group share steps) and from what steps cost in that instance. So a job joins its own group where the overhead of a step
+is most of its cost, as with small images, and goes to the instance with less to do where the tokens are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from flux_serving.scheduling.job import JobLeft
+from flux_serving.scheduling.scheduler import Limits
+from flux_serving.scheduling.step_costs import Costs
+
+#: Another instance must save more than this share of the added delay, because handing a request over has a cost.
+_WORTH_IT = 0.02
 
 
 class Backlog(NamedTuple):
-    """Of one instance. seconds_left: until all of its jobs have taken their last step. room: jobs it still accepts."""
+    """Of one instance. room: jobs that it still accepts."""
 
-    seconds_left: float = 0.0
-    room: int = 0
+    jobs: Sequence[JobLeft]
+    costs: Costs
+    room: int
 
 
-def should_hold(own: Backlog, siblings: Iterable[Backlog]) -> bool:
-    """Whether this instance leaves the next request to another one: one that has room, and less work left or room
-    where this one has none. The one with the least work never holds, so a request always finds an instance.
+def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[JobLeft], limits: Limits) -> str:
+    """The instance that the jobs of one request go to, which are all alike.
+
+    own: the instance that decides, which keeps them when it is as good as any, or when no instance has room.
     """
-    return any(sibling.room > 0 and (own.room <= 0 or sibling.seconds_left < own.seconds_left) for sibling in siblings)
+    together = JobLeft(new[0].group, sum(job.tokens for job in new), new[0].steps, new[0].priority)
+    delays_s = {
+        name: added_delay_s(backlog, together, limits) for name, backlog in backlogs.items() if backlog.room >= len(new)
+    }
+    best = min(delays_s, key=delays_s.__getitem__, default=own)
+    is_worth_it = own not in delays_s or delays_s[best] < (1 - _WORTH_IT) * delays_s[own]
+    return best if is_worth_it else own
+
+
+def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
+    """Seconds until the new job is done, and by which it delays each of the others, all added up."""
+    costs = backlog.costs
+    own_s = new.steps * (costs.overhead_s + costs.token_s * new.tokens)
+    total_s = own_s
+    same_group = [new]
+    before = []
+    for job in backlog.jobs:
+        if job.group == new.group:
+            # Where they share steps, each makes those of the other longer.
+            shared = JobLeft(job.group, job.tokens, min(job.steps, new.steps))
+            total_s += costs.token_s * shared.steps * (job.tokens + new.tokens)
+            same_group.append(shared)
+        elif job.goes_before(new):
+            before.append(job)
+        else:
+            total_s += own_s
+    # What does not fit in the steps that the new job takes.
+    total_s += costs.overhead_s * (steps_of(same_group, limits) - new.steps)
+    return total_s + seconds_left(before, costs, limits)
+
+
+def seconds_left(jobs: Iterable[JobLeft], costs: Costs, limits: Limits) -> float:
+    """Seconds until all of these have taken their last step, where jobs of a group share steps."""
+    groups = defaultdict(list)
+    for job in jobs:
+        groups[job.group].append(job)
+    steps = sum(steps_of(group, limits) for group in groups.values())
+    tokens = sum(job.tokens * job.steps for group in groups.values() for job in group)
+    return costs.overhead_s * steps + costs.token_s * tokens
+
+
+def steps_of(group: Sequence[JobLeft], limits: Limits) -> float:
+    """Steps in which jobs of one group are done: as many as the longest has left, or as they fill."""
+    filled = sum(job.steps * max(1 / limits.max_rows, min(1.0, job.tokens / limits.step_tokens)) for job in group)
+    return max(filled, max(job.steps for job in group))

@@ -22,14 +22,13 @@ number of rows; where they differ, a row is at most `max_padding` longer than th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
-from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.step_costs import WorkLeft
+from flux_serving.scheduling.job import Job, JobLeft
 
 AnyJob = Job[Any, Any]
 
@@ -67,15 +66,16 @@ class Plan:
 
 
 class Load(NamedTuple):
-    """Jobs that have taken a step and have more to take, those that have taken none yet, the tokens of both, and their
-    work that is left. room: jobs that would still be accepted, if they had few tokens.
+    """Jobs that have taken a step and have more to take, those that have taken none yet, and the tokens of both.
+
+    jobs: what is left of each. room: jobs that would still be accepted, if they had few tokens.
     """
 
     running: int = 0
     waiting: int = 0
     tokens_running: int = 0
     tokens_waiting: int = 0
-    left: WorkLeft = WorkLeft()
+    jobs: tuple[JobLeft, ...] = ()
     room: int = 0
 
 
@@ -161,20 +161,7 @@ class Scheduler:
         running = [job.tokens for job in jobs if job.steps_done > 0]
         waiting = [job.tokens for job in jobs if job.steps_done == 0]
         room = 0 if self._tokens >= self._limits.max_tokens else self._limits.max_jobs - len(jobs)
-        return Load(len(running), len(waiting), sum(running), sum(waiting), self._work_left(), room)
-
-    def _work_left(self) -> WorkLeft:
-        """Of each group as many steps as its longest job has left, or as its rows fill."""
-        longest: dict[Hashable, int] = {}
-        filled: dict[Hashable, float] = {}
-        tokens = 0
-        for job in self._places:
-            steps = job.steps - job.steps_done
-            tokens += steps * job.tokens
-            share = max(1 / self._limits.max_rows, job.tokens / self._limits.step_tokens)
-            longest[job.group] = max(steps, longest.get(job.group, 0))
-            filled[job.group] = filled.get(job.group, 0.0) + steps * min(1.0, share)
-        return WorkLeft(sum(max(longest[group], filled[group]) for group in longest), tokens)
+        return Load(len(running), len(waiting), sum(running), sum(waiting), tuple(job.left for job in jobs), room)
 
     def add(self, jobs: Sequence[AnyJob]) -> None:
         """All of them or none. Raises Overloaded: there is no room; the message has the length of the queue."""

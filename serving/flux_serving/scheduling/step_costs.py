@@ -4,34 +4,33 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Tokens that take as long as the overhead of a step, before any step was measured: 420 to 460 by
+#: Tokens that take as long as the overhead of a step, while nothing else is known: 420 to 460 by
 #: scripts/flux_simulation/machine.py, of an H100 and of a CPU.
 OVERHEAD_TOKENS = 440
 #: Seconds of a token before any step was measured: about that of FLUX.1 on an H100, and of the demo on a CPU.
 TOKEN_S = 4e-5
 #: Steps that the assumed relation of the two counts for.
 _ASSUMED_STEPS = 4.0
-#: What an observation counts for after each newer one: the last hundred steps decide.
+#: What a step counts for after each newer one: the last hundred decide.
 _FADING = 0.99
 
 
-class WorkLeft(NamedTuple):
-    """Steps that are left, where jobs of a group share theirs, and tokens at each step of each job."""
+class Costs(NamedTuple):
+    """Seconds of a step without tokens, and of each of its tokens."""
 
-    steps: float = 0.0
-    tokens: int = 0
+    overhead_s: float = OVERHEAD_TOKENS * TOKEN_S
+    token_s: float = TOKEN_S
 
 
 class StepCosts:
     """Least squares over the latest steps. While all steps are alike, the relation of overhead and tokens is assumed.
 
-    One thread observes; others may read meanwhile.
+    One thread observes; others may read `latest` meanwhile.
     """
 
     def __init__(self) -> None:
+        self.latest = Costs()
         self._count = self._tokens = self._seconds = self._tokens_squared = self._tokens_seconds = 0.0
-        #: Seconds of a step without tokens, and of each token.
-        self._costs = OVERHEAD_TOKENS * TOKEN_S, TOKEN_S
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A step of so many tokens took so many seconds."""
@@ -40,14 +39,9 @@ class StepCosts:
         self._seconds = _FADING * self._seconds + seconds
         self._tokens_squared = _FADING * self._tokens_squared + tokens * tokens
         self._tokens_seconds = _FADING * self._tokens_seconds + tokens * seconds
-        self._costs = self._fitted()
+        self.latest = self._fitted()
 
-    def seconds(self, work: WorkLeft) -> float:
-        """Seconds that this work takes."""
-        overhead_s, token_s = self._costs
-        return work.steps * overhead_s + work.tokens * token_s
-
-    def _fitted(self) -> tuple[float, float]:
+    def _fitted(self) -> Costs:
         """Least squares with a term that draws overhead / seconds of a token towards OVERHEAD_TOKENS."""
         count = self._count + _ASSUMED_STEPS
         tokens = self._tokens - _ASSUMED_STEPS * OVERHEAD_TOKENS
@@ -58,4 +52,4 @@ class StepCosts:
         if overhead_s < 0 or token_s < 0:
             token_s = self._seconds / (self._tokens + self._count * OVERHEAD_TOKENS)
             overhead_s = OVERHEAD_TOKENS * token_s
-        return overhead_s, token_s
+        return Costs(overhead_s, token_s)

@@ -53,6 +53,12 @@ class SamplingParameters:
         """Whether the picture is to come back as it is."""
         return 0 in (self.strength, self.start_sigma)
 
+    @property
+    def steps_to_run(self) -> int:
+        """Steps of the schedule that are run; with a start sigma, at most."""
+        first = self.first_step if self.strength is None else step_of_strength(self.strength, self.steps)
+        return self.end_step - first
+
     def begin(self, schedule: NoiseSchedule) -> tuple[NoiseSchedule, int]:
         """The schedule to run, and the first step.
 

@@ -1,0 +1,77 @@
+"""Where the answer of one request of `flux_base` goes: to Triton, or to the instance that handed the request over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import triton_python_backend_utils as pb_utils
+
+from flux_serving.backend.wire import answer, error_response, send_last
+from flux_serving.contract.handed import PROGRESS_ADDRESS
+from flux_serving.contract.models import FLUX_BASE
+from flux_serving.contract.tensors import Array, Tensor
+
+log = logging.getLogger(__name__)
+
+
+class Reply(Protocol):
+    """wanted: names of the outputs to answer with. timeout_us: in which an answer is wanted; 0: any time."""
+
+    request_id: str
+    wanted: frozenset[str]
+    timeout_us: int
+
+    def is_awaited(self) -> bool:
+        """Whether somebody still waits for the answer, as far as it can be known."""
+
+    def accepted(self) -> None:
+        """The request's images have found room. Does not raise."""
+
+    def answer(self, outputs: Mapping[Tensor, Array]) -> None:
+        """Answer with these outputs, or with an error where they cannot be sent. Does not raise."""
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with this error. Does not raise."""
+
+
+class TritonReply:
+    """To Triton, of a request that it gave to this instance. Keeps none of the request's tensors."""
+
+    def __init__(self, request: Any) -> None:
+        self.request_id: str = request.request_id()
+        self.wanted = frozenset[str](request.requested_output_names())
+        self.timeout_us: int = request.timeout()
+        self._sender = request.get_response_sender()
+        self._is_streamed = is_streamed(request)
+
+    def is_awaited(self) -> bool:
+        return True
+
+    def accepted(self) -> None:
+        pass
+
+    def answer(self, outputs: Mapping[Tensor, Array]) -> None:
+        self._send(lambda: answer(self.wanted, outputs))
+
+    def refuse(self, error: BaseException) -> None:
+        self._send(lambda: error_response(FLUX_BASE, self.request_id, error, self._is_streamed))
+
+    def _send(self, build: Any) -> None:
+        send_last(FLUX_BASE, self.request_id, self._sender, build, in_words=self._is_streamed)
+
+
+def refuse_surely(reply: Reply, error: BaseException) -> None:
+    """Refuse, and once more where that fails by something unforeseen. Does not raise."""
+    for _ in range(2):
+        try:
+            reply.refuse(error)
+            return
+        except BaseException:
+            log.exception("%s: request %r is refused once more", FLUX_BASE.name, reply.request_id)
+
+
+def is_streamed(request: Any) -> bool:
+    """Whether `flux_stream` is the caller, to which only the words of an error come back."""
+    return pb_utils.get_input_tensor_by_name(request, PROGRESS_ADDRESS.name) is not None

@@ -1,0 +1,206 @@
+"""Requests of flux_base from one instance to another, through a real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fake_triton
+
+fake_triton.install()
+
+from flux_serving.backend.handover import Handover, HandoverServer, NotTaken  # noqa: E402
+from flux_serving.backend.reply import Reply  # noqa: E402
+from flux_serving.backend.server_folder import ServerFolder  # noqa: E402
+from flux_serving.backend.tensor_message import pack_message, unpack_message  # noqa: E402
+from flux_serving.contract.handed import OUTPUT_SEED, PIXELS  # noqa: E402
+from flux_serving.contract.tensors import Array  # noqa: E402
+from flux_serving.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Overloaded  # noqa: E402
+
+VALUES = {
+    "CONTEXT": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "SEED": np.array([7], np.int64),
+    "LORA": np.array([b"a", "ü".encode()], dtype=object),
+}
+Take = Callable[[Reply, Mapping[str, Array]], None]
+
+
+class Caller:
+    """What the instance that hands over knows of the request."""
+
+    request_id = "a request"
+    wanted = frozenset({"PIXELS", "OUTPUT_SEED"})
+    timeout_us = 5_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ServerFolder:
+    made = ServerFolder(tmp_path / "server")
+    made.make()
+    return made
+
+
+@pytest.fixture
+def served(folder: ServerFolder) -> Iterator[Callable[[Take], HandoverServer]]:
+    servers = []
+
+    def serve(take: Take) -> HandoverServer:
+        servers.append(HandoverServer(folder, "b", take))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+def handover(folder: ServerFolder, is_alive: Callable[[str], bool] = lambda instance: True) -> Handover:
+    return Handover(folder, "b", Caller(), VALUES, is_alive)  # type: ignore[arg-type]
+
+
+def test_tensors_survive_a_message() -> None:
+    texts = np.empty((2, 1), dtype=object)
+    texts[:, 0] = [b"", "\N{SNOWMAN}"]
+    given = {**VALUES, "TEXTS": texts, "NONE": np.zeros((0, 3), np.float32), "NO_TEXT": np.empty(0, dtype=object)}
+    values, about = unpack_message(pack_message(given, {"request_id": "ü"}))
+    assert about == {"request_id": "ü"}
+    assert values.keys() == given.keys()
+    for name in ("CONTEXT", "SEED", "NONE"):
+        assert values[name].dtype == given[name].dtype
+        np.testing.assert_array_equal(values[name], given[name])
+    assert values["LORA"].tolist() == [b"a", "ü".encode()]
+    assert values["TEXTS"].tolist() == [[b""], ["\N{SNOWMAN}".encode()]]
+    assert values["NO_TEXT"].shape == (0,)
+
+
+def test_the_outputs_that_are_wanted_come_back(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    taken = []
+
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        taken.append((reply.request_id, reply.timeout_us, values))
+        reply.accepted()
+        reply.answer({PIXELS: np.full((1, 2, 2, 3), 9, np.uint8), OUTPUT_SEED: np.array([7])})
+
+    served(take)
+    outputs = handover(folder).run()
+    assert set(outputs) == {PIXELS, OUTPUT_SEED}
+    assert outputs[PIXELS].tolist() == np.full((1, 2, 2, 3), 9).tolist()
+    ((request_id, timeout_us, values),) = taken
+    assert (request_id, timeout_us) == ("a request", 5_000_000)
+    np.testing.assert_array_equal(values["CONTEXT"], VALUES["CONTEXT"])
+    assert values["LORA"].tolist() == VALUES["LORA"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InvalidRequest("SEED: \udcff"), InvalidRequest),
+        (GenerationFailed("broken"), GenerationFailed),
+        (Overloaded("stopping"), Overloaded),
+        (DeadlineExceeded("late"), Overloaded),  # They share a code.
+        (KeyError("unforeseen"), GenerationFailed),
+    ],
+)
+def test_an_error_comes_back_as_itself(
+    folder: ServerFolder, served: Callable[[Take], object], error: Exception, expected: type[Exception]
+) -> None:
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        reply.accepted()
+        reply.refuse(error)
+
+    served(take)
+    with pytest.raises(expected, match="flux_base: "):
+        handover(folder).run()
+
+
+def test_what_the_taker_fails_by_is_an_answer(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        reply.accepted()
+        raise RuntimeError("a fault")
+
+    served(take)
+    with pytest.raises(GenerationFailed, match="unexpected RuntimeError"):
+        handover(folder).run()
+
+
+def test_outputs_that_cannot_be_sent_are_an_error(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        reply.accepted()
+        reply.answer({PIXELS: np.array([object()], dtype=object)})
+
+    served(take)
+    with pytest.raises(GenerationFailed, match="unexpected TypeError"):
+        handover(folder).run()
+
+
+def test_without_room_the_request_comes_back(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    served(lambda reply, values: reply.refuse(Overloaded("no room")))
+    refused = handover(folder)
+    with pytest.raises(NotTaken, match="no room"):
+        refused.run()
+    assert not refused.is_accepted
+    np.testing.assert_array_equal(refused.values()["CONTEXT"], VALUES["CONTEXT"])
+
+
+def test_an_instance_that_is_not_there_takes_nothing(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    with pytest.raises(NotTaken):
+        handover(folder).run()
+    server = HandoverServer(folder, "b", lambda reply, values: None)
+    server.close()
+    with pytest.raises(NotTaken):
+        handover(folder).run()
+    assert list(folder.path.iterdir()) == []
+
+
+def test_an_instance_that_stops_responding_takes_nothing(
+    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
+    served(lambda reply, values: None)
+    with pytest.raises(NotTaken, match="b does not respond"):
+        handover(folder, is_alive=lambda instance: False).run()
+
+
+def test_an_instance_that_stops_responding_with_the_work_is_told(
+    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
+    served(lambda reply, values: reply.accepted())
+    with pytest.raises(Overloaded, match="b, which worked on the request, is gone"):
+        handover(folder, is_alive=lambda instance: False).run()
+
+
+def test_a_caller_that_gives_up_ends_the_work(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+    taken = threading.Event()
+    replies: list[Reply] = []
+
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        reply.accepted()
+        replies.append(reply)
+        taken.set()
+
+    served(take)
+    given = handover(folder)
+
+    def run() -> None:
+        with pytest.raises(Overloaded):
+            given.run()
+
+    running = threading.Thread(target=run)
+    running.start()
+    assert taken.wait(5)
+    assert replies[0].is_awaited()
+    given.cancel()
+    running.join(5)
+    assert not running.is_alive()
+    deadline = threading.Event()
+    for _ in range(100):
+        if not replies[0].is_awaited():
+            break
+        deadline.wait(0.05)
+    assert not replies[0].is_awaited()
+    # Its answer reaches nobody, and harms nobody.
+    replies[0].answer({PIXELS: np.zeros((1, 2, 2, 3), np.uint8)})
