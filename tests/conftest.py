@@ -45,7 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def start_server(
-    checkpoints: Checkpoints, log: Path, traces_url: str = "", repository: Path = ROOT / "model_repository"
+    checkpoints: Checkpoints,
+    log: Path,
+    traces_url: str = "",
+    repository: Path = ROOT / "model_repository",
+    cpu_instances: int = 1,
 ) -> Iterator[TritonServer]:
     http, grpc, metrics = free_ports()
     options = ServerOptions(
@@ -55,6 +59,7 @@ def start_server(
         grpc_port=grpc,
         metrics_port=metrics,
         traces_url=traces_url,
+        cpu_instances=cpu_instances,
         api_key="key-of-the-tests",
     )
     with log.open("wb") as output, TritonServer(options, output) as server:

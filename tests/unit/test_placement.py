@@ -59,6 +59,12 @@ def test_a_slow_instance_gets_less() -> None:
     assert chosen(large(), a=backlog(costs=slow), b=backlog(*[large()] * 3)) == "a"
 
 
+def test_instances_whose_costs_hardly_differ_count_as_equally_fast() -> None:
+    slower = Costs(1.3, 0.0013)
+    assert chosen(large(), a=backlog(large()), b=backlog(costs=slower)) == "b"
+    assert chosen(small(), a=backlog(small()), b=backlog(costs=slower)) == "b"
+
+
 def test_an_instance_without_room_for_all_images_of_a_request_is_left_out() -> None:
     assert chosen(large(), images=4, a=backlog(*[large()] * 3), b=backlog(room=3)) == "a"
     assert chosen(large(), images=3, a=backlog(*[large()] * 3), b=backlog(room=3)) == "b"

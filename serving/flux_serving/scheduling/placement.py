@@ -15,8 +15,11 @@ from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.scheduler import Limits
 from flux_serving.scheduling.step_costs import Costs
 
-#: Another instance must save more than this share of the added delay, because handing a request over has a cost.
-_WORTH_IT = 0.02
+#: Seconds of delay that another instance must save: about what handing a request over costs.
+_HANDOVER_S = 0.003
+#: Instances whose steps take at most this many times as long as the fastest one's count as equally fast: on equal
+#: machines what is measured differs by that much from minute to minute, and longer where an instance was idle.
+_EQUALLY_FAST = 1.5
 
 
 class Backlog(NamedTuple):
@@ -26,6 +29,11 @@ class Backlog(NamedTuple):
     costs: Costs
     room: int
 
+    def levelled(self, fastest: Costs, tokens: int) -> Backlog:
+        """With the costs of the fastest instance, if this one is as fast in steps of so many tokens."""
+        is_as_fast = self.costs.step_s(tokens) <= _EQUALLY_FAST * fastest.step_s(tokens)
+        return self._replace(costs=fastest) if is_as_fast else self
+
 
 def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[JobLeft], limits: Limits) -> str:
     """The instance that the jobs of one request go to, which are all alike.
@@ -33,18 +41,21 @@ def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[Job
     own: the instance that decides, which keeps them when it is as good as any, or when no instance has room.
     """
     together = JobLeft(new[0].group, sum(job.tokens for job in new), new[0].steps, new[0].priority)
+    fastest = min((backlog.costs for backlog in backlogs.values()), key=lambda costs: costs.step_s(together.tokens))
     delays_s = {
-        name: added_delay_s(backlog, together, limits) for name, backlog in backlogs.items() if backlog.room >= len(new)
+        name: added_delay_s(backlog.levelled(fastest, together.tokens), together, limits)
+        for name, backlog in backlogs.items()
+        if backlog.room >= len(new)
     }
     best = min(delays_s, key=delays_s.__getitem__, default=own)
-    is_worth_it = own not in delays_s or delays_s[best] < (1 - _WORTH_IT) * delays_s[own]
+    is_worth_it = own not in delays_s or delays_s[best] + _HANDOVER_S < delays_s[own]
     return best if is_worth_it else own
 
 
 def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
     """Seconds until the new job is done, and by which it delays each of the others, all added up."""
     costs = backlog.costs
-    own_s = new.steps * (costs.overhead_s + costs.token_s * new.tokens)
+    own_s = new.steps * costs.step_s(new.tokens)
     total_s = own_s
     same_group = [new]
     before = []

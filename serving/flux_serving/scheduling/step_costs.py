@@ -21,6 +21,10 @@ class Costs(NamedTuple):
     overhead_s: float = OVERHEAD_TOKENS * TOKEN_S
     token_s: float = TOKEN_S
 
+    def step_s(self, tokens: int) -> float:
+        """Seconds of a step of so many tokens."""
+        return self.overhead_s + self.token_s * tokens
+
 
 class StepCosts:
     """Least squares over the latest steps. While all steps are alike, the relation of overhead and tokens is assumed.

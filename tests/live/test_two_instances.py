@@ -1,0 +1,225 @@
+"""Two instances of flux_base in one Triton: they share the work by what each has left."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+
+from conftest import DEMO, start_server
+from flux_client import Cancelled, FluxClient, Progress, RetryPolicy, Variation
+from flux_serving.launch.server import TritonServer
+from flux_serving.launch.stubs import model_processes
+from pictures import drawn_picture, encoded, pixels
+from raw import CONTEXT, call_grpc, inputs_of, tensors_of
+
+pytestmark = pytest.mark.live
+
+PICTURE = encoded(drawn_picture(1))
+#: The largest share of the work over the smallest: 1.1 on a quiet machine, and 25 when Triton gives requests in turn. On a
+#: busy one the instances differ in speed, and with it in what they get.
+MOST_IMBALANCE = 2.0
+MAX_WAITING = 64
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    log = tmp_path_factory.mktemp("two-instances") / "triton.log"
+    yield from start_server(DEMO, log, cpu_instances=2)
+
+
+@pytest.fixture
+def client(server: TritonServer) -> Iterator[FluxClient]:
+    with FluxClient(server.grpc_url, retry=RetryPolicy(attempts=1)) as made:
+        yield made
+
+
+def by_instance(server: TritonServer, metric: str) -> dict[str, float]:
+    page = httpx.get(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10).text
+    pattern = rf'^{metric}{{[^}}]*instance="(flux_base_\d_\d)"[^}}]*}} (\S+)$'
+    return {instance: float(value) for instance, value in re.findall(pattern, page, re.MULTILINE)}
+
+
+class Work:
+    """The token-steps that each instance has done in a block."""
+
+    def __init__(self, server: TritonServer) -> None:
+        self._server = server
+
+    def __enter__(self) -> Work:
+        self._before = by_instance(self._server, "flux_tokens_total")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.3)  # Metrics are published by a thread of their own.
+        now = by_instance(self._server, "flux_tokens_total")
+        self.done = {name: now[name] - self._before[name] for name in now}
+        print(f"work done: {self.done}")
+
+    @property
+    def imbalance(self) -> float:
+        return max(self.done.values()) / max(1.0, min(self.done.values()))
+
+
+def all_made(client: FluxClient, wishes: Sequence[dict[str, Any]], pause_s: float = 0.0) -> list[Variation]:
+    """Ask for all of them at once, or one after each pause."""
+
+    def ask(number: int) -> Variation:
+        time.sleep(number * pause_s)
+        (variation,) = client.redux(PICTURE, timeout_s=120, **wishes[number])
+        return variation
+
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        return list(pool.map(ask, range(len(wishes))))
+
+
+def test_long_and_short_requests_in_turn_are_shared_evenly(server: TritonServer, client: FluxClient) -> None:
+    wishes = [{"num_inference_steps": (50, 2)[number % 2], "seed": number} for number in range(20)]
+    with Work(server) as work:
+        variations = all_made(client, wishes, pause_s=0.03)
+    assert [variation.seed for variation in variations] == list(range(20))
+    assert work.imbalance < MOST_IMBALANCE
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_requests_are_shared_evenly(server: TritonServer, client: FluxClient, seed: int) -> None:
+    rng = random.Random(seed)
+    wishes = [
+        {
+            "num_inference_steps": rng.choice((2, 4, 10, 28, 50)),
+            "height": rng.choice((64, 128, 256)),
+            "width": rng.choice((64, 128, 256)),
+            "seed": number,
+        }
+        for number in range(60)
+    ]
+    with Work(server) as work:
+        variations = all_made(client, wishes, pause_s=0.02)
+    assert [variation.seed for variation in variations] == list(range(60))
+    assert work.imbalance < MOST_IMBALANCE
+
+
+def test_images_are_the_same_whichever_instance_makes_them(server: TritonServer, client: FluxClient) -> None:
+    wishes = [
+        {"num_inference_steps": 2 + number % 5, "width": (64, 96)[number % 2], "height": 64, "seed": number}
+        for number in range(24)
+    ]
+    alone = [pixels(client.redux(PICTURE, **wish)[0].data) for wish in wishes]
+    handed_over = by_instance(server, "flux_handed_over_total")
+    with Work(server) as work:
+        together = [pixels(variation.data) for variation in all_made(client, wishes)]
+    assert min(work.done.values()) > 0
+    assert sum(by_instance(server, "flux_handed_over_total").values()) > sum(handed_over.values())
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_several_images_of_one_request_stay_together(server: TritonServer, client: FluxClient) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda seed: client.redux(PICTURE, num_images=4, seed=seed), (0, 10, 20, 30)))
+    assert [[variation.seed for variation in answer] for answer in answers] == [
+        list(range(seed, seed + 4)) for seed in (0, 10, 20, 30)
+    ]
+
+
+def test_a_burst_fills_both_instances_before_any_request_is_refused(server: TritonServer) -> None:
+    values = tensors_of([PICTURE])
+    context = call_grpc(server.grpc_url, "flux_prior_redux", values, CONTEXT)
+    tensors = {name: array[None] for name, array in context.items()} | {
+        "NUM_INFERENCE_STEPS": np.array([[100]], np.int32),
+        "HEIGHT": np.array([[256]], np.int32),
+        "WIDTH": np.array([[256]], np.int32),
+    }
+    answered = threading.Semaphore(0)
+    refused: list[str] = []
+
+    def note(result: object, error: Exception | None) -> None:
+        if error is not None and "no room" in str(error):
+            refused.append(str(error))
+        answered.release()
+
+    requests = 2 * MAX_WAITING + 12
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as triton:
+        wanted = [tritonclient.grpc.InferRequestedOutput("OUTPUT_SEED")]
+        for _ in range(requests):
+            inputs = inputs_of(tritonclient.grpc, tensors)
+            triton.async_infer("flux_base", inputs, note, outputs=wanted, timeout=8_000_000)
+        # Those that were accepted are dropped when their time is over.
+        for _ in range(requests):
+            assert answered.acquire(timeout=60)
+    print(f"{len(refused)} of {requests} refused")
+    assert 0 < len(refused) <= 12
+
+
+def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
+    server: TritonServer, client: FluxClient
+) -> None:
+    def follow(seed: int) -> list[int]:
+        steps = []
+        with client.stream(PICTURE, num_inference_steps=10, seed=seed, timeout_s=60) as events:
+            for event in events:
+                if isinstance(event, Progress):
+                    steps.append(event.step)
+        return steps
+
+    def cancel(seed: int) -> None:
+        with client.stream(PICTURE, num_inference_steps=100, seed=seed, timeout_s=60) as events:
+            next(iter(events))
+            events.cancel()
+            with pytest.raises(Cancelled):
+                list(events)
+
+    with Work(server) as work, ThreadPoolExecutor(12) as pool:
+        cancelled = [pool.submit(cancel, seed) for seed in range(6)]
+        followed = [pool.submit(follow, seed) for seed in range(6)]
+        for future in (*cancelled, *followed):
+            future.result(60)
+    assert min(work.done.values()) > 0
+    for future in followed:
+        assert future.result() == sorted(future.result())
+        assert future.result()[-1] == 10
+    _wait_until(lambda: not any(by_instance(server, "flux_jobs_running").values()), "cancelled work goes on")
+
+
+def test_an_instance_that_stands_still_holds_up_only_what_it_has(server: TritonServer, client: FluxClient) -> None:
+    """Triton may give it one more request, and no second one before it goes on."""
+    stopped = next(found.process.pid for found in model_processes(server.pid) if found.model == "flux_base")
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(all_made, client, [{"num_inference_steps": 20, "seed": number} for number in range(8)])
+        time.sleep(0.2)
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            time.sleep(1.2)  # From now on it counts as dead.
+            later = [pool.submit(all_made, client, [{"num_inference_steps": 4, "seed": 100 + n}]) for n in range(8)]
+            time.sleep(3.0)
+            done = sum(future.done() for future in later)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert [variation.seed for variation in first.result(60)] == list(range(8))
+        assert [future.result(60)[0].seed for future in later] == [100 + n for n in range(8)]
+    print(f"{done} of 8 done meanwhile")
+    assert done >= 7
+
+
+def test_one_instance_alone_hands_nothing_over(demo_server: TritonServer) -> None:
+    with FluxClient(demo_server.grpc_url) as client:
+        all_made(client, [{"num_inference_steps": 4, "seed": number} for number in range(6)])
+    assert set(by_instance(demo_server, "flux_handed_over_total").values()) == {0.0}
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until, what
+        time.sleep(0.1)
