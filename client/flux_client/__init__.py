@@ -10,6 +10,7 @@ from flux_client.async_client import AsyncFluxClient
 from flux_client.async_stream import AsyncStream
 from flux_client.client import FluxClient
 from flux_client.events import Event, Preview, Progress
+from flux_client.instance_load import InstanceLoad
 from flux_client.knobs import (
     CannyKnobs,
     EdgePictureKnobs,
@@ -47,6 +48,7 @@ __all__ = [
     "FluxError",
     "GenerationFailed",
     "Img2ImgKnobs",
+    "InstanceLoad",
     "InvalidRequest",
     "ModeName",
     "NotConnected",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from flux_client.async_stream import AsyncStream
 from flux_client.edges import read_edges
+from flux_client.instance_load import InstanceLoad, load_request, read_instances
 from flux_client.knobs import (
     CannyKnobs,
     EdgePictureKnobs,
@@ -29,7 +30,7 @@ from flux_client.request import Request, call_request, edges_request, stream_req
 from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.transport import Answer, AsyncTransport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STREAM
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -159,6 +160,12 @@ class AsyncFluxClient:
         if not await self._transport.is_ready(FLUX_STREAM.name, timeout_s):
             return []
         return [mode for mode in get_args(ModeName) if await self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
+
+    async def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
+        """`FluxClient.instances`."""
+        if not await self._transport.is_ready(FLUX_STATUS.name, timeout_s):
+            return []
+        return read_instances(await self._transport.infer(load_request(), timeout_s, uuid.uuid4().hex))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from PIL import Image
 
 from flux_client.edges import read_edges
+from flux_client.instance_load import InstanceLoad, load_request, read_instances
 from flux_client.knobs import (
     CannyKnobs,
     EdgePictureKnobs,
@@ -28,7 +29,7 @@ from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STREAM
+from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
 from flux_serving.errors import FluxError
 
 if TYPE_CHECKING:
@@ -223,6 +224,17 @@ class FluxClient:
         if not self._transport.is_ready(FLUX_STREAM.name, timeout_s):
             return []
         return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
+
+    def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
+        """The work that each living instance of `flux_base` has left, by name; none where the server does not tell.
+
+        One look, not repeated; with several servers at one of them.
+
+        Raises Unreachable, DeadlineExceeded: the server does not answer, twice within timeout_s seconds.
+        """
+        if not self._transport.is_ready(FLUX_STATUS.name, timeout_s):
+            return []
+        return read_instances(self._transport.infer(load_request(), timeout_s, uuid.uuid4().hex))
 
     def close(self) -> None:
         """Close the connection."""

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flux_client.fake_server import answer, is_served, stream_answers
+from flux_client.fake_server import answer, is_served, status_answer, stream_answers
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_serving.contract.models import CANNY_EDGES
+from flux_serving.contract.models import CANNY_EDGES, FLUX_STATUS
 from flux_serving.errors import Cancelled, FluxError
 
 
@@ -68,7 +68,7 @@ class AsyncFakeAnswers:
 
 class FakeTransport:
     """errors: raised in this order by the first calls that make images, one each: by `infer`, or by a stream before its
-    first answer. Requests to canny_edges are answered meanwhile.
+    first answer. Requests to canny_edges and flux_status are answered meanwhile; `sent` has all but the latter.
 
     ready: what `is_ready` answers. `streams` are those opened, in order.
     """
@@ -81,6 +81,8 @@ class FakeTransport:
         self._errors = deque(errors)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
+        if request.model == FLUX_STATUS.name:
+            return status_answer(request)
         self.sent.append(Sent(request, timeout_s, request_id))
         if self._errors and request.model != CANNY_EDGES.name:
             raise self._errors.popleft()

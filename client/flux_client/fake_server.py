@@ -19,12 +19,17 @@ from flux_serving.contract import limits
 from flux_serving.contract.editing import CONTROL_IMAGE
 from flux_serving.contract.handed import (
     CANCEL,
+    DEVICE,
     EDGE_IMAGE,
+    INSTANCE,
+    JOBS,
     OUTPUT_IMAGE,
     OUTPUT_SEED,
     PREVIEW,
     PROGRESS,
     PROGRESS_ADDRESS,
+    ROOM,
+    SECONDS_LEFT,
     STREAM_TOKEN,
 )
 from flux_serving.contract.knobs import (
@@ -37,7 +42,7 @@ from flux_serving.contract.knobs import (
     SEED,
     SIZE,
 )
-from flux_serving.contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_STREAM, MODE
+from flux_serving.contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
 from flux_serving.contract.tensors import Array, Tensor
 from flux_serving.errors import InvalidRequest
 
@@ -45,6 +50,8 @@ from flux_serving.errors import InvalidRequest
 DEFAULT_SIDE = 64
 
 _STREAM = FLUX_STREAM.name
+#: Images that an idle instance accepts.
+_ROOM = next(int(parameter.default) for parameter in FLUX_BASE.parameters if parameter.name == "MAX_WAITING")
 _ANY_TOKEN = "0" * 22
 #: Of what takes requests that have one answer.
 _INPUTS: Mapping[str, tuple[Tensor, ...]] = {
@@ -55,7 +62,7 @@ _PICTURES = (IMAGE.name, CONTROL_IMAGE.name)
 
 
 def is_served(model: str) -> bool:
-    return model in _INPUTS or model == _STREAM
+    return model in _INPUTS or model in (_STREAM, FLUX_STATUS.name)
 
 
 def answer(request: Request) -> Answer:
@@ -66,6 +73,13 @@ def answer(request: Request) -> Answer:
     if request.model not in _INPUTS:
         raise _unknown_model(request)
     return _asked_for(request, _last_answer(request.model, _checked(request, _INPUTS[request.model])))
+
+
+def status_answer(request: Request) -> Answer:
+    """What flux_status would answer: one instance, on the CPU, with nothing to do. Raises as `answer`."""
+    _checked(request, FLUX_STATUS.inputs)
+    told = {INSTANCE: b"flux_base_0_0", DEVICE: b"cpu", SECONDS_LEFT: 0.0, JOBS: 0, ROOM: _ROOM}
+    return _asked_for(request, {tensor.name: tensor.array(value)[np.newaxis] for tensor, value in told.items()})
 
 
 def stream_answers(request: Request) -> Iterator[Answer]:

@@ -57,8 +57,9 @@ class Variation:
     def recipe(self) -> dict[str, Any] | None:
         """How the picture was made; None where the file doesn't say.
 
-        Always model, seed, steps, guidance, width and height; and what else was asked for, such as a strength or
-        adapters. The file carries it as JSON in EXIF's ImageDescription, so it is there after saving too.
+        Always model, seed, steps, guidance, width, height, instance (of flux_base, such as `flux_base_0_0`) and device
+        (such as `cuda:7` or `cpu`); and what else was asked for, such as a strength or adapters. The file carries it as
+        JSON in EXIF's ImageDescription, so it is there after saving too.
         """
         description = opened(self.data, self._name).getexif().get(ExifTags.Base.ImageDescription)
         try:

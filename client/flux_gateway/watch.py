@@ -12,7 +12,7 @@ from typing import get_args
 
 from PIL import Image
 
-from flux_client import AsyncFluxClient, FluxError, ModeName, Unreachable
+from flux_client import AsyncFluxClient, FluxError, InstanceLoad, ModeName, Unreachable
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 from flux_serving.contract import limits
 
@@ -27,12 +27,14 @@ class Watch:
     """State of the model server.
 
     modes: those that are served now. reason: why there are none. native_side: pixels of a side of the image that a
-    request without a size gets; FLUX.1's until the server has been asked.
+    request without a size gets; FLUX.1's until the server has been asked. instances: the work of each, none where the
+    server does not tell; with several servers, of one of them.
     """
 
     def __init__(self, client: AsyncFluxClient) -> None:
         self.modes: list[ModeName] = []
         self.reason: str | None = LOADING
+        self.instances: list[InstanceLoad] = []
         self.native_side = limits.FLUX_SIDE
         self._knows_native_side = False
         self._client = client
@@ -53,6 +55,12 @@ class Watch:
             self._knows_native_side = False
         elif not self._knows_native_side:
             await self._learn_native_side()
+        self.instances = await self._instances() if self._looks[-1] else []
+
+    async def _instances(self) -> list[InstanceLoad]:
+        with suppress(FluxError):
+            return await self._client.instances(LOOK_S)
+        return []
 
     async def _learn_native_side(self) -> None:
         """The contract has no query for it, but the edges of an image, without a size, have the checkpoint's size."""

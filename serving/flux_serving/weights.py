@@ -63,11 +63,26 @@ class BaseWeights:
 
 
 def open_device(name: str) -> torch.device:
-    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the calling thread's current one; Triton selects none."""
+    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the calling thread's current one; Triton selects none.
+
+    Raises CannotStart: torch sees no such GPU.
+    """
     device = torch.device(name)
     if device.type == "cuda":
+        _refuse_missing(device.index)
         torch.cuda.set_device(device)
     return device
+
+
+def _refuse_missing(gpu: int) -> None:
+    count = torch.cuda.device_count()
+    if gpu < count:
+        return
+    found = f"{count} GPU{'s' * (count > 1)}, numbered from 0" if count else "no GPU"
+    raise CannotStart(
+        f"GPU {gpu} is missing: torch sees {found}; choose others by --gpus of scripts/serve or FLUX_REDUX_GPUS of "
+        "scripts/start.sh, or none by --profile cpu"
+    )
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

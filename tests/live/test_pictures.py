@@ -49,6 +49,8 @@ def test_the_answer_is_in_the_format_asked_for_and_carries_its_recipe(
         "guidance": 2.5,
         "width": 64,
         "height": 64,
+        "instance": "flux_base_0_0",
+        "device": "cpu",
     }
     assert b"trainedAlgorithmicMedia" in answer
 

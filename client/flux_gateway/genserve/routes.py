@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 
 NAME = "flux-triton"
-#: GenServe names the card. Triton chooses the instance, and does not tell which.
-GPU_ID = "triton"
+#: `gpu_id` where the image does not say on which device it was made, or where there is no image.
+UNKNOWN_GPU = "triton"
 #: Of an adapter's file.
 LORA_SUFFIX = ".safetensors"
 _DESCRIPTIONS = {
@@ -45,11 +46,10 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
             # Its clients read `error` where the status is 200; what the caller or the load is to blame for is said so.
             if refusal.status not in (500, 504):
                 raise
-            outcome = {"success": False, "error": refusal.words}
+            outcome = {"success": False, "error": refusal.words, "gpu_id": UNKNOWN_GPU}
         answer = GenerateAnswer(
             task_id=_task_id(request_id),
             elapsed_time=round(time.monotonic() - started, 3),
-            gpu_id=GPU_ID,
             model_id=asked.model_name,
             mode=asked.mode_name,
             controlnet_type=CONTROLNET_TYPE if wanted.mode == "canny" else None,
@@ -93,6 +93,10 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
             "modes": desk.watch.modes,
             "requests_in_work": desk.in_work,
             "requests_at_most": desk.room,
+            "instances": [
+                {**asdict(instance), "seconds_left": round(instance.seconds_left, 3)}
+                for instance in desk.watch.instances
+            ],
         }
 
     @router.get("/loras")
@@ -111,11 +115,18 @@ def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
     ).model_dump()
 
 
+def gpu_of(variation: Variation) -> str:
+    """The device that made the image, such as `cuda:7` or `cpu`, as its recipe tells."""
+    device = (variation.recipe or {}).get("device")
+    return device if isinstance(device, str) and device else UNKNOWN_GPU
+
+
 def _picture(variation: Variation) -> dict[str, Any]:
     width, height = size_of(variation.data)
     return {
         "success": True,
         "image_base64": as_text(variation.data),
+        "gpu_id": gpu_of(variation),
         "seed": variation.seed,
         "width": width,
         "height": height,

@@ -6,6 +6,7 @@ response sender. Every request gets exactly one answer.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -196,7 +197,9 @@ class FluxBaseModel:
         # Read here although image_encode writes it: a wrong format must not cost a picture.
         parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
         parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
-        ticket.expect(parameters.seeds, self._sampler.recipes(parameters))
+        made_on = {"instance": self._instance.name, "device": self._instance.device}
+        recipes = [json.dumps(recipe | made_on) for recipe in self._sampler.recipes(parameters)]
+        ticket.expect(parameters.seeds, recipes)
         if parameters.is_unchanged:
             for index, picture in enumerate(unchanged(values, parameters, ticket)):
                 ticket.taker(index)(picture)

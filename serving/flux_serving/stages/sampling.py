@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,10 +159,9 @@ class Sampler:
     def is_out_of_memory(self, error: Exception) -> bool:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
-    def recipes(self, parameters: SamplingParameters) -> list[str]:
-        """How each picture is made, as JSON."""
+    def recipes(self, parameters: SamplingParameters) -> list[dict[str, Any]]:
+        """How each picture is made; values that JSON can hold."""
         has_guidance = self.base.transformer.config.guidance_embeds
         return [
-            json.dumps({"model": self.base.name, "seed": seed} | parameters.as_recipe(has_guidance))
-            for seed in parameters.seeds
+            {"model": self.base.name, "seed": seed} | parameters.as_recipe(has_guidance) for seed in parameters.seeds
         ]

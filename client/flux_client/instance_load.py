@@ -1,0 +1,48 @@
+"""How much work each instance of the server's engine has left, as flux_status answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_client.values import array_of
+from flux_serving.contract.handed import DEVICE, INSTANCE, JOBS, QUERY, ROOM, SECONDS_LEFT
+from flux_serving.contract.models import FLUX_STATUS
+from flux_serving.errors import GenerationFailed
+
+_OUTPUTS = tuple(tensor.name for tensor in (INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM))
+
+
+@dataclass(frozen=True)
+class InstanceLoad:
+    """Work of one instance of `flux_base` that is alive."""
+
+    #: Triton's, such as `flux_base_0_0`.
+    name: str
+    #: A GPU such as `cuda:7`, or `cpu`.
+    device: str
+    #: Until every image has taken its last step, at the step times measured so far.
+    seconds_left: float
+    #: Images that wait or run.
+    jobs: int
+    #: Images that it would accept now.
+    room: int
+
+
+def load_request() -> Request:
+    (query,) = QUERY.choices
+    return Request(FLUX_STATUS.name, {QUERY.name: array_of(FLUX_STATUS.name, QUERY, query)}, _OUTPUTS)
+
+
+def read_instances(answer: Answer) -> list[InstanceLoad]:
+    """Outputs of flux_status, of shape [1, n], to n instances. Raises GenerationFailed: they do not fit together."""
+    try:
+        columns = [answer[name].ravel().tolist() for name in _OUTPUTS]
+        rows = list(zip(*columns, strict=True))
+    except (KeyError, ValueError) as error:
+        raise GenerationFailed(f"{FLUX_STATUS.name}: expected {', '.join(_OUTPUTS)} of one length") from error
+    return [
+        InstanceLoad(name.decode(), device.decode(), seconds_left, jobs, room)
+        for name, device, seconds_left, jobs, room in rows
+    ]
