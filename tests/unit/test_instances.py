@@ -19,14 +19,17 @@ import torch  # noqa: E402
 from PIL import ExifTags, Image  # noqa: E402
 
 from asking import gateway  # noqa: E402
-from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InstanceLoad, Overloaded  # noqa: E402
+from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InstanceLoad, Overloaded, RetryPolicy  # noqa: E402
 from flux_client.fake import AsyncFakeTransport, FakeTransport  # noqa: E402
 from flux_client.request import Request  # noqa: E402
 from flux_client.transport import Answer  # noqa: E402
 from flux_client.variation import Variation  # noqa: E402
 from flux_gateway.genserve.routes import UNKNOWN_GPU, gpu_of  # noqa: E402
+from flux_gateway.watch import Watch  # noqa: E402
 from flux_serving.backend import instance  # noqa: E402
 from flux_serving.backend.instance import Instance  # noqa: E402
+from flux_serving.backend.server_folder import ServerFolder  # noqa: E402
+from flux_serving.backend.work_board import InstanceWork, WorkBoard, WorkPost  # noqa: E402
 from flux_serving.contract.handed import JOBS, QUERY, ROOM  # noqa: E402
 from flux_serving.contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
 from flux_serving.errors import CannotStart, InvalidRequest  # noqa: E402
@@ -35,7 +38,7 @@ from flux_serving.weights import open_device  # noqa: E402
 GPU_MODELS = [model.name for model in MODELS if model.needs_gpu]
 
 
-def arguments(device_id: int, name: str = "flux_base_1_0", kind: str = "GPU") -> dict[str, str]:
+def arguments(device_id: int, name: str = "flux_base_0_0", kind: str = "GPU") -> dict[str, str]:
     """What Triton hands to `initialize`."""
     return {
         "model_instance_kind": kind,
@@ -54,13 +57,30 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("started")
 @pytest.mark.parametrize("gpu", [0, 3, 7, 8])
 def test_an_instance_runs_on_the_gpu_that_triton_assigns_to_it(gpu: int) -> None:
-    started = Instance.start(FLUX_BASE, arguments(gpu, name=f"flux_base_{gpu}_0"))
-    assert (started.name, started.device) == (f"flux_base_{gpu}_0", f"cuda:{gpu}")
+    assert Instance.start(FLUX_BASE, arguments(gpu)).device == f"cuda:{gpu}"
+
+
+@pytest.mark.usefixtures("started")
+def test_instances_of_one_group_have_names_of_their_own(tmp_path: Path) -> None:
+    """Triton gives all GPUs of an instance group one name, by which metrics and the shared work would be one too."""
+    started = [Instance.start(FLUX_BASE, arguments(gpu, name="flux_base_0_0")) for gpu in (7, 8)]
+    assert [each.name for each in started] == ["flux_base_0_0_gpu7", "flux_base_0_0_gpu8"]
+    folder = ServerFolder(tmp_path / "server")
+    posts = [WorkPost(folder, each.name) for each in started]
+    for post, each in zip(posts, started, strict=True):
+        post.write(InstanceWork(each.name, each.device))
+    assert [(work.instance, work.device) for work in WorkBoard(folder).read()] == [
+        ("flux_base_0_0_gpu7", "cuda:7"),
+        ("flux_base_0_0_gpu8", "cuda:8"),
+    ]
+    for post in posts:
+        post.close()
 
 
 @pytest.mark.usefixtures("started")
 def test_an_instance_without_a_gpu_runs_on_the_cpu() -> None:
-    assert Instance.start(FLUX_BASE, arguments(0, kind="CPU")).device == "cpu"
+    started = Instance.start(FLUX_BASE, arguments(0, name="flux_base_0_1", kind="CPU"))
+    assert (started.name, started.device) == ("flux_base_0_1", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +157,7 @@ class AsyncTold(AsyncFakeTransport):
 
 
 OUTPUTS = {
-    "INSTANCE": np.array([[b"flux_base_0_0", b"flux_base_1_0"]], dtype=object),
+    "INSTANCE": np.array([[b"flux_base_0_0_gpu7", b"flux_base_0_0_gpu8"]], dtype=object),
     "DEVICE": np.array([[b"cuda:7", b"cuda:8"]], dtype=object),
     "SECONDS_LEFT": np.array([[12.34567, 0.0]], dtype=np.float32),
     "JOBS": np.array([[3, 0]], dtype=np.int32),
@@ -146,26 +166,20 @@ OUTPUTS = {
 NONE = {name: array[:, :0] for name, array in OUTPUTS.items()}
 
 
-def status(transport: AsyncFakeTransport) -> dict[str, Any]:
-    async def asked() -> dict[str, Any]:
-        async with gateway(transport) as caller:
-            for _ in range(100):
-                answer: dict[str, Any] = (await caller.get("/status")).json()
-                if answer["status"] == "running":
-                    return answer
-                await asyncio.sleep(0.05)
-        raise AssertionError("the gateway never saw a server")
-
-    return asyncio.run(asked())
+def seen_by_the_gateway(transport: AsyncFakeTransport) -> Watch:
+    """After one look."""
+    watch = Watch(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
+    asyncio.run(watch.look())
+    return watch
 
 
 def test_a_client_is_told_the_work_of_each_instance() -> None:
     transport = Told(OUTPUTS)
     with FluxClient(transport=transport) as client:
         first, second = client.instances()
-    assert (first.name, first.device, first.jobs, first.room) == ("flux_base_0_0", "cuda:7", 3, 61)
+    assert (first.name, first.device, first.jobs, first.room) == ("flux_base_0_0_gpu7", "cuda:7", 3, 61)
     assert first.seconds_left == pytest.approx(12.34567)
-    assert second == InstanceLoad("flux_base_1_0", "cuda:8", 0.0, 0, 64)
+    assert second == InstanceLoad("flux_base_0_0_gpu8", "cuda:8", 0.0, 0, 64)
     assert [request.inputs[QUERY.name].tolist() for request in transport.asked] == [[[b"load"]]]
 
 
@@ -202,10 +216,26 @@ def test_the_fake_server_has_one_idle_instance() -> None:
     assert transport.sent == []
 
 
-def test_status_lists_the_instances_with_their_work() -> None:
-    assert status(AsyncTold(OUTPUTS))["instances"] == [
-        {"name": "flux_base_0_0", "device": "cuda:7", "seconds_left": 12.346, "jobs": 3, "room": 61},
-        {"name": "flux_base_1_0", "device": "cuda:8", "seconds_left": 0.0, "jobs": 0, "room": 64},
+def test_status_lists_the_instances_as_the_last_look_found_them() -> None:
+    transport = AsyncTold(OUTPUTS)
+
+    async def asked() -> dict[str, Any]:
+        async with gateway(transport) as caller:
+            for _ in range(100):
+                before = len(transport.fake.asked)
+                answers = [(await caller.get("/status")).json() for _ in range(10)]
+                assert len(transport.fake.asked) <= before + 1, "each request asks the server"
+                if answers[-1]["instances"]:
+                    break
+                await asyncio.sleep(0.05)
+            answer: dict[str, Any] = answers[-1]
+            return answer
+
+    answer = asyncio.run(asked())
+    assert answer["status"] == "running"
+    assert answer["instances"] == [
+        {"name": "flux_base_0_0_gpu7", "device": "cuda:7", "seconds_left": 12.346, "jobs": 3, "room": 61},
+        {"name": "flux_base_0_0_gpu8", "device": "cuda:8", "seconds_left": 0.0, "jobs": 0, "room": 64},
     ]
 
 
@@ -217,27 +247,18 @@ def test_status_lists_the_instances_with_their_work() -> None:
         lambda: AsyncTold(Overloaded("full")),
     ],
 )
-def test_where_instances_are_unknown_status_lists_none(transport: Any) -> None:
-    answer = status(transport())
-    assert (answer["status"], answer["instances"]) == ("running", [])
+def test_where_instances_are_unknown_the_gateway_serves_and_lists_none(transport: Any) -> None:
+    watch = seen_by_the_gateway(transport())
+    assert (watch.reason, watch.instances) == (None, [])
 
 
-def test_status_answers_from_the_last_look() -> None:
+def test_instances_of_a_server_that_is_away_are_forgotten() -> None:
     transport = AsyncTold(OUTPUTS)
-
-    async def asked() -> list[int]:
-        async with gateway(transport) as caller:
-            for _ in range(100):
-                if (await caller.get("/status")).json()["instances"]:
-                    break
-                await asyncio.sleep(0.02)
-            before = len(transport.fake.asked)
-            for _ in range(20):
-                await caller.get("/status")
-            return [before, len(transport.fake.asked)]
-
-    before, after = asyncio.run(asked())
-    assert 1 <= before <= after <= before + 1
+    watch = seen_by_the_gateway(transport)
+    assert len(watch.instances) == 2
+    transport.fake.ready = False
+    asyncio.run(watch.look())
+    assert watch.instances == []
 
 
 def image_with(recipe: object, image_format: str = "PNG") -> Variation:

@@ -16,7 +16,9 @@ from flux_serving.settings import ModelSettings
 
 @dataclass(frozen=True)
 class Instance:
-    """name: Triton's, such as `flux_base_0_0`. settings: of this model. device: a torch device, such as `cuda:7`.
+    """name: Triton's, such as `flux_base_0_0`, and on a GPU its number, such as `flux_base_0_0_gpu7`, because Triton
+    gives the instances of one group on several GPUs the same name. settings: of this model. device: a torch device,
+    such as `cuda:7`.
 
     heart: the model begins it when it is ready; `close` stops it.
     """
@@ -34,11 +36,12 @@ class Instance:
         # Its warnings of prompts that are too long quote them.
         logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
         on_gpu = args["model_instance_kind"] == "GPU"
-        name = args["model_instance_name"]
+        device_id = args["model_instance_device_id"]
+        name = args["model_instance_name"] + (f"_gpu{device_id}" if on_gpu else "")
         return cls(
             name=name,
             settings=ModelSettings.from_config(model, json.loads(args["model_config"])),
-            device=f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu",
+            device=f"cuda:{device_id}" if on_gpu else "cpu",
             heart=Heart(model.name, name),
         )
 
