@@ -143,28 +143,38 @@ def test_an_image_publishes_the_gateway_alone(target: str) -> None:
     assert not [argument for argument in entrypoint if "triton-host" in argument or "vulnerable" in argument]
 
 
+def start_script(folder: Path, **variables: str) -> list[str]:
+    """The arguments that start.sh hands to `serve`."""
+    shutil.copy(ROOT / "scripts" / "start.sh", folder)
+    (folder / "serve").write_text('#!/bin/sh\necho "$@"\n')
+    (folder / "serve").chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], **variables}
+    done = subprocess.run([folder / "start.sh"], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def value(given: list[str], option: str) -> str:
+    return given[given.index(option) + 1]
+
+
 def test_the_start_script_opens_the_gateway_and_leaves_triton_on_loopback(tmp_path: Path) -> None:
-    """start.sh itself, beside a `serve` that prints its arguments."""
-    shutil.copy(ROOT / "scripts" / "start.sh", tmp_path)
-    (tmp_path / "serve").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "serve").chmod(0o755)
-
-    def arguments(**variables: str) -> list[str]:
-        environment = {"PATH": os.environ["PATH"], **variables}
-        done = subprocess.run([tmp_path / "start.sh"], env=environment, capture_output=True, text=True, check=True)
-        return done.stdout.split()
-
-    def value(given: list[str], option: str) -> str:
-        return given[given.index(option) + 1]
-
-    usual = arguments()
+    usual = start_script(tmp_path)
     assert value(usual, "--gateway-host") == "0.0.0.0"
     assert value(usual, "--gateway-port") == "12411"
     assert value(usual, "--triton-host") == "127.0.0.1"
-    named = arguments(HOST="192.0.2.1", PORT="8080", TRITON_HOST="192.0.2.2")
+    named = start_script(tmp_path, HOST="192.0.2.1", PORT="8080", TRITON_HOST="192.0.2.2")
     assert value(named, "--gateway-host") == "192.0.2.1"
     assert value(named, "--gateway-port") == "8080"
     assert value(named, "--triton-host") == "192.0.2.2"
+
+
+def test_the_start_script_takes_the_gpus_from_a_variable(tmp_path: Path) -> None:
+    for given, gpus in (({}, "7,8"), ({"FLUX_REDUX_GPUS": ""}, "7,8"), ({"FLUX_REDUX_GPUS": "0,1,2,3"}, "0,1,2,3")):
+        arguments = start_script(tmp_path, **given)
+        assert (value(arguments, "--profile"), value(arguments, "--gpus")) == ("gpu", gpus)
+    without = start_script(tmp_path, FLUX_REDUX_GPUS="cpu")
+    assert value(without, "--profile") == "cpu"
+    assert "--gpus" not in without
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])

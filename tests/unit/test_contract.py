@@ -30,6 +30,16 @@ def test_by_default_each_gpu_model_has_one_instance_on_gpu_7_and_one_on_8() -> N
         assert (group.kind, list(group.gpus), group.count) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [7, 8], 1)
 
 
+def test_four_gpus_are_four_instances_of_each_gpu_model_and_leave_the_others_on_the_cpu() -> None:
+    configs = {path.parts[0]: parsed(text) for path, text in render_all((0, 1, 2, 3)).items() if len(path.parts) == 2}
+    for model in MODELS:
+        (group,) = configs[model.name].instance_group
+        kind = "KIND_GPU" if model.needs_gpu else "KIND_CPU"
+        assert group.kind == model_config_pb2.ModelInstanceGroup.Kind.Value(kind)
+        assert list(group.gpus) == ([0, 1, 2, 3] if model.needs_gpu else [])
+        assert group.count == (1 if model.needs_gpu else model.cpu_instances)
+
+
 def test_without_gpus_every_model_runs_on_the_cpu() -> None:
     for model in MODELS:
         (group,) = parsed(render_model(model, ())).instance_group

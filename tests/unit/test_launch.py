@@ -80,8 +80,8 @@ def test_gpus_7_and_8_are_the_committed_repository(checkpoints: Checkpoints, tol
 
 def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints, told: Path) -> None:
     before = (REPOSITORY / "flux_base" / "config.pbtxt").read_text()
-    lines = start(checkpoints, told, profile="gpu", gpus=(0, 1, 2))
-    assert "instance_group [ { kind: KIND_GPU, gpus: [0, 1, 2], count: 1 } ]" in lines
+    lines = start(checkpoints, told, profile="gpu", gpus=(0, 1, 2, 3))
+    assert "instance_group [ { kind: KIND_GPU, gpus: [0, 1, 2, 3], count: 1 } ]" in lines
     assert (REPOSITORY / "flux_base" / "config.pbtxt").read_text() == before
 
 
