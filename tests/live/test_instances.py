@@ -43,7 +43,7 @@ def test_an_idle_server_has_the_instance_that_the_fake_has(demo_server: TritonSe
 def test_a_busy_instance_tells_its_images_and_the_time_that_they_take(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         wait_until_idle(client)
-        with client.stream(drawn_picture(1), num_images=3, num_inference_steps=100) as stream:
+        with client.stream(drawn_picture(1), num_images=3, num_inference_steps=100, height=256, width=256) as stream:
             next(iter(stream))
             limit = time.monotonic() + 10
             while (busy := client.instances()[0]).jobs == 0 and time.monotonic() < limit:

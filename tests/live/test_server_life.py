@@ -76,6 +76,13 @@ def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) 
     asked = subprocess.run(probe, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 1
     assert asked.stderr.strip() == "probe: flux_base: 0 of 1 processes are alive"
+    # flux_status counts it no more, and still answers.
+    for url, protocol in ((mortal_server.grpc_url, "grpc"), (mortal_server.http_url, "http")):
+        with FluxClient(url, protocol=protocol) as client:  # type: ignore[arg-type]
+            limit = time.monotonic() + 10
+            while client.instances() and time.monotonic() < limit:
+                time.sleep(0.2)
+            assert client.instances() == []
     mortal_server.kill()
     with pytest.raises(Dead, match="does not answer"):
         look(host, port, 10)
