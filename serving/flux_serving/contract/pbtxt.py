@@ -120,7 +120,9 @@ def render_metrics() -> str:
         "Rendered from `serving/flux_serving/contract` by `scripts/render_configs`. Beside Triton's own metrics, each "
         f"instance of `{FLUX_BASE.name}` publishes these on the metrics port, with the labels `model` and `instance`; "
         f"`{HEARTBEAT.name}`, `{PRIVATE_MEMORY.name}` and `{SHARED_MEMORY.name}` are of each instance of every Python "
-        "model. Prometheus calls the label `exported_instance`, since `instance` is its own name for what it scrapes. "
+        "model. On a GPU the instance's name ends with its number, such as `flux_base_0_0_gpu7`, because Triton gives "
+        "the instances of one group on several GPUs the same name. "
+        "Prometheus calls the label `exported_instance`, since `instance` is its own name for what it scrapes. "
         "Triton's own "
         f"compute and queue times of `{FLUX_BASE.name}` say nothing: its `execute` returns before the work begins.\n",
         "| metric | kind | what it counts | question that it answers |\n|---|---|---|---|",
@@ -131,6 +133,7 @@ def render_metrics() -> str:
         "| `rate(flux_forward_seconds_total[1m])` | share of time in which the transformer runs |",
         "| `rate(flux_rows_per_step_sum[1m]) / rate(flux_rows_per_step_count[1m])` | images that share a step |",
         "| `rate(flux_tokens_total[1m])` | tokens per second, whatever the sizes |",
+        "| `sum by (exported_instance) (rate(flux_tokens_total[5m]))` | the share of the work of each instance |",
         "| `time() - flux_heartbeat_seconds` | seconds since the process was last alive |",
         '| `rate(flux_jobs_total{outcome="done"}[1m])` | pictures per second |',
         "| `histogram_quantile(0.95, sum by (le) (rate(flux_queue_seconds_bucket[5m])))` | wait of the slowest 5 % |",
