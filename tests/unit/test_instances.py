@@ -28,8 +28,6 @@ from flux_gateway.genserve.routes import UNKNOWN_GPU, gpu_of  # noqa: E402
 from flux_gateway.watch import Watch  # noqa: E402
 from flux_serving.backend import instance  # noqa: E402
 from flux_serving.backend.instance import Instance  # noqa: E402
-from flux_serving.backend.server_folder import ServerFolder  # noqa: E402
-from flux_serving.backend.work_board import InstanceWork, WorkBoard, WorkPost  # noqa: E402
 from flux_serving.contract.handed import JOBS, QUERY, ROOM  # noqa: E402
 from flux_serving.contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
 from flux_serving.errors import CannotStart, InvalidRequest  # noqa: E402
@@ -61,20 +59,10 @@ def test_an_instance_runs_on_the_gpu_that_triton_assigns_to_it(gpu: int) -> None
 
 
 @pytest.mark.usefixtures("started")
-def test_instances_of_one_group_have_names_of_their_own(tmp_path: Path) -> None:
-    """Triton gives all GPUs of an instance group one name, by which metrics and the shared work would be one too."""
+def test_instances_of_one_group_have_names_of_their_own() -> None:
+    """Triton gives all GPUs of an instance group one name; by that, their metrics and shared work would be one too."""
     started = [Instance.start(FLUX_BASE, arguments(gpu, name="flux_base_0_0")) for gpu in (7, 8)]
     assert [each.name for each in started] == ["flux_base_0_0_gpu7", "flux_base_0_0_gpu8"]
-    folder = ServerFolder(tmp_path / "server")
-    posts = [WorkPost(folder, each.name) for each in started]
-    for post, each in zip(posts, started, strict=True):
-        post.write(InstanceWork(each.name, each.device))
-    assert [(work.instance, work.device) for work in WorkBoard(folder).read()] == [
-        ("flux_base_0_0_gpu7", "cuda:7"),
-        ("flux_base_0_0_gpu8", "cuda:8"),
-    ]
-    for post in posts:
-        post.close()
 
 
 @pytest.mark.usefixtures("started")
