@@ -19,6 +19,7 @@ class Merit:
     refused_share: float
     p50: float
     p99: float
+    mean_slowdown: float
     p50_slowdown: float
     p99_slowdown: float
     #: Of those that take less than 2 s alone.
@@ -60,6 +61,7 @@ def judge(outcome: Outcome, machine: Machine, gpus: int) -> Merit:
         refused_share=len(outcome.refused) / requests,
         p50=_percentile(latency, 50),
         p99=_percentile(latency, 99),
+        mean_slowdown=float(slowdown.mean()),
         p50_slowdown=_percentile(slowdown, 50),
         p99_slowdown=_percentile(slowdown, 99),
         p99_slowdown_short=_percentile(slowdown[solo < 2], 99),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flux_serving.errors import Overloaded
-from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Scheduler
+from flux_serving.scheduling.job import Job, JobLeft
+from flux_serving.scheduling.placement import Backlog
+from flux_serving.scheduling.scheduler import Limits, Plan, Scheduler
+from flux_serving.scheduling.step_costs import StepCosts
 from flux_simulation.machine import Machine
 from flux_simulation.workload import Kind, Request
 
@@ -117,18 +119,33 @@ class Steps:
 
     name = "steps"
 
-    def __init__(self, machine: Machine, limits: Limits) -> None:
+    def __init__(self, machine: Machine, limits: Limits, scheduler: Scheduler | None = None) -> None:
+        """scheduler: one that several share; by default one of its own."""
         self._machine = machine
+        self._limits = limits
         self._row_seconds: dict[Kind, float] = {}
-        self._scheduler = Scheduler(limits)
+        self._scheduler = scheduler or Scheduler(limits)
+        self._costs = StepCosts()
 
     def __len__(self) -> int:
         return len(self._scheduler)
 
+    @property
+    def backlog(self) -> Backlog:
+        """What an instance tells the others of its work."""
+        load = self._scheduler.load
+        return Backlog(load.jobs, self._costs.latest, load.room)
+
     def offer(self, request: Request) -> bool:
-        kind = request.kind
+        left = job_left(request.kind)
         job: Job[Request, None] = Job(
-            request, kind.steps, _ignore, group=kind.grid, tokens=kind.tokens, priority=kind.priority
+            request,
+            left.steps,
+            _ignore,
+            group=left.group,
+            group_hash=left.group,
+            tokens=left.tokens,
+            priority=left.priority,
         )
         try:
             self._scheduler.add([job])
@@ -143,6 +160,7 @@ class Steps:
         seconds = self._machine.overhead
         for job in run:
             seconds += self._row(job.work.kind)
+        self._costs.observe(sum(job.tokens for job in run), seconds)
         return Slice(run, seconds)
 
     def end(self, done: Slice) -> Sequence[Request]:
@@ -152,6 +170,32 @@ class Steps:
         if kind not in self._row_seconds:
             self._row_seconds[kind] = self._machine.row_seconds(kind.tokens)
         return self._row_seconds[kind]
+
+
+class OneQueue(Scheduler):
+    """One queue for several GPUs, each of which takes jobs for its next step that no other runs: the ideal, in which
+    jobs move between GPUs at every step at no cost.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self._away: dict[Job[Any, Any], Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self._away)
+
+    def schedule(self, now: float) -> Plan:
+        plan = super().schedule(now)
+        self._away.update((job, self._places.pop(job)) for job in plan.run)
+        return plan
+
+    def complete(self, ran: Sequence[Job[Any, Any]]) -> list[Job[Any, Any]]:
+        self._places.update((job, self._away.pop(job)) for job in ran)
+        return super().complete(ran)
+
+
+def job_left(kind: Kind) -> JobLeft:
+    return JobLeft(hash(kind.grid) & 0xFFFF_FFFF, kind.tokens, kind.steps, kind.priority)
 
 
 def _ignore(outcome: object) -> None:

@@ -10,10 +10,11 @@ from itertools import count
 from flux_simulation.policies import Gpu, Slice
 from flux_simulation.workload import Request
 
-Route = Callable[[Sequence[Gpu]], int]
+#: Chooses a GPU for a request.
+Route = Callable[[Sequence[Gpu], Request], int]
 
 
-def least_loaded(gpus: Sequence[Gpu]) -> int:
+def least_loaded(gpus: Sequence[Gpu], request: Request) -> int:
     """The GPU with the fewest requests waiting or running; the first of several."""
     return min(range(len(gpus)), key=lambda index: len(gpus[index]))
 
@@ -21,7 +22,7 @@ def least_loaded(gpus: Sequence[Gpu]) -> int:
 def round_robin() -> Route:
     """One after another, whatever they have to do."""
     turn = count()
-    return lambda gpus: next(turn) % len(gpus)
+    return lambda gpus, request: next(turn) % len(gpus)
 
 
 @dataclass
@@ -37,8 +38,13 @@ class Outcome:
     busy_seconds: float = 0.0
 
 
-def simulate(requests: Iterable[Request], gpus: Sequence[Gpu], route: Route = least_loaded) -> Outcome:
-    """Run until every request has ended. An arrival at the very end of a slice is seen by the next one."""
+def simulate(
+    requests: Iterable[Request], gpus: Sequence[Gpu], route: Route = least_loaded, is_shared: bool = False
+) -> Outcome:
+    """Run until every request has ended. An arrival at the very end of a slice is seen by the next one.
+
+    is_shared: the GPUs have one queue, so that what one offers or ends may be work for each of them.
+    """
     outcome = Outcome()
     #: (end, GPU, number); a number that is no longer the GPU's own is a wait that an arrival cut short.
     ends: list[tuple[float, int, int]] = []
@@ -54,6 +60,11 @@ def simulate(requests: Iterable[Request], gpus: Sequence[Gpu], route: Route = le
         current[index] = number, task
         heapq.heappush(ends, (now + task.seconds, index, number))
 
+    def begin_idle(now: float) -> None:
+        for index, running in enumerate(current):
+            if running is None:
+                begin(index, now)
+
     def run_until(time: float) -> None:
         while ends and ends[0][0] < time:
             now, index, number = heapq.heappop(ends)
@@ -66,15 +77,19 @@ def simulate(requests: Iterable[Request], gpus: Sequence[Gpu], route: Route = le
                 outcome.busy_seconds += task.seconds
                 outcome.finished.extend((request, now) for request in gpus[index].end(task))
             begin(index, now)
+            if is_shared:
+                begin_idle(now)
 
     for request in requests:
         run_until(request.arrival)
-        index = route(gpus)
+        index = route(gpus, request)
         if not gpus[index].offer(request):
             outcome.refused.append(request)
             continue
         running = current[index]
-        if running is None or not running[1].members:
+        if is_shared:
+            begin_idle(request.arrival)
+        elif running is None or not running[1].members:
             begin(index, request.arrival)
     run_until(float("inf"))
     return outcome
