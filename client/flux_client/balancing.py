@@ -1,0 +1,232 @@
+"""Which of several servers gets the next request: the policy alone, without connections, threads and sleeping.
+
+Power of two choices: of two random servers the one with less work gets the request. A server's work is what it last
+reported, less the time since then, plus the requests that this client has sent it since then. Where it is unknown, the
+two are taken in turn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+#: Seconds between two readings of one server.
+READING_INTERVAL_S = 1.0
+#: Seconds after the last choice during which servers are read.
+IN_USE_S = 30.0
+#: Seconds after which a reading says nothing.
+READING_LIFE_S = 5.0
+#: Seconds before a server without readings, because it is an older version, is asked for one again.
+UNSUPPORTED_S = 60.0
+#: Seconds for which a server that refused a request is left out.
+REFUSED_S = 0.25
+#: Seconds for which a server that failed is left out: at first, and at most. Each failure doubles them.
+FIRST_FAILURE_S, MAX_FAILURE_S = 0.5, 8.0
+#: Seconds of one image until a reading tells.
+FALLBACK_JOB_S = 1.0
+#: Weight of the newest reading in the mean seconds of an image.
+_NEWEST = 0.3
+
+
+class Reading(NamedTuple):
+    """Work of one server.
+
+    seconds_left: of its instance that ends first, of those with room. instances: those with room. room: images that
+    it would accept. job_s: mean seconds of an image; 0 where it had none.
+    """
+
+    seconds_left: float
+    room: int
+    instances: int = 1
+    job_s: float = 0.0
+
+    @classmethod
+    def of_instances(cls, seconds_left: Sequence[float], jobs: Sequence[int], room: Sequence[int]) -> Reading:
+        """One value for each instance. A server without a living instance has no room."""
+        with_room = [left for left, places in zip(seconds_left, room, strict=True) if places > 0]
+        return cls(
+            min(with_room, default=0.0),
+            sum(places for places in room if places > 0),
+            len(with_room),
+            sum(seconds_left) / max(1, sum(jobs)),
+        )
+
+
+class Sent(NamedTuple):
+    """A request in work: what `Balancer.began` returns and `Balancer.ended` takes."""
+
+    server: str
+    began_s: float
+    jobs: int
+
+
+@dataclass(slots=True)
+class _Server:
+    name: str
+    reading: Reading | None = None
+    #: When `reading` was asked for; when the newest one was, which may have no answer yet; when the next one may be.
+    read_s: float = float("-inf")
+    asked_s: float = float("-inf")
+    next_s: float = float("-inf")
+    #: Images that were sent since `read_s` and since `asked_s`, and have not ended.
+    sent: int = 0
+    sent_since_asked: int = 0
+    #: Mean seconds of an image; 0: not known.
+    job_s: float = 0.0
+    supports_readings: bool = True
+    #: It is left out until then.
+    out_until_s: float = float("-inf")
+    #: It is left out until it gives a reading.
+    must_report: bool = False
+    failed_s: float = float("-inf")
+    failures: int = 0
+    #: Number of the choice that last took it.
+    turn: int = 0
+
+
+class Balancer:
+    """Chooses servers. Not thread-safe.
+
+    clock: seconds, from any beginning. rng: draws the two servers.
+    """
+
+    def __init__(self, servers: Iterable[str], clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._servers: dict[str, _Server] = {}
+        self._turn = 0
+        self._used_s = float("-inf")
+        #: Mean seconds of an image over all servers, for those that have not told theirs.
+        self._job_s = 0.0
+        self.update(servers)
+
+    @property
+    def servers(self) -> list[str]:
+        return list(self._servers)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a server was chosen within the last IN_USE_S seconds."""
+        return self._clock() <= self._used_s + IN_USE_S
+
+    def update(self, servers: Iterable[str]) -> None:
+        """From now on choose among these. What is known of those that stay is kept. Raises ValueError: there are none."""
+        known = self._servers
+        self._servers = {name: known.get(name) or _Server(name) for name in servers}
+        if not self._servers:
+            raise ValueError("no servers, expected at least one")
+
+    def choose(self) -> str:
+        """The server for the next request."""
+        now = self._used_s = self._clock()
+        chosen = self._choose(now)
+        self._turn += 1
+        chosen.turn = self._turn
+        return chosen.name
+
+    def began(self, server: str, jobs: int = 1) -> Sent:
+        """A request of so many images is on its way."""
+        if known := self._servers.get(server):
+            known.sent += jobs
+            known.sent_since_asked += jobs
+        return Sent(server, self._clock(), jobs)
+
+    def ended(self, sent: Sent, succeeded: bool = True) -> None:
+        """succeeded: it was answered, though it may have been refused as invalid."""
+        server = self._servers.get(sent.server)
+        if server is None:
+            return
+        if sent.began_s >= server.read_s:
+            server.sent = max(0, server.sent - sent.jobs)
+        if sent.began_s >= server.asked_s:
+            server.sent_since_asked = max(0, server.sent_since_asked - sent.jobs)
+        if succeeded:
+            server.failures = 0
+
+    def failed(self, name: str) -> None:
+        """The server was not reached, broke a connection, or did not answer a reading in time.
+
+        It is left out, for longer after each failure, and then until it gives a reading, unless it has none.
+        """
+        if (server := self._servers.get(name)) is None:
+            return
+        server.failed_s = self._clock()
+        if server.failed_s < server.out_until_s and server.failures:
+            return  # One failure breaks many requests.
+        server.failures += 1
+        server.out_until_s = server.failed_s + min(FIRST_FAILURE_S * 2 ** (server.failures - 1), MAX_FAILURE_S)
+        server.must_report = server.supports_readings
+        server.next_s = server.out_until_s
+
+    def refused(self, name: str) -> None:
+        """The server had no room. It is left out for REFUSED_S."""
+        if server := self._servers.get(name):
+            server.failed_s = self._clock()
+            server.out_until_s = max(server.out_until_s, server.failed_s + REFUSED_S)
+
+    def wants_reading(self, name: str) -> bool:
+        """Whether to read this server now; if so, it is noted as asked.
+
+        False while the client is not in use, where there is no choice, and for a server that has just been asked.
+        """
+        now = self._clock()
+        server = self._servers.get(name)
+        if server is None or now < server.next_s or len(self._servers) < 2 or not self.is_in_use:
+            return False
+        server.asked_s, server.next_s = now, now + READING_INTERVAL_S
+        server.sent_since_asked = 0
+        return True
+
+    def reported(self, name: str, reading: Reading) -> None:
+        """What the server answered to the reading that `wants_reading` asked for last."""
+        server = self._servers.get(name)
+        # A reading from before a failure does not say that the server is back.
+        if server is None or (server.must_report and server.asked_s <= server.failed_s):
+            return
+        server.reading, server.read_s, server.sent = reading, server.asked_s, server.sent_since_asked
+        server.supports_readings, server.must_report = True, False
+        if reading.job_s > 0:
+            server.job_s = _mean(server.job_s, reading.job_s)
+            self._job_s = _mean(self._job_s, reading.job_s)
+
+    def unsupported(self, name: str) -> None:
+        """The server has no readings. It is asked again after UNSUPPORTED_S."""
+        if server := self._servers.get(name):
+            server.reading, server.supports_readings, server.must_report = None, False, False
+            server.next_s = self._clock() + UNSUPPORTED_S
+
+    def _choose(self, now: float) -> _Server:
+        servers = list(self._servers.values())
+        able = [server for server in servers if not server.must_report and now >= server.out_until_s]
+        if not able:
+            return min(servers, key=lambda server: (server.must_report, server.failed_s, server.turn))
+        loads = [(self._load(server, now), server) for server in able]
+        if any(load is None or load[0] for load, _ in loads):
+            loads = [(load, server) for load, server in loads if load is None or load[0]]
+        if all(load is None for load, _ in loads):
+            return min(able, key=_turn)
+        two = self._rng.sample(loads, 2) if len(loads) > 1 else loads
+        (one_load, one), (other_load, other) = two[0], two[-1]
+        if one_load is None or other_load is None or one_load == other_load:
+            return min(one, other, key=_turn)
+        return one if one_load[1] < other_load[1] else other
+
+    def _load(self, server: _Server, now: float) -> tuple[bool, float] | None:
+        """Whether it has room, and the seconds of its work; None: unknown."""
+        age_s = now - server.read_s
+        if server.reading is None or age_s > READING_LIFE_S:
+            return None
+        reading = server.reading
+        job_s = server.job_s or self._job_s or FALLBACK_JOB_S
+        sent_s = server.sent * job_s / max(1, reading.instances)
+        return reading.room > server.sent, max(0.0, reading.seconds_left - age_s) + sent_s
+
+
+def _turn(server: _Server) -> int:
+    return server.turn
+
+
+def _mean(mean: float, newest: float) -> float:
+    return newest if mean == 0 else mean + _NEWEST * (newest - mean)

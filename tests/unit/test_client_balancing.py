@@ -1,0 +1,248 @@
+"""The policy that chooses a server, on a clock of the test's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from flux_client import balancing
+from flux_client.balancing import Balancer, Reading
+
+IDLE = Reading(seconds_left=0.0, room=64)
+BUSY = Reading(seconds_left=30.0, room=64, job_s=1.0)
+FULL = Reading(seconds_left=60.0, room=0, instances=0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def balancer_of(clock: Clock, **readings: Reading | None) -> Balancer:
+    """One that has been used, with these readings; None: the server has not reported."""
+    balancer = Balancer(readings, clock, random.Random(7))
+    balancer.choose()
+    report(balancer, **readings)
+    return balancer
+
+
+def report(balancer: Balancer, **readings: Reading | None) -> None:
+    for server, reading in readings.items():
+        assert balancer.wants_reading(server)
+        if reading is not None:
+            balancer.reported(server, reading)
+
+
+def shares(balancer: Balancer, count: int = 300, *, in_work: bool = False) -> Counter[str]:
+    """How often each server is chosen. in_work: the requests do not end."""
+    chosen: Counter[str] = Counter()
+    for _ in range(count):
+        server = balancer.choose()
+        chosen[server] += 1
+        if in_work:
+            balancer.began(server)
+    return chosen
+
+
+def test_of_two_servers_the_one_with_less_work_is_chosen(clock: Clock) -> None:
+    assert shares(balancer_of(clock, a=BUSY, b=IDLE)) == {"b": 300}
+
+
+def test_the_server_with_most_work_of_three_is_never_chosen_and_the_idle_one_most(clock: Clock) -> None:
+    chosen = shares(balancer_of(clock, a=BUSY, b=IDLE, c=BUSY._replace(seconds_left=10.0)))
+    assert chosen["a"] == 0
+    assert 160 < chosen["b"] < 240  # The pairs that have it are two of three.
+
+
+def test_a_full_server_is_chosen_only_where_all_are(clock: Clock) -> None:
+    assert shares(balancer_of(clock, a=FULL, b=BUSY, c=None)).keys() == {"b", "c"}
+    assert shares(balancer_of(clock, a=FULL, b=FULL._replace(seconds_left=50.0))) == {"b": 300}
+
+
+def test_work_drains_between_two_readings(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=Reading(4.0, room=64), b=None)
+    clock.now += 3.0
+    balancer.wants_reading("b")
+    balancer.reported("b", Reading(2.0, room=64))
+    assert shares(balancer) == {"a": 300}
+
+
+def test_a_server_whose_reading_is_old_counts_as_unknown(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=BUSY, b=IDLE)
+    clock.now += balancing.READING_LIFE_S + 0.1
+    assert shares(balancer) == {"a": 150, "b": 150}
+
+
+def test_servers_that_have_not_reported_are_chosen_in_turn(clock: Clock) -> None:
+    balancer = Balancer("abc", clock, random.Random(7))
+    assert [balancer.choose() for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_idle_servers_are_chosen_in_turn(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=IDLE)
+    assert shares(balancer) == {"a": 150, "b": 150}
+
+
+def test_a_burst_between_two_readings_goes_to_all_servers(clock: Clock) -> None:
+    """The one that was idle gets what the others have more, and then each its share."""
+    balancer = balancer_of(clock, a=BUSY, b=IDLE, c=BUSY)
+    chosen = shares(balancer, 100, in_work=True)
+    assert 45 <= chosen["b"] <= 65
+    assert abs(chosen["a"] - chosen["c"]) <= 6
+
+
+def test_a_server_with_two_instances_takes_twice_as_many_of_a_burst(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=Reading(1.0, 128, 2, job_s=1.0), b=Reading(1.0, 64, 1, job_s=1.0))
+    chosen = shares(balancer, 90, in_work=True)
+    assert chosen["a"] == pytest.approx(60, abs=2)
+
+
+def test_a_burst_stops_at_the_room_of_a_server(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=Reading(0.0, room=8), b=Reading(500.0, room=64, job_s=1.0))
+    assert shares(balancer, 50, in_work=True) == {"a": 8, "b": 42}
+
+
+def test_requests_that_ended_do_not_count(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=Reading(0.5, room=64, job_s=1.0))
+    for _ in range(20):
+        server = balancer.choose()
+        assert server == "a"
+        balancer.ended(balancer.began(server))
+
+
+def test_a_request_sent_while_a_reading_is_under_way_counts_after_it(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=Reading(0.5, room=64))
+    clock.now += 1.0
+    assert balancer.wants_reading("a")
+    clock.now += 0.1
+    sent = balancer.began("a")
+    balancer.reported("a", IDLE)
+    assert shares(balancer) == {"b": 300}
+    balancer.ended(sent)
+    assert shares(balancer)["a"] > 0
+
+
+def test_readings_are_wanted_once_a_second_while_the_client_is_in_use(clock: Clock) -> None:
+    balancer = Balancer("ab", clock, random.Random(7))
+    assert not balancer.wants_reading("a"), "nothing was sent yet"
+    asked = 0
+    for _ in range(100):
+        balancer.choose()
+        asked += balancer.wants_reading("a")
+        clock.now += 0.1
+    assert 9 <= asked <= 11
+    clock.now += balancing.IN_USE_S + 1
+    assert not balancer.wants_reading("a")
+
+
+def test_a_single_server_is_not_read(clock: Clock) -> None:
+    balancer = Balancer("a", clock, random.Random(7))
+    balancer.choose()
+    assert not balancer.wants_reading("a")
+
+
+def test_a_server_that_failed_is_left_out_until_it_reports(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=BUSY)
+    balancer.failed("a")
+    assert shares(balancer) == {"b": 300}
+    balancer.reported("a", IDLE)
+    assert shares(balancer) == {"b": 300}, "this reading was asked for before"
+    clock.now += balancing.FIRST_FAILURE_S
+    assert shares(balancer) == {"b": 300}
+    assert balancer.wants_reading("a")
+    balancer.reported("a", IDLE)
+    assert shares(balancer) == {"a": 300}
+
+
+def test_a_server_without_readings_that_failed_is_tried_again_after_a_time_that_grows(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=None, b=None)
+    balancer.unsupported("a")
+    waits = []
+    for _ in range(7):
+        balancer.failed("a")
+        begun = clock.now
+        while "a" not in shares(balancer, 4):
+            clock.now += 0.125
+        waits.append(clock.now - begun)
+    assert waits == [0.5, 1, 2, 4, 8, 8, 8]
+    balancer.ended(balancer.began("a"))
+    balancer.failed("a")
+    clock.now += 0.5
+    assert "a" in shares(balancer, 4)
+
+
+def test_requests_that_one_failure_broke_count_as_one(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=None, b=None)
+    balancer.unsupported("a")
+    for _ in range(20):
+        balancer.failed("a")
+    clock.now += balancing.FIRST_FAILURE_S
+    assert "a" in shares(balancer, 4)
+
+
+def test_where_all_failed_they_are_chosen_in_turn(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=BUSY)
+    chosen = []
+    for _ in range(6):
+        clock.now += 0.01
+        chosen.append(balancer.choose())
+        balancer.failed(chosen[-1])
+    assert chosen in (["a", "b"] * 3, ["b", "a"] * 3)
+
+
+def test_a_server_without_room_is_preferred_to_one_that_failed(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=IDLE)
+    balancer.failed("a")
+    balancer.refused("b")
+    assert shares(balancer) == {"b": 300}
+
+
+def test_a_server_that_refused_is_left_out_for_a_moment(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=IDLE, b=BUSY)
+    balancer.refused("a")
+    assert shares(balancer) == {"b": 300}
+    clock.now += balancing.REFUSED_S
+    assert shares(balancer) == {"a": 300}
+
+
+def test_a_server_without_the_model_is_unknown_and_rarely_asked(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=None, b=IDLE)
+    balancer.unsupported("a")
+    assert shares(balancer) == {"a": 150, "b": 150}
+    asked = 0
+    for _ in range(120):
+        balancer.choose()
+        if balancer.wants_reading("a"):
+            balancer.unsupported("a")
+            asked += 1
+        clock.now += 1.0
+    assert asked == 1
+
+
+def test_servers_come_and_go(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=BUSY, b=IDLE)
+    sent = balancer.began("b")
+    balancer.update(["a", "c"])
+    balancer.ended(sent)
+    balancer.failed("b")
+    assert not balancer.wants_reading("b")
+    report(balancer, c=IDLE)
+    assert shares(balancer) == {"c": 300}
+    with pytest.raises(ValueError, match="no servers"):
+        balancer.update([])
+
+
+def test_a_reading_tells_of_the_least_loaded_instance_with_room() -> None:
+    reading = Reading.of_instances([8.0, 2.0, 4.0], [4, 1, 2], [60, 0, 62])
+    assert reading == Reading(4.0, room=122, instances=2, job_s=2.0)
+    assert Reading.of_instances([], [], []).room == 0
