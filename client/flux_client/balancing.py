@@ -112,7 +112,7 @@ class Balancer:
         return self._clock() <= self._used_s + IN_USE_S
 
     def update(self, servers: Iterable[str]) -> None:
-        """From now on choose among these. What is known of those that stay is kept. Raises ValueError: there are none."""
+        """Choose among these from now on; what is known of those that stay is kept. Raises ValueError: no servers."""
         known = self._servers
         self._servers = {name: known.get(name) or _Server(name) for name in servers}
         if not self._servers:

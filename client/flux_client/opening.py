@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Literal
 
+from flux_client.addresses import Addresses, is_fixed
 from flux_client.retry import FAIL_OVER, RetryPolicy
 from flux_client.transport import AsyncTransport, Transport
-from flux_serving.errors import NotConnected
 
 ProtocolName = Literal["grpc", "http"]
 
@@ -18,27 +17,35 @@ STREAMING_PROTOCOL = "grpc"
 
 
 def open_transport(protocol: str, url: str | None) -> Transport:
-    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name resolves."""
-    address = _address(protocol, url)
-    if protocol == "grpc":
+    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves."""
+    servers = _servers(protocol, url)
+    if protocol != "grpc":
+        from flux_client.http_transport import HttpTransport
+
+        return HttpTransport(servers[0])
+    if _is_one_address(servers):
         from flux_client.grpc_transport import GrpcTransport
 
-        return GrpcTransport(address)
-    from flux_client.http_transport import HttpTransport
+        return GrpcTransport(servers[0])
+    from flux_client.balanced_transport import BalancedTransport
 
-    return HttpTransport(address)
+    return BalancedTransport(Addresses(servers))
 
 
 def open_async_transport(protocol: str, url: str | None) -> AsyncTransport:
-    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name resolves."""
-    address = _address(protocol, url)
-    if protocol == "grpc":
+    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves."""
+    servers = _servers(protocol, url)
+    if protocol != "grpc":
+        from flux_client.http_transport import AsyncHttpTransport
+
+        return AsyncHttpTransport(servers[0])
+    if _is_one_address(servers):
         from flux_client.grpc_transport import AsyncGrpcTransport
 
-        return AsyncGrpcTransport(address)
-    from flux_client.http_transport import AsyncHttpTransport
+        return AsyncGrpcTransport(servers[0])
+    from flux_client.async_balanced_transport import AsyncBalancedTransport
 
-    return AsyncHttpTransport(address)
+    return AsyncBalancedTransport(Addresses(servers))
 
 
 def usual_policy(url: str | None) -> RetryPolicy:
@@ -46,8 +53,8 @@ def usual_policy(url: str | None) -> RetryPolicy:
     return FAIL_OVER if "," in (url or "") else RetryPolicy()
 
 
-def _address(protocol: str, url: str | None) -> str:
-    """What the protocol's library is to connect to."""
+def _servers(protocol: str, url: str | None) -> list[str]:
+    """host:port of each server."""
     if protocol not in DEFAULT_URLS:
         raise ValueError(f"protocol={protocol!r}, expected one of: {', '.join(DEFAULT_URLS)}")
     address = DEFAULT_URLS[protocol] if url is None else url
@@ -58,24 +65,11 @@ def _address(protocol: str, url: str | None) -> str:
             raise ValueError(
                 f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}; protocol= names the protocol"
             )
-    if len(servers) == 1:
-        return address
-    if protocol != STREAMING_PROTOCOL:
+    if len(servers) > 1 and protocol != STREAMING_PROTOCOL:
         raise ValueError(f"url={url!r}: several servers go with protocol={STREAMING_PROTOCOL!r}")
-    return "ipv4:" + ",".join(_resolved(servers))
+    return servers
 
 
-def _resolved(servers: list[str]) -> list[str]:
-    """gRPC balances between addresses; between names it does not."""
-    found: dict[str, None] = {}
-    failures = []
-    for server in servers:
-        host, _, port = server.rpartition(":")
-        try:
-            addresses = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
-            found.update((f"{address[0]}:{port}", None) for *_, address in addresses)
-        except OSError as error:
-            failures.append(f"{server}: {error.strerror}")
-    if not found:
-        raise NotConnected("; ".join(failures))
-    return list(found)
+def _is_one_address(servers: list[str]) -> bool:
+    """A name may stand for several, now or later; this machine's does not."""
+    return len(servers) == 1 and (is_fixed(servers[0]) or servers[0].startswith("localhost:"))

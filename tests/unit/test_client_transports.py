@@ -133,6 +133,9 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cancelled = threading.Event()
         self.ended_well = threading.Event()
         self.ignores_cancel = False
+        #: Of flux_status: seconds left, jobs and room of each instance. None: it does not have this model.
+        self.load = None
+        self.readings = 0
 
     def ServerReady(self, request, context):  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
@@ -141,6 +144,8 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ModelReadyResponse(ready=self.ready and request.name == "flux_redux")
 
     def ModelInfer(self, request, context):  # noqa: N802
+        if request.model_name == "flux_status":
+            return self._status(context)
         self.requests.append(
             (request.model_name, request.id, request.parameters["timeout"].int64_param, request.raw_input_contents[0])
         )
@@ -148,6 +153,17 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.refusal:
             context.abort(self.codes[type(self.refusal)], f"in ensemble 'flux_redux', {self.refusal}")
         return self._pictures()
+
+    def _status(self, context):
+        self.readings += 1
+        if self.load is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'flux_status' is not found")
+        seconds_left, jobs, room = zip(*self.load, strict=True)
+        return infer_response(
+            SECONDS_LEFT=("FP32", [1, len(self.load)], np.array(seconds_left, np.float32).tobytes()),
+            JOBS=("INT32", [1, len(self.load)], np.array(jobs, np.int32).tobytes()),
+            ROOM=("INT32", [1, len(self.load)], np.array(room, np.int32).tobytes()),
+        )
 
     def ModelStreamInfer(self, requests, context):  # noqa: N802
         """Progress with a pause after each step, then the pictures; or a refusal after `steps_before_refusal` steps.
@@ -196,14 +212,14 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         return infer_response(OUTPUT_IMAGE=("BYTES", shape, images), OUTPUT_SEED=("INT64", shape, seeds))
 
     @contextmanager
-    def open(self, port=0):
+    def open(self, port=0, host="127.0.0.1"):
         server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        port = server.add_insecure_port(f"{host}:{port}")
         server.start()
         self.close = lambda: server.stop(0).wait()
         try:
-            yield f"127.0.0.1:{port}"
+            yield f"{host}:{port}"
         finally:
             server.stop(0).wait()
 

@@ -1,0 +1,197 @@
+"""Several servers, of which each call gets one: the policy, a transport for each address, and what is known of them.
+
+Shared by the synchronous and the asynchronous transport, which read the servers' work and close the transports.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from flux_client.addresses import Addresses
+from flux_client.balancing import Balancer, Reading, Sent
+from flux_client.request import Request
+from flux_client.transport import Answer
+from flux_serving.contract.handed import JOBS, QUERY, ROOM, SECONDS_LEFT
+from flux_serving.contract.knobs import NUM_IMAGES, SEED
+from flux_serving.contract.models import CANNY_EDGES, FLUX_STATUS
+from flux_serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FluxError,
+    NotConnected,
+    Overloaded,
+    Unreachable,
+)
+
+_T = TypeVar("_T")
+
+#: Seconds between two looks at what is to be read or resolved.
+TICK_S = 0.1
+#: Seconds that a reading may take.
+READING_TIMEOUT_S = 1.0
+#: Seconds between two resolutions of the names, and after a failure.
+RESOLVE_INTERVAL_S, RESOLVE_AFTER_FAILURE_S = 30.0, 2.0
+
+LOAD = Request(FLUX_STATUS.name, {QUERY.name: QUERY.array("load")[None]}, (SECONDS_LEFT.name, JOBS.name, ROOM.name))
+
+
+class PoolCall(Generic[_T]):
+    """One call to one server."""
+
+    def __init__(self, pool: ServerPool[_T], sent: Sent, transport: _T) -> None:
+        self.transport = transport
+        self._pool = pool
+        self._sent: Sent | None = sent
+
+    def end(self, error: FluxError | None = None) -> None:
+        """Only the first time counts. error: what the server, or the way to it, answered."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            self._pool.ended(sent, error)
+
+
+class ServerPool(Generic[_T]):
+    """Thread-safe; its lock is held for microseconds.
+
+    connect: makes the transport of an address, which is used for as long as the address is, and named in messages.
+    """
+
+    def __init__(self, addresses: Addresses, connect: Callable[[str], _T]) -> None:
+        """Raises NotConnected: no name of several resolves."""
+        self._addresses = addresses
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._balancer = Balancer(addresses.first(), time.monotonic, random.Random())
+        self._transports: dict[str, _T] = {}
+        #: Calls in work, by address.
+        self._open: dict[str, int] = {}
+        self._is_watched = False
+        self._resolver: threading.Thread | None = None
+        #: A single name was not resolved yet.
+        self._resolve_s = float("-inf") if len(self._balancer.servers) == 1 else self._next_resolution()
+
+    def begin(self, request: Request) -> PoolCall[_T]:
+        """The caller ends it."""
+        return self._begin(_jobs_of(request))
+
+    @contextmanager
+    def call(self, request: Request | None = None) -> Iterator[_T]:
+        """The transport of one call, which may await. request: None where it is no inference."""
+        call = self._begin(0 if request is None else _jobs_of(request))
+        try:
+            yield call.transport
+        except FluxError as error:
+            call.end(error)
+            raise
+        finally:
+            call.end()
+
+    def ended(self, sent: Sent, error: FluxError | None) -> None:
+        with self._lock:
+            self._open[sent.server] -= 1
+            if isinstance(error, Unreachable):
+                self._failed(sent.server)
+            elif isinstance(error, (Overloaded, Cancelled)):
+                self._balancer.refused(sent.server)
+            self._balancer.ended(sent, not isinstance(error, (Unreachable, DeadlineExceeded)))
+
+    def needs_watch(self) -> bool:
+        """Whether somebody must begin to call `readings_due`, who does so until `watch_ends`."""
+        with self._lock:
+            begins = not self._is_watched
+            self._is_watched = True
+            return begins
+
+    def watch_ends(self) -> bool:
+        """Whether the pool has not been used for a while."""
+        with self._lock:
+            self._is_watched = self._balancer.is_in_use
+            return not self._is_watched
+
+    def readings_due(self) -> list[tuple[str, _T]]:
+        """Servers to send LOAD now; `took` takes the outcome of each."""
+        with self._lock:
+            servers = [server for server in self._balancer.servers if self._balancer.wants_reading(server)]
+            return [(server, self._transport(server)) for server in servers]
+
+    def took(self, server: str, outcome: Answer | FluxError) -> None:
+        with self._lock:
+            if isinstance(outcome, (Unreachable, DeadlineExceeded, Overloaded, Cancelled)):
+                self._failed(server)
+            elif isinstance(outcome, FluxError) or (reading := _reading_of(outcome)) is None:
+                # An older version does not have the model.
+                self._balancer.unsupported(server)
+            else:
+                self._balancer.reported(server, reading)
+
+    def resolve_if_due(self) -> None:
+        """Resolves the names in a thread: a name server may take many seconds."""
+        with self._lock:
+            is_resolving = self._resolver is not None and self._resolver.is_alive()
+            if is_resolving or not self._addresses.may_change or time.monotonic() < self._resolve_s:
+                return
+            self._resolve_s = self._next_resolution()
+            self._resolver = threading.Thread(target=self._resolve, name="name resolution", daemon=True)
+            self._resolver.start()
+
+    def retired(self) -> list[_T]:
+        """Transports to close: of addresses that are gone, and have no calls in work."""
+        with self._lock:
+            servers = self._balancer.servers
+            gone = [server for server in self._transports if server not in servers and not self._open[server]]
+            return [self._transports.pop(server) for server in gone]
+
+    def all_transports(self) -> list[_T]:
+        with self._lock:
+            return list(self._transports.values())
+
+    def _begin(self, jobs: int) -> PoolCall[_T]:
+        with self._lock:
+            server = self._balancer.choose()
+            transport = self._transport(server)
+            self._open[server] += 1
+            return PoolCall(self, self._balancer.began(server, jobs), transport)
+
+    def _transport(self, server: str) -> _T:
+        if server not in self._transports:
+            self._transports[server] = self._connect(server)
+            self._open.setdefault(server, 0)
+        return self._transports[server]
+
+    def _failed(self, server: str) -> None:
+        self._balancer.failed(server)
+        self._resolve_s = min(self._resolve_s, time.monotonic() + RESOLVE_AFTER_FAILURE_S)
+
+    def _resolve(self) -> None:
+        try:
+            servers = self._addresses.resolve()
+        except NotConnected:
+            return
+        with self._lock:
+            self._balancer.update(servers)
+
+    @staticmethod
+    def _next_resolution() -> float:
+        return time.monotonic() + RESOLVE_INTERVAL_S
+
+
+def _jobs_of(request: Request) -> int:
+    """Images that it makes: as many as there are seeds, unless it says so."""
+    if request.model == CANNY_EDGES.name:
+        return 0
+    if NUM_IMAGES.name in request.inputs:
+        return int(request.inputs[NUM_IMAGES.name].item())
+    return request.inputs[SEED.name].size if SEED.name in request.inputs else 1
+
+
+def _reading_of(answer: Answer) -> Reading | None:
+    """None: the answer is not one of flux_status."""
+    try:
+        return Reading.of_instances(*(answer[tensor.name].ravel().tolist() for tensor in (SECONDS_LEFT, JOBS, ROOM)))
+    except (KeyError, TypeError, ValueError):
+        return None
