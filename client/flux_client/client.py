@@ -39,10 +39,11 @@ _T = TypeVar("_T")
 
 
 class FluxClient:
-    """Calls one server, or several in turn. Threads may share a client.
+    """Calls one server, or several by their load. Threads may share a client.
 
-    url: host:port, by default the protocol's usual one on this machine; a name that stands for several addresses, such
-    as that of a headless Service, or `host:port,host:port`, is called in turn (gRPC). timeout_s: seconds for one call
+    url: host:port, by default the protocol's usual one on this machine. Of a name that stands for several addresses,
+    such as that of a headless Service, and of `host:port,host:port`, each call goes to a server with little work
+    (gRPC), which a daemon thread reads once a second while the client is used. timeout_s: seconds for one call
     with all its retries. retry: by default `RetryPolicy()`; with a list of servers `FAIL_OVER`, which is right for
     a name of several, too. transport: another way to the server, such as `flux_client.fake.FakeTransport()`. clock and
     sleep are for tests.

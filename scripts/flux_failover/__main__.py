@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,8 +15,25 @@ from flux_failover.doors import DOORS
 from flux_failover.options import read_options
 from flux_failover.play import play
 from flux_failover.replica import Replica
+from flux_failover.shares import shares
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def _print_shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> int:
+    """Of three servers, and then, when the first is gone, of two. Returns the exit status."""
+    print("| servers | the first is | requests | lost | its share | longest request |")
+    print("|---:|---|---:|---:|---:|---:|", flush=True)
+    lost = 0
+    for first in range(len(replicas) - 1):
+        for row in shares(replicas[first:], pictures, callers):
+            print(
+                f"| {row.servers} | {row.situation} | {row.requests} | {row.lost} | {row.share:.0%} "
+                f"| {row.longest_s:.1f} s |",
+                flush=True,
+            )
+            lost += row.lost
+    return 1 if lost else 0
 
 
 def main() -> int:
@@ -26,10 +44,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, ExitStack() as held:
         folder = Path(name)
         log = held.enter_context((folder / "log").open("wb"))
-        replicas = [Replica(ROOT / "model_repository", demo_checkpoints(ROOT / "checkpoints/demo"), log) for _ in "12"]
+        checkpoints = demo_checkpoints(ROOT / "checkpoints/demo")
+        count = 3 if given.shares else 2
+        replicas = [Replica(ROOT / "model_repository", checkpoints, log) for _ in range(count)]
         for replica in replicas:
             held.callback(replica.stop)
             replica.start()
+        if given.shares:
+            return _print_shares(replicas, pictures, given.callers)
         print("| door | act | requests | lost | longest request | traffic back after |")
         print("|---|---|---:|---:|---:|---:|")
         for door in given.doors:

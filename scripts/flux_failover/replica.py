@@ -36,6 +36,14 @@ class Replica:
     def grpc_url(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
+    @property
+    def triton_pid(self) -> int:
+        """Of the server under the launcher."""
+        assert self._process is not None
+        children = psutil.Process(self._process.pid).children()
+        (triton,) = (child for child in children if child.name() == "tritonserver")
+        return triton.pid
+
     def start(self) -> None:
         """Returns when it is ready."""
         ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
@@ -69,9 +77,7 @@ class Replica:
     def kill_triton(self) -> None:
         """SIGKILL for the server under the launcher. Returns when the launcher has cleaned up and ended."""
         assert self._process is not None
-        children = psutil.Process(self._process.pid).children()
-        (triton,) = (child for child in children if child.name() == "tritonserver")
-        triton.kill()
+        psutil.Process(self.triton_pid).kill()
         self._process.wait()
 
     def left(self) -> list[str]:
