@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 
 class AsyncFluxClient:
-    """Calls one server, or several, from one event loop; tasks may share it. Arguments and errors are those of `FluxClient`."""
+    """Calls one server or several, from one event loop; tasks may share it. Arguments and errors are `FluxClient`'s."""
 
     def __init__(
         self,

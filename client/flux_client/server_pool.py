@@ -143,7 +143,9 @@ class ServerPool(Generic[_T]):
         """Transports to close: of addresses that are gone, and have no calls in work."""
         with self._lock:
             servers = self._balancer.servers
-            gone = [server for server in self._transports if server not in servers and not self._open[server]]
+            gone = [server for server, calls in self._open.items() if server not in servers and not calls]
+            for server in gone:
+                del self._open[server]
             return [self._transports.pop(server) for server in gone]
 
     def all_transports(self) -> list[_T]:
@@ -160,7 +162,7 @@ class ServerPool(Generic[_T]):
     def _transport(self, server: str) -> _T:
         if server not in self._transports:
             self._transports[server] = self._connect(server)
-            self._open.setdefault(server, 0)
+            self._open[server] = 0
         return self._transports[server]
 
     def _failed(self, server: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -236,6 +238,26 @@ def test_a_server_that_comes_back_gets_requests_again(call):
 
             returning.requests.clear()
             caller.wait_until(asked_again, 30.0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flux_client, sys; client = flux_client.FluxClient(sys.argv[1]); client.redux(b'picture')",
+        "import asyncio, flux_client, sys\n"
+        "async def run():\n"
+        "    client = flux_client.AsyncFluxClient(sys.argv[1])\n"
+        "    await client.redux(b'picture')\n"
+        "asyncio.run(run())",
+    ],
+    ids=["sync", "async"],
+)
+def test_python_exits_while_a_reading_is_under_way(code):
+    """The client was not closed; one server never answers."""
+    with servers(IDLE) as (alive,), listening(say_nothing) as (hung, _):
+        command = [sys.executable, "-W", "error", "-c", code, f"{alive.url},{hung}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_where_no_server_is_there_the_error_names_one(call):
