@@ -121,10 +121,12 @@ class Balancer:
     def choose(self) -> str:
         """The server for the next request."""
         now = self._used_s = self._clock()
-        chosen = self._choose(now)
-        self._turn += 1
-        chosen.turn = self._turn
-        return chosen.name
+        return self._take(self._by_load(self._able(now), now))
+
+    def choose_in_turn(self) -> str:
+        """A server to ask whether it is ready: one with less work is not more so."""
+        now = self._used_s = self._clock()
+        return self._take(min(self._able(now), key=_turn))
 
     def began(self, server: str, jobs: int = 1) -> Sent:
         """A request of so many images is on its way."""
@@ -197,11 +199,18 @@ class Balancer:
             server.reading, server.supports_readings, server.must_report = None, False, False
             server.next_s = self._clock() + UNSUPPORTED_S
 
-    def _choose(self, now: float) -> _Server:
-        servers = list(self._servers.values())
+    def _able(self, now: float) -> list[_Server]:
+        """Servers that are not left out; where all are, the one that failed first."""
+        servers = self._servers.values()
         able = [server for server in servers if not server.must_report and now >= server.out_until_s]
-        if not able:
-            return min(servers, key=lambda server: (server.must_report, server.failed_s, server.turn))
+        return able or [min(servers, key=lambda server: (server.must_report, server.failed_s, server.turn))]
+
+    def _take(self, server: _Server) -> str:
+        self._turn += 1
+        server.turn = self._turn
+        return server.name
+
+    def _by_load(self, able: list[_Server], now: float) -> _Server:
         loads = [(self._load(server, now), server) for server in able]
         if any(load is None or load[0] for load, _ in loads):
             loads = [(load, server) for load, server in loads if load is None or load[0]]

@@ -77,12 +77,19 @@ class ServerPool(Generic[_T]):
 
     def begin(self, request: Request) -> PoolCall[_T]:
         """The caller ends it."""
-        return self._begin(_jobs_of(request))
+        with self._lock:
+            return self._opened(self._balancer.choose(), _jobs_of(request))
 
     @contextmanager
     def call(self, request: Request | None = None) -> Iterator[_T]:
-        """The transport of one call, which may await. request: None where it is no inference."""
-        call = self._begin(0 if request is None else _jobs_of(request))
+        """The transport of one call, which may await. request: None asks whether a server is ready, which is done in
+        turn.
+        """
+        if request is None:
+            with self._lock:
+                call = self._opened(self._balancer.choose_in_turn(), 0)
+        else:
+            call = self.begin(request)
         try:
             yield call.transport
         except FluxError as error:
@@ -152,12 +159,10 @@ class ServerPool(Generic[_T]):
         with self._lock:
             return list(self._transports.values())
 
-    def _begin(self, jobs: int) -> PoolCall[_T]:
-        with self._lock:
-            server = self._balancer.choose()
-            transport = self._transport(server)
-            self._open[server] += 1
-            return PoolCall(self, self._balancer.began(server, jobs), transport)
+    def _opened(self, server: str, jobs: int) -> PoolCall[_T]:
+        transport = self._transport(server)
+        self._open[server] += 1
+        return PoolCall(self, self._balancer.began(server, jobs), transport)
 
     def _transport(self, server: str) -> _T:
         if server not in self._transports:

@@ -18,7 +18,7 @@ from flux_serving.contract import limits
 
 #: Seconds between two looks, and that one may take.
 PAUSE_S, LOOK_S = 1.0, 2.0
-#: Looks that count: of several servers each look asks some, and one that stops or starts does not speak for all.
+#: Looks that count: where several servers are asked in turn, one that stops or starts does not speak for the others.
 LOOKS = 3
 LOADING, AWAY = "the models are loading", "the model server is not reachable"
 

@@ -272,6 +272,14 @@ def test_waiting_until_ready_ends_when_one_server_is_ready(call):
         call(f"{nobody()},{alive.url}").wait_until_ready()
 
 
+def test_waiting_ends_though_the_server_with_least_work_is_not_ready(call):
+    with servers(BUSY, IDLE) as (ready, loading):
+        loading.ready = False
+        caller = call(f"{ready.url},{loading.url}")
+        read(caller, ready, loading)
+        caller.wait_until_ready()
+
+
 def test_the_addresses_of_a_name_are_looked_up_again(call, monkeypatch):
     monkeypatch.setattr(server_pool, "RESOLVE_INTERVAL_S", 0.3)
     found = patched_names(monkeypatch, "127.0.0.1")

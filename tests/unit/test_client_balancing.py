@@ -229,6 +229,13 @@ def test_a_server_without_the_model_is_unknown_and_rarely_asked(clock: Clock) ->
     assert asked == 1
 
 
+def test_readiness_is_asked_in_turn_whatever_the_work(clock: Clock) -> None:
+    balancer = balancer_of(clock, a=BUSY, b=IDLE, c=IDLE)
+    assert Counter(balancer.choose_in_turn() for _ in range(30)) == {"a": 10, "b": 10, "c": 10}
+    balancer.failed("c")
+    assert Counter(balancer.choose_in_turn() for _ in range(30)) == {"a": 15, "b": 15}
+
+
 def test_servers_come_and_go(clock: Clock) -> None:
     balancer = balancer_of(clock, a=BUSY, b=IDLE)
     sent = balancer.began("b")
