@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def main() -> int:
         replicas = [Replica(ROOT / "model_repository", checkpoints, log) for _ in range(count)]
         for replica in replicas:
             held.callback(replica.stop)
-            replica.start()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Replica.start, replicas))
         if given.shares:
             return _print_shares(replicas, pictures, given.callers)
         print("| door | act | requests | lost | longest request | traffic back after |")

@@ -15,7 +15,7 @@ from flux_failover.load import Load
 from flux_failover.replica import Replica
 
 #: Seconds of load in each situation, before which the client has read the servers' load.
-LOAD_S, READ_S = 8.0, 2.0
+LOAD_S, READ_S = 6.0, 2.0
 _LONG = {"height": 256, "width": 256, "num_inference_steps": 100, "num_images": 8}
 
 
