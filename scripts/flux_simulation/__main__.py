@@ -18,7 +18,7 @@ def main() -> None:
     requests = 1_000 if arguments.quick else 20_000
     if arguments.study == "instances":
         rows = run_study("instances", instances.instances(requests // 5))
-        _write_section(instances.section(rows, requests // 5), arguments.quick)
+        _write_section(instances.section(rows), arguments.quick)
         instances.draw_instances(rows, _docs(arguments.quick) / "pictures" / "instances.png")
         return
     if arguments.study:

@@ -26,6 +26,8 @@ TITLE = "## Which instance gets a request"
 TEMPLATE = Path(__file__).with_name("instances.template.md")
 
 COUNTS = (2, 8, 64)
+#: In all, of each point.
+MOST_REQUESTS = 6_000
 LOADS = (0.5, 0.7, 0.8, 0.9, 0.95)
 #: Small images of four shapes, whose steps are mostly overhead: what is not shared is wasted.
 SHAPES = Mix(sizes=tuple(((width, height), 0.25) for width in (64, 96) for height in (64, 96)), context_tokens=16 + 1)
@@ -77,7 +79,7 @@ def instances(requests: int) -> Iterator[Row]:
 
 def _compared(name: str, site: Site, load: float, requests: int) -> Iterator[Row]:
     for route in (*ROUTES, IDEAL):
-        merit = _run(site, route, load, min(20_000, requests * site.gpus))
+        merit = _run(site, route, load, min(MOST_REQUESTS, requests * site.gpus))
         yield {"site": name, "gpus": site.gpus, "load": load, "route": route, **merit}
 
 
@@ -91,13 +93,13 @@ def _run(site: Site, route: str, load: float, requests: int) -> Row:
     return asdict(judge(outcome, site.machine, count))
 
 
-def section(rows: Sequence[Row], requests: int) -> str:
+def section(rows: Sequence[Row]) -> str:
     """Its part of docs/scaling.md, from its title on."""
     mixed = [row for row in rows if row["gpus"] != 2 or row["site"] == "mixed sizes"]
     small = [row for row in rows if row["site"] != "mixed sizes"]
     return Template(TEMPLATE.read_text()).substitute(
         title=TITLE,
-        requests=f"{requests:,}",
+        requests=f"{MOST_REQUESTS:,}",
         mixed=_compare(mixed, "GPUs", "gpus", (0.5, 0.8, 0.95)),
         small=_compare(small, "GPUs", "gpus", SMALL_LOADS),
     )

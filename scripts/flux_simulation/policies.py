@@ -124,7 +124,7 @@ class Steps:
         self._machine = machine
         self._limits = limits
         self._row_seconds: dict[Kind, float] = {}
-        self._scheduler = scheduler or Scheduler(limits)
+        self._scheduler = Scheduler(limits) if scheduler is None else scheduler
         self._costs = StepCosts()
 
     def __len__(self) -> int:

@@ -134,7 +134,7 @@ def page(results: Row) -> str:
             ["", *(row["route"] for row in results["routing"])],
             [[label, *map(COLUMNS[label], results["routing"])] for label in WAITS],
         ),
-        instances=instances.section(results["instances"], results["requests"] // 5),
+        instances=instances.section(results["instances"]),
         capacity=capacity.section(results["capacity"], results["requests"]),
         patience=_knob(results["patience"], "patience"),
         queue=_knob(results["queue"], "max_jobs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def served(folder: ServerFolder) -> Iterator[Callable[[Take], HandoverServer]]:
         server.close()
 
 
-def handover(folder: ServerFolder, is_alive: Callable[[str], bool] = lambda instance: True) -> Handover:
+def handover(folder: ServerFolder, is_alive: Callable[[str, float], bool] = lambda instance, seconds: True) -> Handover:
     return Handover(folder, "b", Caller(), VALUES, is_alive)  # type: ignore[arg-type]
 
 
@@ -161,7 +162,7 @@ def test_an_instance_that_stops_responding_takes_nothing(
     monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
     served(lambda reply, values: None)
     with pytest.raises(NotTaken, match="b does not respond"):
-        handover(folder, is_alive=lambda instance: False).run()
+        handover(folder, is_alive=lambda instance, seconds: False).run()
 
 
 def test_an_instance_that_stops_responding_with_the_work_is_told(
@@ -170,7 +171,42 @@ def test_an_instance_that_stops_responding_with_the_work_is_told(
     monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
     served(lambda reply, values: reply.accepted())
     with pytest.raises(Overloaded, match="b, which worked on the request, is gone"):
-        handover(folder, is_alive=lambda instance: False).run()
+        handover(folder, is_alive=lambda instance, seconds: False).run()
+
+
+def test_an_instance_that_hesitates_is_given_up_sooner_than_one_that_works(
+    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
+    asked: list[float] = []
+
+    def is_alive(instance: str, seconds: float) -> bool:
+        asked.append(seconds)
+        return len(asked) < 3
+
+    accepts = threading.Event()
+
+    def take(reply: Reply, values: Mapping[str, Array]) -> None:
+        if accepts.is_set():
+            reply.accepted()
+
+    served(take)
+    with pytest.raises(NotTaken):
+        handover(folder, is_alive).run()
+    before_acceptance = max(asked)
+    asked.clear()
+    accepts.set()
+    with pytest.raises(Overloaded):
+        handover(folder, is_alive).run()
+    assert before_acceptance < asked[-1]
+
+
+def test_a_socket_that_a_killed_process_left_is_replaced(folder: ServerFolder) -> None:
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    left.bind(str(folder.path / "calls-b"))
+    left.close()
+    HandoverServer(folder, "b", lambda reply, values: None).close()
+    assert list(folder.path.iterdir()) == []
 
 
 def test_a_caller_that_gives_up_ends_the_work(folder: ServerFolder, served: Callable[[Take], object]) -> None:

@@ -33,6 +33,8 @@ _PREFIX = "calls-"
 _LENGTH = struct.Struct("<Q")
 #: Seconds between two looks at whether a taker that sends nothing is alive.
 _LOOK_S = 1.0
+#: Seconds without a sign of life after which a taker is given up: before it has accepted the request, and after.
+_HESITATES_S, _GONE_S = 2.0, 30.0
 _OUTPUTS = {tensor.name: tensor for tensor in FLUX_BASE.outputs}
 
 
@@ -51,6 +53,8 @@ class HandoverServer:
         self._path = folder.path / f"{_PREFIX}{instance}"
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # A process of the same name that was killed has left it.
+            self._path.unlink(missing_ok=True)
             with folder.opened() as opened:
                 self._listening.bind(f"{opened}/{self._path.name}")
             self._listening.listen(128)
@@ -156,10 +160,10 @@ class Handover:
         instance: str,
         reply: Reply,
         values: Mapping[str, Array],
-        is_alive: Callable[[str], bool],
+        is_alive: Callable[[str, float], bool],
     ) -> None:
         """instance: that is to take it. values: the request's tensors, which are copied. is_alive: whether an instance
-        still does anything.
+        has given a sign of life in the last so many seconds.
         """
         about = {"request_id": reply.request_id, "wanted": sorted(reply.wanted), "timeout_us": reply.timeout_us}
         #: Kept until the other instance has accepted the request.
@@ -216,7 +220,7 @@ class Handover:
 
     def _check(self) -> None:
         """Raises OSError: the taker is not alive."""
-        if not self._is_alive(self.instance):
+        if not self._is_alive(self.instance, _GONE_S if self.is_accepted else _HESITATES_S):
             raise OSError(f"{self.instance} does not respond")
 
 

@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two times that the own work is written though nothing has changed.
 _BEAT_S = 0.2
-#: Seconds without a sign of life after which an instance that works on a request is taken for dead.
-_GONE_AFTER_S = 30.0
 
 
 class WorkSharing(Observer):
@@ -166,8 +164,8 @@ class WorkSharing(Observer):
             except BaseException:
                 reply.refuse(error)
 
-    def _is_alive(self, instance: str) -> bool:
-        return any(work.instance == instance for work in self._board.read(_GONE_AFTER_S))
+    def _is_alive(self, instance: str, seconds: float) -> bool:
+        return any(work.instance == instance for work in self._board.read(seconds))
 
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_S):
