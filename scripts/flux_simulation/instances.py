@@ -79,11 +79,11 @@ def instances(requests: int) -> Iterator[Row]:
 
 def _compared(name: str, site: Site, load: float, requests: int) -> Iterator[Row]:
     for route in (*ROUTES, IDEAL):
-        merit = _run(site, route, load, min(MOST_REQUESTS, requests * site.gpus))
+        merit = run_route(site, route, load, min(MOST_REQUESTS, requests * site.gpus))
         yield {"site": name, "gpus": site.gpus, "load": load, "route": route, **merit}
 
 
-def _run(site: Site, route: str, load: float, requests: int) -> Row:
+def run_route(site: Site, route: str, load: float, requests: int) -> Row:
     limits, count = site.limits, site.gpus
     shared = OneQueue(replace(limits, max_jobs=limits.max_jobs * count, max_tokens=limits.max_tokens * count))
     is_ideal = route == IDEAL
