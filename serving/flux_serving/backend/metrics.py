@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,9 @@ _OUTCOMES: dict[type[FluxError], str] = {
 }
 _WELL, _FAILED = "done", "failed"
 
+#: Seconds between two publications of the load while the numbers of jobs and tokens stay the same.
+_PAUSE_S = 1.0
+
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +72,8 @@ class EngineMetrics(Observer):
         self._job_s = published.one(JOB_SECONDS)
         self._decode_s = published.one(DECODE_SECONDS)
         self._jobs = published.each(JOBS, (_WELL, _FAILED, *_OUTCOMES.values()))
-        self._latest: Load | None = None
+        self._counts: tuple[Any, ...] = ()
+        self._counts_published = 0.0
         self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
         self._thread.start()
@@ -88,13 +93,16 @@ class EngineMetrics(Observer):
         self._due.put(lambda: self._handed_over.increment(images))
 
     def queued(self, load: Load) -> None:
-        if self._latest == load:
+        counts = load[: len(self._load)]
+        now = time.monotonic()
+        # Every step changes the seconds that are left, which need not be published as often.
+        if counts == self._counts and now - self._counts_published < _PAUSE_S:
             return
-        self._latest = load
+        self._counts, self._counts_published = counts, now
         seconds_left = self._seconds_of_work_left()
 
         def publish() -> None:
-            for metric, value in zip(self._load, load, strict=False):
+            for metric, value in zip(self._load, counts, strict=True):
                 metric.set(value)
             self._seconds_left.set(seconds_left)
 

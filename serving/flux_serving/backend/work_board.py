@@ -105,6 +105,6 @@ class WorkBoard:
 
     def _paths(self) -> list[Path]:
         try:
-            return list(self._folder.path.glob(f"{_PREFIX}*"))
+            return [self._folder.path / name for name in os.listdir(self._folder.path) if name.startswith(_PREFIX)]
         except OSError:
             return []
