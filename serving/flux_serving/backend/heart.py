@@ -15,6 +15,9 @@ from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMO
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0
+#: Seconds from `begin` to the first beat of the thread. Publishing from another thread before Triton 2.51 has handled the
+#: answer of `initialize` can block Triton for ever; on a busy machine it handles the answer seconds later.
+_FIRST_PAUSE_S = 5.0
 #: Beats between two returns of freed memory to the system. What is used again costs page faults (docs/memory.md).
 _BEATS_PER_RETURN = 60
 
@@ -49,7 +52,7 @@ class Heart:
 
     def _run(self) -> None:
         for beat in count(1):
-            if self._stopped.wait(_PAUSE_S):
+            if self._stopped.wait(_FIRST_PAUSE_S if beat == 1 else _PAUSE_S):
                 return
             try:
                 self._beat()
