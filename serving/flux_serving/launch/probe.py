@@ -8,14 +8,12 @@ A Triton that its launcher restarts is not dead. Run it where Triton runs, as th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import urllib.error
 from typing import Any
 
 import psutil
 
-from flux_serving.contract.models import MODELS
+from flux_serving.launch.instances import configured_instances, missing_processes
 from flux_serving.launch.state import LauncherState, running_launchers
 from flux_serving.launch.stubs import running_instances
 from flux_serving.launch.urls import answers, fetch, loopback_of
@@ -38,24 +36,15 @@ def look_at_launcher(state: LauncherState, timeout_s: float) -> None:
 
 def look(host: str, port: int, timeout_s: float) -> None:
     """Raises Dead: Triton does not answer, or a Python model has fewer processes than instances."""
-    url = f"http://{loopback_of(host)}:{port}/v2"
     try:
-        _ask(f"{url}/health/live", timeout_s)
-        # Not the repository's index, an API that the launcher restricts.
-        urls = [f"{url}/models/{model.name}/config" for model in MODELS]
-        configs = [config for url in urls if (config := _config(url, timeout_s)) is not None]
+        fetch(f"http://{loopback_of(host)}:{port}/v2/health/live", timeout_s)
+        configured = configured_instances(host, port, timeout_s)
     except OSError as error:
         raise Dead(f"Triton at {host}:{port} does not answer: {error}") from error
-    if not configs:
+    if not configured:
         raise Dead(f"Triton at {host}:{port} has none of the models")
-    running = running_instances(_listener(port))
-    for config in configs:
-        if config.get("backend") == "python" and running[config["name"]] < (expected := _instances(config)):
-            raise Dead(f"{config['name']}: {running[config['name']]} of {expected} processes are alive")
-
-
-def _instances(config: dict[str, Any]) -> int:
-    return sum(group.get("count", 1) * max(1, len(group.get("gpus", []))) for group in config["instance_group"])
+    if missing := missing_processes(configured, running_instances(_listener(port))):
+        raise Dead(missing[0])
 
 
 def _listener(port: int) -> int:
@@ -69,26 +58,9 @@ def _listener(port: int) -> int:
     raise Dead(f"no tritonserver of this user listens on port {port}")
 
 
-def _config(url: str, timeout_s: float) -> dict[str, Any] | None:
-    """None: there is no such model here. Raises OSError."""
-    try:
-        config: dict[str, Any] = _ask(url, timeout_s)
-    except urllib.error.HTTPError as error:
-        if error.code not in (400, 404):
-            raise
-        return None
-    return config
-
-
 def _reachable(address: str) -> str:
     host, _, port = address.rpartition(":")
     return f"{loopback_of(host)}:{port}"
-
-
-def _ask(url: str, timeout_s: float) -> Any:
-    """The answer, which is JSON or empty. Raises OSError."""
-    text = fetch(url, timeout_s)
-    return json.loads(text) if text else None
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from flux_serving.launch.ending import kill_group, remove_leftovers, wait_for_se
 from flux_serving.launch.exposure import check_exposure, restriction_arguments
 from flux_serving.launch.guardian import Guardian
 from flux_serving.launch.installation import find_installation
+from flux_serving.launch.instances import configured_instances, missing_processes
 from flux_serving.launch.processes import Terminated, end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.repository import assemble_repository
 from flux_serving.launch.stubs import ModelProcess, model_processes
@@ -106,6 +108,8 @@ class TritonServer:
         self._is_gone = False
         #: Those of a server that is ready; before, there are none.
         self._models: list[ModelProcess] = []
+        #: Which models lacked processes when Triton became ready; empty: none.
+        self._missing = ""
 
     @property
     def http_url(self) -> str:
@@ -176,21 +180,22 @@ class TritonServer:
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
 
     def is_ready(self) -> bool:
-        """Whether Triton says so. Looks once."""
+        """Whether Triton says so and each model has all its processes. Looks once."""
         try:
             fetch(f"http://{loopback_of(self.options.host)}:{self.options.http_port}/v2/health/ready", 2)
         except OSError:
             return False
-        if not self._models:
-            self._models = model_processes(self.pid)
-            if self._guardian is not None:
-                self._guardian.server_is_ready()
-        return True
+        return bool(self._models) or self._has_all_processes()
 
     def failure(self) -> str | None:
-        """Why it cannot serve: Triton has ended, or a model's process has, which Triton 2.51 does not notice."""
+        """Why it cannot serve: Triton has ended, or a model's process has, which Triton 2.51 does not notice.
+
+        A process that ended before Triton was ready counts, too.
+        """
         if (status := self.poll()) is not None:
             return f"Triton ended with {exit_reason(status)}"
+        if self._missing:
+            return f"a model's process has ended ({self._missing})"
         dead = sorted({found.model for found in self._models if not found.is_alive()})
         return f"a process of {', '.join(dead)} has ended; Triton's log may say why" if dead else None
 
@@ -260,6 +265,22 @@ class TritonServer:
                 self.kill()
         finally:
             self.stop()
+
+    def _has_all_processes(self) -> bool:
+        """Compare the processes with the configuration, once Triton is ready. Keeps what it found."""
+        options = self.options
+        try:
+            configured = configured_instances(options.host, options.http_port, 2)
+        except OSError:
+            return False
+        models = model_processes(self.pid)
+        self._missing = ", ".join(missing_processes(configured, Counter(found.model for found in models)))
+        if self._missing:
+            return False
+        self._models = models
+        if self._guardian is not None:
+            self._guardian.server_is_ready()
+        return True
 
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""

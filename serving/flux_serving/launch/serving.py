@@ -68,11 +68,7 @@ class Serving:
     ) -> None:
         try:
             if kind is None or issubclass(kind, (SystemExit, KeyboardInterrupt)):
-                drained = kind is not None and issubclass(kind, Terminated)
-                if kind is not None:
-                    timeout_s = self._options.exit_timeout_s
-                    self._say("stopping" + (f"; running requests have {timeout_s} s" if drained else ""))
-                self._stop(drained)
+                self._stop(drained=kind is not None and issubclass(kind, Terminated))
         finally:
             self._kill()
 

@@ -1,0 +1,73 @@
+"""A `tritonserver` for PATH that answers as a ready one, with a small process for each instance of two models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+_SERVER = """#!{python}
+import json, os, subprocess, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+here = Path(__file__).parent
+number = len(list(here.glob("run-*")))
+(here / f"run-{{number}}").write_text(str(os.getpid()))
+configured = {{"flux_base": 2, "flux_stream": 1}}
+lost = json.loads((here / "lost").read_text()).get(str(number))
+for model, count in configured.items():
+    for _ in range(count - (model == lost)):
+        subprocess.Popen([here / "triton_python_backend_stub", here / model / "1" / "model.py"])
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_GET(self):
+        model = self.path.split("/")[3] if self.path.endswith("/config") else ""
+        if model and model not in configured:
+            self.send_error(400)
+            return
+        groups = [{{"count": configured.get(model, 1), "gpus": []}}]
+        config = {{"name": model, "backend": "python", "instance_group": groups}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(config).encode() if model else b"")
+
+    def log_message(self, *_):
+        pass
+
+
+time.sleep(float((here / "load_s").read_text()))
+(port,) = (int(word.partition("=")[2]) for word in sys.argv if word.startswith("--http-port="))
+ThreadingHTTPServer(("127.0.0.1", port), Answering).serve_forever()
+"""
+
+
+class StandInTriton:
+    """folder: to be put on PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        server = folder / "tritonserver"
+        server.write_text(_SERVER.format(python=sys.executable))
+        server.chmod(0o755)
+        (folder / "triton_python_backend_stub").symlink_to(Path(sys.executable).resolve())
+        for model in ("flux_base", "flux_stream"):
+            (folder / model / "1").mkdir(parents=True)
+            (folder / model / "1" / "model.py").write_text("import time\ntime.sleep(600)\n")
+        self.lose({})
+        self.load_for(0)
+
+    def lose(self, models: dict[int, str]) -> None:
+        """By the number of the run, from 0: a model that one process ends of before the server is ready."""
+        (self.folder / "lost").write_text(json.dumps(models))
+
+    def load_for(self, seconds: float) -> None:
+        """How long it loads before it listens."""
+        (self.folder / "load_s").write_text(str(seconds))
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its runs so far."""
+        return [int(file.read_text()) for file in sorted(self.folder.glob("run-*"))]

@@ -1,0 +1,107 @@
+"""The launcher with a `tritonserver` that only answers: what it finds before it serves, and how it stops."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flux_serving.errors import CannotStart
+from flux_serving.launch import ending
+from flux_serving.launch.gateway import Gateway
+from flux_serving.launch.processes import Terminated, free_ports
+from flux_serving.launch.server import ServerOptions, TritonServer
+from flux_serving.launch.serving import Serving
+from flux_serving.launch.supervisor import NEVER, RestartPolicy, State
+from stand_in_triton import StandInTriton
+from stub_checkpoints import stub_checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Seconds in which processes start on a busy machine.
+START_S = 60.0
+
+
+@pytest.fixture
+def triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandInTriton:
+    stand_in = StandInTriton(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(stand_in.folder), prepend=":")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return stand_in
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ServerOptions:
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(), strict=True))
+    return ServerOptions(ROOT / "model_repository", stub_checkpoints(tmp_path), exit_timeout_s=5, **ports)
+
+
+class Launcher:
+    """What a launcher is made of. log: what it said."""
+
+    def __init__(self, options: ServerOptions, policy: RestartPolicy = NEVER) -> None:
+        self.options = options
+        self.log: list[str] = []
+        self._policy = policy
+
+    def serving(self, make_gateway: Callable[[], Gateway] | None = None) -> Serving:
+        return Serving(self.options, make_gateway, self._policy, self.log.append)
+
+
+def within(seconds: float, condition: Callable[[], object]) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_server_with_all_processes_of_its_models_is_ready(triton: StandInTriton, options: ServerOptions) -> None:
+    launcher = Launcher(options)
+    with launcher.serving() as serving:
+        serving.wait_until_ready()
+        assert serving.triton.state is State.READY
+
+
+@pytest.mark.parametrize(("model", "alive"), [("flux_base", "1 of 2"), ("flux_stream", "0 of 1")])
+def test_a_process_that_ends_before_the_first_server_is_ready_ends_the_launcher(
+    triton: StandInTriton, options: ServerOptions, model: str, alive: str
+) -> None:
+    triton.lose({0: model})
+    said = rf"a model's process has ended \({model}: {alive} processes are alive\) before it was ready"
+    with pytest.raises(CannotStart, match=said), Launcher(options).serving() as serving:
+        serving.wait_until_ready()
+    assert not list(ending.members(triton.pids[0]))
+
+
+def test_a_process_that_ends_before_a_restarted_server_is_ready_costs_another_restart(
+    triton: StandInTriton, options: ServerOptions
+) -> None:
+    triton.lose({1: "flux_stream"})
+    launcher = Launcher(options, RestartPolicy(first_delay_s=0.1))
+    with launcher.serving() as serving:
+        serving.wait_until_ready()
+        ending.kill_group(triton.pids[0])
+        assert within(START_S, lambda: serving.triton.look() or len(triton.pids) == 3)
+        assert within(START_S, lambda: serving.triton.look() or serving.triton.state is State.READY)
+    assert any("flux_stream: 0 of 1 processes are alive" in line for line in launcher.log)
+
+
+def test_a_server_by_itself_says_which_process_ended_before_it_was_ready(
+    triton: StandInTriton, options: ServerOptions
+) -> None:
+    triton.lose({0: "flux_stream"})
+    with TritonServer(options) as server, pytest.raises(CannotStart, match="flux_stream: 0 of 1 processes are alive"):
+        server.wait_until_ready(START_S)
+
+
+def test_a_stop_is_said_once(triton: StandInTriton, options: ServerOptions) -> None:
+    launcher = Launcher(options)
+    with pytest.raises(Terminated), launcher.serving() as serving:
+        serving.wait_until_ready()
+        raise Terminated(0)
+    assert [line for line in launcher.log if "stop" in line] == ["stopping: running requests have 5 s"]
