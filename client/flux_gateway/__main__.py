@@ -24,6 +24,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", metavar="")
     commands.add_parser("serve", help="serve; this is what happens without a command, too")
+    commands.add_parser("check", help="end with status 1 and the reason where the settings are wrong; serve nothing")
     key = commands.add_parser("key", help="print a new API key, and what the file of keys keeps of it")
     key.add_argument("name", help="of whom it is for")
     chosen = parser.parse_args()
@@ -37,6 +38,8 @@ def main() -> int:
     except CannotStart as error:
         print(f"flux-gateway: {error}", file=sys.stderr)
         return 1
+    if chosen.command == "check":
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     allow_files(settings.connections)
     proxies = Networks(settings.trusted_proxies)

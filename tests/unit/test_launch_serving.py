@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,34 @@ def test_a_stop_is_said_once(triton: StandInTriton, options: ServerOptions) -> N
         serving.wait_until_ready()
         raise Terminated(0)
     assert [line for line in launcher.log if "stop" in line] == ["stopping: running requests have 5 s"]
+
+
+def test_a_second_launcher_is_refused_while_the_first_still_loads(
+    triton: StandInTriton, options: ServerOptions
+) -> None:
+    triton.load_for(600)
+    with Launcher(options).serving():
+        with (
+            pytest.raises(CannotStart, match=f"port {options.http_port} is taken by another launcher"),
+            Launcher(options).serving(),
+        ):
+            pass
+        others = dict(zip(("http_port", "metrics_port"), free_ports(2), strict=True))
+        with (
+            pytest.raises(CannotStart, match=f"port {options.grpc_port} is taken by another launcher"),
+            Launcher(replace(options, **others)).serving(),
+        ):
+            pass
+        assert len(triton.pids) <= 1
+    with Launcher(options).serving():
+        """The ports are free again."""
+
+
+def test_the_ports_of_a_launcher_that_fails_are_free_again(triton: StandInTriton, options: ServerOptions) -> None:
+    for _ in range(2):
+        with (
+            pytest.raises(CannotStart, match="cannot be listened on"),
+            Launcher(options).serving(lambda: Gateway(options.grpc_url, "999.1.1.1", 12411)),
+        ):
+            pass
+    assert triton.pids == []

@@ -32,6 +32,8 @@ from flux_serving.settings import (
 RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
 #: Each instance loads all weights: a larger number is a mistake.
 MAX_CPU_INSTANCES = 64
+#: A day: a larger number is a mistake.
+MAX_EXIT_TIMEOUT_S = 86400
 
 
 def port(text: str) -> int:
@@ -43,6 +45,12 @@ def port(text: str) -> int:
 def instance_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_INSTANCES:
         raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{MAX_CPU_INSTANCES}")
+    return int(text)
+
+
+def exit_timeout(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_EXIT_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{MAX_EXIT_TIMEOUT_S} seconds")
     return int(text)
 
 
@@ -84,7 +92,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--exit-timeout",
-        type=int,
+        type=exit_timeout,
         default=30,
         metavar="SECONDS",
         help="that running requests have at SIGTERM before they are lost; default: 30",
@@ -104,7 +112,19 @@ def read_options() -> argparse.Namespace:
         parser.error("--cpu-instances goes with --profile cpu")
     if options.gateway_host and not options.gateway_port:
         parser.error("--gateway-host goes with --gateway-port")
+    check_ports(parser, options)
     return options
+
+
+def check_ports(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where two of the ports are the same, whatever addresses they are of."""
+    flags: dict[int, str] = {}
+    for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
+        flag, number = f"--{name.replace('_', '-')}", getattr(options, name)
+        if number in flags:
+            parser.error(f"{flags[number]} and {flag} are both {number}, expected different ports")
+        if number is not None:
+            flags[number] = flag
 
 
 def main() -> int:

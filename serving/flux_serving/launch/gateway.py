@@ -15,8 +15,10 @@ from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.urls import answers, loopback_of
 
-#: Seconds until it listens.
+#: Seconds until it listens, or has checked its settings.
 START_S = 60.0
+#: What its own messages begin with.
+_SAYS = "flux-gateway: "
 
 
 class Gateway:
@@ -56,9 +58,33 @@ class Gateway:
         return f"{self._address[0]}:{self._address[1]}"
 
     @property
+    def port(self) -> int:
+        return self._address[1]
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def check(self) -> None:
+        """Let a gateway that ends at once read the settings and the files that they name.
+
+        Raises CannotStart: it could not serve with them, the port is taken, or it is not installed.
+        """
+        refuse_taken(*self._address)
+        command = [sys.executable, "-m", "flux_gateway", "check"]
+        try:
+            done = subprocess.run(
+                command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CannotStart(f"the gateway did not check its settings within {START_S:.0f} s") from error
+        if done.returncode == 0:
+            return
+        said = (done.stderr.strip() or exit_reason(done.returncode)).splitlines()[-1]
+        if said.startswith(_SAYS):
+            raise CannotStart(said.removeprefix(_SAYS))
+        raise CannotStart(f"the gateway cannot start: {said}; is flux-triton[gateway] installed?")
 
     def start(self) -> None:
         """Raises CannotStart: the port is taken."""

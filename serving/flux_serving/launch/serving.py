@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any
 
 from flux_serving.launch.gateway import START_S, Gateway
+from flux_serving.launch.ports import reserved
 from flux_serving.launch.processes import Terminated
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.launch.state import LauncherState, StateFile
@@ -34,6 +36,9 @@ class Serving:
         output: where Triton's log goes; None: where this process writes its own errors.
         """
         self._options = options
+        self._make_gateway = make_gateway
+        #: The ports, from before the start until everything has ended.
+        self._reserved = ExitStack()
         self._say = say
         self.triton = Supervised("Triton", lambda: TritonServer(options, output), policy, say)
         gateway_policy = replace(policy, start_timeout_s=START_S)
@@ -53,6 +58,7 @@ class Serving:
     def __enter__(self) -> Serving:
         """Raises CannotStart."""
         try:
+            self._check()
             for service in self._services:
                 service.start()
         except BaseException:
@@ -72,6 +78,15 @@ class Serving:
         finally:
             self._kill()
 
+    def _check(self) -> None:
+        """Reserve the ports and check the gateway, before anything starts. Raises CannotStart."""
+        options = self._options
+        gateway = self._make_gateway() if self._make_gateway else None
+        ports = [options.http_port, options.grpc_port, options.metrics_port, *([gateway.port] if gateway else [])]
+        self._reserved.enter_context(reserved(ports))
+        if gateway is not None:
+            gateway.check()
+
     def _stop(self, drained: bool) -> None:
         running = (
             f"running requests have {self._options.exit_timeout_s} s" if drained else "without waiting for requests"
@@ -90,6 +105,7 @@ class Serving:
             service.kill()
         if self._state_file is not None:
             self._state_file.remove()
+        self._reserved.close()
 
     def _write_state(self) -> None:
         if not (self.triton.was_ready and self.triton.state is not State.READY):

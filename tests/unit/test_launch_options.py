@@ -1,0 +1,98 @@
+"""What `scripts/serve` refuses before anything starts; its last line is the reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_serving.launch.processes import free_ports
+from stand_in_triton import StandInTriton
+from stub_checkpoints import stub_checkpoints
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def triton(tmp_path: Path) -> StandInTriton:
+    return StandInTriton(tmp_path / "bin")
+
+
+def refused(triton: StandInTriton, folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and last line of a launcher that starts nothing."""
+    checkpoints = stub_checkpoints(folder)
+    http, grpc, metrics, rest = free_ports(4)
+    variables = {
+        "PATH": f"{triton.folder}:{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+        "FLUX_MODEL_PATH": str(checkpoints.base),
+        "FLUX_REDUX_MODEL_PATH": str(checkpoints.redux),
+    }
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "flux_serving.launch", "--model-repository", ROOT / "model_repository"),
+            *(f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}", f"--gateway-port={rest}"),
+            *arguments,
+        ],
+        env={k: v for k, v in os.environ.items() if not k.startswith("FLUX_")} | variables | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert triton.pids == [], "a Triton was started"
+    return done.returncode, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"),
+    [
+        ("--http-port", "--gateway-port"),
+        ("--http-port", "--grpc-port"),
+        ("--grpc-port", "--metrics-port"),
+        ("--metrics-port", "--gateway-port"),
+    ],
+)
+def test_two_ports_that_are_the_same_are_refused(triton: StandInTriton, tmp_path: Path, flag: str, other: str) -> None:
+    status, said = refused(triton, tmp_path, f"{flag}=18123", f"{other}=18123")
+    assert (status, said) == (
+        2,
+        f"scripts/serve: error: {flag} and {other} are both 18123, expected different ports",
+    )
+
+
+@pytest.mark.parametrize("seconds", ["-4", "0", "soon", "86401"])
+def test_a_wrong_exit_timeout_is_refused(triton: StandInTriton, tmp_path: Path, seconds: str) -> None:
+    status, said = refused(triton, tmp_path, f"--exit-timeout={seconds}")
+    assert (status, said) == (
+        2,
+        f"scripts/serve: error: argument --exit-timeout: {seconds!r}, expected 1..86400 seconds",
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("PROT", "1", "FLUX_GATEWAY_PROT is unknown, expected one of: FLUX_GATEWAY_TRITON, "),
+        ("CONCURRENCY", "-1", "FLUX_GATEWAY_CONCURRENCY='-1', expected a number above 0"),
+        ("KEYS_FILE", "/nope", "/nope: expected a list of keys"),
+        ("CONTENT_FILTER", "nope", "content filter 'nope', expected one of: "),
+    ],
+)
+def test_a_wrong_setting_of_the_gateway_is_the_reason_before_triton_starts(
+    triton: StandInTriton, tmp_path: Path, variable: str, value: str, reason: str
+) -> None:
+    status, said = refused(triton, tmp_path, **{f"FLUX_GATEWAY_{variable}": value})
+    assert status == 1
+    assert said.startswith(f"scripts/serve: {reason}")
+
+
+def test_an_address_that_the_gateway_cannot_have_is_the_reason_before_triton_starts(
+    triton: StandInTriton, tmp_path: Path
+) -> None:
+    status, said = refused(triton, tmp_path, "--gateway-host=999.1.1.1")
+    assert status == 1
+    assert said.startswith("scripts/serve: port ")
+    assert " of 999.1.1.1 cannot be listened on: " in said
