@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
-import fake_triton
 import pytest
+
+import fake_triton
 
 fake_triton.install()
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
+import psutil
 import pytest
 
 from flux_serving.errors import CannotStart
-from flux_serving.launch import ending
+from flux_serving.launch import ending, gateway, guardian
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import Terminated, free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.launch.serving import Serving
-from flux_serving.launch.supervisor import NEVER, RestartPolicy, State
+from flux_serving.launch.supervisor import NEVER, RestartPolicy, State, supervise
 from stand_in_triton import StandInTriton
 from stub_checkpoints import stub_checkpoints
 
@@ -100,11 +106,15 @@ def test_a_server_by_itself_says_which_process_ended_before_it_was_ready(
         server.wait_until_ready(START_S)
 
 
+def end_when_ready(serving: Serving) -> None:
+    serving.wait_until_ready()
+    raise Terminated(0)
+
+
 def test_a_stop_is_said_once(triton: StandInTriton, options: ServerOptions) -> None:
     launcher = Launcher(options)
     with pytest.raises(Terminated), launcher.serving() as serving:
-        serving.wait_until_ready()
-        raise Terminated(0)
+        end_when_ready(serving)
     assert [line for line in launcher.log if "stop" in line] == ["stopping: running requests have 5 s"]
 
 
@@ -137,3 +147,90 @@ def test_the_ports_of_a_launcher_that_fails_are_free_again(triton: StandInTriton
         ):
             pass
     assert triton.pids == []
+
+
+def test_a_guardian_that_ends_is_replaced(
+    triton: StandInTriton, options: ServerOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guardian, "_REPLACE_S", 0.5)
+    launcher = Launcher(options)
+    with launcher.serving() as serving:
+        serving.wait_until_ready()
+        first = guardian_of(triton.pids[0])
+        os.kill(first, signal.SIGKILL)
+        replaced = "the guardian of Triton has ended; started another one"
+        supervise([serving.triton], lambda: replaced in launcher.log, serving._after_look)
+        second = guardian_of(triton.pids[0])
+        assert second != first
+        # One that somebody stopped does not keep the launcher from ending.
+        monkeypatch.setattr(guardian, "_DISMISS_S", 0.5)
+        os.kill(second, signal.SIGSTOP)
+    assert not ending.is_running(second)
+
+
+def guardian_of(group: int) -> int:
+    """Process id of the one that guards this group."""
+    for child in psutil.Process().children():
+        words = child.cmdline()
+        if ending.__file__ in words and words[-4] == str(group):
+            return child.pid
+    raise AssertionError("no guardian")
+
+
+class HungGateway:
+    """Takes connections and answers the first `good` of them."""
+
+    def __init__(self, good: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._good = good
+        self._thread = Thread(target=self._answer)
+
+    def _answer(self) -> None:
+        for _ in range(self._good):
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+
+    def __enter__(self) -> HungGateway:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture
+def waiting() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def test_a_gateway_that_does_not_answer_several_times_in_a_row_has_failed(
+    waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "_ASK_PAUSE_S", 0.0)
+    monkeypatch.setattr(gateway, "_ASK_S", 0.2)
+    with HungGateway(good=3) as hung:
+        run = Gateway("127.0.0.1:1", "127.0.0.1", hung.port)
+        run._process = waiting
+        assert run.failure() is None, "it does not listen yet"
+        assert run.is_ready()
+        # 503 is an answer.
+        assert [run.failure() for _ in range(4)] == [None] * 4
+        assert run.failure() == "the gateway hangs: it does not answer /health"
+
+
+def test_a_gateway_that_closes_connections_does_not_hang(
+    waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its most connections it does; a restart would end the requests of those that it has."""
+    monkeypatch.setattr(gateway, "_ASK_PAUSE_S", 0.0)
+    with HungGateway(good=1) as hung:
+        run = Gateway("127.0.0.1:1", "127.0.0.1", hung.port)
+        run._process = waiting
+        assert run.is_ready()
+    assert [run.failure() for _ in range(5)] == [None] * 5

@@ -15,8 +15,8 @@ from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMO
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0
-#: Seconds from `begin` to the first beat of the thread. Publishing from another thread before Triton 2.51 has handled the
-#: answer of `initialize` can block Triton for ever; on a busy machine it handles the answer seconds later.
+#: Seconds from `begin` to the first beat of the thread. Twice, on a busy machine, Triton 2.51 never noticed that a
+#: model had loaded: probably because another thread published before Triton had handled the answer of `initialize`.
 _FIRST_PAUSE_S = 5.0
 #: Beats between two returns of freed memory to the system. What is used again costs page faults (docs/memory.md).
 _BEATS_PER_RETURN = 60

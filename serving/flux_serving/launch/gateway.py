@@ -13,10 +13,13 @@ from typing import IO
 
 from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_with_parent, exit_reason, refuse_taken
-from flux_serving.launch.urls import answers, loopback_of
+from flux_serving.launch.urls import answers, is_silent, loopback_of
 
 #: Seconds until it listens, or has checked its settings.
 START_S = 60.0
+#: Seconds between two questions to a gateway that serves, seconds that one may take, and how many in a row may get no
+#: answer before it counts as hung. Each question is a line in the gateway's log.
+_ASK_PAUSE_S, _ASK_S, _UNANSWERED = 10.0, 5.0, 3
 #: What its own messages begin with.
 _SAYS = "flux-gateway: "
 
@@ -51,11 +54,20 @@ class Gateway:
         self._environment = os.environ | {f"FLUX_GATEWAY_{name}": value for name, value in variables.items()}
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
+        #: When it was last asked; None until it listens.
+        self._asked: float | None = None
+        #: Questions in a row without an answer.
+        self._unanswered = 0
 
     @property
     def address(self) -> str:
         """host:port"""
         return f"{self._address[0]}:{self._address[1]}"
+
+    @property
+    def _health_url(self) -> str:
+        host, port = self._address
+        return f"http://{loopback_of(host)}:{port}/health"
 
     @property
     def port(self) -> int:
@@ -75,7 +87,12 @@ class Gateway:
         command = [sys.executable, "-m", "flux_gateway", "check"]
         try:
             done = subprocess.run(
-                command, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=START_S
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_S,
             )
         except subprocess.TimeoutExpired as error:
             raise CannotStart(f"the gateway did not check its settings within {START_S:.0f} s") from error
@@ -100,14 +117,21 @@ class Gateway:
 
     def is_ready(self) -> bool:
         """Whether it listens; what it answers depends on Triton. Looks once."""
-        host, port = self._address
-        return answers(f"http://{loopback_of(host)}:{port}/health", 2)
+        if not answers(self._health_url, 2):
+            return False
+        self._asked = time.monotonic()
+        return True
 
     def failure(self) -> str | None:
-        """Why it serves no more: it has ended."""
-        if self._process is None or (status := self._process.poll()) is None:
+        """Why it serves no more: it has ended, or hangs. Asks it now and then."""
+        if self._process is None:
             return None
-        return f"the gateway ended with {exit_reason(status)}"
+        if (status := self._process.poll()) is not None:
+            return f"the gateway ended with {exit_reason(status)}"
+        if self._asked is not None and time.monotonic() - self._asked > _ASK_PAUSE_S:
+            self._unanswered = self._unanswered + 1 if is_silent(self._health_url, _ASK_S) else 0
+            self._asked = time.monotonic()
+        return "the gateway hangs: it does not answer /health" if self._unanswered >= _UNANSWERED else None
 
     def stop(self) -> None:
         """End it; running requests have the exit timeout."""

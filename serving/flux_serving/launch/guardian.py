@@ -6,8 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 
 from flux_serving.launch import ending
+
+#: Seconds after its start in which a guardian that has ended is not replaced: one that always fails costs little.
+_REPLACE_S = 10.0
+#: Seconds in which a guardian that is dismissed ends.
+_DISMISS_S = 5.0
 
 
 class Guardian:
@@ -21,6 +27,7 @@ class Guardian:
 
         prefix: of the names of its shared-memory regions. folder: its temporary folder.
         """
+        self._began = time.monotonic()
         reading, self._pipe = os.pipe()
         try:
             arguments = (str(reading), str(group), str(grace_s), prefix, folder)
@@ -44,11 +51,20 @@ class Guardian:
         """From now on the server may have running requests, for which the guardian waits."""
         self._write(ending.READY)
 
+    def needs_replacement(self) -> bool:
+        """Whether it has ended, though nobody dismissed it."""
+        return self._process.poll() is not None and time.monotonic() - self._began > _REPLACE_S
+
     def dismiss(self) -> None:
         """End the guardian: the launcher has cleaned up. May be called once."""
         self._write(ending.DONE)
         os.close(self._pipe)
-        self._process.wait()
+        try:
+            self._process.wait(_DISMISS_S)
+        except subprocess.TimeoutExpired:
+            # Somebody stopped it.
+            self._process.kill()
+            self._process.wait()
 
     def _write(self, word: bytes) -> None:
         """A guardian that was killed reads nothing."""

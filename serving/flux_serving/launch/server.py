@@ -166,7 +166,7 @@ class TritonServer:
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
-        self._guardian = Guardian(self.pid, options.exit_timeout_s + 10.0, f"{self._name}_", str(self._folder))
+        self._start_guardian()
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
         """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
@@ -198,6 +198,16 @@ class TritonServer:
             return f"a model's process has ended ({self._missing})"
         dead = sorted({found.model for found in self._models if not found.is_alive()})
         return f"a process of {', '.join(dead)} has ended; Triton's log may say why" if dead else None
+
+    def replace_guardian(self) -> bool:
+        """Start another guardian if the last one has ended. Returns whether it did. Raises OSError: it cannot."""
+        guardian = self._guardian
+        if guardian is None or not guardian.needs_replacement():
+            return False
+        self._guardian = None
+        guardian.dismiss()
+        self._start_guardian()
+        return True
 
     def poll(self) -> int | None:
         """The server's exit status; None while it runs."""
@@ -281,6 +291,12 @@ class TritonServer:
         if self._guardian is not None:
             self._guardian.server_is_ready()
         return True
+
+    def _start_guardian(self) -> None:
+        grace_s = self.options.exit_timeout_s + 10.0
+        self._guardian = Guardian(self.pid, grace_s, f"{self._name}_", str(self._folder))
+        if self._models:
+            self._guardian.server_is_ready()
 
     def _model_variables(self) -> Mapping[str, str]:
         """What the models read from the environment. The folder for progress goes when ours does."""

@@ -49,11 +49,11 @@ class Serving:
 
     def wait_until_ready(self) -> None:
         """Raises CannotStart: a service failed before it was ready. Raises ServiceFailed."""
-        supervise(self._services, lambda: all_ready(self._services), self._write_state)
+        supervise(self._services, lambda: all_ready(self._services), self._after_look)
 
     def run(self) -> None:
         """Serve until an exception, such as a signal's. Raises ServiceFailed: one failed and is not restarted."""
-        supervise(self._services, lambda: False, self._write_state)
+        supervise(self._services, lambda: False, self._after_look)
 
     def __enter__(self) -> Serving:
         """Raises CannotStart."""
@@ -106,6 +106,15 @@ class Serving:
         if self._state_file is not None:
             self._state_file.remove()
         self._reserved.close()
+
+    def _after_look(self) -> None:
+        self._write_state()
+        if self.triton.service is not None:
+            try:
+                if self.triton.service.replace_guardian():
+                    self._say("the guardian of Triton has ended; started another one")
+            except OSError as error:
+                self._say(f"the guardian of Triton has ended, and another one cannot be started: {error}")
 
     def _write_state(self) -> None:
         if not (self.triton.was_ready and self.triton.state is not State.READY):

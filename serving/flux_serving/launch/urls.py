@@ -35,3 +35,14 @@ def answers(url: str, timeout_s: float) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_silent(url: str, timeout_s: float) -> bool:
+    """Whether nothing comes within the timeout. A server that refuses or closes the connection is not silent."""
+    try:
+        fetch(url, timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+    except OSError as error:
+        return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
+    return False
