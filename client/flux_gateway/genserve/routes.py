@@ -17,6 +17,7 @@ from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer,
 from flux_gateway.pictures import as_text, size_of
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
+from flux_serving.settings import shown
 
 NAME = "flux-triton"
 #: `gpu_id` where the image does not say on which device it was made, or where there is no image.
@@ -103,7 +104,8 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
     async def loras() -> dict[str, Any]:
         """Adapters by the names that `loras` takes."""
         files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()
-        return {"loras": [{"name": name} for name in sorted(file.name.removesuffix(LORA_SUFFIX) for file in files)]}
+        names = sorted(shown(file.name).removesuffix(LORA_SUFFIX) for file in files if file.is_file())
+        return {"loras": [{"name": name} for name in names]}
 
     return router
 
