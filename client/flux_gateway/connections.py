@@ -54,6 +54,8 @@ def bounded_protocol(
 
         def data_received(self, data: bytes) -> None:
             for start in range(0, len(data), _SLICE_BYTES):
+                if self.transport.is_closing():
+                    return
                 part = data[start : start + _SLICE_BYTES]
                 if self._has_tiny_chunks(part):
                     self._refuse()
@@ -63,6 +65,13 @@ def bounded_protocol(
                 # The rest of a body that was refused: it is read slowly, so that the client comes to read the answer.
                 self.flow.pause_reading()
                 self.loop.call_later(_DRAIN_PAUSE_S, self.flow.resume_reading)
+
+        def send_400_response(self, msg: str) -> None:
+            """uvicorn's; where an answer has begun already, the connection is closed without another."""
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
             counts[self._address] -= 1

@@ -314,10 +314,10 @@ def test_a_reader_that_stalls_is_dropped(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @asynccontextmanager
-async def listening(most: int, most_each: int) -> AsyncIterator[int]:
-    """A real server, whose connections are bounded; gives its port."""
+async def listening(most: int, most_each: int, app: Any = None) -> AsyncIterator[int]:
+    """A real server, whose connections are bounded; gives its port. app: by default it reads a body and answers 200."""
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def read_and_answer(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
             pass
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
@@ -325,7 +325,9 @@ async def listening(most: int, most_each: int) -> AsyncIterator[int]:
 
     (port,) = free_ports(1)
     protocol = bounded_protocol(most, most_each, lambda address: False, head_s=0.3)
-    config = uvicorn.Config(app, port=port, http=protocol, ws="none", lifespan="off", log_config=None)
+    config = uvicorn.Config(
+        app or read_and_answer, port=port, http=protocol, ws="none", lifespan="off", log_config=None
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve())
     while not server.started:
@@ -335,6 +337,47 @@ async def listening(most: int, most_each: int) -> AsyncIterator[int]:
     finally:
         server.should_exit = True
         await task
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X-Header: a\r\n" * 20_000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n" + b"a" * 100_000,
+        b"\x00" * 100_000,
+    ],
+)
+def test_what_is_no_http_is_refused_without_a_traceback(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def asked() -> None:
+        async with listening(10, 10) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with suppress(ConnectionError):
+                writer.write(sent)
+                await writer.drain()
+                await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+
+    asyncio.run(asked())
+    assert [record for record in caplog.records if record.exc_info or record.name == "asyncio"] == []
+
+
+def test_a_chunked_body_that_breaks_after_its_answer_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async def asked() -> None:
+        async with listening(10, 10, app) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert b"413" in await reader.readuntil(b"\r\n\r\n")
+            with suppress(ConnectionError):
+                writer.write(b"none\r\n")
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+
+    asyncio.run(asked())
+    assert [record for record in caplog.records if record.exc_info or record.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT"])
