@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from flux_client.retry import MAX_TIMEOUT_S
 from flux_gateway.bodies import COPIES
 from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
-from flux_gateway.hosts import parsed_origin
+from flux_gateway.hosts import is_address, parsed_origin
 from flux_gateway.proxies import Networks
 from flux_gateway.results import ResultLimits
 from flux_serving.contract import limits
 from flux_serving.errors import CannotStart
-from flux_serving.settings import LORA_VARIABLE
+from flux_serving.settings import LORA_VARIABLE, shown
 
 PREFIX = "FLUX_GATEWAY_"
 #: OpenTelemetry's own.
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+#: The largest bytes and pixels, and the largest of other numbers, that a setting may have.
+_MOST_BYTES, _MOST = 2**50, 1_000_000
+#: A name of the Host header, or with a dot before it all names below it.
+_HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -96,6 +102,7 @@ class Settings:
         }
         if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given:
             given["loras"] = folder
+            _check_folder(LORA_VARIABLE, folder)
         if endpoint := environment.get(ENDPOINT_VARIABLE):
             given.setdefault("traces_url", f"{endpoint.rstrip('/')}/v1/traces")
         types = {field.name: str(field.type) for field in fields(cls)}
@@ -112,12 +119,17 @@ class Settings:
             for name, parse in (("public_url", parsed_origin), ("trusted_proxies", Networks)):
                 if text := getattr(self, name):
                     parse(text)
+            name = "hosts"
+            for host in listed(self.hosts):
+                _check_host(host)
             name = "origins"
             for origin in listed(self.origins):
                 if origin not in ("*", "null"):
                     parsed_origin(origin)
         except ValueError as error:
             raise CannotStart(f"{PREFIX}{name.upper()}={getattr(self, name)!r}: {error}") from error
+        if self.loras is not None:
+            _check_folder(f"{PREFIX}LORAS", self.loras)
         largest = COPIES * self.body_bytes + ANSWER_BYTES_PER_PIXEL * limits.MAX_IMAGES * self.pixels
         for name in ("in_flight_bytes_per_caller", "in_flight_bytes"):
             if getattr(self, name) < largest:
@@ -130,6 +142,25 @@ class Settings:
 def listed(text: str) -> list[str]:
     """Of items with commas between."""
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _check_folder(variable: str, path: str | Path) -> None:
+    if not Path(path).expanduser().is_dir():
+        raise CannotStart(f"{variable}={shown(path)!r}, expected a folder")
+
+
+def _check_host(host: str) -> None:
+    if not (host == "*" or _HOST.fullmatch(host) or is_address(host.strip("[]"))):
+        raise ValueError(f"{host!r}, expected names without scheme and port: flux.example, .example.com, or *")
+
+
+def _most(name: str) -> float:
+    """The largest value of a number."""
+    if name == "port":
+        return 65_535
+    if name.endswith("_s"):
+        return MAX_TIMEOUT_S
+    return _MOST_BYTES if "bytes" in name or name == "pixels" else _MOST
 
 
 def _value(name: str, kind: str, text: str) -> Any:
@@ -145,6 +176,8 @@ def _value(name: str, kind: str, text: str) -> Any:
         value = (int if kind == "int" else float)(text)
     except ValueError:
         value = 0
-    if not 0 < value < float("inf"):
-        raise CannotStart(f"{PREFIX}{name.upper()}={text!r}, expected a number above 0")
+    most = _most(name)
+    if not 0 < value <= most:
+        what = "an integer" if kind == "int" else "a number"
+        raise CannotStart(f"{PREFIX}{name.upper()}={text[:80]!r}, expected {what} above 0 and at most {most:.16g}")
     return value

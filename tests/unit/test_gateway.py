@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import logging
+import os
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -299,11 +300,29 @@ def test_what_nobody_foresaw_is_500_in_json_and_in_the_log(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    "environment", [{"FLUX_GATEWAY_PORT": "x"}, {"FLUX_GATEWAY_PORTS": "1"}, {"FLUX_GATEWAY_TIMEOUT_S": "-1"}]
+    "environment",
+    [
+        {"FLUX_GATEWAY_PORT": "x"},
+        {"FLUX_GATEWAY_PORTS": "1"},
+        {"FLUX_GATEWAY_PORT": "65536"},
+        {"FLUX_GATEWAY_TIMEOUT_S": "-1"},
+        {"FLUX_GATEWAY_CONCURRENCY": "99999999999999999999999999"},
+        {"FLUX_GATEWAY_TIMEOUT_S": "1e300"},
+        {"FLUX_GATEWAY_LORAS": "/nope"},
+        {"FLUX_GATEWAY_LORAS": "/dev/null"},
+        {"FLUX_LORA_PATH": "/nope"},
+        {"FLUX_GATEWAY_HOSTS": "http://a"},
+        {"FLUX_GATEWAY_HOSTS": "a.example:80"},
+        {"FLUX_GATEWAY_HOSTS": "a b"},
+    ],
 )
 def test_a_setting_that_cannot_be_stops_the_start_and_is_named(environment: dict[str, str]) -> None:
     with pytest.raises(CannotStart, match=next(iter(environment))):
         Settings.from_environment(environment)
+
+
+def test_hosts_may_be_names_parents_of_names_addresses_or_all() -> None:
+    assert Settings.from_environment({"FLUX_GATEWAY_HOSTS": "flux.example, .example.com,*,10.0.0.1,[::1],a_b"}).hosts
 
 
 def test_adapters_are_listed_by_the_names_that_requests_take(tmp_path: Path) -> None:
@@ -317,6 +336,19 @@ def test_adapters_are_listed_by_the_names_that_requests_take(tmp_path: Path) -> 
     found = asyncio.run(asked(Settings.from_environment({"FLUX_LORA_PATH": str(tmp_path)})))
     assert found == {"loras": [{"name": "blue"}, {"name": "red"}]}
     assert asyncio.run(asked(Settings())) == {"loras": []}
+
+
+def test_adapters_whose_names_are_not_utf_8_are_listed_as_the_models_error_lists_them(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"bad\xff\xfe.safetensors")).touch()
+    (tmp_path / "folder.safetensors").mkdir()
+
+    async def asked() -> Any:
+        async with gateway(settings=Settings(loras=tmp_path)) as caller:
+            return (await caller.get("/loras")).json()
+
+    assert asyncio.run(asked()) == {"loras": [{"name": r"bad\xff\xfe"}]}
+    name = sent("/generate", json={"prompt": "a", "loras": [{"name": r"bad\xff\xfe"}]})["LORA"]
+    assert name == [[r"bad\xff\xfe".encode()]]
 
 
 def test_status_tells_what_is_in_work() -> None:
