@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from flux_serving.backend.adapters import Adapters
 from flux_serving.errors import InvalidRequest
+from flux_serving.stages import lora
 from flux_serving.stages.sampling_parameters import Lora
 from flux_serving.stages.transformer import Transformer
 
@@ -132,3 +133,21 @@ def test_a_name_is_no_path(adapters: Adapters, name: str) -> None:
 def test_a_server_without_a_folder_says_how_it_gets_one(tiny_flux: FluxPipeline) -> None:
     with pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"):
         Adapters(None, Transformer(tiny_flux.transformer), 2).adapted((Lora("one", 1.0),))
+
+
+def test_a_file_that_is_too_large_is_not_read(adapters: Adapters, tmp_path: Path) -> None:
+    with (tmp_path / "huge.safetensors").open("wb") as file:
+        file.truncate(50 * 2**30)
+    with pytest.raises(InvalidRequest, match=r"LORA='huge' cannot be read: it has 53687091200 bytes, expected at most"):
+        adapters.adapted((Lora("huge", 1.0),))
+
+
+def test_a_file_without_enough_memory_to_read_it_cannot_be_read(
+    adapters: Adapters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(content: bytes) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(lora, "read_lora_file", out_of_memory)
+    with pytest.raises(InvalidRequest, match="LORA='one' cannot be read: too large for the memory that is free"):
+        adapters.adapted((Lora("one", 1.0),))

@@ -348,7 +348,7 @@ def test_adapters_whose_names_are_not_utf_8_are_listed_as_the_models_error_lists
 
     assert asyncio.run(asked()) == {"loras": [{"name": r"bad\xff\xfe"}]}
     name = sent("/generate", json={"prompt": "a", "loras": [{"name": r"bad\xff\xfe"}]})["LORA"]
-    assert name == [[r"bad\xff\xfe".encode()]]
+    assert name == [[br"bad\xff\xfe"]]
 
 
 def test_status_tells_what_is_in_work() -> None:

@@ -36,6 +36,8 @@ MAX_GUIDANCE = 30.0
 #: LoRA adapters that one request may add up, and how much of each, in both directions.
 MAX_LORAS = 4
 MAX_LORA_SCALE = 4.0
+#: Of an adapter's file; of rank 128 for FLUX.1, in 32 bits, it has some 1.4 GiB.
+MAX_LORA_FILE_BYTES = 4 * 2**30
 #: Weight of a ControlNet's say; diffusers' default is 1.
 MAX_CONTROL_SCALE = 2.0
 #: Of Canny's gradients, as OpenCV computes them from 8-bit greys.

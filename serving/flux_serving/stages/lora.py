@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from flux_serving.contract import limits
 from flux_serving.contract.knobs import LORA
 from flux_serving.errors import InvalidRequest
 from flux_serving.settings import shown
@@ -29,12 +30,23 @@ def read_adapter(file: Path, transformer: Transformer) -> Adapter:
     """
     try:
         try:
-            content = file.read_bytes()
+            return _bound(read_lora_file(_content(file)), transformer)
         except OSError as error:
             raise InvalidRequest(f"cannot be read: {error.strerror}") from error
-        return _bound(read_lora_file(content), transformer)
+        except MemoryError as error:
+            raise InvalidRequest("cannot be read: too large for the memory that is free") from error
     except InvalidRequest as error:
         raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} {error}") from error.__cause__
+
+
+def _content(file: Path) -> bytes:
+    """Raises InvalidRequest: it is too large. Raises OSError."""
+    size = file.stat().st_size
+    if size > limits.MAX_LORA_FILE_BYTES:
+        raise InvalidRequest(
+            f"cannot be read: it has {size} bytes, expected at most {limits.MAX_LORA_FILE_BYTES} (too large)"
+        )
+    return file.read_bytes()
 
 
 def _bound(file: LoraFile, transformer: Transformer) -> Adapter:
