@@ -67,7 +67,7 @@ def urlencoded_items(body: bytes | bytearray) -> list[tuple[str, str]]:
     if body.count(b"%") > MAX_ESCAPES:
         raise Refusal(400, f"expected at most {MAX_ESCAPES} escapes in a form; send images as multipart/form-data")
     try:
-        return parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_PARTS)
+        return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
         raise Refusal(400, f"the body is no URL-encoded form: {error}"[:300]) from None
 
@@ -75,7 +75,10 @@ def urlencoded_items(body: bytes | bytearray) -> list[tuple[str, str]]:
 async def multipart_items(
     content_type: str, stream: AsyncGenerator[bytes, None], max_field_bytes: int
 ) -> list[tuple[str, str | bytes]]:
-    """Fields as text, files as bytes, in memory alone. Raises Refusal: 400, it is no multipart form."""
+    """Fields as text, files as bytes, in memory alone.
+
+    Raises Refusal: 400, it is no multipart form, or incomplete, or a field is not UTF-8; 422, a file is empty.
+    """
     parser = _InMemoryParser(
         _without_charset(content_type), stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max_field_bytes
     )
@@ -83,20 +86,44 @@ async def multipart_items(
         form = await parser.parse()
     except MultiPartException as error:
         raise Refusal(400, error.message) from None
+    if not parser.is_complete:
+        raise Refusal(400, "the multipart body is incomplete: it does not end with its boundary and --")
     items: list[tuple[str, str | bytes]] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            items.append((name, await value.read()))
+            content = await value.read()
             await value.close()
+            # A browser sends one without a name for a file that was not chosen.
+            if value.filename and not content:
+                raise Refusal(422, f"{name[:80]}: the file is empty", name[:80])
+            items.append((name, content))
         else:
             items.append((name, value))
     return items
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's, without temporary files: a body is bounded, and its images are needed in memory anyway."""
+    """Starlette's, without temporary files: a body is bounded, and its images are needed in memory anyway.
+
+    Fields must be UTF-8: Starlette reads others as Latin-1.
+    """
 
     spool_max_size = 2**62
+    #: Whether the last boundary was read.
+    is_complete = False
+
+    def on_part_end(self) -> None:
+        part = self._current_part
+        if part.file is not None:
+            super().on_part_end()
+            return
+        try:
+            self.items.append((part.field_name, part.data.decode()))
+        except UnicodeDecodeError as error:
+            raise MultiPartException(f"{part.field_name[:80]!r} is not UTF-8: {error.reason}") from None
+
+    def on_end(self) -> None:
+        self.is_complete = True
 
 
 def _without_charset(content_type: str) -> Headers:

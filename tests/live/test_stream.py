@@ -312,7 +312,8 @@ def test_a_request_s_time_limit_ends_it(demo_server: TritonServer) -> None:
         ),
         (
             tensors_of([b"hello, world!"]),
-            "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello, world!' (INVALID_ARG)",
+            "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello, world!'; "
+            "expected PNG, JPEG, WebP, GIF, BMP or TIFF (INVALID_ARG)",
         ),
         (
             {"IMAGE": np.array([[PICTURE], [PICTURE]], dtype=object)},

@@ -24,6 +24,7 @@ from flux_client.fake import AsyncFakeTransport
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
 from flux_gateway.desk import Gone, while_there
+from flux_gateway.genserve.schema import MODES
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
@@ -123,7 +124,7 @@ def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
         ({"json": {"mode": "redux"}}, 422, "input_image"),
         ({"json": {"mode": "text2img"}}, 422, "prompt"),
         ({"json": {"mode": "controlnet"}}, 422, "control_image"),
-        ({"json": {"mode": "fill"}}, 400, "fill"),
+        ({"json": {"mode": "fill"}}, 422, "'text2img'"),
         ({"json": {"mode": "nothing"}}, 422, "mode"),
         ({"json": {"prompt": "a", "model_id": "sdxl"}}, 422, "model_id"),
         ({"json": {"mode": "controlnet", "controlnet_type": "depth", "control_image": "AAAA"}}, 400, "depth"),
@@ -348,7 +349,7 @@ def test_adapters_whose_names_are_not_utf_8_are_listed_as_the_models_error_lists
 
     assert asyncio.run(asked()) == {"loras": [{"name": r"bad\xff\xfe"}]}
     name = sent("/generate", json={"prompt": "a", "loras": [{"name": r"bad\xff\xfe"}]})["LORA"]
-    assert name == [[br"bad\xff\xfe"]]
+    assert name == [[rb"bad\xff\xfe"]]
 
 
 def test_status_tells_what_is_in_work() -> None:
@@ -397,3 +398,45 @@ def test_a_browser_gets_the_page_and_others_the_endpoints() -> None:
                 assert (await caller.get(f"/page/{name}")).status_code == 404
 
     asyncio.run(asked())
+
+
+BROKEN_FORM = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
+
+
+def multipart_body(content: bytes) -> dict[str, Any]:
+    return {"content": content, "headers": {"content-type": "multipart/form-data; boundary=b"}}
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        ({"content": b"prompt=a%FF", "headers": {"content-type": "application/x-www-form-urlencoded"}}, 400, "utf-8"),
+        (multipart_body(BROKEN_FORM + b"a\xff\r\n--b--\r\n"), 400, "'prompt'"),
+        (multipart_body(BROKEN_FORM + b"\xed\xa0\x80\r\n--b--"), 400, "UTF-8"),
+        (multipart_body(BROKEN_FORM + b"apple"), 400, "incomplete"),
+        (multipart_body(BROKEN_FORM + b"apple\r\n--b\r\n"), 400, "incomplete"),
+        ({"files": {"input_image": ("a.png", b"")}, "data": {"mode": "redux"}}, 422, "input_image: the file is empty"),
+    ],
+)
+def test_a_form_that_is_damaged_says_what_is_wrong(how: dict[str, Any], status: int, words: str) -> None:
+    answer = ask("/generate/upload", **how)
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_a_form_may_have_files_that_were_not_chosen_and_end_with_its_boundary_alone() -> None:
+    not_chosen = b'\r\n--b\r\nContent-Disposition: form-data; name="input_image"; filename=""\r\n\r\n\r\n--b--'
+    answer = ask("/generate/upload", **multipart_body(BROKEN_FORM + "äpple".encode() + not_chosen))
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_modes_that_are_offered_are_those_that_are_served() -> None:
+    error = ask("/generate", json={"mode": "none"}).json()["error"]
+    assert set(re.findall(r"'(\w+)'", error)) == set(MODES)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+def test_true_cfg_scale_needs_a_negative_prompt_which_may_be_empty(path: str) -> None:
+    answer = ask(path, json={"prompt": "a", "true_cfg_scale": 2})
+    assert (answer.status_code, "true_cfg_scale: needs negative_prompt" in answer.text) == (422, True)
+    assert "TRUE_CFG_SCALE" in sent(path, json={"prompt": "a", "true_cfg_scale": 2, "negative_prompt": ""})
+    assert "NEGATIVE_PROMPT" not in sent(path, json={"prompt": "a", "true_cfg_scale": 1})

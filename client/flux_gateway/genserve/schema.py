@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from flux_client import ModeName
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageBytes
+from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.parsing import json_value
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
@@ -77,7 +78,7 @@ class GenerateRequest(RequestBody):
         },
     )
 
-    mode: Literal["text2img", "img2img", "redux", "controlnet", "fill"] | None = None
+    mode: Literal["text2img", "img2img", "redux", "controlnet"] | None = None
     model_id: str | None = None
     prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
     negative_prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
@@ -110,7 +111,7 @@ class GenerateRequest(RequestBody):
 
     @property
     def model_name(self) -> str:
-        return self.model_id or MODES.get(self.mode_name, ("", "flux1-dev"))[1]
+        return self.model_id or MODES[self.mode_name][1]
 
     def wanted(self) -> Wanted:
         """Raises Refusal: 400 or 422, this server has no such mode, or the mode needs or excludes a field."""
@@ -118,8 +119,6 @@ class GenerateRequest(RequestBody):
             raise Refusal(
                 422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(_MODE_OF_MODEL)}", "model_id"
             )
-        if self.mode_name not in MODES:
-            raise Refusal(400, f"mode: {self.mode_name!r} is not served here; served: {', '.join(MODES)}", "mode")
         if self.mask_image:
             raise Refusal(400, "mask_image: filling a masked part is not served here", "mask_image")
         mode, _ = MODES[self.mode_name]
@@ -133,8 +132,7 @@ class GenerateRequest(RequestBody):
             "prompt": self.prompt or None,
             "output_format": "png",
         }
-        if self.negative_prompt:
-            knobs |= {"negative_prompt": self.negative_prompt, "true_cfg_scale": self.true_cfg_scale}
+        knobs |= negative_knobs(self.negative_prompt, self.true_cfg_scale)
         if self.loras:
             knobs |= {
                 "lora": [lora.name for lora in self.loras],

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageList
+from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
 from flux_serving.contract import limits
@@ -74,8 +75,7 @@ class ImagesRequest(RequestBody):
             "seed": self.seed,
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
-            "negative_prompt": self.negative_prompt or None,
-            "true_cfg_scale": self.true_cfg_scale,
+            **negative_knobs(self.negative_prompt, self.true_cfg_scale),
         }
 
     def wanted(self) -> Wanted:

@@ -36,6 +36,9 @@ from flux_serving.stages.picture_files import (
     without_metadata,
 )
 
+#: What can be decoded, in words.
+FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+
 
 class _MeteredFile(io.BytesIO):
     """A file that gives out only so many reads, and so many bytes, before it raises InvalidRequest.
@@ -216,7 +219,7 @@ def _check_bytes(count: int, allowed: int) -> None:
 
 
 def _not_a_picture(content: bytes) -> InvalidRequest:
-    return InvalidRequest(f"not a picture: starts with {_quoted(content)}")
+    return InvalidRequest(f"not a picture: starts with {_quoted(content)}; expected {FORMATS}")
 
 
 def _quoted(content: bytes) -> str:
