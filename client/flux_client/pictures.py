@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -73,7 +74,13 @@ def _is_single(value: object) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """No more than is allowed: a wrong path may name something enormous, or a device without an end."""
+    """No more than is allowed: a wrong path may name something enormous, or a device without an end.
+
+    Raises InvalidRequest: a pipe or a device, which could wait without an end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InvalidRequest(f"{path} is not a regular file")
     with path.open("rb") as file:
         return file.read(limits.MAX_PICTURE_BYTES + 1)
 

@@ -77,6 +77,7 @@ class Patience:
         self._timeout_s = timeout_s
         self._clock = clock
         self._deadline = clock() + timeout_s
+        self._attempt = 1
 
     def left_s(self) -> float:
         """Seconds until the deadline. Raises DeadlineExceeded: it has passed."""
@@ -88,10 +89,16 @@ class Patience:
     def pause_after(self, error: FluxError, begun: bool = False) -> float:
         """Seconds to sleep before the next attempt. Raises the error itself: the call ends here.
 
+        Of a DeadlineExceeded in a later attempt, which tells the time of that attempt, one that tells the whole.
         begun: the server had told of progress.
         """
         again = isinstance(error, self._policy.retried) and (self._policy.restarts or not begun)
         delay_s = next(self._delays_s, None) if again else None
         if delay_s is None or self._clock() + delay_s >= self._deadline:
+            if isinstance(error, DeadlineExceeded) and self._attempt > 1:
+                raise DeadlineExceeded(
+                    f"{error} of attempt {self._attempt}; timeout_s={self._timeout_s:g} is over"
+                ) from error
             raise error
+        self._attempt += 1
         return delay_s

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -356,3 +357,24 @@ def test_a_url_with_a_scheme_is_a_wrong_command_line(capsys):
         main(["ready", "--url", "http://localhost:8000"])
     assert exit_info.value.code == 2
     assert "expected host:port such as localhost:8001" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-o", "--previews"])
+def test_an_empty_folder_name_is_refused(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        Command()("redux", picture(tmp_path / "cat.png"), option, "")
+    assert "expected the name of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inside", ["", "inner"])
+def test_a_file_where_a_folder_belongs_is_said_to_be_no_folder(inside, tmp_path, capsys):
+    file = tmp_path / "out"
+    file.touch()
+    assert Command()("redux", picture(tmp_path / "cat.png"), "-o", file / inside) == 1
+    assert capsys.readouterr().err == f"flux-client: {file / inside} is not a folder and cannot become one\n"
+
+
+def test_a_pipe_is_no_picture(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert Command()("redux", tmp_path / "pipe", "-o", tmp_path / "out") == 1
+    assert f"{tmp_path / 'pipe'} is not a regular file" in capsys.readouterr().err

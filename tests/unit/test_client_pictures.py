@@ -91,8 +91,8 @@ def test_empty_and_oversized_pictures_are_refused(tmp_path):
         encode_pictures(tmp_path / "sparse.png")
 
 
-def test_a_device_without_an_end_is_read_no_further_than_allowed():
-    with pytest.raises(InvalidRequest, match="/dev/zero has more bytes than allowed"):
+def test_a_device_is_no_picture():
+    with pytest.raises(InvalidRequest, match="/dev/zero is not a regular file"):
         encode_pictures("/dev/zero")
 
 

@@ -197,3 +197,11 @@ def test_waiting_gives_up_in_time_and_says_what_stood_in_the_way(kind):
 def test_waiting_does_not_outlast_a_mistake(kind):
     with pytest.raises(InvalidRequest):
         wait(kind, 30, InvalidRequest("no access"))
+
+
+def test_a_call_whose_time_ends_in_a_later_attempt_tells_the_whole_time(kind):
+    late = DeadlineExceeded("no answer from localhost:8001 within 0.7 s")
+    outcome = Outcome(kind, [Overloaded("full"), late], timeout_s=8.0)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert str(outcome.error) == f"{late} of attempt 2; timeout_s=8 is over"
+    assert Outcome(kind, [late], timeout_s=8.0).error is late

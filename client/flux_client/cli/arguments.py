@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flux_client.modes import KEYWORDS
@@ -40,6 +41,13 @@ def adapter(text: str) -> Adapter:
     """Of NAME, or NAME:SCALE."""
     name, colon, scale = text.partition(":")
     return Adapter(name, float(scale) if colon else 1.0)
+
+
+def folder(text: str) -> Path:
+    """Raises ArgumentTypeError: empty, which would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder; . is the current one")
+    return Path(text)
 
 
 def integers(text: str) -> list[int]:

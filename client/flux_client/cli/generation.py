@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from flux_client.cli.arguments import knobs_of, preview_steps_of
@@ -13,12 +14,13 @@ from flux_client.client import FluxClient
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
 from flux_client.variation import Variation
+from flux_serving.errors import InvalidRequest
 
 
 def generate(client: FluxClient, options: argparse.Namespace) -> int:
     """Returns the exit code."""
     for folder in filter(None, (options.out, options.previews, options.edges_out)):
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
     exit_code, names = 0, Names()
     knobs, tasks = knobs_of(options), plan(options)
     with Meter(options, len(tasks)) as meter:
@@ -34,6 +36,13 @@ def generate(client: FluxClient, options: argparse.Namespace) -> int:
                 exit_code = failed(error, task.name)
             meter.task_done()
     return exit_code or names.exit_code
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidRequest(f"{folder} is not a folder and cannot become one") from error
 
 
 def _variations(

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flux_client.cli.arguments import DEFAULT_PREVIEW_STEPS, adapter, integers, numbers
+from flux_client.cli.arguments import DEFAULT_PREVIEW_STEPS, adapter, folder, integers, numbers
 from flux_serving.contract import limits
 
 
 def add_outputs(command: argparse.ArgumentParser, made: str) -> None:
     """made: what --number counts."""
-    command.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder for what is made (%(default)s)")
+    command.add_argument("-o", "--out", type=folder, default=Path("out"), help="folder for what is made (%(default)s)")
     command.add_argument(
         "-n", "--number", type=int, help=f"{made}, 1..{limits.MAX_IMAGES} (default: as many as there are seeds)"
     )
     command.add_argument("--format", choices=limits.FORMATS)
-    command.add_argument("--previews", type=Path, metavar="FOLDER", help="write previews there: name-image-step.jpg")
+    command.add_argument("--previews", type=folder, metavar="FOLDER", help="write previews there: name-image-step.jpg")
     command.add_argument(
         "--preview-steps",
         type=int,

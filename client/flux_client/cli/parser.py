@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flux_client.cli import groups
-from flux_client.cli.arguments import numbers
+from flux_client.cli.arguments import folder, numbers
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
 from flux_client.retry import DEFAULT_TIMEOUT_S
 from flux_serving.contract import limits
@@ -96,7 +96,7 @@ def _add_canny(canny: argparse.ArgumentParser) -> None:
     canny.add_argument(
         "--canny-high", type=float, help=f"gradient that begins an edge (default: {limits.DEFAULT_CANNY_HIGH:g})"
     )
-    canny.add_argument("--edges-out", type=Path, metavar="FOLDER", help="write the edges there: picture-edges.png")
+    canny.add_argument("--edges-out", type=folder, metavar="FOLDER", help="write the edges there: picture-edges.png")
     groups.add_size_fit(canny)
     canny.add_argument(
         "--control-scale", type=float, help=f"how strictly edges are followed, 0..{limits.MAX_CONTROL_SCALE:g}"
