@@ -65,6 +65,8 @@ class Mix:
     #: Probability that a REST caller disconnects after `patience_s`.
     rest_leave: float = 0.2
     patience_s: float = 0.4
+    #: Steps of an image, at most.
+    max_steps: int = 20
 
 
 class MixedLoad:
@@ -183,7 +185,7 @@ class MixedLoad:
         arguments: dict[str, Any] = {
             "height": rng.choice(SIDES),
             "width": rng.choice(SIDES),
-            "num_inference_steps": rng.randint(2, 20),
+            "num_inference_steps": rng.randint(2, self.mix.max_steps),
             "seed": seed,
             "prompt": rng.choice(("red apple", "blue car", "a green house", "")),
         }
