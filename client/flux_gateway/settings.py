@@ -100,9 +100,9 @@ class Settings:
         given = {
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
         }
-        if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given:
+        if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given and Path(folder).expanduser().is_dir():
+            # Where it is no folder, it is one of Triton's machine.
             given["loras"] = folder
-            _check_folder(LORA_VARIABLE, folder)
         if endpoint := environment.get(ENDPOINT_VARIABLE):
             given.setdefault("traces_url", f"{endpoint.rstrip('/')}/v1/traces")
         types = {field.name: str(field.type) for field in fields(cls)}
@@ -128,8 +128,8 @@ class Settings:
                     parsed_origin(origin)
         except ValueError as error:
             raise CannotStart(f"{PREFIX}{name.upper()}={getattr(self, name)!r}: {error}") from error
-        if self.loras is not None:
-            _check_folder(f"{PREFIX}LORAS", self.loras)
+        if self.loras is not None and not self.loras.expanduser().is_dir():
+            raise CannotStart(f"{PREFIX}LORAS={shown(self.loras)!r}, expected a folder")
         largest = COPIES * self.body_bytes + ANSWER_BYTES_PER_PIXEL * limits.MAX_IMAGES * self.pixels
         for name in ("in_flight_bytes_per_caller", "in_flight_bytes"):
             if getattr(self, name) < largest:
@@ -142,11 +142,6 @@ class Settings:
 def listed(text: str) -> list[str]:
     """Of items with commas between."""
     return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _check_folder(variable: str, path: str | Path) -> None:
-    if not Path(path).expanduser().is_dir():
-        raise CannotStart(f"{variable}={shown(path)!r}, expected a folder")
 
 
 def _check_host(host: str) -> None:

@@ -311,7 +311,6 @@ def test_what_nobody_foresaw_is_500_in_json_and_in_the_log(caplog: pytest.LogCap
         {"FLUX_GATEWAY_TIMEOUT_S": "1e300"},
         {"FLUX_GATEWAY_LORAS": "/nope"},
         {"FLUX_GATEWAY_LORAS": "/dev/null"},
-        {"FLUX_LORA_PATH": "/nope"},
         {"FLUX_GATEWAY_HOSTS": "http://a"},
         {"FLUX_GATEWAY_HOSTS": "a.example:80"},
         {"FLUX_GATEWAY_HOSTS": "a b"},

@@ -87,7 +87,7 @@ def test_a_wrong_exit_timeout_is_refused(said_of: SaidOf, seconds: str) -> None:
     ("variable", "value", "reason"),
     [
         ("PROT", "1", "FLUX_GATEWAY_PROT is unknown, expected one of: FLUX_GATEWAY_TRITON, "),
-        ("CONCURRENCY", "-1", "FLUX_GATEWAY_CONCURRENCY='-1', expected a number above 0"),
+        ("CONCURRENCY", "-1", "FLUX_GATEWAY_CONCURRENCY='-1', expected an integer above 0"),
         ("KEYS_FILE", "/nope", "/nope: expected a list of keys"),
         ("CONTENT_FILTER", "nope", "content filter 'nope', expected one of: "),
     ],
