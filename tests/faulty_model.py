@@ -36,7 +36,7 @@ def open_model(module_name: str, args: Any) -> Any:
         if "read_inputs" in vars(place):
             _wrap(place, "read_inputs", lambda call, model, request: _reading(name, request) or call(model, request))
     if name == "flux_base":
-        places.append(importlib.import_module("flux_serving.backend.ticket"))
+        places.append(importlib.import_module("flux_serving.backend.reply"))
         _wrap(module.Sampler, "step", lambda call, sampler, batch: _stepping() or call(sampler, batch))
     for place in places:
         for function in ("answer", "send_last"):

@@ -128,15 +128,20 @@ def with_text(tensors: dict[str, np.ndarray], **texts: str) -> dict[str, np.ndar
     return tensors | {name.upper(): np.array([[text.encode()]], dtype=object) for name, text in texts.items()}
 
 
-def progress_folder(server: TritonServer) -> Path:
-    return server._folder / "progress"
+def server_folder(server: TritonServer) -> Path:
+    return server._folder / "models"
+
+
+def progress_sockets(folder: Path) -> list[Path]:
+    """One for each stream."""
+    return [path for path in folder.iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
 
 
 def wait_until_nobody_streams(server: TritonServer) -> None:
     limit = time.monotonic() + 10
-    while list(progress_folder(server).iterdir()) and time.monotonic() < limit:
+    while progress_sockets(server_folder(server)) and time.monotonic() < limit:
         time.sleep(0.02)
-    assert list(progress_folder(server).iterdir()) == []
+    assert progress_sockets(server_folder(server)) == []
 
 
 def steps_when_dropped(server: TritonServer) -> list[int]:
@@ -354,7 +359,7 @@ def test_a_bad_or_foreign_progress_address_is_refused(demo_server: TritonServer,
 
 
 def test_a_file_in_the_progress_folder_is_no_progress_address(demo_server: TritonServer) -> None:
-    file = progress_folder(demo_server) / ("f" * 32)
+    file = server_folder(demo_server) / ("f" * 32)
     file.write_text("a file, no socket")
     try:
         tensors = with_text(tensors_of([PICTURE], num_inference_steps=1), progress_address=file.name)
@@ -478,8 +483,8 @@ def test_a_server_that_stops_ends_its_streams_and_leaves_no_folder(tmp_path: Pat
         stream.until_step(1)
         thread = threading.Thread(target=follow, args=[stream])
         thread.start()
-        folder = progress_folder(server)
-        assert len(list(folder.iterdir())) == 1
+        folder = server_folder(server)
+        assert len(progress_sockets(folder)) == 1
         stopped = time.monotonic()
     assert time.monotonic() - stopped < 30
     thread.join(30)
