@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-seconds", type=float, default=15, help="how long 50 clients ask the gateway (soak: 60)")
     parser.addoption("--stops", type=int, default=1, help="how often the server is stopped after traffic (soak: 50)")
     parser.addoption(
-        "--soak-streams", type=int, default=60, help="streams of each kind of the memory test (soak: 4000)"
+        "--soak-streams", type=int, default=40, help="streams of each kind of the memory test (soak: 4000)"
     )
 
 

@@ -97,7 +97,7 @@ def test_streams_add_no_memory_to_any_process(
         with ThreadPoolExecutor(CALLERS) as pool:
             list(pool.map(kind, [fresh_server] * count))
 
-    run(min(500, streams // 2))
+    run(min(500, 2 * streams))
     before = private_bytes(fresh_server)
     run(streams)
     grown = growth(before, private_bytes(fresh_server))
