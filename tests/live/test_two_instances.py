@@ -152,7 +152,7 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
         def ask(times: int) -> None:
             for _ in range(times):
                 inputs = inputs_of(tritonclient.grpc, tensors)
-                triton.async_infer("flux_base", inputs, note, outputs=wanted, timeout=10_000_000)
+                triton.async_infer("flux_base", inputs, note, outputs=wanted, timeout=20_000_000)
 
         ask(2 * MAX_WAITING)
         wait_until(lambda: room(server) == [0, 0], "there is room")
