@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,6 @@ import tritonclient.grpc
 from conftest import DEMO, start_server
 from flux_client import Cancelled, FluxClient, Progress, RetryPolicy, Variation
 from flux_serving.launch.server import TritonServer
-from flux_serving.launch.stubs import model_processes
 from pictures import drawn_picture, encoded, pixels
 from raw import CONTEXT, call_grpc, inputs_of, tensors_of
 
@@ -200,23 +197,6 @@ def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
         assert future.result() == sorted(future.result())
         assert future.result()[-1] == 10
     wait_until(lambda: not any(by_instance(server, "flux_jobs_running").values()), "cancelled work goes on")
-
-
-def test_the_work_of_an_instance_that_stood_still_goes_on(server: TritonServer, client: FluxClient) -> None:
-    """Nothing is sent meanwhile: Triton 2.51 ends a process that does not take a request within a second."""
-    stopped = next(found.process.pid for found in model_processes(server.pid) if found.model == "flux_base")
-    with ThreadPoolExecutor(1) as pool:
-        wishes = [{"num_inference_steps": 50, "seed": number} for number in range(8)]
-        made = pool.submit(all_made, client, wishes)
-        wait_until(lambda: min(by_instance(server, "flux_jobs_running").values()) > 0, "one has nothing to do")
-        os.kill(stopped, signal.SIGSTOP)
-        try:
-            time.sleep(3.0)
-            assert room(server) == [MAX_WAITING]
-        finally:
-            os.kill(stopped, signal.SIGCONT)
-        assert [variation.seed for variation in made.result(120)] == list(range(8))
-    wait_until(lambda: room(server) == [MAX_WAITING, MAX_WAITING], "an instance does not count any more")
 
 
 def test_one_instance_alone_hands_nothing_over(demo_server: TritonServer) -> None:
