@@ -30,11 +30,8 @@ class AsyncBalancedTransport:
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncAnswers:
         call = self._pool.begin(request)
         self._watch_if_needed()
-        try:
+        with call.ends_by_error():
             return _AsyncBalancedAnswers(call, call.transport.stream(request, timeout_s, request_id))
-        except BaseException:
-            call.end()
-            raise
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         with self._pool.call() as transport:
@@ -76,23 +73,17 @@ class AsyncBalancedTransport:
 
 
 class _AsyncBalancedAnswers:
-    """The answers of one server, which is told of as soon as they end."""
+    """The answers of one server. The call ends when they do."""
 
     def __init__(self, call: PoolCall[AsyncGrpcTransport], answers: AsyncAnswers) -> None:
         self._call = call
         self._answers = answers
 
     async def __anext__(self) -> Answer:
-        try:
+        with self._call.ends_by_error():
             return await self._answers.__anext__()
-        except FluxError as error:
-            self._call.end(error)
-            raise
-        except BaseException:
-            self._call.end()
-            raise
 
     def cancel(self) -> None:
-        # What the answers then raise is no failure of the server.
+        # What the answers raise afterwards is not a failure of the server.
         self._call.end()
         self._answers.cancel()

@@ -11,7 +11,6 @@ from flux_client.grpc_transport import GrpcTransport
 from flux_client.request import Request
 from flux_client.server_pool import LOAD, READING_TIMEOUT_S, TICK_S, PoolCall, ServerPool
 from flux_client.transport import Answer, Answers
-from flux_serving.errors import FluxError
 
 
 class BalancedTransport:
@@ -33,11 +32,8 @@ class BalancedTransport:
     def stream(self, request: Request, timeout_s: float, request_id: str) -> Answers:
         call = self._pool.begin(request)
         self._watch_if_needed()
-        try:
+        with call.ends_by_error():
             return _BalancedAnswers(call, call.transport.stream(request, timeout_s, request_id))
-        except BaseException:
-            call.end()
-            raise
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
         with self._pool.call() as transport:
@@ -75,23 +71,17 @@ def _watch(pool: ServerPool[GrpcTransport], closed: threading.Event) -> None:
 
 
 class _BalancedAnswers:
-    """The answers of one server, which is told of as soon as they end."""
+    """The answers of one server. The call ends when they do."""
 
     def __init__(self, call: PoolCall[GrpcTransport], answers: Answers) -> None:
         self._call = call
         self._answers = answers
 
     def __next__(self) -> Answer:
-        try:
+        with self._call.ends_by_error():
             return next(self._answers)
-        except FluxError as error:
-            self._call.end(error)
-            raise
-        except BaseException:
-            self._call.end()
-            raise
 
     def cancel(self) -> None:
-        # What the answers then raise is no failure of the server.
+        # What the answers raise afterwards is not a failure of the server.
         self._call.end()
         self._answers.cancel()

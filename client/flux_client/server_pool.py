@@ -14,15 +14,16 @@ from typing import Generic, TypeVar
 
 from flux_client.addresses import Addresses
 from flux_client.balancing import Balancer, Reading, Sent
+from flux_client.instance_load import load_request, read_instances
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_serving.contract.handed import JOBS, QUERY, ROOM, SECONDS_LEFT
 from flux_serving.contract.knobs import NUM_IMAGES, SEED
-from flux_serving.contract.models import CANNY_EDGES, FLUX_STATUS
+from flux_serving.contract.models import CANNY_EDGES
 from flux_serving.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,
+    GenerationFailed,
     NotConnected,
     Overloaded,
     Unreachable,
@@ -37,7 +38,8 @@ READING_TIMEOUT_S = 1.0
 #: Seconds between two resolutions of the names, and after a failure.
 RESOLVE_INTERVAL_S, RESOLVE_AFTER_FAILURE_S = 30.0, 2.0
 
-LOAD = Request(FLUX_STATUS.name, {QUERY.name: QUERY.array("load")[None]}, (SECONDS_LEFT.name, JOBS.name, ROOM.name))
+#: The request of a reading.
+LOAD = load_request()
 
 
 class PoolCall(Generic[_T]):
@@ -53,6 +55,15 @@ class PoolCall(Generic[_T]):
         sent, self._sent = self._sent, None
         if sent is not None:
             self._pool.ended(sent, error)
+
+    @contextmanager
+    def ends_by_error(self) -> Iterator[None]:
+        """A part of the call. Where it raises, which the end of a stream does too, the call ends."""
+        try:
+            yield
+        except BaseException as error:
+            self.end(error if isinstance(error, FluxError) else None)
+            raise
 
 
 class ServerPool(Generic[_T]):
@@ -82,21 +93,18 @@ class ServerPool(Generic[_T]):
 
     @contextmanager
     def call(self, request: Request | None = None) -> Iterator[_T]:
-        """The transport of one call, which may await. request: None asks whether a server is ready, which is done in
-        turn.
+        """The transport of one call, which may await.
+
+        request: None for a question whether a server is ready, which the servers get in turn.
         """
         if request is None:
             with self._lock:
                 call = self._opened(self._balancer.choose_in_turn(), 0)
         else:
             call = self.begin(request)
-        try:
+        with call.ends_by_error():
             yield call.transport
-        except FluxError as error:
-            call.end(error)
-            raise
-        finally:
-            call.end()
+        call.end()
 
     def ended(self, sent: Sent, error: FluxError | None) -> None:
         with self._lock:
@@ -199,6 +207,8 @@ def _jobs_of(request: Request) -> int:
 def _reading_of(answer: Answer) -> Reading | None:
     """None: the answer is not one of flux_status."""
     try:
-        return Reading.of_instances(*(answer[tensor.name].ravel().tolist() for tensor in (SECONDS_LEFT, JOBS, ROOM)))
-    except (KeyError, TypeError, ValueError):
+        instances = read_instances(answer)
+    except GenerationFailed:
         return None
+    loads = [(instance.seconds_left, instance.jobs, instance.room) for instance in instances]
+    return Reading.of_instances(*zip(*loads, strict=True)) if loads else Reading.of_instances((), (), ())

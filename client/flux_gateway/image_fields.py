@@ -21,7 +21,7 @@ _WHITESPACE = b" \t\r\n\v\f"
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 #: How a URL may write the characters of base64 that mean something else in it.
 _PERCENT_ENCODED = {b"%2B": b"+", b"%2b": b"+", b"%2F": b"/", b"%2f": b"/", b"%3D": b"=", b"%3d": b"="}
-#: First bytes of the formats that Triton's models decode: PNG, JPEG, WebP, GIF, BMP, TIFF.
+#: First bytes of each of `limits.PICTURE_FORMATS`.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II", b"MM")
 
 

@@ -25,11 +25,13 @@ Row = dict[str, Any]
 TITLE = "## Which instance gets a request"
 TEMPLATE = Path(__file__).with_name("instances.template.md")
 
+#: The two sites.
+MIXED, SMALL = "mixed sizes", "small images of four shapes"
 COUNTS = (2, 8, 64)
 #: In all, of each point.
 MOST_REQUESTS = 6_000
 LOADS = (0.5, 0.7, 0.8, 0.9, 0.95)
-#: Small images of four shapes, whose steps are mostly overhead: what is not shared is wasted.
+#: Small images, whose steps are mostly overhead, of four shapes, which cannot share a step with each other.
 SHAPES = Mix(sizes=tuple(((width, height), 0.25) for width in (64, 96) for height in (64, 96)), context_tokens=16 + 1)
 SMALL_SITE = Site(DEMO_CPU, SHAPES, CPU_LIMITS)
 SMALL_LOADS = (0.5, 1.0, 1.5, 2.0)
@@ -72,9 +74,9 @@ def instances(requests: int) -> Iterator[Row]:
     """requests: of each instance."""
     for count in COUNTS:
         for load in LOADS:
-            yield from _compared("mixed sizes", replace(H100, gpus=count), load, requests)
+            yield from _compared(MIXED, replace(H100, gpus=count), load, requests)
     for load in SMALL_LOADS:
-        yield from _compared("small images of four shapes", replace(SMALL_SITE, gpus=2), load, requests)
+        yield from _compared(SMALL, replace(SMALL_SITE, gpus=2), load, requests)
 
 
 def _compared(name: str, site: Site, load: float, requests: int) -> Iterator[Row]:
@@ -95,24 +97,22 @@ def run_route(site: Site, route: str, load: float, requests: int) -> Row:
 
 def section(rows: Sequence[Row]) -> str:
     """Its part of docs/scaling.md, from its title on."""
-    mixed = [row for row in rows if row["gpus"] != 2 or row["site"] == "mixed sizes"]
-    small = [row for row in rows if row["site"] != "mixed sizes"]
     return Template(TEMPLATE.read_text()).substitute(
         title=TITLE,
         requests=f"{MOST_REQUESTS:,}",
-        mixed=_compare(mixed, "GPUs", "gpus", (0.5, 0.8, 0.95)),
-        small=_compare(small, "GPUs", "gpus", SMALL_LOADS),
+        mixed=_compare([row for row in rows if row["site"] == MIXED], (0.5, 0.8, 0.95)),
+        small=_compare([row for row in rows if row["site"] == SMALL], SMALL_LOADS),
     )
 
 
-def _compare(rows: Sequence[Row], label: str, key: str, loads: Sequence[float]) -> str:
-    """Median and p99 latency, and p99 slowdown, of each route."""
+def _compare(rows: Sequence[Row], loads: Sequence[float]) -> str:
+    """Of each route: median and p99 latency, and the mean of latency divided by the time alone."""
     lines = []
-    for (value, load), group in groupby(rows, lambda row: (row[key], row["load"])):
+    for (gpus, load), group in groupby(rows, lambda row: (row["gpus"], row["load"])):
         if load in loads:
             cells = [f"{number(row['p50'])} / {number(row['p99'])} / {number(row['mean_slowdown'])}" for row in group]
-            lines.append([value, load, *cells])
-    return table([label, "load", *ROUTES, IDEAL], lines)
+            lines.append([gpus, load, *cells])
+    return table(["GPUs", "load", *ROUTES, IDEAL], lines)
 
 
 def draw_instances(rows: Sequence[Row], path: Path) -> None:
@@ -122,10 +122,9 @@ def draw_instances(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    panels = [(f"{count} GPUs, mixed sizes", "mixed sizes", count) for count in COUNTS]
-    panels.append(("2 GPUs, small images of four shapes", "small images of four shapes", 2))
+    panels = [*((MIXED, count) for count in COUNTS), (SMALL, 2)]
     figure, all_axes = plt.subplots(1, len(panels), figsize=(14, 3.8), layout="constrained")
-    for axes, (title, site, count) in zip(all_axes, panels, strict=True):
+    for axes, (site, count) in zip(all_axes, panels, strict=True):
         for route in (*ROUTES, IDEAL):
             found = [row for row in rows if (row["site"], row["gpus"], row["route"]) == (site, count, route)]
             axes.plot(
@@ -136,7 +135,7 @@ def draw_instances(rows: Sequence[Row], path: Path) -> None:
                 label=route,
                 linestyle="--" if route == IDEAL else "-",
             )
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axes.set_title(f"{count} GPUs, {site}", loc="left", fontsize=10, fontweight="bold")
         axes.set_xlabel("load")
         axes.grid(axis="y", color="#eceef0", zorder=0)
         axes.set_ylim(bottom=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -20,6 +20,7 @@ from flux_client import Cancelled, FluxClient, Progress, RetryPolicy, Variation
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
 from raw import CONTEXT, call_grpc, inputs_of, tensors_of
+from waiting import within
 
 pytestmark = pytest.mark.live
 
@@ -152,7 +153,7 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
                 triton.async_infer("flux_base", inputs, note, outputs=wanted, timeout=20_000_000)
 
         ask(2 * MAX_WAITING)
-        wait_until(lambda: room(server) == [0, 0], "there is room")
+        assert within(20, lambda: room(server) == [0, 0])
         assert answers.empty()
         ask(5)
         for _ in range(5):
@@ -196,17 +197,10 @@ def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
     for future in followed:
         assert future.result() == sorted(future.result())
         assert future.result()[-1] == 10
-    wait_until(lambda: not any(by_instance(server, "flux_jobs_running").values()), "cancelled work goes on")
+    assert within(20, lambda: not any(by_instance(server, "flux_jobs_running").values()))
 
 
 def test_one_instance_alone_hands_nothing_over(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         all_made(client, [{"num_inference_steps": 4, "seed": number} for number in range(6)])
     assert set(by_instance(demo_server, "flux_handed_over_total").values()) == {0.0}
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, what
-        time.sleep(0.1)

@@ -159,7 +159,10 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         if self.load is None:
             context.abort(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'flux_status' is not found")
         seconds_left, jobs, room = zip(*self.load, strict=True)
+        names = b"".join(struct.pack("<I", 1) + b"a" for _ in self.load)
         return infer_response(
+            INSTANCE=("BYTES", [1, len(self.load)], names),
+            DEVICE=("BYTES", [1, len(self.load)], names),
             SECONDS_LEFT=("FP32", [1, len(self.load)], np.array(seconds_left, np.float32).tobytes()),
             JOBS=("INT32", [1, len(self.load)], np.array(jobs, np.int32).tobytes()),
             ROOM=("INT32", [1, len(self.load)], np.array(room, np.int32).tobytes()),

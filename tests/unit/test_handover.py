@@ -21,6 +21,7 @@ from flux_serving.backend.tensor_message import pack_message, unpack_message  # 
 from flux_serving.contract.handed import OUTPUT_SEED, PIXELS  # noqa: E402
 from flux_serving.contract.tensors import Array  # noqa: E402
 from flux_serving.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Overloaded  # noqa: E402
+from waiting import within  # noqa: E402
 
 VALUES = {
     "CONTEXT": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -117,23 +118,27 @@ def test_an_error_comes_back_as_itself(
         handover(folder).run()
 
 
-def test_what_the_taker_fails_by_is_an_answer(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+def fail(reply: Reply) -> None:
+    raise RuntimeError("a fault")
+
+
+def answer_what_cannot_be_sent(reply: Reply) -> None:
+    reply.answer({PIXELS: np.array([object()], dtype=object)})
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [(fail, "unexpected RuntimeError"), (answer_what_cannot_be_sent, "unexpected TypeError")],
+)
+def test_a_failure_of_the_taker_is_answered(
+    folder: ServerFolder, served: Callable[[Take], object], act: Callable[[Reply], None], expected: str
+) -> None:
     def take(reply: Reply, values: Mapping[str, Array]) -> None:
         reply.accepted()
-        raise RuntimeError("a fault")
+        act(reply)
 
     served(take)
-    with pytest.raises(GenerationFailed, match="unexpected RuntimeError"):
-        handover(folder).run()
-
-
-def test_outputs_that_cannot_be_sent_are_an_error(folder: ServerFolder, served: Callable[[Take], object]) -> None:
-    def take(reply: Reply, values: Mapping[str, Array]) -> None:
-        reply.accepted()
-        reply.answer({PIXELS: np.array([object()], dtype=object)})
-
-    served(take)
-    with pytest.raises(GenerationFailed, match="unexpected TypeError"):
+    with pytest.raises(GenerationFailed, match=expected):
         handover(folder).run()
 
 
@@ -232,11 +237,6 @@ def test_a_caller_that_gives_up_ends_the_work(folder: ServerFolder, served: Call
     given.cancel()
     running.join(5)
     assert not running.is_alive()
-    deadline = threading.Event()
-    for _ in range(100):
-        if not replies[0].is_awaited():
-            break
-        deadline.wait(0.05)
-    assert not replies[0].is_awaited()
+    assert within(5, lambda: not replies[0].is_awaited())
     # Its answer reaches nobody, and harms nobody.
     replies[0].answer({PIXELS: np.zeros((1, 2, 2, 3), np.uint8)})

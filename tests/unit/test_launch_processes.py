@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,6 +22,7 @@ from flux_serving.launch.guardian import Guardian
 from flux_serving.launch.processes import exit_reason, free_ports
 from flux_serving.launch.state import RESTART_S, LauncherState, StateFile, running_launchers
 from flux_serving.launch.urls import fetch, loopback_of
+from waiting import within
 
 #: Leads a group, prints the ids of two children, and lives on when they end.
 GROUP = """
@@ -38,15 +39,6 @@ child = "from flux_serving.backend.parent import end_with_parent; import time; e
 print(subprocess.Popen([sys.executable, "-c", child + "; time.sleep(600)"]).pid, flush=True)
 time.sleep(600)
 """
-
-
-def within(seconds: float, condition: Callable[[], object]) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture

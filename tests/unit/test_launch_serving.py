@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from flux_serving.launch.serving import Serving
 from flux_serving.launch.supervisor import NEVER, RestartPolicy, State, supervise
 from stand_in_triton import StandInTriton
 from stub_checkpoints import stub_checkpoints
+from waiting import within
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds in which processes start on a busy machine.
@@ -56,15 +56,6 @@ class Launcher:
 
     def serving(self, make_gateway: Callable[[], Gateway] | None = None) -> Serving:
         return Serving(self.options, make_gateway, self._policy, self.log.append)
-
-
-def within(seconds: float, condition: Callable[[], object]) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_a_server_with_all_processes_of_its_models_is_ready(triton: StandInTriton, options: ServerOptions) -> None:

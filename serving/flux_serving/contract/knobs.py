@@ -11,7 +11,7 @@ IMAGE = Tensor(
     "IMAGE",
     DType.BYTES,
     (-1,),
-    "Encoded pictures (PNG, JPEG, WebP, GIF, BMP, TIFF), or the same as base64 or a data URL",
+    f"Encoded pictures ({', '.join(limits.PICTURE_FORMATS)}), or the same as base64 or a data URL",
     unit="bytes",
     max_length=limits.MAX_PICTURES,
 )

@@ -89,6 +89,8 @@ DEFAULT_PREVIEW_METHOD = "latent2rgb"
 
 #: Formats that `image_encode` writes; each may carry BASE64_SUFFIX.
 FORMATS = ("png", "jpeg", "webp")
+#: Of the pictures that are decoded.
+PICTURE_FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF")
 BASE64_SUFFIX = ";base64"
 
 #: How several pictures become one condition: all of their tokens, or diffusers' weighted sum of them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -36,22 +37,18 @@ MAX_CPU_INSTANCES = 64
 MAX_EXIT_TIMEOUT_S = 86400
 
 
-def port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port, expected 1..65535")
-    return int(text)
+def up_to(most: int, unit: str = "") -> Callable[[str], int]:
+    """Reads an integer from 1 to `most`, for argparse."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{most}{unit}")
+        return int(text)
+
+    return read
 
 
-def instance_count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_CPU_INSTANCES:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{MAX_CPU_INSTANCES}")
-    return int(text)
-
-
-def exit_timeout(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_EXIT_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{MAX_EXIT_TIMEOUT_S} seconds")
-    return int(text)
+port = up_to(65535)
 
 
 def read_options() -> argparse.Namespace:
@@ -66,7 +63,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=gpu_list, help="with --profile gpu; default: 7,8")
     parser.add_argument(
         "--cpu-instances",
-        type=instance_count,
+        type=up_to(MAX_CPU_INSTANCES),
         metavar="NUMBER",
         help="instances of flux_base, each with its own copy of the weights, with --profile cpu; default: 1",
     )
@@ -92,7 +89,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--exit-timeout",
-        type=exit_timeout,
+        type=up_to(MAX_EXIT_TIMEOUT_S, " seconds"),
         default=30,
         metavar="SECONDS",
         help="that running requests have at SIGTERM before they are lost; default: 30",

@@ -51,12 +51,9 @@ def read_lora_file(content: bytes) -> LoraFile:
     """Read a safetensors file in any of the formats that diffusers converts for FLUX.
 
     Raises InvalidRequest, without the file's name: it cannot be read or has keys that diffusers would leave out.
-    Raises MemoryError.
     """
     try:
         raw, header = _read_safetensors(content)
-    except MemoryError:
-        raise
     except Exception as error:
         raise InvalidRequest(f"cannot be read: {_in_words(error)}") from error
     _check(raw)
@@ -65,8 +62,6 @@ def read_lora_file(content: bytes) -> LoraFile:
         raise InvalidRequest("changes no layer: it has no LoRA weights of the transformer")
     try:
         converted, alphas, metadata = _convert(raw, header)
-    except MemoryError:
-        raise
     except Exception as error:
         raise InvalidRequest(f"cannot be read: {_in_words(error)}") from error
     if alphas and metadata is not None:
@@ -157,4 +152,6 @@ def _listed(keys: list[str]) -> str:
 
 
 def _in_words(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "too large for the memory that is free"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -37,7 +37,7 @@ from flux_serving.stages.picture_files import (
 )
 
 #: What can be decoded, in words.
-FORMATS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+_FORMATS = " or ".join((", ".join(limits.PICTURE_FORMATS[:-1]), limits.PICTURE_FORMATS[-1]))
 
 
 class _MeteredFile(io.BytesIO):
@@ -129,7 +129,7 @@ def decode_picture(
     behind: str = "white",
     max_work: float = float("inf"),
 ) -> Image.Image:
-    """The first frame of a PNG, JPEG, WebP, GIF, BMP or TIFF, upright. behind: the colour where it is transparent.
+    """The first frame of a picture, upright. behind: the colour where it is transparent.
 
     encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
     max_work: in pixels, a progressive JPEG's multiplied as `PictureFile.work_factor` says.
@@ -219,7 +219,7 @@ def _check_bytes(count: int, allowed: int) -> None:
 
 
 def _not_a_picture(content: bytes) -> InvalidRequest:
-    return InvalidRequest(f"not a picture: starts with {_quoted(content)}; expected {FORMATS}")
+    return InvalidRequest(f"not a picture: starts with {_quoted(content)}; expected {_FORMATS}")
 
 
 def _quoted(content: bytes) -> str:
