@@ -9,7 +9,7 @@ from flux_serving.errors import NotConnected
 
 
 class Addresses:
-    """Resolves names again and again: behind the name of a headless Service, addresses come and go."""
+    """Resolves names repeatedly, because the addresses behind a headless Service change."""
 
     def __init__(self, servers: list[str]) -> None:
         """servers: host:port each."""
@@ -20,14 +20,14 @@ class Addresses:
         return not all(is_fixed(server) for server in self._found)
 
     def label(self, address: str) -> str:
-        """The address as messages name it: with the name that it was found for."""
+        """The address as it appears in messages, with the name that resolved to it."""
         for server, found in self._found.items():
             if address in found and address != server:
                 return f"{server} ({address})"
         return address
 
     def first(self) -> list[str]:
-        """Where to begin. A single name is left to gRPC, so that this does not wait for it.
+        """The addresses to start with. A single name is left to gRPC to resolve, so that the caller does not wait.
 
         Raises NotConnected: no name of several resolves.
         """
@@ -54,7 +54,7 @@ class Addresses:
 
 
 def is_fixed(server: str) -> bool:
-    """Whether host:port always means the same: an IP address."""
+    """Whether the host is an IP address, which is not resolved."""
     host = server.rpartition(":")[0].strip("[]")
     try:
         ipaddress.ip_address(host)

@@ -1,4 +1,4 @@
-"""`balanced_transport` with an await."""
+"""The asynchronous version of `balanced_transport`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class AsyncBalancedTransport:
             self._watch = asyncio.get_running_loop().create_task(self._read_again_and_again())
 
     async def _read_again_and_again(self) -> None:
-        """Until the pool is not in use."""
+        """Runs until the pool is no longer in use."""
         while not self._pool.watch_ends():
             for server, transport in self._pool.readings_due():
                 reading = asyncio.create_task(self._read(server, transport))

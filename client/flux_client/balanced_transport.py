@@ -1,4 +1,4 @@
-"""Several Tritons over gRPC, of which each request goes to one by its load."""
+"""Several Triton servers over gRPC. Each request goes to a server with little work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BalancedTransport:
         self._pool = ServerPool(addresses, lambda address: GrpcTransport(address, addresses.label(address)))
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
-        # While Python exits, no reading may begin.
+        # No reading may start while Python exits.
         weakref.finalize(self, self._closed.set)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
@@ -60,7 +60,7 @@ class BalancedTransport:
 
 
 def _watch(pool: ServerPool[GrpcTransport], closed: threading.Event) -> None:
-    """Until the pool is not in use, or closed."""
+    """Runs until the pool is closed or no longer in use."""
     while not closed.is_set() and not pool.watch_ends():
         for server, transport in pool.readings_due():
             transport.infer_later(LOAD, READING_TIMEOUT_S, partial(pool.took, server))

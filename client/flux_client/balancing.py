@@ -1,8 +1,8 @@
-"""Which of several servers gets the next request: the policy alone, without connections, threads and sleeping.
+"""Chooses the server for the next request. This is only the policy; it opens no connections and starts no threads.
 
-Power of two choices: of two random servers the one with less work gets the request. A server's work is what it last
-reported, less the time since then, plus the requests that this client has sent it since then. Where it is unknown, the
-two are taken in turn.
+The policy is power of two choices: the request goes to the less loaded of two random servers. A server's load is what
+it last reported, minus the time since then, plus the requests that this client has sent to it since then. If the load
+of one of the two is unknown, they take turns.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 #: Seconds between two readings of one server.
 READING_INTERVAL_S = 1.0
-#: Seconds after the last choice during which servers are read.
+#: Servers are read until so many seconds after the last choice.
 IN_USE_S = 30.0
-#: Seconds after which a reading says nothing.
+#: Seconds after which a reading is too old to use.
 READING_LIFE_S = 5.0
-#: Seconds before a server without readings, because it is an older version, is asked for one again.
+#: Seconds until a server that does not support readings, such as an older version, is asked again.
 UNSUPPORTED_S = 60.0
 #: Seconds for which a server that refused a request is left out.
 REFUSED_S = 0.25
-#: Seconds for which a server that failed is left out: at first, and at most. Each failure doubles them.
+#: Seconds for which a server that failed is left out: the first value and the largest. Each failure doubles it.
 FIRST_FAILURE_S, MAX_FAILURE_S = 0.5, 8.0
-#: Seconds of one image until a reading tells.
+#: Assumed seconds for one image before the first reading.
 FALLBACK_JOB_S = 1.0
 #: Weight of the newest reading in the mean seconds of an image.
 _NEWEST = 0.3
@@ -76,13 +76,13 @@ class _Server:
     #: Mean seconds of an image; 0: not known.
     job_s: float = 0.0
     supports_readings: bool = True
-    #: It is left out until then.
+    #: The server is left out until this time.
     out_until_s: float = float("-inf")
-    #: It is left out until it gives a reading.
+    #: Whether the server is left out until it gives a reading.
     must_report: bool = False
     failed_s: float = float("-inf")
     failures: int = 0
-    #: Number of the choice that last took it.
+    #: Number of the last choice that selected this server.
     turn: int = 0
 
 
@@ -98,7 +98,7 @@ class Balancer:
         self._servers: dict[str, _Server] = {}
         self._turn = 0
         self._used_s = float("-inf")
-        #: Mean seconds of an image over all servers, for those that have not told theirs.
+        #: Mean seconds of an image over all servers, used for servers that have not reported theirs.
         self._job_s = 0.0
         self.update(servers)
 
@@ -124,7 +124,7 @@ class Balancer:
         return self._take(self._by_load(self._able(now), now))
 
     def choose_in_turn(self) -> str:
-        """A server to ask whether it is ready: one with less work is not more so."""
+        """The server for the next readiness check. Load does not matter for that."""
         now = self._used_s = self._clock()
         return self._take(min(self._able(now), key=_turn))
 
@@ -136,7 +136,7 @@ class Balancer:
         return Sent(server, self._clock(), jobs)
 
     def ended(self, sent: Sent, succeeded: bool = True) -> None:
-        """succeeded: it was answered, though it may have been refused as invalid."""
+        """succeeded: the server answered; a refusal of an invalid request counts as an answer."""
         server = self._servers.get(sent.server)
         if server is None:
             return
@@ -156,7 +156,7 @@ class Balancer:
             return
         server.failed_s = self._clock()
         if server.failed_s < server.out_until_s and server.failures:
-            return  # One failure breaks many requests.
+            return  # One failure of a server breaks many requests at once.
         server.failures += 1
         server.out_until_s = server.failed_s + min(FIRST_FAILURE_S * 2 ** (server.failures - 1), MAX_FAILURE_S)
         server.must_report = server.supports_readings
@@ -169,7 +169,7 @@ class Balancer:
             server.out_until_s = max(server.out_until_s, server.failed_s + REFUSED_S)
 
     def wants_reading(self, name: str) -> bool:
-        """Whether to read this server now; if so, it is noted as asked.
+        """Whether to read this server now. If it returns True, the caller must read it.
 
         False while the client is not in use, where there is no choice, and for a server that has just been asked.
         """
@@ -182,7 +182,7 @@ class Balancer:
         return True
 
     def reported(self, name: str, reading: Reading) -> None:
-        """What the server answered to the reading that `wants_reading` asked for last."""
+        """Record the answer to the latest reading that `wants_reading` allowed."""
         server = self._servers.get(name)
         # A reading from before a failure does not say that the server is back.
         if server is None or (server.must_report and server.asked_s <= server.failed_s):
@@ -200,7 +200,7 @@ class Balancer:
             server.next_s = self._clock() + UNSUPPORTED_S
 
     def _able(self, now: float) -> list[_Server]:
-        """Servers that are not left out; where all are, the one that failed first."""
+        """Servers that are not left out, or if all are, the one that failed first."""
         servers = self._servers.values()
         able = [server for server in servers if not server.must_report and now >= server.out_until_s]
         return able or [min(servers, key=lambda server: (server.must_report, server.failed_s, server.turn))]

@@ -227,9 +227,9 @@ class FluxClient:
         return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
 
     def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
-        """The work that each living instance of `flux_base` has left, by name; none where the server does not tell.
+        """The work that each living instance of `flux_base` has left, by name.
 
-        One look, not repeated; with several servers at one of them.
+        Empty if the server does not report it. Asks once; of several servers, one of them.
 
         Raises Unreachable, DeadlineExceeded: the server does not answer, twice within timeout_s seconds.
         """

@@ -76,7 +76,7 @@ def answer(request: Request) -> Answer:
 
 
 def status_answer(request: Request) -> Answer:
-    """What flux_status would answer: one instance, on the CPU, with nothing to do. Raises as `answer`."""
+    """The answer of flux_status: one idle instance on the CPU. Raises as `answer`."""
     _checked(request, FLUX_STATUS.inputs)
     told = {INSTANCE: b"flux_base_0_0", DEVICE: b"cpu", SECONDS_LEFT: 0.0, JOBS: 0, ROOM: _ROOM}
     return _asked_for(request, {tensor.name: tensor.array(value)[np.newaxis] for tensor, value in told.items()})

@@ -27,7 +27,7 @@ _CHANNEL_OPTIONS = [
     # gRPC's own limit is 4 MiB, less than one picture.
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # Of a name with several addresses all are used, until `balanced_transport` knows them.
+    # All addresses of a name are used until `balanced_transport` has resolved it.
     ("grpc.lb_policy_name", "round_robin"),
     # Left alone, gRPC waits up to two minutes before it looks again for a server that was away.
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -93,7 +93,7 @@ class GrpcTransport:
             return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
 
     def cancel_streams(self) -> None:
-        """Cancel what still streams; does not wait for it."""
+        """Cancel all running streams without waiting for them."""
         for call in list(self._calls):
             call.cancel()
 

@@ -1,4 +1,4 @@
-"""How much work each instance of the server's engine has left, as flux_status answers."""
+"""The work that each instance of `flux_base` has left, as the model flux_status reports it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_request() -> Request:
 
 
 def read_instances(answer: Answer) -> list[InstanceLoad]:
-    """Outputs of flux_status, of shape [1, n], to n instances. Raises GenerationFailed: they do not fit together."""
+    """Outputs of flux_status, of shape [1, n], to n instances. Raises GenerationFailed: they differ in length."""
     try:
         columns = [answer[name].ravel().tolist() for name in _OUTPUTS]
         rows = list(zip(*columns, strict=True))

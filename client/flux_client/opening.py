@@ -71,5 +71,5 @@ def _servers(protocol: str, url: str | None) -> list[str]:
 
 
 def _is_one_address(servers: list[str]) -> bool:
-    """A name may stand for several, now or later; this machine's does not."""
+    """Whether there is only one address. A name other than `localhost` may have several, now or later."""
     return len(servers) == 1 and (is_fixed(servers[0]) or servers[0].startswith("localhost:"))

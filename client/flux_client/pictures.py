@@ -76,7 +76,7 @@ def _is_single(value: object) -> bool:
 def _read(path: Path) -> bytes:
     """No more than is allowed: a wrong path may name something enormous, or a device without an end.
 
-    Raises InvalidRequest: a pipe or a device, which could wait without an end.
+    Raises InvalidRequest: a pipe or a device, which may block forever.
     """
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

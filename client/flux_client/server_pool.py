@@ -1,4 +1,4 @@
-"""Several servers, of which each call gets one: the policy, a transport for each address, and what is known of them.
+"""A pool of servers: chooses one for each call, and keeps a transport for each address.
 
 Shared by the synchronous and the asynchronous transport, which read the servers' work and close the transports.
 """
@@ -31,11 +31,11 @@ from flux_serving.errors import (
 
 _T = TypeVar("_T")
 
-#: Seconds between two looks at what is to be read or resolved.
+#: Seconds between two checks for due readings and resolutions.
 TICK_S = 0.1
 #: Seconds that a reading may take.
 READING_TIMEOUT_S = 1.0
-#: Seconds between two resolutions of the names, and after a failure.
+#: Seconds until names are resolved again: usually, and after a failure.
 RESOLVE_INTERVAL_S, RESOLVE_AFTER_FAILURE_S = 30.0, 2.0
 
 #: The request of a reading.
@@ -51,14 +51,14 @@ class PoolCall(Generic[_T]):
         self._sent: Sent | None = sent
 
     def end(self, error: FluxError | None = None) -> None:
-        """Only the first time counts. error: what the server, or the way to it, answered."""
+        """Only the first call counts. error: the error that ended the call, from the server or from the connection."""
         sent, self._sent = self._sent, None
         if sent is not None:
             self._pool.ended(sent, error)
 
     @contextmanager
     def ends_by_error(self) -> Iterator[None]:
-        """A part of the call. Where it raises, which the end of a stream does too, the call ends."""
+        """Ends the call if the block raises, as it does at the end of a stream."""
         try:
             yield
         except BaseException as error:
@@ -83,11 +83,11 @@ class ServerPool(Generic[_T]):
         self._open: dict[str, int] = {}
         self._is_watched = False
         self._resolver: threading.Thread | None = None
-        #: A single name was not resolved yet.
+        #: When to resolve next. A single name has not been resolved yet.
         self._resolve_s = float("-inf") if len(self._balancer.servers) == 1 else self._next_resolution()
 
     def begin(self, request: Request) -> PoolCall[_T]:
-        """The caller ends it."""
+        """The caller must call `end`."""
         with self._lock:
             return self._opened(self._balancer.choose(), _jobs_of(request))
 
@@ -116,7 +116,7 @@ class ServerPool(Generic[_T]):
             self._balancer.ended(sent, not isinstance(error, (Unreachable, DeadlineExceeded)))
 
     def needs_watch(self) -> bool:
-        """Whether somebody must begin to call `readings_due`, who does so until `watch_ends`."""
+        """Whether the caller must start a watch, which calls `readings_due` until `watch_ends`."""
         with self._lock:
             begins = not self._is_watched
             self._is_watched = True
@@ -139,13 +139,13 @@ class ServerPool(Generic[_T]):
             if isinstance(outcome, (Unreachable, DeadlineExceeded, Overloaded, Cancelled)):
                 self._failed(server)
             elif isinstance(outcome, FluxError) or (reading := _reading_of(outcome)) is None:
-                # An older version does not have the model.
+                # An older server version does not have the model.
                 self._balancer.unsupported(server)
             else:
                 self._balancer.reported(server, reading)
 
     def resolve_if_due(self) -> None:
-        """Resolves the names in a thread: a name server may take many seconds."""
+        """Resolve the names in a thread, because a name server may take many seconds."""
         with self._lock:
             is_resolving = self._resolver is not None and self._resolver.is_alive()
             if is_resolving or not self._addresses.may_change or time.monotonic() < self._resolve_s:
@@ -196,7 +196,7 @@ class ServerPool(Generic[_T]):
 
 
 def _jobs_of(request: Request) -> int:
-    """Images that it makes: as many as there are seeds, unless it says so."""
+    """Number of images: NUM_IMAGES, or the number of seeds."""
     if request.model == CANNY_EDGES.name:
         return 0
     if NUM_IMAGES.name in request.inputs:

@@ -67,7 +67,7 @@ def bounded_protocol(
                 self.loop.call_later(_DRAIN_PAUSE_S, self.flow.resume_reading)
 
         def send_400_response(self, msg: str) -> None:
-            """uvicorn's; where an answer has begun already, the connection is closed without another."""
+            """Overrides uvicorn's: if a response has already started, only close the connection."""
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 super().send_400_response(msg)
             else:

@@ -1,4 +1,4 @@
-"""A negative prompt and its scale, which go together."""
+"""The negative prompt and its true CFG scale, which are valid only together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flux_gateway.refusals import Refusal
 
 
 def negative_knobs(prompt: str | None, scale: float | None) -> dict[str, Any]:
-    """Returns what is sent of them; an empty prompt without a scale counts as none.
+    """The arguments to send. An empty prompt without a scale is treated as absent.
 
     Raises Refusal: 422, a scale other than 1 without a prompt. Triton refuses a prompt without a scale.
     """

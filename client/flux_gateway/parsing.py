@@ -93,7 +93,7 @@ async def multipart_items(
         if isinstance(value, UploadFile):
             content = await value.read()
             await value.close()
-            # A browser sends one without a name for a file that was not chosen.
+            # For a file field without a selection, a browser sends an empty file without a name.
             if value.filename and not content:
                 raise Refusal(422, f"{name[:80]}: the file is empty", name[:80])
             items.append((name, content))

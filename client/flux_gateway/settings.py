@@ -21,9 +21,9 @@ from flux_serving.settings import LORA_VARIABLE, shown
 PREFIX = "FLUX_GATEWAY_"
 #: OpenTelemetry's own.
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-#: The largest bytes and pixels, and the largest of other numbers, that a setting may have.
+#: Upper bounds of settings: bytes and pixels, and other numbers.
 _MOST_BYTES, _MOST = 2**50, 1_000_000
-#: A name of the Host header, or with a dot before it all names below it.
+#: A host name, or a dot and a domain for all of its subdomains.
 _HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -101,7 +101,7 @@ class Settings:
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
         }
         if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given and Path(folder).expanduser().is_dir():
-            # Where it is no folder, it is one of Triton's machine.
+            # Otherwise the path belongs to the machine that Triton runs on.
             given["loras"] = folder
         if endpoint := environment.get(ENDPOINT_VARIABLE):
             given.setdefault("traces_url", f"{endpoint.rstrip('/')}/v1/traces")

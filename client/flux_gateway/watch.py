@@ -27,8 +27,8 @@ class Watch:
     """State of the model server.
 
     modes: those that are served now. reason: why there are none. native_side: pixels of a side of the image that a
-    request without a size gets; FLUX.1's until the server has been asked. instances: the work of each, none where the
-    server does not tell; with several servers, of one of them.
+    request without a size gets; FLUX.1's until the server has been asked. instances: the work of each instance, empty
+    if the server does not report it; with several servers, of one of them.
     """
 
     def __init__(self, client: AsyncFluxClient) -> None:

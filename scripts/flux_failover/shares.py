@@ -1,4 +1,4 @@
-"""How the client shares requests between servers while one of them is busy, full, stopped, draining or gone."""
+"""Measures how the client shares requests while one of the servers is busy, full, stopped, draining or gone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_client import FAIL_OVER, FluxClient
 from flux_failover.load import Load
 from flux_failover.replica import Replica
 
-#: Seconds of load in each situation, before which the client has read the servers' load.
+#: Seconds of load in each situation, and seconds before that in which the client reads the load of the servers.
 LOAD_S, READ_S = 6.0, 2.0
 _LONG = {"height": 256, "width": 256, "num_inference_steps": 100, "num_images": 8}
 
@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
 @contextmanager
 def _long_jobs(replica: Replica, picture: bytes, images: int) -> Iterator[None]:
-    """So many images, in streams sent past the client."""
+    """Keep the server busy with this number of images, sent directly to it."""
     with FluxClient(replica.grpc_url) as client, ExitStack() as streams:
         for seed in range(images // 8):
             streams.enter_context(client.stream(picture, seed=seed, timeout_s=600, **_LONG))
@@ -87,7 +87,7 @@ SITUATIONS: dict[str, Situation] = {
 
 
 def shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> Iterator[Share]:
-    """replicas: started; the first is the one that things happen to."""
+    """replicas: running servers. Each situation applies to the first one."""
     url = ",".join(replica.grpc_url for replica in replicas)
     others = replicas[1:]
     for name, situation in SITUATIONS.items():

@@ -1,4 +1,4 @@
-"""Which instance gets a request, by the very code that serves: a section of docs/scaling.md, with its picture."""
+"""Simulates the choice of an instance with the code that serves: a section of docs/scaling.md, with its picture."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).with_name("instances.template.md")
 #: The two sites.
 MIXED, SMALL = "mixed sizes", "small images of four shapes"
 COUNTS = (2, 8, 64)
-#: In all, of each point.
+#: Requests of each point, at most.
 MOST_REQUESTS = 6_000
 LOADS = (0.5, 0.7, 0.8, 0.9, 0.95)
 #: Small images, whose steps are mostly overhead, of four shapes, which cannot share a step with each other.
@@ -45,13 +45,13 @@ def at_random() -> Route:
 
 
 def least_work(gpus: Sequence[Any], request: Request) -> int:
-    """The fewest tokens at each step that is left."""
+    """The GPU with the fewest tokens summed over all steps that are left."""
     work = [sum(job.tokens * job.steps for job in gpu.backlog.jobs) for gpu in gpus]
     return work.index(min(work))
 
 
 def placed(limits: Limits) -> Route:
-    """As the instances of one server do it: whichever gets the request in turn decides."""
+    """As in a server: the instance whose turn it is decides."""
     turn = round_robin()
 
     def route(gpus: Sequence[Any], request: Request) -> int:
@@ -71,7 +71,7 @@ ROUTES: dict[str, Callable[[Limits], Route]] = {
 
 
 def instances(requests: int) -> Iterator[Row]:
-    """requests: of each instance."""
+    """requests: for each instance."""
     for count in COUNTS:
         for load in LOADS:
             yield from _compared(MIXED, replace(H100, gpus=count), load, requests)
@@ -96,7 +96,7 @@ def run_route(site: Site, route: str, load: float, requests: int) -> Row:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """Its part of docs/scaling.md, from its title on."""
+    """The section of docs/scaling.md, including its title."""
     return Template(TEMPLATE.read_text()).substitute(
         title=TITLE,
         requests=f"{MOST_REQUESTS:,}",

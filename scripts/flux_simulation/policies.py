@@ -120,7 +120,7 @@ class Steps:
     name = "steps"
 
     def __init__(self, machine: Machine, limits: Limits, scheduler: Scheduler | None = None) -> None:
-        """scheduler: one that several share; by default one of its own."""
+        """scheduler: to share between several GPUs; by default each GPU has its own."""
         self._machine = machine
         self._limits = limits
         self._row_seconds: dict[Kind, float] = {}
@@ -132,7 +132,7 @@ class Steps:
 
     @property
     def backlog(self) -> Backlog:
-        """What an instance tells the others of its work."""
+        """The work of this instance, as it publishes it to the others."""
         load = self._scheduler.load
         return Backlog(load.jobs, self._costs.latest, load.room)
 
@@ -173,8 +173,8 @@ class Steps:
 
 
 class OneQueue(Scheduler):
-    """One queue for several GPUs, each of which takes jobs for its next step that no other runs: the ideal, in which
-    jobs move between GPUs at every step at no cost.
+    """One queue for several GPUs: the ideal case. At every step a GPU takes jobs that no other GPU is running, so jobs
+    move between GPUs at no cost.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -1,4 +1,4 @@
-"""Which instance a request goes to: by what it costs there, and by how much it delays others."""
+"""Placement: the instance for a request, by its cost there and by the delay of other jobs."""
 
 from __future__ import annotations
 

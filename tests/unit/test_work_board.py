@@ -1,4 +1,4 @@
-"""The files in which instances tell of their work."""
+"""The files in which instances publish their work."""
 
 from __future__ import annotations
 

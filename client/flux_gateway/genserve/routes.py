@@ -20,7 +20,7 @@ from flux_gateway.refusals import Refusal, documented
 from flux_serving.settings import shown
 
 NAME = "flux-triton"
-#: `gpu_id` where the image does not say on which device it was made, or where there is no image.
+#: `gpu_id` if there is no image, or if its metadata does not name the device.
 UNKNOWN_GPU = "triton"
 #: Of an adapter's file.
 LORA_SUFFIX = ".safetensors"
@@ -118,7 +118,7 @@ def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
 
 
 def gpu_of(variation: Variation) -> str:
-    """The device that made the image, such as `cuda:7` or `cpu`, as its recipe tells."""
+    """The device in the recipe of the image, such as `cuda:7` or `cpu`."""
     device = (variation.recipe or {}).get("device")
     return device if isinstance(device, str) and device else UNKNOWN_GPU
 

@@ -148,7 +148,7 @@ class FluxBaseModel:
                 refuse_surely(reply, error)
 
     def _planned_jobs(self, values: Mapping[str, Array]) -> list[JobLeft]:
-        """The images of a request, as placement sees them; none where it needs no step.
+        """The jobs of a request, as placement needs them; empty if the request takes no step.
 
         Raises InvalidRequest: the request breaks the contract.
         """

@@ -1,11 +1,11 @@
-"""Handing a request of `flux_base` from one instance to another: through a Unix socket for each request.
+"""Hands a request of `flux_base` over to another instance. Each request has its own connection of a Unix socket.
 
     caller    the request's tensors            ->
     taker                                      <-  "accepted", once its images have found room
     taker                                      <-  the answer: outputs, or an error
     caller    closes the connection            ->
 
-Either side learns by the connection's end that the other one is gone.
+Each side detects by the end of the connection that the other one is gone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "calls-"
 _LENGTH = struct.Struct("<Q")
-#: Seconds between two looks at whether a taker that sends nothing is alive.
+#: Seconds between two checks whether a taker that sends nothing is alive.
 _LOOK_S = 1.0
 #: Seconds without a sign of life after which a taker is given up: before it has accepted the request, and after.
 _HESITATES_S, _GONE_S = 2.0, 30.0
@@ -39,7 +39,7 @@ _OUTPUTS = {tensor.name: tensor for tensor in FLUX_BASE.outputs}
 
 
 class NotTaken(Exception):
-    """The other instance did not accept the request, of which nothing was done."""
+    """The other instance did not accept the request and has not worked on it."""
 
 
 class HandoverServer:
@@ -48,12 +48,12 @@ class HandoverServer:
     def __init__(
         self, folder: ServerFolder, instance: str, take: Callable[[Reply, Mapping[str, Array]], object]
     ) -> None:
-        """take: begins the work and returns; it does not raise. Raises OSError: no socket can be made."""
+        """take: starts the work and returns; it must not raise. Raises OSError: no socket can be made."""
         self._take = take
         self._path = folder.path / f"{_PREFIX}{instance}"
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # A process of the same name that was killed has left it.
+            # A killed process of the same name leaves its socket behind.
             self._path.unlink(missing_ok=True)
             with folder.opened() as opened:
                 self._listening.bind(f"{opened}/{self._path.name}")
@@ -64,7 +64,7 @@ class HandoverServer:
         threading.Thread(target=self._accept, name="handover", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more. What was taken is answered by whoever works on it."""
+        """Accept no further requests. Requests that were accepted are still answered."""
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
@@ -84,7 +84,7 @@ class HandoverServer:
                 connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
-        """One request, until its caller closes the connection."""
+        """Handle one request until its caller closes the connection."""
         try:
             values, about = unpack_message(_receive(connection))
             reply = HandoverReply(connection, about)
@@ -140,7 +140,7 @@ class HandoverReply:
         try:
             _send(self._connection, message)
         except BaseException as error:
-            # Half a message is none: the caller learns that nothing more will come.
+            # After an incomplete message the caller must not wait for more.
             self._hang_up()
             if not isinstance(error, OSError):
                 raise
@@ -162,8 +162,9 @@ class Handover:
         values: Mapping[str, Array],
         is_alive: Callable[[str, float], bool],
     ) -> None:
-        """instance: that is to take it. values: the request's tensors, which are copied. is_alive: whether an instance
-        has given a sign of life in the last so many seconds.
+        """instance: that should take the request. values: the request's tensors, which are copied.
+
+        is_alive: whether an instance has given a sign of life in the last so many seconds.
         """
         about = {"request_id": reply.request_id, "wanted": sorted(reply.wanted), "timeout_us": reply.timeout_us}
         #: Kept until the other instance has accepted the request.

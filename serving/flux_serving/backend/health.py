@@ -48,7 +48,7 @@ class ProcessHealth:
 
     @property
     def reason(self) -> str | None:
-        """Why the process ends; None: it does not."""
+        """Why the process is about to end, or None."""
         return self._reason
 
     def is_ready(self) -> bool:

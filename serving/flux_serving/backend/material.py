@@ -83,9 +83,9 @@ def _of_shape(tensor: Tensor, values: Mapping[str, Array], shape: tuple[int, ...
 
 
 def planned_jobs(parameters: SamplingParameters, values: Mapping[str, Array], token_side: int) -> list[JobLeft]:
-    """What the images of a request will cost, before its material is read. token_side: pixels of an image token.
+    """The jobs of a request, estimated before its material is read. token_side: pixels of an image token.
 
-    values: without placeholders. None where the request needs no step. With START_SIGMA it may be fewer steps.
+    values: without placeholders. Empty if the request takes no step. With START_SIGMA there may be fewer steps.
     """
     if parameters.is_unchanged:
         return []
@@ -98,6 +98,6 @@ def planned_jobs(parameters: SamplingParameters, values: Mapping[str, Array], to
 
 
 def group_hash(parameters: SamplingParameters) -> int:
-    """Of jobs that can share steps: those of one size with the same adapters. 64 bits."""
+    """A 64-bit hash that is equal for jobs that can share steps: the same size and the same adapters."""
     alike = (parameters.height, parameters.width, [(lora.name, lora.scale) for lora in parameters.loras])
     return int.from_bytes(hashlib.blake2b(repr(alike).encode(), digest_size=8).digest(), "little")

@@ -89,13 +89,13 @@ class EngineMetrics(Observer):
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
     def handed_over(self, images: int) -> None:
-        """Another instance has made so many images of a request that came to this one."""
+        """Another instance has made this number of images for a request that Triton gave to this one."""
         self._due.put(lambda: self._handed_over.increment(images))
 
     def queued(self, load: Load) -> None:
         counts = load[: len(self._load)]
         now = time.monotonic()
-        # Every step changes the seconds that are left, which need not be published as often.
+        # The seconds that are left change with every step and need not be published as often.
         if counts == self._counts and now - self._counts_published < _PAUSE_S:
             return
         self._counts, self._counts_published = counts, now

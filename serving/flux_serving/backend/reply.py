@@ -24,20 +24,20 @@ class Reply(Protocol):
     timeout_us: int
 
     def is_awaited(self) -> bool:
-        """Whether somebody still waits for the answer, as far as it can be known."""
+        """Whether the caller is still waiting, as far as this can be known."""
 
     def accepted(self) -> None:
-        """The request's images have found room. Does not raise."""
+        """Report that the request's jobs were accepted. Does not raise."""
 
     def answer(self, outputs: Mapping[Tensor, Array]) -> None:
-        """Answer with these outputs, or with an error where they cannot be sent. Does not raise."""
+        """Answer with these outputs, or with an error if they cannot be sent. Does not raise."""
 
     def refuse(self, error: BaseException) -> None:
         """Answer with this error. Does not raise."""
 
 
 class TritonReply:
-    """To Triton, of a request that it gave to this instance. Keeps none of the request's tensors."""
+    """Answers a request that Triton gave to this instance. Keeps none of its tensors."""
 
     def __init__(self, request: Any) -> None:
         self.request_id: str = request.request_id()
@@ -63,7 +63,7 @@ class TritonReply:
 
 
 def refuse_surely(reply: Reply, error: BaseException) -> None:
-    """Refuse, and once more where that fails by something unforeseen. Does not raise."""
+    """Refuse the request, with a second attempt if the first one fails unexpectedly. Does not raise."""
     for _ in range(2):
         try:
             reply.refuse(error)

@@ -1,4 +1,4 @@
-"""Tensors and a few words about them as one message of bytes, from one instance to another."""
+"""Encodes tensors and JSON metadata as one message, which one instance sends to another."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from safetensors.numpy import load, save
 
 from flux_serving.contract.tensors import Array
 
-#: Names of what goes beside the tensors. No tensor of the contract has a dot in its name.
+#: Reserved names and suffixes. No tensor of the contract has a dot in its name.
 _ABOUT, _BYTES, _LENGTHS = ".about", ".bytes", ".lengths"
 
 
 def pack_message(values: Mapping[str, Array], about: Mapping[str, Any]) -> bytes:
-    """values: by name; those of texts have elements of bytes or str. about: anything that JSON can hold."""
+    """values: tensors by name; elements of text tensors are bytes or str. about: metadata, JSON-serializable."""
     arrays: dict[str, Array] = {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for name, array in values.items():
         if array.dtype == np.object_:
@@ -29,7 +29,7 @@ def pack_message(values: Mapping[str, Array], about: Mapping[str, Any]) -> bytes
 
 
 def unpack_message(message: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
-    """What `pack_message` was given; texts are bytes."""
+    """The arguments of `pack_message`; elements of text tensors are bytes."""
     arrays = load(message)
     about = json.loads(arrays.pop(_ABOUT).tobytes())
     values: dict[str, Array] = {}

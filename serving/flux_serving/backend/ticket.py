@@ -61,7 +61,7 @@ class Ticket:
         return take
 
     def begin(self, jobs: Sequence[Job[Denoising, Picture]]) -> None:
-        """The request's jobs have found room in the engine."""
+        """The engine has accepted the request's jobs."""
         self.report.follow(jobs)
         self._reply.accepted()
 

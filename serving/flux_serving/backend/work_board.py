@@ -1,7 +1,7 @@
-"""The work that each instance of `flux_base` has left, in a file for each, which the others read.
+"""The work that each instance of `flux_base` has left. Each instance writes it to a file that the others read.
 
 The files are in the server's private folder. An instance writes its own several times a second; one that has not
-written for DEAD_AFTER_S does not count. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
+written for DEAD_AFTER_S seconds is ignored. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.placement import Backlog
 from flux_serving.scheduling.step_costs import Costs
 
-#: Seconds after which an instance that has written nothing does not count.
+#: Seconds without a write after which an instance is considered dead.
 DEAD_AFTER_S = 1.0
 _PREFIX = "work-"
 #: Time of writing, seconds left, costs of a step and of a token, room, number of jobs, device.
@@ -73,7 +73,7 @@ class WorkPost:
         self._memory[: len(header) + len(entries)] = header + entries
 
     def close(self) -> None:
-        """The instance does not count any more."""
+        """Remove the file, so that the others ignore this instance."""
         self._path.unlink(missing_ok=True)
         self._memory.close()
         self._folder.remove()
@@ -87,7 +87,7 @@ class WorkBoard:
         self._clock = clock
 
     def read(self, dead_after_s: float = DEAD_AFTER_S) -> list[InstanceWork]:
-        """Of the instances that are alive, by name: those that have written in the last so many seconds."""
+        """The work of each living instance, by name. dead_after_s: seconds without a write after which it is dead."""
         return sorted(self._living(dead_after_s), key=lambda work: work.instance)
 
     def _living(self, dead_after_s: float) -> Iterator[InstanceWork]:

@@ -1,7 +1,7 @@
-"""How the instances of `flux_base` share the work: whichever gets a request from Triton may hand it over to another.
+"""Shares the work between the instances of `flux_base`: an instance can hand a request over to another one.
 
-Triton chooses among instances that are not in `execute`, and `execute` returns before the work begins. So Triton gives
-requests to the instances in turn, whatever work each has left.
+Triton gives a request to any instance that is not in `execute`. Because `execute` returns before the work begins, the
+instances get requests in turn, regardless of the work that each has left.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flux_serving.scheduling.step_costs import StepCosts
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two times that the own work is written though nothing has changed.
+#: Seconds between two writes while nothing changes.
 _BEAT_S = 0.2
 
 
 class WorkSharing(Observer):
-    """Of one instance: publishes the work that it has left, gives requests to others, and takes theirs."""
+    """Publishes the work that this instance has left, hands requests over to other instances, and accepts theirs."""
 
     def __init__(
         self,
@@ -40,7 +40,9 @@ class WorkSharing(Observer):
         take: Callable[[Reply, Mapping[str, Array]], object],
         on_handed_over: Callable[[int], object] = lambda images: None,
     ) -> None:
-        """take: begins the work on a request here; it does not raise. on_handed_over: told how many images went.
+        """take: starts the work on a request in this instance; must not raise.
+
+        on_handed_over: called with the number of images that another instance has made.
 
         Raises CannotStart: as ServerFolder.make.
         """
@@ -50,9 +52,9 @@ class WorkSharing(Observer):
         self._on_handed_over = on_handed_over
         self._costs = StepCosts()
         self._load = Load()
-        #: Jobs of requests that were accepted and wait for something before they come to the engine.
+        #: Jobs of accepted requests that are not in the engine yet, because their adapters are being read.
         self._expected: dict[object, Sequence[JobLeft]] = {}
-        #: Requests that others work on, or are about to.
+        #: Requests that other instances work on, or that are on their way there.
         self._handed_over: dict[Handover, Sequence[JobLeft]] = {}
         self._post = WorkPost(folder, instance, limits.max_jobs)
         self._work = InstanceWork(instance, device, Backlog((), self._costs.latest, 0), 0.0)
@@ -63,13 +65,13 @@ class WorkSharing(Observer):
         self._server: HandoverServer | None = None
 
     def begin(self, load: Load) -> None:
-        """From now on the instance takes part. load: of its engine. Raises OSError: no socket can be made."""
+        """Start to take part. load: of its engine. Raises OSError: no socket can be made."""
         self._server = HandoverServer(self._folder, self._work.instance, self._take)
         self.queued(load)
         self._beats.start()
 
     def close(self) -> None:
-        """Take part no more. The requests that were handed over are answered as far as they can be."""
+        """Stop taking part. Requests that were handed over and are still open are refused."""
         self._closed.set()
         if self._server is not None:
             self._server.close()
@@ -78,7 +80,7 @@ class WorkSharing(Observer):
         self._post.close()
 
     def cancel(self) -> None:
-        """Wait for no other instance any longer."""
+        """Stop waiting for other instances."""
         with self._lock:
             handed_over = list(self._handed_over)
         for handover in handed_over:
@@ -98,21 +100,21 @@ class WorkSharing(Observer):
             self._write()
 
     def expect(self, request: object, jobs: Sequence[JobLeft]) -> None:
-        """These jobs will come to the engine; `arrived` ends it."""
+        """Count these jobs, which the engine will get later, until `arrived`."""
         with self._lock:
             self._expected[request] = jobs
             self._write()
 
     def arrived(self, request: object) -> None:
-        """What `expect` was told of has come to the engine, or has failed."""
+        """The engine has got the jobs of `expect`, or the request has failed."""
         with self._lock:
             if self._expected.pop(request, None) is not None:
                 self._write()
 
     def hand_over(self, reply: Reply, values: Mapping[str, Array], jobs_of: Callable[[], Sequence[JobLeft]]) -> bool:
-        """Give the request to another instance if that is better. Returns whether it will be answered.
+        """Hand the request over if another instance is better. Returns whether it was handed over.
 
-        values: the request's tensors. jobs_of: its images, all alike; none: the request needs no step.
+        values: the request's tensors. jobs_of: returns its jobs, all alike; empty if the request takes no step.
         """
         others = [work for work in self._board.read() if work.instance != self._work.instance]
         if not others or not (jobs := jobs_of()):
@@ -134,7 +136,7 @@ class WorkSharing(Observer):
         return True
 
     def _with_handed_over(self, work: InstanceWork) -> Backlog:
-        """The work of an instance with what it is about to be given."""
+        """The backlog of an instance, including requests that are on their way to it."""
         with self._lock:
             given = [
                 job
@@ -146,7 +148,7 @@ class WorkSharing(Observer):
         return Backlog([*jobs, *given], costs, room - len(given))
 
     def _follow(self, handover: Handover, reply: Reply) -> None:
-        """Answer the request with what the other instance makes of it, or work on it here."""
+        """Wait for the other instance and pass its answer on. If it did not accept the request, work on it here."""
         try:
             try:
                 outputs = handover.run()
@@ -161,7 +163,7 @@ class WorkSharing(Observer):
         except BaseException as error:
             try:
                 refuse_surely(reply, error)
-            except BaseException:
+            except BaseException:  # The call of `refuse_surely` itself failed.
                 reply.refuse(error)
 
     def _is_alive(self, instance: str, seconds: float) -> bool:
@@ -173,7 +175,7 @@ class WorkSharing(Observer):
                 self._write()
 
     def _write(self) -> None:
-        """A process that cannot go on serving lets its entry age."""
+        """Does nothing if the process is about to end, so that the others consider it dead."""
         if HEALTH.reason is not None or self._closed.is_set():
             return
         jobs = [*self._load.jobs, *(job for jobs in self._expected.values() for job in jobs)]

@@ -132,7 +132,7 @@ CANCEL = scalar(
 PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
 PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
 
-# What flux_status answers; the same order in each.
+# Outputs of flux_status. All have the instances in the same order.
 QUERY = Tensor("QUERY", DType.BYTES, (1,), "What is asked. Triton refuses a request without inputs", choices=("load",))
 INSTANCE = Tensor("INSTANCE", DType.BYTES, (-1,), "Name of each instance of `flux_base` that is alive")
 DEVICE = Tensor("DEVICE", DType.BYTES, (-1,), "Device of each instance, such as `cuda:7` or `cpu`")

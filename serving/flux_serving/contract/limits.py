@@ -36,7 +36,7 @@ MAX_GUIDANCE = 30.0
 #: LoRA adapters that one request may add up, and how much of each, in both directions.
 MAX_LORAS = 4
 MAX_LORA_SCALE = 4.0
-#: Of an adapter's file; of rank 128 for FLUX.1, in 32 bits, it has some 1.4 GiB.
+#: Bytes of an adapter's file. An adapter of rank 128 for FLUX.1 in float32 has about 1.4 GiB.
 MAX_LORA_FILE_BYTES = 4 * 2**30
 #: Weight of a ControlNet's say; diffusers' default is 1.
 MAX_CONTROL_SCALE = 2.0
@@ -89,7 +89,7 @@ DEFAULT_PREVIEW_METHOD = "latent2rgb"
 
 #: Formats that `image_encode` writes; each may carry BASE64_SUFFIX.
 FORMATS = ("png", "jpeg", "webp")
-#: Of the pictures that are decoded.
+#: Formats of input pictures.
 PICTURE_FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF")
 BASE64_SUFFIX = ";base64"
 

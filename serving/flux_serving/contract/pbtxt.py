@@ -80,7 +80,7 @@ def render_ensemble(ensemble: Ensemble) -> str:
 
 
 def render_all(gpus: tuple[int, ...] = DEFAULT_GPUS, cpu_instances: int = FLUX_BASE.cpu_instances) -> dict[Path, str]:
-    """Every config file, by its path inside the model repository. cpu_instances: of flux_base, without GPUs."""
+    """Every config file, by its path inside the model repository. cpu_instances: of flux_base without GPUs."""
     files: dict[Path, str] = {}
     for declared in MODELS:
         model = replace(declared, cpu_instances=cpu_instances) if declared is FLUX_BASE else declared

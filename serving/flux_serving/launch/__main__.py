@@ -31,9 +31,9 @@ from flux_serving.settings import (
 
 #: By the value of --restart.
 RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
-#: Each instance loads all weights: a larger number is a mistake.
+#: A larger number is probably a mistake, because each instance loads all weights.
 MAX_CPU_INSTANCES = 64
-#: A day: a larger number is a mistake.
+#: One day. A larger number is probably a mistake.
 MAX_EXIT_TIMEOUT_S = 86400
 
 
@@ -114,7 +114,7 @@ def read_options() -> argparse.Namespace:
 
 
 def check_ports(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where two of the ports are the same, whatever addresses they are of."""
+    """Exit with an error if two of the ports are the same, even on different addresses."""
     flags: dict[int, str] = {}
     for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
         flag, number = f"--{name.replace('_', '-')}", getattr(options, name)

@@ -15,12 +15,12 @@ from flux_serving.errors import CannotStart
 from flux_serving.launch.processes import end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.urls import answers, is_silent, loopback_of
 
-#: Seconds until it listens, or has checked its settings.
+#: Seconds that the gateway has to start listening, or to check its settings.
 START_S = 60.0
-#: Seconds between two questions to a gateway that serves, seconds that one may take, and how many in a row may get no
-#: answer before it counts as hung. Each question is a line in the gateway's log.
+#: Health checks of a running gateway: seconds between two, timeout in seconds, and how many consecutive timeouts mean
+#: that it hangs. Each check is a line in the gateway's log.
 _ASK_PAUSE_S, _ASK_S, _UNANSWERED = 10.0, 5.0, 3
-#: What its own messages begin with.
+#: Prefix of its own messages.
 _SAYS = "flux-gateway: "
 
 
@@ -54,9 +54,9 @@ class Gateway:
         self._environment = os.environ | {f"FLUX_GATEWAY_{name}": value for name, value in variables.items()}
         self._output = output
         self._process: subprocess.Popen[bytes] | None = None
-        #: When it was last asked; None until it listens.
+        #: Time of the last health check; None until the gateway listens.
         self._asked: float | None = None
-        #: Questions in a row without an answer.
+        #: Consecutive health checks without an answer.
         self._unanswered = 0
 
     @property
@@ -79,9 +79,9 @@ class Gateway:
         return self._process.pid
 
     def check(self) -> None:
-        """Let a gateway that ends at once read the settings and the files that they name.
+        """Run `flux-gateway check`, which reads the settings and the files that they name.
 
-        Raises CannotStart: it could not serve with them, the port is taken, or it is not installed.
+        Raises CannotStart: the settings are wrong, the port is taken, or the gateway is not installed.
         """
         refuse_taken(*self._address)
         command = [sys.executable, "-m", "flux_gateway", "check"]
@@ -123,7 +123,7 @@ class Gateway:
         return True
 
     def failure(self) -> str | None:
-        """Why it serves no more: it has ended, or hangs. Asks it now and then."""
+        """Why the gateway no longer serves: it has ended or hangs. Checks its health at intervals."""
         if self._process is None:
             return None
         if (status := self._process.poll()) is not None:

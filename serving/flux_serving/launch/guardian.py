@@ -10,9 +10,9 @@ import time
 
 from flux_serving.launch import ending
 
-#: Seconds after its start in which a guardian that has ended is not replaced: one that always fails costs little.
+#: A guardian that ends earlier than so many seconds after its start is not replaced yet, to limit the restart rate.
 _REPLACE_S = 10.0
-#: Seconds in which a guardian that is dismissed ends.
+#: Seconds that a dismissed guardian has to end.
 _DISMISS_S = 5.0
 
 
@@ -52,7 +52,7 @@ class Guardian:
         self._write(ending.READY)
 
     def needs_replacement(self) -> bool:
-        """Whether it has ended, though nobody dismissed it."""
+        """Whether the guardian has ended without being dismissed."""
         return self._process.poll() is not None and time.monotonic() - self._began > _REPLACE_S
 
     def dismiss(self) -> None:
@@ -62,7 +62,7 @@ class Guardian:
         try:
             self._process.wait(_DISMISS_S)
         except subprocess.TimeoutExpired:
-            # Somebody stopped it.
+            # It is stopped (SIGSTOP) or hangs.
             self._process.kill()
             self._process.wait()
 

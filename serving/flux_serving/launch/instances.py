@@ -1,4 +1,4 @@
-"""How many processes each Python model of a Triton must have, by its configuration, and which models lack some."""
+"""Compares the processes of each Python model with the instances in its configuration."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flux_serving.launch.urls import fetch, loopback_of
 
 
 def configured_instances(host: str, port: int, timeout_s: float) -> dict[str, int]:
-    """Instances of each Python model that the Triton there has loaded. timeout_s: of each request.
+    """Number of configured instances of each Python model that this Triton has loaded. timeout_s: of each request.
 
     Raises OSError: Triton does not answer.
     """
-    # Not the repository's index, an API that the launcher restricts.
+    # The launcher restricts the API of the repository index.
     url = f"http://{loopback_of(host)}:{port}/v2/models"
     configs = [config for model in MODELS if (config := _config(f"{url}/{model.name}/config", timeout_s)) is not None]
     return {config["name"]: _count(config) for config in configs if config.get("backend") == "python"}
 
 
 def missing_processes(configured: Mapping[str, int], running: Mapping[str, int]) -> list[str]:
-    """Models that have fewer processes than instances, in words: `flux_base: 0 of 1 processes are alive`."""
+    """A message for each model with too few processes: `flux_base: 0 of 1 processes are alive`."""
     return [
         f"{model}: {running.get(model, 0)} of {count} processes are alive"
         for model, count in configured.items()
@@ -32,7 +32,7 @@ def missing_processes(configured: Mapping[str, int], running: Mapping[str, int])
 
 
 def _config(url: str, timeout_s: float) -> dict[str, Any] | None:
-    """None: there is no such model here. Raises OSError."""
+    """None: Triton does not have this model. Raises OSError."""
     try:
         config: dict[str, Any] = json.loads(fetch(url, timeout_s))
     except urllib.error.HTTPError as error:

@@ -15,7 +15,7 @@ from flux_serving.errors import CannotStart
 
 @contextlib.contextmanager
 def reserved(ports: list[int]) -> Iterator[None]:
-    """Reserve these ports among all launchers of this network namespace, whatever addresses they listen on.
+    """Reserve these ports against all launchers in this network namespace, on all addresses.
 
     An abstract Unix socket is visible in the whole network namespace, as the port is, to every user, and the kernel
     removes it when the process ends. Raises CannotStart: another launcher has one of the ports.

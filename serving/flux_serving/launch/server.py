@@ -108,7 +108,7 @@ class TritonServer:
         self._is_gone = False
         #: Those of a server that is ready; before, there are none.
         self._models: list[ModelProcess] = []
-        #: Which models lacked processes when Triton became ready; empty: none.
+        #: The models with too few processes when Triton became ready; empty if there were none.
         self._missing = ""
 
     @property
@@ -180,7 +180,7 @@ class TritonServer:
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
 
     def is_ready(self) -> bool:
-        """Whether Triton says so and each model has all its processes. Looks once."""
+        """Whether Triton reports ready and each model has all of its processes. Checks once."""
         try:
             fetch(f"http://{loopback_of(self.options.host)}:{self.options.http_port}/v2/health/ready", 2)
         except OSError:
@@ -277,7 +277,7 @@ class TritonServer:
             self.stop()
 
     def _has_all_processes(self) -> bool:
-        """Compare the processes with the configuration, once Triton is ready. Keeps what it found."""
+        """Compare the processes with the configuration after Triton has become ready, and keep the result."""
         options = self.options
         try:
             configured = configured_instances(options.host, options.http_port, 2)
@@ -299,7 +299,7 @@ class TritonServer:
             self._guardian.server_is_ready()
 
     def _model_variables(self) -> Mapping[str, str]:
-        """What the models read from the environment. The folder for progress goes when ours does."""
+        """Environment variables for the models. Their folder is inside this server's folder and is removed with it."""
         return {FOLDER_VARIABLE: str(self._folder / "models"), **self.options.checkpoints.as_environment()}
 
 

@@ -37,7 +37,7 @@ class Serving:
         """
         self._options = options
         self._make_gateway = make_gateway
-        #: The ports, from before the start until everything has ended.
+        #: Holds the reserved ports from before the start until everything has ended.
         self._reserved = ExitStack()
         self._say = say
         self.triton = Supervised("Triton", lambda: TritonServer(options, output), policy, say)

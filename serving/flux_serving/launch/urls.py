@@ -38,7 +38,7 @@ def answers(url: str, timeout_s: float) -> bool:
 
 
 def is_silent(url: str, timeout_s: float) -> bool:
-    """Whether nothing comes within the timeout. A server that refuses or closes the connection is not silent."""
+    """Whether the server does not respond within the timeout. Refusing or closing the connection is a response."""
     try:
         fetch(url, timeout_s)
     except urllib.error.HTTPError as error:

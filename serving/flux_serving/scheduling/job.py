@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class JobLeft(NamedTuple):
-    """What is left of a job, for those who only plan. group: its `group_hash`. tokens: of one step."""
+    """The remaining work of a job, as placement needs it. group: its `group_hash`. tokens: of one step."""
 
     group: int
     tokens: int
@@ -21,7 +21,7 @@ class JobLeft(NamedTuple):
     priority: int = 0
 
     def goes_before(self, other: JobLeft) -> bool:
-        """Whether the scheduler takes it first, had both come at the same time."""
+        """Whether the scheduler would run this job first if both had arrived at the same time."""
         return (-self.priority, self.tokens * self.steps) <= (-other.priority, other.tokens * other.steps)
 
 
@@ -39,7 +39,7 @@ class Job(Generic[Work, Result]):
     finish: Callable[[Result | FluxError], None]
     #: Jobs of the same group can share a step: those of one image grid.
     group: Hashable = None
-    #: The same for all jobs of a group, in every instance of the model: `group` may be an object of this process.
+    #: Identifies the group in all instances of the model, whereas `group` may be an object of this process.
     group_hash: int = 0
     #: Tokens, of image and context, that one step of this job alone computes: its rows times the longest of them.
     tokens: int = 1

@@ -30,7 +30,7 @@ class Observer:
 
 
 class Observers(Observer):
-    """Several, told one after the other."""
+    """Passes each event on to several observers."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers

@@ -1,17 +1,17 @@
-"""What denoising steps cost, fitted to the steps that were taken: seconds = overhead + seconds of a token * tokens."""
+"""The cost of denoising steps, fitted to measured steps: seconds = overhead + seconds per token * tokens."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Tokens that take as long as the overhead of a step, while nothing else is known: 420 to 460 by
+#: Assumed number of tokens that take as long as the overhead of a step: 420 to 460 by
 #: scripts/flux_simulation/machine.py, of an H100 and of a CPU.
 OVERHEAD_TOKENS = 440
-#: Seconds of a token before any step was measured: about that of FLUX.1 on an H100, and of the demo on a CPU.
+#: Assumed seconds per token: about those of FLUX.1 on an H100, and of the demo checkpoint on a CPU.
 TOKEN_S = 4e-5
-#: Steps that the assumed relation of the two counts for.
+#: Weight of the assumption, as a number of measured steps.
 _ASSUMED_STEPS = 4.0
-#: What a step counts for after each newer one: the last hundred decide.
+#: Factor on the weight of a step for each newer one: the last hundred steps dominate.
 _FADING = 0.99
 
 
@@ -27,7 +27,9 @@ class Costs(NamedTuple):
 
 
 class StepCosts:
-    """Least squares over the latest steps. While all steps are alike, the relation of overhead and tokens is assumed.
+    """Least squares over the latest steps.
+
+    While all steps have the same size, the ratio of overhead to token cost is the assumed one.
 
     One thread observes; others may read `latest` meanwhile.
     """
@@ -37,7 +39,7 @@ class StepCosts:
         self._count = self._tokens = self._seconds = self._tokens_squared = self._tokens_seconds = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so many seconds."""
+        """Record a step. tokens: that it computed, padding included."""
         self._count = _FADING * self._count + 1.0
         self._tokens = _FADING * self._tokens + tokens
         self._seconds = _FADING * self._seconds + seconds
