@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from flux_client import Variation
+from flux_client import ModeName, Variation
 from flux_gateway.desk import Desk
 from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer, GenerateRequest
 from flux_gateway.pictures import as_text, size_of
@@ -68,23 +69,7 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        served: dict[str, list[str]] = {}
-        for name, (mode, model_id) in MODES.items():
-            if mode in desk.watch.modes:
-                served.setdefault(model_id, []).append(name)
-        return {
-            "models": [
-                {
-                    "model_id": model_id,
-                    "model_name": model_id,
-                    "description": _DESCRIPTIONS[model_id],
-                    "total_gpu_processes": 1,
-                    "available_gpu_processes": 1,
-                    "supported_features": features,
-                }
-                for model_id, features in served.items()
-            ]
-        }
+        return {"models": _served_models(desk.watch.modes)}
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
@@ -108,6 +93,25 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
         return {"loras": [{"name": name} for name in names]}
 
     return router
+
+
+def _served_models(modes: Collection[ModeName]) -> list[dict[str, Any]]:
+    """GenServe's description of each model that serves one of these modes."""
+    features: dict[str, list[str]] = {}
+    for name, (mode, model_id) in MODES.items():
+        if mode in modes:
+            features.setdefault(model_id, []).append(name)
+    return [
+        {
+            "model_id": model_id,
+            "model_name": model_id,
+            "description": _DESCRIPTIONS[model_id],
+            "total_gpu_processes": 1,
+            "available_gpu_processes": 1,
+            "supported_features": names,
+        }
+        for model_id, names in features.items()
+    ]
 
 
 def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
