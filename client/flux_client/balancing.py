@@ -1,8 +1,8 @@
 """Chooses the server for the next request. This is only the policy; it opens no connections and starts no threads.
 
-The policy is power of two choices: the request goes to the less loaded of two random servers. A server's load is what
-it last reported, minus the time since then, plus the requests that this client has sent to it since then. If the load
-of one of the two is unknown, they take turns.
+A request goes to the server with the least load, and servers of equal load take turns. A server's load is what it last
+reported, minus the time since then, plus the requests that this client has sent to it since then. If the load of no
+server is known, they take turns.
 """
 
 from __future__ import annotations
@@ -82,14 +82,22 @@ class _Server:
     must_report: bool = False
     failed_s: float = float("-inf")
     failures: int = 0
-    #: Number of the last choice that selected this server.
-    turn: int = 0
+    #: Number of the last choice that selected this server; negative before the first one.
+    turn: float = 0
+
+
+class _Load(NamedTuple):
+    """seconds: of the server's work, until its first instance is idle."""
+
+    has_room: bool
+    seconds: float
 
 
 class Balancer:
     """Chooses servers. Not thread-safe.
 
-    clock: seconds, from any beginning. rng: draws the two servers.
+    clock: seconds, from any beginning. rng: draws the order of new servers, so that clients do not all begin with the
+    same one.
     """
 
     def __init__(self, servers: Iterable[str], clock: Callable[[], float], rng: random.Random) -> None:
@@ -114,7 +122,7 @@ class Balancer:
     def update(self, servers: Iterable[str]) -> None:
         """Choose among these from now on; what is known of those that stay is kept. Raises ValueError: no servers."""
         known = self._servers
-        self._servers = {name: known.get(name) or _Server(name) for name in servers}
+        self._servers = {name: known.get(name) or _Server(name, turn=-self._rng.random()) for name in servers}
         if not self._servers:
             raise ValueError("no servers, expected at least one")
 
@@ -211,29 +219,31 @@ class Balancer:
         return server.name
 
     def _by_load(self, able: list[_Server], now: float) -> _Server:
-        loads = [(self._load(server, now), server) for server in able]
-        if any(load is None or load[0] for load, _ in loads):
-            loads = [(load, server) for load, server in loads if load is None or load[0]]
-        if all(load is None for load, _ in loads):
-            return min(able, key=_turn)
-        two = self._rng.sample(loads, 2) if len(loads) > 1 else loads
-        (one_load, one), (other_load, other) = two[0], two[-1]
-        if one_load is None or other_load is None or one_load == other_load:
-            return min(one, other, key=_turn)
-        return one if one_load[1] < other_load[1] else other
+        loads = {server.name: self._load(server, now) for server in able}
+        with_room = [server for server in able if (load := loads[server.name]) is None or load.has_room] or able
+        unknown = [server for server in with_room if loads[server.name] is None]
+        known = [
+            (load.seconds, server.turn, server) for server in with_room if (load := loads[server.name]) is not None
+        ]
+        if not known:
+            return min(unknown, key=_turn)
+        # Each server with an unknown load gets one request of as many as there are servers.
+        if unknown and (next_one := min(unknown, key=_turn)).turn <= self._turn - (len(with_room) - 1):
+            return next_one
+        return min(known)[-1]
 
-    def _load(self, server: _Server, now: float) -> tuple[bool, float] | None:
-        """Whether it has room, and the seconds of its work; None: unknown."""
+    def _load(self, server: _Server, now: float) -> _Load | None:
+        """None: unknown."""
         age_s = now - server.read_s
         if server.reading is None or age_s > READING_LIFE_S:
             return None
         reading = server.reading
         job_s = server.job_s or self._job_s or FALLBACK_JOB_S
         sent_s = server.sent * job_s / max(1, reading.instances)
-        return reading.room > server.sent, max(0.0, reading.seconds_left - age_s) + sent_s
+        return _Load(reading.room > server.sent, max(0.0, reading.seconds_left - age_s) + sent_s)
 
 
-def _turn(server: _Server) -> int:
+def _turn(server: _Server) -> float:
     return server.turn
 
 

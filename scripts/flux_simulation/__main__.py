@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flux_simulation import capacity, instances
+from flux_simulation import capacity, instances, servers
 from flux_simulation.options import read_options
 from flux_simulation.report import draw, page, with_section
 from flux_simulation.study import everything, run_study
@@ -21,7 +21,10 @@ def main() -> None:
         _write_section(instances.section(rows), arguments.quick)
         instances.draw_instances(rows, _docs(arguments.quick) / "pictures" / "instances.png")
         return
-    if arguments.study:
+    if arguments.study == "servers":
+        _write_section(servers.section(run_study("servers", servers.servers(requests)), requests), arguments.quick)
+        return
+    if arguments.study == "capacity":
         _write_section(capacity.section(run_study("capacity", capacity.capacity(requests)), requests), arguments.quick)
         return
 
@@ -31,6 +34,7 @@ def main() -> None:
     else:
         results = everything(20_000 if arguments.quick else 1_000_000, requests)
         results["instances"] = run_study("instances", instances.instances(requests // 5))
+        results["servers"] = run_study("servers", servers.servers(requests))
         results["capacity"] = run_study("capacity", capacity.capacity(requests))
         kept = ROOT / "runs" / "simulation.json"
         kept.parent.mkdir(exist_ok=True)

@@ -71,13 +71,18 @@ class _Tries:
         return self._eager(percent).slowed(machine.overhead / H100_EAGER.overhead)
 
     def safe_percent(self, machine: Machine) -> int:
-        good, bad = LEAST, MOST
-        while bad - good > 1:
-            percent = (good + bad) // 2
-            merit = self.merit(percent, machine)
-            kept = merit.refused_share <= REFUSED_SHARE and all(promise(merit) for promise in PROMISES.values())
-            good, bad = (percent, bad) if kept else (good, percent)
-        return good
+        return highest_safe_percent(lambda percent: self.merit(percent, machine))
+
+
+def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
+    """The highest load, in percent, that keeps all promises. merit_at: of a run at this load."""
+    good, bad = LEAST, MOST
+    while bad - good > 1:
+        percent = (good + bad) // 2
+        merit = merit_at(percent)
+        kept = merit.refused_share <= REFUSED_SHARE and all(promise(merit) for promise in PROMISES.values())
+        good, bad = (percent, bad) if kept else (good, percent)
+    return good
 
 
 def cost_per_thousand(price: float, hourly: float) -> float:

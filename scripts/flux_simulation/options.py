@@ -11,7 +11,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few requests, into out/ instead of docs/")
     parser.add_argument("--render", type=Path, metavar="RESULTS.json", help="run nothing, take these numbers")
     parser.add_argument(
-        "--study", choices=("capacity", "instances"), help="this one alone, and its section of docs/scaling.md"
+        "--study",
+        choices=("capacity", "instances", "servers"),
+        help="this one alone, and its section of docs/scaling.md",
     )
     return parser.parse_args()
 

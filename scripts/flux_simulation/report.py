@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from flux_simulation import capacity, figures, instances
+from flux_simulation import capacity, figures, instances, servers
 from flux_simulation.machine import DEMO_CPU, H100_COMPILED, H100_EAGER, H100_FP8, image_tokens
 from flux_simulation.policies import POLICIES, OneByOne, Steps, WholeRequests
 from flux_simulation.study import (
@@ -135,6 +135,7 @@ def page(results: Row) -> str:
             [[label, *map(COLUMNS[label], results["routing"])] for label in WAITS],
         ),
         instances=instances.section(results["instances"]),
+        servers=servers.section(results["servers"], results["requests"]),
         capacity=capacity.section(results["capacity"], results["requests"]),
         patience=_knob(results["patience"], "patience"),
         queue=_knob(results["queue"], "max_jobs"),

@@ -38,8 +38,20 @@ class Outcome:
     busy_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Calls `tick` with the virtual time and what has happened so far: every `interval_s`, and before each request."""
+
+    interval_s: float
+    tick: Callable[[float, Outcome], None]
+
+
 def simulate(
-    requests: Iterable[Request], gpus: Sequence[Gpu], route: Route = least_loaded, is_shared: bool = False
+    requests: Iterable[Request],
+    gpus: Sequence[Gpu],
+    route: Route = least_loaded,
+    is_shared: bool = False,
+    clock: Clock | None = None,
 ) -> Outcome:
     """Run until every request has ended. An arrival at the very end of a slice is seen by the next one.
 
@@ -80,8 +92,15 @@ def simulate(
             if is_shared:
                 begin_idle(now)
 
+    ticked = 0.0
     for request in requests:
+        while clock is not None and ticked + clock.interval_s < request.arrival:
+            ticked += clock.interval_s
+            run_until(ticked)
+            clock.tick(ticked, outcome)
         run_until(request.arrival)
+        if clock is not None:
+            clock.tick(request.arrival, outcome)
         index = route(gpus, request)
         if not gpus[index].offer(request):
             outcome.refused.append(request)
