@@ -28,8 +28,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM gpu-locked AS gpu-built
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY contract contract
 COPY serving serving
 COPY client client
+COPY gateway gateway
 RUN python3 -m pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --no-cache-dir \
         --target /opt/flux-triton/packages . \
     && python3 -m pip --python /opt/venv/bin/python3 check
@@ -84,17 +86,20 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM cpu-locked AS cpu-built
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY contract contract
 COPY serving serving
 COPY client client
+COPY gateway gateway
 RUN python3 -m pip --python /opt/venv/bin/python3 install --no-deps --no-build-isolation --no-cache-dir \
         --target /opt/flux-triton/packages . \
     && python3 -m pip --python /opt/venv/bin/python3 check
 COPY model_repository /opt/flux-triton/model_repository
 
 FROM cpu-built AS cpu-checkpoint
-COPY scripts/flux_demo scripts/flux_demo
+COPY tools/flux_tools/__init__.py tools/flux_tools/
+COPY tools/flux_tools/demo tools/flux_tools/demo
 # diffusers saves weights that their owner alone may read.
-RUN PYTHONPATH=scripts /opt/venv/bin/python3 -m flux_demo --expand-only && chmod -R a+rX checkpoints
+RUN PYTHONPATH=tools /opt/venv/bin/python3 -m flux_tools.demo --expand-only && chmod -R a+rX checkpoints
 
 FROM ${CPU_BASE} AS cpu
 RUN useradd --uid 1000 --user-group --home-dir /tmp flux

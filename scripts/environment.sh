@@ -13,7 +13,7 @@ use_environment() {
     local folder="$1" extras="$2" wanted
     local base="${PYTHON_BASE:-python3}" torch="${TORCH:-torch==2.13.0}"
     PYTHON="$folder/bin/python"
-    wanted="$torch [$extras] $(cksum <"$ROOT/pyproject.toml")"
+    wanted="$torch [$extras] $(cat "$ROOT/pyproject.toml" "$ROOT/tools/pyproject.toml" | cksum)"
     if [ -x "$PYTHON" ] && [ "$(cat "$folder/made-from" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -25,7 +25,7 @@ use_environment() {
     rm -rf "$folder"
     "$base" -m venv "$folder"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$torch"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]" -e "$ROOT/tools"
     echo "$wanted" >"$folder/made-from"
 }
 
@@ -37,7 +37,7 @@ show_help() {
             sed -n '2,${/^#/!q; s/^# \{0,1\}//; p}' "$0"
             [ -z "$module" ] && exit
             echo
-            exec env PYTHONPATH="$ROOT/scripts:$ROOT/serving" "${PYTHON_BASE:-python3}" -m "$module" "$@"
+            exec env PYTHONPATH="$ROOT/tools:$ROOT/contract" "${PYTHON_BASE:-python3}" -m "$module" "$@"
         fi
     done
 }

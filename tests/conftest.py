@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flux_demo.folders import demo_checkpoints
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.settings import Checkpoints
+from flux_tools.demo.folders import demo_checkpoints
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
 
-    from flux_serving.weights import BaseWeights
+    from flux_serving.network.weights import BaseWeights
 
 pytest_plugins = ["skips"]
 

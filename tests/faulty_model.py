@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
 
 #: Places that are to fail: once each, but for `cuda`.
 _armed: list[str] = []

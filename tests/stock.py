@@ -11,10 +11,10 @@ import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
 from torch import nn
 
-from flux_serving.stages.context import Context
-from flux_serving.stages.latents import Grid, unpack_latents
-from flux_serving.stages.material import Material
-from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_serving.conditioning.context import Context
+from flux_serving.network.latents import Grid, unpack_latents
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH
 
 

@@ -15,7 +15,7 @@ from diffusers import (
     FluxTransformer2DModel,
 )
 
-from flux_serving.weights import BaseWeights
+from flux_serving.network.weights import BaseWeights
 
 CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
 

@@ -24,7 +24,7 @@ from flux_client.pictures import Picture, Pictures
 from flux_client.retry import FAIL_OVER, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.variation import Variation
-from flux_serving.errors import (
+from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,

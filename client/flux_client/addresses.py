@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from flux_serving.errors import NotConnected
+from flux_contract.errors import NotConnected
 
 
 class Addresses:

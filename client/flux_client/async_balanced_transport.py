@@ -9,7 +9,7 @@ from flux_client.grpc_transport import AsyncGrpcTransport
 from flux_client.request import Request
 from flux_client.server_pool import LOAD, READING_TIMEOUT_S, TICK_S, PoolCall, ServerPool
 from flux_client.transport import Answer, AsyncAnswers
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 
 class AsyncBalancedTransport:

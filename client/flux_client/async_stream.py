@@ -11,7 +11,7 @@ from flux_client.events import Event
 from flux_client.request import Request
 from flux_client.retry import Patience
 from flux_client.transport import AsyncAnswers
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

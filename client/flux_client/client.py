@@ -29,8 +29,8 @@ from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
-from flux_serving.contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
+from flux_contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

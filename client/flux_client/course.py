@@ -8,8 +8,8 @@ from flux_client.events import Event, read_events
 from flux_client.retry import Patience
 from flux_client.transport import Answer
 from flux_client.variation import Variation
-from flux_serving.contract.models import FLUX_STREAM
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
+from flux_contract.models import FLUX_STREAM
 
 #: Seconds between two looks at whether a stream that waits for its next attempt was cancelled.
 LOOK_S = 0.1

@@ -6,9 +6,9 @@ from PIL import Image
 
 from flux_client.transport import Answer
 from flux_client.variation import decoded
-from flux_serving.contract.handed import EDGE_IMAGE
-from flux_serving.contract.models import CANNY_EDGES
-from flux_serving.errors import GenerationFailed
+from flux_contract.errors import GenerationFailed
+from flux_contract.handed import EDGE_IMAGE
+from flux_contract.models import CANNY_EDGES
 
 
 def read_edges(answer: Answer) -> Image.Image:

@@ -12,10 +12,10 @@ from PIL import Image
 
 from flux_client.transport import Answer
 from flux_client.variation import Variation, decoded, read_variations
-from flux_serving.contract.handed import OUTPUT_IMAGE, PREVIEW, PROGRESS
-from flux_serving.contract.models import FLUX_STREAM
-from flux_serving.contract.tensors import Tensor
-from flux_serving.errors import GenerationFailed
+from flux_contract.errors import GenerationFailed
+from flux_contract.handed import OUTPUT_IMAGE, PREVIEW, PROGRESS
+from flux_contract.models import FLUX_STREAM
+from flux_contract.tensors import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Triton's and the network's errors, to the errors of flux_serving.errors."""
+"""Triton's and the network's errors, to the errors of flux_contract.errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 from tritonclient.utils import InferenceServerException
 
-from flux_serving.contract.codes import CODES, without_code, without_prefix
-from flux_serving.contract.models import MODELS
-from flux_serving.errors import (
+from flux_contract.codes import CODES, without_code, without_prefix
+from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,
@@ -21,6 +20,7 @@ from flux_serving.errors import (
     Overloaded,
     Unreachable,
 )
+from flux_contract.models import MODELS
 
 _Exceptions = tuple[type[Exception], ...]
 

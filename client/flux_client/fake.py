@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from flux_client.fake_server import answer, is_served, status_answer, stream_answers
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_serving.contract.models import CANNY_EDGES, FLUX_STATUS
-from flux_serving.errors import Cancelled, FluxError
+from flux_contract.errors import Cancelled, FluxError
+from flux_contract.models import CANNY_EDGES, FLUX_STATUS
 
 
 @dataclass(frozen=True)

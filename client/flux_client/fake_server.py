@@ -15,9 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_serving.contract import limits
-from flux_serving.contract.editing import CONTROL_IMAGE
-from flux_serving.contract.handed import (
+from flux_contract import limits
+from flux_contract.editing import CONTROL_IMAGE
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import (
     CANCEL,
     DEVICE,
     EDGE_IMAGE,
@@ -32,7 +33,7 @@ from flux_serving.contract.handed import (
     SECONDS_LEFT,
     STREAM_TOKEN,
 )
-from flux_serving.contract.knobs import (
+from flux_contract.knobs import (
     IMAGE,
     NUM_IMAGES,
     NUM_INFERENCE_STEPS,
@@ -42,9 +43,8 @@ from flux_serving.contract.knobs import (
     SEED,
     SIZE,
 )
-from flux_serving.contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import InvalidRequest
+from flux_contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
+from flux_contract.tensors import Array, Tensor
 
 #: Pixels of a side that the request leaves to the checkpoint.
 DEFAULT_SIDE = 64

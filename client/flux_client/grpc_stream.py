@@ -29,10 +29,10 @@ from flux_client.failures import from_stream, from_triton, no_answer
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import read_result, triton_timeout_us
-from flux_serving.contract.handed import CANCEL, STREAM_TOKEN
-from flux_serving.contract.models import FLUX_STREAM
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError
+from flux_contract.handed import CANCEL, STREAM_TOKEN
+from flux_contract.models import FLUX_STREAM
+from flux_contract.tensors import Array, Tensor
 
 #: Seconds that a cancelled stream has to end before its gRPC call is cancelled.
 CANCEL_TIMEOUT_S = 2.0

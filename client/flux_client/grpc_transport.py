@@ -20,7 +20,7 @@ from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncCall, AsyncGrpcAnswer
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import infer_arguments, read_result
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = [

@@ -22,7 +22,7 @@ from flux_client.failures import no_answer, told_as_flux_errors
 from flux_client.request import Request
 from flux_client.transport import Answer, Answers, AsyncAnswers
 from flux_client.wire import infer_arguments, read_result
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
 
 
 class HttpTransport:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from flux_serving.contract.handed import PROGRESS_ADDRESS
-from flux_serving.contract.knobs import IMAGE, IMAGE_STRENGTH, OUTPUT_FORMAT, PREVIEW_KNOBS
-from flux_serving.contract.models import BY_MODE, CANNY_EDGES
-from flux_serving.contract.tensors import Tensor
+from flux_contract.handed import PROGRESS_ADDRESS
+from flux_contract.knobs import IMAGE, IMAGE_STRENGTH, OUTPUT_FORMAT, PREVIEW_KNOBS
+from flux_contract.models import BY_MODE, CANNY_EDGES
+from flux_contract.tensors import Tensor
 
 #: The mode whose `strength` is the client's own scale of its pictures' weights.
 REDUX = "redux"

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from flux_client.pixels import from_array, in_png_mode, with_transparent_value_of_8_bits
-from flux_serving.contract import limits
-from flux_serving.errors import InvalidRequest
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
 
 #: A file, its bytes, a PIL image of any mode, or an array as `from_array` takes it.
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"

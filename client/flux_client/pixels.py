@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
 
 #: Modes of PIL that PNG keeps.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")

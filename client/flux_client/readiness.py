@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from flux_client.retry import RetryPolicy
-from flux_serving.contract.models import FLUX_REDUX
-from flux_serving.errors import DeadlineExceeded, FluxError, Overloaded, Unreachable
+from flux_contract.errors import DeadlineExceeded, FluxError, Overloaded, Unreachable
+from flux_contract.models import FLUX_REDUX
 
 #: Seconds for one look: a server that hangs while it starts is asked again.
 PROBE_S = 5.0

@@ -10,11 +10,11 @@ from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, REDUX, STREAM_KEYWORDS
 from flux_client.pictures import Pictures
 from flux_client.strength import with_weights
 from flux_client.values import array_of
-from flux_serving.contract.handed import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
-from flux_serving.contract.knobs import IMAGE, LORA, LORA_SCALE, NUM_IMAGES, PICTURE_KNOBS, SEED
-from flux_serving.contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
+from flux_contract.knobs import IMAGE, LORA, LORA_SCALE, NUM_IMAGES, PICTURE_KNOBS, SEED
+from flux_contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
+from flux_contract.tensors import Array, Tensor
 
 _PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from flux_serving.errors import (
+from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,

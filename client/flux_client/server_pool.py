@@ -17,9 +17,7 @@ from flux_client.balancing import Balancer, Reading, Sent
 from flux_client.instance_load import load_request, read_instances
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_serving.contract.knobs import NUM_IMAGES, SEED
-from flux_serving.contract.models import CANNY_EDGES
-from flux_serving.errors import (
+from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,
@@ -28,6 +26,8 @@ from flux_serving.errors import (
     Overloaded,
     Unreachable,
 )
+from flux_contract.knobs import NUM_IMAGES, SEED
+from flux_contract.models import CANNY_EDGES
 
 _T = TypeVar("_T")
 

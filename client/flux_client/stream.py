@@ -10,7 +10,7 @@ from flux_client.course import Course
 from flux_client.events import Event
 from flux_client.retry import Patience
 from flux_client.transport import Answers
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 if TYPE_CHECKING:
     from typing_extensions import Self

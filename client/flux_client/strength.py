@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
 
 #: Pairs of a weight and of the share of the way that it goes; both rise, from 0 to 1.
 CURVE = Path(__file__).with_name("strength_curve.json")

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from flux_client.request import Request
-from flux_serving.contract.tensors import Array
+from flux_contract.tensors import Array
 
 #: Outputs by tensor name, batch dimension included.
 Answer = Mapping[str, Array]
 
 
 class Answers(Protocol):
-    """The answers to one request, as they come; one thread reads them. Raises errors of flux_serving.errors only."""
+    """The answers to one request, as they come; one thread reads them. Raises errors of flux_contract.errors only."""
 
     def __next__(self) -> Answer: ...
 
@@ -30,7 +30,7 @@ class AsyncAnswers(Protocol):
 
 
 class Transport(Protocol):
-    """One server, called synchronously. Until it is closed, it raises nothing but errors of flux_serving.errors."""
+    """One server, called synchronously. Until it is closed, it raises nothing but errors of flux_contract.errors."""
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         """Send the request; the answer is there within timeout_s or DeadlineExceeded is raised."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from flux_client.pictures import encode_masks, encode_picture, encode_pictures
-from flux_serving.contract import limits
-from flux_serving.contract.editing import CONTROL_IMAGE
-from flux_serving.contract.knobs import IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, OUTPUT_FORMAT, PROMPT
-from flux_serving.contract.tensors import Array, DType, Tensor
-from flux_serving.errors import InvalidRequest
+from flux_contract import limits
+from flux_contract.editing import CONTROL_IMAGE
+from flux_contract.errors import InvalidRequest
+from flux_contract.knobs import IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, OUTPUT_FORMAT, PROMPT
+from flux_contract.tensors import Array, DType, Tensor
 
 _ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {
     IMAGE.name: encode_pictures,

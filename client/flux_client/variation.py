@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from flux_serving.contract.handed import OUTPUT_IMAGE, OUTPUT_SEED
-from flux_serving.contract.tensors import Array
-from flux_serving.errors import GenerationFailed
+from flux_contract.errors import GenerationFailed
+from flux_contract.handed import OUTPUT_IMAGE, OUTPUT_SEED
+from flux_contract.tensors import Array
 
 
 def opened(data: bytes, name: str) -> Image.Image:

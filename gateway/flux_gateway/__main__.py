@@ -10,12 +10,12 @@ import sys
 
 import uvicorn
 
+from flux_contract.errors import CannotStart
 from flux_gateway.app import make_app
 from flux_gateway.connections import HEAD_BYTES, allow_files, bounded_protocol
 from flux_gateway.keys import new_key
 from flux_gateway.proxies import Networks
 from flux_gateway.settings import PREFIX, Settings
-from flux_serving.errors import CannotStart
 
 
 def main() -> int:

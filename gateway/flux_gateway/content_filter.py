@@ -12,8 +12,8 @@ from typing import TypeAlias
 from PIL import Image
 
 from flux_client import Event, Progress
+from flux_contract.errors import CannotStart
 from flux_gateway.refusals import Refusal
-from flux_serving.errors import CannotStart
 
 #: Of the entry points among which `FLUX_GATEWAY_CONTENT_FILTER` chooses.
 GROUP = "flux_gateway.content_filters"

@@ -10,6 +10,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from flux_client import Event, FluxError, Variation
+from flux_contract import limits
 from flux_gateway.admission import Admission, Slot
 from flux_gateway.content_filter import ContentFilter
 from flux_gateway.generation import Generator, Wanted
@@ -17,7 +18,6 @@ from flux_gateway.keys import Caller
 from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.watch import Watch
-from flux_serving.contract import limits
 
 #: Bytes of memory that a pixel of an answer takes until it is sent: the image, and its text in the answer.
 ANSWER_BYTES_PER_PIXEL = 7

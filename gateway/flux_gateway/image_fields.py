@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from flux_serving.contract import limits
+from flux_contract import limits
 
 _EXPECTED = "expected an image in base64, as a data: URL or {'image_url': 'data:...'}, or a file"
 #: Characters in which the head of a data URL must end.

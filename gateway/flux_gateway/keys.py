@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flux_contract import limits
+from flux_contract.errors import CannotStart
 from flux_gateway.refusals import Refusal
-from flux_serving.contract import limits
-from flux_serving.errors import CannotStart
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flux_serving.errors import (
+from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
     FluxError,

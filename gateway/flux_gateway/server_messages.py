@@ -6,8 +6,8 @@ import json
 import logging
 import re
 
-from flux_serving.contract.models import ENSEMBLES, MODELS
-from flux_serving.errors import DeadlineExceeded, FluxError, GenerationFailed, InvalidRequest, Overloaded
+from flux_contract.errors import DeadlineExceeded, FluxError, GenerationFailed, InvalidRequest, Overloaded
+from flux_contract.models import ENSEMBLES, MODELS
 
 _LOG = logging.getLogger("flux_gateway.errors")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from flux_client.retry import MAX_TIMEOUT_S
+from flux_contract import limits
+from flux_contract.errors import CannotStart
 from flux_gateway.bodies import COPIES
 from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
 from flux_gateway.hosts import is_address, parsed_origin
 from flux_gateway.proxies import Networks
 from flux_gateway.results import ResultLimits
-from flux_serving.contract import limits
-from flux_serving.errors import CannotStart
 from flux_serving.settings import LORA_VARIABLE, shown
 
 PREFIX = "FLUX_GATEWAY_"

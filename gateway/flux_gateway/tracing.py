@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -13,8 +13,8 @@ from typing import get_args
 from PIL import Image
 
 from flux_client import AsyncFluxClient, FluxError, InstanceLoad, ModeName, Unreachable
+from flux_contract import limits
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
-from flux_serving.contract import limits
 
 #: Seconds between two looks, and that one may take.
 PAUSE_S, LOOK_S = 1.0, 2.0

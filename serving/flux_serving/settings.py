@@ -13,6 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from flux_contract import limits
+from flux_contract.errors import CannotStart
+from flux_contract.models import Model
 from flux_serving.checkpoint_files import (
     DIFFUSERS_MODEL,
     IMAGE_PROCESSOR,
@@ -24,9 +27,6 @@ from flux_serving.checkpoint_files import (
     missing_index,
     single_file_problem,
 )
-from flux_serving.contract import limits
-from flux_serving.contract.models import Model
-from flux_serving.errors import CannotStart
 
 BASE_VARIABLE = "FLUX_MODEL_PATH"
 REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"

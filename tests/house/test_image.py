@@ -18,13 +18,13 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from flux_image.checks import png_size
-from flux_image.engines import ImageError
-from flux_image.locks import simplified
+from flux_tools.image.checks import png_size
+from flux_tools.image.engines import ImageError
+from flux_tools.image.locks import simplified
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
-STAND_IN = ROOT / "scripts" / "flux_image" / "stand_in.Dockerfile"
+STAND_IN = ROOT / "tools" / "flux_tools" / "image" / "stand_in.Dockerfile"
 LABELS = {"title", "description", "licenses", "version", "revision", "created", "base.name"}
 #: An image: the Python that it has, its locks, the extras that are in it.
 IMAGES = {

@@ -8,11 +8,11 @@ import re
 import pytest
 
 from flux_gateway.settings import Settings
-from flux_sizing.__main__ import lines
-from flux_sizing.ending import longest_image_seconds, pre_stop_seconds
-from flux_sizing.gateway import gateway_memory_gibibytes
-from flux_sizing.load import target_tokens
-from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
+from flux_tools.sizing.__main__ import lines
+from flux_tools.sizing.ending import longest_image_seconds, pre_stop_seconds
+from flux_tools.sizing.gateway import gateway_memory_gibibytes
+from flux_tools.sizing.load import target_tokens
+from flux_tools.sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
 from manifests import DEPLOY, Document, named, of_kind, rendered, triton_pods
 
 DOCUMENT = DEPLOY.parent / "docs" / "kubernetes.md"

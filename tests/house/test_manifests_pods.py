@@ -19,9 +19,9 @@ from flux_gateway.settings import Settings, listed
 from flux_serving.launch.__main__ import read_options
 from flux_serving.launch.exposure import check_exposure
 from flux_serving.settings import Checkpoints
-from flux_sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
-from flux_sizing.gateway import gateway_memory_bytes, gateway_tmp_bytes
-from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
+from flux_tools.sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
+from flux_tools.sizing.gateway import gateway_memory_bytes, gateway_tmp_bytes
+from flux_tools.sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
 from manifests import DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -19,7 +19,7 @@ COMMANDS = ("bash", "cat", "cut", "dirname", "grep", "id", "sed")
 def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the files that the scripts read before they make an environment."""
     copy = tmp_path_factory.mktemp("checkout")
-    for folder in ("scripts", "serving"):
+    for folder in ("scripts", "contract", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("asset", "unseen", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     return copy

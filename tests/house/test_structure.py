@@ -12,11 +12,35 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+CONTRACT = ROOT / "contract"
 SERVING = ROOT / "serving" / "flux_serving"
 CLIENT = ROOT / "client" / "flux_client"
+GATEWAY = ROOT / "gateway" / "flux_gateway"
+TOOLS = ROOT / "tools" / "flux_tools"
+PRODUCT = (CONTRACT, SERVING, CLIENT, GATEWAY)
 
-#: A floor may import from itself and from the floors below it.
-FLOORS = ("errors", "contract", "checkpoint_files", "settings", "weights", "stages", "scheduling", "backend")
+#: What each package may import, beside itself and the contract.
+MAY_IMPORT: dict[str, set[str]] = {
+    "flux_contract": set(),
+    "flux_rendering": set(),
+    "flux_client": set(),
+    "flux_gateway": {"flux_client"},
+    "flux_serving.checkpoint_files": set(),
+    "flux_serving.settings": {"flux_serving.checkpoint_files"},
+    "flux_serving.images": set(),
+    "flux_serving.network": {"flux_serving.checkpoint_files", "flux_serving.settings"},
+    "flux_serving.conditioning": {"flux_serving.network", "flux_serving.images"},
+    "flux_serving.sampling": {
+        *("flux_serving.conditioning", "flux_serving.network", "flux_serving.images"),
+        "flux_serving.settings",
+    },
+    "flux_serving.scheduling": set(),
+    "flux_serving.backend": {
+        *("flux_serving.sampling", "flux_serving.conditioning", "flux_serving.network", "flux_serving.images"),
+        *("flux_serving.scheduling", "flux_serving.settings", "flux_serving.checkpoint_files"),
+    },
+    "flux_serving.launch": {"flux_rendering", "flux_serving.settings"},
+}
 
 
 def imports_of(file: Path) -> Iterator[str]:
@@ -39,45 +63,48 @@ def importers_of(package: str, *folders: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_imports_run_one_way(floor: str) -> None:
-    allowed = {"flux_serving." + name for name in FLOORS[: FLOORS.index(floor) + 1]}
-    for file in [*files(SERVING / floor), *SERVING.glob(f"{floor}.py")]:
+def package_of(name: str) -> str:
+    """The package of a module, as MAY_IMPORT names it."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "flux_serving" else parts[0]
+
+
+def files_of(package: str) -> list[Path]:
+    top, *below = package.split(".")
+    folder = next(
+        found for root in ("contract", "serving", "client", "gateway") for found in ROOT.glob(f"{root}/{top}")
+    )
+    return files(folder.joinpath(*below)) or [folder.joinpath(*below).with_suffix(".py")]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_run_one_way(package: str) -> None:
+    allowed = {"flux_contract", package, *MAY_IMPORT[package]}
+    for file in files_of(package):
         for name in imports_of(file):
             if name.startswith("flux_"):
-                assert ".".join(name.split(".")[:2]) in allowed, f"{file.relative_to(ROOT)} imports {name}"
+                assert package_of(name) in allowed, f"{file.relative_to(ROOT)} imports {name}"
 
 
-def test_the_launcher_knows_no_model() -> None:
-    for file in files(SERVING / "launch"):
-        for name in imports_of(file):
-            if name.startswith("flux_"):
-                assert name.split(".")[1] in {"contract", "errors", "settings", "launch"}, f"{file.name} imports {name}"
-
-
-def test_the_client_knows_only_the_contract_and_the_errors() -> None:
-    for file in files(CLIENT):
-        for name in imports_of(file):
-            if name.startswith("flux_serving"):
-                assert name.split(".")[1] in {"contract", "errors"}, f"{file.name} imports {name}"
+def test_the_product_does_not_import_the_tools() -> None:
+    assert importers_of("flux_tools", *PRODUCT) == set()
 
 
 def test_one_importer_for_each_boundary() -> None:
-    everything = (SERVING, CLIENT)
-    assert importers_of("triton_python_backend_utils", *everything) == {"serving/flux_serving/backend"}
-    assert importers_of("tritonclient", *everything) == {"client/flux_client"}
-    assert importers_of("pytriton", *everything) == set()
-    assert importers_of("cv2", *everything) == {"serving/flux_serving/stages"}
-    assert importers_of("transformers", *everything) == {"serving/flux_serving/weights.py"}
+    assert importers_of("triton_python_backend_utils", *PRODUCT) == {"serving/flux_serving/backend"}
+    assert importers_of("tritonclient", *PRODUCT) == {"client/flux_client"}
+    assert importers_of("pytriton", *PRODUCT) == set()
+    assert importers_of("cv2", *PRODUCT) == {"serving/flux_serving/images"}
+    assert importers_of("transformers", *PRODUCT) == {"serving/flux_serving/network"}
 
 
 def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
-    torch_free = [SERVING / "contract", SERVING / "scheduling", SERVING / "launch", CLIENT]
+    torch_free = [CONTRACT, SERVING / "scheduling", SERVING / "launch", CLIENT, GATEWAY]
     assert importers_of("torch", *torch_free) == set()
 
 
 @pytest.mark.parametrize(
-    "module", ["flux_client", "flux_gateway.app", "flux_serving.contract.pbtxt", "flux_serving.launch.server"]
+    "module", ["flux_client", "flux_gateway.app", "flux_rendering.pbtxt", "flux_serving.launch.server"]
 )
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
@@ -85,14 +112,14 @@ def test_importing_loads_no_torch(module: str) -> None:
 
 
 def test_the_model_repository_holds_only_models() -> None:
-    from flux_serving.contract.models import ENSEMBLES, MODELS
+    from flux_contract.models import ENSEMBLES, MODELS
 
     repository = ROOT / "model_repository"
     assert {p.name for p in repository.iterdir()} == {model.name for model in (*MODELS, *ENSEMBLES)}
 
 
 def test_every_model_py_is_a_doorway() -> None:
-    from flux_serving.contract.models import MODELS
+    from flux_contract.models import MODELS
 
     doorways = sorted((ROOT / "model_repository").glob("*/1/model.py"))
     assert len(doorways) == len(MODELS)
@@ -105,12 +132,10 @@ def test_every_model_py_is_a_doorway() -> None:
 
 
 def test_tensor_names_are_literals_only_in_the_contract() -> None:
-    from flux_serving.contract.models import ENSEMBLES, MODELS
+    from flux_contract.models import ENSEMBLES, MODELS
 
     names = {t.name for model in (*MODELS, *ENSEMBLES) for t in (*model.inputs, *model.outputs)}
-    for file in files(SERVING, CLIENT):
-        if "contract" in file.parts:
-            continue
+    for file in files(SERVING, CLIENT, GATEWAY):
         tree = ast.parse(file.read_text())
         documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):

@@ -19,7 +19,7 @@ import pytest
 
 from conftest import DEMO, ROOT, start_server
 from flux_client import FluxClient, GenerationFailed, InvalidRequest, Overloaded, RetryPolicy, Variation
-from flux_serving.contract.models import MODELS
+from flux_contract.models import MODELS
 from flux_serving.launch.server import ModelDied, TritonServer
 from pictures import drawn_picture, encoded
 

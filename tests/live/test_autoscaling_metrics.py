@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from flux_client import FluxClient
-from flux_serving.contract.metrics import METRICS, TOKENS_RUNNING, TOKENS_WAITING
+from flux_contract.metrics import METRICS, TOKENS_RUNNING, TOKENS_WAITING
 from flux_serving.launch.server import TritonServer
 from manifests import DEPLOY, named, of_kind, rendered
 from pictures import drawn_picture

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.live
 SIZES = [(64, 64), (96, 64), (128, 128)]
 STEPS, SEED, PROMPT = 10, 11, "red apple"
 #: A picture of the kind that the demo checkpoint was trained for.
-APPLE = ROOT / "scripts" / "flux_demo" / "unseen" / "red-apple.png"
+APPLE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
 LATENT_TOLERANCE = 1e-4
 
 

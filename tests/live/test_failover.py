@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from conftest import DEMO, ROOT
-from flux_failover.doors import client
-from flux_failover.play import Act, play
-from flux_failover.replica import Replica
+from flux_tools.failover.doors import client
+from flux_tools.failover.play import Act, play
+from flux_tools.failover.replica import Replica
 from pictures import drawn_picture, encoded
 
 pytestmark = pytest.mark.live

@@ -14,7 +14,7 @@ from flux_client import InvalidRequest
 from flux_client.grpc_transport import GrpcTransport
 from flux_client.http_transport import HttpTransport
 from flux_client.request import Request
-from flux_serving.contract.codes import CODES
+from flux_contract.codes import CODES
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded

@@ -13,7 +13,7 @@ import pytest
 from conftest import DEMO
 from flux_client import FluxClient, InstanceLoad, Variation
 from flux_client.fake import FakeTransport
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer

@@ -19,8 +19,8 @@ import pytest
 
 from conftest import DEMO, ROOT, start_server
 from flux_client import FluxClient, FluxError, RetryPolicy
+from flux_contract.errors import CannotStart
 from flux_gateway.keys import new_key
-from flux_serving.errors import CannotStart
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer

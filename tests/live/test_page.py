@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(CHROMIUM is None, reason="the page needs a browser: apt-get install chromium"),
 ]
-UNSEEN = Path(__file__).resolve().parents[2] / "scripts/flux_demo/unseen"
+UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 FULL = {"message": "full: 64 requests are in work", "type": "server_error", "param": None, "code": None}
 #: jq is not everywhere.

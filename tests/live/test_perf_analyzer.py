@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from flux_perf import inputs
-from flux_perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
-from flux_perf.cases import BASE, GRPC, SEEN, Case, Data
-from flux_perf.inputs import Work
-from flux_perf.options import FEWEST_PICTURES
-from flux_perf.runs import Runner
-from flux_perf.servers import NoServer, Server, check
 from flux_serving.launch.server import TritonServer
+from flux_tools.perf import inputs
+from flux_tools.perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
+from flux_tools.perf.cases import BASE, GRPC, SEEN, Case, Data
+from flux_tools.perf.inputs import Work
+from flux_tools.perf.options import FEWEST_PICTURES
+from flux_tools.perf.runs import Runner
+from flux_tools.perf.servers import NoServer, Server, check
 
 pytestmark = pytest.mark.live
 

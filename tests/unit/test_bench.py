@@ -15,15 +15,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from flux_bench import figures, load, memory_report, pictures, report
-from flux_bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
-from flux_bench.memory_report import Loaded, Part
-from flux_bench.perf_input import request
-from flux_bench.plan import MODES, WORKLOADS, Kind, Wish, Workload, poisson_arrivals_s, respelled, rotated, warm_up
-from flux_bench.processes import model_in, resident_in
-from flux_bench.results import Ceiling, Cell, Fairness, Outcome, Results, merged
-from flux_bench.storages import bytes_in, bytes_of
-from flux_documents import replaced, table
+from flux_tools.bench import figures, load, memory_report, pictures, report
+from flux_tools.bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
+from flux_tools.bench.memory_report import Loaded, Part
+from flux_tools.bench.perf_input import request
+from flux_tools.bench.plan import (
+    MODES,
+    WORKLOADS,
+    Kind,
+    Wish,
+    Workload,
+    poisson_arrivals_s,
+    respelled,
+    rotated,
+    warm_up,
+)
+from flux_tools.bench.processes import model_in, resident_in
+from flux_tools.bench.results import Ceiling, Cell, Fairness, Outcome, Results, merged
+from flux_tools.bench.storages import bytes_in, bytes_of
+from flux_tools.documents import replaced, table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
 

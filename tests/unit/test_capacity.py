@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux_simulation.capacity import (
+from flux_tools.simulation.capacity import (
     GPUS,
     MACHINES,
     MIXED,
@@ -19,10 +19,10 @@ from flux_simulation.capacity import (
     gpus_for,
     section,
 )
-from flux_simulation.machine import H100_EAGER, H100_FP8
-from flux_simulation.policies import Steps
-from flux_simulation.report import with_section
-from flux_simulation.study import H100, PROMISES, Site
+from flux_tools.simulation.machine import H100_EAGER, H100_FP8
+from flux_tools.simulation.policies import Steps
+from flux_tools.simulation.report import with_section
+from flux_tools.simulation.study import H100, PROMISES, Site
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "scaling.md"
 

@@ -16,18 +16,18 @@ import pytest
 import torch
 from diffusers import FluxControlNetModel, FluxPipeline
 
-from flux_serving.errors import Cancelled, FluxError
+from flux_contract.errors import Cancelled, FluxError
+from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.network.lora import Adapter, summed
+from flux_serving.network.projections import LowRank
+from flux_serving.network.weights import BaseWeights
+from flux_serving.sampling.denoising import Denoising
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Picture, Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
-from flux_serving.stages.context import ALWAYS, Context, Span
-from flux_serving.stages.denoising import Denoising
-from flux_serving.stages.lora import Adapter, summed
-from flux_serving.stages.material import Material
-from flux_serving.stages.projections import LowRank
-from flux_serving.stages.sampling import Picture, Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.weights import BaseWeights
 from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, weights_of
 

@@ -12,7 +12,7 @@ from flux_client import (
     Unreachable,
 )
 from flux_client.failures import from_stream, from_triton
-from flux_serving.contract.codes import CODES, with_code
+from flux_contract.codes import CODES, with_code
 
 GRPC_TABLE = [
     ("INVALID_ARGUMENT", "flux_base: HEIGHT=7", InvalidRequest),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from flux_client import InvalidRequest
 from flux_client.pictures import encode_pictures
-from flux_serving.contract import limits
+from flux_contract import limits
 
 
 def decoded(data):

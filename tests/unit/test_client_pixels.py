@@ -12,7 +12,7 @@ from PIL import Image
 
 from flux_client import InvalidRequest
 from flux_client.pictures import encode_pictures
-from flux_serving.stages.picture_decoding import decode_picture
+from flux_serving.images.picture_decoding import decode_picture
 
 RAMP = np.linspace(0, 1, 48).reshape(6, 8)
 

@@ -29,9 +29,9 @@ from flux_client.opening import open_transport
 from flux_client.request import call_request, edges_request, stream_request
 from flux_client.strength import CURVE, weight_of
 from flux_client.variation import read_variations
-from flux_serving.contract import limits
-from flux_serving.contract.handed import CANCEL, STREAM_TOKEN
-from flux_serving.contract.models import BY_MODE, FLUX_STREAM
+from flux_contract import limits
+from flux_contract.handed import CANCEL, STREAM_TOKEN
+from flux_contract.models import BY_MODE, FLUX_STREAM
 
 
 def png(size=(8, 8)):

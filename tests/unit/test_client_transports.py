@@ -35,7 +35,7 @@ from flux_client import (
     RetryPolicy,
     Unreachable,
 )
-from flux_serving.contract.codes import CODES, with_code
+from flux_contract.codes import CODES, with_code
 
 ONCE = RetryPolicy(attempts=1)
 

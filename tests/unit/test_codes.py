@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flux_serving.contract.codes import CODES, error_of, sendable, with_code, without_code
-from flux_serving.errors import FluxError, GenerationFailed, InvalidRequest, Overloaded
+from flux_contract.codes import CODES, error_of, sendable, with_code, without_code
+from flux_contract.errors import FluxError, GenerationFailed, InvalidRequest, Overloaded
 
 #: Nobody who calls the server meets the others: they are the client's own, or keep the server from starting.
 ELSEWHERE = {"Unreachable", "CannotStart"}

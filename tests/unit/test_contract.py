@@ -7,11 +7,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from flux_serving.contract import limits
-from flux_serving.contract.knobs import GUIDANCE_SCALE, IMAGE, NUM_INFERENCE_STEPS, SEED
-from flux_serving.contract.models import ENSEMBLES, FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_REDUX, FLUX_STREAM, MODELS
-from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all, render_ensemble, render_model
-from flux_serving.errors import InvalidRequest
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_contract.knobs import GUIDANCE_SCALE, IMAGE, NUM_INFERENCE_STEPS, SEED
+from flux_contract.models import ENSEMBLES, FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_REDUX, FLUX_STREAM, MODELS
+from flux_rendering.pbtxt import DEFAULT_GPUS, render_all, render_ensemble, render_model
 
 
 def parsed(text: str) -> model_config_pb2.ModelConfig:

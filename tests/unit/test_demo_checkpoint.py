@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flux_demo import asset
-from flux_demo.architecture import CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH, new_controlnet, new_transformer
-from flux_demo.pictures import Picture, family_of, split
+from flux_tools.demo import asset
+from flux_tools.demo.architecture import CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH, new_controlnet, new_transformer
+from flux_tools.demo.pictures import Picture, family_of, split
 
 
 @pytest.mark.parametrize("name", [file.name for file in asset.ASSETS])

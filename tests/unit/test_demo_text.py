@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from flux_demo.architecture import CONTEXT_WIDTH, TEXT_TOKENS
-from flux_demo.asset import _load_padded
-from flux_demo.pictures import Picture
-from flux_demo.text import PADDING, at_width, clip_tokenizer, new_t5, t5_tokenizer
-from flux_training.captions import captions, paraphrase
-from flux_training.networks import t5_tokens
-from flux_training.vocabulary import learn_tokenizers
+from flux_tools.demo.architecture import CONTEXT_WIDTH, TEXT_TOKENS
+from flux_tools.demo.asset import _load_padded
+from flux_tools.demo.pictures import Picture
+from flux_tools.demo.text import PADDING, at_width, clip_tokenizer, new_t5, t5_tokenizer
+from flux_tools.training.captions import captions, paraphrase
+from flux_tools.training.networks import t5_tokens
+from flux_tools.training.vocabulary import learn_tokenizers
 
 CAPTIONS = [
     "red apple",

@@ -10,17 +10,17 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from flux_demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS, new_controlnet, new_transformer
-from flux_demo.pictures import Picture
-from flux_training.augmentation import remixed
-from flux_training.captions import captions
-from flux_training.examples import GRIDS, NATIVE, Example, Examples, Redraw, placed
-from flux_training.following import canny, f1
-from flux_training.lora import adapt, greyscale
-from flux_training.networks import Control, Flow
-from flux_training.progress import descend
-from flux_training.text import Teller
-from flux_training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
+from flux_tools.demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS, new_controlnet, new_transformer
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.augmentation import remixed
+from flux_tools.training.captions import captions
+from flux_tools.training.examples import GRIDS, NATIVE, Example, Examples, Redraw, placed
+from flux_tools.training.following import canny, f1
+from flux_tools.training.lora import adapt, greyscale
+from flux_tools.training.networks import Control, Flow
+from flux_tools.training.progress import descend
+from flux_tools.training.text import Teller
+from flux_tools.training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
 
 STEPS = 300
 GUIDANCE = (1.0, 5.0)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import ALWAYS, Context, Span
-from flux_serving.stages.denoising import Batch, Denoising
-from flux_serving.stages.material import Material
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.weights import BaseWeights
+from flux_contract.errors import InvalidRequest
+from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.network.weights import BaseWeights
+from flux_serving.sampling.denoising import Batch, Denoising
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from stock import stock_latents
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH
 

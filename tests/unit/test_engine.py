@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from flux_serving.errors import Cancelled, FluxError, GenerationFailed, Overloaded
+from flux_contract.errors import Cancelled, FluxError, GenerationFailed, Overloaded
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.launch.__main__ import read_options
 from flux_serving.launch.exposure import RESTRICTED_APIS, check_exposure, is_loopback, restriction_arguments
 from flux_serving.launch.variables import unknown_variables

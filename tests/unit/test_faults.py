@@ -25,9 +25,9 @@ import pytest  # noqa: E402
 
 from conftest import DEMO  # noqa: E402
 from faults import Injector, Place  # noqa: E402
+from flux_contract.models import MODELS  # noqa: E402
 from flux_serving.backend import health, instance, work_sharing  # noqa: E402
 from flux_serving.backend.progress_channel import Progress, ProgressFolder  # noqa: E402
-from flux_serving.contract.models import MODELS  # noqa: E402
 from pictures import drawn_picture, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 

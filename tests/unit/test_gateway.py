@@ -21,6 +21,7 @@ from PIL import Image
 from asking import gateway
 from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded
 from flux_client.fake import AsyncFakeTransport
+from flux_contract.errors import CannotStart, FluxError
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
 from flux_gateway.desk import Gone, while_there
@@ -28,7 +29,6 @@ from flux_gateway.genserve.schema import MODES
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
-from flux_serving.errors import CannotStart, FluxError
 from pictures import encoded
 
 NINE = {

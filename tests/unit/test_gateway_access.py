@@ -17,11 +17,11 @@ import pytest
 from asking import Endless, running
 from flux_client import AsyncFluxClient
 from flux_client.fake import AsyncFakeTransport
+from flux_contract.errors import CannotStart
 from flux_gateway.app import make_app
 from flux_gateway.cross_origin import AllowedHosts
 from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
-from flux_serving.errors import CannotStart
 
 TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
 Asked = tuple[str, str, dict[str, Any]]

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from asking import gateway
+from flux_contract.errors import CannotStart
 from flux_gateway import content_filter as room
 from flux_gateway.content_filter import Check, ContentFilter, content_filter
-from flux_serving.errors import CannotStart
 
 TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
 

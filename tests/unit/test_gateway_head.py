@@ -15,9 +15,9 @@ import pytest
 from asking import Endless, gateway, started_app
 from flux_client import AsyncFluxClient, RetryPolicy
 from flux_client.fake import AsyncFakeTransport
+from flux_contract.models import BY_MODE
 from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
-from flux_serving.contract.models import BY_MODE
 
 TEXT = {"prompt": "red apple", "num_inference_steps": 1}
 #: They differ from one request to the next.

@@ -19,13 +19,13 @@ from PIL import Image
 
 from asking import gateway
 from flux_client.fake import AsyncFakeTransport, FakeTransport
+from flux_contract import limits
+from flux_contract.models import FLUX_STREAM
 from flux_gateway.genserve.schema import GenerateRequest
 from flux_gateway.image_fields import decode_image
 from flux_gateway.jobs.schema import JobRequest
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, VariationsRequest
 from flux_gateway.request_body import RequestBody
-from flux_serving.contract import limits
-from flux_serving.contract.models import FLUX_STREAM
 from pictures import encoded
 
 SCHEMAS: tuple[type[RequestBody], ...] = (

@@ -15,9 +15,9 @@ from PIL import Image
 
 from flux_client import AsyncFluxClient, Overloaded, RetryPolicy
 from flux_client.fake import AsyncFakeTransport
+from flux_contract.errors import FluxError
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
-from flux_serving.errors import FluxError
 from pictures import encoded
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ import pytest
 from test_gateway import ask
 
 from flux_client import GenerationFailed, InvalidRequest, NotConnected, Overloaded, Unreachable
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError
 from flux_gateway.server_messages import for_callers
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
 
 REGION = "/flux-triton-0a1b2c3d_triton_python_backend_shm_region_1f6b0c8e"
 OURS = [

@@ -11,11 +11,11 @@ import pytest
 
 from flux_client import AsyncFluxClient
 from flux_client.fake import AsyncFakeTransport
+from flux_contract.errors import CannotStart
+from flux_contract.models import FLUX_STREAM
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 from flux_gateway.tracing import Tracing
-from flux_serving.contract.models import FLUX_STREAM
-from flux_serving.errors import CannotStart
 from flux_serving.launch.tracing import trace_arguments, traces_url
 from pictures import drawn_picture, encoded
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flux_gpu.__main__ import TINY, decoding, steps
-from flux_gpu.contestants import Ours, run_stock
-from flux_gpu.networks import make_pipeline
+from flux_tools.gpu.__main__ import TINY, decoding, steps
+from flux_tools.gpu.contestants import Ours, run_stock
+from flux_tools.gpu.networks import make_pipeline
 
 
 def test_both_contestants_make_the_same_latents_and_the_tables_have_their_rows() -> None:

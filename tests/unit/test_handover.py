@@ -14,13 +14,13 @@ import fake_triton
 
 fake_triton.install()
 
+from flux_contract.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Overloaded  # noqa: E402
+from flux_contract.handed import OUTPUT_SEED, PIXELS  # noqa: E402
+from flux_contract.tensors import Array  # noqa: E402
 from flux_serving.backend.handover import Handover, HandoverServer, NotTaken  # noqa: E402
 from flux_serving.backend.reply import Reply  # noqa: E402
 from flux_serving.backend.server_folder import ServerFolder  # noqa: E402
 from flux_serving.backend.tensor_message import pack_message, unpack_message  # noqa: E402
-from flux_serving.contract.handed import OUTPUT_SEED, PIXELS  # noqa: E402
-from flux_serving.contract.tensors import Array  # noqa: E402
-from flux_serving.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Overloaded  # noqa: E402
 from waiting import within  # noqa: E402
 
 VALUES = {

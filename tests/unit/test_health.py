@@ -8,8 +8,7 @@ import time
 import pytest
 import torch
 
-from flux_serving.backend.health import EXIT_STATUS, ProcessHealth, WatchedRunner
-from flux_serving.errors import (
+from flux_contract.errors import (
     DeviceLost,
     FluxError,
     GenerationFailed,
@@ -17,6 +16,7 @@ from flux_serving.errors import (
     Overloaded,
     is_device_lost,
 )
+from flux_serving.backend.health import EXIT_STATUS, ProcessHealth, WatchedRunner
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler

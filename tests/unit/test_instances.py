@@ -24,14 +24,14 @@ from flux_client.fake import AsyncFakeTransport, FakeTransport  # noqa: E402
 from flux_client.request import Request  # noqa: E402
 from flux_client.transport import Answer  # noqa: E402
 from flux_client.variation import Variation  # noqa: E402
+from flux_contract.errors import CannotStart, InvalidRequest  # noqa: E402
+from flux_contract.handed import JOBS, QUERY, ROOM  # noqa: E402
+from flux_contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
 from flux_gateway.genserve.routes import UNKNOWN_GPU, gpu_of  # noqa: E402
 from flux_gateway.watch import Watch  # noqa: E402
 from flux_serving.backend import instance  # noqa: E402
 from flux_serving.backend.instance import Instance  # noqa: E402
-from flux_serving.contract.handed import JOBS, QUERY, ROOM  # noqa: E402
-from flux_serving.contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
-from flux_serving.errors import CannotStart, InvalidRequest  # noqa: E402
-from flux_serving.weights import open_device  # noqa: E402
+from flux_serving.network.weights import open_device  # noqa: E402
 
 GPU_MODELS = [model.name for model in MODELS if model.needs_gpu]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_serving.contract.models import FLUX_BASE, MODELS
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
+from flux_contract.models import FLUX_BASE, MODELS
 from flux_serving.launch.draining import in_work
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.repository import assemble_repository

@@ -15,7 +15,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.launch import ending, gateway, guardian
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import Terminated, free_ports

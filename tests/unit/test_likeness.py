@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from flux_quality.likeness import Bytes, apart, distances, features, found_among_first, lab, middle
-from flux_training.augmentation import augment
+from flux_tools.quality.likeness import Bytes, apart, distances, features, found_among_first, lab, middle
+from flux_tools.training.augmentation import augment
 
 
 def pictures(count: int) -> Bytes:

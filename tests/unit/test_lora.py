@@ -12,13 +12,13 @@ from diffusers import FluxPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import Context
-from flux_serving.stages.lora import read_adapter, summed
-from flux_serving.stages.material import Material
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.stages.transformer import Transformer
+from flux_contract.errors import InvalidRequest
+from flux_serving.conditioning.context import Context
+from flux_serving.network.lora import read_adapter, summed
+from flux_serving.network.transformer import Transformer
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from stock import embeddings, run
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_flux, weights_of
 

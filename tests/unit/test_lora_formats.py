@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from test_lora import made, stock_latents
 from torch import Tensor
 
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.lora import read_adapter, summed
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.transformer import Transformer
+from flux_contract.errors import InvalidRequest
+from flux_serving.network.lora import read_adapter, summed
+from flux_serving.network.transformer import Transformer
+from flux_serving.sampling.sampling import Sampler
 from tiny import make_tiny_flux, weights_of
 
 RANK = 4

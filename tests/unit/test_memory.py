@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from flux_contract.errors import FluxError
 from flux_serving.backend.memory import private_bytes, return_free_memory
 from flux_serving.backend.progress_channel import ProgressFolder
-from flux_serving.errors import FluxError
+from flux_serving.network.latents import Grid
+from flux_serving.network.lora import summed
+from flux_serving.network.projections import LowRank
+from flux_serving.network.rotary import RotaryTables
+from flux_serving.network.transformer import Transformer
+from flux_serving.network.weights import BaseWeights
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Sampler
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Scheduler
-from flux_serving.stages.latents import Grid
-from flux_serving.stages.lora import summed
-from flux_serving.stages.material import Material
-from flux_serving.stages.projections import LowRank
-from flux_serving.stages.rotary import RotaryTables
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.transformer import Transformer
-from flux_serving.weights import BaseWeights
 from stock import context, of_size
 
 if TYPE_CHECKING:

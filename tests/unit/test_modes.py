@@ -10,17 +10,17 @@ import pytest
 import torch
 from diffusers import FluxControlNetModel, FluxPipeline
 
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.context import Span
-from flux_serving.stages.controlnet import ControlNet
-from flux_serving.stages.material import Material
-from flux_serving.stages.noise_schedule import make_schedule
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.stages.starting import started_at, step_of_strength
-from flux_serving.stages.steering import control_steps
-from flux_serving.stages.transformer import Transformer
-from flux_serving.weights import BaseWeights
+from flux_contract.errors import InvalidRequest
+from flux_serving.conditioning.context import Span
+from flux_serving.network.controlnet import ControlNet
+from flux_serving.network.transformer import Transformer
+from flux_serving.network.weights import BaseWeights
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.noise_schedule import make_schedule
+from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
+from flux_serving.sampling.starting import started_at, step_of_strength
+from flux_serving.sampling.steering import control_steps
 from stock import context, embeddings, latents, of_size, run, stock_cfg, stock_control, stock_img2img
 from tiny import make_tiny_controlnet, weights_of
 

@@ -14,21 +14,21 @@ import pytest
 import yaml
 from PIL import Image
 
-from flux_perf import __main__ as command
-from flux_perf import binary, inputs, report
-from flux_perf.binary import Binary, NoBinary, Source
-from flux_perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
-from flux_perf.counters import Inside, growth, inside, parse_counters
-from flux_perf.export import Summary, percentile, printed, read_export, summed_up
-from flux_perf.inputs import Work
-from flux_perf.options import FEWEST_PICTURES
-from flux_perf.runs import Measured, Results
-from flux_perf.servers import NoServer, Server, check
-from flux_serving.contract.handed import CONTEXT
-from flux_serving.contract.models import FLUX_BASE, FLUX_REDUX
-from flux_serving.contract.tensors import DType
+from flux_contract.handed import CONTEXT
+from flux_contract.models import FLUX_BASE, FLUX_REDUX
+from flux_contract.tensors import DType
 from flux_serving.launch.processes import free_ports
 from flux_serving.settings import ModelSettings
+from flux_tools.perf import __main__ as command
+from flux_tools.perf import binary, inputs, report
+from flux_tools.perf.binary import Binary, NoBinary, Source
+from flux_tools.perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
+from flux_tools.perf.counters import Inside, growth, inside, parse_counters
+from flux_tools.perf.export import Summary, percentile, printed, read_export, summed_up
+from flux_tools.perf.inputs import Work
+from flux_tools.perf.options import FEWEST_PICTURES
+from flux_tools.perf.runs import Measured, Results
+from flux_tools.perf.servers import NoServer, Server, check
 
 RECORDED = Path(__file__).resolve().parent / "recorded"
 MODEL_ANALYZER = Path(__file__).resolve().parents[2] / "deploy" / "model-analyzer" / "config.yaml"

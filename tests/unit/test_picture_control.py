@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flux_serving.contract import knobs
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.attention import weighted_attention
-from flux_serving.stages.blending import concatenated, summed
-from flux_serving.stages.context import ALWAYS, Part, Span, Text
-from flux_serving.stages.detail import pooled
-from flux_serving.stages.framing import Patches, View, coverage, views
-from flux_serving.stages.picture_control import PictureControl, picture_part, spans_in
-from flux_serving.stages.prompt_encoding import text_parts
+from flux_contract import knobs
+from flux_contract.errors import InvalidRequest
+from flux_serving.conditioning.blending import concatenated, summed
+from flux_serving.conditioning.context import ALWAYS, Part, Span, Text
+from flux_serving.conditioning.detail import pooled
+from flux_serving.conditioning.framing import Patches, View, coverage, views
+from flux_serving.conditioning.picture_control import PictureControl, picture_part, spans_in
+from flux_serving.conditioning.prompt_encoding import text_parts
+from flux_serving.network.attention import weighted_attention
 
 WIDTH = 6
 PATCHES = Patches(3, 1 / 3)

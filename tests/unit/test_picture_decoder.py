@@ -14,10 +14,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from flux_contract.errors import Cancelled, InvalidRequest
+from flux_contract.limits import MAX_PICTURE_PIXELS
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
-from flux_serving.contract.limits import MAX_PICTURE_PIXELS
-from flux_serving.errors import Cancelled, InvalidRequest
-from flux_serving.stages.picture_decoding import TooMuchWork
+from flux_serving.images.picture_decoding import TooMuchWork
 from pictures import encoded, slow_jpeg
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flux_serving.contract import limits
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.picture_decoding import decode_picture
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_serving.images.picture_decoding import decode_picture
 
 WHITE = [255, 255, 255]
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)

@@ -13,10 +13,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
 from flux_client import Variation
-from flux_serving.contract import limits
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.picture_decoding import decode_picture
-from flux_serving.stages.picture_encoding import (
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_serving.images.picture_decoding import decode_picture
+from flux_serving.images.picture_encoding import (
     MAX_RECIPE_BYTES,
     OutputFormat,
     encode_picture,

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flux_serving.contract import limits
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.picture_decoding import decode_picture
-from flux_serving.stages.picture_files import without_metadata
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_serving.images.picture_decoding import decode_picture
+from flux_serving.images.picture_files import without_metadata
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
 #: 64 MiB of zeros.

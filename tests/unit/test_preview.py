@@ -11,11 +11,11 @@ from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d
 
 from conftest import DEMO, ROOT
-from flux_serving.contract.limits import PREVIEW_METHODS
+from flux_contract.limits import PREVIEW_METHODS
+from flux_serving.network.latents import Grid, pack_latents
+from flux_serving.network.weights import BaseWeights, load_base
+from flux_serving.sampling.preview import Previewer, encode, shrunk, synthetic_pictures
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.latents import Grid, pack_latents
-from flux_serving.stages.preview import Previewer, encode, shrunk, synthetic_pictures
-from flux_serving.weights import BaseWeights, load_base
 
 CPU = torch.device("cpu")
 
@@ -33,7 +33,7 @@ def previewer(demo: BaseWeights) -> Previewer:
 def unseen_pictures(side: int) -> torch.Tensor:
     """(pictures, 3, side, side), 0..1."""
     pictures = []
-    for path in sorted(Path(ROOT, "scripts/flux_demo/unseen").glob("*.png")):
+    for path in sorted(Path(ROOT, "tools/flux_tools/demo/unseen").glob("*.png")):
         with Image.open(path) as image:
             rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_contract.errors import CannotStart, InvalidRequest
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
     Preview,
@@ -21,7 +22,6 @@ from flux_serving.backend.progress_channel import (
     ProgressReceiver,
     ProgressSender,
 )
-from flux_serving.errors import CannotStart, InvalidRequest
 from flux_serving.settings import FOLDER_VARIABLE
 
 

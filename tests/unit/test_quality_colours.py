@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_quality.colours import SWATCHES, chroma, is_of
-from flux_quality.likeness import Bytes
+from flux_tools.quality.colours import SWATCHES, chroma, is_of
+from flux_tools.quality.likeness import Bytes
 
 
 def square(*rgb: int) -> Bytes:

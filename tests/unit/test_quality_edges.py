@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_quality.edge_likeness import edges_of, f1, mean_f1
-from flux_quality.likeness import Bytes
+from flux_tools.quality.edge_likeness import edges_of, f1, mean_f1
+from flux_tools.quality.likeness import Bytes
 
 EMPTY = np.zeros((32, 32), np.uint8)
 

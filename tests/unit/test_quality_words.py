@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_demo.pictures import Picture
-from flux_quality.gallery import Gallery
-from flux_quality.words import Census, combinations, paraphrases
-from flux_training.captions import captions
+from flux_tools.demo.pictures import Picture
+from flux_tools.quality.gallery import Gallery
+from flux_tools.quality.words import Census, combinations, paraphrases
+from flux_tools.training.captions import captions
 
 
 def picture(name: str, kind: str, level: int) -> Picture:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from flux_serving.errors import Cancelled, DeadlineExceeded, Overloaded
+from flux_contract.errors import Cancelled, DeadlineExceeded, Overloaded
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Load, Scheduler, tokens_of_step
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_serving.contract.models import FLUX_BASE, IMAGE_ENCODE
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
+from flux_contract.models import FLUX_BASE, IMAGE_ENCODE
 from flux_serving.settings import Checkpoints, ModelSettings
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from flux_serving.scheduling.scheduler import Limits
-from flux_simulation import figures
-from flux_simulation.instances import IN_TURN, LEAST_WORK, OURS, SMALL_SITE, run_route
-from flux_simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8
-from flux_simulation.merit import judge
-from flux_simulation.policies import POLICIES, OneByOne, Policy, Steps
-from flux_simulation.simulation import Outcome, round_robin, simulate
-from flux_simulation.workload import Mix, Request, arrivals
+from flux_tools.simulation import figures
+from flux_tools.simulation.instances import IN_TURN, LEAST_WORK, OURS, SMALL_SITE, run_route
+from flux_tools.simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8
+from flux_tools.simulation.merit import judge
+from flux_tools.simulation.policies import POLICIES, OneByOne, Policy, Steps
+from flux_tools.simulation.simulation import Outcome, round_robin, simulate
+from flux_tools.simulation.workload import Mix, Request, arrivals
 
 MIX = Mix()
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from flux_serving.contract import limits
-from flux_serving.contract.models import FLUX_BASE, FLUX_STREAM, IMAGE_ENCODE, MODELS
-from flux_simulation.machine import Machine
-from flux_sizing import shared_memory
-from flux_sizing.__main__ import lines
-from flux_sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
-from flux_sizing.load import round_seconds, target_tokens
-from flux_sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, Largest, shared_memory_bytes
+from flux_contract import limits
+from flux_contract.models import FLUX_BASE, FLUX_STREAM, IMAGE_ENCODE, MODELS
+from flux_tools.simulation.machine import Machine
+from flux_tools.sizing import shared_memory
+from flux_tools.sizing.__main__ import lines
+from flux_tools.sizing.ending import grace_period_seconds, longest_image_seconds, pre_stop_seconds
+from flux_tools.sizing.load import round_seconds, target_tokens
+from flux_tools.sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, Largest, shared_memory_bytes
 
 MEBIBYTE = 2**20
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
-from flux_serving.contract.knobs import PROMPT
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.blending import concatenated
-from flux_serving.stages.context import ALWAYS, Part, assemble, no_text
-from flux_serving.stages.latents import Grid, initial_noise, pack_latents, unpack_latents
-from flux_serving.stages.noise_schedule import make_schedule
-from flux_serving.stages.picture_size import Sides
-from flux_serving.stages.prompt_encoding import check_prompt, text_parts
-from flux_serving.stages.sampling_parameters import SamplingParameters
+from flux_contract.errors import InvalidRequest
+from flux_contract.knobs import PROMPT
+from flux_serving.conditioning.blending import concatenated
+from flux_serving.conditioning.context import ALWAYS, Part, assemble, no_text
+from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts
+from flux_serving.images.picture_size import Sides
+from flux_serving.network.latents import Grid, initial_noise, pack_latents, unpack_latents
+from flux_serving.sampling.noise_schedule import make_schedule
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 
 FLUX_DEV_SCHEDULER = {
     "base_image_seq_len": 256,

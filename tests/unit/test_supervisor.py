@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.launch.supervisor import (
     NEVER,
     RestartPolicy,

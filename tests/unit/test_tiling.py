@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from conftest import DEMO
-from flux_serving.stages.decoding import decode_latents, decode_tiled
-from flux_serving.stages.latent_encoding import encode_pixels, encode_tiled
-from flux_serving.stages.latents import Grid, pack_latents
-from flux_serving.stages.tiling import OVERLAP, TILE, _places, _shares, _twin
-from flux_serving.weights import BaseWeights, load_base, load_vae_encoder
+from flux_serving.network.decoding import decode_latents, decode_tiled
+from flux_serving.network.latent_encoding import encode_pixels, encode_tiled
+from flux_serving.network.latents import Grid, pack_latents
+from flux_serving.network.tiling import OVERLAP, TILE, _places, _shares, _twin
+from flux_serving.network.weights import BaseWeights, load_base, load_vae_encoder
 from pictures import drawn_picture
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
+from flux_serving.conditioning.context import Context
+from flux_serving.network.weights import BaseWeights, load_base
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.context import Context
-from flux_serving.stages.material import Material
-from flux_serving.stages.sampling import Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.weights import BaseWeights, load_base
 from tiny import make_tiny_controlnet
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flux_client.modes import KEYWORDS
-from flux_serving.contract import limits
+from flux_contract import limits
 
 #: Ten previews of a picture that takes the usual 50 steps.
 DEFAULT_PREVIEW_STEPS = 5

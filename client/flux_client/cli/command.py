@@ -9,7 +9,7 @@ from flux_client.cli.generation import generate
 from flux_client.cli.outputs import failed
 from flux_client.cli.parser import check, make_parser
 from flux_client.client import FluxClient
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 #: What a shell says of a command that Ctrl-C ended.
 _INTERRUPTED = 130

@@ -14,7 +14,7 @@ from flux_client.client import FluxClient
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
 from flux_client.variation import Variation
-from flux_serving.errors import InvalidRequest
+from flux_contract.errors import InvalidRequest
 
 
 def generate(client: FluxClient, options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flux_client.cli.arguments import DEFAULT_PREVIEW_STEPS, adapter, folder, integers, numbers
-from flux_serving.contract import limits
+from flux_contract import limits
 
 
 def add_outputs(command: argparse.ArgumentParser, made: str) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from flux_client.events import Progress
 from flux_client.opening import STREAMING_PROTOCOL
-from flux_serving.contract import limits
+from flux_contract import limits
 
 
 class Meter:

@@ -11,7 +11,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from flux_serving.errors import FluxError, InvalidRequest
+from flux_contract.errors import FluxError, InvalidRequest
 
 
 class Names:

@@ -9,7 +9,7 @@ from flux_client.cli import groups
 from flux_client.cli.arguments import folder, numbers
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
 from flux_client.retry import DEFAULT_TIMEOUT_S
-from flux_serving.contract import limits
+from flux_contract import limits
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from flux_client import ModeName
+from flux_contract import limits
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageBytes
 from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.parsing import json_value
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
-from flux_serving.contract import limits
 
 #: By GenServe's name of a mode: ours, and the model that stands for it.
 MODES: dict[str, tuple[ModeName, str]] = {

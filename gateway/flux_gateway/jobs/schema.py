@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from flux_client import Preview, Variation
+from flux_contract import limits
 from flux_gateway.generation import Wanted
 from flux_gateway.genserve.schema import GenerateRequest
 from flux_gateway.jobs.job import ImageState, Job, Status
 from flux_gateway.openai_images.bodies import ErrorDetails, error_details
 from flux_gateway.pictures import as_text, size_of
-from flux_serving.contract import limits
 
 
 class JobRequest(GenerateRequest):

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
+from flux_contract import limits
 from flux_gateway.generation import Wanted
 from flux_gateway.image_fields import ImageList
 from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
-from flux_serving.contract import limits
 
 #: Partial images that a stream may have, as OpenAI's.
 MOST_PARTIAL = 3

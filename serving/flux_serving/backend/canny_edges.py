@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flux_contract.editing import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
+from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.models import CANNY_EDGES
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.request_queue import RequestQueue
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.editing import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT
-from flux_serving.contract.handed import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
-from flux_serving.contract.knobs import OUTPUT_FORMAT
-from flux_serving.contract.models import CANNY_EDGES
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import InvalidRequest
+from flux_serving.images.edges import edges
+from flux_serving.images.picture_decoding import Decode, decode_named
+from flux_serving.images.picture_encoding import as_png, parse_format
+from flux_serving.images.picture_size import Sides
+from flux_serving.images.resizing import placement, resized
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.edges import edges
-from flux_serving.stages.picture_decoding import Decode, decode_named
-from flux_serving.stages.picture_encoding import as_png, parse_format
-from flux_serving.stages.picture_size import Sides
-from flux_serving.stages.resizing import placement, resized
 
 
 class CannyEdgesModel:

@@ -9,8 +9,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.codes import error_of, without_prefix
-from flux_serving.errors import Overloaded
+from flux_contract.codes import error_of, without_prefix
+from flux_contract.errors import Overloaded
 
 #: What Triton says instead of beginning the next model of an ensemble, or the ensemble, when it has been asked to stop.
 _STOPPING = re.compile(r"Server is stopping, [a-z ]*|(?:Model \w+ - Error when running inference: )?Server not ready")

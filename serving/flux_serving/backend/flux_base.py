@@ -17,6 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from flux_contract.codes import error_of
+from flux_contract.errors import InvalidRequest, Overloaded
+from flux_contract.handed import PIXELS, REFUSALS
+from flux_contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
+from flux_contract.models import FLUX_BASE
+from flux_contract.tensors import Array
 from flux_serving.backend.adapters import Adapters
 from flux_serving.backend.health import HEALTH, WatchedRunner
 from flux_serving.backend.instance import Instance
@@ -29,24 +35,18 @@ from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.ticket import Ticket
 from flux_serving.backend.wire import read_inputs, read_text, refuse
 from flux_serving.backend.work_sharing import WorkSharing
-from flux_serving.contract.codes import error_of
-from flux_serving.contract.handed import PIXELS, REFUSALS
-from flux_serving.contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.tensors import Array
-from flux_serving.errors import InvalidRequest, Overloaded
+from flux_serving.images.picture_encoding import parse_format
+from flux_serving.images.picture_size import Sides
+from flux_serving.network.weights import choose_dtype, load_base, open_device
+from flux_serving.sampling.denoising import Denoising
+from flux_serving.sampling.preview import Previewer
+from flux_serving.sampling.sampling import Picture, Sampler
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job, JobLeft
 from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.denoising import Denoising
-from flux_serving.stages.picture_encoding import parse_format
-from flux_serving.stages.picture_size import Sides
-from flux_serving.stages.preview import Previewer
-from flux_serving.stages.sampling import Picture, Sampler
-from flux_serving.stages.sampling_parameters import SamplingParameters
-from flux_serving.weights import choose_dtype, load_base, open_device
 
 #: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
 #: a thousand tokens (docs/performance.md); on an H100, at four pictures of 512 x 512 pixels (docs/gpu.md).

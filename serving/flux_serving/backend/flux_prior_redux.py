@@ -10,12 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flux_serving.backend.instance import Instance
-from flux_serving.backend.pending_request import PendingRequest
-from flux_serving.backend.request_queue import RequestQueue
-from flux_serving.backend.wire import read_text
-from flux_serving.contract.handed import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
-from flux_serving.contract.knobs import (
+from flux_contract.handed import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
+from flux_contract.knobs import (
     IMAGE,
     IMAGE_BLEND,
     IMAGE_MASK,
@@ -25,18 +21,22 @@ from flux_serving.contract.knobs import (
     PROMPT_START,
     PROMPT_STRENGTH,
 )
-from flux_serving.contract.models import FLUX_PRIOR_REDUX
-from flux_serving.contract.tensors import Array, Tensor
+from flux_contract.models import FLUX_PRIOR_REDUX
+from flux_contract.tensors import Array, Tensor
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.request_queue import RequestQueue
+from flux_serving.backend.wire import read_text
+from flux_serving.conditioning.condition import Wish, compose
+from flux_serving.conditioning.context import Context
+from flux_serving.conditioning.framing import Patches
+from flux_serving.conditioning.picture_control import PictureControl, spans_in
+from flux_serving.conditioning.prompt_encoding import as_context, check_prompt, encode_prompt
+from flux_serving.conditioning.redux_prior import encode_squares, preprocess
+from flux_serving.conditioning.showing import show
+from flux_serving.images.picture_decoding import Decode
+from flux_serving.network.weights import choose_dtype, load_prior, open_device
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.condition import Wish, compose
-from flux_serving.stages.context import Context
-from flux_serving.stages.framing import Patches
-from flux_serving.stages.picture_control import PictureControl, spans_in
-from flux_serving.stages.picture_decoding import Decode
-from flux_serving.stages.prompt_encoding import as_context, check_prompt, encode_prompt
-from flux_serving.stages.redux_prior import encode_squares, preprocess
-from flux_serving.stages.showing import show
-from flux_serving.weights import choose_dtype, load_prior, open_device
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from flux_contract.handed import DEVICE, INSTANCE, JOBS, ROOM, SECONDS_LEFT
+from flux_contract.models import FLUX_STATUS
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.wire import answer, read_inputs, refuse, send_last
 from flux_serving.backend.work_board import WorkBoard
-from flux_serving.contract.handed import DEVICE, INSTANCE, JOBS, ROOM, SECONDS_LEFT
-from flux_serving.contract.models import FLUX_STATUS
-from flux_serving.contract.tensors import Array, Tensor
 
 
 class FluxStatusModel:

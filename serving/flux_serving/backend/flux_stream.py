@@ -22,13 +22,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
-from flux_serving.backend.ensemble_call import EnsembleCall
-from flux_serving.backend.health import HEALTH, STUCK_AFTER_S
-from flux_serving.backend.instance import Instance
-from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
-from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
-from flux_serving.contract import limits
-from flux_serving.contract.handed import (
+from flux_contract import limits
+from flux_contract.errors import Cancelled, InvalidRequest, Overloaded
+from flux_contract.handed import (
     CANCEL,
     PREVIEW,
     PROGRESS,
@@ -36,12 +32,16 @@ from flux_serving.contract.handed import (
     PROGRESS_PARAMETER,
     STREAM_TOKEN,
 )
-from flux_serving.contract.knobs import OUTPUT_FORMAT
-from flux_serving.contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, InvalidRequest, Overloaded
+from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
+from flux_contract.tensors import Array, Tensor
+from flux_serving.backend.ensemble_call import EnsembleCall
+from flux_serving.backend.health import HEALTH, STUCK_AFTER_S
+from flux_serving.backend.instance import Instance
+from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
+from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
+from flux_serving.images.picture_encoding import parse_format
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.picture_encoding import parse_format
 
 log = logging.getLogger(__name__)
 

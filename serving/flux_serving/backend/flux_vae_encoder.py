@@ -8,22 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flux_contract.editing import FIT
+from flux_contract.handed import SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL
+from flux_contract.knobs import IMAGE
+from flux_contract.models import FLUX_VAE_ENCODER
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.request_queue import RequestQueue
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.editing import FIT
-from flux_serving.contract.handed import SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL
-from flux_serving.contract.knobs import IMAGE
-from flux_serving.contract.models import FLUX_VAE_ENCODER
-from flux_serving.contract.tensors import Array, Tensor
+from flux_serving.images.picture_decoding import Decode, decode_named
+from flux_serving.images.picture_size import Sides
+from flux_serving.images.resizing import placement, resized
+from flux_serving.network.latent_encoding import encode_pixels
+from flux_serving.network.weights import choose_dtype, load_vae_encoder, open_device
+from flux_serving.sampling.sampling_parameters import change_in
 from flux_serving.settings import Checkpoints
-from flux_serving.stages.latent_encoding import encode_pixels
-from flux_serving.stages.picture_decoding import Decode, decode_named
-from flux_serving.stages.picture_size import Sides
-from flux_serving.stages.resizing import placement, resized
-from flux_serving.stages.sampling_parameters import change_in
-from flux_serving.weights import choose_dtype, load_vae_encoder, open_device
 
 
 class _Source(NamedTuple):

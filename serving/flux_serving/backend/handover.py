@@ -18,14 +18,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flux_contract.codes import error_of, with_code
+from flux_contract.errors import Overloaded
+from flux_contract.models import FLUX_BASE
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.reply import Reply
 from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.tensor_message import pack_message, unpack_message
 from flux_serving.backend.wire import message_and_code
-from flux_serving.contract.codes import error_of, with_code
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Overloaded
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from flux_serving.errors import FluxError, Overloaded
+from flux_contract.errors import FluxError, Overloaded
 from flux_serving.scheduling.engine import Runner
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import threading
 import time
 from itertools import count
 
+from flux_contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMORY
 from flux_serving.backend.memory import private_bytes, return_free_memory
 from flux_serving.backend.parent import is_gone
 from flux_serving.backend.publishing import Published
-from flux_serving.contract.metrics import HEARTBEAT, PRIVATE_MEMORY, SHARED_MEMORY
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0

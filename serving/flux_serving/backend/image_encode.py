@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import OUTPUT_IMAGE, PIXELS, RECIPE
+from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.models import IMAGE_ENCODE
+from flux_contract.tensors import Array
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.request_queue import RequestQueue
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.handed import OUTPUT_IMAGE, PIXELS, RECIPE
-from flux_serving.contract.knobs import OUTPUT_FORMAT
-from flux_serving.contract.models import IMAGE_ENCODE
-from flux_serving.contract.tensors import Array
-from flux_serving.errors import InvalidRequest
-from flux_serving.stages.picture_decoding import Decode
-from flux_serving.stages.picture_encoding import encode_picture, parse_format
+from flux_serving.images.picture_decoding import Decode
+from flux_serving.images.picture_encoding import encode_picture, parse_format
 
 
 class ImageEncodeModel:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flux_contract.models import Model
 from flux_serving.backend.heart import Heart
 from flux_serving.backend.parent import end_with_parent
-from flux_serving.contract.models import Model
 from flux_serving.settings import ModelSettings
 
 

@@ -7,8 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from flux_contract.errors import Overloaded
 from flux_serving.backend.pending_request import PendingRequest
-from flux_serving.errors import Overloaded
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from flux_serving.backend.ticket import Ticket
-from flux_serving.contract.handed import (
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import (
     CONTEXT_SPANS,
     CONTEXT_WEIGHTS,
     CONTROL_LATENTS,
@@ -23,14 +23,14 @@ from flux_serving.contract.handed import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
 )
-from flux_serving.contract.knobs import PRIORITY
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import InvalidRequest
+from flux_contract.knobs import PRIORITY
+from flux_contract.tensors import Array, Tensor
+from flux_serving.backend.ticket import Ticket
+from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampling import Picture
+from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.job import JobLeft
-from flux_serving.stages.context import ALWAYS, Context, Span
-from flux_serving.stages.material import Material
-from flux_serving.stages.sampling import Picture
-from flux_serving.stages.sampling_parameters import SamplingParameters
 
 
 def without_placeholders(values: Mapping[str, Array]) -> dict[str, Array]:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flux_serving.backend.publishing import Published
-from flux_serving.contract.metrics import (
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
+from flux_contract.metrics import (
     DECODE_SECONDS,
     FORWARD_SECONDS,
     HANDED_OVER,
@@ -30,7 +30,7 @@ from flux_serving.contract.metrics import (
     TOKENS_RUNNING,
     TOKENS_WAITING,
 )
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
+from flux_serving.backend.publishing import Published
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.scheduler import Load

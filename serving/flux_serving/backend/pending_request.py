@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError
+from flux_contract.handed import PROGRESS_PARAMETER
+from flux_contract.models import Model
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import answer, read_inputs, refusal, send_last
-from flux_serving.contract.handed import PROGRESS_PARAMETER
-from flux_serving.contract.models import Model
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 import psutil
 from PIL import Image
 
-from flux_serving.errors import CannotStart, FluxError, InvalidRequest
-from flux_serving.stages.decoding_process import READY
-from flux_serving.stages.picture_decoding import TooMuchWork
+from flux_contract.errors import CannotStart, FluxError, InvalidRequest
+from flux_serving.images.decoding_process import READY
+from flux_serving.images.picture_decoding import TooMuchWork
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _START_S = 60.0
 _PROGRAM = """
 import sys
 sys.path += sys.argv[2:]
-from flux_serving.stages.decoding_process import main
+from flux_serving.images.decoding_process import main
 main(int(sys.argv[1]))
 """
 

@@ -19,8 +19,8 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from flux_contract.errors import InvalidRequest
 from flux_serving.backend.server_folder import ServerFolder
-from flux_serving.errors import InvalidRequest
 
 #: Pixels of a preview's longest side: 256 x 256 RGB are 192 KiB, and a datagram may have 208 KiB (Linux' default).
 MAX_PREVIEW_SIDE = 256

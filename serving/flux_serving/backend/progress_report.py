@@ -9,6 +9,12 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from flux_contract.errors import Cancelled, InvalidRequest
+from flux_contract.handed import PROGRESS_ADDRESS
+from flux_contract.knobs import PREVIEW_METHOD, PREVIEW_STEPS
+from flux_contract.limits import SLOW_PREVIEW_METHODS
+from flux_contract.models import FLUX_BASE
+from flux_contract.tensors import Array
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
     Preview,
@@ -17,16 +23,10 @@ from flux_serving.backend.progress_channel import (
     ProgressSender,
 )
 from flux_serving.backend.wire import read_text
-from flux_serving.contract.handed import PROGRESS_ADDRESS
-from flux_serving.contract.knobs import PREVIEW_METHOD, PREVIEW_STEPS
-from flux_serving.contract.limits import SLOW_PREVIEW_METHODS
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.tensors import Array
-from flux_serving.errors import Cancelled, InvalidRequest
+from flux_serving.sampling.denoising import Denoising
+from flux_serving.sampling.preview import Previewer
+from flux_serving.sampling.sampling import Picture
 from flux_serving.scheduling.job import Job
-from flux_serving.stages.denoising import Denoising
-from flux_serving.stages.preview import Previewer
-from flux_serving.stages.sampling import Picture
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from flux_serving.contract.metrics import Kind, Metric
+from flux_contract.metrics import Kind, Metric
 
 _KINDS = {
     Kind.COUNTER: pb_utils.MetricFamily.COUNTER,

@@ -21,18 +21,18 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
+from flux_contract import limits
+from flux_contract.errors import GenerationFailed, InvalidRequest, Overloaded
+from flux_contract.models import Model
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.health import HEALTH
 from flux_serving.backend.lanes import Bounds, Lane, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import refuse
-from flux_serving.contract import limits
-from flux_serving.contract.models import Model
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import GenerationFailed, InvalidRequest, Overloaded
+from flux_serving.images.picture_decoding import Decode, TooMuchWork
 from flux_serving.settings import ModelSettings
-from flux_serving.stages.picture_decoding import Decode, TooMuchWork
 
 log = logging.getLogger(__name__)
 

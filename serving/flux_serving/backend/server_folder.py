@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.settings import FOLDER_VARIABLE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from flux_serving.contract.tensors import Array
+from flux_contract.tensors import Array
 
 #: Reserved names and suffixes. No tensor of the contract has a dot in its name.
 _ABOUT, _BYTES, _LENGTHS = ".about", ".bytes", ".lengths"

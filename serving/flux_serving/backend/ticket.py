@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from flux_contract.errors import FluxError
+from flux_contract.handed import LATENTS, OUTPUT_SEED, PIXELS, RECIPE
+from flux_contract.models import FLUX_BASE
+from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.reply import Reply
-from flux_serving.contract.handed import LATENTS, OUTPUT_SEED, PIXELS, RECIPE
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.tensors import Array, Tensor
-from flux_serving.errors import FluxError
+from flux_serving.sampling.denoising import Denoising
+from flux_serving.sampling.sampling import Picture
 from flux_serving.scheduling.job import Job
-from flux_serving.stages.denoising import Denoising
-from flux_serving.stages.sampling import Picture
 
 log = logging.getLogger(__name__)
 

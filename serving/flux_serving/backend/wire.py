@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from flux_contract.codes import CODES, sendable, with_code
+from flux_contract.errors import DeviceLost, FluxError, GenerationFailed, InvalidRequest
+from flux_contract.models import MODELS, Model
+from flux_contract.tensors import Array, DType, Tensor
 from flux_serving.backend.health import HEALTH
-from flux_serving.contract.codes import CODES, sendable, with_code
-from flux_serving.contract.models import MODELS, Model
-from flux_serving.contract.tensors import Array, DType, Tensor
-from flux_serving.errors import DeviceLost, FluxError, GenerationFailed, InvalidRequest
 
 log = logging.getLogger(__name__)
 

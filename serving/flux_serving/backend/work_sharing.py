@@ -10,12 +10,12 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from flux_contract.tensors import Array
 from flux_serving.backend.handover import Handover, HandoverServer, NotTaken
 from flux_serving.backend.health import HEALTH
 from flux_serving.backend.reply import Reply, refuse_surely
 from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.work_board import InstanceWork, WorkBoard, WorkPost
-from flux_serving.contract.tensors import Array
 from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.placement import Backlog, choose_instance, seconds_left

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.pbtxt import DEFAULT_GPUS, gpu_list
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
+from flux_contract.models import FLUX_BASE
+from flux_rendering.pbtxt import DEFAULT_GPUS, gpu_list
 from flux_serving.launch.exposure import EXPOSE_FLAG, KEY_VARIABLE, RESTRICTED_APIS
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals

@@ -8,7 +8,7 @@ import secrets
 import socket
 from collections.abc import Iterable
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 #: Triton's APIs that no caller of ours needs, as `--http-restricted-api` and `--grpc-restricted-protocol` name them.
 RESTRICTED_APIS = ("shared-memory", "model-repository", "trace", "logging")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 from flux_serving.launch.processes import end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.urls import answers, is_silent, loopback_of
 

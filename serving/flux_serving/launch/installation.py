@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 #: Where NVIDIA's images name their release.
 VERSION_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"

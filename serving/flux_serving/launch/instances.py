@@ -7,7 +7,7 @@ import urllib.error
 from collections.abc import Mapping
 from typing import Any
 
-from flux_serving.contract.models import MODELS
+from flux_contract.models import MODELS
 from flux_serving.launch.urls import fetch, loopback_of
 
 

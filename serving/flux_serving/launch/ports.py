@@ -10,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 
 @contextlib.contextmanager

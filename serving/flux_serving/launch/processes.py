@@ -7,7 +7,7 @@ import ctypes
 import signal
 import socket
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 
 def free_ports(count: int = 3) -> list[int]:

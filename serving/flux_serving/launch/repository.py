@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from flux_serving.contract.models import BY_MODE, FLUX_BASE
-from flux_serving.contract.pbtxt import DEFAULT_GPUS, render_all
+from flux_contract.models import BY_MODE, FLUX_BASE
+from flux_rendering.pbtxt import DEFAULT_GPUS, render_all
 
 
 def assemble_repository(

@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from flux_serving.contract.limits import TRITON_THREADS
-from flux_serving.contract.models import FLUX_BASE
-from flux_serving.contract.pbtxt import DEFAULT_GPUS
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
+from flux_contract.limits import TRITON_THREADS
+from flux_contract.models import FLUX_BASE
+from flux_rendering.pbtxt import DEFAULT_GPUS
 from flux_serving.launch.draining import wait_until_idle
 from flux_serving.launch.ending import kill_group, remove_leftovers, wait_for_server
 from flux_serving.launch.exposure import check_exposure, restriction_arguments

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from flux_serving.errors import CannotStart
+from flux_contract.errors import CannotStart
 
 #: Seconds between two looks at the services.
 LOOK_S = 0.2

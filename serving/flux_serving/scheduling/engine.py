@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from flux_serving.errors import Cancelled, FluxError, GenerationFailed
+from flux_contract.errors import Cancelled, FluxError, GenerationFailed
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.scheduler import Scheduler, reason_to_drop, tokens_of_step

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

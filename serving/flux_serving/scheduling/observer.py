@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flux_serving.errors import FluxError
+from flux_contract.errors import FluxError
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Load
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from flux_serving.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
+from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, Overloaded
 from flux_serving.scheduling.job import Job, JobLeft
 
 AnyJob = Job[Any, Any]
@@ -46,7 +46,7 @@ class Limits:
     #: Tokens that one step computes at most, padding included; a job that has more takes its steps alone.
     step_tokens: int = 8192
     #: Tokens by which the rows of a step may differ. A step costs as much as 420 to 460 tokens before it has any row
-    #: (scripts/flux_simulation/machine.py, of an H100 and of a CPU), so more padding costs more than another step.
+    #: (tools/flux_tools/simulation/machine.py, of an H100 and of a CPU), so more padding costs more than another step.
     max_padding: int = 512
     #: A job rises by one priority each time the machine has done this many times its whole work for others.
     patience: int = 16

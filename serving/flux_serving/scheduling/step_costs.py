@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 #: Assumed number of tokens that take as long as the overhead of a step: 420 to 460 by
-#: scripts/flux_simulation/machine.py, of an H100 and of a CPU.
+#: tools/flux_tools/simulation/machine.py, of an H100 and of a CPU.
 OVERHEAD_TOKENS = 440
 #: Assumed seconds per token: about those of FLUX.1 on an H100, and of the demo checkpoint on a CPU.
 TOKEN_S = 4e-5

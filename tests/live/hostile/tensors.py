@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from flux_serving.contract.models import MODELS, Ensemble, Model
-from flux_serving.contract.tensors import DType, Tensor
+from flux_contract.models import MODELS, Ensemble, Model
+from flux_contract.tensors import DType, Tensor
 from hostile.cases import PARSER, Answer, Hostile, Targets, by_grpc, by_http
 
 #: What a model may answer to values that are wrong, or that happen to be right.

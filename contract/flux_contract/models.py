@@ -1,0 +1,334 @@
+"""The models and ensembles of the repository.
+
+In an ensemble, tensors of the same name are the same tensor. That is why an output never has the name of an input:
+Triton's ensemble scheduler would answer with the input (tried on 2.51).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from flux_contract import limits
+from flux_contract.editing import (
+    CONTROL_IMAGE,
+    CONTROL_KNOBS,
+    EDGE_KNOBS,
+    IMG2IMG_KNOBS,
+    SOURCE_IMAGE,
+    START_SIGMA,
+    STRENGTH,
+)
+from flux_contract.handed import (
+    CANCEL,
+    CONTEXT_SPANS,
+    CONTROL_LATENTS,
+    CONTROL_REFUSAL,
+    DEVICE,
+    EDGE_IMAGE,
+    EDGES,
+    INITIAL_LATENTS,
+    INSTANCE,
+    JOBS,
+    LATENTS,
+    NEGATIVE,
+    OUTPUT_IMAGE,
+    OUTPUT_SEED,
+    PIXELS,
+    POOLED_SPAN,
+    POSITIVE,
+    PREVIEW,
+    PROGRESS,
+    PROGRESS_ADDRESS,
+    QUERY,
+    RECIPE,
+    REFUSAL,
+    REFUSALS,
+    ROOM,
+    SECONDS_LEFT,
+    SOURCE_LATENTS,
+    SOURCE_PIXELS,
+    SOURCE_REFUSAL,
+    STREAM_TOKEN,
+)
+from flux_contract.knobs import (
+    DENOISING_KNOBS,
+    END_STEP,
+    IMAGE,
+    OUTPUT_FORMAT,
+    PICTURE_KNOBS,
+    PREVIEW_KNOBS,
+    PROMPT,
+    PROMPT_KNOBS,
+    SIZE,
+    START_STEP,
+)
+from flux_contract.tensors import DType, Tensor, scalar
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A start-up setting of one model, a `parameters` entry of its `config.pbtxt`."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Python-backend model. needs_gpu: instances are pinned to GPUs where there are any."""
+
+    name: str
+    purpose: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    needs_gpu: bool
+    max_batch_size: int = 1
+    cpu_instances: int = 1
+    dynamic_batching: bool = False
+    response_cache: bool = False
+    #: Any number of answers to one request; then only gRPC streams and `generate_stream` reach it.
+    decoupled: bool = False
+    parameters: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model in an ensemble. names: what the ensemble calls tensors that the model calls otherwise."""
+
+    model: Model
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, tensor: Tensor) -> str:
+        """The ensemble's name of a tensor of the model."""
+        return self.names.get(tensor.name, tensor.name)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models wired by tensor name; each runs as soon as its inputs are there."""
+
+    name: str
+    purpose: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+    max_batch_size: int = 1
+
+    def inputs_of(self, step: Step) -> tuple[Tensor, ...]:
+        """Inputs of one step that the ensemble or an earlier step gives; an optional one may be left out."""
+        given = {tensor.name for tensor in self.inputs}
+        given |= {name for earlier in self.steps[: self.steps.index(step)] for name in _outputs(earlier)}
+        return tuple(tensor for tensor in step.model.inputs if step.name_of(tensor) in given or not tensor.optional)
+
+    def outputs_of(self, step: Step) -> tuple[Tensor, ...]:
+        """Outputs of one step that the ensemble uses; all of them where a response cache needs them all."""
+        wanted = {tensor.name for tensor in self.outputs}
+        wanted |= {other.name_of(tensor) for other in self.steps for tensor in self.inputs_of(other)}
+        return tuple(
+            tensor for tensor in step.model.outputs if step.model.response_cache or step.name_of(tensor) in wanted
+        )
+
+
+def _outputs(step: Step) -> Iterator[str]:
+    return map(step.name_of, step.model.outputs)
+
+
+def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
+    return (image, *PICTURE_KNOBS, prompt, *PROMPT_KNOBS)
+
+
+_DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
+
+_MAX_PENDING = Parameter(
+    "MAX_PENDING",
+    str(limits.DEFAULT_PENDING),
+    "Requests that may wait or be in work in one instance; more are refused as UNAVAILABLE",
+)
+_DECODING = (
+    _MAX_PENDING,
+    Parameter(
+        "WORKERS", "2", "Requests whose pictures are decoded at once, each in a process; one more takes large ones"
+    ),
+    Parameter(
+        "DECODE_SECONDS",
+        str(limits.DEFAULT_DECODE_SECONDS),
+        "CPU seconds that decoding the pictures of one request may take; beyond them it is refused as INVALID_ARG",
+    ),
+)
+
+FLUX_PRIOR_REDUX = Model(
+    name="flux_prior_redux",
+    purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
+    inputs=_condition(replace(IMAGE, optional=True)),
+    outputs=(*POSITIVE, CONTEXT_SPANS, POOLED_SPAN, *NEGATIVE, REFUSAL),
+    needs_gpu=True,
+    max_batch_size=8,
+    dynamic_batching=True,
+    response_cache=True,
+    parameters=(_DTYPE, *_DECODING),
+)
+FLUX_BASE = Model(
+    name="flux_base",
+    purpose="Context tokens to pictures: noise, denoising steps, decoding",
+    inputs=(
+        *POSITIVE,
+        replace(CONTEXT_SPANS, optional=True),
+        replace(POOLED_SPAN, optional=True),
+        *(replace(tensor, optional=True) for tensor in NEGATIVE),
+        *(replace(tensor, optional=True) for tensor in REFUSALS),
+        *DENOISING_KNOBS,
+        replace(SOURCE_LATENTS, optional=True),
+        replace(SOURCE_PIXELS, optional=True),
+        STRENGTH,
+        START_SIGMA,
+        replace(CONTROL_LATENTS, optional=True),
+        *CONTROL_KNOBS,
+        START_STEP,
+        END_STEP,
+        INITIAL_LATENTS,
+        OUTPUT_FORMAT,
+        PROGRESS_ADDRESS,
+        *PREVIEW_KNOBS,
+    ),
+    outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
+    needs_gpu=True,
+    parameters=(
+        _DTYPE,
+        Parameter("MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"),
+        Parameter("MAX_ROWS", "16", "Images that share one denoising step at most"),
+        Parameter(
+            "STEP_TOKENS",
+            "auto",
+            "Tokens, of images and contexts and their padding, that one denoising step computes at most, or auto: 8192 "
+            "on a GPU, 2048 on a CPU; an image that has more takes its steps alone",
+        ),
+        Parameter(
+            "DEFAULT_STEPS",
+            "auto",
+            "NUM_INFERENCE_STEPS where a request says none, or auto: as the checkpoint's configuration tells",
+        ),
+        Parameter("MAX_ADAPTERS", "8", "LoRA adapters that stay in memory while no request uses them"),
+        Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
+    ),
+)
+IMAGE_ENCODE = Model(
+    name="image_encode",
+    purpose="RGB to PNG, JPEG or WebP, with the recipe and the mark of AI-made media in its metadata",
+    inputs=(PIXELS, replace(RECIPE, optional=True), OUTPUT_FORMAT),
+    outputs=(OUTPUT_IMAGE,),
+    needs_gpu=False,
+    cpu_instances=2,
+    parameters=(_MAX_PENDING, Parameter("WORKERS", "1", "Requests whose images are encoded at once in one instance")),
+)
+FLUX_VAE_ENCODER = Model(
+    name="flux_vae_encoder",
+    purpose="A picture to latents of the size asked for, in tiles where it is large",
+    inputs=(IMAGE, *SIZE, *IMG2IMG_KNOBS),
+    outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
+    needs_gpu=True,
+    parameters=(_DTYPE, *_DECODING),
+)
+CANNY_EDGES = Model(
+    name="canny_edges",
+    purpose="A picture to its edges at the size asked for, by OpenCV",
+    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS, OUTPUT_FORMAT),
+    outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
+    needs_gpu=False,
+    parameters=_DECODING,
+)
+_ANSWER = (OUTPUT_IMAGE, OUTPUT_SEED)
+_FROM_CONDITION = (Step(FLUX_PRIOR_REDUX), Step(FLUX_BASE), Step(IMAGE_ENCODE))
+_SAMPLING = (*DENOISING_KNOBS, OUTPUT_FORMAT, *PREVIEW_KNOBS, PROGRESS_ADDRESS)
+
+_OF_EDGES = {
+    IMAGE.name: EDGES.name,
+    SOURCE_LATENTS.name: CONTROL_LATENTS.name,
+    SOURCE_PIXELS.name: "CONTROL_PIXELS",  # which nobody reads
+}
+
+FLUX_REDUX = Ensemble(
+    name="flux_redux",
+    purpose="Pictures to variations of them",
+    inputs=(*_condition(IMAGE), *_SAMPLING),
+    outputs=_ANSWER,
+    steps=_FROM_CONDITION,
+)
+FLUX_IMG2IMG = Ensemble(
+    name="flux_img2img",
+    purpose="A picture to a changed one: it begins as latents with some noise, steered by pictures and a prompt",
+    inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_KNOBS, *_SAMPLING),
+    outputs=_ANSWER,
+    steps=(Step(FLUX_VAE_ENCODER), *_FROM_CONDITION),
+)
+FLUX_TEXT2IMG = Ensemble(
+    name="flux_text2img",
+    purpose="A prompt to pictures",
+    inputs=(replace(PROMPT, optional=False, default=None), *PROMPT_KNOBS, *_SAMPLING),
+    outputs=_ANSWER,
+    steps=_FROM_CONDITION,
+)
+FLUX_CANNY = Ensemble(
+    name="flux_canny",
+    purpose="Edges, of a picture or given, to pictures that follow them, steered by pictures and a prompt",
+    inputs=(
+        CONTROL_IMAGE,
+        *EDGE_KNOBS,
+        *CONTROL_KNOBS,
+        # Where pictures may be missing, a step of no inputs at all would be refused.
+        *_condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False)),
+        *_SAMPLING,
+    ),
+    outputs=(*_ANSWER, EDGE_IMAGE),
+    steps=(
+        Step(CANNY_EDGES),
+        Step(FLUX_VAE_ENCODER, _OF_EDGES),
+        *_FROM_CONDITION,
+    ),
+)
+ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
+
+MODE = scalar(
+    "MODE",
+    DType.BYTES,
+    "Whose work it is: the ensemble `flux_` and this",
+    default=limits.MODES[0],
+    choices=limits.MODES,
+)
+#: The ensemble of each mode.
+BY_MODE = {ensemble.name.removeprefix("flux_"): ensemble for ensemble in ENSEMBLES}
+
+
+def _inputs_of_any(ensembles: tuple[Ensemble, ...]) -> tuple[Tensor, ...]:
+    """Each once; optional, because another mode may have no use for it."""
+    found = {tensor.name: tensor for ensemble in ensembles for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS}
+    return tuple(replace(tensor, optional=True) for tensor in found.values())
+
+
+FLUX_STREAM = Model(
+    name="flux_stream",
+    purpose="What the ensembles do, with progress, previews and cancellation; it calls them itself",
+    inputs=(MODE, *_inputs_of_any(ENSEMBLES), STREAM_TOKEN, CANCEL),
+    outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
+    needs_gpu=False,
+    decoupled=True,
+)
+
+FLUX_STATUS = Model(
+    name="flux_status",
+    purpose="How much work each instance of `flux_base` has left; clients with several servers choose by it",
+    inputs=(QUERY,),
+    outputs=(INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM),
+    needs_gpu=False,
+)
+
+MODELS: tuple[Model, ...] = (
+    FLUX_PRIOR_REDUX,
+    FLUX_VAE_ENCODER,
+    CANNY_EDGES,
+    FLUX_BASE,
+    IMAGE_ENCODE,
+    FLUX_STREAM,
+    FLUX_STATUS,
+)

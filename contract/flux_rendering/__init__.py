@@ -1,0 +1,1 @@
+"""Renders files from the contract: Triton's configurations and the tables of the documentation."""

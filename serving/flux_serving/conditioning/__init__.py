@@ -1,0 +1,1 @@
+"""Conditions of an image: Redux images and prompts as weighted context tokens."""

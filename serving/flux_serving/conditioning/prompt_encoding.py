@@ -1,0 +1,49 @@
+"""A prompt to text tokens (T5) and a pooled embedding (CLIP)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import FluxPriorReduxPipeline
+
+from flux_contract.errors import InvalidRequest
+from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
+from flux_contract.tensors import Tensor as Input
+from flux_serving.conditioning.context import Context, Part, Span, Text, no_text
+from flux_serving.conditioning.redux_prior import context_width
+
+#: CLIP's pooled width, hard-coded in diffusers' FluxPriorReduxPipeline.
+POOLED_WIDTH = 768
+
+
+def check_prompt(prior: FluxPriorReduxPipeline, tensor: Input, prompt: str | None) -> None:
+    """Raises InvalidRequest: the prompt is too long, or there are no text encoders to read it."""
+    if prompt is None:
+        return
+    if len(prompt) > MAX_PROMPT_CHARACTERS:
+        raise InvalidRequest(f"{tensor.name} has {len(prompt)} characters, at most {MAX_PROMPT_CHARACTERS}")
+    if prior.text_encoder is None:
+        raise InvalidRequest(f"{tensor.name} is given, but the base checkpoint has no text encoders; leave it out")
+
+
+@torch.inference_mode()
+def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str | None) -> Text:
+    """None is what diffusers' Redux feeds without a prompt, collapsed into one weighted token."""
+    if prompt is None:
+        return no_text(context_width(prior), POOLED_WIDTH, like=next(prior.image_embedder.parameters()))
+    tokens, pooled, _ = prior.encode_prompt(
+        prompt, device=prior.image_encoder.device, max_sequence_length=EMPTY_PROMPT_TOKENS
+    )
+    return Text(tokens[0], 1.0, pooled[0])
+
+
+def as_context(text: Text) -> Context:
+    """A prompt alone."""
+    return Context(text.tokens, torch.full((len(text.tokens),), text.weight), text.pooled)
+
+
+def text_parts(text: Text, span: Span, strength: float) -> list[Part]:
+    """The prompt while it is there, and what stands for none before and after."""
+    parts = [Part(text.tokens, torch.full((len(text.tokens),), text.weight * strength), span)]
+    none = no_text(text.tokens.shape[1], len(text.pooled), like=text.tokens)
+    absences = [absence for absence in (Span(0.0, span.start), Span(span.end, 1.0)) if absence.start < absence.end]
+    return parts + [Part(none.tokens, torch.full((1,), float(none.weight)), absence) for absence in absences]

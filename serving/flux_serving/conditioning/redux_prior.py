@@ -1,0 +1,65 @@
+"""Pictures to Redux tokens, many pictures in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import FluxPriorReduxPipeline
+from PIL import Image
+from torch import Tensor
+
+from flux_serving.network.cpu_threads import cpu_threads
+
+#: Pictures that go through SigLIP at once; more are encoded in several goes, to bound memory.
+MAX_BATCH = 16
+#: Image tokens from which on more than one thread of a CPU is worth it.
+MANY_THREADS_FROM_TOKENS = 1024
+
+
+@torch.inference_mode()
+def encode_pictures(prior: FluxPriorReduxPipeline, pictures: Sequence[Image.Image]) -> list[Tensor]:
+    """`preprocess`, then `encode_squares`."""
+    return encode_squares(prior, preprocess(prior, pictures))
+
+
+@torch.inference_mode()
+def preprocess(prior: FluxPriorReduxPipeline, pictures: Sequence[Image.Image]) -> Tensor:
+    """pictures: RGB, of any size; SigLIP sees each squashed to its own square.
+
+    Returns (pictures, 3, side, side) float32 on the CPU.
+    Source: diffusers, `FluxPriorReduxPipeline.encode_image`.
+    """
+    side = prior.image_encoder.config.image_size
+    squares = torch.empty(len(pictures), 3, side, side)
+    with cpu_threads(squares.device, is_small=True):
+        for square, picture in zip(squares, pictures, strict=True):
+            made = prior.feature_extractor.preprocess(
+                images=picture, do_resize=True, return_tensors="pt", do_convert_rgb=True
+            )
+            square.copy_(made["pixel_values"][0])
+    return squares
+
+
+@torch.inference_mode()
+def encode_squares(prior: FluxPriorReduxPipeline, squares: Tensor) -> list[Tensor]:
+    """SigLIP, then the Redux embedder. squares: as `preprocess` makes them, of any number.
+
+    Returns one (tokens, context width) for each, in the prior's dtype.
+    Source: diffusers, `FluxPriorReduxPipeline.__call__`, which sums its pictures and so can't batch requests.
+    """
+    device, dtype = prior.image_encoder.device, prior.image_encoder.dtype
+    vision = prior.image_encoder.config
+    patches = (vision.image_size // vision.patch_size) ** 2
+    tokens: list[Tensor] = []
+    with cpu_threads(device, is_small=len(squares) * patches < MANY_THREADS_FROM_TOKENS):
+        for start in range(0, len(squares), MAX_BATCH):
+            pixels = squares[start : start + MAX_BATCH].to(device, dtype)
+            hidden = prior.image_encoder(pixel_values=pixels).last_hidden_state
+            tokens.extend(prior.image_embedder(hidden).image_embeds)
+    return tokens
+
+
+def context_width(prior: FluxPriorReduxPipeline) -> int:
+    width: int = prior.image_embedder.config.txt_in_features
+    return width

@@ -1,0 +1,321 @@
+"""Bytes that a stranger sent, to RGB pixels. What arrives here is trusted in nothing.
+
+Resizing, normalising and tensors live elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import re
+import struct
+import threading
+import warnings
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import STRIPBYTECOUNTS, STRIPOFFSETS, TILEBYTECOUNTS, TILEOFFSETS, TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_contract.tensors import Tensor
+from flux_serving.images.picture_files import (
+    GIF_SIGNATURE,
+    JPEG_SIGNATURE,
+    MAX_PARTS,
+    PNG_SIGNATURE,
+    PictureFile,
+    without_metadata,
+)
+
+#: What can be decoded, in words.
+_FORMATS = " or ".join((", ".join(limits.PICTURE_FORMATS[:-1]), limits.PICTURE_FORMATS[-1]))
+
+
+class _MeteredFile(io.BytesIO):
+    """A file that gives out only so many reads, and so many bytes, before it raises InvalidRequest.
+
+    Pillow walks the parts of a file in Python, and 11.3 lets every one of 65535 TIFF tags read the whole file:
+    32 MiB of empty PNG chunks took 30 seconds, and of such tags all memory.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.size = len(content)
+        self.reads_left = 3 * MAX_PARTS  # a PNG chunk takes 3
+        self.bytes_left = 4 * len(content) + 2**16
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.reads_left -= 1
+        self.bytes_left -= len(content)
+        if min(self.reads_left, self.bytes_left) < 0:
+            raise InvalidRequest("picture is in too many parts")
+        return content
+
+
+class _MeteredTiff(TiffImageFile):
+    """A TIFF whose strips or tiles are checked before Pillow lists them: 3.5 million took 30 seconds and 2 GB.
+
+    libtiff reads each of them from the file by itself. Strips that share their bytes, and tiles that reach beyond the
+    image, would cost more than the file's bytes and the image's pixels tell.
+    """
+
+    def _setup(self) -> None:
+        for offsets, byte_counts in ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS)):
+            parts = len(self.tag_v2.get(offsets, ()))
+            if parts > MAX_PARTS:
+                raise InvalidRequest("picture is in too many parts")
+            assert isinstance(self.fp, _MeteredFile)
+            if parts > 1 and sum(self.tag_v2.get(byte_counts, ())) > 4 * self.fp.size:
+                raise InvalidRequest("picture is in parts that overlap")
+        tiles = len(self.tag_v2.get(TILEOFFSETS, ()))
+        pixels = tiles * int(self.tag_v2.get(_TILE_WIDTH, 0)) * int(self.tag_v2.get(_TILE_LENGTH, 0))
+        if pixels > 2 * limits.MAX_PICTURE_PIXELS:
+            raise InvalidRequest(f"picture has {pixels} pixels in its tiles, at most {2 * limits.MAX_PICTURE_PIXELS}")
+        super()._setup()
+
+
+# The readers are called by themselves, not through `Image.open`: that one warns of or refuses large pictures by a
+# bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
+_READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
+    re.compile(re.escape(PNG_SIGNATURE)): PngImageFile,
+    re.compile(re.escape(JPEG_SIGNATURE)): JpegImageFile,
+    re.compile(rb"RIFF....WEBP", re.DOTALL): WebPImageFile,
+    GIF_SIGNATURE: GifImageFile,
+    re.compile(rb"BM"): BmpImageFile,
+    re.compile(rb"II[*+]\0|MM\0[*+]"): _MeteredTiff,
+}
+
+_DATA_URL = re.compile(rb"data:([^,;]{0,100})((?:;[^,;]{0,100}){0,8}),", re.IGNORECASE)
+_WHITESPACE = b" \t\r\n\v\f"
+_URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+
+#: TIFF tags that Pillow has no names for.
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+#: What turns a picture upright, by EXIF's orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
+
+# Python's warning filters belong to the whole process, so only one thread at a time may change them.
+_warnings_are_off = threading.Lock()
+
+
+class TooMuchWork(Exception):
+    """Decoding the picture would take more than the caller allows here; it may be allowed elsewhere."""
+
+
+def decode_picture(
+    encoded: bytes,
+    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    behind: str = "white",
+    max_work: float = float("inf"),
+) -> Image.Image:
+    """The first frame of a picture, upright. behind: the colour where it is transparent.
+
+    encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
+    max_work: in pixels, a progressive JPEG's multiplied as `PictureFile.work_factor` says.
+    Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
+    are not applied.
+    Raises InvalidRequest: nothing there, not such a picture, damaged, more than `limits.MAX_PICTURE_BYTES` bytes, or
+    more than `max_pixels` pixels by its header. Raises TooMuchWork: more than max_work, by its header.
+    """
+    if not encoded or encoded.isspace():
+        raise InvalidRequest("empty picture")
+    reader = _reader_of(encoded)
+    if reader is None:
+        content = _bytes_of_text(encoded)
+        reader = _reader_of(content)
+        if reader is None:
+            raise _not_a_picture(encoded)
+    else:
+        content = encoded
+    _check_bytes(len(content), limits.MAX_PICTURE_BYTES)
+    with _warnings_are_off, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _read(reader, without_metadata(content), max_pixels, behind, max_work)
+        except (InvalidRequest, TooMuchWork):
+            raise
+        except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
+            raise InvalidRequest(f"picture has more than {limits.MAX_PICTURE_PIXELS} pixels") from error
+        except MemoryError as error:
+            raise InvalidRequest("picture takes too much memory to decode") from error
+        except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
+            raise InvalidRequest(_complaint(error)) from error
+
+
+class Decode(Protocol):
+    """Decodes as `decode_picture` does, in this process or another."""
+
+    def __call__(self, encoded: bytes, max_pixels: int = ..., behind: str = ...) -> Image.Image: ...
+
+
+def decode_named(
+    decode: Decode,
+    tensor: Tensor,
+    index: int,
+    encoded: bytes,
+    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    behind: str = "white",
+) -> Image.Image:
+    """Decode one of a tensor's pictures, which an error names."""
+    try:
+        return decode(encoded, max_pixels, behind)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{tensor.name}[{index}]: {error}") from None
+
+
+def _reader_of(content: bytes) -> type[ImageFile] | None:
+    return next((reader for pattern, reader in _READERS.items() if pattern.match(content)), None)
+
+
+def _bytes_of_text(text: bytes) -> bytes:
+    """What base64, or a data URL with base64, stands for.
+
+    Raises InvalidRequest: neither of them, a data URL of something else than an image, too long, or empty.
+    """
+    # Base64 is a third longer than its bytes; the rest is room for line ends and the head of a data URL.
+    _check_bytes(len(text), 2 * limits.MAX_PICTURE_BYTES)
+    stripped = text.translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)
+    url = _DATA_URL.match(text.lstrip())
+    if url:
+        media_type, options = url[1].strip(), url[2].translate(None, delete=_WHITESPACE)
+        if not media_type.lower().startswith(b"image/"):
+            raise InvalidRequest(f"not a picture: a data URL of type {_quoted(media_type)}")
+        if not options.lower().endswith(b";base64"):
+            raise InvalidRequest("not a picture: a data URL without ;base64")
+        stripped = stripped[stripped.index(b",") + 1 :]
+    digits = stripped.rstrip(b"=")
+    if not digits:
+        raise InvalidRequest("empty picture")
+    try:
+        return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except ValueError as error:
+        raise _not_a_picture(text) from error
+
+
+def _check_bytes(count: int, allowed: int) -> None:
+    if count > allowed:
+        raise InvalidRequest(f"picture has {count} bytes, at most {allowed} are allowed")
+
+
+def _not_a_picture(content: bytes) -> InvalidRequest:
+    return InvalidRequest(f"not a picture: starts with {_quoted(content)}; expected {_FORMATS}")
+
+
+def _quoted(content: bytes) -> str:
+    return repr(content[:24]).removeprefix("b")
+
+
+def _complaint(error: Exception) -> str:
+    """Pillow's exception in words for the caller."""
+    ran_out = (EOFError, IndexError, struct.error)
+    if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out) or "truncated" in str(error).lower():
+        return "picture is truncated"
+    if str(error) == "not identified by this driver":  # the readers' word for a side of 0 and for an unknown pixel type
+        return "picture has no pixels, or pixels of an unknown type"
+    return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
+
+
+def _read(reader: type[ImageFile], file: PictureFile, max_pixels: int, behind: str, max_work: float) -> Image.Image:
+    header = reader(_MeteredFile(file.content))
+    width, height = header.size
+    if width * height > max_pixels:
+        raise InvalidRequest(f"picture has {width}x{height} pixels, at most {max_pixels} are allowed")
+    if width * height * file.work_factor > max_work:
+        raise TooMuchWork
+    header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
+    picture = reader(_MeteredFile(file.content))
+    transparent = _transparent_value(picture)
+    if transparent is not None:
+        picture.info["transparency"] = transparent
+    picture.load()
+    return _flatten(_to_8_bits(_upright(picture, file)), behind)
+
+
+def _upright(picture: ImageFile, file: PictureFile) -> Image.Image:
+    if isinstance(picture, TiffImageFile):
+        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
+            ImageOps.exif_transpose(picture, in_place=True)
+        return picture
+    if isinstance(picture, WebPImageFile):
+        file = PictureFile(file.content, picture.info.get("exif", b""), picture.info.get("xmp", b""))
+    turn = _UPRIGHT.get(file.orientation())
+    if turn is None:
+        return picture
+    # In place, because a transposed copy has no `info`, and so no transparency.
+    picture.im = picture.im.transpose(turn)
+    picture._size = picture.im.size
+    return picture
+
+
+def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:
+    """The transparent colour of a PNG in the values that its pixels will have.
+
+    Pillow leaves it at the file's bit depth, but reads 2 and 4 bits as 0..255, and of 16 bits the upper 8.
+    """
+    value = picture.info.get("transparency")
+    raw_mode = picture.tile[0].args if picture.tile else None
+    if raw_mode == "L;2" and isinstance(value, int):
+        return value * 85
+    if raw_mode == "L;4" and isinstance(value, int):
+        return value * 17
+    if raw_mode == "RGB;16B" and isinstance(value, tuple):
+        return tuple(channel >> 8 for channel in value)
+    return None
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Greyscale of 16 or 32 bits, or of floats, scaled to 8 bits; every other picture as it is.
+
+    Pillow's own conversion clips. 16 bits have their type's black and white; wider values have no agreed ones, so that
+    white is the least of 1 (floats), 255 (floats) and 65535 that holds them all, or else they are stretched.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture)
+    if values.dtype.itemsize == 2:
+        grey = _GREY_OF_16_BITS[values]
+    else:
+        scaled = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
+        black, white = float(scaled.min()), float(scaled.max())
+        usual_whites = (1, 255, 65535) if picture.mode == "F" else (65535,)
+        if black >= 0 and white <= usual_whites[-1]:
+            black, white = 0, next(usual for usual in usual_whites if white <= usual)
+        scaled -= black
+        scaled *= 255 / max(white - black, 1e-30)
+        grey = np.rint(scaled).clip(0, 255).astype(np.uint8)
+    in_8_bits = Image.fromarray(grey)
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        in_8_bits.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return in_8_bits
+
+
+def _flatten(picture: Image.Image, behind: str) -> Image.Image:
+    """To RGB, with this colour behind what is transparent."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    with_alpha = picture.convert("RGBA")
+    flat = Image.new("RGB", picture.size, behind)
+    flat.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return flat

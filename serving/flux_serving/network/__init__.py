@@ -1,0 +1,1 @@
+"""The networks of FLUX: transformer, ControlNet, LoRA adapters, VAE."""

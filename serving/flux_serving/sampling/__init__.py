@@ -1,0 +1,1 @@
+"""Noise schedule, denoising steps and previews."""

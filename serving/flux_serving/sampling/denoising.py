@@ -1,0 +1,181 @@
+"""One denoising step over a batch of pictures, each at its own step, with its own guidance, seed and context."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flux_serving.network.latents import Grid
+from flux_serving.sampling.conditioning import Steering
+from flux_serving.sampling.lineup import ControlLineup, Lineup
+
+#: Steps whose modulation a batch lines up ahead. More cost memory, fewer cost time; a batch rarely lasts longer.
+_LOOK_AHEAD = 4
+
+
+@dataclass(eq=False)
+class _Rows:
+    """Pictures that take their steps together. latents, velocity: (rows, image tokens, channels)."""
+
+    latents: Tensor
+    velocity: Tensor | None = None
+    steps: int = 0
+
+
+class Denoising:
+    """A picture in the making: a row of those it last took a step with."""
+
+    def __init__(
+        self, latents: Tensor, phases: Sequence[Steering], first_step: int, end_step: int, is_decoded: bool = True
+    ) -> None:
+        """latents: (image tokens, channels), as they are before first_step, on the CPU. is_decoded: in the end.
+
+        phases: through the steps to take, in order.
+        """
+        self._phases = phases
+        self.end_step = end_step
+        self.is_decoded = is_decoded
+        self._rows = _Rows(latents[None])
+        self._row = 0
+        self._first_step = first_step
+
+    @property
+    def steering(self) -> Steering:
+        """Of the next step; once all are taken, of the last one."""
+        step = self.step
+        return next((phase for phase in self._phases if step < phase.end_step), self._phases[-1])
+
+    @property
+    def grid(self) -> Grid:
+        return self._phases[0].condition.grid
+
+    @property
+    def group(self) -> Hashable:
+        """Those of one grid through one network, adapted alike, can take their steps together."""
+        return self.grid, self._phases[0].transformer
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that it has at most, in all networks, through its phases."""
+        return max(phase.rows for phase in self._phases)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that a step of this picture alone computes at most: its rows, padded to the longest."""
+        return self.most_rows * max(phase.row_tokens for phase in self._phases)
+
+    @property
+    def step(self) -> int:
+        """The next step, counted from 0."""
+        return self._first_step + self._rows.steps
+
+    @property
+    def steps_left(self) -> int:
+        return self.end_step - self.step
+
+    @property
+    def latents(self) -> Tensor:
+        """(image tokens, channels)."""
+        return self._rows.latents[self._row]
+
+    @property
+    def estimate(self) -> Tensor:
+        """(image tokens, channels): the picture that the last step was heading for; before any step, the latents."""
+        if self._rows.velocity is None:
+            return self.latents
+        return self.latents - self.steering.condition.sigmas[self.step] * self._rows.velocity[self._row]
+
+    def join(self, rows: _Rows, row: int) -> None:
+        self._first_step, self._rows, self._row = self.step, rows, row
+
+
+def tokens_of_step(members: Sequence[Denoising]) -> int:
+    """Tokens that the next step of these together computes: the rows of each network, padded to its longest."""
+    steering = [member.steering for member in members]
+    rows = [conditioning for s in steering for conditioning in (s.condition, s.negative) if conditioning is not None]
+    controls = [s.control.conditioning for s in steering if s.control is not None]
+    return sum(len(network) * max((row.tokens for row in network), default=0) for network in (rows, controls))
+
+
+class Batch:
+    """Pictures of one grid that take their steps together until one of them leaves, another joins, or a phase ends.
+
+    A picture is one row of the transformer, or two with true CFG; those with a ControlNet are rows of that too.
+    Taking a step loops over no rows.
+    """
+
+    def __init__(self, members: Sequence[Denoising], attention: str = "auto") -> None:
+        """attention: as for `weighted_attention`."""
+        self.members = tuple(members)
+        self._steering = [member.steering for member in members]
+        self._transformer = self._steering[0].transformer
+        conditions = [steering.condition for steering in self._steering]
+        negatives = [(row, s.negative) for row, s in enumerate(self._steering) if s.negative is not None]
+        controls = [(row, s.control) for row, s in enumerate(self._steering) if s.control is not None]
+        # New members come to the device here, on the stepping thread: a copy from elsewhere would wait for its steps.
+        self._rows = _Rows(torch.stack([self._transformer.hold(member.latents) for member in members]))
+        self._lineup = Lineup([*conditions, *(negative for _, negative in negatives)], attention)
+        #: The member that each row of the transformer belongs to.
+        self._owners = [*range(len(members)), *(row for row, _ in negatives)]
+        self._control = ControlLineup(controls, self._owners, attention) if controls else None
+        self._guided = torch.tensor([row for row, _ in negatives], dtype=torch.long, device=self._rows.latents.device)
+        self._scales = torch.tensor([self._steering[row].true_cfg_scale for row, _ in negatives])[:, None, None].to(
+            self._rows.latents
+        )
+        self._look_ahead([member.step for member in members])
+        for row, member in enumerate(members):
+            member.join(self._rows, row)
+
+    def goes_on_with(self, members: Sequence[Denoising]) -> bool:
+        """Whether these are its members, in order, each still in the phase that it joined in."""
+        return self.members == tuple(members) and self._steering == [member.steering for member in members]
+
+    @torch.inference_mode()
+    def step(self) -> list[bool]:
+        """Take one Euler step. Returns for each row whether its numbers are still finite.
+
+        Where this raises, no row has moved. Source: diffusers, `FluxPipeline.__call__`, step 6, and
+        `FlowMatchEulerDiscreteScheduler.step`.
+        """
+        rows = self._rows
+        if self._ahead == self._changes.shape[1]:
+            self._look_ahead([member.step for member in self.members])
+        velocity = self._velocity(rows.latents)
+        moved = rows.latents.float() + self._changes[:, self._ahead, None, None] * velocity
+        sound: list[bool] = torch.isfinite(velocity).flatten(1).all(1).tolist()
+        rows.latents, rows.velocity = moved.to(velocity.dtype), velocity
+        rows.steps += 1
+        self._ahead += 1
+        return sound
+
+    def _velocity(self, latents: Tensor) -> Tensor:
+        """One forward, for each member. latents: (members, image tokens, channels)."""
+        residuals = None if self._control is None else self._control.residuals(latents, self._ahead)
+        lineup, guided = self._lineup, self._guided
+        rows = self._transformer.velocity(
+            torch.cat([latents, latents[guided]]) if len(guided) else latents,
+            lineup.context,
+            lineup.modulation[:, self._ahead],
+            lineup.grid,
+            lineup.attention,
+            residuals,
+        )
+        if not len(guided):
+            return rows
+        velocity, negative = rows[: len(latents)], rows[len(latents) :]
+        return velocity.index_copy(0, guided, negative + self._scales * (velocity[guided] - negative))
+
+    def _look_ahead(self, steps: Sequence[int]) -> None:
+        """Line up the next steps of all rows."""
+        count = min(_LOOK_AHEAD, *(s.end_step - step for s, step in zip(self._steering, steps, strict=True)))
+        changes = [
+            s.condition.changes[step - s.first_step :][:count] for s, step in zip(self._steering, steps, strict=True)
+        ]
+        self._changes = torch.stack(changes).to(self._rows.latents.device)
+        self._lineup.look_ahead([steps[owner] for owner in self._owners], count)
+        if self._control is not None:
+            self._control.look_ahead(steps, count)
+        self._ahead = 0

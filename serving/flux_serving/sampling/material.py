@@ -1,0 +1,82 @@
+"""What a request brings for the sampler beside its parameters, checked against the checkpoint and the size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import (
+    CONTEXT,
+    CONTEXT_SPANS,
+    CONTEXT_WEIGHTS,
+    CONTROL_LATENTS,
+    INITIAL_LATENTS,
+    NEGATIVE_CONTEXT,
+    NEGATIVE_CONTEXT_WEIGHTS,
+    NEGATIVE_POOLED_PROJECTION,
+    POOLED_PROJECTION,
+    SOURCE_LATENTS,
+)
+from flux_contract.tensors import Array
+from flux_contract.tensors import Tensor as Input
+from flux_serving.conditioning.context import Context
+
+
+@dataclass(frozen=True)
+class Material:
+    """context, negative: float32, on the CPU. negative: None where there is no negative prompt.
+
+    initial_latents: (images, image tokens, channels) as they are before the first step; None for noise. source_latents:
+    (image tokens, channels) of the picture to change. control_latents: the same of the picture to follow.
+    """
+
+    context: Context
+    negative: Context | None = None
+    initial_latents: Array | None = None
+    source_latents: Array | None = None
+    control_latents: Array | None = None
+
+    def check(self, images: int, image_tokens: int, channels: int, context_width: int, pooled_width: int) -> None:
+        """Raises InvalidRequest: something has another shape, or is not finite."""
+        _check_context(self.context, context_width, pooled_width, (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION))
+        if self.negative is not None:
+            negative = (NEGATIVE_CONTEXT, NEGATIVE_CONTEXT_WEIGHTS, NEGATIVE_POOLED_PROJECTION)
+            _check_context(self.negative, context_width, pooled_width, negative)
+        of_one = (image_tokens, channels)
+        _check_latents(INITIAL_LATENTS, self.initial_latents, (images, *of_one))
+        _check_latents(SOURCE_LATENTS, self.source_latents, of_one)
+        _check_latents(CONTROL_LATENTS, self.control_latents, of_one)
+
+
+def as_latents(latents: Array, dtype: torch.dtype) -> Tensor:
+    """A copy of its own."""
+    return torch.tensor(latents).to(dtype)
+
+
+def _check_latents(tensor: Input, latents: Array | None, expected: tuple[int, ...]) -> None:
+    if latents is None:
+        return
+    if latents.shape != expected:
+        raise InvalidRequest(f"{tensor.name} has shape {list(latents.shape)}, expected {list(expected)}")
+    if not np.isfinite(latents).all():
+        raise InvalidRequest(f"{tensor.name} must be finite")
+
+
+def _check_context(context: Context, width: int, pooled_width: int, names: tuple[Input, Input, Input]) -> None:
+    tokens, weights, pooled = (tensor.name for tensor in names)
+    if context.tokens.shape[1] != width:
+        raise InvalidRequest(f"{tokens} has tokens of width {context.tokens.shape[1]}, expected {width}")
+    if len(context.tokens) != len(context.weights):
+        raise InvalidRequest(f"{tokens} has {len(context.tokens)} tokens, {weights} {len(context.weights)} values")
+    if len(context.pooled) != pooled_width:
+        raise InvalidRequest(f"{pooled} has {len(context.pooled)} values, expected {pooled_width}")
+    if context.spans is not None and len(context.spans) != len(context.tokens):
+        raise InvalidRequest(
+            f"{tokens} has {len(context.tokens)} tokens, {CONTEXT_SPANS.name} {len(context.spans)} rows"
+        )
+    if not bool(torch.isfinite(context.tokens).all() and torch.isfinite(context.pooled).all()):
+        raise InvalidRequest(f"{tokens} and {pooled} must be finite")

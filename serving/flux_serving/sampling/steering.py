@@ -1,0 +1,96 @@
+"""A request's phases: from when to when the same things steer its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from torch import Tensor
+
+from flux_contract.errors import InvalidRequest
+from flux_contract.handed import CONTEXT_WEIGHTS
+from flux_serving.conditioning.context import Context, Phase, Span
+from flux_serving.network.controlnet import ControlNet
+from flux_serving.network.latents import Grid
+from flux_serving.network.transformer import Transformer
+from flux_serving.sampling.conditioning import Conditioning, Control, ControlPicture, Embedding, Steering
+from flux_serving.sampling.noise_schedule import NoiseSchedule
+from flux_serving.sampling.sampling_parameters import SamplingParameters
+
+
+def steer(
+    transformer: Transformer,
+    parameters: SamplingParameters,
+    context: Context,
+    negative: Context | None,
+    control: tuple[ControlNet, Tensor] | None,
+    steps: range,
+    grid: Grid,
+    schedule: NoiseSchedule,
+) -> list[Steering]:
+    """What steers through each phase of these steps. control: the network, and the latents of the picture to follow.
+
+    Raises InvalidRequest: nothing does at one of them.
+    """
+
+    def reading(embedding: Embedding, phase: Phase) -> Conditioning:
+        return Conditioning(embedding, phase, parameters.guidance, grid, schedule)
+
+    embedding = Embedding(transformer, context.condensed())
+    absence = None if negative is None else Embedding(transformer, negative.condensed())
+    followed, controlled = None, range(0)
+    if control is not None:
+        network, latents = control
+        followed, embedded = ControlPicture(network, latents), Embedding(network, embedding.context)
+        controlled = control_steps(parameters.control_span, parameters.steps)
+    phases = [
+        phase
+        for phase in _split(embedding.context.phases(parameters.steps), controlled)
+        # Whole phases, also where a run begins or ends within one, so that a run cut in two computes the same.
+        if phase.first_step < steps.stop and steps.start < phase.end_step
+    ]
+    _check_phases(phases)
+    return [
+        Steering(
+            transformer,
+            reading(embedding, phase),
+            None if absence is None else reading(absence, _whole(absence, phase)),
+            parameters.true_cfg_scale,
+            Control(reading(embedded, phase), followed, parameters.control_scale)
+            if followed is not None and phase.first_step in controlled
+            else None,
+        )
+        for phase in phases
+    ]
+
+
+def control_steps(span: Span, steps: int) -> range:
+    """The steps at which a ControlNet has a say. Source: diffusers, `FluxControlNetPipeline.__call__`, step 6."""
+    kept = [step for step in range(steps) if step / steps >= span.start and (step + 1) / steps <= span.end]
+    return range(kept[0], kept[-1] + 1) if kept else range(0)
+
+
+def _split(phases: Sequence[Phase], controlled: range) -> list[Phase]:
+    """No phase begins or ends control in its midst."""
+    parts = []
+    for phase in phases:
+        cuts = {phase.first_step, phase.end_step}
+        cuts |= {step for step in (controlled.start, controlled.stop) if phase.first_step < step < phase.end_step}
+        parts += [replace(phase, first_step=first, end_step=end) for first, end in pairwise(sorted(cuts))]
+    return parts
+
+
+def _whole(embedding: Embedding, phase: Phase) -> Phase:
+    """All of this context, for the steps of that phase."""
+    (always,) = embedding.context.phases(1)
+    return replace(always, first_step=phase.first_step, end_step=phase.end_step)
+
+
+def _check_phases(phases: Sequence[Phase]) -> None:
+    """What nothing steers is not a variation of anything; strengths of 0 and spans can leave nothing."""
+    for phase in phases:
+        if not len(phase.index):
+            raise InvalidRequest(
+                f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, at least one token must be there"
+            )

@@ -1,0 +1,1 @@
+"""Benchmarks, the demo checkpoint, simulations and releases: programs for a checkout of this repository."""

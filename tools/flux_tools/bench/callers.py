@@ -1,0 +1,149 @@
+"""How the load generator asks each kind of server for one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flux_tools.bench.plan import GUIDANCE, STRENGTH, Wish
+
+#: Encoded picture and wish in, encoded picture out; raises whatever its library raises. Threads may share one.
+Caller: TypeAlias = Callable[[bytes, Wish], bytes]
+
+Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
+
+#: Seconds after which a request counts as failed.
+TIMEOUT_S = 1800.0
+
+
+def open_caller(kind: str, address: str) -> Caller:
+    """kind: a key of CALLERS. address: host:port; empty for the loop, which has no server."""
+    return CALLERS[kind](address)
+
+
+def _form(address: str) -> Caller:
+    import httpx
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    client = httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_S, limits=limits, trust_env=False)
+
+    def call(picture: bytes, wish: Wish) -> bytes:
+        fields = {name: str(getattr(wish, name)) for name in ("side", "steps", "seed", "mode", "prompt")}
+        response = client.post("/predict", data=fields, files={"image": ("picture.png", picture, "image/png")})
+        return response.raise_for_status().content
+
+    return call
+
+
+def _pytriton(address: str) -> Caller:
+    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+        numbers = {name: np.array([[getattr(wish, name)]], np.int64) for name in ("side", "steps", "seed")}
+        texts = {"image": picture, "mode": wish.mode.encode(), "prompt": wish.prompt.encode()}
+        return "flux", numbers | {name: np.array([[text]], dtype=object) for name, text in texts.items()}
+
+    return _tritonclient(address, request, "drawn")
+
+
+def _raw(address: str) -> Caller:
+    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+        prompt = {"PROMPT": np.array([[wish.prompt.encode()]], dtype=object)}
+        image = np.array([[picture]], dtype=object)
+        fit = {"FIT": np.array([[b"stretch"]], dtype=object)}
+        of_mode: dict[str, Tensors] = {
+            "redux": {"IMAGE": image},
+            "img2img": {
+                "IMAGE": image,
+                "IMAGE_STRENGTH": np.array([[0.0]], np.float32),
+                "STRENGTH": np.array([[STRENGTH]], np.float32),
+                **prompt,
+                **fit,
+            },
+            "text2img": prompt,
+            "canny": {"CONTROL_IMAGE": image, **prompt, **fit},
+        }
+        return f"flux_{wish.mode}", {
+            **of_mode[wish.mode],
+            "HEIGHT": np.array([[wish.side]], np.int32),
+            "WIDTH": np.array([[wish.side]], np.int32),
+            "NUM_INFERENCE_STEPS": np.array([[wish.steps]], np.int32),
+            "GUIDANCE_SCALE": np.array([[GUIDANCE]], np.float32),
+            "SEED": np.array([[wish.seed]], np.int64),
+        }
+
+    return _tritonclient(address, request, "OUTPUT_IMAGE")
+
+
+def _tritonclient(address: str, request: Callable[[bytes, Wish], tuple[str, Tensors]], output: str) -> Caller:
+    """request: gives the model's name and its inputs."""
+    import tritonclient.grpc as triton
+    from tritonclient.utils import np_to_triton_dtype
+
+    client = triton.InferenceServerClient(address)
+
+    def call(picture: bytes, wish: Wish) -> bytes:
+        model, tensors = request(picture, wish)
+        inputs = []
+        for name, values in tensors.items():
+            tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
+            inputs.append(tensor.set_data_from_numpy(values))
+        answer = client.infer(model, inputs, client_timeout=TIMEOUT_S).as_numpy(output)
+        drawn: bytes = answer[0, 0]
+        return drawn
+
+    return call
+
+
+def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
+    def opened(address: str) -> Caller:
+        from flux_client import FluxClient, RetryPolicy
+
+        # A refusal counts as a failure here, so nothing is tried twice.
+        client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
+
+        def call(picture: bytes, wish: Wish) -> bytes:
+            # What the stock pipelines do: a prompt alone steers, and a picture of another shape is squashed.
+            steered: dict[str, Any] = {"prompt": wish.prompt, "fit": "stretch"}
+            of_mode: dict[str, dict[str, Any]] = {
+                "redux": {"images": picture},
+                "img2img": {"images": picture, "image_strength": 0.0, "strength": STRENGTH, **steered},
+                "text2img": {"prompt": wish.prompt},
+                "canny": {"control_image": picture, **steered},
+            }
+            drawn = getattr(client, wish.mode)(
+                **of_mode[wish.mode],
+                height=wish.side,
+                width=wish.side,
+                num_inference_steps=wish.steps,
+                guidance_scale=GUIDANCE,
+                seed=wish.seed,
+            )
+            return bytes(drawn[0].data)
+
+        return call
+
+    return opened
+
+
+def _loop(_: str) -> Caller:
+    from flux_tools.bench.checkpoint import CHECKPOINTS
+    from flux_tools.bench.stock import StockDiffusers, as_png, opened
+
+    stock = StockDiffusers(CHECKPOINTS)
+
+    def call(picture: bytes, wish: Wish) -> bytes:
+        return as_png(stock.draw(opened(picture), wish))
+
+    return call
+
+
+CALLERS: dict[str, Callable[[str], Caller]] = {
+    "loop": _loop,
+    "form": _form,
+    "pytriton": _pytriton,
+    "flux-grpc": _flux_client("grpc"),
+    "flux-http": _flux_client("http"),
+    "raw-grpc": _raw,
+}

@@ -1,0 +1,11 @@
+"""The checkpoint that every system serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flux_tools.demo.folders import demo_checkpoints
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "checkpoints" / "demo"
+CHECKPOINTS = demo_checkpoints(FOLDER)

@@ -1,0 +1,40 @@
+"""How much less a step takes with fewer picture tokens: 729 of them, as FLUX.1's SigLIP gives, pooled by IMAGE_DETAIL.
+
+python -m flux_tools.bench.detail     writes a table for docs/redux-control.md to standard output
+"""
+
+from __future__ import annotations
+
+import torch
+
+from flux_serving.conditioning.context import ALWAYS, Part, assemble, no_text
+from flux_serving.conditioning.detail import pooled
+from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
+from flux_serving.sampling.material import Material
+from flux_tools.bench.ceiling import Steps, parameters, seconds_per_step
+from flux_tools.documents import table
+
+DETAILS, SIDES = (1, 2, 3, 9), (256, 512)
+FLUX_TOKENS = 27 * 27
+
+
+def main() -> None:
+    steps = Steps()
+    width = steps.sampler.base.transformer.config.joint_attention_dim
+    tokens = torch.randn(FLUX_TOKENS, width, generator=torch.Generator().manual_seed(0))
+    text = no_text(width, POOLED_WIDTH, tokens)
+    rows = []
+    for side in SIDES:
+        seconds = []
+        for detail in DETAILS:
+            fewer, weights = pooled(tokens, None, detail, "area")
+            context = assemble([*text_parts(text, ALWAYS, 1.0), Part(fewer, weights)], text.pooled)
+            works = steps.sampler.begin(parameters(side, seed=0), Material(context))
+            seconds.append(seconds_per_step(lambda works=works: steps.sampler.step(works)))
+        rows.append([f"{side}x{side}", *(f"{seconds[0] / of_one:.1f}" for of_one in seconds)])
+    counts = [f"{detail}: {max(1, 27 // detail) ** 2} tokens" for detail in DETAILS]
+    print(table(["steps per second, `IMAGE_DETAIL` 1 = 1", *counts], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The load generator: a process of its own that asks one system for pictures, and takes the time.
+
+    python -m flux_tools.bench.load TASK.json ANSWER.json
+
+Pictures are made before the first request and compared after the last, so that neither costs the server any time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flux_tools.bench.callers import Caller, open_caller
+from flux_tools.bench.engine_metrics import growth, read_counters
+from flux_tools.bench.pictures import encoded
+from flux_tools.bench.plan import Wish, respelled, warm_up
+from flux_tools.bench.results import Outcome
+
+
+@dataclass(frozen=True)
+class Task:
+    """mode: closed, open, fairness or reference.
+
+    wishes: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
+    mode open, one for each. occasion: makes the bytes of the pictures and the prompts new. references: a folder with
+    stock diffusers' pictures, INDEX.npy; mode reference writes them.
+    """
+
+    caller: str
+    address: str
+    mode: str
+    occasion: str
+    references: str
+    wishes: tuple[Wish, ...]
+    concurrency: int = 1
+    block: int = 1
+    seconds: float = 0.0
+    arrivals_s: tuple[float, ...] = ()
+    metrics_url: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        raw = json.loads(path.read_text())
+        wishes = tuple(Wish(**wish) for wish in raw["wishes"])
+        return cls(**{**raw, "wishes": wishes, "arrivals_s": tuple(raw["arrivals_s"])})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An outcome with its picture."""
+
+    outcome: Outcome
+    data: bytes | None
+
+
+def ask(caller: Caller, wish: Wish, picture: bytes, due: float, origin: float) -> Answer:
+    """due, origin: on the clock of `time.perf_counter`."""
+    data, error = None, None
+    try:
+        data = caller(picture, wish)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    return Answer(Outcome(wish.index, due - origin, time.perf_counter() - origin, error), data)
+
+
+def closed_loop(
+    caller: Caller,
+    wishes: Sequence[Wish],
+    pictures: Sequence[bytes],
+    concurrency: int,
+    block: int | None = None,
+    seconds: float = 0.0,
+) -> list[Answer]:
+    """`concurrency` clients; each asks again as soon as it has its answer.
+
+    block: wishes; another block of them is begun for as long as `seconds` have not passed and wishes are left. None:
+    all the wishes are one block.
+    """
+    origin = time.perf_counter()
+
+    def in_blocks() -> Iterator[tuple[Wish, bytes]]:
+        for number, order in enumerate(zip(wishes, pictures, strict=True)):
+            if number and block and number % block == 0 and time.perf_counter() - origin >= seconds:
+                return
+            yield order
+
+    orders = in_blocks()
+    taking = threading.Lock()
+    answers: list[Answer] = []
+
+    def client() -> None:
+        while True:
+            with taking:
+                order = next(orders, None)
+            if order is None:
+                return
+            answers.append(ask(caller, *order, time.perf_counter(), origin))
+
+    _together([client] * concurrency)
+    return answers
+
+
+def open_loop(
+    caller: Caller, wishes: Sequence[Wish], pictures: Sequence[bytes], arrivals_s: Sequence[float]
+) -> list[Answer]:
+    """Every request at its own time, whether or not the earlier ones are answered; its latency counts from then."""
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        origin = time.perf_counter()
+        asked = []
+        for wish, picture, arrival in zip(wishes, pictures, arrivals_s, strict=True):
+            due = origin + arrival
+            time.sleep(max(0.0, due - time.perf_counter()))
+            asked.append(pool.submit(ask, caller, wish, picture, due, origin))
+        return [future.result() for future in asked]
+
+
+#: Seconds that the long jobs of the fairness scenario have run when the short one comes.
+HEAD_START_S = 0.3
+
+
+def short_beside_long(caller: Caller, wishes: Sequence[Wish], pictures: Sequence[bytes]) -> dict[str, Any]:
+    """wishes: the long ones, then short ones: three asked alone first, the last beside the long ones."""
+    *long, first, second, third, last = zip(wishes, pictures, strict=True)
+    errors: list[str] = []
+
+    def seconds(order: tuple[Wish, bytes]) -> float:
+        began = time.perf_counter()
+        outcome = ask(caller, *order, began, began).outcome
+        if outcome.error:
+            errors.append(outcome.error)
+        return outcome.ended_s
+
+    solo = statistics.median(seconds(order) for order in (first, second, third))
+    with ThreadPoolExecutor(len(long)) as pool:
+        running = [pool.submit(seconds, order) for order in long]
+        time.sleep(HEAD_START_S)
+        beside = seconds(last)
+        long_s = max(future.result() for future in running)
+    return {"solo_s": solo, "beside_s": beside, "long_s": long_s, "errors": errors}
+
+
+def _together(clients: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=client) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def pixels(data: bytes) -> npt.NDArray[np.int16]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
+
+
+def compared(answer: Answer, references: Path) -> Outcome:
+    """The outcome with the largest difference to stock diffusers' picture, where there is one to compare with."""
+    reference = references / f"{answer.outcome.index}.npy"
+    if answer.data is None or not reference.exists():
+        return answer.outcome
+    try:
+        got, expected = pixels(answer.data), np.load(reference)
+        if got.shape != expected.shape:
+            return replace(answer.outcome, error=f"a picture of {got.shape}, expected {expected.shape}")
+        return replace(answer.outcome, difference=int(np.abs(got - expected).max()))
+    except Exception as failure:
+        return replace(answer.outcome, error=f"no picture: {failure}")
+
+
+def orders(wishes: Sequence[Wish], occasion: str) -> tuple[list[Wish], list[bytes]]:
+    """The wishes and their pictures, in bytes that no cache has seen."""
+    return respelled(wishes, occasion), [encoded(wish.index, occasion) for wish in wishes]
+
+
+def run(task: Task) -> dict[str, Any]:
+    caller = open_caller(task.caller, task.address)
+    references = Path(task.references)
+    wishes, pictures = orders(task.wishes, task.occasion)
+    if task.mode == "reference":
+        references.mkdir(parents=True, exist_ok=True)
+        for wish, picture in zip(wishes, pictures, strict=True):
+            np.save(references / f"{wish.index}.npy", pixels(caller(picture, wish)))
+        return {}
+    first = warm_up(task.wishes, max(task.concurrency, 2))
+    closed_loop(caller, *orders(first, f"{task.occasion} warm-up"), task.concurrency)
+    if task.mode == "fairness":
+        return short_beside_long(caller, wishes, pictures)
+    before = read_counters(task.metrics_url) if task.metrics_url else {}
+    if task.mode == "open":
+        answers = open_loop(caller, wishes, pictures, task.arrivals_s)
+    else:
+        answers = closed_loop(caller, wishes, pictures, task.concurrency, task.block, task.seconds)
+    after = read_counters(task.metrics_url) if task.metrics_url else {}
+    outcomes = sorted((compared(answer, references) for answer in answers), key=lambda outcome: outcome.index)
+    return {"outcomes": [asdict(outcome) for outcome in outcomes], "metrics": growth(before, after)}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(run(Task.read(Path(sys.argv[1])))))

@@ -1,0 +1,103 @@
+"""Bytes as the tables of docs/memory.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flux_contract.models import MODELS
+from flux_tools.documents import table
+
+#: Share of the files' bytes by which those in memory may differ.
+TOLERANCE = 0.01
+
+SIGLIP, EMBEDDER, CLIP, T5 = "SigLIP", "Redux embedder", "CLIP", "T5"
+VAE_ENCODER = "VAE's encoder"
+TRANSFORMER, VAE, CONTROLNET = "transformer", "VAE", "ControlNet"
+FUSED, ADAPTER = "what fusing its layers adds", "one LoRA adapter"
+
+#: What is wanted, and the weights that serve nothing else, or another mode of these too.
+MODES = {
+    "every mode": (TRANSFORMER, VAE, FUSED),
+    "pictures that steer, as in redux": (SIGLIP, EMBEDDER),
+    "prompts, as in text2img": (CLIP, T5),
+    "img2img": (VAE_ENCODER,),
+    "canny": (VAE_ENCODER, CONTROLNET),
+    "an adapter": (ADAPTER,),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """weights: bytes, in each process of the model."""
+
+    model: str
+    name: str
+    weights: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that a process of the model loads: bytes in memory, and in the files that they come from."""
+
+    model: str
+    weights: int
+    files: int
+
+    @property
+    def is_loaded_once(self) -> bool:
+        return abs(self.weights - self.files) <= TOLERANCE * self.files
+
+
+def sections(
+    demo: Sequence[Part], dev: Sequence[Part], loaded: Sequence[Loaded], resident: Mapping[str, Sequence[int]]
+) -> dict[str, str]:
+    """Every section by its marker's name. dev: the same parts as demo's, in the same order."""
+    return {
+        "modes": modes(demo, dev),
+        "processes": processes(demo, dev, resident),
+        "files": files(loaded),
+    }
+
+
+def modes(demo: Sequence[Part], dev: Sequence[Part]) -> str:
+    rows = []
+    for wanted, names in MODES.items():
+        sizes = [sum(part.weights for part in parts if part.name in names) for parts in (demo, dev)]
+        shown = ", ".join(name for name in names if name != FUSED)
+        rows.append([wanted, shown, megabytes(sizes[0]), gigabytes(sizes[1])])
+    return table(["wanted", "weights that it takes", "demo, float32", "FLUX.1-dev, bfloat16"], rows)
+
+
+def processes(demo: Sequence[Part], dev: Sequence[Part], resident: Mapping[str, Sequence[int]]) -> str:
+    rows = []
+    for model in MODELS:
+        pairs = [pair for pair in zip(demo, dev, strict=True) if pair[0].model == model.name]
+        sizes = [[of_demo.name, megabytes(of_demo.weights), gigabytes(of_dev.weights)] for of_demo, of_dev in pairs]
+        process = [f"`{model.name}`", instances(resident.get(model.name, []))]
+        for name, of_demo, of_dev in sizes or [["none", "–", "–"]]:
+            rows.append([process[0], name, of_demo, of_dev, process[1]])
+            process = ["", ""]
+    head = ["process", "weights", "demo, float32", "FLUX.1-dev, bfloat16", "process with the demo's, resident"]
+    return table(head, rows)
+
+
+def files(loaded: Sequence[Loaded]) -> str:
+    rows = [[f"`{one.model}`", megabytes(one.weights), megabytes(one.files)] for one in loaded]
+    return table(["process", "weights in memory", "in their files"], rows)
+
+
+def instances(sizes: Sequence[int]) -> str:
+    """As in `2 x 45 MB`, by the largest."""
+    if not sizes:
+        return "–"
+    count = f"{len(sizes)} x " if len(sizes) > 1 else ""
+    return f"{count}{max(sizes) / 1e6:.0f} MB"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

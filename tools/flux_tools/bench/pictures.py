@@ -1,0 +1,41 @@
+"""Input pictures: as many different ones as wanted, from the eight that the demo checkpoint never saw."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+UNSEEN = Path(__file__).resolve().parents[1] / "demo" / "unseen"
+
+
+def picture(number: int) -> Image.Image:
+    """One of the eight, a little cropped and shifted by the seed `number`; its size stays."""
+    originals = _originals()
+    original = originals[number % len(originals)]
+    chance = np.random.default_rng(number)
+    scale = chance.uniform(0.85, 1.0)
+    width, height = scale * original.width, scale * original.height
+    left, top = chance.uniform(0, original.width - width), chance.uniform(0, original.height - height)
+    return original.resize(original.size, Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def encoded(number: int, occasion: str) -> bytes:
+    """The picture as PNG. occasion: written into the file, so that the same pixels are new bytes on each occasion.
+
+    Triton's response cache goes by the bytes, and would otherwise answer for what an earlier measurement sent.
+    """
+    note = PngInfo()
+    note.add_text("occasion", occasion)
+    buffer = io.BytesIO()
+    picture(number).save(buffer, "PNG", pnginfo=note)
+    return buffer.getvalue()
+
+
+@cache
+def _originals() -> tuple[Image.Image, ...]:
+    return tuple(Image.open(path).convert("RGB") for path in sorted(UNSEEN.glob("*.png")))

@@ -1,0 +1,118 @@
+"""Stock diffusers: what every alternative serves, and what every answer is compared with."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+    FluxPriorReduxPipeline,
+)
+from PIL import Image
+
+from flux_contract.limits import DEFAULT_CANNY_HIGH, DEFAULT_CANNY_LOW
+from flux_serving.images.edges import edges
+from flux_serving.settings import Checkpoints
+from flux_tools.bench.plan import GUIDANCE, STRENGTH, Kind, Wish
+
+_NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
+_T = TypeVar("_T")
+
+
+class StockDiffusers:
+    """Each mode's own pipelines, in float32 on the CPU; they share what is loaded. Not for two threads at once."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **_NO_TEXT)
+        base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32)
+        controlnet = FluxControlNetModel.from_pretrained(checkpoints.controlnet, dtype=torch.float32)
+        _encode_to_the_mode(base.vae)
+        self.pipelines = {
+            "redux": base,
+            "img2img": FluxImg2ImgPipeline.from_pipe(base),
+            "text2img": base,
+            "canny": FluxControlNetPipeline.from_pipe(base, controlnet=controlnet),
+        }
+        for pipeline in self.pipelines.values():
+            pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, picture: Image.Image, wish: Wish) -> Image.Image:
+        return self.draw_all([picture], [wish])[0]
+
+    def draw_all(self, pictures: Sequence[Image.Image], wishes: Sequence[Wish]) -> list[Image.Image]:
+        """A batch; all wishes are of one kind. Row i starts from the noise of its own seed."""
+        side, steps, mode = wishes[0].kind
+        images: list[Image.Image] = self.pipelines[mode](
+            **self._condition(mode, list(pictures), [wish.prompt for wish in wishes], side),
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            guidance_scale=GUIDANCE,
+            generator=[torch.Generator("cpu").manual_seed(wish.seed) for wish in wishes],
+        ).images
+        return images
+
+    def _condition(self, mode: str, pictures: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
+        if mode == "redux":
+            # One picture as diffusers' documentation does it: `base(**prior(picture))`.
+            prior: Mapping[str, Any] = self.prior(pictures[0]) if len(pictures) == 1 else self._priors(pictures)
+            return prior
+        if mode == "img2img":
+            return {"prompt": prompts, "image": pictures, "strength": STRENGTH}
+        if mode == "canny":
+            return {"prompt": prompts, "control_image": [edge_map(picture, side) for picture in pictures]}
+        return {"prompt": prompts}
+
+    @torch.no_grad()
+    def _priors(self, pictures: list[Image.Image]) -> Mapping[str, Any]:
+        """A row for each picture. The prior's `__call__` adds them up into one, so its own steps are called instead."""
+        hidden = self.prior.encode_image(pictures, torch.device("cpu"), 1)
+        tokens = self.prior.image_embedder(hidden).image_embeds
+        rows, _, width = tokens.shape
+        text = tokens.new_zeros(rows, 512, width)
+        return {
+            "prompt_embeds": torch.cat([text, tokens], dim=1),
+            "pooled_prompt_embeds": tokens.new_zeros(rows, 768),
+        }
+
+
+def _encode_to_the_mode(vae: AutoencoderKL) -> None:
+    """From now on the VAE gives the mode of its distribution, as ours does, and draws nothing from the generator.
+
+    The pipelines take `latents` where an encoder gives no distribution.
+    """
+    encode = vae.encode
+    vae.encode = lambda pixels: SimpleNamespace(latents=encode(pixels).latent_dist.mode())
+
+
+def edge_map(picture: Image.Image, side: int) -> Image.Image:
+    """White on black, at the size asked for, by the thresholds that everybody takes."""
+    photo = picture.resize((side, side), Image.Resampling.LANCZOS)
+    return Image.fromarray(edges(np.asarray(photo), DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH)).convert("RGB")
+
+
+def by_kind(orders: Iterable[tuple[_T, Wish]]) -> list[list[tuple[_T, Wish]]]:
+    """What can share a call of the pipeline. Order of arrival within each group."""
+    groups: dict[Kind, list[tuple[_T, Wish]]] = {}
+    for order in orders:
+        groups.setdefault(order[1].kind, []).append(order)
+    return list(groups.values())
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def as_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

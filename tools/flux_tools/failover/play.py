@@ -1,0 +1,74 @@
+"""What is done to the replicas while the load goes on, and what the callers saw of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from flux_client import FAIL_OVER, RetryPolicy
+from flux_tools.failover.doors import Door
+from flux_tools.failover.load import Call, Load
+from flux_tools.failover.replica import Replica
+
+#: Seconds of load before and after each act.
+CALM_S = 2.0
+#: Seconds within which a replica that is back must get its share.
+TRAFFIC_S = 60.0
+
+
+class Act(NamedTuple):
+    """name: as the report says it. do: returns when the replica has ended; it is then started again."""
+
+    name: str
+    replica: int
+    do: Callable[[Replica], None]
+
+
+#: The first two are a rolling restart.
+ACTS = (
+    Act("SIGTERM, first", 0, Replica.stop),
+    Act("SIGTERM, second", 1, Replica.stop),
+    Act("SIGKILL of Triton", 0, Replica.kill_triton),
+)
+
+
+class Outcome(NamedTuple):
+    """calls: those that were in work during the act or after it. back_s: from ready to the first image made."""
+
+    act: str
+    calls: Sequence[Call]
+    back_s: float
+
+    @property
+    def lost(self) -> list[str]:
+        return [call.error for call in self.calls if call.error is not None]
+
+
+def play(
+    replicas: Sequence[Replica],
+    door: Door,
+    folder: Path,
+    pictures: Sequence[bytes],
+    acts: Sequence[Act] = ACTS,
+    retry: RetryPolicy = FAIL_OVER,
+    callers: int = 6,
+) -> list[Outcome]:
+    """replicas: started. folder: for the proxy's configuration."""
+    marks, backs = [], []
+    with door(replicas, folder) as url, Load(url, pictures, callers, retry) as load:
+        time.sleep(CALM_S)
+        for act in acts:
+            marks.append(time.monotonic())
+            replica = replicas[act.replica]
+            act.do(replica)
+            replica.start()
+            backs.append(replica.wait_for_traffic(TRAFFIC_S))
+            time.sleep(CALM_S)
+        marks.append(time.monotonic())
+    return [
+        Outcome(act.name, [call for call in load.calls if begin <= call.started + call.seconds < end], back_s)
+        for act, back_s, (begin, end) in zip(acts, backs, pairwise(marks), strict=True)
+    ]

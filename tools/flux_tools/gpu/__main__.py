@@ -1,0 +1,108 @@
+"""Time and exactness of FLUX.1-dev's steps and decoder, ours beside stock diffusers, taking turns, as Markdown.
+
+python -m flux_tools.gpu                       on a GPU of 40 GB or more
+python -m flux_tools.gpu --device cpu --tiny   whether it runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import diffusers
+import torch
+from diffusers import FluxPipeline
+
+from flux_serving.network.decoding import decode_latents
+from flux_serving.network.latents import Grid
+from flux_tools.documents import table
+from flux_tools.gpu.contestants import Course, Ours, run_stock
+from flux_tools.gpu.networks import make_pipeline
+
+#: Pixels of a side, and pictures that share a step.
+CASES = [(512, 1), (512, 4), (512, 8), (1024, 1), (1024, 2), (1024, 4)]
+STEPS, ROUNDS = 6, 3
+#: The networks of two dtypes have room beside each other.
+SHALLOW = {"num_layers": 4, "num_single_layers": 8}
+TINY = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flux_tools.gpu", description=__doc__)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--tiny", action="store_true", help="few narrow blocks and small pictures")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {given.device}: torch {torch.__version__} finds no GPU here")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
+    cases = [(64, 1), (64, 2)] if given.tiny else CASES
+    size = TINY if given.tiny else {}
+    print(exactness(device, cases[0][0], size or SHALLOW), flush=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    pipeline = make_pipeline(device, torch.bfloat16, **size)
+    ours = Ours(pipeline)
+    print(f"\n{steps(pipeline, ours, cases)}\n", flush=True)
+    print(decoding(ours, sorted({side for side, _ in cases})))
+    if device.type == "cuda":
+        print(f"\nmemory at its peak: {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
+
+
+def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
+    """Latents after some steps from one noise, by how far they are from stock's in float32, as a share of these."""
+    courses: dict[tuple[str, str], Course] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = make_pipeline(device, dtype, **size)
+        label = str(dtype).removeprefix("torch.")
+        courses["stock", label] = run_stock(pipeline, side, 2, STEPS)
+        courses["ours", label] = Ours(pipeline).run(side, 2, STEPS)
+    reference = courses["stock", "float32"].latents
+    rows = [
+        [who, label, f"{float((course.latents - reference).norm() / reference.norm()):.1e}"]
+        for (who, label), course in courses.items()
+    ]
+    return table(["latents of", "computed in", "distance from stock's in float32"], rows)
+
+
+def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) -> str:
+    """The first step of each run is left out: it also prepares."""
+    rows = []
+    for side, pictures in cases:
+        contestants: dict[str, Callable[[], Course]] = {
+            "stock": lambda side=side, pictures=pictures: run_stock(pipeline, side, pictures, STEPS),
+            "ours": lambda side=side, pictures=pictures: ours.run(side, pictures, STEPS),
+        }
+        seconds: dict[str, list[float]] = {who: [] for who in contestants}
+        for turn in range(ROUNDS):
+            for who, run in contestants.items():
+                course = run()
+                # The first round warms up.
+                seconds[who] += course.step_seconds[1:] if turn else []
+        stock, own = (statistics.median(seconds[who]) for who in ("stock", "ours"))
+        cells = [f"{1000 * each:.1f}" for each in (stock, own, stock / pictures, own / pictures)]
+        rows.append([f"{side}x{side}", str(pictures), *cells, f"{stock / own:.2f}"])
+    head = ["pictures", "in a step", "stock, ms", "ours, ms", "stock, each", "ours, each", "stock / ours"]
+    return table(head, rows)
+
+
+def decoding(ours: Ours, sides: Sequence[int]) -> str:
+    base, rows = ours.sampler.base, []
+    for side in sides:
+        grid = Grid(side // base.token_side, side // base.token_side)
+        latents = torch.randn(1, grid.tokens, 64, device=base.device, dtype=base.dtype)
+        seconds = []
+        for _ in range(4):
+            started = time.perf_counter()
+            decode_latents(base, latents, grid)
+            seconds.append(time.perf_counter() - started)
+        rows.append([f"{side}x{side}", f"{1000 * statistics.median(seconds[1:]):.0f}"])
+    return table(["decoding one picture", "ms"], rows)
+
+
+if __name__ == "__main__":
+    main()

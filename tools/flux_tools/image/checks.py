@@ -1,0 +1,160 @@
+"""What an image must do: serve a picture, not as root and on a root that nobody can write to, and end when asked."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from flux_tools.image.container import Container, running
+from flux_tools.image.engines import Engine, ImageError
+
+ROOT = Path(__file__).resolve().parents[3]
+PICTURE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
+MANIFEST = ROOT / "deploy" / "base" / "triton" / "deployment.yaml"
+#: Pixels of the picture's sides.
+SIDE = 64
+
+_WAIT = """
+import time, urllib.request
+for _ in range(600):
+    try:
+        urllib.request.urlopen("http://127.0.0.1:8000/v2/health/ready", timeout=5)
+        break
+    except OSError:
+        time.sleep(0.5)
+else:
+    raise SystemExit("Triton is not ready")
+"""
+#: As the image's user and as root: who is it, and what can it write to?
+_CONFINED = """
+import errno, os, tempfile
+if os.getuid() == 0:
+    expected = (errno.EROFS,)
+    assert not any(files for _, _, files in os.walk("/root/.cache")), "a cache is left in /root"
+else:
+    expected = (errno.EROFS, errno.EACCES)
+    assert (os.getuid(), os.getgid()) == (1000, 1000), f"user {os.getuid()}:{os.getgid()}"
+    tempfile.TemporaryFile(dir="/tmp").close()
+    tempfile.TemporaryFile(dir="/dev/shm").close()
+for folder in ("/", "/etc", "/opt/flux-triton", "/opt/venv", "/opt/torch", "/var/tmp"):
+    try:
+        open(f"{folder}/written", "w")
+    except OSError as error:
+        assert error.errno in expected, f"{folder}: {error}"
+    else:
+        raise SystemExit(f"{folder} can be written to")
+"""
+_TOOLS = """
+import shutil
+print(*filter(shutil.which, ("cc", "gcc", "g++", "c++", "clang", "ld", "make", "cmake", "cargo", "git", "uv")))
+"""
+_ASK = """
+import sys
+from flux_client import FluxClient
+with FluxClient("127.0.0.1:8001") as client:
+    size = int(sys.argv[1])
+    (made,) = client.redux(sys.stdin.buffer.read(), num_inference_steps=4, seed=1, height=size, width=size)
+sys.stdout.buffer.write(made.data)
+"""
+#: The gateway answers on every address, Triton on 127.0.0.1 alone.
+_ADDRESSES = """
+import json, socket, time, urllib.request
+for _ in range(120):
+    try:
+        with urllib.request.urlopen("http://127.0.0.2:12411/health", timeout=5) as answer:
+            print(json.load(answer))
+        break
+    except OSError:
+        time.sleep(0.5)
+else:
+    raise SystemExit("the gateway is not ready")
+for port in (8000, 8001, 8002):
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", port)) != 0, f"Triton's port {port} is open to other machines"
+"""
+
+
+def check(engine: Engine, tag: str, target: str, checkpoints: Path, picture: Path) -> None:
+    """checkpoints: the demo's, which the GPU image gets as a volume. picture: where the one that it makes is written.
+
+    Raises ImageError: what is wrong.
+    """
+    if target == "cpu":
+        _check(engine, tag, {}, None, picture)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # diffusers saves weights that their owner alone may read; here that is not the image's user.
+        shutil.copytree(checkpoints, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        Path(folder).chmod(0o755)
+        _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), picture)
+
+
+def _check(engine: Engine, tag: str, variables: Mapping[str, str], models: Path | None, picture: Path) -> None:
+    with running(engine, tag, (), variables, models) as container:
+        _say_ready(container, "the image's own command")
+        container.execute(["python3", "-c", _CONFINED])
+        container.execute(["python3", "-c", _CONFINED], user="0:0")
+        print("- user 1000, without root's rights; nothing but /tmp and /dev/shm can be written to, not even by root")
+        tools = container.execute(["python3", "-c", _TOOLS]).decode().split()
+        if tools and models is None:
+            raise ImageError(f"tools to build with are left: {' '.join(tools)}")
+        print(f"- tools to build with: {' '.join(tools) + ', of the base image' if tools else 'none'}")
+        started = time.monotonic()
+        made = container.execute(["python3", "-c", _ASK, str(SIDE)], given=PICTURE.read_bytes())
+        if png_size(made) != (SIDE, SIDE):
+            raise ImageError(f"asked for {SIDE}x{SIDE}, got {png_size(made)}")
+        picture.write_bytes(made)
+        print(f"- `flux_client` was given a PNG of {SIDE}x{SIDE} in {time.monotonic() - started:.1f} s: {picture}")
+        healthcheck = engine.config(tag).healthcheck
+        container.execute(healthcheck)
+        print(f"- HEALTHCHECK ended with 0: {' '.join(healthcheck)}")
+        health = container.execute(["python3", "-c", _ADDRESSES]).decode().strip()
+        print(f"- the gateway says {health}; Triton is on loopback alone")
+        _stop(container)
+    with running(engine, tag, manifest_command(), variables, models) as container:
+        _say_ready(container, f"`{' '.join(manifest_command())}`")
+        _stop(container)
+
+
+#: The demo's checkpoints instead of FLUX.1, and no GPU.
+_FOR_GPU_IMAGE = {
+    "FLUX_MODEL_PATH": "/models/flux-base",
+    "FLUX_REDUX_MODEL_PATH": "/models/flux-redux",
+    "FLUX_REDUX_GPUS": "cpu",
+}
+
+
+def manifest_command() -> Sequence[str]:
+    """What deploy/ runs, on CPUs as its overlay for them has it."""
+    (container,) = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]["containers"]
+    command = [*container["command"], *container["args"]]
+    command[command.index("--profile=k8s")] = "--profile=cpu"
+    command[command.index("--triton-host=0.0.0.0")] = "--gateway-host=0.0.0.0"
+    return [*command, "--gateway-port=12411"]
+
+
+def png_size(data: bytes) -> tuple[int, int]:
+    """Width and height. Raises ImageError: that is no PNG."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
+        raise ImageError(f"that is no PNG: {data[:16]!r}")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def _say_ready(container: Container, command: str) -> None:
+    started = time.monotonic()
+    container.execute(["python3", "-c", _WAIT])
+    print(f"- {command}: ready after {time.monotonic() - started:.0f} s")
+
+
+def _stop(container: Container) -> None:
+    started = time.monotonic()
+    if status := container.stop():
+        raise ImageError(f"exit status {status} after SIGTERM")
+    print(f"- exit status 0, {time.monotonic() - started:.1f} s after SIGTERM")

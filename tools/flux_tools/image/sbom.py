@@ -1,0 +1,69 @@
+"""What an image holds, in CycloneDX' JSON: its Python packages, by cyclonedx-py, and its base's Debian packages."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from flux_tools.image.engines import Engine, ImageError
+
+#: Runs in the image: a tar file of what its packages say of themselves, for every folder that its Python looks into.
+_METADATA = """
+import importlib.metadata, io, pathlib, sys, tarfile
+with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
+    for distribution in importlib.metadata.distributions():
+        folder = pathlib.Path(distribution.locate_file("")) / pathlib.Path(distribution._path).name
+        for name in ("METADATA", "PKG-INFO", "direct_url.json"):
+            if (folder / name).is_file():
+                tar.add(folder / name, f"{folder.name}/{name}")
+"""
+_DEBIAN = ["dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\\n"]
+
+
+def write_sbom(engine: Engine, tag: str, path: Path) -> int:
+    """Returns how many components it has. Raises ImageError: no Python packages were found, or cyclonedx-py failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = Path(folder, "packages")
+        with tarfile.open(fileobj=io.BytesIO(engine.output(tag, ["python3", "-c", _METADATA]))) as tar:
+            tar.extractall(metadata, filter="data")
+        # cyclonedx-py asks an interpreter where its packages are; the image's own would say where they are in there.
+        python = Path(folder, "python")
+        python.write_text(f"#!/bin/sh\necho '{json.dumps([str(metadata)])}'\n")
+        python.chmod(0o755)
+        command = ["cyclonedx-py", "environment", "--output-reproducible", str(python)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ImageError(f"cyclonedx-py: {done.stderr.strip()}")
+    sbom = json.loads(done.stdout)
+    if not sbom.get("components"):
+        raise ImageError(f"{tag}: no Python packages were found")
+    sbom["components"] += _debian_components(engine, tag)
+    config = engine.config(tag)
+    sbom["metadata"]["component"] = {
+        "type": "container",
+        "name": config.labels["org.opencontainers.image.title"],
+        "version": config.labels["org.opencontainers.image.version"],
+        "bom-ref": tag,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(sbom, indent=1) + "\n")
+    return len(sbom["components"])
+
+
+def _debian_components(engine: Engine, tag: str) -> list[dict[str, str]]:
+    release = engine.output(tag, ["cat", "/etc/os-release"]).decode()
+    match = re.search(r"^ID=\"?(\w+)", release, re.MULTILINE)
+    if match is None:
+        raise ImageError(f"{tag}: /etc/os-release names no system")
+    components = []
+    for line in engine.output(tag, _DEBIAN).decode().splitlines():
+        name, version, architecture = line.split()
+        purl = f"pkg:deb/{match[1]}/{name}@{quote(version, safe='.~+-')}?arch={architecture}"
+        components.append({"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl})
+    return components

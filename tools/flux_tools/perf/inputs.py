@@ -1,0 +1,107 @@
+"""What perf_analyzer sends: `--input-data` files, each request with a picture and a seed of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from flux_contract.handed import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
+from flux_contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
+from flux_contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
+from flux_contract.tensors import DType, Tensor
+from flux_tools.bench.perf_input import request
+from flux_tools.bench.pictures import encoded
+from flux_tools.perf.options import SIDE, STEPS
+from flux_tools.perf.servers import NoServer
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every request asks for. side: of a square, in pixels."""
+
+    side: int = SIDE
+    steps: int = STEPS
+
+
+#: One request as `--input-data` has it, by tensor name.
+Entry = Mapping[str, Mapping[str, Any]]
+
+#: Characters of the file of contexts at most: with FLUX.1's 16 MB each, sixty would make a file of 1 GB. Fewer are
+#: then sent again and again, which no cache answers: only `flux_prior_redux` has one.
+LARGEST_FILE = 256 * 2**20
+#: Characters of a request beyond which it is not exported: perf_analyzer writes every number of it out, each time.
+LARGEST_EXPORTED = 2**20
+
+#: What `flux_base` cannot do without, and what it does not assume.
+_HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
+
+
+def of_pictures(count: int, occasion: str, work: Work) -> list[Entry]:
+    """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
+    return [request(number, work.side, work.steps, occasion) for number in range(count)]
+
+
+def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[Entry]:
+    """For `flux_redux`, with a value for every input: perf_analyzer's shared memory leaves none out.
+
+    A negative prompt needs guidance beside it, so every step computes two rows: to be compared with the same requests
+    only. adapter: a LoRA that the server has.
+    """
+    given: dict[str, Any] = {
+        tensor.name: tensor.default for tensor in FLUX_REDUX.inputs if tensor.optional and tensor.default is not None
+    }
+    given |= {IMAGE_MASK.name: "", NEGATIVE_PROMPT.name: "", TRUE_CFG_SCALE.name: 1.5, NUM_IMAGES.name: 1}
+    given |= {LORA.name: adapter}
+    by_name = {tensor.name: tensor for tensor in FLUX_REDUX.inputs}
+    rest = {name: entry_of(by_name[name], by_name[name].array(value)) for name, value in given.items()}
+    return [{**rest, **pictures} for pictures in of_pictures(count, occasion, work)]
+
+
+def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
+    """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once; fewer where that many
+    would go beyond LARGEST_FILE. Raises NoServer.
+    """
+    entries: list[Entry] = []
+    size = 0
+    with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
+        for number, pictures in enumerate(of_pictures(count, occasion, work)):
+            image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
+            image.set_data_from_numpy(np.array([[encoded(number, occasion)]], dtype=object))
+            try:
+                answer = client.infer(FLUX_PRIOR_REDUX.name, [image])
+            except InferenceServerException as error:
+                raise NoServer(f"{FLUX_PRIOR_REDUX.name} at {grpc_url}: {error.message()}") from error
+            handed = {tensor.name: entry_of(tensor, answer.as_numpy(tensor.name)[0]) for tensor in _HANDED}
+            entry = {**handed, **{name: value for name, value in pictures.items() if name != IMAGE.name}}
+            size += size_of(entry)
+            if entries and size > LARGEST_FILE:
+                break
+            entries.append(entry)
+    return entries
+
+
+def size_of(entry: Entry) -> int:
+    """Characters of its tensors in base64."""
+    return sum(len(tensor["content"]["b64"]) for tensor in entry.values() if "b64" in tensor["content"])
+
+
+def entry_of(tensor: Tensor, values: np.ndarray) -> dict[str, Any]:
+    """One tensor of a request, without the batch dimension: its bytes in base64, as they go over the wire."""
+    if tensor.dtype is DType.BYTES:
+        raw = b"".join(len(value).to_bytes(4, "little") + value for value in values.tolist())
+    else:
+        raw = np.ascontiguousarray(values, tensor.dtype.numpy_type).tobytes()
+    return {"content": {"b64": base64.b64encode(raw).decode()}, "shape": list(values.shape)}
+
+
+def write(file: Path, entries: Iterable[Entry]) -> Path:
+    file.write_text(json.dumps({"data": list(entries)}))
+    return file

@@ -1,0 +1,112 @@
+"""What image-to-image does to pictures of the demo checkpoint, by how much of them is to change."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from flux_client import FluxClient
+from flux_serving.sampling.noise_schedule import make_schedule
+from flux_serving.sampling.starting import step_of_strength
+from flux_tools.demo.__main__ import CHECKPOINTS, UNSEEN
+from flux_tools.demo.pictures import on_white
+from flux_tools.documents import table
+from flux_tools.quality.colours import is_of
+from flux_tools.quality.gallery import Finding, Gallery, strips
+from flux_tools.quality.likeness import Bytes, between, middle, to_own
+from flux_tools.quality.sheet import sheet
+from flux_tools.quality.studio import USUAL, Ask, drawn
+
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+#: The strip at the top of the page, and of the README.
+STRIP, IN_STRIP = "strength_strip.png", ("red-apple", "doughnut", "bus", "penguin")
+SIDES = (48, 64, 96, 128)
+#: Of FLUX.1, where the shift of the schedule shows.
+LARGE_SIDES = (64, 512, 1024, 1536, 2048)
+HALF = 0.5
+COLOURS = ("red", "green", "blue", "purple")
+PROMPTED = (0.0, 0.4, 0.6, 0.8, 1.0)
+SHOWN = (0.6, 0.8)
+
+
+def changed(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does strength lead from the picture itself to what Redux alone draws?"""
+    sources = gallery.some(50)
+    shown = [_changed(client, sources, strength) for strength in STRENGTHS]
+    # One after the other: in company, the last bit of a picture may differ.
+    redux = drawn(client, [Ask((source,)) for source in sources], at_once=1)
+    rows = [
+        ["to the source as it stands, Delta E", *(f"{between(pictures, sources):.1f}" for pictures in shown)],
+        ["to the nearest view of it", *(f"{to_own(pictures, sources):.1f}" for pictures in shown)],
+        ["of 50, the source bit for bit", *(str(_equal(pictures, sources)) for pictures in shown)],
+        ["of 50, bit for bit what `redux` draws by the seed", *(str(_equal(pictures, redux)) for pictures in shown)],
+    ]
+    head = [f"{strength:g}" for strength in STRENGTHS]
+    of_strip = np.stack([on_white((UNSEEN / f"{name}.png").read_bytes()) for name in IN_STRIP])
+    strip = zip(*(_changed(client, of_strip, strength) for strength in STRENGTHS), strict=True)
+    return Finding(
+        table(["`STRENGTH`", *head], rows),
+        sheet(["source", *head], strips(sources, *shown)),
+        pictures={STRIP: sheet(head, list(strip), letters=20)},
+    )
+
+
+def _changed(client: FluxClient, sources: Bytes, strength: float) -> Bytes:
+    return drawn(client, [Ask((source,), {"strength": strength}, "img2img") for source in sources], at_once=1)
+
+
+def _equal(first: Bytes, second: Bytes) -> int:
+    return sum(map(np.array_equal, first, second))
+
+
+def sigmas(client: FluxClient, gallery: Gallery) -> Finding:
+    """How much does the same strength change at other sizes, and the same start sigma?"""
+    sources = gallery.some(50)
+    rows, shown, head = [], [sources], ["source"]
+    for knob in ("strength", "start_sigma"):
+        distances = []
+        for side in SIDES:
+            knobs = {knob: HALF, "height": side, "width": side}
+            pictures = drawn(client, [Ask((source,), knobs, "img2img") for source in sources])
+            distances.append(f"{between(np.stack([middle(picture) for picture in pictures]), sources):.1f}")
+            shown.append(pictures)
+            head.append(f"{knob} {HALF:g}, {side}x{side}")
+        rows.append([f"`{knob.upper()}` {HALF:g}", *distances])
+    measured = table(["to the source as it stands, Delta E", *(f"{side}x{side}" for side in SIDES)], rows)
+    reckoned = table(
+        [f"`STRENGTH` {HALF:g} at", *(f"{side}x{side}" for side in LARGE_SIDES)],
+        [["begins with this share of noise", *(f"{_sigma(HALF, side):.2f}" for side in LARGE_SIDES)]],
+    )
+    return Finding(f"{reckoned}\n\n{measured}", sheet(head, strips(*shown)))
+
+
+def _sigma(strength: float, side: int) -> float:
+    """With which share of noise a strength begins; the demo's schedule is FLUX.1-dev's."""
+    config = json.loads((CHECKPOINTS / "flux-base" / "scheduler" / "scheduler_config.json").read_text())
+    steps = int(USUAL["num_inference_steps"])
+    return float(make_schedule(config, steps, (side // 16) ** 2).sigmas[step_of_strength(strength, steps)])
+
+
+def prompted(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does a prompt recolour a picture, and how much of the picture is left?"""
+    sources = gallery.some(30)
+    columns, shown, head = [], [sources], ["source"]
+    for strength in PROMPTED:
+        of_colour = {}
+        for colour in COLOURS:
+            knobs = {"strength": strength, "prompt": f"{colour} heart", "image_strength": 0.0}
+            asks = [Ask((source,), knobs | {"seed": seed}, "img2img") for seed, source in enumerate(sources)]
+            of_colour[colour] = drawn(client, asks)
+            if strength in SHOWN:
+                shown.append(of_colour[colour])
+                head.append(f"{strength:g}, {colour} heart")
+        right = [is_of(picture, colour, COLOURS) for colour, pictures in of_colour.items() for picture in pictures]
+        away = [between(pictures, sources) for pictures in of_colour.values()]
+        columns.append((f"{np.mean(right):.0%}", f"{np.mean(away):.1f}"))
+    of_right, of_away = zip(*columns, strict=True)
+    rows = [["its colour is the prompt's, of four", *of_right], ["to the source as it stands, Delta E", *of_away]]
+    return Finding(
+        table(["`STRENGTH`, `IMAGE_STRENGTH` 0", *(f"{strength:g}" for strength in PROMPTED)], rows),
+        sheet(head, strips(*shown)),
+    )

@@ -1,0 +1,182 @@
+"""What the knobs of Redux control do, measured on the demo checkpoint: the gallery of docs/redux-control.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flux_client import FluxClient
+from flux_client.strength import CURVE
+from flux_tools.documents import table
+from flux_tools.quality.gallery import Finding, Gallery, spread, strips
+from flux_tools.quality.likeness import Bytes, Floats, between, to_own
+from flux_tools.quality.questions import turned
+from flux_tools.quality.sheet import sheet
+from flux_tools.quality.studio import Ask, drawn
+from flux_tools.quality.words import Census, paraphrases
+
+#: On the demo's grid of 4x4 tokens; from 4 on it is one token.
+DETAILS = (1, 2, 4, 8)
+WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
+CALIBRATED = (0.0, 0.25, 0.5, 0.75, 1.0)
+SPANS = ((0.0, 1.0), (0.0, 0.25), (0.0, 0.5), (0.25, 1.0), (0.5, 1.0))
+FITS = ("stretch", "cover", "contain", "tiles")
+PROMPT_STRENGTHS = (0.0, 0.25, 1.0, 4.0)
+#: What the mask leaves: the middle of a picture.
+MASK = np.zeros((64, 64), np.uint8)
+MASK[16:48, 16:48] = 255
+#: A quarter of the tokens is left, at four times the weight.
+UNDER_MASK = {"image_mask": MASK, "image_strength": 4.0}
+
+
+def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
+    """How much of the way from no picture to the whole picture does a weight go?"""
+    sources = gallery.some(100)
+    to_source = []
+    for weight in WEIGHTS:
+        to_source.append(to_own(drawn(client, [Ask((s,), {"image_strength": weight}) for s in sources]), sources))
+    way = rising((to_source[0] - np.array(to_source)) / (to_source[0] - to_source[-1]))
+    rows = [
+        ["distance to the source, Delta E", *(f"{distance:.1f}" for distance in to_source)],
+        ["of the way", *(f"{share:.2f}" for share in way)],
+    ]
+    weights = np.interp(CALIBRATED, way, WEIGHTS)
+    shown = [drawn(client, [Ask((s,), {"image_strength": float(w)}) for s in sources]) for w in weights]
+    head = ["source", *(f"strength {share:g}" for share in CALIBRATED)]
+    return Finding(
+        table(["`IMAGE_STRENGTH`", *(f"{weight:g}" for weight in WEIGHTS)], rows),
+        sheet(head, strips(sources, *shown)),
+        {CURVE: json.dumps(list(zip(WEIGHTS, way.round(4).tolist(), strict=True))) + "\n"},
+    )
+
+
+def rising(shares: Floats) -> Floats:
+    """From 0 to 1, and up all the way: a flat piece, which is noise, gets the least of slopes."""
+    least = np.arange(len(shares)) * 1e-3
+    up: Floats = np.maximum.accumulate((shares - least).clip(0, 1 - least[-1])) + least
+    up[0], up[-1] = 0, 1
+    return up
+
+
+def detailed(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does less detail leave less of the picture?"""
+    sources = gallery.some(100)
+    rows, shown, head = [], [sources], ["source"]
+    for weight in ("one", "all"):
+        distances = []
+        for detail in DETAILS:
+            knobs = {"image_detail": detail, "image_detail_weight": weight}
+            pictures = drawn(client, [Ask((source,), knobs) for source in sources])
+            distances.append(f"{to_own(pictures, sources):.1f}")
+            if detail < 8:
+                shown.append(pictures)
+                head.append(f"{detail}, {weight}")
+        rows.append([f"a pooled token weighs `{weight}`", *distances])
+    return Finding(
+        table(["to the source, Delta E; `IMAGE_DETAIL`", *map(str, DETAILS)], rows), sheet(head, strips(*shown))
+    )
+
+
+def added(client: FluxClient, gallery: Gallery) -> Finding:
+    """Two pictures in halves: by all their tokens, or by diffusers' sum."""
+    pairs = gallery.pairs()
+    firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
+    rows, shown = [], []
+    for blend in ("concat", "sum"):
+        pictures = drawn(client, [Ask(pair, {"image_strength": 0.5, "image_blend": blend}) for pair in pairs])
+        rows.append([f"`{blend}`", *(f"{to_own(pictures, side):.1f}" for side in (firsts, seconds))])
+        shown.append(pictures)
+    head = ["first", "concat", "sum", "second"]
+    return Finding(
+        table(["`IMAGE_BLEND`", "to the first, Delta E", "to the second"], rows),
+        sheet(head, strips(firsts, *shown, seconds)),
+    )
+
+
+def masked(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does anything of what lies outside a mask come through?"""
+    sources, others = gallery.some(50), gallery.some(50)[::-1]
+    inside = (MASK > 0)[..., None]
+    left = np.where(inside, sources, 255).astype(np.uint8)
+    changed = np.where(inside, sources, others).astype(np.uint8)
+
+    def alone(pictures: Bytes, **knobs: Any) -> Bytes:
+        """One after the other: in company, the last bit of a picture may differ."""
+        return drawn(client, [Ask((picture,), knobs) for picture in pictures], at_once=1)
+
+    plain, plain_changed = alone(sources), alone(changed)
+    of_sources, of_changed = alone(sources, **UNDER_MASK), alone(changed, **UNDER_MASK)
+    cropped = alone(sources, image_mask=MASK, image_mask_crop=1)
+    rows = [
+        ["to the picture, Delta E", *(f"{to_own(pictures, sources):.1f}" for pictures in (plain, of_sources))],
+        ["to what the mask leaves of it", *(f"{to_own(pictures, left):.1f}" for pictures in (plain, of_sources))],
+        [
+            "largest difference where all outside the mask is another picture's, of 255",
+            str(int(np.abs(plain_changed.astype(int) - plain).max())),
+            str(int(np.abs(of_changed.astype(int) - of_sources).max())),
+        ],
+    ]
+    shown = strips(sources, left, plain, of_sources, changed, of_changed, cropped)
+    head = ["source", "under the mask", "no mask", "mask", "changed outside", "its mask", "cropped"]
+    return Finding(table(["variation", "without a mask", "with it"], rows), sheet(head, shown))
+
+
+def framed(client: FluxClient, gallery: Gallery) -> Finding:
+    """What of a wide picture is seen? Two that differ only at their ends are told apart, or not."""
+    middles, ends = gallery.some(40), gallery.some(40)[::-1]
+    blank = np.full_like(middles, 255)
+    wide, other = (np.concatenate([end, middles, end], axis=2) for end in (ends, blank))
+    rows, shown = [], []
+    for fit in FITS:
+        # Padding weighs nothing, which leaves a third of a picture of 3:1; three times the weight makes up for it.
+        knobs = {"image_fit": fit, "image_strength": 3.0 if fit == "contain" else 1.0}
+        first, second = (drawn(client, [Ask((s,), knobs) for s in pictures]) for pictures in (wide, other))
+        rows.append([f"`{fit}`", f"{between(first, second):.1f}"])
+        shown.append(first)
+    return Finding(
+        table(["`IMAGE_FIT` of a picture of 3:1", "between variations that differ only at the ends, Delta E"], rows),
+        sheet(["3:1", *FITS], strips(wide, *shown)),
+    )
+
+
+def timed(client: FluxClient, gallery: Gallery) -> Finding:
+    """What does a picture do that is there early, or late?"""
+    settings = {f"{start:g} to {end:g}": {"image_start": start, "image_end": end} for start, end in SPANS}
+    return turned(client, gallery, "`IMAGE_START` to `IMAGE_END`", settings)
+
+
+def balanced(client: FluxClient, gallery: Gallery) -> Finding:
+    """Who is heard, the prompt or the picture?"""
+    census = Census(gallery.trained_on)
+    sources, chosen = gallery.some(50), paraphrases(gallery)[::-1]
+    columns, shown = [], []
+    for weight in PROMPT_STRENGTHS:
+        asks = [
+            Ask((source,), {"prompt": text, "prompt_strength": weight, "image_strength": 0.5})
+            for source, (text, _) in zip(sources, chosen, strict=True)
+        ]
+        pictures = drawn(client, asks)
+        share, _ = census.share(pictures, [kind for _, kind in chosen])
+        columns.append((f"{share:.0%}", f"{to_own(pictures, sources):.1f}"))
+        shown.append(pictures)
+    of_prompt, to_source = zip(*columns, strict=True)
+    head = [f"{weight:g}" for weight in PROMPT_STRENGTHS]
+    rows = [["nearest neighbour is of the prompt's kind", *of_prompt], ["to the picture, Delta E", *to_source]]
+    return Finding(
+        table(["`PROMPT_STRENGTH`, beside `IMAGE_STRENGTH` 0.5", *head], rows),
+        sheet(["source", *head], strips(sources, *shown), [chosen[i][0] for i in spread(len(sources))]),
+    )
+
+
+CONTROLS: dict[str, Callable[[FluxClient, Gallery], Finding]] = {
+    "calibrated": calibrated,
+    "detailed": detailed,
+    "added": added,
+    "masked": masked,
+    "framed": framed,
+    "timed": timed,
+    "balanced": balanced,
+}

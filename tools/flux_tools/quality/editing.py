@@ -1,0 +1,119 @@
+"""What the modes beside Redux do, measured on the demo checkpoint: the gallery of docs/editing.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from flux_client import FluxClient
+from flux_tools.documents import table
+from flux_tools.quality.changing import changed, prompted, sigmas
+from flux_tools.quality.colours import chroma, is_of
+from flux_tools.quality.edge_likeness import edges_of, mean_f1
+from flux_tools.quality.gallery import Finding, Gallery, spread, strips
+from flux_tools.quality.likeness import Bytes, between
+from flux_tools.quality.sheet import sheet
+from flux_tools.quality.studio import Ask, drawn
+from flux_tools.quality.words import Census
+
+#: Against which prompt, and how much.
+WANTED, AGAINST, COLOUR = "heart", "red", "red"
+CFG_SCALES = (1.0, 1.25, 1.5, 2.0, 4.0)
+CONTROL_SCALES = (0.0, 0.5, 1.0, 1.5)
+CONTROL_SIDES = (64, 128)
+LORA, LORA_SCALES = "greyscale", (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def negative(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does a picture move away from the negative prompt?"""
+    census = Census([*gallery.trained_on, *gallery.held_out])
+    columns, shown = [], []
+    for scale in CFG_SCALES:
+        guided = {"negative_prompt": AGAINST, "true_cfg_scale": scale} if scale > 1 else {}
+        asks = [Ask((), {"prompt": WANTED, "seed": seed} | guided, "text2img") for seed in range(64)]
+        pictures = drawn(client, asks)
+        red = np.mean([is_of(picture, COLOUR) for picture in pictures])
+        share, _ = census.share(pictures, [WANTED] * len(pictures))
+        columns.append((f"{red:.0%}", f"{share:.0%}"))
+        shown.append(pictures)
+    of_red, of_kind = zip(*columns, strict=True)
+    head = [f"{scale:g}" for scale in CFG_SCALES]
+    rows = [["are red", *of_red], ["have a heart as nearest neighbour", *of_kind]]
+    label = f"of 64 pictures of the prompt `{WANTED}` against `{AGAINST}`; `TRUE_CFG_SCALE`"
+    return Finding(table([label, *head], rows), sheet(head, strips(*shown)))
+
+
+def edges(client: FluxClient, gallery: Gallery) -> Finding:
+    """Do drawings follow the edges that are asked for?"""
+    sources = gallery.some(100)
+    names = [gallery.held_out[index].name for index in spread(len(gallery.held_out), 100)]
+    rows, sheets = [], []
+    for side in CONTROL_SIDES:
+        asked, shown = _along_edges(client, sources, names, side)
+        # What an edge picture has in common with any other of them.
+        found = [np.roll(asked, 1, axis=0), *map(edges_of, shown)]
+        rows += [
+            [f"{side}x{side}, {distance} px", *(f"{mean_f1(asked, drawing, distance):.2f}" for drawing in found)]
+            for distance in (2, 1)
+        ]
+        sheets.append(strips(sources, np.repeat(asked[..., None], 3, axis=-1), *shown))
+    head = ["another picture's", "`text2img`", *(f"{scale:g}" for scale in CONTROL_SCALES)]
+    return Finding(
+        table(["F1 of edges asked for and drawn; `CONTROL_SCALE`", *head], rows),
+        sheet(
+            ["source", "its edges", "text2img", *(f"scale {scale:g}" for scale in CONTROL_SCALES)],
+            sheets[0],
+            [names[i] for i in spread(len(names))],
+        ),
+    )
+
+
+def _along_edges(client: FluxClient, sources: Bytes, names: Sequence[str], side: int) -> tuple[Bytes, list[Bytes]]:
+    """The edges asked for, (n, side, side), and what is drawn of the names: without control, then by its scales."""
+    size = {"height": side, "width": side}
+    asked = np.stack([np.asarray(client.edges(source, **size).convert("L")) for source in sources])
+    told = [{"prompt": name, "seed": seed, **size} for seed, name in enumerate(names)]
+    shown = [drawn(client, [Ask((), knobs, "text2img") for knobs in told])]
+    for scale in CONTROL_SCALES:
+        along = [
+            knobs | {"control_image": source, "control_scale": scale}
+            for knobs, source in zip(told, sources, strict=True)
+        ]
+        shown.append(drawn(client, [Ask((), knobs, "canny") for knobs in along]))
+    return asked, shown
+
+
+def adapted(client: FluxClient, gallery: Gallery) -> Finding:
+    """Does an adapter's scale say how much of it there is?"""
+    sources = gallery.some(30)
+    shown = []
+    for scale in LORA_SCALES:
+        knobs = {"lora": LORA, "lora_scale": scale}
+        shown.append(drawn(client, [Ask((source,), knobs) for source in sources]))
+    plain, *_ = shown
+    grey = np.stack([_greyscale(picture) for picture in plain])
+    head = [f"{scale:g}" for scale in LORA_SCALES]
+    rows = [
+        ["mean chroma, Delta E from grey", *(f"{chroma(pictures):.1f}" for pictures in shown)],
+        ["to the variation without it, in grey", *(f"{between(pictures, grey):.1f}" for pictures in shown)],
+    ]
+    return Finding(
+        table([f"`LORA` `{LORA}`, `LORA_SCALE`", *head], rows), sheet(["source", *head], strips(sources, *shown))
+    )
+
+
+def _greyscale(picture: Bytes) -> Bytes:
+    """As the adapter's training made it: luminance (ITU-R 601), three equal channels."""
+    return np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
+
+
+EDITING: dict[str, Callable[[FluxClient, Gallery], Finding]] = {
+    "changed": changed,
+    "sigmas": sigmas,
+    "prompted": prompted,
+    "negative": negative,
+    "edges": edges,
+    "adapted": adapted,
+}

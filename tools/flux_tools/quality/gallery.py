@@ -1,0 +1,57 @@
+"""The pictures that questions are asked about, and the form of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flux_tools.demo.pictures import Picture
+from flux_tools.quality.likeness import Bytes
+
+#: Rows of a sheet.
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """sources: (n, side, side, 3) uint8, of the held-out pictures."""
+
+    trained_on: Sequence[Picture]
+    held_out: Sequence[Picture]
+    sources: Bytes
+
+    def some(self, count: int) -> Bytes:
+        """So many sources, evenly over all of them."""
+        return self.sources[spread(len(self.sources), count)]
+
+    def pairs(self) -> list[tuple[Bytes, Bytes]]:
+        """Eighty of some of them, to blend."""
+        return list(combinations(self.some(20), 2))[::2][:80]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it.
+
+    pictures: others of the docs, by their files' names.
+    """
+
+    table: str
+    sheet: Image.Image
+    data: Mapping[Path, str] = field(default_factory=dict)
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+
+
+def spread(length: int, count: int = SHOWN) -> list[int]:
+    """Indices, evenly over the whole list."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
+
+
+def strips(*columns: Sequence[Bytes]) -> list[list[Bytes]]:
+    """Rows of a sheet from its columns: a few, evenly over their whole length."""
+    return [[column[i] for column in columns] for i in spread(len(columns[0]))]

@@ -1,0 +1,174 @@
+"""What a GPU makes in an hour while promises are kept, and so what a picture costs: a section of docs/scaling.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from flux_tools.simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8, Machine
+from flux_tools.simulation.merit import Merit
+from flux_tools.simulation.policies import Steps
+from flux_tools.simulation.simulation import Route, least_loaded, round_robin
+from flux_tools.simulation.study import H100, PROMISES, REFUSED_SHARE, Site
+from flux_tools.simulation.tables import number, table
+from flux_tools.simulation.workload import SMALL, Mix
+
+Row = dict[str, Any]
+
+TITLE = "## What a GPU makes, and what a picture costs"
+TEMPLATE = Path(__file__).with_name("capacity.template.md")
+
+MACHINES = (H100_EAGER, H100_COMPILED, H100_FP8)
+MIXED = "mixed sizes"
+MIXES = {"512x512": SMALL, "1024x1024": Mix(sizes=(((1024, 1024), 1.0),)), MIXED: Mix()}
+LONGEST = max(MIXES[MIXED].kinds()[0], key=lambda kind: kind.solo_seconds(H100_EAGER))
+#: Every mix on so many GPUs, and mixed sizes on a few, too: how much head-room is needed depends on how many share it.
+GPUS, FEW_GPUS = 8, (1, 2)
+ROUTES: dict[str, Callable[[], Route]] = {"least loaded": lambda: least_loaded, "in turn": round_robin}
+#: Loads in percent, between which the safe one is sought.
+LEAST, MOST = 10, 130
+#: For an hour of one GPU, in any currency. Nobody's prices: the reader's own goes in.
+PRICES = (1, 2, 3, 4)
+#: The example: pictures a day, how many times the mean hour's the busiest hour's are, GPUs that may fail.
+DAILY, PEAK, SPARE = 100_000, 3, 1
+
+
+def capacity(requests: int) -> Iterator[Row]:
+    """The highest load, to a percent, at which all promises are kept, on each machine."""
+    fleets = [(gpus, MIXED, "least loaded") for gpus in FEW_GPUS]
+    fleets += [(GPUS, mix, "least loaded") for mix in MIXES]
+    fleets += [(GPUS, MIXED, "in turn")]
+    for gpus, mix, route in fleets:
+        tries = _Tries(replace(H100, mix=MIXES[mix], gpus=gpus, route=ROUTES[route]), requests)
+        for machine in MACHINES:
+            load = tries.safe_percent(machine) / 100
+            merit = tries.merit(tries.safe_percent(machine), machine)
+            yield {
+                "gpus": gpus,
+                "mix": mix,
+                "route": route,
+                "machine": machine.name,
+                "load": load,
+                "hourly": 3600 * load / MIXES[mix].mean_solo_seconds(machine),
+                "busy": merit.busy_share,
+                "p99_foreground": merit.p99_foreground,
+                "p99": merit.p99,
+            }
+
+
+class _Tries:
+    """A site at one load after another. The machines differ in speed alone, so one run tells for all of them."""
+
+    def __init__(self, site: Site, requests: int) -> None:
+        self._eager = cache(lambda percent: site.run(Steps, percent / 100 * site.capacity(), requests))
+
+    def merit(self, percent: int, machine: Machine) -> Merit:
+        return self._eager(percent).slowed(machine.overhead / H100_EAGER.overhead)
+
+    def safe_percent(self, machine: Machine) -> int:
+        return highest_safe_percent(lambda percent: self.merit(percent, machine))
+
+
+def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
+    """The highest load, in percent, that keeps all promises. merit_at: of a run at this load."""
+    good, bad = LEAST, MOST
+    while bad - good > 1:
+        percent = (good + bad) // 2
+        merit = merit_at(percent)
+        kept = merit.refused_share <= REFUSED_SHARE and all(promise(merit) for promise in PROMISES.values())
+        good, bad = (percent, bad) if kept else (good, percent)
+    return good
+
+
+def cost_per_thousand(price: float, hourly: float) -> float:
+    """price: of a GPU for an hour. hourly: pictures that it makes in one."""
+    return 1000 * price / hourly
+
+
+def gpus_for(daily: float, peak: float, hourly: float, spare: int = 0) -> int:
+    """daily: pictures. peak: how many times the mean hour's the busiest hour's are. hourly: of a GPU, safely."""
+    return math.ceil(daily / 24 * peak / hourly) + spare
+
+
+def section(rows: Sequence[Row], requests: int) -> str:
+    """The section of the page, title and all. rows: of `capacity`."""
+    usual = [row for row in rows if row["gpus"] == GPUS and row["route"] == "least loaded"]
+    by_machine = [row for machine in MACHINES for row in usual if row["machine"] == machine.name]
+    example = next(row for row in by_machine if row["mix"] == MIXED)
+    gpus = gpus_for(DAILY, PEAK, example["hourly"])
+    mean_hourly = DAILY / 24 / (gpus + SPARE)
+    return Template(TEMPLATE.read_text()).substitute(
+        title=TITLE,
+        requests=f"{requests:,}",
+        gpus=GPUS,
+        safe=_safe(by_machine),
+        fleets=_fleets([row for row in rows if row["mix"] == MIXED]),
+        longest=number(LONGEST.solo_seconds(H100_EAGER)),
+        costs=_costs(by_machine),
+        example_machine=example["machine"],
+        hourly=number(example["hourly"]),
+        daily=f"{DAILY:,}",
+        peak=PEAK,
+        peak_hourly=f"{DAILY / 24 * PEAK:,.0f}",
+        example_gpus=gpus,
+        spare=SPARE,
+        with_spare=gpus + SPARE,
+        mean_hourly=number(mean_hourly),
+        example_share=f"{100 * mean_hourly / _never_idle(example):.0f}",
+        example_cost=number(cost_per_thousand(1, mean_hourly)),
+        example_cost_safe=number(cost_per_thousand(1, example["hourly"])),
+        example_times=number(example["hourly"] / mean_hourly),
+    )
+
+
+def _never_idle(row: Row) -> float:
+    """Pictures an hour of a GPU that makes steps as it does at this load, and is never idle."""
+    return float(row["hourly"] / row["busy"])
+
+
+def _safe(rows: Sequence[Row]) -> str:
+    return table(
+        ["machine", "asked for", "safe load", "pictures/GPU-hour", "idle", "p99, all but background", "p99 of all"],
+        [
+            [
+                row["machine"],
+                row["mix"],
+                f"{row['load']:.2f}",
+                number(row["hourly"]),
+                f"{100 * (1 - row['busy']):.0f} %",
+                f"{number(row['p99_foreground'])} s",
+                f"{number(row['p99'])} s",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _fleets(rows: Sequence[Row]) -> str:
+    """One column for each number of GPUs and route."""
+    columns: dict[str, list[str]] = {}
+    for row in rows:
+        name = f"{row['gpus']} GPU{'s' * (row['gpus'] > 1)}{', in turn' * (row['route'] == 'in turn')}"
+        columns.setdefault(name, []).append(f"{row['load']:.2f} ({number(row['hourly'])})")
+    names = [machine.name for machine in MACHINES]
+    return table([MIXED, *columns], [[name, *cells] for name, *cells in zip(names, *columns.values(), strict=True)])
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    return table(
+        ["machine", "asked for", *(f"price {price}" for price in PRICES), "of it idle, price 1"],
+        [
+            [
+                row["machine"],
+                row["mix"],
+                *(number(cost_per_thousand(price, row["hourly"])) for price in PRICES),
+                number(cost_per_thousand(1, row["hourly"]) * (1 - row["busy"])),
+            ]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,111 @@
+"""Bytes of /dev/shm: every tensor that a Python model reads or writes lies there as long as the call lasts.
+
+A region grows to the most that its process ever held and never shrinks, so the most counts, of all processes together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flux_contract import limits
+from flux_contract.editing import CONTROL_IMAGE
+from flux_contract.handed import (
+    CONTEXT,
+    CONTROL_LATENTS,
+    EDGE_IMAGE,
+    EDGES,
+    INITIAL_LATENTS,
+    LATENTS,
+    NEGATIVE_CONTEXT,
+    OUTPUT_IMAGE,
+    PIXELS,
+    PREVIEW,
+    SOURCE_LATENTS,
+    SOURCE_PIXELS,
+)
+from flux_contract.knobs import IMAGE, IMAGE_MASK
+from flux_contract.models import FLUX_BASE, FLUX_STREAM, MODELS, Model
+from flux_contract.tensors import Tensor
+
+#: Base64 has four characters for three bytes.
+_BASE64 = 4 / 3
+#: Of FLUX.1: numbers of a context token, and of a latent token, which is 16x16 pixels; both are FP32.
+_CONTEXT_WIDTH, _LATENT_WIDTH = 4096, 64
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest request that comes."""
+
+    #: Of all its pictures together as they are sent, and of all their masks.
+    picture_bytes: float = _BASE64 * limits.MAX_PICTURES * limits.MAX_PICTURE_BYTES
+    mask_bytes: float = _BASE64 * limits.MAX_PICTURES * limits.MAX_PICTURE_BYTES
+    control_bytes: float = _BASE64 * limits.MAX_PICTURE_BYTES
+    #: Images asked for, and pixels of each.
+    images: int = limits.MAX_IMAGES
+    pixels: int = limits.MAX_SIDE**2
+    context_tokens: int = limits.MAX_CONTEXT_TOKENS
+
+    def sizes(self) -> Mapping[str, float]:
+        """Bytes of each large tensor, by its name; the others of a call have less than a mebibyte together."""
+        rgb = 3 * self.pixels
+        latents = self.pixels / 256 * _LATENT_WIDTH * 4
+        context = self.context_tokens * _CONTEXT_WIDTH * 4
+        return {
+            IMAGE.name: self.picture_bytes,
+            IMAGE_MASK.name: self.mask_bytes,
+            CONTROL_IMAGE.name: self.control_bytes,
+            CONTEXT.name: context,
+            NEGATIVE_CONTEXT.name: context,
+            INITIAL_LATENTS.name: self.images * latents,
+            LATENTS.name: self.images * latents,
+            SOURCE_LATENTS.name: latents,
+            CONTROL_LATENTS.name: latents,
+            SOURCE_PIXELS.name: rgb,
+            PIXELS.name: self.images * rgb,
+            # What cannot be compressed is as large as before.
+            OUTPUT_IMAGE.name: self.images * rgb * _BASE64,
+            EDGES.name: self.pixels,
+            EDGE_IMAGE.name: self.pixels * _BASE64,
+            PREVIEW.name: rgb,
+        }
+
+
+#: All that the contract allows, and what gets through a gateway with its default limits.
+BY_CONTRACT = Largest()
+BY_GATEWAY = Largest(picture_bytes=64 * 2**20, mask_bytes=0, control_bytes=0, pixels=2048 * 2048)
+
+_REST = 2**20
+
+
+def shared_memory_bytes(gpus: int, largest: Largest = BY_CONTRACT) -> int:
+    """gpus: of the server; 0 is a CPU, with one instance of each model that would need one."""
+    return sum(_instances(model, gpus) * _calls(model) * _call_bytes(model, largest) for model in MODELS)
+
+
+def shared_memory_gibibytes(gpus: int, largest: Largest = BY_CONTRACT) -> int:
+    """The same, rounded up."""
+    return math.ceil(shared_memory_bytes(gpus, largest) / 2**30)
+
+
+def _instances(model: Model, gpus: int) -> int:
+    return max(1, gpus) if model.needs_gpu else model.cpu_instances
+
+
+def _calls(model: Model) -> int:
+    """Calls whose tensors one instance holds at once."""
+    if model is FLUX_STREAM:
+        # Those that run, which call the ensembles, and the one that is being accepted.
+        return limits.MAX_STREAMS + 1
+    if model is FLUX_BASE:
+        # It reads a request and lets its tensors go; an earlier one is being answered.
+        return 2
+    return model.max_batch_size
+
+
+def _call_bytes(model: Model, largest: Largest) -> int:
+    sizes = largest.sizes()
+    tensors: tuple[Tensor, ...] = (*model.inputs, *model.outputs)
+    return math.ceil(sum(sizes.get(tensor.name, 0) for tensor in tensors)) + _REST

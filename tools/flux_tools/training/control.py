@@ -1,0 +1,80 @@
+"""Train a ControlNet for Canny edges beside the served flow, which stays as it is.
+
+The edges are those of the target, so that they say where things are; words, or nothing, say what they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.examples import Examples, Mixture
+from flux_tools.training.flow import GUIDANCE, Latents
+from flux_tools.training.following import canny, follows
+from flux_tools.training.networks import Control, Flow
+from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.vocabulary import read_tokenizers
+
+PEAK_RATE = 1e-3
+#: Of the examples: none that the flow or its guidance saw.
+FIRST_STEP = 2_000_000
+#: Of the held-out pictures, those that the log follows, and those that the result is measured with.
+CHECKED = slice(0, 240, 8)
+MEASURED = slice(0, 200, 2)
+
+MIXTURE = Mixture(
+    ways={"picture": 0.1, "remix": 0.15, "words": 0.6, "both": 0.15},
+    levels=dict.fromkeys(("picture", "remix", "words", "both"), 1.0),
+    nothing_share=0.25,
+    always_native=("remix",),
+    native_share=0.8,
+    batch=24,
+)
+
+
+def train_control(
+    trained_on: list[Picture],
+    held_out: list[Picture],
+    vae_run: Path,
+    text_run: Path,
+    guidance_run: Path,
+    folder: Path,
+    steps: int,
+    seed: int = 0,
+) -> None:
+    """Resumable."""
+    run = Run(folder)
+    latents = Latents(vae_run, trained_on)
+    examples = Examples(trained_on, latents, seed, latents.cache, MIXTURE)
+    shown = examples.encoded(canny)
+    flow = Flow(read_tokenizers(text_run)).eval().requires_grad_(False)
+    flow.load_state_dict(averaged_weights(guidance_run))
+    control, averaged = Control(), Control()
+    control.start_from(flow.transformer)
+    optimizer = torch.optim.AdamW(control.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
+    average = MovingAverage(control, 0.998)
+    losses: list[float] = []
+    for step in range(run.resume(control, optimizer, average), steps):
+        example = examples.draw(FIRST_STEP + step, GUIDANCE)
+        given = (example.noisy, example.condition(flow), example.t, example.guidance, example.rows, example.columns)
+        velocity = flow.velocity(*given, control(shown.shown_in(example), *given))
+        loss = (velocity - (example.noise - example.target)).square().mean()
+        descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 100))
+        average.update(control, step)
+        losses.append(loss.item())
+        if (step + 1) % 50 == 0:
+            run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
+            losses.clear()
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            run.save(control, optimizer, average, step + 1)
+            averaged.load_state_dict(average.weights)
+            run.log(step=step + 1, **follows(flow, latents, held_out[CHECKED], averaged))
+    averaged.load_state_dict(average.weights)
+    measured = {
+        name: follows(flow, latents, held_out[MEASURED], either)
+        for name, either in (("controlled", averaged), ("uncontrolled", None))
+    }
+    run.log(step=steps, **measured)

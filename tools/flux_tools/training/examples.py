@@ -1,0 +1,221 @@
+"""What a step of training sees: targets on many grids, and conditions that leave room for variation.
+
+Every row of a step is told of its target in the same way: by a picture, by words, or by both; one in ten is told
+nothing, so that the network also knows what to draw then. A picture that weighs 1 is another copy of the target. The
+less it weighs, the more often the target is only a relative of it, and the more it weighs, the more often the very
+same copy: this is what `IMAGE_STRENGTH` means to the demo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.augmentation import augmented, remixed
+from flux_tools.training.captions import captions
+from flux_tools.training.networks import Condition, Flow
+from flux_tools.training.vae import to_model_range
+
+Encode = Callable[[np.ndarray], Tensor]
+#: (m, height, width, 3) uint8, and the same out.
+Redraw = Callable[[np.ndarray], np.ndarray]
+
+#: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
+GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
+GRIDS |= dict.fromkeys([(4, 6), (6, 4), (4, 8), (8, 4), (6, 12), (12, 6)], 1)
+NATIVE = (4, 4)
+REMIXED_COPIES = 4
+#: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
+AUGMENTED = 0.5
+#: Tokens of a row on the native grid: of the picture, of the condition.
+NATIVE_TOKENS = 16 + 17
+
+#: Of pictures alone, the share that weighs something else than 1, and what then.
+WEIGHED_SHARE = 0.3
+WEIGHTS = (0.15, 2.5)
+#: Beside words, the share of pictures that are a relative of the target.
+RELATIVE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the steps of a training are made of.
+
+    ways: what tells of the target, and in what share of steps. A remixed picture has no name, no relatives, and no
+    copies of other sizes. levels: where the noise levels lie, by their log-odds. nothing_share: of the rows that are
+    told nothing. always_native: ways that are always on the native grid. native_share: of the steps of the other ways.
+    batch: rows of a step on that grid; the more tokens another has, the fewer rows.
+    """
+
+    ways: dict[str, float]
+    levels: dict[str, float]
+    nothing_share: float
+    always_native: tuple[str, ...]
+    native_share: float
+    batch: int
+
+
+#: Words decide what it will be, which is early.
+FLOW_MIXTURE = Mixture(
+    ways={"picture": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25},
+    levels={"picture": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8},
+    nothing_share=0.1,
+    always_native=("remix", "words"),
+    native_share=0.5,
+    batch=48,
+)
+
+
+def unchanged(rgb: np.ndarray) -> np.ndarray:
+    return rgb
+
+
+def placed(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """(64, 64, 3) to (16 * rows, 16 * columns, 3): as large as fits, in the middle, on white."""
+    side = 16 * min(rows, columns)
+    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (16 * columns, 16 * rows), (255, 255, 255))
+    canvas.paste(picture, ((canvas.width - side) // 2, (canvas.height - side) // 2))
+    return np.asarray(canvas)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch, all of which is told in one way. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
+
+    pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
+    copy, index: which copy of which picture the target is, (n,) each.
+    """
+
+    way: str
+    rows: int
+    columns: int
+    target: Tensor
+    noise: Tensor
+    t: Tensor
+    guidance: Tensor
+    pictures: Tensor | None
+    weights: Tensor
+    prompts: list[str]
+    copy: Tensor
+    index: Tensor
+
+    @property
+    def noisy(self) -> Tensor:
+        return torch.lerp(self.target, self.noise, self.t[:, None, None])
+
+    def condition(self, flow: Flow) -> Condition:
+        return flow.condition(self.pictures, self.weights, self.prompts)
+
+    def unconditional(self, flow: Flow) -> Condition:
+        return flow.condition(None, torch.zeros_like(self.weights), [""] * len(self.prompts))
+
+
+@dataclass(frozen=True)
+class EncodedCopies:
+    """Packed latents of every copy of every picture, (copies, n, tokens, 64): by grid, and of the remixed pictures."""
+
+    by_grid: dict[tuple[int, int], Tensor]
+    remixed: Tensor
+
+    def of(self, way: str, grid: tuple[int, int]) -> Tensor:
+        return self.remixed if way == "remix" else self.by_grid[grid]
+
+    def shown_in(self, example: Example) -> Tensor:
+        """Those of the copies that are the example's targets: the shape of `example.target`."""
+        return self.of(example.way, (example.rows, example.columns))[example.copy, example.index]
+
+
+class Examples:
+    def __init__(
+        self, pictures: Sequence[Picture], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
+    ) -> None:
+        """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
+
+        cache: its path, to whose name the pictures add theirs.
+        """
+        self._seed = seed
+        self._mixture = mixture
+        self._encode, self._cache = encode, cache
+        self._captions = [captions(picture) for picture in pictures]
+        kinds = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            kinds[picture.kind].append(index)
+        self._relatives = [kinds[picture.kind] for picture in pictures]
+        originals = np.stack([picture.rgb for picture in pictures])
+        self._copies = augmented(originals, GRIDS[NATIVE], seed + 1, AUGMENTED)
+        self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
+        self._latents = self.encoded()
+
+    def encoded(self, redraw: Redraw = unchanged) -> EncodedCopies:
+        """The latents of all copies, each redrawn in this way, whose name its file bears."""
+        digest = hashlib.sha256(repr(GRIDS).encode())
+        for copies in (self._copies, self._remixed_copies):
+            digest.update(copies)
+        suffix = "" if redraw is unchanged else f"-{redraw.__name__}"
+        file = self._cache.with_name(f"{self._cache.stem}-{digest.hexdigest()[:8]}{suffix}.pt")
+        if not file.exists():
+            unfinished = file.with_suffix(".part")
+            torch.save(self._encoded(redraw), unfinished)
+            unfinished.replace(file)
+        return EncodedCopies(*torch.load(file, weights_only=True))
+
+    def _encoded(self, redraw: Redraw) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+        by_grid = {
+            grid: torch.stack(
+                [self._encode(redraw(np.stack([placed(rgb, *grid) for rgb in copy]))) for copy in self._copies[:count]]
+            )
+            for grid, count in GRIDS.items()
+        }
+        return by_grid, torch.stack([self._encode(redraw(copy)) for copy in self._remixed_copies])
+
+    def draw(self, step: int, guidance: tuple[float, float]) -> Example:
+        """The batch of this step: the same at every call."""
+        rng = np.random.default_rng((self._seed, step))
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        mixture = self._mixture
+        way = str(rng.choice(list(mixture.ways), p=list(mixture.ways.values())))
+        grid = NATIVE
+        if way not in mixture.always_native and rng.random() >= mixture.native_share:
+            others = [grid for grid in GRIDS if grid != NATIVE]
+            grid = others[rng.integers(len(others))]
+        latents = self._latents.of(way, grid)
+        copies = self._remixed_copies if way == "remix" else self._copies
+        count = min(mixture.batch, mixture.batch * NATIVE_TOKENS // (17 + grid[0] * grid[1]))
+
+        index = rng.integers(0, latents.shape[1], count)
+        weights = np.ones(count)
+        if way == "picture":
+            weighed = rng.random(count) < WEIGHED_SHARE
+            weights = np.where(weighed, np.exp(rng.uniform(*np.log(WEIGHTS), count)), weights)
+        is_relative = rng.random(count) < np.where(way == "both", RELATIVE_SHARE, (0.8 - weights) / 0.8)
+        shown = np.where(is_relative, [rng.choice(self._relatives[i]) for i in index], index)
+        copy = rng.integers(0, len(latents), count)
+        is_same = rng.random(count) < weights - 1
+        shown_copy = np.where(is_same, copy, rng.integers(0, len(copies), count))
+
+        told = rng.random(count) >= mixture.nothing_share
+        words = [self._captions[i][rng.integers(len(self._captions[i]))] for i in index]
+        target = latents[copy, index]
+        return Example(
+            way,
+            *grid,
+            target=target,
+            noise=torch.randn(target.shape, generator=generator),
+            t=torch.sigmoid(torch.randn(count, generator=generator) + mixture.levels[way]),
+            guidance=torch.from_numpy(rng.uniform(*guidance, count)).float(),
+            pictures=None if way == "words" else to_model_range(copies[shown_copy, shown]),
+            weights=torch.from_numpy(weights * told).float(),
+            prompts=[text if tell and way in ("words", "both") else "" for text, tell in zip(words, told, strict=True)],
+            copy=torch.from_numpy(copy),
+            index=torch.from_numpy(index),
+        )

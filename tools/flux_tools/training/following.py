@@ -1,0 +1,77 @@
+"""Do drawings follow the edges that were asked for? Held-out pictures' edges, with their names as prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch.nn.functional import max_pool2d
+
+from flux_serving.images.edges import edges
+from flux_serving.network.latents import Grid, initial_noise
+from flux_serving.sampling.noise_schedule import make_schedule
+from flux_tools.demo.architecture import SCHEDULER
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.captions import captions
+from flux_tools.training.examples import NATIVE
+from flux_tools.training.flow import Latents
+from flux_tools.training.networks import Control, Flow
+
+#: As diffusers' guides have them.
+CANNY = (100, 200)
+STEPS = 20
+GUIDANCE = 2.5
+SEED = 1
+#: In pixels.
+DISTANCES = (0, 1, 2)
+
+
+def canny(rgb: np.ndarray) -> np.ndarray:
+    """(m, height, width, 3) uint8 to white edges on black, three equal channels."""
+    return np.stack([np.repeat(edges(picture, *CANNY)[..., None], 3, axis=2) for picture in rgb])
+
+
+def f1(asked: np.ndarray, drawn: np.ndarray, distance: int) -> float:
+    """Of two edge pictures, (height, width): 1 if each edge is within so many pixels of one of the other, 0 if none.
+
+    The harmonic mean of the shares of either's pixels that are near. The distance is the larger of both axes'.
+    """
+    if not asked.any() or not drawn.any():
+        return 0.0
+    precision, recall = (_widened(there, distance)[here > 0].mean() for here, there in ((drawn, asked), (asked, drawn)))
+    return float(2 * precision * recall / max(precision + recall, 1e-9))
+
+
+def _widened(edges: np.ndarray, distance: int) -> np.ndarray:
+    """Whether a pixel is within this distance of an edge."""
+    widened = max_pool2d(torch.from_numpy(edges).float()[None], 2 * distance + 1, stride=1, padding=distance)
+    return widened[0].numpy() > 0
+
+
+@torch.no_grad()
+def drawn(flow: Flow, latents: Latents, pictures: Sequence[Picture], control: Control | None) -> np.ndarray:
+    """What the flow draws of their names, (n, 64, 64, 3) uint8; with a control, along their edges.
+
+    The first has seed SEED, each next one more.
+    """
+    grid = Grid(*NATIVE)
+    shown = latents(canny(np.stack([picture.rgb for picture in pictures])))
+    noisy = torch.stack([initial_noise(SEED + i, grid, 16, torch.float32) for i in range(len(pictures))])
+    condition = flow.condition(None, torch.zeros(len(pictures)), [captions(picture)[0] for picture in pictures])
+    guidance = torch.full((len(pictures),), GUIDANCE)
+    schedule = make_schedule(SCHEDULER, STEPS, grid.tokens)
+    for sigma, following in zip(schedule.sigmas[:-1], schedule.sigmas[1:], strict=True):
+        given = (noisy, condition, sigma.expand(len(pictures)), guidance, *NATIVE)
+        residuals = control(shown, *given) if control is not None else None
+        noisy = noisy + (following - sigma) * flow.velocity(*given, residuals)
+    return latents.decoded(noisy, grid)
+
+
+def follows(flow: Flow, latents: Latents, pictures: Sequence[Picture], control: Control | None) -> dict[str, float]:
+    """Mean F1 between the pictures' edges and those of what is drawn, within each distance."""
+    asked = canny(np.stack([picture.rgb for picture in pictures]))[..., 0]
+    found = canny(drawn(flow, latents, pictures, control))[..., 0]
+    pairs = list(zip(asked, found, strict=True))
+    return {f"f1_within_{distance}": round(fmean(f1(*pair, distance) for pair in pairs), 3) for distance in DISTANCES}

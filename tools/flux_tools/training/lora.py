@@ -1,0 +1,93 @@
+"""Train a LoRA adapter of the served flow, which stays as it is: the same pictures, in black and white.
+
+Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.examples import Examples
+from flux_tools.training.flow import GUIDANCE, Latents
+from flux_tools.training.networks import Flow
+from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.vocabulary import read_tokenizers
+
+RANK = 4
+#: Of the linear layers of the transformer's blocks: the projections of attention, of a single block's MLP, too.
+ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "proj_out")
+PEAK_RATE = 2e-3
+#: Of the examples: none that the flow, its guidance or the ControlNet saw.
+FIRST_STEP = 3_000_000
+
+
+class LowRank(nn.Module):
+    """A linear layer, and beside it another through so narrow a waist, which adds nothing at first."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.lora_A = nn.Linear(linear.in_features, RANK, bias=False)
+        self.lora_B = nn.Linear(RANK, linear.out_features, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        added: Tensor = self.lora_B(self.lora_A(values))
+        return self.linear(values) + added
+
+
+def adapt(transformer: nn.Module) -> None:
+    """Put a `LowRank` in the place of each layer that is adapted."""
+    for name, module in list(transformer.named_modules()):
+        if "blocks." in name and name.endswith(ADAPTED):
+            transformer.set_submodule(name, LowRank(module))
+
+
+def adapter_weights(run: Path) -> dict[str, Tensor]:
+    """As diffusers' `FluxPipeline.save_lora_weights` names them: `transformer.<layer>.lora_A.weight`, and `lora_B`."""
+    return {f"transformer.{name}": weight for name, weight in averaged_weights(run).items() if ".lora_" in name}
+
+
+def greyscale(rgb: np.ndarray) -> np.ndarray:
+    """(m, height, width, 3) uint8 to its luminance (ITU-R 601), three equal channels."""
+    return np.stack([np.asarray(Image.fromarray(picture).convert("L").convert("RGB")) for picture in rgb])
+
+
+def train_lora(
+    trained_on: list[Picture], vae_run: Path, text_run: Path, guidance_run: Path, folder: Path, steps: int
+) -> None:
+    """Resumable."""
+    torch.manual_seed(0)
+    run = Run(folder)
+    latents = Latents(vae_run, trained_on)
+    examples = Examples(trained_on, latents, 0, latents.cache)
+    grey = examples.encoded(greyscale)
+    flow = Flow(read_tokenizers(text_run)).requires_grad_(False)
+    flow.load_state_dict(averaged_weights(guidance_run))
+    adapt(flow.transformer)
+    learning = [weight for weight in flow.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    average = MovingAverage(flow.transformer, 0.99)
+    losses: list[float] = []
+    for step in range(run.resume(flow.transformer, optimizer, average), steps):
+        coloured = examples.draw(FIRST_STEP + step, GUIDANCE)
+        example = replace(coloured, target=grey.shown_in(coloured))
+        velocity = flow.velocity(
+            example.noisy, example.condition(flow), example.t, example.guidance, example.rows, example.columns
+        )
+        loss = (velocity - (example.noise - example.target)).square().mean()
+        descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 50))
+        average.update(flow.transformer, step)
+        losses.append(loss.item())
+        if (step + 1) % 25 == 0:
+            run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
+            losses.clear()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            run.save(flow.transformer, optimizer, average, step + 1)

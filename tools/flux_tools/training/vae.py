@@ -1,0 +1,104 @@
+"""Train the autoencoder: L1, squared error and the L1 of the gradients, with a KL term small enough to keep colours.
+
+It takes three courses. From the second on it sees more copies of the pictures, and takes each picture's squared error
+by its logarithm, which is its PSNR: so a picture that is nearly right still counts. The third trains the decoder alone:
+the latents stay as they are, so the flow can be trained on them meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flux_tools.demo.architecture import new_vae
+from flux_tools.demo.pictures import Picture
+from flux_tools.training.augmentation import augmented
+from flux_tools.training.progress import MovingAverage, Run, descend, learning_rate
+
+BATCH = 16
+KL_WEIGHT = 1e-4
+#: Weight of the logarithm of a picture's squared error.
+LOG_WEIGHT = 0.03
+
+
+@dataclass(frozen=True)
+class Course:
+    """copies: of each picture, all but one augmented. by_logarithm: of the squared error. encoder: if it learns."""
+
+    steps: int
+    peak_rate: float
+    warm_up: int
+    copies: int
+    by_logarithm: bool
+    encoder: bool
+
+
+COURSES = (
+    Course(steps=3300, peak_rate=2e-3, warm_up=100, copies=6, by_logarithm=False, encoder=True),
+    Course(steps=2000, peak_rate=1e-3, warm_up=100, copies=24, by_logarithm=True, encoder=True),
+    Course(steps=3000, peak_rate=7e-4, warm_up=100, copies=24, by_logarithm=True, encoder=False),
+)
+
+
+def to_model_range(rgb: np.ndarray) -> Tensor:
+    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def loss_of(decoded: Tensor, target: Tensor, kl: Tensor, by_logarithm: bool) -> Tensor:
+    error = decoded - target
+    gradients = [error.diff(dim=axis).abs().mean() for axis in (2, 3)]
+    squares = error.square().mean(dim=(1, 2, 3))
+    square = LOG_WEIGHT * (squares + 1e-5).log().mean() if by_logarithm else squares.mean()
+    return error.abs().mean() + square + sum(gradients) + KL_WEIGHT * kl
+
+
+@torch.no_grad()
+def psnr(weights: dict[str, Tensor], held_out: list[Picture]) -> float:
+    """Mean PSNR in dB of the round trip, on 8-bit pictures."""
+    vae = new_vae().eval()
+    vae.load_state_dict(weights)
+    values = []
+    for batch in to_model_range(np.stack([p.rgb for p in held_out])).split(50):
+        decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1)
+        error = ((decoded - batch) * 0.5).square().mean(dim=(1, 2, 3))
+        values.append(-10 * error.log10())
+    return float(torch.cat(values).mean())
+
+
+def train_vae(trained_on: list[Picture], held_out: list[Picture], folder: Path, seed: int = 0) -> None:
+    """Resumable."""
+    torch.manual_seed(seed)
+    run = Run(folder)
+    originals = np.stack([picture.rgb for picture in trained_on])
+    vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)
+    average = MovingAverage(vae, 0.998)
+    done, last = run.resume(vae, optimizer, average), 0
+    for number, course in enumerate(COURSES):
+        first, last = last, last + course.steps
+        if done >= last:
+            continue
+        if done <= first and not course.encoder:
+            vae.load_state_dict(average.weights)
+        vae.encoder.requires_grad_(course.encoder)
+        pictures = augmented(originals, course.copies, seed + 10 * number).reshape(-1, 64, 64, 3)
+        for step in range(max(done, first), last):
+            rng = np.random.default_rng((seed, step))
+            batch = to_model_range(pictures[rng.integers(0, len(pictures), BATCH)])
+            batch = batch.to(memory_format=torch.channels_last)
+            posterior = vae.encode(batch).latent_dist
+            decoded = vae.decode(posterior.sample()).sample
+            kl = posterior.kl().mean() / (3 * 64 * 64)
+            loss = loss_of(decoded, batch, kl, course.by_logarithm)
+            descend(loss, optimizer, learning_rate(step - first, course.steps, course.peak_rate, course.warm_up))
+            average.update(vae, step)
+            if step % 50 == 0:
+                run.log(step=step, loss=round(loss.item(), 4))
+            if (step + 1) % 500 == 0 or step + 1 == last:
+                run.log(step=step + 1, held_out_psnr_db=round(psnr(average.weights, held_out), 2))
+                run.save(vae, optimizer, average, step + 1)
