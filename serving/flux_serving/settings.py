@@ -14,6 +14,15 @@ from types import MappingProxyType
 from typing import Any
 
 from flux_contract import limits
+from flux_contract.environment import (
+    BASE_VARIABLE,
+    CONTROLNET_VARIABLE,
+    LORA_VARIABLE,
+    OPTIONAL,
+    REDUX_VARIABLE,
+    REQUIRED,
+    VAE_VARIABLE,
+)
 from flux_contract.errors import CannotStart
 from flux_contract.models import Model
 from flux_serving.checkpoint_files import (
@@ -27,20 +36,6 @@ from flux_serving.checkpoint_files import (
     missing_index,
     single_file_problem,
 )
-
-BASE_VARIABLE = "FLUX_MODEL_PATH"
-REDUX_VARIABLE = "FLUX_REDUX_MODEL_PATH"
-#: Optional: a VAE instead of the base checkpoint's, a ControlNet that follows edges, and a folder of LoRA adapters.
-VAE_VARIABLE = "FLUX_VAE_MODEL_PATH"
-CONTROLNET_VARIABLE = "FLUX_CONTROLNET_MODEL_PATH"
-LORA_VARIABLE = "FLUX_LORA_PATH"
-#: In the order of `Checkpoints`' fields.
-_REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
-_OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
-#: Folder through which the models of one server exchange progress and load; unset: one under the temporary folder.
-FOLDER_VARIABLE = "FLUX_SERVER_FOLDER"
-#: All that the models read.
-VARIABLES = (*_REQUIRED, *_OPTIONAL, FOLDER_VARIABLE)
 
 #: What a request for edge control is told without one.
 NO_CONTROLNET = f"this server has no ControlNet; {CONTROLNET_VARIABLE} names its folder"
@@ -83,16 +78,16 @@ class Checkpoints:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
         """Raises CannotStart: a variable is unset."""
-        if unset := [variable for variable in _REQUIRED if not environment.get(variable)]:
+        if unset := [variable for variable in REQUIRED if not environment.get(variable)]:
             raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
         return cls(
-            *(_folder(environment[variable]) for variable in _REQUIRED),
-            *(_folder(environment[name]) if environment.get(name) else None for name in _OPTIONAL),
+            *(_folder(environment[variable]) for variable in REQUIRED),
+            *(_folder(environment[name]) if environment.get(name) else None for name in OPTIONAL),
         )
 
     def as_environment(self) -> dict[str, str]:
         """The same for another process: absolute paths, and nothing for what is not there."""
-        variables = (*_REQUIRED, *_OPTIONAL)
+        variables = (*REQUIRED, *OPTIONAL)
         paths = (self.base, self.redux, self.vae, self.controlnet, self.loras)
         return {name: str(path.resolve()) if path else "" for name, path in zip(variables, paths, strict=True)}
 
@@ -153,14 +148,6 @@ def _pipeline_problems(folder: Path, parts: Mapping[str, Component]) -> list[str
     for part, component in parts.items():
         lines += missing_files(folder / part, component)
     return lines
-
-
-def shown(path: str | Path) -> str:
-    """A path or a file's name as text: UTF-8, whatever encoding this interpreter has for file names.
-
-    Triton's stub has ASCII, so a byte that isn't is a surrogate there, which cannot be sent, logged or compared.
-    """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _folder(variable: str) -> Path:

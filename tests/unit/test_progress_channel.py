@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_contract.environment import FOLDER_VARIABLE
 from flux_contract.errors import CannotStart, InvalidRequest
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
@@ -22,7 +23,6 @@ from flux_serving.backend.progress_channel import (
     ProgressReceiver,
     ProgressSender,
 )
-from flux_serving.settings import FOLDER_VARIABLE
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from flux_client import ModeName, Variation
+from flux_contract.environment import shown
 from flux_gateway.desk import Desk
 from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer, GenerateRequest
 from flux_gateway.pictures import as_text, size_of
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
-from flux_serving.settings import shown
 
 NAME = "flux-triton"
 #: `gpu_id` if there is no image, or if its metadata does not name the device.

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from flux_contract.environment import LORA_VARIABLE, shown
 from flux_contract.errors import InvalidRequest
 from flux_contract.knobs import LORA
 from flux_serving.network.lora import Adapter, read_adapter, summed
 from flux_serving.network.transformer import Transformer
 from flux_serving.sampling.sampling_parameters import Lora
-from flux_serving.settings import LORA_VARIABLE, shown
 
 _SUFFIX = ".safetensors"
 #: Times that a file is read again because it changed meanwhile.

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flux_contract.environment import FOLDER_VARIABLE
 from flux_contract.errors import CannotStart
-from flux_serving.settings import FOLDER_VARIABLE
 
 if TYPE_CHECKING:
     from typing_extensions import Self

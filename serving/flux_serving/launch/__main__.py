@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from flux_contract.environment import BASE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE, REDUX_VARIABLE, VAE_VARIABLE
 from flux_contract.errors import CannotStart
 from flux_contract.models import FLUX_BASE
 from flux_rendering.pbtxt import DEFAULT_GPUS, gpu_list
@@ -20,14 +21,7 @@ from flux_serving.launch.serving import Serving
 from flux_serving.launch.supervisor import NEVER, RestartPolicy, ServiceFailed
 from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
 from flux_serving.launch.variables import unknown_variables
-from flux_serving.settings import (
-    BASE_VARIABLE,
-    CONTROLNET_VARIABLE,
-    LORA_VARIABLE,
-    REDUX_VARIABLE,
-    VAE_VARIABLE,
-    Checkpoints,
-)
+from flux_serving.settings import Checkpoints
 
 #: By the value of --restart.
 RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}

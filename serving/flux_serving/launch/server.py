@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from flux_contract.environment import FOLDER_VARIABLE
 from flux_contract.errors import CannotStart
 from flux_contract.limits import TRITON_THREADS
 from flux_contract.models import FLUX_BASE
@@ -31,7 +32,7 @@ from flux_serving.launch.repository import assemble_repository
 from flux_serving.launch.stubs import ModelProcess, model_processes
 from flux_serving.launch.tracing import trace_arguments
 from flux_serving.launch.urls import fetch, loopback_of
-from flux_serving.settings import FOLDER_VARIABLE, Checkpoints
+from flux_serving.settings import Checkpoints
 
 #: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20

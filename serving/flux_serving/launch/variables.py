@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from flux_contract.environment import VARIABLES
 from flux_serving.launch.exposure import KEY_VARIABLE
-from flux_serving.settings import VARIABLES
 
 _PREFIX = "FLUX_"
 #: The gateway's, which refuses unknown ones itself.

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flux_contract import limits
+from flux_contract.environment import shown
 from flux_contract.errors import InvalidRequest
 from flux_contract.knobs import LORA
 from flux_serving.network.lora_file import LoraFile, read_lora_file
 from flux_serving.network.lora_scale import scales
 from flux_serving.network.projections import Additions, LowRank
 from flux_serving.network.transformer import Transformer
-from flux_serving.settings import shown
 
 #: By the names of the layers.
 Adapter: TypeAlias = Mapping[str, LowRank]

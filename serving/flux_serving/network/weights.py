@@ -21,8 +21,9 @@ from diffusers.image_processor import VaeImageProcessor
 from transformers import AutoTokenizer, CLIPTextModel, T5EncoderModel
 
 from flux_contract import limits
+from flux_contract.environment import shown
 from flux_contract.errors import CannotStart
-from flux_serving.settings import Checkpoints, shown
+from flux_serving.settings import Checkpoints
 
 
 @dataclass(frozen=True)
