@@ -17,7 +17,7 @@ PRODUCT = "flux_serving"
 #: Where every call counts, also those of other libraries; elsewhere those of the product's own functions do.
 THOROUGH = ("backend", "scheduling", "contract")
 #: Files whose calls are no part of answering a request.
-EXEMPT = ("heart", "threading", "_weakrefset", "weakref", "publishing", "instance")
+EXEMPT = ("heartbeat", "threading", "_weakrefset", "weakref", "publishing", "instance")
 
 
 class Place(NamedTuple):

@@ -13,7 +13,7 @@ from torch import nn
 
 from flux_serving.conditioning.context import Context
 from flux_serving.network.latents import Grid, unpack_latents
-from flux_serving.sampling.material import Material
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH
 
@@ -59,23 +59,23 @@ def run(pipeline: Any, parameters: SamplingParameters, **arguments: Any) -> torc
     ).images[0]
 
 
-def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, material: Material) -> torch.Tensor:
+def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
     pipeline = FluxImg2ImgPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
-    picture = as_picture(material.source_latents, parameters)
-    return run(pipeline, parameters, image=picture, strength=parameters.strength, **embeddings(material.context))
+    picture = as_picture(sampler_inputs.source_latents, parameters)
+    return run(pipeline, parameters, image=picture, strength=parameters.strength, **embeddings(sampler_inputs.context))
 
 
-def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, material: Material) -> torch.Tensor:
-    given = embeddings(material.context, material.negative)
+def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
+    given = embeddings(sampler_inputs.context, sampler_inputs.negative)
     return run(flux, parameters, true_cfg_scale=parameters.true_cfg_scale, **given)
 
 
 def stock_control(
-    flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, material: Material
+    flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, sampler_inputs: SamplerInputs
 ) -> torch.Tensor:
     """The pipeline encodes its picture by a random sample; here it is latents already."""
     pipeline = FluxControlNetPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer, controlnet)
-    packed = torch.tensor(material.control_latents)[None]
+    packed = torch.tensor(sampler_inputs.control_latents)[None]
 
     def replace_control(_: Any, arguments: Any, named: dict[str, Any]) -> Any:
         return arguments, named | {"controlnet_cond": packed}
@@ -90,7 +90,7 @@ def stock_control(
             control_guidance_start=parameters.control_span.start,
             control_guidance_end=parameters.control_span.end,
             true_cfg_scale=parameters.true_cfg_scale,
-            **embeddings(material.context, material.negative),
+            **embeddings(sampler_inputs.context, sampler_inputs.negative),
         )
 
 

@@ -27,7 +27,7 @@ from flux_client.opening import ProtocolName, open_async_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
-from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
+from flux_client.retry import DEFAULT_TIMEOUT_S, RetryBudget, RetryPolicy
 from flux_client.transport import Answer, AsyncTransport
 from flux_client.variation import Variation, read_variations
 from flux_contract.errors import FluxError
@@ -137,21 +137,21 @@ class AsyncFluxClient:
 
         `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
         """
-        patience = self._patience(self._retry, timeout_s)
+        budget = self._budget(self._retry, timeout_s)
         arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return AsyncStream(
             lambda: asyncio.to_thread(stream_request, mode, images, arguments, traceparent),
             lambda request, left_s: transport.stream(request, left_s, name),
-            patience,
+            budget,
             self._sleep,
         )
 
     async def wait_until_ready(self, timeout_s: float | None = None) -> None:
         """`FluxClient.wait_until_ready`."""
-        patience = self._patience(UNTIL_READY, timeout_s)
+        budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            await self._persist(patience, lambda: self._check_ready(min(patience.left_s(), PROBE_S)))
+            await self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
@@ -184,22 +184,22 @@ class AsyncFluxClient:
         return read_variations(await self._ask(request, timeout_s, request_id), BY_MODE[mode].name)
 
     async def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
-        patience = self._patience(self._retry, timeout_s)
+        budget = self._budget(self._retry, timeout_s)
         request = await asyncio.to_thread(prepare)
         name = request_id or uuid.uuid4().hex
-        return await self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
+        return await self._persist(budget, lambda: self._transport.infer(request, budget.left_s(), name))
 
-    def _patience(self, policy: RetryPolicy, timeout_s: float | None) -> Patience:
-        return Patience(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)
+    def _budget(self, policy: RetryPolicy, timeout_s: float | None) -> RetryBudget:
+        return RetryBudget(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)
 
     async def _check_ready(self, timeout_s: float) -> None:
         if not await self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    async def _persist(self, patience: Patience, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _persist(self, budget: RetryBudget, call: Callable[[], Awaitable[_T]]) -> _T:
         while True:
             try:
                 return await call()
             except FluxError as error:
-                pause_s = patience.pause_after(error)
+                pause_s = budget.pause_after(error)
             await self._sleep(pause_s)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from flux_client.course import Course
 from flux_client.events import Event
 from flux_client.request import Request
-from flux_client.retry import Patience
+from flux_client.retry import RetryBudget
+from flux_client.stream_state import StreamState
 from flux_client.transport import AsyncAnswers
 from flux_contract.errors import FluxError
 
@@ -29,14 +29,14 @@ class AsyncStream:
         self,
         prepare: Callable[[], Awaitable[Request]],
         send: Callable[[Request, float], AsyncAnswers],
-        patience: Patience,
+        budget: RetryBudget,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         """send: makes one attempt, which has so many seconds."""
         self._prepare = prepare
         self._send = send
         self._sleep = sleep
-        self._course = Course(patience)
+        self._state = StreamState(budget)
         self._request: Request | None = None
         self._answers: AsyncAnswers | None = None
 
@@ -45,8 +45,8 @@ class AsyncStream:
 
     async def __anext__(self) -> Event:
         """Raises Cancelled: `cancel` was called. Raises the other errors of `FluxClient.redux`."""
-        while (event := self._course.next_event()) is None:
-            if self._course.ended:
+        while (event := self._state.next_event()) is None:
+            if self._state.ended:
                 raise StopAsyncIteration
             try:
                 await self._advance()
@@ -60,7 +60,7 @@ class AsyncStream:
 
         It needs no await; call it from the event loop's thread.
         """
-        if self._course.cancel() and self._answers is not None:
+        if self._state.cancel() and self._answers is not None:
             self._answers.cancel()
 
     async def aclose(self) -> None:
@@ -81,18 +81,18 @@ class AsyncStream:
     async def _advance(self) -> None:
         try:
             answers = await self._opened()
-            self._course.take(await answers.__anext__())
+            self._state.take(await answers.__anext__())
         except StopAsyncIteration:
-            self._course.end()
+            self._state.end()
         except FluxError as error:
-            for pause_s in self._course.pauses_after(error):
+            for pause_s in self._state.pauses_after(error):
                 await self._sleep(pause_s)
-                self._course.left_s()
+                self._state.left_s()
             self._answers = None
 
     async def _opened(self) -> AsyncAnswers:
         if self._request is None:
             self._request = await self._prepare()
         if self._answers is None:
-            self._answers = self._send(self._request, self._course.left_s())
+            self._answers = self._send(self._request, self._state.left_s())
         return self._answers

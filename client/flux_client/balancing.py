@@ -54,7 +54,7 @@ class Reading(NamedTuple):
         )
 
 
-class Sent(NamedTuple):
+class RequestInFlight(NamedTuple):
     """A request in work: what `Balancer.began` returns and `Balancer.ended` takes."""
 
     server: str
@@ -136,14 +136,14 @@ class Balancer:
         now = self._used_s = self._clock()
         return self._take(min(self._able(now), key=_turn))
 
-    def began(self, server: str, jobs: int = 1) -> Sent:
+    def began(self, server: str, jobs: int = 1) -> RequestInFlight:
         """A request of so many images is on its way."""
         if known := self._servers.get(server):
             known.sent += jobs
             known.sent_since_asked += jobs
-        return Sent(server, self._clock(), jobs)
+        return RequestInFlight(server, self._clock(), jobs)
 
-    def ended(self, sent: Sent, succeeded: bool = True) -> None:
+    def ended(self, sent: RequestInFlight, succeeded: bool = True) -> None:
         """succeeded: the server answered; a refusal of an invalid request counts as an answer."""
         server = self._servers.get(sent.server)
         if server is None:

@@ -25,7 +25,7 @@ from flux_client.opening import ProtocolName, open_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
-from flux_client.retry import DEFAULT_TIMEOUT_S, Patience, RetryPolicy
+from flux_client.retry import DEFAULT_TIMEOUT_S, RetryBudget, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
@@ -200,20 +200,20 @@ class FluxClient:
         Raises TypeError: not a picture, a knob that the mode has not, or an argument that it needs is missing.
         Raises OSError as `redux`. The other errors are raised by iterating.
         """
-        patience = self._patience(self._retry, timeout_s)
+        budget = self._budget(self._retry, timeout_s)
         arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
         request = stream_request(mode, images, arguments, traceparent)
         name, transport = request_id or uuid.uuid4().hex, self._transport
-        return Stream(lambda left_s: transport.stream(request, left_s, name), patience, self._sleep)
+        return Stream(lambda left_s: transport.stream(request, left_s, name), budget, self._sleep)
 
     def wait_until_ready(self, timeout_s: float | None = None) -> None:
         """Return when the server and its model flux_redux take requests.
 
         Raises DeadlineExceeded: they do not within timeout_s seconds; the message tells what stood in the way.
         """
-        patience = self._patience(UNTIL_READY, timeout_s)
+        budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            self._persist(patience, lambda: self._check_ready(min(patience.left_s(), PROBE_S)))
+            self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
@@ -255,22 +255,22 @@ class FluxClient:
 
     def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
         """prepare: makes the request; its time counts."""
-        patience = self._patience(self._retry, timeout_s)
+        budget = self._budget(self._retry, timeout_s)
         request = prepare()
         name = request_id or uuid.uuid4().hex
-        return self._persist(patience, lambda: self._transport.infer(request, patience.left_s(), name))
+        return self._persist(budget, lambda: self._transport.infer(request, budget.left_s(), name))
 
-    def _patience(self, policy: RetryPolicy, timeout_s: float | None) -> Patience:
-        return Patience(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)
+    def _budget(self, policy: RetryPolicy, timeout_s: float | None) -> RetryBudget:
+        return RetryBudget(policy, self._timeout_s if timeout_s is None else timeout_s, self._clock)
 
     def _check_ready(self, timeout_s: float) -> None:
         if not self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    def _persist(self, patience: Patience, call: Callable[[], _T]) -> _T:
+    def _persist(self, budget: RetryBudget, call: Callable[[], _T]) -> _T:
         while True:
             try:
                 return call()
             except FluxError as error:
-                pause_s = patience.pause_after(error)
+                pause_s = budget.pause_after(error)
             self._sleep(pause_s)

@@ -22,7 +22,7 @@ from flux_contract.models import CANNY_EDGES, FLUX_STATUS
 
 
 @dataclass(frozen=True)
-class Sent:
+class RecordedRequest:
     """What a fake was asked."""
 
     request: Request
@@ -74,7 +74,7 @@ class FakeTransport:
     """
 
     def __init__(self, *errors: FluxError, ready: bool = True) -> None:
-        self.sent: list[Sent] = []
+        self.sent: list[RecordedRequest] = []
         self.streams: list[FakeAnswers] = []
         self.ready = ready
         self.closed = False
@@ -83,13 +83,13 @@ class FakeTransport:
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         if request.model == FLUX_STATUS.name:
             return status_answer(request)
-        self.sent.append(Sent(request, timeout_s, request_id))
+        self.sent.append(RecordedRequest(request, timeout_s, request_id))
         if self._errors and request.model != CANNY_EDGES.name:
             raise self._errors.popleft()
         return answer(request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> FakeAnswers:
-        self.sent.append(Sent(request, timeout_s, request_id))
+        self.sent.append(RecordedRequest(request, timeout_s, request_id))
         error = self._errors.popleft() if self._errors else None
         self.streams.append(FakeAnswers(stream_answers(request), error))
         return self.streams[-1]

@@ -45,9 +45,9 @@ class GrpcAnswers:
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         """stub: tritonclient's, on a channel of `grpc`."""
-        self._reader = _Reader(request, timeout_s, url)
+        self._reader = _AnswerReader(request, timeout_s, url)
         self._deadline = time.monotonic() + timeout_s
-        self.call = Call(stub, request, timeout_s, request_id)
+        self.call = StreamCall(stub, request, timeout_s, request_id)
         # Also when Python exits. Later, while it takes itself apart, gRPC waits for ever for a lock that one of its own
         # threads had when it was stopped (tried on grpcio 1.85).
         weakref.finalize(self, self.call.cancel_and_wait_at_exit)
@@ -67,7 +67,7 @@ class GrpcAnswers:
         self.call.cancel()
 
 
-class Call:
+class StreamCall:
     """One gRPC call. Its thread reads all messages, so that the call ends by itself once it is cancelled."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
@@ -131,8 +131,8 @@ class AsyncGrpcAnswers:
     """The same on a channel of `grpc.aio`. A task of its own reads the answers."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
-        self._reader = _Reader(request, timeout_s, url)
-        self.call = AsyncCall(stub, request, timeout_s, request_id)
+        self._reader = _AnswerReader(request, timeout_s, url)
+        self.call = AsyncStreamCall(stub, request, timeout_s, request_id)
         self._deadline = asyncio.get_running_loop().time() + timeout_s
 
     async def __anext__(self) -> Answer:
@@ -160,8 +160,8 @@ class AsyncGrpcAnswers:
         self.call.cancel()
 
 
-class AsyncCall:
-    """One gRPC call; its task reads all messages, as the thread of `Call`."""
+class AsyncStreamCall:
+    """One gRPC call; its task reads all messages, as the thread of `StreamCall`."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -185,7 +185,7 @@ class AsyncCall:
             self._to_send.put_nowait(self._talk.cancellation)
         self._to_send.put_nowait(None)
 
-    def on_end(self, callback: Callable[[AsyncCall], object]) -> None:
+    def on_end(self, callback: Callable[[AsyncStreamCall], object]) -> None:
         self._reading.add_done_callback(lambda _: callback(self))
 
     async def wait(self, timeout_s: float) -> None:
@@ -235,7 +235,7 @@ class _Talk:
         return self.cancellation is None or message.infer_response.id != self.cancellation.id
 
 
-class _Reader:
+class _AnswerReader:
     """Messages and failures of one call, as the client knows them."""
 
     def __init__(self, request: Request, timeout_s: float, url: str) -> None:

@@ -16,7 +16,7 @@ import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2_grpc
 
 from flux_client.failures import told_as_flux_errors
-from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncCall, AsyncGrpcAnswers, Call, GrpcAnswers
+from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncGrpcAnswers, AsyncStreamCall, GrpcAnswers, StreamCall
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import infer_arguments, read_result
@@ -59,7 +59,7 @@ class GrpcTransport:
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=options)
         #: Those that have not ended; the thread of each holds it.
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
+        self._calls: weakref.WeakSet[StreamCall] = weakref.WeakSet()
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
@@ -117,7 +117,7 @@ class AsyncGrpcTransport:
         self._url = name or url
         self._options = _options()
         #: Those that have not ended.
-        self._calls: set[AsyncCall] = set()
+        self._calls: set[AsyncStreamCall] = set()
 
     @cached_property
     def _client(self) -> Any:

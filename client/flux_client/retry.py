@@ -66,7 +66,7 @@ FAIL_OVER = RetryPolicy(first_delay_s=0.05, retried=(Overloaded, Unreachable, Ca
 MAX_TIMEOUT_S = 1e9
 
 
-class Patience:
+class RetryBudget:
     """What one call has left: of its time, across all attempts, and of its attempts."""
 
     def __init__(self, policy: RetryPolicy, timeout_s: float, clock: Callable[[], float]) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from flux_client.addresses import Addresses
-from flux_client.balancing import Balancer, Reading, Sent
+from flux_client.balancing import Balancer, Reading, RequestInFlight
 from flux_client.instance_load import load_request, read_instances
 from flux_client.request import Request
 from flux_client.transport import Answer
@@ -45,10 +45,10 @@ LOAD = load_request()
 class PoolCall(Generic[_T]):
     """One call to one server."""
 
-    def __init__(self, pool: ServerPool[_T], sent: Sent, transport: _T) -> None:
+    def __init__(self, pool: ServerPool[_T], sent: RequestInFlight, transport: _T) -> None:
         self.transport = transport
         self._pool = pool
-        self._sent: Sent | None = sent
+        self._sent: RequestInFlight | None = sent
 
     def end(self, error: FluxError | None = None) -> None:
         """Only the first call counts. error: the error that ended the call, from the server or from the connection."""
@@ -106,7 +106,7 @@ class ServerPool(Generic[_T]):
             yield call.transport
         call.end()
 
-    def ended(self, sent: Sent, error: FluxError | None) -> None:
+    def ended(self, sent: RequestInFlight, error: FluxError | None) -> None:
         with self._lock:
             self._open[sent.server] -= 1
             if isinstance(error, Unreachable):

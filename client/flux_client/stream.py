@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flux_client.course import Course
 from flux_client.events import Event
-from flux_client.retry import Patience
+from flux_client.retry import RetryBudget
+from flux_client.stream_state import StreamState
 from flux_client.transport import Answers
 from flux_contract.errors import FluxError
 
@@ -22,36 +22,36 @@ class Stream:
     Leaving its `with` block, `close`, and dropping it end the call at the server, as `cancel` does.
     """
 
-    def __init__(self, send: Callable[[float], Answers], patience: Patience, sleep: Callable[[float], None]) -> None:
+    def __init__(self, send: Callable[[float], Answers], budget: RetryBudget, sleep: Callable[[float], None]) -> None:
         """send: makes one attempt, which has so many seconds."""
         self._send = send
         self._sleep = sleep
-        self._course = Course(patience)
+        self._state = StreamState(budget)
         #: Held while an attempt begins, so that cancelling meets either none or one that it can end. A signal handler
         #: that cancels may come while its own thread has it.
         self._lock = threading.RLock()
-        self._answers = send(self._course.left_s())
+        self._answers = send(self._state.left_s())
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event:
         """Raises Cancelled: `cancel` was called. Raises the other errors of `FluxClient.redux`."""
-        while (event := self._course.next_event()) is None:
-            if self._course.ended:
+        while (event := self._state.next_event()) is None:
+            if self._state.ended:
                 raise StopIteration
             try:
-                self._course.take(next(self._answers))
+                self._state.take(next(self._answers))
             except StopIteration:
-                self._course.end()
+                self._state.end()
             except FluxError as error:
-                self._send_again(self._course.pauses_after(error))
+                self._send_again(self._state.pauses_after(error))
         return event
 
     def cancel(self) -> None:
         """End the call at the server, from any thread; iterating then raises Cancelled. After the end: nothing."""
         with self._lock:
-            if self._course.cancel():
+            if self._state.cancel():
                 self._answers.cancel()
 
     def close(self) -> None:
@@ -71,6 +71,6 @@ class Stream:
     def _send_again(self, pauses_s: list[float]) -> None:
         for pause_s in pauses_s:
             self._sleep(pause_s)
-            self._course.left_s()
+            self._state.left_s()
         with self._lock:
-            self._answers = self._send(self._course.left_s())
+            self._answers = self._send(self._state.left_s())

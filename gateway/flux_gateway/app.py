@@ -23,12 +23,12 @@ from flux_gateway.answers import answer_of
 from flux_gateway.api_docs import api_docs
 from flux_gateway.content_filter import ContentFilter, content_filter
 from flux_gateway.cross_origin import AllowedHosts, CrossOriginProtection
-from flux_gateway.desk import Desk, Gone
 from flux_gateway.generation import Generator
+from flux_gateway.generation_service import ClientDisconnected, GenerationService
 from flux_gateway.genserve.routes import genserve
 from flux_gateway.head_requests import HeadRequests
 from flux_gateway.hosts import host_name
-from flux_gateway.jobs.job import Job
+from flux_gateway.jobs.job import GenerationJob
 from flux_gateway.jobs.routes import jobs
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import Keys
@@ -40,9 +40,9 @@ from flux_gateway.proxies import Networks, PublicUrl, TrustedProxies
 from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
 from flux_gateway.results import ResultStore
 from flux_gateway.sending import Sending
+from flux_gateway.server_monitor import ServerMonitor
 from flux_gateway.settings import Settings, listed
 from flux_gateway.tracing import TracedRequests, Tracing
-from flux_gateway.watch import Watch
 
 #: For the description alone: AccessControl looks at keys.
 _BEARER = HTTPBearer(auto_error=False, description="An API key.")
@@ -59,25 +59,27 @@ def make_app(
     client = client or AsyncFluxClient(
         settings.triton, timeout_s=settings.timeout_s, retry=replace(FAIL_OVER, attempts=5)
     )
-    watch = Watch(client)
+    monitor = ServerMonitor(client)
     keys = Keys.from_file(settings.keys_file)
     memory = Memory(settings.in_flight_bytes, settings.in_flight_bytes_per_caller)
     admission = Admission(settings.concurrency, settings.concurrency_per_caller, memory=memory)
     metrics = Metrics()
     tracing = Tracing(settings.traces_url)
     filtering = filtering or content_filter(settings.content_filter)
-    desk = Desk(Generator(client, settings.timeout_s), watch, admission, metrics, filtering, settings.pixels)
+    service = GenerationService(
+        Generator(client, settings.timeout_s), monitor, admission, metrics, filtering, settings.pixels
+    )
     results = ResultStore(settings.result_limits)
     runner = JobRunner(results)
     metrics.shows("in_work", "Generations in work.", lambda: admission.running)
     metrics.shows("in_flight_bytes", "Memory reserved for requests in flight.", lambda: admission.bytes_in_flight)
-    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: results.count(Job))
+    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: results.count(GenerationJob))
     metrics.shows("result_bytes", "Bytes kept or reserved for results: jobs and URL images.", lambda: results.size)
-    metrics.shows("ready", "1 where something can be served now.", lambda: watch.reason is None)
+    metrics.shows("ready", "1 where something can be served now.", lambda: monitor.reason is None)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        async with watch.looking():
+        async with monitor.looking():
             yield
         await runner.close()
         results.close()
@@ -95,16 +97,16 @@ def make_app(
     )
     page = Page()
     routers = [
-        genserve(desk, settings.loras),
-        openai_images(desk, results),
-        openai_models(desk),
-        jobs(desk, runner, results),
+        genserve(service, settings.loras),
+        openai_images(service, results),
+        openai_models(service),
+        jobs(service, runner, results),
         page_files(page),
         api_docs(app.title, str(app.openapi_url)),
     ]
     for router in routers:
         app.include_router(router)
-    _tell_about(app, desk, metrics, page)
+    _tell_about(app, service, metrics, page)
     _refuse(app)
     _guard(app, settings, keys, admission, tracing)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
@@ -150,14 +152,14 @@ def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
     return AllowedHosts(settings.host, names)
 
 
-def _tell_about(app: FastAPI, desk: Desk, metrics: Metrics, page: Page) -> None:
+def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
     @app.get("/", tags=["service"])
     async def root(request: Request) -> Response:
         """The page for a browser, the endpoints for others."""
         if "text/html" in request.headers.get("accept", ""):
             response = page.file("index.html")
         else:
-            about = {"name": "flux-triton", "version": app.version, "status": desk.watch.reason or "running"}
+            about = {"name": "flux-triton", "version": app.version, "status": service.monitor.reason or "running"}
             response = JSONResponse({**about, "endpoints": sorted(app.openapi()["paths"])})
         response.headers["Vary"] = "Accept"
         return response
@@ -170,9 +172,9 @@ def _tell_about(app: FastAPI, desk: Desk, metrics: Metrics, page: Page) -> None:
     @app.get("/health", tags=["service"], responses={503: {"description": "Nothing can be served now."}})
     async def health() -> JSONResponse:
         """200 where something can be served now."""
-        reason = desk.watch.reason
+        reason = service.monitor.reason
         if reason is None:
-            return JSONResponse({"status": "healthy", "modes": desk.watch.modes})
+            return JSONResponse({"status": "healthy", "modes": service.monitor.modes})
         return JSONResponse(
             {"status": "unhealthy", "success": False, "error": reason, "detail": reason},
             503,
@@ -193,8 +195,8 @@ def _refuse(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(Gone)
-    async def gone(request: Request, error: Gone) -> Response:
+    @app.exception_handler(ClientDisconnected)
+    async def gone(request: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=NOBODY_THERE)
 
     @app.exception_handler(Exception)

@@ -12,7 +12,7 @@ from flux_gateway.tracing import current_traceparent
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GenerationRequest:
     """What to make, whichever API asked for it.
 
     images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them; None is
@@ -24,7 +24,7 @@ class Wanted:
     knobs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     size_field: str | None = None
 
-    def with_knob(self, name: str, value: object) -> Wanted:
+    def with_knob(self, name: str, value: object) -> GenerationRequest:
         """The same but for this."""
         return replace(self, knobs={**self.knobs, name: value})
 
@@ -37,7 +37,7 @@ class Generator:
         self._timeout_s = timeout_s
 
     async def events(
-        self, wanted: Wanted, request_id: str, preview_steps: int | None = None
+        self, wanted: GenerationRequest, request_id: str, preview_steps: int | None = None
     ) -> AsyncGenerator[Event, None]:
         """Progress, then the variations. Closing it ends the work at Triton.
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from flux_gateway.conversions import converted
-from flux_gateway.desk import Gone
 from flux_gateway.form_fields import form_fields
+from flux_gateway.generation_service import ClientDisconnected
 from flux_gateway.parsing import json_fields, multipart_items, urlencoded_items
 from flux_gateway.refusals import Refusal
 
@@ -38,7 +38,7 @@ async def read(request: Request, schema: type[_Schema]) -> _Schema:
             body = await _whole(request)
             return await converted(len(body), lambda: checked(schema, dict(form_fields(urlencoded_items(body)))))
     except ClientDisconnect:
-        raise Gone() from None
+        raise ClientDisconnected() from None
     raise Refusal(415, f"Content-Type {kind or '(none)'!r}, expected application/json or multipart/form-data")
 
 

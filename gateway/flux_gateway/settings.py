@@ -13,7 +13,7 @@ from flux_contract import limits
 from flux_contract.environment import LORA_VARIABLE, shown
 from flux_contract.errors import CannotStart
 from flux_gateway.bodies import COPIES
-from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
+from flux_gateway.generation_service import ANSWER_BYTES_PER_PIXEL
 from flux_gateway.hosts import is_address, parsed_origin
 from flux_gateway.proxies import Networks
 from flux_gateway.results import ResultLimits

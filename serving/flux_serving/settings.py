@@ -205,7 +205,7 @@ class ModelSettings:
         for name in given:
             if name not in known and name not in _TRITONS_OWN:
                 raise CannotStart(f"{model.name}: unknown parameter {name}, expected {', '.join(known) or 'none'}")
-        read = _Reader(model.name, known | given)
+        read = _ParameterReader(model.name, known | given)
         return cls(
             dtype=read.choice("DTYPE", DTYPES, cls.dtype),
             max_waiting=read.count("MAX_WAITING", cls.max_waiting),
@@ -221,7 +221,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _ParameterReader:
     """Parameters of one model by name; one that the model doesn't have is its default."""
 
     model: str

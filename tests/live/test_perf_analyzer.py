@@ -14,7 +14,7 @@ from flux_tools.perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc
 from flux_tools.perf.cases import BASE, GRPC, SEEN, Case, Data
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.options import FEWEST_PICTURES
-from flux_tools.perf.runs import Runner
+from flux_tools.perf.runs import PerfRunner
 from flux_tools.perf.servers import NoServer, Server, check
 
 pytestmark = pytest.mark.live
@@ -34,7 +34,7 @@ def perf_analyzer() -> Binary:
 
 
 @pytest.fixture
-def runner(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> Runner:
+def runner(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> PerfRunner:
     return runner_of(perf_analyzer, demo_server, tmp_path, Work(side=64, steps=2))
 
 
@@ -43,11 +43,11 @@ def server_of(server: TritonServer) -> Server:
     return Server(server.grpc_url, server.http_url, metrics, adapter="greyscale", key=server.options.api_key)
 
 
-def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> Runner:
-    return Runner(perf_analyzer, server_of(server), folder, FEWEST_PICTURES, work)
+def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> PerfRunner:
+    return PerfRunner(perf_analyzer, server_of(server), folder, FEWEST_PICTURES, work)
 
 
-def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: Runner, tmp_path: Path) -> None:
+def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: PerfRunner, tmp_path: Path) -> None:
     measured = runner.measure(replace(GRPC, concurrency=4))
     assert measured.error == ""
     assert measured.summary is not None
@@ -68,7 +68,7 @@ def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: Runner
 @pytest.mark.parametrize(
     "case", [replace(GRPC, protocol="http", parts=5), replace(GRPC, rate=5.0, parts=5), STREAM, SHARED, BASE]
 )
-def test_every_way_to_ask_is_answered_with_pictures(runner: Runner, case: Case) -> None:
+def test_every_way_to_ask_is_answered_with_pictures(runner: PerfRunner, case: Case) -> None:
     measured = runner.measure(case)
     assert (measured.error, measured.failed) == ("", 0)
     assert measured.summary is not None
@@ -85,7 +85,7 @@ def test_what_the_server_refuses_is_told(perf_analyzer: Binary, demo_server: Tri
 
 
 def test_contexts_as_large_as_flux1s_are_few_and_are_not_exported(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: PerfRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (entry,) = inputs.of_contexts(1, "x", Work(side=64, steps=2), runner.server.grpc)
     monkeypatch.setattr(inputs, "LARGEST_FILE", 3 * inputs.size_of(entry))

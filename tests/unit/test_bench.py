@@ -16,22 +16,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from flux_tools.bench import figures, load, memory_report, pictures, report
-from flux_tools.bench.engine_metrics import SHARES, Share, growth, parse_counters, rows_per_step, share_of
-from flux_tools.bench.memory_report import Loaded, Part
+from flux_tools.bench.engine_metrics import SHARES, StepShare, growth, parse_counters, rows_per_step, share_of
+from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.perf_input import request
 from flux_tools.bench.plan import (
     MODES,
     WORKLOADS,
-    Kind,
-    Wish,
+    ImageOptions,
     Workload,
+    WorkloadKind,
     poisson_arrivals_s,
     respelled,
     rotated,
     warm_up,
 )
 from flux_tools.bench.processes import model_in, resident_in
-from flux_tools.bench.results import Ceiling, Cell, Fairness, Outcome, Results, merged
+from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, RequestOutcome, merged
 from flux_tools.bench.storages import bytes_in, bytes_of
 from flux_tools.documents import replaced, table
 
@@ -44,7 +44,7 @@ def cell(
     """One client after the other."""
     ends = np.cumsum(latencies_s).tolist()
     outcomes = tuple(
-        Outcome(index, end - taken, end, difference=1)
+        RequestOutcome(index, end - taken, end, difference=1)
         for index, (end, taken) in enumerate(zip(ends, latencies_s, strict=True))
     )
     rate = 0.5 if mode == "open" else None
@@ -84,7 +84,7 @@ def test_the_other_workloads_are_redux() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 8, 16])
 def test_every_client_asks_equally_often(concurrency: int) -> None:
-    workload = Workload("w", (Kind(64, 4), Kind(256, 4)), (1,), requests=12, requests_per_client=3)
+    workload = Workload("w", (WorkloadKind(64, 4), WorkloadKind(256, 4)), (1,), requests=12, requests_per_client=3)
     count = workload.count(concurrency)
     assert count >= max(12, 3 * concurrency)
     assert count % concurrency == count % 2 == 0
@@ -143,14 +143,14 @@ def test_perf_analyzer_gets_the_length_before_the_bytes() -> None:
     assert entry["NUM_INFERENCE_STEPS"] == {"content": [20], "shape": [1]}
 
 
-def wishes(count: int) -> list[Wish]:
-    return [Wish(index, 64, 4, 1000 + index) for index in range(count)]
+def wishes(count: int) -> list[ImageOptions]:
+    return [ImageOptions(index, 64, 4, 1000 + index) for index in range(count)]
 
 
 def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
     running, most, counting = 0, 0, threading.Lock()
 
-    def caller(_picture: bytes, _wish: Wish) -> bytes:
+    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
         nonlocal running, most
         with counting:
             running += 1
@@ -166,7 +166,7 @@ def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> N
 
 
 def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
-    def caller(_picture: bytes, _wish: Wish) -> bytes:
+    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
         time.sleep(0.01)
         return b"picture"
 
@@ -181,7 +181,7 @@ def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
 def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
     one_at_a_time = threading.Lock()
 
-    def caller(_picture: bytes, _wish: Wish) -> bytes:
+    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
         with one_at_a_time:
             time.sleep(0.1)
         return b"picture"
@@ -194,7 +194,7 @@ def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
 
 
 def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
-    def caller(_picture: bytes, wish: Wish) -> bytes:
+    def caller(_picture: bytes, wish: ImageOptions) -> bytes:
         if wish.index == 1:
             raise TimeoutError("too slow")
         return b"picture"
@@ -204,9 +204,9 @@ def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
 
 
 def test_runs_are_merged_and_their_rounds_numbered_on() -> None:
-    def part(workload: str, rounds: int) -> Results:
+    def part(workload: str, rounds: int) -> BenchResults:
         cells = [cell("loop", 1.0, round=number, workload=workload) for number in range(1, rounds + 1)]
-        return Results({}, {}, {"workloads": [{"name": workload}]}, cells=cells)
+        return BenchResults({}, {}, {"workloads": [{"name": workload}]}, cells=cells)
 
     whole = merged([part("demo", 1), part("grid512", 2), part("demo", 2)])
     assert [workload["name"] for workload in whole.options["workloads"]] == ["demo", "grid512"]
@@ -221,8 +221,8 @@ def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray((expected + 2).astype(np.uint8)).save(buffer, "PNG")
 
-    def compared(data: bytes, index: int = 0) -> Outcome:
-        return load.compared(load.Answer(Outcome(index, 0.0, 1.0), data), tmp_path)
+    def compared(data: bytes, index: int = 0) -> RequestOutcome:
+        return load.compared(load.Answer(RequestOutcome(index, 0.0, 1.0), data), tmp_path)
 
     assert compared(buffer.getvalue()).difference == 2
     assert compared(buffer.getvalue(), index=9).difference is None
@@ -232,12 +232,12 @@ def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
 def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
     one_at_a_time = threading.Lock()
 
-    def caller(_picture: bytes, wish: Wish) -> bytes:
+    def caller(_picture: bytes, wish: ImageOptions) -> bytes:
         with one_at_a_time:
             time.sleep(0.01 * wish.steps)
         return b""
 
-    orders = [Wish(0, 64, 50, 0), *(Wish(index, 64, 1, 0) for index in range(1, 5))]
+    orders = [ImageOptions(0, 64, 50, 0), *(ImageOptions(index, 64, 1, 0) for index in range(1, 5))]
     found = load.short_beside_long(caller, orders, [b""] * 5)
     assert found["errors"] == []
     assert found["solo_s"] == pytest.approx(0.01, abs=0.02)
@@ -275,13 +275,13 @@ def test_a_loop_counts_at_every_concurrency() -> None:
 
 def test_failures_count_neither_as_images_nor_as_latencies() -> None:
     good = cell("fastapi", 1.0, 1.0)
-    bad = Cell(1, "demo", "fastapi", "closed", 1, None, (*good.outcomes, Outcome(2, 2.0, 4.0, "HTTP 500")))
+    bad = Cell(1, "demo", "fastapi", "closed", 1, None, (*good.outcomes, RequestOutcome(2, 2.0, 4.0, "HTTP 500")))
     assert bad.images_per_s == pytest.approx(0.5)
     times = figures.latency([bad])
     assert times is not None
     assert (times.p50_s, times.p99_s, times.failed, times.asked) == (1.0, 1.0, 1, 3)
     assert figures.agreement([bad]) == figures.Agreement(compared=2, worst=1, failed=1, asked=3)
-    nothing = Cell(1, "demo", "fastapi", "closed", 1, None, (Outcome(0, 0.0, 1.0, "HTTP 500"),))
+    nothing = Cell(1, "demo", "fastapi", "closed", 1, None, (RequestOutcome(0, 0.0, 1.0, "HTTP 500"),))
     assert figures.latency([nothing]) is None
 
 
@@ -300,12 +300,12 @@ def test_counters_of_all_instances_are_added_up_and_missing_ones_are_told() -> N
     forward, encode = SHARES[0], next(share for share in SHARES if share.model == "image_encode")
     assert share_of(metrics, forward, wall_s=12.0) == "50 %"
     assert share_of(metrics, encode, wall_s=10.0) == "20 %"
-    assert share_of(metrics, Share("", "flux_unknown"), wall_s=10.0) == "not published"
+    assert share_of(metrics, StepShare("", "flux_unknown"), wall_s=10.0) == "not published"
     assert rows_per_step(metrics) == "7.5"
     assert rows_per_step({}) == "not published"
 
 
-def some_results() -> Results:
+def some_results() -> BenchResults:
     options = {
         "workloads": [{"name": "demo", "kinds": [[64, 20]], "concurrency": [1, 4]}],
         "rounds": 2,
@@ -313,7 +313,7 @@ def some_results() -> Results:
         "long_steps": 50,
         "short_steps": 4,
     }
-    results = Results({"CPU cores": "2"}, {"torch": "2.13.0"}, options)
+    results = BenchResults({"CPU cores": "2"}, {"torch": "2.13.0"}, options)
     for number in (1, 2):
         results.cells += [cell("loop", 1.0, 1.0, round=number)]
         for clients in (1, 4):
@@ -345,7 +345,7 @@ def test_the_tables_say_what_was_measured() -> None:
 
 
 def test_a_workload_is_described_by_its_modes() -> None:
-    assert report.kinds([[64, 20]]) == report.kinds([Kind(64, 20)]) == "64x64 with 20 steps"
+    assert report.kinds([[64, 20]]) == report.kinds([WorkloadKind(64, 20)]) == "64x64 with 20 steps"
     assert report.kinds([[64, 4], [256, 4]]) == "64x64 with 4 steps; 256x256 with 4 steps"
     text = report.kinds([[64, 4, "redux"], [64, 4, "canny"], [256, 50, "canny"]])
     assert text.startswith("redux 64x64 with 4 steps; canny 64x64 with 4 steps, 256x256 with 50 steps. ")
@@ -355,7 +355,7 @@ def test_a_workload_is_described_by_its_modes() -> None:
 def test_results_survive_their_file(tmp_path: Path) -> None:
     results = some_results()
     results.save(tmp_path / "bench.json")
-    assert Results.load(tmp_path / "bench.json") == results
+    assert BenchResults.load(tmp_path / "bench.json") == results
 
 
 def test_the_page_has_a_place_for_every_table() -> None:
@@ -403,8 +403,8 @@ def test_a_process_is_known_by_its_model() -> None:
 
 
 def some_memory() -> dict[str, str]:
-    demo = [Part("flux_prior_redux", "T5", 73_100_000), Part("flux_base", "transformer", 24_500_000)]
-    dev = [Part("flux_prior_redux", "T5", 9_520_000_000), Part("flux_base", "transformer", 23_800_000_000)]
+    demo = [MemoryPart("flux_prior_redux", "T5", 73_100_000), MemoryPart("flux_base", "transformer", 24_500_000)]
+    dev = [MemoryPart("flux_prior_redux", "T5", 9_520_000_000), MemoryPart("flux_base", "transformer", 23_800_000_000)]
     resident = {"flux_base": [520_000_000], "image_encode": [46_000_000, 47_000_000]}
     return memory_report.sections(demo, dev, [Loaded("flux_base", 54_100_000, 54_000_000)], resident)
 

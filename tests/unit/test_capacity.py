@@ -20,7 +20,7 @@ from flux_tools.simulation.capacity import (
     section,
 )
 from flux_tools.simulation.machine import H100_EAGER, H100_FP8
-from flux_tools.simulation.policies import Steps
+from flux_tools.simulation.policies import StepBatching
 from flux_tools.simulation.report import with_section
 from flux_tools.simulation.study import H100, PROMISES, Site
 
@@ -34,8 +34,8 @@ def rows() -> list[dict[str, Any]]:
 
 def test_a_run_on_the_eager_machine_tells_what_one_on_a_faster_machine_would() -> None:
     eager, fast = Site(H100_EAGER, gpus=2), Site(H100_FP8, gpus=2)
-    told = asdict(eager.run(Steps, 0.9 * eager.capacity(), 500).slowed(H100_FP8.overhead / H100_EAGER.overhead))
-    ran = asdict(fast.run(Steps, 0.9 * fast.capacity(), 500))
+    told = asdict(eager.run(StepBatching, 0.9 * eager.capacity(), 500).slowed(H100_FP8.overhead / H100_EAGER.overhead))
+    ran = asdict(fast.run(StepBatching, 0.9 * fast.capacity(), 500))
     # Of what takes less than 2 s alone, which is not the same on both.
     del told["p99_slowdown_short"], ran["p99_slowdown_short"]
     assert told == pytest.approx(ran)
@@ -45,7 +45,7 @@ def test_a_safe_load_keeps_every_promise_and_one_percent_more_does_not(rows: lis
     row = next(row for row in rows if row["gpus"] == 1 and row["machine"] == H100_EAGER.name)
 
     def kept(load: float) -> bool:
-        merit = H100.run(Steps, load * H100.capacity(), 150)
+        merit = H100.run(StepBatching, load * H100.capacity(), 150)
         return merit.refused_share <= 0.01 and all(promise(merit) for promise in PROMISES.values())
 
     assert kept(row["load"])

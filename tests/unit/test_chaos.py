@@ -22,8 +22,8 @@ from flux_serving.network.lora import Adapter, summed
 from flux_serving.network.projections import LowRank
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Denoising
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Picture, Sampler
+from flux_serving.sampling.sampler import GeneratedImage, Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
@@ -39,7 +39,7 @@ class Wish:
     """A picture, and what stock diffusers gives for it. lora: whether by the adapted transformer."""
 
     parameters: SamplingParameters
-    material: Material
+    sampler_inputs: SamplerInputs
     expected: np.ndarray
     lora: bool = False
 
@@ -90,12 +90,12 @@ def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Ad
         given = Context(tokens, weights, pooled, spans, pooled_span)
         is_adapted = choice.random() < 0.3
         expected = stock_latents(merged if is_adapted else tiny_flux, parameters, given)
-        made.append(Wish(parameters, Material(given), expected.numpy(), is_adapted))
+        made.append(Wish(parameters, SamplerInputs(given), expected.numpy(), is_adapted))
     for seed in range(40, 80):
         made.append(edited(tiny_flux, controlnet, choice, seed))
     for seed in range(80, 84):
         parameters, given = of_size(8, 8, steps=choice.randint(2, 5), seed=seed), context(seed, 600)
-        made.append(Wish(parameters, Material(given), stock_latents(tiny_flux, parameters, given).numpy()))
+        made.append(Wish(parameters, SamplerInputs(given), stock_latents(tiny_flux, parameters, given).numpy()))
     return made
 
 
@@ -104,21 +104,21 @@ def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.R
     height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
     steps, mode = choice.randint(2, 9), choice.choice(["img2img", "cfg", "control", "both"])
     parameters = of_size(height, width, steps, seed)
-    material = Material(context(seed, choice.randint(1, 6)))
+    sampler_inputs = SamplerInputs(context(seed, choice.randint(1, 6)))
     if mode == "img2img":
         # Of the strengths at which diffusers, too, leaves out the first step.
         parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
-        material = replace(material, source_latents=latents(seed, parameters))
-        return Wish(parameters, material, stock_img2img(flux, parameters, material).numpy())
+        sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters))
+        return Wish(parameters, sampler_inputs, stock_img2img(flux, parameters, sampler_inputs).numpy())
     if mode in ("cfg", "both"):
         parameters = replace(parameters, true_cfg_scale=choice.choice([1.3, 2.5]))
-        material = replace(material, negative=context(seed + 1000, len(material.context.tokens)))
+        sampler_inputs = replace(sampler_inputs, negative=context(seed + 1000, len(sampler_inputs.context.tokens)))
     if mode == "cfg":
-        return Wish(parameters, material, stock_cfg(flux, parameters, material).numpy())
+        return Wish(parameters, sampler_inputs, stock_cfg(flux, parameters, sampler_inputs).numpy())
     start, end = sorted(choice.sample(range(5), 2))
     parameters = replace(parameters, control_scale=choice.choice([0.5, 1.0]), control_span=Span(start / 4, end / 4))
-    material = replace(material, control_latents=latents(seed, parameters))
-    return Wish(parameters, material, stock_control(flux, controlnet, parameters, material).numpy())
+    sampler_inputs = replace(sampler_inputs, control_latents=latents(seed, parameters))
+    return Wish(parameters, sampler_inputs, stock_control(flux, controlnet, parameters, sampler_inputs).numpy())
 
 
 def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | None, Span]:
@@ -161,16 +161,16 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
     hold = sampler.transformer.hold
     held = {name: LowRank(hold(addition.down), hold(addition.up)) for name, addition in adapter.items()}
     adapted = sampler.transformer.adapted(summed([(held, 1.0)]))
-    engine: Engine[Denoising, Picture] = Engine(sampler, Scheduler(limits))
-    ended: list[tuple[Wish, Picture | FluxError]] = []
+    engine: Engine[Denoising, GeneratedImage] = Engine(sampler, Scheduler(limits))
+    ended: list[tuple[Wish, GeneratedImage | FluxError]] = []
     done = threading.Semaphore(0)
     chosen = [dice.choice(wishes) for _ in range(dice.randint(1, 14))]
     for wish in chosen:
-        (work,) = sampler.begin(wish.parameters, wish.material, adapted if wish.lora else None)
+        (work,) = sampler.begin(wish.parameters, wish.sampler_inputs, adapted if wish.lora else None)
         first = work.step
         patience = dice.choice([None, None, None, None, 0, 1, 3])
 
-        def finish(outcome: Picture | FluxError, wish: Wish = wish) -> None:
+        def finish(outcome: GeneratedImage | FluxError, wish: Wish = wish) -> None:
             ended.append((wish, outcome))
             done.release()
 

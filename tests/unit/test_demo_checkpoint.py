@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from flux_tools.demo import asset
 from flux_tools.demo.architecture import CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH, new_controlnet, new_transformer
-from flux_tools.demo.pictures import Picture, family_of, split
+from flux_tools.demo.pictures import DemoImage, family_of, split
 
 
 @pytest.mark.parametrize("name", [file.name for file in asset.ASSETS])
@@ -85,9 +85,9 @@ def test_siblings_by_gender_are_one_family() -> None:
 def test_what_is_drawn_like_a_held_out_picture_is_not_trained_on() -> None:
     blank, other = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64, 3), np.uint8)
     codes = [f"{code:X}" for code in range(0x1F300, 0x1F340)]
-    alone = split([Picture("", code, code, blank) for code in codes])[1]
+    alone = split([DemoImage("", code, code, blank) for code in codes])[1]
     twin = next(code for code in codes if code not in {picture.code for picture in alone})
-    trained_on, held_out = split([*alone, Picture("", twin, twin, blank), Picture("", twin + "-1", twin, other)])
+    trained_on, held_out = split([*alone, DemoImage("", twin, twin, blank), DemoImage("", twin + "-1", twin, other)])
     assert [picture.code for picture in trained_on] == [twin + "-1"]
     assert len(held_out) == len(alone)
 
@@ -95,7 +95,7 @@ def test_what_is_drawn_like_a_held_out_picture_is_not_trained_on() -> None:
 def test_no_family_is_both_trained_on_and_held_out() -> None:
     codes = [f"{person}-200D-{thing:X}" for thing in range(0x1F300, 0x1F500) for person in ("1F468", "1F469")]
     pictures = [np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8) for index in range(len(codes))]
-    trained_on, held_out = split([Picture("", c, family_of(c), rgb) for c, rgb in zip(codes, pictures, strict=True)])
+    trained_on, held_out = split([DemoImage("", c, family_of(c), rgb) for c, rgb in zip(codes, pictures, strict=True)])
     assert trained_on
     assert held_out
     assert not {p.family for p in trained_on} & {p.family for p in held_out}

@@ -11,13 +11,13 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from flux_tools.demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS, new_controlnet, new_transformer
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.augmentation import remixed
 from flux_tools.training.captions import captions
 from flux_tools.training.examples import GRIDS, NATIVE, Example, Examples, Redraw, placed
 from flux_tools.training.following import canny, f1
 from flux_tools.training.lora import adapt, greyscale
-from flux_tools.training.networks import Control, Flow
+from flux_tools.training.networks import Flow, TrainedControlNet
 from flux_tools.training.progress import descend
 from flux_tools.training.text import Teller
 from flux_tools.training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
@@ -26,10 +26,10 @@ STEPS = 300
 GUIDANCE = (1.0, 5.0)
 
 
-def coloured(index: int) -> Picture:
+def coloured(index: int) -> DemoImage:
     rgb = np.full((64, 64, 3), 255, np.uint8)
     rgb[16:48, 16:48] = (index * 40, 0, 255 - index * 40)
-    return Picture(f"square {index}", str(index), str(index), rgb, (), "even" if index % 2 == 0 else "odd")
+    return DemoImage(f"square {index}", str(index), str(index), rgb, (), "even" if index % 2 == 0 else "odd")
 
 
 PICTURES = [coloured(index) for index in range(6)]
@@ -207,7 +207,7 @@ def test_f1_counts_edges_within_a_distance() -> None:
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
 def test_a_controlnet_starts_by_adding_nothing(flow: Flow) -> None:
-    control = Control()
+    control = TrainedControlNet()
     control.start_from(flow.transformer)
     condition = flow.condition(None, torch.zeros(2), ["square 1", ""])
     given = (torch.randn(2, 16, 64), condition, torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0]), *NATIVE)
@@ -220,7 +220,7 @@ def test_a_controlnet_starts_by_adding_nothing(flow: Flow) -> None:
 def test_a_step_of_the_controlnet_is_one_of_the_stock_network(flow: Flow) -> None:
     """Which has no weights: with 512 tokens of text."""
     torch.manual_seed(0)
-    control = Control().eval()
+    control = TrainedControlNet().eval()
     for weight in control.parameters():
         torch.nn.init.normal_(weight, std=0.05)
     noisy, shown = torch.randn(1, 16, 64), torch.randn(1, 16, 64)

@@ -11,8 +11,8 @@ from flux_contract.errors import InvalidRequest
 from flux_serving.conditioning.context import ALWAYS, Context, Span
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Batch, Denoising
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from stock import stock_latents
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH
@@ -40,7 +40,7 @@ def test_a_picture_is_the_one_that_diffusers_gives(
     context = random_context(1, 9)
     context = Context(context.tokens, torch.tensor([40.0, *[1.0] * 8]), context.pooled)
     sampler = Sampler(tiny_base, attention)
-    (work,) = sampler.begin(wanted, Material(context))
+    (work,) = sampler.begin(wanted, SamplerInputs(context))
     for _ in range(5):
         sampler.step([work])
     assert (work.latents.cpu() - stock_latents(tiny_flux, wanted, context)).abs().max() < 1e-5
@@ -55,7 +55,7 @@ def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
     contexts = [random_context(seed, tokens) for seed, tokens, _, _ in sorts]
     sampler = Sampler(tiny_base)
     first, second, third = (
-        sampler.begin(one, Material(context))[0] for one, context in zip(wanted, contexts, strict=True)
+        sampler.begin(one, SamplerInputs(context))[0] for one, context in zip(wanted, contexts, strict=True)
     )
     sampler.step([first])
     for _ in range(3):
@@ -84,7 +84,7 @@ def test_tokens_come_and_go_while_others_share_the_steps(
         (parameters(3, 3, 1.0), spanned(3, [(0, 1), (0.5, 1), (0.4, 0.45)], Span(0.75, 1.0))),
     ]
     sampler = Sampler(tiny_base, attention)
-    works = [sampler.begin(wanted, Material(context))[0] for wanted, context in sorts]
+    works = [sampler.begin(wanted, SamplerInputs(context))[0] for wanted, context in sorts]
     sampler.step(works[:1])
     for _ in range(3):
         sampler.step(works)
@@ -113,7 +113,7 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
     sampler = Sampler(tiny_base)
     pictures = []
     for context in (plain, always):
-        (work,) = sampler.begin(parameters(1, 3, 1.0), Material(context))
+        (work,) = sampler.begin(parameters(1, 3, 1.0), SamplerInputs(context))
         for _ in range(3):
             sampler.step([work])
         pictures.append(work.latents)
@@ -123,12 +123,12 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
 def test_a_picture_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
     nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
-        Sampler(tiny_base).begin(parameters(1, 4, 1.0), Material(nothing))
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(nothing))
 
 
 def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, at least one token must be there"):
-        Sampler(tiny_base).begin(parameters(1, 4, 1.0), Material(spanned(1, [(0, 0.5), (0.75, 1)])))
+        Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(spanned(1, [(0, 0.5), (0.75, 1)])))
 
 
 @pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
@@ -136,18 +136,18 @@ def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: 
     """At the end of a phase, and in the middle of another."""
     sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
-    works = sampler.begin(whole, Material(context))
+    works = sampler.begin(whole, SamplerInputs(context))
     for _ in range(6):
         sampler.step(works)
     first = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=2)
-    begun = sampler.begin(first, Material(context), is_decoded=False)
+    begun = sampler.begin(first, SamplerInputs(context), is_decoded=False)
     for _ in range(2):
         sampler.step(begun)
     halves = sampler.results(begun)
     assert [half.rgb for half in halves] == [None, None]
     second = SamplingParameters(4, 6, 6, 2.0, (8, 9), first_step=2, end_step=6)
     resumed = Sampler(tiny_base).begin(
-        second, Material(context, initial_latents=np.stack([half.latents for half in halves]))
+        second, SamplerInputs(context, initial_latents=np.stack([half.latents for half in halves]))
     )
     for _ in range(4):
         sampler.step(resumed)
@@ -157,8 +157,8 @@ def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: 
 
 def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
-    good, bad = (sampler.begin(parameters(seed, 4, 1.0), Material(random_context(seed, 3)))[0] for seed in (1, 2))
-    (alone,) = sampler.begin(parameters(1, 4, 1.0), Material(random_context(1, 3)))
+    good, bad = (sampler.begin(parameters(seed, 4, 1.0), SamplerInputs(random_context(seed, 3)))[0] for seed in (1, 2))
+    (alone,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
     bad.steering.condition.changes  # noqa: B018
     bad.latents[0, 0] = float("nan")
     failures = sampler.step([good, bad])
@@ -170,7 +170,7 @@ def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_
 
 def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(tiny_base)
-    (work,) = sampler.begin(parameters(1, 4, 1.0), Material(random_context(1, 3)))
+    (work,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
     before = work.latents.clone()
 
     def fail(self: Batch) -> list[bool]:
@@ -188,7 +188,7 @@ def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: py
 
 def test_after_the_last_step_the_estimate_is_the_picture(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
-    (work,) = sampler.begin(parameters(1, 3, 1.0), Material(random_context(1, 3)))
+    (work,) = sampler.begin(parameters(1, 3, 1.0), SamplerInputs(random_context(1, 3)))
     noisy: Denoising = work
     assert torch.equal(noisy.estimate, noisy.latents)
     for _ in range(3):

@@ -11,7 +11,7 @@ from flux_contract.errors import Cancelled, FluxError, GenerationFailed, Overloa
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.scheduler import Limits, Load, Scheduler
+from flux_serving.scheduling.scheduler import EngineLoad, Limits, Scheduler
 
 
 class Letters:
@@ -222,9 +222,9 @@ def test_a_caller_knows_that_its_jobs_are_accepted_before_they_take_a_step() -> 
 def test_the_load_is_told_before_the_first_step_is_over() -> None:
     class Told(Observer):
         def __init__(self) -> None:
-            self.loads: list[Load] = []
+            self.loads: list[EngineLoad] = []
 
-        def queued(self, load: Load) -> None:
+        def queued(self, load: EngineLoad) -> None:
             self.loads.append(load)
 
     runner, answers, told = Letters(), Answers(1), Told()

@@ -27,7 +27,7 @@ from conftest import DEMO  # noqa: E402
 from faults import Injector, Place  # noqa: E402
 from flux_contract.models import MODELS  # noqa: E402
 from flux_serving.backend import health, instance, work_sharing  # noqa: E402
-from flux_serving.backend.progress_channel import Progress, ProgressFolder  # noqa: E402
+from flux_serving.backend.progress_channel import ProgressFolder, ProgressMessage  # noqa: E402
 from pictures import drawn_picture, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
@@ -246,7 +246,7 @@ def test_a_fault_at_any_call_of_flux_stream_is_one_answer(lab: Lab, name: str) -
     def made(call: Any) -> Any:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in call.given["inputs"]}
         sender = lab.progress_folder.connect(inputs["PROGRESS_ADDRESS"][0, 0].decode())
-        sender.send(Progress(0, 1, 2))
+        sender.send(ProgressMessage(0, 1, 2))
         sender.close()
         if name in ("failing", "stopping"):
             words = "flux_base: no (INVALID_ARG)" if name == "failing" else "Server not ready"

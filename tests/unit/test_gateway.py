@@ -24,7 +24,7 @@ from flux_client.fake import AsyncFakeTransport
 from flux_contract.errors import CannotStart, FluxError
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
-from flux_gateway.desk import Gone, while_there
+from flux_gateway.generation_service import ClientDisconnected, while_there
 from flux_gateway.genserve.schema import MODES
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
@@ -263,7 +263,7 @@ def test_who_hangs_up_ends_the_work() -> None:
             raise
 
     async def run() -> None:
-        with pytest.raises(Gone):
+        with pytest.raises(ClientDisconnected):
             await while_there(HungUp(), work())  # type: ignore[arg-type]
 
     asyncio.run(run())

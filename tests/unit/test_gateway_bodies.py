@@ -27,7 +27,7 @@ from flux_gateway.app import make_app
 from flux_gateway.bodies import COPIES
 from flux_gateway.connections import bounded_protocol
 from flux_gateway.conversions import INLINE_BYTES
-from flux_gateway.desk import ANSWER_BYTES_PER_PIXEL
+from flux_gateway.generation_service import ANSWER_BYTES_PER_PIXEL
 from flux_gateway.keys import Caller, new_key
 from flux_gateway.parsing import PARSING_COPIES
 from flux_gateway.refusals import Refusal

@@ -17,7 +17,7 @@ from PIL import Image
 from asking import Endless, gateway
 from flux_client import GenerationFailed, Overloaded, Progress
 from flux_client.fake import AsyncFakeTransport
-from flux_gateway.jobs.job import Job
+from flux_gateway.jobs.job import GenerationJob
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import new_key
 from flux_gateway.results import ResultStore
@@ -155,7 +155,7 @@ def test_a_job_that_breaks_says_why_to_those_who_watch_and_to_those_who_ask() ->
             raise GenerationFailed("no luck")
             yield
 
-        job = Job("a", "redux", 1)
+        job = GenerationJob("a", "redux", 1)
         results = ResultStore(Settings().result_limits)
         (room,) = results.reserve("ann", 1, 1000)
         JobRunner(results).start(job, room, Progress(0, 0, 4), events())

@@ -14,8 +14,8 @@ from flux_client.fake import AsyncFakeTransport
 from flux_client.fake_server import DEFAULT_SIDE
 from flux_client.request import Request
 from flux_client.transport import Answer
+from flux_gateway.server_monitor import ServerMonitor
 from flux_gateway.settings import Settings
-from flux_gateway.watch import Watch
 
 TEXT = {"prompt": "red apple", "num_inference_steps": 1}
 
@@ -106,17 +106,17 @@ class OfAnotherCheckpoint(AsyncFakeTransport):
 def test_the_checkpoints_own_size_is_learned_from_the_server_and_again_after_it_was_away() -> None:
     async def run() -> None:
         transport = OfAnotherCheckpoint()
-        watch = Watch(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
-        assert watch.native_side == 1024
-        await watch.look()
-        assert watch.native_side == 1024
-        await watch.look()
-        assert watch.native_side == 32
+        monitor = ServerMonitor(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
+        assert monitor.native_side == 1024
+        await monitor.look()
+        assert monitor.native_side == 1024
+        await monitor.look()
+        assert monitor.native_side == 32
         transport.side, transport.fake.ready = 48, False
         for _ in range(3):
-            await watch.look()
+            await monitor.look()
         transport.fake.ready = True
-        await watch.look()
-        assert watch.native_side == 48
+        await monitor.look()
+        assert monitor.native_side == 48
 
     asyncio.run(run())

@@ -28,7 +28,7 @@ from flux_contract.errors import CannotStart, InvalidRequest  # noqa: E402
 from flux_contract.handed import JOBS, QUERY, ROOM  # noqa: E402
 from flux_contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
 from flux_gateway.genserve.routes import UNKNOWN_GPU, gpu_of  # noqa: E402
-from flux_gateway.watch import Watch  # noqa: E402
+from flux_gateway.server_monitor import ServerMonitor  # noqa: E402
 from flux_serving.backend import instance  # noqa: E402
 from flux_serving.backend.instance import Instance  # noqa: E402
 from flux_serving.network.weights import open_device  # noqa: E402
@@ -154,11 +154,11 @@ OUTPUTS = {
 NONE = {name: array[:, :0] for name, array in OUTPUTS.items()}
 
 
-def seen_by_the_gateway(transport: AsyncFakeTransport) -> Watch:
+def seen_by_the_gateway(transport: AsyncFakeTransport) -> ServerMonitor:
     """After one look."""
-    watch = Watch(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
-    asyncio.run(watch.look())
-    return watch
+    monitor = ServerMonitor(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
+    asyncio.run(monitor.look())
+    return monitor
 
 
 def test_a_client_is_told_the_work_of_each_instance() -> None:
@@ -236,17 +236,17 @@ def test_status_lists_the_instances_as_the_last_look_found_them() -> None:
     ],
 )
 def test_where_instances_are_unknown_the_gateway_serves_and_lists_none(transport: Any) -> None:
-    watch = seen_by_the_gateway(transport())
-    assert (watch.reason, watch.instances) == (None, [])
+    monitor = seen_by_the_gateway(transport())
+    assert (monitor.reason, monitor.instances) == (None, [])
 
 
 def test_instances_of_a_server_that_is_away_are_forgotten() -> None:
     transport = AsyncTold(OUTPUTS)
-    watch = seen_by_the_gateway(transport)
-    assert len(watch.instances) == 2
+    monitor = seen_by_the_gateway(transport)
+    assert len(monitor.instances) == 2
     transport.fake.ready = False
-    asyncio.run(watch.look())
-    assert watch.instances == []
+    asyncio.run(monitor.look())
+    assert monitor.instances == []
 
 
 def image_with(recipe: object, image_format: str = "PNG") -> Variation:

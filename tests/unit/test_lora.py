@@ -16,8 +16,8 @@ from flux_contract.errors import InvalidRequest
 from flux_serving.conditioning.context import Context
 from flux_serving.network.lora import read_adapter, summed
 from flux_serving.network.transformer import Transformer
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from stock import embeddings, run
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_flux, weights_of
@@ -44,10 +44,10 @@ LAYERS = (
 PARAMETERS = SamplingParameters(4, 6, 5, 2.0, (3,), first_step=0, end_step=5)
 
 
-def material() -> Material:
+def sampler_inputs() -> SamplerInputs:
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(4, CONTEXT_WIDTH, generator=generator)
-    return Material(Context(tokens, torch.ones(4), torch.randn(POOLED_WIDTH, generator=generator)))
+    return SamplerInputs(Context(tokens, torch.ones(4), torch.randn(POOLED_WIDTH, generator=generator)))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def adapter(folder: Path, flux: FluxPipeline, name: str, seed: int, layers: tupl
 
 
 def made(sampler: Sampler, transformer: Transformer | None) -> Tensor:
-    (work,) = sampler.begin(PARAMETERS, material(), transformer)
+    (work,) = sampler.begin(PARAMETERS, sampler_inputs(), transformer)
     for _ in range(work.steps_left):
         sampler.step([work])
     return work.latents.cpu()
@@ -84,7 +84,7 @@ def stock_latents(flux: FluxPipeline, scales: dict[Path, float]) -> Tensor:
         for file in scales:
             flux.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=file.stem)
         flux.set_adapters([file.stem for file in scales], list(scales.values()))
-        latents = run(flux, PARAMETERS, **embeddings(material().context))
+        latents = run(flux, PARAMETERS, **embeddings(sampler_inputs().context))
         flux.unload_lora_weights()
     return latents
 
@@ -115,14 +115,14 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tm
     read = [read_adapter(adapter(tmp_path, flux, str(i), seed=i), sampler.transformer) for i in range(3)]
     adapted = [sampler.transformer.adapted(summed([(one, 1.0)])) for one in read]
     first = [made(sampler, one) for one in adapted]
-    works = [sampler.begin(PARAMETERS, material(), one)[0] for one in (*adapted, None)]
+    works = [sampler.begin(PARAMETERS, sampler_inputs(), one)[0] for one in (*adapted, None)]
     for swap in range(1000):
         work = works[swap % 4]
         sampler.step([work])
         if not work.steps_left:
             index = swap % 4
             assert torch.equal(work.latents.cpu(), first[index] if index < 3 else plain)
-            works[index] = sampler.begin(PARAMETERS, material(), adapted[index] if index < 3 else None)[0]
+            works[index] = sampler.begin(PARAMETERS, sampler_inputs(), adapted[index] if index < 3 else None)[0]
     assert digest() == before
     assert torch.equal(made(sampler, None), plain)
 
@@ -132,7 +132,9 @@ def test_pictures_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> Non
     sampler = Sampler(weights_of(flux))
     read = read_adapter(adapter(tmp_path, flux, "one", seed=1), sampler.transformer)
     one, other = (sampler.transformer.adapted(summed([(read, 1.0)])) for _ in range(2))
-    groups = [sampler.begin(PARAMETERS, material(), transformer)[0].group for transformer in (None, one, one, other)]
+    groups = [
+        sampler.begin(PARAMETERS, sampler_inputs(), transformer)[0].group for transformer in (None, one, one, other)
+    ]
     assert groups[1] == groups[2]
     assert len(set(groups)) == 3
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from flux_contract.errors import InvalidRequest
 from flux_serving.network.lora import read_adapter, summed
 from flux_serving.network.transformer import Transformer
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
 from tiny import make_tiny_flux, weights_of
 
 RANK = 4

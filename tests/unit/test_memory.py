@@ -27,8 +27,8 @@ from flux_serving.network.projections import LowRank
 from flux_serving.network.rotary import RotaryTables
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Scheduler
@@ -139,7 +139,7 @@ def test_a_table_larger_than_that_is_kept_alone(tiny_base: BaseWeights) -> None:
 
 def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
-    (work,) = sampler.begin(of_size(4, 6, steps=3, seed=1), Material(context(seed=1, count=5)))
+    (work,) = sampler.begin(of_size(4, 6, steps=3, seed=1), SamplerInputs(context(seed=1, count=5)))
     for _ in range(3):
         sampler.step([work])
     freed = weakref.ref(work)

@@ -15,9 +15,9 @@ from flux_serving.conditioning.context import Span
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
-from flux_serving.sampling.material import Material
 from flux_serving.sampling.noise_schedule import make_schedule
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.sampling.starting import started_at, step_of_strength
 from flux_serving.sampling.steering import control_steps
@@ -38,8 +38,8 @@ def base(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel) -> BaseWeight
     return weights_of(tiny_flux, controlnet)
 
 
-def made(sampler: Sampler, parameters: SamplingParameters, material: Material) -> torch.Tensor:
-    (work,) = sampler.begin(parameters, material)
+def made(sampler: Sampler, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
+    (work,) = sampler.begin(parameters, sampler_inputs)
     for _ in range(work.steps_left):
         sampler.step([work])
     return work.latents.cpu()
@@ -51,9 +51,9 @@ def test_image_to_image_gives_what_diffusers_gives(
     tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, strength: float
 ) -> None:
     parameters = of_size(height, width, strength=strength)
-    material = Material(context(1), source_latents=latents(5, parameters))
-    expected = stock_img2img(tiny_flux, parameters, material)
-    assert (made(Sampler(base), parameters, material) - expected).abs().max() < TOLERANCE
+    sampler_inputs = SamplerInputs(context(1), source_latents=latents(5, parameters))
+    expected = stock_img2img(tiny_flux, parameters, sampler_inputs)
+    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -62,9 +62,9 @@ def test_true_guidance_gives_what_diffusers_gives(
     tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, scale: float
 ) -> None:
     parameters = of_size(height, width, true_cfg_scale=scale)
-    material = Material(context(1), negative=context(2))
-    expected = stock_cfg(tiny_flux, parameters, material)
-    assert (made(Sampler(base), parameters, material) - expected).abs().max() < 3 * TOLERANCE
+    sampler_inputs = SamplerInputs(context(1), negative=context(2))
+    expected = stock_cfg(tiny_flux, parameters, sampler_inputs)
+    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -79,9 +79,9 @@ def test_edge_control_gives_what_diffusers_gives(
     span: tuple[float, float],
 ) -> None:
     parameters = of_size(height, width, control_scale=scale, control_span=Span(*span))
-    material = Material(context(1), control_latents=latents(6, parameters))
-    expected = stock_control(tiny_flux, controlnet, parameters, material)
-    assert (made(Sampler(base), parameters, material) - expected).abs().max() < TOLERANCE
+    sampler_inputs = SamplerInputs(context(1), control_latents=latents(6, parameters))
+    expected = stock_control(tiny_flux, controlnet, parameters, sampler_inputs)
+    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
 
 
 def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
@@ -95,11 +95,11 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
         of_size(4, 6, seed=5),
     )
     sorts = [
-        (control, Material(context(1), control_latents=latents(6, control))),
-        (text, Material(context(2), negative=context(3))),
-        (change, Material(context(4), source_latents=latents(7, change))),
-        (both, Material(context(5), negative=context(6), control_latents=latents(8, both))),
-        (plain, Material(context(7, 2))),
+        (control, SamplerInputs(context(1), control_latents=latents(6, control))),
+        (text, SamplerInputs(context(2), negative=context(3))),
+        (change, SamplerInputs(context(4), source_latents=latents(7, change))),
+        (both, SamplerInputs(context(5), negative=context(6), control_latents=latents(8, both))),
+        (plain, SamplerInputs(context(7, 2))),
     ]
     expected = [
         stock_control(tiny_flux, controlnet, *sorts[0]),
@@ -139,12 +139,12 @@ def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
     sampler = Sampler(base)
     parameters = of_size(4, 6)
     control = {"control_latents": latents(7, parameters)}
-    materials = [
-        (parameters, Material(context(1, 3))),
-        (parameters, Material(context(2, 40), **control)),
-        (replace(parameters, true_cfg_scale=2.0), Material(context(3, 9), context(4, 60), **control)),
+    sampler_inputs = [
+        (parameters, SamplerInputs(context(1, 3))),
+        (parameters, SamplerInputs(context(2, 40), **control)),
+        (replace(parameters, true_cfg_scale=2.0), SamplerInputs(context(3, 9), context(4, 60), **control)),
     ]
-    works = [sampler.begin(*one)[0] for one in materials]
+    works = [sampler.begin(*one)[0] for one in sampler_inputs]
     for batch in (works, works[:1], works[1:2], works[2:], works[:2]):
         expected = sampler.tokens(batch)
         computed.clear()
@@ -160,9 +160,9 @@ def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
 def test_strength_1_is_drawing_from_noise_bit_for_bit(base: BaseWeights) -> None:
     parameters = of_size(4, 6)
     source = latents(5, parameters)
-    drawn = made(Sampler(base), parameters, Material(context(1)))
+    drawn = made(Sampler(base), parameters, SamplerInputs(context(1)))
     for changed in (replace(parameters, strength=1.0), replace(parameters, start_sigma=1.0)):
-        assert torch.equal(made(Sampler(base), changed, Material(context(1), source_latents=source)), drawn)
+        assert torch.equal(made(Sampler(base), changed, SamplerInputs(context(1), source_latents=source)), drawn)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_start_at_a_sigma_of_the_schedule_is_the_strength_that_begins_there(ba
     source = latents(5, parameters)
     sigma = float(make_schedule(base.scheduler_config, 10, 6).sigmas[4])
     by_strength, by_sigma = (
-        made(Sampler(base), replace(parameters, **given), Material(context(1), source_latents=source))
+        made(Sampler(base), replace(parameters, **given), SamplerInputs(context(1), source_latents=source))
         for given in ({"strength": 0.6}, {"start_sigma": sigma})
     )
     assert torch.equal(by_strength, by_sigma)
@@ -222,10 +222,10 @@ def test_control_keeps_the_steps_that_diffusers_keeps(
 def test_control_without_a_controlnet_is_refused(tiny_base: BaseWeights) -> None:
     parameters = of_size(4, 4)
     with pytest.raises(InvalidRequest, match="CONTROL_LATENTS is given, but this server has no ControlNet"):
-        Sampler(tiny_base).begin(parameters, Material(context(1), control_latents=latents(1, parameters)))
+        Sampler(tiny_base).begin(parameters, SamplerInputs(context(1), control_latents=latents(1, parameters)))
 
 
-Change = Callable[[Material], Material]
+Change = Callable[[SamplerInputs], SamplerInputs]
 
 
 @dataclass(frozen=True)
@@ -249,4 +249,4 @@ class Wrong:
 )
 def test_material_that_does_not_fit_is_refused_by_name(base: BaseWeights, wrong: Wrong) -> None:
     with pytest.raises(InvalidRequest, match=wrong.words):
-        Sampler(base).begin(of_size(4, 4), wrong.change(Material(context(1))))
+        Sampler(base).begin(of_size(4, 4), wrong.change(SamplerInputs(context(1))))

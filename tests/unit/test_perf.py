@@ -27,7 +27,7 @@ from flux_tools.perf.counters import Inside, growth, inside, parse_counters
 from flux_tools.perf.export import Summary, percentile, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.options import FEWEST_PICTURES
-from flux_tools.perf.runs import Measured, Results
+from flux_tools.perf.runs import Measured, PerfResults
 from flux_tools.perf.servers import NoServer, Server, check
 
 RECORDED = Path(__file__).resolve().parent / "recorded"
@@ -211,11 +211,11 @@ def test_a_round_without_flux_base_counts_for_nothing() -> None:
 
 
 def test_what_failed_is_told_and_what_is_missing_too() -> None:
-    results = Results({}, [measured(), measured(summary=None, error="exit status 99: no model")])
+    results = PerfResults({}, [measured(), measured(summary=None, error="exit status 99: no model")])
     told = report.sections(results)
     assert told["errors"] == f"- {GRPC.name}, 1 at a time: 30 failed. exit status 99: no model"
     assert "| – |" in told["runs"]
-    assert report.sections(Results({}, [measured()]))["errors"] == "None in 30 requests."
+    assert report.sections(PerfResults({}, [measured()]))["errors"] == "None in 30 requests."
 
 
 def test_the_shares_add_up_to_the_latency() -> None:
@@ -224,9 +224,9 @@ def test_the_shares_add_up_to_the_latency() -> None:
 
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
-    results = Results({"a": "b"}, [measured(summary=None, error="x")], [measured(SEEN.name, 3)])
+    results = PerfResults({"a": "b"}, [measured(summary=None, error="x")], [measured(SEEN.name, 3)])
     results.save(tmp_path / "results.json")
-    assert Results.load(tmp_path / "results.json") == results
+    assert PerfResults.load(tmp_path / "results.json") == results
 
 
 def test_every_way_is_asked_by_one_and_by_four() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from flux_contract import knobs
 from flux_contract.errors import InvalidRequest
 from flux_serving.conditioning.blending import concatenated, summed
-from flux_serving.conditioning.context import ALWAYS, Part, Span, Text
+from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, Span
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import Patches, View, coverage, views
 from flux_serving.conditioning.picture_control import PictureControl, picture_part, spans_in
@@ -29,7 +29,7 @@ def random_tokens(side: int, seed: int = 0) -> Tensor:
     return torch.randn(side * side, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def part_of(control: PictureControl, side: int = 6) -> Part:
+def part_of(control: PictureControl, side: int = 6) -> ContextPart:
     return picture_part([View(Image.new("RGB", (8, 8)))], [random_tokens(side)], control)
 
 
@@ -44,7 +44,7 @@ def control(**changes: object) -> PictureControl:
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0, 4.0])
 def test_strength_is_a_bias_on_the_logits(way: str, strength: float) -> None:
     """softmax(q k / sqrt(d) + log(strength)) v, as ComfyUI's attention bias of StyleModelApply."""
-    (part,) = concatenated([Part(torch.zeros(3, WIDTH), torch.ones(3))], [strength])
+    (part,) = concatenated([ContextPart(torch.zeros(3, WIDTH), torch.ones(3))], [strength])
     weights = torch.cat([torch.ones(2), part.weights])[None]
     query, key, value = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(1))
     bias = torch.tensor([0.0, 0.0, *[math.log(strength)] * 3, 0.0, 0.0, 0.0, 0.0])
@@ -109,8 +109,8 @@ def test_full_detail_changes_no_bit() -> None:
 
 def test_a_sum_is_diffusers_weighted_sum() -> None:
     """prompt_embeds * scale, summed over the pictures; the prompt is there once for each picture."""
-    parts = [Part(random_tokens(3, seed), torch.ones(9)) for seed in (1, 2, 3)]
-    text = Text(torch.randn(4, WIDTH), 1.0, torch.randn(5))
+    parts = [ContextPart(random_tokens(3, seed), torch.ones(9)) for seed in (1, 2, 3)]
+    text = EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
     scales = [0.5, 2.0, 0.25]
     embeds = torch.stack([torch.cat([text.tokens, part.tokens]) for part in parts])
     expected = (embeds * torch.tensor(scales)[:, None, None]).sum(0)
@@ -121,7 +121,7 @@ def test_a_sum_is_diffusers_weighted_sum() -> None:
 
 
 def test_a_sum_of_one_picture_changes_no_bit() -> None:
-    part, text = part_of(PLAIN), Text(torch.randn(4, WIDTH), 1.0, torch.randn(5))
+    part, text = part_of(PLAIN), EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
     (picture,), scaled = summed([part], [1.0], text)
     assert torch.equal(picture.tokens, part.tokens)
     assert torch.equal(scaled.tokens, text.tokens)
@@ -131,7 +131,7 @@ def test_a_sum_of_one_picture_changes_no_bit() -> None:
 def test_what_has_other_tokens_cannot_be_summed(other: PictureControl) -> None:
     parts = [part_of(PLAIN), part_of(other)]
     with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' needs pictures of the same number of tokens"):
-        summed(parts, [1.0, 1.0], Text(torch.zeros(1, WIDTH), 512.0, torch.zeros(2)))
+        summed(parts, [1.0, 1.0], EncodedPrompt(torch.zeros(1, WIDTH), 512.0, torch.zeros(2)))
 
 
 # Masks and framing
@@ -261,7 +261,7 @@ def test_a_square_picture_fits_as_it_is(fit: str) -> None:
 
 
 def test_before_and_after_a_prompt_it_is_as_if_there_were_none() -> None:
-    text = Text(torch.ones(3, WIDTH), 1.0, torch.ones(5))
+    text = EncodedPrompt(torch.ones(3, WIDTH), 1.0, torch.ones(5))
     prompt, before, after = text_parts(text, Span(0.25, 0.5), strength=2.0)
     assert prompt.weights.tolist() == [2.0] * 3
     for part, span in ((before, Span(0, 0.25)), (after, Span(0.5, 1))):

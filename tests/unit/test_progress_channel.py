@@ -17,9 +17,9 @@ from flux_contract.environment import FOLDER_VARIABLE
 from flux_contract.errors import CannotStart, InvalidRequest
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
-    Preview,
-    Progress,
+    PreviewMessage,
     ProgressFolder,
+    ProgressMessage,
     ProgressReceiver,
     ProgressSender,
 )
@@ -41,13 +41,17 @@ def channel(folder: ProgressFolder) -> Iterator[tuple[ProgressReceiver, Progress
     receiver.close()
 
 
-def preview(side: int) -> Preview:
-    return Preview(side, side, os.urandom(3 * side * side))
+def preview(side: int) -> PreviewMessage:
+    return PreviewMessage(side, side, os.urandom(3 * side * side))
 
 
 def test_progress_arrives_as_it_was_sent(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
-    sent = [Progress(0, 0, 20), Progress(3, 7, 20), Progress(0, 1, 20, Preview(2, 1, b"abcdef"))]
+    sent = [
+        ProgressMessage(0, 0, 20),
+        ProgressMessage(3, 7, 20),
+        ProgressMessage(0, 1, 20, PreviewMessage(2, 1, b"abcdef")),
+    ]
     for progress in sent:
         sender.send(progress)
     assert [receiver.receive(1) for _ in sent] == sent
@@ -56,22 +60,22 @@ def test_progress_arrives_as_it_was_sent(channel: tuple[ProgressReceiver, Progre
 
 def test_the_largest_preview_fits_into_a_datagram(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
-    sent = Progress(0, 1, 2, preview(MAX_PREVIEW_SIDE))
+    sent = ProgressMessage(0, 1, 2, preview(MAX_PREVIEW_SIDE))
     sender.send(sent)
     assert receiver.receive(1) == sent
 
 
 def test_a_preview_that_does_not_fit_is_left_out(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
-    sender.send(Progress(0, 1, 2, preview(4 * MAX_PREVIEW_SIDE)))
-    assert receiver.receive(1) == Progress(0, 1, 2)
+    sender.send(ProgressMessage(0, 1, 2, preview(4 * MAX_PREVIEW_SIDE)))
+    assert receiver.receive(1) == ProgressMessage(0, 1, 2)
 
 
 def test_a_full_queue_loses_progress_and_blocks_nobody(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
     started = time.monotonic()
     for step in range(5000):
-        sender.send(Progress(0, step, 5000, preview(8)))
+        sender.send(ProgressMessage(0, step, 5000, preview(8)))
     assert time.monotonic() - started < 5
     assert sender.is_heard()
     received = []
@@ -79,8 +83,8 @@ def test_a_full_queue_loses_progress_and_blocks_nobody(channel: tuple[ProgressRe
         received.append(progress.steps_done)
     assert received[0] == 0
     assert received == sorted(received)
-    sender.send(Progress(0, 5000, 5000))
-    assert receiver.receive(1) == Progress(0, 5000, 5000)
+    sender.send(ProgressMessage(0, 5000, 5000))
+    assert receiver.receive(1) == ProgressMessage(0, 5000, 5000)
 
 
 def test_the_sender_knows_when_the_receiver_is_closed_without_sending_anything(
@@ -90,7 +94,7 @@ def test_the_sender_knows_when_the_receiver_is_closed_without_sending_anything(
     assert sender.is_heard()
     receiver.close()
     assert not sender.is_heard()
-    sender.send(Progress(0, 1, 2))
+    sender.send(ProgressMessage(0, 1, 2))
 
 
 def test_the_sender_knows_by_sending_that_the_receiver_s_process_died(folder: ProgressFolder) -> None:
@@ -104,10 +108,10 @@ def test_the_sender_knows_by_sending_that_the_receiver_s_process_died(folder: Pr
     ) as process:
         assert process.stdout is not None
         sender = folder.connect(process.stdout.readline().strip())
-        sender.send(Progress(0, 1, 3))
+        sender.send(ProgressMessage(0, 1, 3))
         assert sender.is_heard()
         process.kill()
-    sender.send(Progress(0, 2, 3))
+    sender.send(ProgressMessage(0, 2, 3))
     assert not sender.is_heard()
     sender.close()
 
@@ -195,8 +199,8 @@ def test_a_path_longer_than_a_socket_s_address_may_be_works(tmp_path: Path) -> N
     folder.make()
     receiver = folder.listen()
     sender = folder.connect(receiver.address)
-    sender.send(Progress(0, 1, 2))
-    assert receiver.receive(1) == Progress(0, 1, 2)
+    sender.send(ProgressMessage(0, 1, 2))
+    assert receiver.receive(1) == ProgressMessage(0, 1, 2)
     sender.close()
     receiver.close()
 

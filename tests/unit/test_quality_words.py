@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.quality.gallery import Gallery
 from flux_tools.quality.words import Census, combinations, paraphrases
 from flux_tools.training.captions import captions
 
 
-def picture(name: str, kind: str, level: int) -> Picture:
-    return Picture(name, name, name, np.full((64, 64, 3), level, np.uint8), (), kind)
+def picture(name: str, kind: str, level: int) -> DemoImage:
+    return DemoImage(name, name, name, np.full((64, 64, 3), level, np.uint8), (), kind)
 
 
 TRAINED = [picture("red apple", "fruit", 10), picture("green pear", "fruit", 40), picture("key", "tool", 240)]

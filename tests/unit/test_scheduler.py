@@ -9,7 +9,7 @@ import pytest
 
 from flux_contract.errors import Cancelled, DeadlineExceeded, Overloaded
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Limits, Load, Scheduler, tokens_of_step
+from flux_serving.scheduling.scheduler import EngineLoad, Limits, Scheduler, tokens_of_step
 
 AnyJob = Job[str, str]
 
@@ -356,7 +356,7 @@ def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
         if fate > 0.999:
             ended += scheduler.drain()
     assert len(scheduler) == 0
-    assert scheduler.load == Load(room=scheduler.load.room)
+    assert scheduler.load == EngineLoad(room=scheduler.load.room)
     assert len(accepted) > 100
     assert len(ended) == len(set(ended))
     assert set(ended) == set(accepted)

@@ -11,14 +11,14 @@ from flux_tools.simulation import figures
 from flux_tools.simulation.instances import IN_TURN, LEAST_WORK, OURS, SMALL_SITE, run_route
 from flux_tools.simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8
 from flux_tools.simulation.merit import judge
-from flux_tools.simulation.policies import POLICIES, OneByOne, Policy, Steps
-from flux_tools.simulation.simulation import Outcome, round_robin, simulate
-from flux_tools.simulation.workload import Mix, Request, arrivals
+from flux_tools.simulation.policies import POLICIES, OneByOne, Policy, StepBatching
+from flux_tools.simulation.simulation import SimulationOutcome, round_robin, simulate
+from flux_tools.simulation.workload import Mix, SimulatedRequest, arrivals
 
 MIX = Mix()
 
 
-def run(policy: Policy, load: float, gpus: int = 1, count: int = 1000, **more: object) -> Outcome:
+def run(policy: Policy, load: float, gpus: int = 1, count: int = 1000, **more: object) -> SimulationOutcome:
     """load: 1 is what these GPUs can do one by one."""
     rate = load * gpus / MIX.mean_solo_seconds(H100_EAGER)
     fleet = [policy(H100_EAGER, Limits()) for _ in range(gpus)]
@@ -44,14 +44,14 @@ def test_without_load_a_request_takes_its_own_time(policy: Policy) -> None:
 
 
 def test_at_high_load_steps_answer_half_of_the_requests_sooner_than_one_by_one() -> None:
-    by_steps = judge(run(Steps, load=0.9), H100_EAGER, gpus=1)
+    by_steps = judge(run(StepBatching, load=0.9), H100_EAGER, gpus=1)
     one_by_one = judge(run(OneByOne, load=0.9), H100_EAGER, gpus=1)
     assert by_steps.p50 < one_by_one.p50 / 2
     assert by_steps.p99_slowdown < one_by_one.p99_slowdown / 4
 
 
 def test_the_same_seed_gives_the_same_outcome() -> None:
-    first, second = (judge(run(Steps, load=0.9, gpus=2), H100_EAGER, gpus=2) for _ in range(2))
+    first, second = (judge(run(StepBatching, load=0.9, gpus=2), H100_EAGER, gpus=2) for _ in range(2))
     assert first == second
 
 
@@ -61,7 +61,7 @@ def test_round_robin_gives_every_gpu_as_many_requests() -> None:
     taken = [0, 0]
     route = round_robin()
 
-    def counting(gpus: object, request: Request) -> int:
+    def counting(gpus: object, request: SimulatedRequest) -> int:
         index = route(fleet, request)
         taken[index] += 1
         return index

@@ -12,7 +12,7 @@ from diffusers import FluxPipeline, FluxPriorReduxPipeline
 from flux_contract.errors import InvalidRequest
 from flux_contract.knobs import PROMPT
 from flux_serving.conditioning.blending import concatenated
-from flux_serving.conditioning.context import ALWAYS, Part, assemble, no_text
+from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts
 from flux_serving.images.picture_size import Sides
 from flux_serving.network.latents import Grid, initial_noise, pack_latents, unpack_latents
@@ -64,7 +64,7 @@ def test_every_option_of_the_scheduler_counts() -> None:
 
 
 def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
-    parts = [Part(torch.full((count, 8), value), torch.ones(count)) for count, value in ((2, 1.0), (3, 2.0))]
+    parts = [ContextPart(torch.full((count, 8), value), torch.ones(count)) for count, value in ((2, 1.0), (3, 2.0))]
     text = text_parts(no_text(8, 4, like=torch.ones(1)), ALWAYS, strength=1.0)
     context = assemble([*text, *concatenated(parts, [0.5, 0.0])], torch.zeros(4))
     assert context.tokens[:, 0].tolist() == [0, 1, 1, 2, 2, 2]

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, FluxPipeline
 from flux_contract.errors import CannotStart
 from flux_serving.conditioning.context import Context
 from flux_serving.network.weights import BaseWeights, load_base
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.settings import Checkpoints
 from tiny import make_tiny_controlnet
@@ -49,7 +49,7 @@ def test_a_few_step_checkpoint_takes_4_steps_and_gives_what_diffusers_gives(
     sampler = Sampler(base)
     (work,) = sampler.begin(
         SamplingParameters(48, 64, 4, 2.5, (5,), first_step=0, end_step=4),
-        Material(Context(tokens, torch.ones(3), pooled)),
+        SamplerInputs(Context(tokens, torch.ones(3), pooled)),
     )
     while work.steps_left:
         sampler.step([work])

@@ -9,7 +9,7 @@ from typing import Any
 from flux_client.cli.arguments import knobs_of, preview_steps_of
 from flux_client.cli.meter import Meter
 from flux_client.cli.outputs import Names, failed, free
-from flux_client.cli.tasks import Task, plan
+from flux_client.cli.tasks import GenerationTask, plan
 from flux_client.client import FluxClient
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
@@ -46,7 +46,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _variations(
-    client: FluxClient, task: Task, arguments: dict[str, Any], options: argparse.Namespace, meter: Meter
+    client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace, meter: Meter
 ) -> list[Variation]:
     """Of one task; previews are written as they come."""
     if options.protocol != STREAMING_PROTOCOL:
@@ -65,6 +65,8 @@ def _variations(
     return variations
 
 
-def _write_edges(client: FluxClient, task: Task, arguments: dict[str, Any], options: argparse.Namespace) -> None:
+def _write_edges(
+    client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace
+) -> None:
     edges = client.edges(**{keyword: arguments[keyword] for keyword in EDGES_KEYWORDS})
     edges.save(free(options.edges_out / f"{task.stem}-edges.png", options))

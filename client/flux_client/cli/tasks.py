@@ -14,7 +14,7 @@ _MAX_STEM = 200
 _MAX_SHOWN = 60
 
 
-class Task(NamedTuple):
+class GenerationTask(NamedTuple):
     """One request: its name in messages, how its outputs' names begin, and its subject by the client's keywords."""
 
     name: str
@@ -22,36 +22,38 @@ class Task(NamedTuple):
     arguments: dict[str, Any]
 
 
-def plan(options: argparse.Namespace) -> list[Task]:
+def plan(options: argparse.Namespace) -> list[GenerationTask]:
     """One request for each picture or prompt, or one for all; no two begin their outputs' names alike."""
     tasks = list(_PLANS[options.command](options))
     stems = _distinct(task.stem for task in tasks)
     return [task._replace(stem=stem) for task, stem in zip(tasks, stems, strict=True)]
 
 
-def _redux(options: argparse.Namespace) -> Iterator[Task]:
+def _redux(options: argparse.Namespace) -> Iterator[GenerationTask]:
     if options.blend or options.sum:
         name = ", ".join(map(str, options.pictures))
-        yield Task(name, "+".join(picture.stem for picture in options.pictures), {"images": options.pictures})
+        yield GenerationTask(name, "+".join(picture.stem for picture in options.pictures), {"images": options.pictures})
     else:
         for picture in options.pictures:
-            yield Task(str(picture), picture.stem, {"images": [picture]})
+            yield GenerationTask(str(picture), picture.stem, {"images": [picture]})
 
 
-def _img2img(options: argparse.Namespace) -> Iterator[Task]:
+def _img2img(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for picture in options.pictures:
-        yield Task(str(picture), picture.stem, {"images": [picture, *options.reference]})
+        yield GenerationTask(str(picture), picture.stem, {"images": [picture, *options.reference]})
 
 
-def _text2img(options: argparse.Namespace) -> Iterator[Task]:
+def _text2img(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for prompt in options.prompts:
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")
-        yield Task(" ".join(prompt.split())[:_MAX_SHOWN], words or "picture", {"prompt": prompt})
+        yield GenerationTask(" ".join(prompt.split())[:_MAX_SHOWN], words or "picture", {"prompt": prompt})
 
 
-def _canny(options: argparse.Namespace) -> Iterator[Task]:
+def _canny(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for picture in options.pictures:
-        yield Task(str(picture), picture.stem, {"control_image": picture, "images": options.reference or None})
+        yield GenerationTask(
+            str(picture), picture.stem, {"control_image": picture, "images": options.reference or None}
+        )
 
 
 _PLANS = {"redux": _redux, "img2img": _img2img, "text2img": _text2img, "canny": _canny}

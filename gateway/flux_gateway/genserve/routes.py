@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 
 from flux_client import ModeName, Variation
 from flux_contract.environment import shown
-from flux_gateway.desk import Desk
+from flux_gateway.generation_service import GenerationService
 from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer, GenerateRequest
 from flux_gateway.pictures import as_text, size_of
 from flux_gateway.reading import body_of, read
@@ -32,17 +32,17 @@ _DESCRIPTIONS = {
 }
 
 
-def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
+def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter:
     """loras_folder: of the adapters that Triton has."""
     router = APIRouter(tags=["GenServe"])
 
     async def answered(request: Request) -> JSONResponse:
         started, request_id = time.monotonic(), request.state.id
-        slot = desk.slot(request)
+        slot = service.slot(request)
         asked = await read(request, GenerateRequest)
         wanted = asked.wanted()
         try:
-            (variation,) = await desk.made(request, slot, wanted, request_id)
+            (variation,) = await service.made(request, slot, wanted, request_id)
             outcome = _picture(variation)
         except Refusal as refusal:
             # Its clients read `error` where the status is 200; what the caller or the load is to blame for is said so.
@@ -69,19 +69,19 @@ def genserve(desk: Desk, loras_folder: Path | None) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        return {"models": _served_models(desk.watch.modes)}
+        return {"models": _served_models(service.monitor.modes)}
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
         """What is going on; `/health` says by its status whether anything can be served."""
         return {
-            "status": desk.watch.reason or "running",
-            "modes": desk.watch.modes,
-            "requests_in_work": desk.in_work,
-            "requests_at_most": desk.room,
+            "status": service.monitor.reason or "running",
+            "modes": service.monitor.modes,
+            "requests_in_work": service.in_work,
+            "requests_at_most": service.room,
             "instances": [
                 {**asdict(instance), "seconds_left": round(instance.seconds_left, 3)}
-                for instance in desk.watch.instances
+                for instance in service.monitor.instances
             ],
         }
 

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from flux_client import ModeName
 from flux_contract import limits
-from flux_gateway.generation import Wanted
+from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageBytes
 from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.parsing import json_value
@@ -113,7 +113,7 @@ class GenerateRequest(RequestBody):
     def model_name(self) -> str:
         return self.model_id or MODES[self.mode_name][1]
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerationRequest:
         """Raises Refusal: 400 or 422, this server has no such mode, or the mode needs or excludes a field."""
         if self.model_id is not None and self.model_id not in _MODE_OF_MODEL:
             raise Refusal(
@@ -149,7 +149,7 @@ class GenerateRequest(RequestBody):
         if mode == "img2img":
             # As diffusers: with a prompt, the prompt alone says what the picture becomes.
             knobs |= {"strength": self.strength, "image_strength": 0.0 if self.prompt else None}
-        return Wanted(mode, images, knobs)
+        return GenerationRequest(mode, images, knobs)
 
     def _guidance(self, mode: ModeName) -> float:
         if self.cfg is not None:

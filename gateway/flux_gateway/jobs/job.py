@@ -31,7 +31,7 @@ class ImageState:
     version: int = 0
 
 
-class Job:
+class GenerationJob:
     """For one event loop. error: why it has failed."""
 
     def __init__(self, name: str, mode: str, count: int) -> None:

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flux_gateway.admission import Slot
 from flux_gateway.conversions import converted
-from flux_gateway.desk import Desk, while_there
-from flux_gateway.jobs.job import Job
+from flux_gateway.generation_service import GenerationService, while_there
+from flux_gateway.jobs.job import GenerationJob
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.jobs.schema import JobAnswer, JobEnd, JobImage, JobRequest
 from flux_gateway.openai_images.bodies import ErrorAnswer
@@ -28,7 +28,7 @@ _MAX_WATCHERS = 8
 _NOT_FOUND = documented(ErrorAnswer, 401, 403, 404, 421, 429, 503)
 
 
-def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
+def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) -> APIRouter:
     """results: those that the runner uses."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -41,33 +41,33 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
     )
     async def start(request: Request) -> JSONResponse:
         """Begin a generation; it goes on when you hang up."""
-        slot = desk.slot(request)
+        slot = service.slot(request)
         asked = await read(request, JobRequest)
         wanted = asked.wanted()
         # A preview goes when its image comes, and is never larger.
-        (room,) = results.reserve(slot.caller.name, 1, asked.n * max_encoded_bytes(*desk.checked_size(wanted)))
+        (room,) = results.reserve(slot.caller.name, 1, asked.n * max_encoded_bytes(*service.checked_size(wanted)))
         try:
-            events = desk.events(slot, wanted, request.state.id, asked.previews)
+            events = service.events(slot, wanted, request.state.id, asked.previews)
             # What is refused is refused with its status, before there is a job.
             first = await while_there(request, anext(events))
         except BaseException:
             room.release()
             raise
-        job = Job(request.state.id, asked.mode_name, asked.n)
+        job = GenerationJob(request.state.id, asked.mode_name, asked.n)
         runner.start(job, room, first, events)
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 
     @router.get("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def job(request: Request, job_id: str) -> Response:
         """How far it is, with previews, and at the end the pictures."""
-        found = runner.job(job_id, desk.caller(request).name)
+        found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         return await _answer(found)
 
     @router.delete("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def remove(request: Request, job_id: str) -> Response:
         """Cancel it, if it runs, and forget it."""
-        found = runner.job(job_id, desk.caller(request).name)
+        found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         await runner.remove(found)
         return await _answer(found)
@@ -79,7 +79,7 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
     )
     async def events(request: Request, job_id: str) -> StreamingResponse:
         """`image` with an image as it stands, again after each change, and `done` at the end."""
-        found = runner.job(job_id, desk.caller(request).name)
+        found = runner.job(job_id, service.caller(request).name)
         if found.watchers >= _MAX_WATCHERS:
             raise Refusal(429, f"concurrency limit exceeded ({_MAX_WATCHERS} readers per job)", None, RETRY_AFTER_S)
         slot: Slot = request.state.slot
@@ -91,12 +91,12 @@ def jobs(desk: Desk, runner: JobRunner, results: ResultStore) -> APIRouter:
     return router
 
 
-async def _answer(job: Job) -> Response:
+async def _answer(job: GenerationJob) -> Response:
     text = await converted(job.size, lambda: JobAnswer.of_job(job).model_dump_json())
     return Response(text, media_type="application/json")
 
 
-async def _told(job: Job) -> AsyncGenerator[str, None]:
+async def _told(job: GenerationJob) -> AsyncGenerator[str, None]:
     async for image in job.changes():
         yield (
             ": still at it\n\n" if image is None else f"event: image\ndata: {JobImage.of(image).model_dump_json()}\n\n"

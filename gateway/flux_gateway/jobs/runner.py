@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from flux_client import Event
-from flux_gateway.jobs.job import Job
+from flux_gateway.jobs.job import GenerationJob
 from flux_gateway.refusals import Refusal
 from flux_gateway.results import Reservation, ResultStore
 
@@ -19,27 +19,27 @@ class JobRunner:
         self._results = results
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, job: Job, room: Reservation, first: Event, events: AsyncGenerator[Event, None]) -> None:
+    def start(self, job: GenerationJob, room: Reservation, first: Event, events: AsyncGenerator[Event, None]) -> None:
         """Run the job. room: for its images."""
         room.publish(job.name, job)
         task = asyncio.create_task(job.run(first, events), name=f"job {job.name}")
         self._running[job.name] = task
         task.add_done_callback(lambda _: self._complete(job, room))
 
-    def job(self, name: str, owner: str) -> Job:
+    def job(self, name: str, owner: str) -> GenerationJob:
         """Raises Refusal: 404, there is no such job, or it is another caller's."""
-        found = self._results.get(name, Job)
+        found = self._results.get(name, GenerationJob)
         if found is None or found[1].owner != owner:
             raise Refusal(404, "there is no such job, or not any more")
         return found[0]
 
-    async def remove(self, job: Job) -> None:
+    async def remove(self, job: GenerationJob) -> None:
         """Cancel the job, if it runs, and forget it."""
         task = self._running.get(job.name)
         if task is not None:
             task.cancel()
             await asyncio.wait((task,))
-        found = self._results.get(job.name, Job)
+        found = self._results.get(job.name, GenerationJob)
         if found is not None:
             found[1].release()
 
@@ -51,7 +51,7 @@ class JobRunner:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _complete(self, job: Job, room: Reservation) -> None:
+    def _complete(self, job: GenerationJob, room: Reservation) -> None:
         del self._running[job.name]
         job.expires_at = int(time.time() + self._results.limits.seconds)
         room.keep(job.size)

@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field
 
 from flux_client import Preview, Variation
 from flux_contract import limits
-from flux_gateway.generation import Wanted
+from flux_gateway.generation import GenerationRequest
 from flux_gateway.genserve.schema import GenerateRequest
-from flux_gateway.jobs.job import ImageState, Job, Status
+from flux_gateway.jobs.job import GenerationJob, ImageState, Status
 from flux_gateway.openai_images.bodies import ErrorDetails, error_details
 from flux_gateway.pictures import as_text, size_of
 
@@ -22,7 +22,7 @@ class JobRequest(GenerateRequest):
     output_format: Literal["png", "jpeg", "webp"] = "png"
     previews: bool = True
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerationRequest:
         return super().wanted().with_knob("num_images", self.n).with_knob("output_format", self.output_format)
 
 
@@ -62,7 +62,7 @@ class JobEnd(BaseModel):
     error: ErrorDetails | None
 
     @classmethod
-    def of_job(cls, job: Job) -> JobEnd:
+    def of_job(cls, job: GenerationJob) -> JobEnd:
         return cls(id=job.name, status=job.status, error=None if job.error is None else error_details(job.error))
 
 
@@ -75,7 +75,7 @@ class JobAnswer(JobEnd):
     images: list[JobImage]
 
     @classmethod
-    def of_job(cls, job: Job) -> JobAnswer:
+    def of_job(cls, job: GenerationJob) -> JobAnswer:
         return cls(
             **dict(JobEnd.of_job(job)),
             mode=job.mode,

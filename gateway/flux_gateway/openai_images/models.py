@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from flux_client import ModeName
-from flux_gateway.desk import Desk
+from flux_gateway.generation_service import GenerationService
 from flux_gateway.genserve.schema import MODES
 from flux_gateway.openai_images.bodies import ErrorAnswer
 from flux_gateway.refusals import Refusal, documented
@@ -35,25 +35,25 @@ class ModelsAnswer(BaseModel):
     data: list[ModelAnswer]
 
 
-def openai_models(desk: Desk) -> APIRouter:
+def openai_models(service: GenerationService) -> APIRouter:
     router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
     created = int(time.time())
 
     def served() -> list[ModelAnswer]:
-        modes: set[ModeName] = {mode for mode in get_args(ImagesMode) if mode in desk.watch.modes}
+        modes: set[ModeName] = {mode for mode in get_args(ImagesMode) if mode in service.monitor.modes}
         ids = dict.fromkeys(model_id for mode, model_id in MODES.values() if mode in modes)
         return [ModelAnswer(id=model_id, created=created) for model_id in ids]
 
     @router.get("", responses=documented(ErrorAnswer, 401))
     async def models(request: Request) -> ModelsAnswer:
         """Names that `model` may have in `/v1/images`; those whose modes are not ready are left out."""
-        desk.caller(request)
+        service.caller(request)
         return ModelsAnswer(data=served())
 
     @router.get("/{model_id:path}", responses=documented(ErrorAnswer, 401, 404))
     async def model(request: Request, model_id: str) -> ModelAnswer:
         """One of these models."""
-        desk.caller(request)
+        service.caller(request)
         found = next((each for each in served() if each.id == model_id), None)
         if found is None:
             raise Refusal(

@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from flux_client import Variation
 from flux_gateway.conversions import converted
-from flux_gateway.desk import Desk, while_there
+from flux_gateway.generation_service import GenerationService, while_there
 from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
 from flux_gateway.openai_images.events import streamed
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, ImagesRequest, VariationsRequest
@@ -38,23 +38,23 @@ class StoredImage:
     kind: str
 
 
-def openai_images(desk: Desk, results: ResultStore) -> APIRouter:
+def openai_images(service: GenerationService, results: ResultStore) -> APIRouter:
     """results: for images that are given by their URL."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
         async def answered(request: Request) -> Response:
-            slot = desk.slot(request)
+            slot = service.slot(request)
             asked = await read(request, schema)
             wanted = asked.wanted()
             if asked.stream:
-                events = desk.events(slot, wanted, request.state.id, asked.partial_images > 0)
+                events = service.events(slot, wanted, request.state.id, asked.partial_images > 0)
                 # What is refused is refused with its status, before the answer begins.
                 first = await while_there(request, anext(events))
                 return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
-            most_bytes = max_encoded_bytes(*desk.checked_size(wanted))
+            most_bytes = max_encoded_bytes(*service.checked_size(wanted))
             with _reserved(results, slot.caller.name, asked, most_bytes) as rooms:
-                variations = await desk.made(request, slot, wanted, request.state.id)
+                variations = await service.made(request, slot, wanted, request.state.id)
                 urls = [_stored(request, asked, *each) for each in zip(variations, rooms, strict=True)]
 
             def body() -> str:
@@ -97,7 +97,7 @@ def openai_images(desk: Desk, results: ResultStore) -> APIRouter:
     async def remove(request: Request, name: str) -> Response:
         """Forget an image of one's own."""
         found = results.get(name, StoredImage)
-        if found is None or found[1].owner != desk.caller(request).name:
+        if found is None or found[1].owner != service.caller(request).name:
             raise Refusal(404, "there is no such image, or not any more")
         found[1].release()
         return Response(status_code=204)

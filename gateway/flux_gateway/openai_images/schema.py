@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from flux_contract import limits
-from flux_gateway.generation import Wanted
+from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageList
 from flux_gateway.negative_prompts import negative_knobs
 from flux_gateway.refusals import Refusal
@@ -78,7 +78,7 @@ class ImagesRequest(RequestBody):
             **negative_knobs(self.negative_prompt, self.true_cfg_scale),
         }
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerationRequest:
         raise NotImplementedError
 
 
@@ -87,8 +87,8 @@ class GenerationsRequest(ImagesRequest):
 
     prompt: str = Field(min_length=1, max_length=limits.MAX_PROMPT_CHARACTERS)
 
-    def wanted(self) -> Wanted:
-        return Wanted("text2img", (), {**self.knobs(), "prompt": self.prompt}, _SIZE_FIELD)
+    def wanted(self) -> GenerationRequest:
+        return GenerationRequest("text2img", (), {**self.knobs(), "prompt": self.prompt}, _SIZE_FIELD)
 
 
 class ImagesOfImagesRequest(ImagesRequest):
@@ -108,9 +108,9 @@ class ImagesOfImagesRequest(ImagesRequest):
 class VariationsRequest(ImagesOfImagesRequest):
     """`POST /v1/images/variations`: what Redux is for."""
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerationRequest:
         """Raises Refusal: 422, no image."""
-        return Wanted("redux", self.all_images(), self.knobs(), _SIZE_FIELD)
+        return GenerationRequest("redux", self.all_images(), self.knobs(), _SIZE_FIELD)
 
 
 class EditsRequest(ImagesOfImagesRequest):
@@ -123,7 +123,7 @@ class EditsRequest(ImagesOfImagesRequest):
     input_fidelity: Literal["high", "low"] = "low"
     strength: float = Field(_EDIT_STRENGTH, ge=0, le=1)
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> GenerationRequest:
         """Raises Refusal: 400, with a mask or markup; 422, no image."""
         for name, value in (("mask", self.mask), ("markup", self.markup)):
             if value not in (None, ""):
@@ -131,7 +131,7 @@ class EditsRequest(ImagesOfImagesRequest):
         first = 1.0 if self.input_fidelity == "high" else 0.0
         images = self.all_images()
         steering = [first, *(1.0 for _ in images[1:])]
-        return Wanted(
+        return GenerationRequest(
             "img2img",
             images,
             {**self.knobs(), "prompt": self.prompt, "strength": self.strength, "image_strength": steering},

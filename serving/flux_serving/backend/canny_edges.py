@@ -36,7 +36,7 @@ class CannyEdgesModel:
         self._queue = RequestQueue(
             CANNY_EDGES, self._instance.settings, CONTROL_REFUSAL, self._read, _answer, max_together=8
         )
-        self._instance.heart.begin()
+        self._instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         self._queue.accept(requests)

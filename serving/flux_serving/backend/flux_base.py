@@ -23,16 +23,22 @@ from flux_contract.handed import PIXELS, REFUSALS
 from flux_contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
 from flux_contract.models import FLUX_BASE
 from flux_contract.tensors import Array
+from flux_serving.backend.accepted_request import AcceptedRequest
 from flux_serving.backend.adapters import Adapters
 from flux_serving.backend.health import HEALTH, WatchedRunner
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.material import group_hash, planned_jobs, read_material, unchanged, without_placeholders
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.reply import Reply, TritonReply, is_streamed, refuse_surely
+from flux_serving.backend.sampler_inputs import (
+    group_hash,
+    planned_jobs,
+    read_sampler_inputs,
+    unchanged,
+    without_placeholders,
+)
 from flux_serving.backend.server_folder import ServerFolder
-from flux_serving.backend.ticket import Ticket
 from flux_serving.backend.wire import read_inputs, read_text, refuse
 from flux_serving.backend.work_sharing import WorkSharing
 from flux_serving.images.picture_encoding import parse_format
@@ -40,7 +46,7 @@ from flux_serving.images.picture_size import Sides
 from flux_serving.network.weights import choose_dtype, load_base, open_device
 from flux_serving.sampling.denoising import Denoising
 from flux_serving.sampling.preview import Previewer
-from flux_serving.sampling.sampling import Picture, Sampler
+from flux_serving.sampling.sampler import GeneratedImage, Sampler
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job, JobLeft
@@ -92,9 +98,9 @@ class FluxBaseModel:
         self._metrics = EngineMetrics(
             FLUX_BASE.name, instance.name, lambda: self._sampler.forward_s, lambda: sharing.seconds_left
         )
-        runner: WatchedRunner[Denoising, Picture] = WatchedRunner(self._sampler)
+        runner: WatchedRunner[Denoising, GeneratedImage] = WatchedRunner(self._sampler)
         scheduler = Scheduler(limits)
-        self._engine: Engine[Denoising, Picture] = Engine(
+        self._engine: Engine[Denoising, GeneratedImage] = Engine(
             runner, scheduler, Observers(sharing, self._metrics), on_broken=lambda: HEALTH.end(_BROKEN)
         )
         HEALTH.watch(runner.stuck, close=self._abort)
@@ -103,7 +109,7 @@ class FluxBaseModel:
         self._loader = ThreadPoolExecutor(1, "adapters")
         self._loads = threading.BoundedSemaphore(settings.max_waiting)
         sharing.begin(scheduler.load)
-        instance.heart.begin()
+        instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -136,14 +142,14 @@ class FluxBaseModel:
 
     def _take(self, reply: Reply, values: Mapping[str, Array]) -> None:
         """Work on a request in this instance. Does not raise."""
-        ticket = None
+        accepted = None
         try:
             report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
-            ticket = Ticket(reply, report)
-            self._accept(ticket, values)
+            accepted = AcceptedRequest(reply, report)
+            self._accept(accepted, values)
         except BaseException as error:
-            if ticket is not None:
-                ticket.fail(error)
+            if accepted is not None:
+                accepted.fail(error)
             else:
                 refuse_surely(reply, error)
 
@@ -158,38 +164,38 @@ class FluxBaseModel:
         parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
         return planned_jobs(parameters, values, self._sides.multiple)
 
-    def _accept(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+    def _accept(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
         """Raises Overloaded: there is no room."""
         if LORA.name not in values:
-            self._begin(ticket, values)
+            self._begin(accepted, values)
         elif self._loads.acquire(blocking=False):
             try:
                 copies = {name: np.array(array) for name, array in values.items()}
-                self._sharing.expect(ticket, self._planned_jobs(values))
-                loading = self._loader.submit(self._begin, ticket, copies)
+                self._sharing.expect(accepted, self._planned_jobs(values))
+                loading = self._loader.submit(self._begin, accepted, copies)
             except BaseException:
                 self._loads.release()
-                self._sharing.arrived(ticket)
+                self._sharing.arrived(accepted)
                 raise
-            loading.add_done_callback(partial(self._loaded, ticket))
+            loading.add_done_callback(partial(self._loaded, accepted))
         else:
             raise Overloaded("no room for one more request with adapters")
 
-    def _loaded(self, ticket: Ticket, loading: Future[None]) -> None:
+    def _loaded(self, accepted: AcceptedRequest, loading: Future[None]) -> None:
         """The request's adapters were read, or reading them was cancelled or failed."""
         self._loads.release()
-        self._sharing.arrived(ticket)
+        self._sharing.arrived(accepted)
         if loading.cancelled() or loading.exception() is not None:
-            ticket.fail(loading.exception() or Overloaded(_RESTARTING))
+            accepted.fail(loading.exception() or Overloaded(_RESTARTING))
 
-    def _begin(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+    def _begin(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
         """values: the request's tensors, of which nothing is kept. Does not raise."""
         try:
-            self._submit(ticket, without_placeholders(values))
+            self._submit(accepted, without_placeholders(values))
         except BaseException as error:
-            ticket.fail(error)
+            accepted.fail(error)
 
-    def _submit(self, ticket: Ticket, values: Mapping[str, Array]) -> None:
+    def _submit(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
         for tensor in REFUSALS:
             if refused := read_text(FLUX_BASE, tensor, values):
                 # Our models always add a code; a text without one was sent by the caller.
@@ -199,34 +205,34 @@ class FluxBaseModel:
         parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
         made_on = {"instance": self._instance.name, "device": self._instance.device}
         recipes = [json.dumps(recipe | made_on) for recipe in self._sampler.recipes(parameters)]
-        ticket.expect(parameters.seeds, recipes)
+        accepted.expect(parameters.seeds, recipes)
         if parameters.is_unchanged:
-            for index, picture in enumerate(unchanged(values, parameters, ticket)):
-                ticket.taker(index)(picture)
+            for index, picture in enumerate(unchanged(values, parameters, accepted)):
+                accepted.taker(index)(picture)
             return
         works = self._sampler.begin(
             parameters,
-            read_material(values),
+            read_sampler_inputs(values),
             self._adapters.adapted(parameters.loras) if parameters.loras else None,
-            is_decoded=ticket.wants(PIXELS),
+            is_decoded=accepted.wants(PIXELS),
         )
-        jobs: list[Job[Denoising, Picture]] = [
+        jobs: list[Job[Denoising, GeneratedImage]] = [
             Job(
                 work,
                 work.steps_left,
-                ticket.taker(index),
+                accepted.taker(index),
                 group=work.group,
                 group_hash=group_hash(parameters),
                 tokens=work.most_tokens,
                 rows=work.most_rows,
                 priority=int(PRIORITY.value_in(values)),
-                deadline=self._engine.clock() + ticket.timeout_us / 1e6 if ticket.timeout_us else None,
-                is_wanted=ticket.is_wanted,
+                deadline=self._engine.clock() + accepted.timeout_us / 1e6 if accepted.timeout_us else None,
+                is_wanted=accepted.is_wanted,
             )
             for index, work in enumerate(works)
         ]
         try:
-            self._engine.submit(jobs, on_accepted=lambda: ticket.begin(jobs))
+            self._engine.submit(jobs, on_accepted=lambda: accepted.begin(jobs))
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise

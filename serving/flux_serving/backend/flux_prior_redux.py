@@ -27,7 +27,7 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.request_queue import RequestQueue
 from flux_serving.backend.wire import read_text
-from flux_serving.conditioning.condition import Wish, compose
+from flux_serving.conditioning.condition import ConditionOptions, compose
 from flux_serving.conditioning.context import Context
 from flux_serving.conditioning.framing import Patches
 from flux_serving.conditioning.picture_control import PictureControl, spans_in
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class _Seen(NamedTuple):
     """A request whose pictures were read. squares: (views, 3, side, side), for the vision tower."""
 
-    wish: Wish
+    options: ConditionOptions
     squares: torch.Tensor
 
 
@@ -57,7 +57,7 @@ class FluxPriorReduxModel:
         self._queue = RequestQueue(
             FLUX_PRIOR_REDUX, instance.settings, REFUSAL, self._read, self._finish, FLUX_PRIOR_REDUX.max_batch_size
         )
-        instance.heart.begin()
+        instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         self._queue.accept(requests)
@@ -79,7 +79,7 @@ class FluxPriorReduxModel:
         (prompt_span,) = spans_in(values, PROMPT_START, PROMPT_END, 1)
         vision = self._prior.image_encoder.config
         patches = Patches.of_vision(vision.image_size, vision.patch_size)
-        wish = Wish(
+        options = ConditionOptions(
             views=show(pictures, IMAGE_MASK.values_in(values, len(pictures)), controls, patches, decode),
             controls=controls,
             blend=read_text(FLUX_PRIOR_REDUX, IMAGE_BLEND, values),
@@ -88,8 +88,8 @@ class FluxPriorReduxModel:
             prompt_strength=float(PROMPT_STRENGTH.value_in(values)),
             prompt_span=prompt_span,
         )
-        wish.check_size(patches.side**2)
-        return _Seen(wish.without_pictures(), preprocess(self._prior, wish.squares))
+        options.check_size(patches.side**2)
+        return _Seen(options.without_pictures(), preprocess(self._prior, options.squares))
 
     def _prompt(self, tensor: Tensor, values: Mapping[str, Array]) -> str | None:
         """None where there is none."""
@@ -98,10 +98,10 @@ class FluxPriorReduxModel:
     def _finish(self, batch: Sequence[tuple[PendingRequest, _Seen]]) -> None:
         """The pictures of all requests are encoded together."""
         together = self._encode_together([seen for _, seen in batch])
-        for index, (pending, (wish, squares)) in enumerate(batch):
+        for index, (pending, (options, squares)) in enumerate(batch):
             try:
                 tokens = together[index] if together else encode_squares(self._prior, squares)
-                pending.answer(self._outputs(wish, tokens))
+                pending.answer(self._outputs(options, tokens))
             except Exception as error:
                 pending.fail(error)
 
@@ -114,12 +114,12 @@ class FluxPriorReduxModel:
             log.exception("a batch of %d requests failed, encoding them one by one", len(batch))
             return []
 
-    def _outputs(self, wish: Wish, tokens: Sequence[torch.Tensor]) -> dict[Tensor, Array]:
+    def _outputs(self, options: ConditionOptions, tokens: Sequence[torch.Tensor]) -> dict[Tensor, Array]:
         """tokens: of each square. Raises InvalidRequest as `compose`."""
-        context = compose(wish, encode_prompt(self._prior, wish.prompt), tokens)
+        context = compose(options, encode_prompt(self._prior, options.prompt), tokens)
         negative = _NO_NEGATIVE
-        if wish.negative_prompt is not None:
-            negative = as_context(encode_prompt(self._prior, wish.negative_prompt))
+        if options.negative_prompt is not None:
+            negative = as_context(encode_prompt(self._prior, options.negative_prompt))
         outputs: dict[Tensor, Array] = {
             CONTEXT_SPANS: context.all_spans.numpy(),
             POOLED_SPAN: POOLED_SPAN.array([context.pooled_span.start, context.pooled_span.end]),

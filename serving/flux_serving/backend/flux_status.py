@@ -20,7 +20,7 @@ class FluxStatusModel:
     def __init__(self, args: Mapping[str, str]) -> None:
         self._instance = Instance.start(FLUX_STATUS, args)
         self._board = WorkBoard(ServerFolder.of_server(os.environ))
-        self._instance.heart.begin()
+        self._instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:

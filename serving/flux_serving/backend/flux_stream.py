@@ -38,7 +38,7 @@ from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.ensemble_call import EnsembleCall
 from flux_serving.backend.health import HEALTH, STUCK_AFTER_S
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.progress_channel import Preview, Progress, ProgressFolder, ProgressReceiver
+from flux_serving.backend.progress_channel import PreviewMessage, ProgressFolder, ProgressMessage, ProgressReceiver
 from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
 from flux_serving.images.picture_encoding import parse_format
 from flux_serving.settings import Checkpoints
@@ -61,7 +61,7 @@ class FluxStreamModel:
         self._unserved = Checkpoints.from_environment(os.environ).unserved_modes()
         self._streams: list[_Stream] = []
         HEALTH.watch(lambda: None, close=self._stop_streams)
-        self._instance.heart.begin()
+        self._instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
@@ -250,7 +250,7 @@ class _Stream(threading.Thread):
             self._send(progress)
         return self._call.answer(self._wanted)
 
-    def _send(self, progress: Progress) -> None:
+    def _send(self, progress: ProgressMessage) -> None:
         """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
         latest = self._steps_done.get(progress.image, -1)
         if progress.steps_done <= latest and progress.preview is None:
@@ -287,7 +287,7 @@ def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
         raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
 
 
-def _as_jpeg(preview: Preview, as_text: bool) -> bytes:
+def _as_jpeg(preview: PreviewMessage, as_text: bool) -> bytes:
     """as_text: base64, which JSON can carry."""
     jpeg = io.BytesIO()
     Image.frombytes("RGB", (preview.width, preview.height), preview.rgb).save(jpeg, "JPEG", quality=85)

@@ -42,7 +42,7 @@ class FluxVaeEncoderModel:
         self._sides = Sides(*checkpoints.picture_sides())
         self._vae = load_vae_encoder(checkpoints, device, dtype)
         self._queue = RequestQueue(FLUX_VAE_ENCODER, instance.settings, SOURCE_REFUSAL, self._read, self._finish)
-        instance.heart.begin()
+        instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         self._queue.accept(requests)

@@ -24,7 +24,7 @@ class ImageEncodeModel:
         self._queue = RequestQueue(
             IMAGE_ENCODE, self._instance.settings, None, _encode, _answer, max_together=8, decodes=False
         )
-        self._instance.heart.begin()
+        self._instance.heartbeat.begin()
 
     def execute(self, requests: Sequence[Any]) -> None:
         self._queue.accept(requests)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_contract.models import Model
-from flux_serving.backend.heart import Heart
+from flux_serving.backend.heartbeat import Heartbeat
 from flux_serving.backend.parent import end_with_parent
 from flux_serving.settings import ModelSettings
 
@@ -20,13 +20,13 @@ class Instance:
     gives the instances of one group on several GPUs the same name. settings: of this model. device: a torch device,
     such as `cuda:7`.
 
-    heart: the model begins it when it is ready; `close` stops it.
+    heartbeat: the model begins it when it is ready; `close` stops it.
     """
 
     name: str
     settings: ModelSettings
     device: str
-    heart: Heart
+    heartbeat: Heartbeat
 
     @classmethod
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
@@ -42,8 +42,8 @@ class Instance:
             name=name,
             settings=ModelSettings.from_config(model, json.loads(args["model_config"])),
             device=f"cuda:{device_id}" if on_gpu else "cpu",
-            heart=Heart(model.name, name),
+            heartbeat=Heartbeat(model.name, name),
         )
 
     def close(self) -> None:
-        self.heart.stop()
+        self.heartbeat.stop()

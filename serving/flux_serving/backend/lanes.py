@@ -12,7 +12,7 @@ from flux_serving.backend.pending_request import PendingRequest
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LaneLimits:
     """Of a lane. A request that needs more goes to the next one.
 
     max_work: pixels of each picture, times `PictureFile.work_factor`. cpu_s: of decoding all pictures of a request.
@@ -25,8 +25,8 @@ class Bounds:
 
 
 #: 4 megapixels; 16 megapixels, or 6.7 as a progressive JPEG of 10 scans; and up to the contract's limits.
-SMALL = Bounds(2**22, 0.5, math.inf)
-MEDIUM = Bounds(2**24, 2.0, 32)
+SMALL = LaneLimits(2**22, 0.5, math.inf)
+MEDIUM = LaneLimits(2**24, 2.0, 32)
 MAX_LARGE_PENDING = 8
 
 
@@ -35,14 +35,14 @@ def make_lanes(workers: int, decode_s: float) -> tuple[Lane, ...]:
 
     workers: threads of each of the others. decode_s: CPU seconds of a request's large pictures.
     """
-    large = Bounds(math.inf, decode_s, MAX_LARGE_PENDING)
+    large = LaneLimits(math.inf, decode_s, MAX_LARGE_PENDING)
     return Lane("small", SMALL, workers), Lane("medium", MEDIUM, workers), Lane("large", large, 1)
 
 
 class Lane:
     """Threads that prepare requests of one size, first come, first served."""
 
-    def __init__(self, name: str, bounds: Bounds, workers: int) -> None:
+    def __init__(self, name: str, bounds: LaneLimits, workers: int) -> None:
         self.bounds = bounds
         self.executor = ThreadPoolExecutor(workers, f"prepare {name}")
         #: Waiting or in work; some may have been answered meanwhile.

@@ -33,7 +33,7 @@ from flux_contract.metrics import (
 from flux_serving.backend.publishing import Published
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observer
-from flux_serving.scheduling.scheduler import Load
+from flux_serving.scheduling.scheduler import EngineLoad
 
 _OUTCOMES: dict[type[FluxError], str] = {
     Overloaded: "refused",
@@ -77,7 +77,7 @@ class EngineMetrics(Observer):
         self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._publish, name="metrics", daemon=True)
         self._thread.start()
-        self.queued(Load())
+        self.queued(EngineLoad())
 
     def close(self) -> None:
         """Publish what is due, and end."""
@@ -92,7 +92,7 @@ class EngineMetrics(Observer):
         """Another instance has made this number of images for a request that Triton gave to this one."""
         self._due.put(lambda: self._handed_over.increment(images))
 
-    def queued(self, load: Load) -> None:
+    def queued(self, load: EngineLoad) -> None:
         counts = load[: len(self._load)]
         now = time.monotonic()
         # The seconds that are left change with every step and need not be published as often.

@@ -30,7 +30,7 @@ _MAX_DATAGRAM_BYTES = _HEADER.size + 3 * MAX_PREVIEW_SIDE**2
 _ADDRESS = re.compile(r"[0-9a-f]{32}")
 
 
-class Preview(NamedTuple):
+class PreviewMessage(NamedTuple):
     """rgb: height * width * 3 bytes, row by row."""
 
     height: int
@@ -38,20 +38,20 @@ class Preview(NamedTuple):
     rgb: bytes
 
 
-class Progress(NamedTuple):
+class ProgressMessage(NamedTuple):
     """image: which of the request's images, from 0."""
 
     image: int
     steps_done: int
     steps: int
-    preview: Preview | None = None
+    preview: PreviewMessage | None = None
 
     def to_datagram(self) -> bytes:
         height, width, rgb = self.preview or (0, 0, b"")
         return _HEADER.pack(self.image, self.steps_done, self.steps, height, width) + rgb
 
 
-def read_datagram(datagram: bytes) -> Progress | None:
+def read_datagram(datagram: bytes) -> ProgressMessage | None:
     """None: it is none that `to_datagram` made."""
     if len(datagram) < _HEADER.size:
         return None
@@ -59,7 +59,7 @@ def read_datagram(datagram: bytes) -> Progress | None:
     rgb = datagram[_HEADER.size :]
     if min(image, done, steps, height, width) < 0 or len(rgb) != 3 * height * width:
         return None
-    return Progress(image, done, steps, Preview(height, width, rgb) if rgb else None)
+    return ProgressMessage(image, done, steps, PreviewMessage(height, width, rgb) if rgb else None)
 
 
 class ProgressFolder(ServerFolder):
@@ -110,7 +110,7 @@ class ProgressReceiver:
         self._listening = listening
         self._waking = waking
 
-    def receive(self, timeout_s: float) -> Progress | None:
+    def receive(self, timeout_s: float) -> ProgressMessage | None:
         """What comes next; None after timeout_s seconds, after `wake`, or for what is none.
 
         timeout_s: 0 takes only what is already there.
@@ -149,13 +149,13 @@ class ProgressSender:
             self._gone = True
         return not self._gone
 
-    def send(self, progress: Progress) -> None:
+    def send(self, progress: ProgressMessage) -> None:
         """What finds the receiver's queue full is lost; a preview before the progress that it comes with."""
         with self._lock:
             if not self._try(progress) and progress.preview is not None:
                 self._try(progress._replace(preview=None))
 
-    def _try(self, progress: Progress) -> bool:
+    def _try(self, progress: ProgressMessage) -> bool:
         """False: the queue had no room for it."""
         if self._gone:
             return True

@@ -17,15 +17,15 @@ from flux_contract.models import FLUX_BASE
 from flux_contract.tensors import Array
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
-    Preview,
-    Progress,
+    PreviewMessage,
     ProgressFolder,
+    ProgressMessage,
     ProgressSender,
 )
 from flux_serving.backend.wire import read_text
 from flux_serving.sampling.denoising import Denoising
 from flux_serving.sampling.preview import Previewer
-from flux_serving.sampling.sampling import Picture
+from flux_serving.sampling.sampler import GeneratedImage
 from flux_serving.scheduling.job import Job
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class ProgressReport:
         """Whether the request's client is still there, as far as it can be known."""
         return self._sender is None or self._sender.is_heard()
 
-    def follow(self, jobs: Sequence[Job[Denoising, Picture]]) -> None:
+    def follow(self, jobs: Sequence[Job[Denoising, GeneratedImage]]) -> None:
         """The jobs of the request were accepted: tell that, and from now on of every step of theirs."""
         if self._sender is None:
             return
@@ -83,7 +83,7 @@ class ProgressReport:
                 log.info("dropped: %s", error)
             self._sender.close()
 
-    def _tell(self, image: int, job: Job[Denoising, Picture]) -> None:
+    def _tell(self, image: int, job: Job[Denoising, GeneratedImage]) -> None:
         """After a step, on the engine's thread. A `vae` preview takes as long as a step, so it is made aside.
 
         After the last step there is no preview: the picture itself follows, and is being made meanwhile.
@@ -91,16 +91,16 @@ class ProgressReport:
         assert self._sender is not None
         is_due = 0 < job.steps_done < job.steps and self._every and job.steps_done % self._every == 0
         if not (is_due and self._sender.is_heard()):
-            self._sender.send(Progress(image, job.steps_done, job.steps, None))
+            self._sender.send(ProgressMessage(image, job.steps_done, job.steps, None))
             return
         show = partial(self._show, image, job, job.work.estimate)
         if self._method not in SLOW_PREVIEW_METHODS:
             show()
         else:
-            self._sender.send(Progress(image, job.steps_done, job.steps, None))
+            self._sender.send(ProgressMessage(image, job.steps_done, job.steps, None))
             self._run_aside(show)
 
-    def _show(self, image: int, job: Job[Denoising, Picture], latents: Tensor) -> None:
+    def _show(self, image: int, job: Job[Denoising, GeneratedImage], latents: Tensor) -> None:
         """Send progress with a preview of these latents, unless the picture itself follows or nobody listens."""
         assert self._sender is not None
         if job.steps_done >= job.steps or not self._sender.is_heard():
@@ -108,8 +108,8 @@ class ProgressReport:
         preview = None
         try:
             rgb = self._previewer.preview(self._method, latents, job.work.grid, MAX_PREVIEW_SIDE)
-            preview = Preview(rgb.shape[0], rgb.shape[1], rgb.tobytes())
+            preview = PreviewMessage(rgb.shape[0], rgb.shape[1], rgb.tobytes())
         except Exception:
             log.exception("a preview failed; its picture goes on")
         if job.steps_done < job.steps:
-            self._sender.send(Progress(image, job.steps_done, job.steps, preview))
+            self._sender.send(ProgressMessage(image, job.steps_done, job.steps, preview))

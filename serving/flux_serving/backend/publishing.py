@@ -7,12 +7,12 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from flux_contract.metrics import Kind, Metric
+from flux_contract.metrics import Metric, MetricKind
 
 _KINDS = {
-    Kind.COUNTER: pb_utils.MetricFamily.COUNTER,
-    Kind.GAUGE: pb_utils.MetricFamily.GAUGE,
-    Kind.HISTOGRAM: pb_utils.MetricFamily.HISTOGRAM,
+    MetricKind.COUNTER: pb_utils.MetricFamily.COUNTER,
+    MetricKind.GAUGE: pb_utils.MetricFamily.GAUGE,
+    MetricKind.HISTOGRAM: pb_utils.MetricFamily.HISTOGRAM,
 }
 
 
@@ -24,7 +24,7 @@ class Published:
         self._families: list[Any] = []
 
     def one(self, metric: Metric) -> Any:
-        buckets = {"buckets": list(metric.buckets)} if metric.kind is Kind.HISTOGRAM else {}
+        buckets = {"buckets": list(metric.buckets)} if metric.kind is MetricKind.HISTOGRAM else {}
         return self._family(metric).Metric(labels=self._labels, **buckets)
 
     def each(self, metric: Metric, values: Iterable[str]) -> dict[str, Any]:

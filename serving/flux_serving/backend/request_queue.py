@@ -26,7 +26,7 @@ from flux_contract.errors import GenerationFailed, InvalidRequest, Overloaded
 from flux_contract.models import Model
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.health import HEALTH
-from flux_serving.backend.lanes import Bounds, Lane, make_lanes
+from flux_serving.backend.lanes import Lane, LaneLimits, make_lanes
 from flux_serving.backend.pending_request import PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
@@ -183,7 +183,7 @@ class RequestQueue(Generic[Prepared]):
             if not is_ready:
                 self._slots.release()
 
-    def _prepare_within(self, bounds: Bounds, pending: PendingRequest) -> bool:
+    def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest) -> bool:
         """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
         values = pending.values
         if (reason := pending.reason_to_stop()) is not None:

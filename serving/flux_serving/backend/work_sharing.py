@@ -19,7 +19,7 @@ from flux_serving.backend.work_board import InstanceWork, WorkBoard, WorkPost
 from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.placement import Backlog, choose_instance, seconds_left
-from flux_serving.scheduling.scheduler import Limits, Load
+from flux_serving.scheduling.scheduler import EngineLoad, Limits
 from flux_serving.scheduling.step_costs import StepCosts
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class WorkSharing(Observer):
         self._take = take
         self._on_handed_over = on_handed_over
         self._costs = StepCosts()
-        self._load = Load()
+        self._load = EngineLoad()
         #: Jobs of accepted requests that are not in the engine yet, because their adapters are being read.
         self._expected: dict[object, Sequence[JobLeft]] = {}
         #: Requests that other instances work on, or that are on their way there.
@@ -64,7 +64,7 @@ class WorkSharing(Observer):
         self._beats = threading.Thread(target=self._beat, name="work left", daemon=True)
         self._server: HandoverServer | None = None
 
-    def begin(self, load: Load) -> None:
+    def begin(self, load: EngineLoad) -> None:
         """Start to take part. load: of its engine. Raises OSError: no socket can be made."""
         self._server = HandoverServer(self._folder, self._work.instance, self._take)
         self.queued(load)
@@ -94,7 +94,7 @@ class WorkSharing(Observer):
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
         self._costs.observe(tokens, step_s)
 
-    def queued(self, load: Load) -> None:
+    def queued(self, load: EngineLoad) -> None:
         with self._lock:
             self._load = load
             self._write()

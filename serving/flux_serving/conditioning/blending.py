@@ -9,15 +9,17 @@ import torch
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.knobs import IMAGE_BLEND
-from flux_serving.conditioning.context import Part, Text
+from flux_serving.conditioning.context import ContextPart, EncodedPrompt
 
 
-def concatenated(parts: Sequence[Part], strengths: Sequence[float]) -> list[Part]:
+def concatenated(parts: Sequence[ContextPart], strengths: Sequence[float]) -> list[ContextPart]:
     """Each picture's tokens weigh its strength."""
     return [replace(part, weights=part.weights * strength) for part, strength in zip(parts, strengths, strict=True)]
 
 
-def summed(parts: Sequence[Part], strengths: Sequence[float], text: Text) -> tuple[list[Part], Text]:
+def summed(
+    parts: Sequence[ContextPart], strengths: Sequence[float], text: EncodedPrompt
+) -> tuple[list[ContextPart], EncodedPrompt]:
     """diffusers scales each picture's tokens by its strength, and a prompt's by all of them, since each has its own.
 
     Source: diffusers, `FluxPriorReduxPipeline.__call__`, with `prompt_embeds_scale` and `pooled_prompt_embeds_scale`.

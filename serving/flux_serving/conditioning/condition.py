@@ -13,7 +13,7 @@ from flux_contract.errors import InvalidRequest
 from flux_contract.knobs import IMAGE, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_CONTEXT_TOKENS, MAX_VIEWS
 from flux_serving.conditioning.blending import concatenated, summed
-from flux_serving.conditioning.context import Context, Span, Text, assemble
+from flux_serving.conditioning.context import Context, EncodedPrompt, Span, assemble
 from flux_serving.conditioning.detail import pooled_count
 from flux_serving.conditioning.framing import View
 from flux_serving.conditioning.picture_control import PictureControl, picture_part
@@ -21,7 +21,7 @@ from flux_serving.conditioning.prompt_encoding import text_parts
 
 
 @dataclass(frozen=True)
-class Wish:
+class ConditionOptions:
     """What a request asks for. views, controls: of each picture, if there are any. blend: of the contract.
 
     prompt, negative_prompt: None for none.
@@ -40,7 +40,7 @@ class Wish:
         """What the vision tower is to see, in order."""
         return [view.picture for views in self.views for view in views]
 
-    def without_pictures(self) -> Wish:
+    def without_pictures(self) -> ConditionOptions:
         """The same, once the vision tower has its squares: what is left needs no pictures, whose memory can go."""
         nothing = Image.new("RGB", (1, 1))
         return replace(self, views=[[replace(view, picture=nothing) for view in views] for views in self.views])
@@ -61,7 +61,7 @@ class Wish:
             )
 
 
-def compose(wish: Wish, text: Text, tokens: Sequence[Tensor]) -> Context:
+def compose(options: ConditionOptions, text: EncodedPrompt, tokens: Sequence[Tensor]) -> Context:
     """tokens: (tokens, width) of each square.
 
     Raises InvalidRequest: the pictures cannot be added up, or at some time nothing is there that steers.
@@ -69,14 +69,14 @@ def compose(wish: Wish, text: Text, tokens: Sequence[Tensor]) -> Context:
     rest: Iterator[Tensor] = iter(tokens)
     pictures = [
         picture_part(views, list(islice(rest, len(views))), control)
-        for views, control in zip(wish.views, wish.controls, strict=True)
+        for views, control in zip(options.views, options.controls, strict=True)
     ]
-    strengths = [control.strength for control in wish.controls]
-    if wish.blend == "sum" and pictures:
+    strengths = [control.strength for control in options.controls]
+    if options.blend == "sum" and pictures:
         pictures, text = summed(pictures, strengths, text)
     else:
         pictures = concatenated(pictures, strengths)
-    parts = [*text_parts(text, wish.prompt_span, wish.prompt_strength), *pictures]
+    parts = [*text_parts(text, options.prompt_span, options.prompt_strength), *pictures]
     there = [part.span for part in parts if bool((part.weights > 0).any())]
     for start in {0.0, *(span.end for span in there)} - {1.0}:
         if not any(span.start <= start < span.end for span in there):
@@ -84,4 +84,4 @@ def compose(wish: Wish, text: Text, tokens: Sequence[Tensor]) -> Context:
                 f"{IMAGE_STRENGTH.name} and {PROMPT_STRENGTH.name} leave nothing that steers once {start:g} of the "
                 "steps are over"
             )
-    return assemble(parts, text.pooled, wish.prompt_span)
+    return assemble(parts, text.pooled, options.prompt_span)

@@ -32,7 +32,7 @@ ALWAYS = Span()
 
 
 @dataclass(frozen=True)
-class Text:
+class EncodedPrompt:
     """An encoded prompt. tokens: (count, width). weight: of each token. pooled: (pooled width,)."""
 
     tokens: Tensor
@@ -41,7 +41,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Part:
+class ContextPart:
     """Tokens that come and go together. tokens: (count, width). weights: (count,) float32, at least 0."""
 
     tokens: Tensor
@@ -120,12 +120,12 @@ def _merge_equal(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return (first == index).nonzero().flatten(), summed
 
 
-def no_text(width: int, pooled_width: int, like: Tensor) -> Text:
+def no_text(width: int, pooled_width: int, like: Tensor) -> EncodedPrompt:
     """What FLUX Redux reads where there is no prompt. like: gives device and dtype."""
-    return Text(like.new_zeros(1, width), EMPTY_PROMPT_TOKENS, like.new_zeros(pooled_width))
+    return EncodedPrompt(like.new_zeros(1, width), EMPTY_PROMPT_TOKENS, like.new_zeros(pooled_width))
 
 
-def assemble(parts: Sequence[Part], pooled: Tensor, pooled_span: Span = ALWAYS) -> Context:
+def assemble(parts: Sequence[ContextPart], pooled: Tensor, pooled_span: Span = ALWAYS) -> Context:
     """All tokens in the order of the parts: text first, then the pictures, as diffusers orders them."""
     tokens, weights = torch.cat([part.tokens for part in parts]), torch.cat([part.weights for part in parts])
     spans = torch.cat([_rows_of(part.span, len(part.tokens)) for part in parts])

@@ -12,7 +12,7 @@ from flux_contract import knobs
 from flux_contract.errors import InvalidRequest
 from flux_contract.tensors import Array
 from flux_contract.tensors import Tensor as Input
-from flux_serving.conditioning.context import Part, Span
+from flux_serving.conditioning.context import ContextPart, Span
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import View
 
@@ -57,14 +57,14 @@ def spans_in(values: Mapping[str, Array], start: Input, end: Input, count: int) 
     return spans
 
 
-def picture_part(views: Sequence[View], tokens: Sequence[Tensor], control: PictureControl) -> Part:
+def picture_part(views: Sequence[View], tokens: Sequence[Tensor], control: PictureControl) -> ContextPart:
     """The tokens of one picture, which weigh as if its strength were 1.
 
     tokens: (tokens, width) of each of its views, on a square grid. Several views share the weight of one.
     """
     parts = [_of_view(view, own, control) for view, own in zip(views, tokens, strict=True)]
     weights = torch.cat([weights for _, weights in parts]) / len(views)
-    return Part(torch.cat([own for own, _ in parts]), weights, control.span)
+    return ContextPart(torch.cat([own for own, _ in parts]), weights, control.span)
 
 
 def _of_view(view: View, tokens: Tensor, control: PictureControl) -> tuple[Tensor, Tensor]:

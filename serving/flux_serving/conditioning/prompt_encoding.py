@@ -8,7 +8,7 @@ from diffusers import FluxPriorReduxPipeline
 from flux_contract.errors import InvalidRequest
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
 from flux_contract.tensors import Tensor as Input
-from flux_serving.conditioning.context import Context, Part, Span, Text, no_text
+from flux_serving.conditioning.context import Context, ContextPart, EncodedPrompt, Span, no_text
 from flux_serving.conditioning.redux_prior import context_width
 
 #: CLIP's pooled width, hard-coded in diffusers' FluxPriorReduxPipeline.
@@ -26,24 +26,24 @@ def check_prompt(prior: FluxPriorReduxPipeline, tensor: Input, prompt: str | Non
 
 
 @torch.inference_mode()
-def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str | None) -> Text:
+def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str | None) -> EncodedPrompt:
     """None is what diffusers' Redux feeds without a prompt, collapsed into one weighted token."""
     if prompt is None:
         return no_text(context_width(prior), POOLED_WIDTH, like=next(prior.image_embedder.parameters()))
     tokens, pooled, _ = prior.encode_prompt(
         prompt, device=prior.image_encoder.device, max_sequence_length=EMPTY_PROMPT_TOKENS
     )
-    return Text(tokens[0], 1.0, pooled[0])
+    return EncodedPrompt(tokens[0], 1.0, pooled[0])
 
 
-def as_context(text: Text) -> Context:
+def as_context(text: EncodedPrompt) -> Context:
     """A prompt alone."""
     return Context(text.tokens, torch.full((len(text.tokens),), text.weight), text.pooled)
 
 
-def text_parts(text: Text, span: Span, strength: float) -> list[Part]:
+def text_parts(text: EncodedPrompt, span: Span, strength: float) -> list[ContextPart]:
     """The prompt while it is there, and what stands for none before and after."""
-    parts = [Part(text.tokens, torch.full((len(text.tokens),), text.weight * strength), span)]
+    parts = [ContextPart(text.tokens, torch.full((len(text.tokens),), text.weight * strength), span)]
     none = no_text(text.tokens.shape[1], len(text.pooled), like=text.tokens)
     absences = [absence for absence in (Span(0.0, span.start), Span(span.end, 1.0)) if absence.start < absence.end]
-    return parts + [Part(none.tokens, torch.full((1,), float(none.weight)), absence) for absence in absences]
+    return parts + [ContextPart(none.tokens, torch.full((1,), float(none.weight)), absence) for absence in absences]

@@ -13,10 +13,10 @@ from diffusers import FluxControlNetModel
 from torch import Tensor
 
 from flux_serving.network.attention import Attention
+from flux_serving.network.backbone import TransformerBackbone, take, vectors_of
 from flux_serving.network.blocks import DOUBLE, SINGLE
 from flux_serving.network.latents import Grid
 from flux_serving.network.projections import Projections
-from flux_serving.network.trunk import Trunk, take, vectors_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Residuals:
             image.index_add_(0, self.rows, residuals[block // -(-blocks // len(residuals))])
 
 
-class ControlNet(Trunk):
+class ControlNet(TransformerBackbone):
     """A stock FluxControlNetModel."""
 
     def __init__(self, stock: FluxControlNetModel) -> None:

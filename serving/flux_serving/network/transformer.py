@@ -10,21 +10,21 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from flux_serving.network.attention import Attention
+from flux_serving.network.backbone import TransformerBackbone, take, vectors_of
 from flux_serving.network.blocks import DOUBLE, SINGLE, modulated
 from flux_serving.network.controlnet import Residuals
 from flux_serving.network.latents import Grid
 from flux_serving.network.projections import Additions, Projections
 from flux_serving.network.rotary import RotaryTables
-from flux_serving.network.trunk import Trunk, take, vectors_of
 
 
-class Transformer(Trunk):
+class Transformer(TransformerBackbone):
     """A stock FluxTransformer2DModel, as it is or adapted by a LoRA."""
 
     def __init__(
         self, stock: FluxTransformer2DModel, project: Projections | None = None, rotary: RotaryTables | None = None
     ) -> None:
-        """project: of this stock network; None: as they are. rotary: as for `Trunk`."""
+        """project: of this stock network; None: as they are. rotary: as for `TransformerBackbone`."""
         self._project = project or Projections(stock)
         super().__init__(stock, self._project, rotary)
         self._out = self._project("proj_out")

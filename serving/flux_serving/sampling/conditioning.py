@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from flux_serving.conditioning.context import Context, Phase
+from flux_serving.network.backbone import TransformerBackbone
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.latents import Grid
 from flux_serving.network.transformer import Transformer
-from flux_serving.network.trunk import Trunk
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 
 
@@ -22,7 +22,7 @@ class Embedding:
     context: on the CPU, condensed. What is computed from it is on the network's device.
     """
 
-    def __init__(self, network: Trunk, context: Context) -> None:
+    def __init__(self, network: TransformerBackbone, context: Context) -> None:
         self.network = network
         self.context = context
 
@@ -102,7 +102,7 @@ class ControlPicture:
 
 
 @dataclass(frozen=True)
-class Control:
+class ControlConditioning:
     """What a ControlNet reads, the picture that it follows, and how much it has to say."""
 
     conditioning: Conditioning
@@ -118,7 +118,7 @@ class Steering:
     condition: Conditioning
     negative: Conditioning | None = None
     true_cfg_scale: float = 1.0
-    control: Control | None = None
+    control: ControlConditioning | None = None
 
     @property
     def _all(self) -> list[Conditioning]:

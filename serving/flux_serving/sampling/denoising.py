@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flux_serving.network.latents import Grid
+from flux_serving.sampling.batch_inputs import BatchInputs, ControlInputs
 from flux_serving.sampling.conditioning import Steering
-from flux_serving.sampling.lineup import ControlLineup, Lineup
 
 #: Steps whose modulation a batch lines up ahead. More cost memory, fewer cost time; a batch rarely lasts longer.
 _LOOK_AHEAD = 4
@@ -117,10 +117,10 @@ class Batch:
         controls = [(row, s.control) for row, s in enumerate(self._steering) if s.control is not None]
         # New members come to the device here, on the stepping thread: a copy from elsewhere would wait for its steps.
         self._rows = _Rows(torch.stack([self._transformer.hold(member.latents) for member in members]))
-        self._lineup = Lineup([*conditions, *(negative for _, negative in negatives)], attention)
+        self._inputs = BatchInputs([*conditions, *(negative for _, negative in negatives)], attention)
         #: The member that each row of the transformer belongs to.
         self._owners = [*range(len(members)), *(row for row, _ in negatives)]
-        self._control = ControlLineup(controls, self._owners, attention) if controls else None
+        self._control = ControlInputs(controls, self._owners, attention) if controls else None
         self._guided = torch.tensor([row for row, _ in negatives], dtype=torch.long, device=self._rows.latents.device)
         self._scales = torch.tensor([self._steering[row].true_cfg_scale for row, _ in negatives])[:, None, None].to(
             self._rows.latents
@@ -154,13 +154,13 @@ class Batch:
     def _velocity(self, latents: Tensor) -> Tensor:
         """One forward, for each member. latents: (members, image tokens, channels)."""
         residuals = None if self._control is None else self._control.residuals(latents, self._ahead)
-        lineup, guided = self._lineup, self._guided
+        inputs, guided = self._inputs, self._guided
         rows = self._transformer.velocity(
             torch.cat([latents, latents[guided]]) if len(guided) else latents,
-            lineup.context,
-            lineup.modulation[:, self._ahead],
-            lineup.grid,
-            lineup.attention,
+            inputs.context,
+            inputs.modulation[:, self._ahead],
+            inputs.grid,
+            inputs.attention,
             residuals,
         )
         if not len(guided):
@@ -175,7 +175,7 @@ class Batch:
             s.condition.changes[step - s.first_step :][:count] for s, step in zip(self._steering, steps, strict=True)
         ]
         self._changes = torch.stack(changes).to(self._rows.latents.device)
-        self._lineup.look_ahead([steps[owner] for owner in self._owners], count)
+        self._inputs.look_ahead([steps[owner] for owner in self._owners], count)
         if self._control is not None:
             self._control.look_ahead(steps, count)
         self._ahead = 0

@@ -7,13 +7,13 @@ from typing import Any
 
 from flux_contract.errors import FluxError
 from flux_serving.scheduling.job import Job
-from flux_serving.scheduling.scheduler import Load
+from flux_serving.scheduling.scheduler import EngineLoad
 
 
 class Observer:
     """Counts nothing; the base of those that do."""
 
-    def queued(self, load: Load) -> None:
+    def queued(self, load: EngineLoad) -> None:
         """When jobs were accepted, and after every step, or where jobs were dropped instead of one."""
 
     def began(self, job: Job[Any, Any], queue_s: float) -> None:
@@ -35,7 +35,7 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def queued(self, load: Load) -> None:
+    def queued(self, load: EngineLoad) -> None:
         self._tell(lambda observer: observer.queued(load))
 
     def began(self, job: Job[Any, Any], queue_s: float) -> None:

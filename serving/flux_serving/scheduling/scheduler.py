@@ -65,7 +65,7 @@ class Plan:
     dropped: tuple[tuple[AnyJob, FluxError], ...]
 
 
-class Load(NamedTuple):
+class EngineLoad(NamedTuple):
     """Jobs that have taken a step and have more to take, those that have taken none yet, and the tokens of both.
 
     jobs: what is left of each. room: jobs that would still be accepted, if they had few tokens.
@@ -156,12 +156,12 @@ class Scheduler:
         return len(self._places)
 
     @property
-    def load(self) -> Load:
+    def load(self) -> EngineLoad:
         jobs = tuple(self._places)
         running = [job.tokens for job in jobs if job.steps_done > 0]
         waiting = [job.tokens for job in jobs if job.steps_done == 0]
         room = 0 if self._tokens >= self._limits.max_tokens else self._limits.max_jobs - len(jobs)
-        return Load(len(running), len(waiting), sum(running), sum(waiting), tuple(job.left for job in jobs), room)
+        return EngineLoad(len(running), len(waiting), sum(running), sum(waiting), tuple(job.left for job in jobs), room)
 
     def add(self, jobs: Sequence[AnyJob]) -> None:
         """All of them or none. Raises Overloaded: there is no room; the message has the length of the queue."""

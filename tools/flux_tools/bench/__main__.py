@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from flux_serving.launch.processes import end_on_signals
 from flux_tools.bench.checkpoint import FOLDER, ROOT
-from flux_tools.bench.measure import Run, Settings
+from flux_tools.bench.measure import BenchRun, BenchSettings
 from flux_tools.bench.options import read_options
-from flux_tools.bench.plan import WORKLOADS, Kind, Workload
+from flux_tools.bench.plan import WORKLOADS, Workload, WorkloadKind
 from flux_tools.bench.plot import draw
 from flux_tools.bench.report import sections
-from flux_tools.bench.results import Results, merged
+from flux_tools.bench.results import BenchResults, merged
 from flux_tools.demo.asset import expand
 from flux_tools.documents import replaced
 
@@ -30,7 +30,7 @@ def chosen_workloads(options: argparse.Namespace) -> tuple[Workload, ...]:
     for name in options.workloads:
         workload = WORKLOADS[name]
         if name == "grid512":
-            workload = replace(workload, kinds=(Kind(512, options.grid512_steps),))
+            workload = replace(workload, kinds=(WorkloadKind(512, options.grid512_steps),))
         if options.quick:
             workload = replace(workload, concurrency=(1, 4), requests=2, requests_per_client=1, seconds=0.0)
         if options.concurrency:
@@ -41,9 +41,9 @@ def chosen_workloads(options: argparse.Namespace) -> tuple[Workload, ...]:
     return tuple(chosen)
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def settings_of(options: argparse.Namespace) -> BenchSettings:
     quick = options.quick
-    return Settings(
+    return BenchSettings(
         workloads=chosen_workloads(options),
         systems=tuple(options.systems),
         rounds=1 if quick else options.rounds,
@@ -57,7 +57,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     )
 
 
-def write(results: Results, options: argparse.Namespace) -> None:
+def write(results: BenchResults, options: argparse.Namespace) -> None:
     for name, text in sections(results).items():
         print(f"\n## {name}\n\n{text}")
     draw(results, PICTURE if options.docs else options.output / "performance.png")
@@ -69,7 +69,7 @@ def main() -> int:
     options = read_options()
     if options.render:
         try:
-            parts = [Results.load(path) for path in options.render]
+            parts = [BenchResults.load(path) for path in options.render]
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"scripts/bench: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
             return 1
@@ -81,7 +81,7 @@ def main() -> int:
         print(f"scripts/bench: the machine is busy (load average {load:.1f}), ratios will scatter", file=sys.stderr)
     end_on_signals()
     expand(FOLDER)
-    results = Run(settings_of(options)).run()
+    results = BenchRun(settings_of(options)).run()
     write(results, options)
     print(f"\nresults: {options.output / 'bench.json'}")
     failed = sum(outcome.error is not None for cell in results.cells for outcome in cell.outcomes)

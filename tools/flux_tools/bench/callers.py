@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flux_tools.bench.plan import GUIDANCE, STRENGTH, Wish
+from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
 
 #: Encoded picture and wish in, encoded picture out; raises whatever its library raises. Threads may share one.
-Caller: TypeAlias = Callable[[bytes, Wish], bytes]
+Caller: TypeAlias = Callable[[bytes, ImageOptions], bytes]
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
 
@@ -30,7 +30,7 @@ def _form(address: str) -> Caller:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     client = httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
-    def call(picture: bytes, wish: Wish) -> bytes:
+    def call(picture: bytes, wish: ImageOptions) -> bytes:
         fields = {name: str(getattr(wish, name)) for name in ("side", "steps", "seed", "mode", "prompt")}
         response = client.post("/predict", data=fields, files={"image": ("picture.png", picture, "image/png")})
         return response.raise_for_status().content
@@ -39,7 +39,7 @@ def _form(address: str) -> Caller:
 
 
 def _pytriton(address: str) -> Caller:
-    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+    def request(picture: bytes, wish: ImageOptions) -> tuple[str, Tensors]:
         numbers = {name: np.array([[getattr(wish, name)]], np.int64) for name in ("side", "steps", "seed")}
         texts = {"image": picture, "mode": wish.mode.encode(), "prompt": wish.prompt.encode()}
         return "flux", numbers | {name: np.array([[text]], dtype=object) for name, text in texts.items()}
@@ -48,7 +48,7 @@ def _pytriton(address: str) -> Caller:
 
 
 def _raw(address: str) -> Caller:
-    def request(picture: bytes, wish: Wish) -> tuple[str, Tensors]:
+    def request(picture: bytes, wish: ImageOptions) -> tuple[str, Tensors]:
         prompt = {"PROMPT": np.array([[wish.prompt.encode()]], dtype=object)}
         image = np.array([[picture]], dtype=object)
         fit = {"FIT": np.array([[b"stretch"]], dtype=object)}
@@ -76,14 +76,14 @@ def _raw(address: str) -> Caller:
     return _tritonclient(address, request, "OUTPUT_IMAGE")
 
 
-def _tritonclient(address: str, request: Callable[[bytes, Wish], tuple[str, Tensors]], output: str) -> Caller:
+def _tritonclient(address: str, request: Callable[[bytes, ImageOptions], tuple[str, Tensors]], output: str) -> Caller:
     """request: gives the model's name and its inputs."""
     import tritonclient.grpc as triton
     from tritonclient.utils import np_to_triton_dtype
 
     client = triton.InferenceServerClient(address)
 
-    def call(picture: bytes, wish: Wish) -> bytes:
+    def call(picture: bytes, wish: ImageOptions) -> bytes:
         model, tensors = request(picture, wish)
         inputs = []
         for name, values in tensors.items():
@@ -103,7 +103,7 @@ def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
         # A refusal counts as a failure here, so nothing is tried twice.
         client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
-        def call(picture: bytes, wish: Wish) -> bytes:
+        def call(picture: bytes, wish: ImageOptions) -> bytes:
             # What the stock pipelines do: a prompt alone steers, and a picture of another shape is squashed.
             steered: dict[str, Any] = {"prompt": wish.prompt, "fit": "stretch"}
             of_mode: dict[str, dict[str, Any]] = {
@@ -133,7 +133,7 @@ def _loop(_: str) -> Caller:
 
     stock = StockDiffusers(CHECKPOINTS)
 
-    def call(picture: bytes, wish: Wish) -> bytes:
+    def call(picture: bytes, wish: ImageOptions) -> bytes:
         return as_png(stock.draw(opened(picture), wish))
 
     return call

@@ -15,13 +15,13 @@ import torch
 
 from flux_contract.knobs import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_contract.limits import DEFAULT_STEPS, EMPTY_PROMPT_TOKENS, MAX_STEPS
-from flux_serving.conditioning.context import ALWAYS, Part, Text, assemble, no_text
+from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.conditioning.redux_prior import encode_pictures
 from flux_serving.images.picture_size import Sides
 from flux_serving.network.weights import load_base, load_prior
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_tools.bench.checkpoint import CHECKPOINTS
 from flux_tools.bench.pictures import picture
@@ -31,7 +31,7 @@ from flux_tools.bench.plan import GUIDANCE
 AT_LEAST_S, AT_LEAST_STEPS = 2.0, 3
 
 
-class Steps:
+class CeilingSteps:
     """Both ways to take a step, with the same weights on the same pictures.
 
     A prompt is 512 random tokens here, none like another, as FLUX.1's T5 gives them: of the demo's own, the padding is
@@ -53,9 +53,9 @@ class Steps:
         for row, tokens in enumerate(self.pictures(rows)):
             text = no_text(tokens.shape[1], POOLED_WIDTH, tokens)
             if has_prompt:
-                text = Text(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
-            parts = [*text_parts(text, ALWAYS, strength=1.0), Part(tokens, torch.ones(len(tokens)))]
-            works += self.sampler.begin(parameters(side, seed=row), Material(assemble(parts, text.pooled)))
+                text = EncodedPrompt(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
+            parts = [*text_parts(text, ALWAYS, strength=1.0), ContextPart(tokens, torch.ones(len(tokens)))]
+            works += self.sampler.begin(parameters(side, seed=row), SamplerInputs(assemble(parts, text.pooled)))
         return lambda: self.sampler.step(works)
 
     def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
@@ -110,7 +110,7 @@ def seconds_per_step(step: Callable[[], object]) -> float:
 
 def main(arguments: Sequence[str]) -> None:
     answer, side, *rows = arguments
-    steps = Steps()
+    steps = CeilingSteps()
     measured = [
         {
             "code": code,

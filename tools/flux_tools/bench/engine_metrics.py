@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Share:
+class StepShare:
     """A row of the table. metric: a counter. model: of which model, None for any. unit_s: seconds that 1 of it is."""
 
     label: str
@@ -23,20 +23,20 @@ class Share:
 
 
 SHARES = (
-    Share("`flux_base`: inside forwards of the transformer", "flux_forward_seconds_total"),
-    Share("`flux_base`: denoising steps, forwards included", "flux_step_seconds_sum"),
-    Share("`flux_base`: VAE decoder", "flux_decode_seconds_sum"),
-    Share("`flux_prior_redux`, by Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
-    Share("`image_encode`, by Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
+    StepShare("`flux_base`: inside forwards of the transformer", "flux_forward_seconds_total"),
+    StepShare("`flux_base`: denoising steps, forwards included", "flux_step_seconds_sum"),
+    StepShare("`flux_base`: VAE decoder", "flux_decode_seconds_sum"),
+    StepShare("`flux_prior_redux`, by Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
+    StepShare("`image_encode`, by Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
 )
 #: Their quotient is how many pictures shared a step.
-ROWS, STEPS = Share("rows", "flux_rows_per_step_sum"), Share("steps", "flux_rows_per_step_count")
+ROWS, STEPS = StepShare("rows", "flux_rows_per_step_sum"), StepShare("steps", "flux_rows_per_step_count")
 _LINE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 _MODEL = re.compile(r'model="([^"]*)"')
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """The counters named above that the server publishes, by `Share.key`."""
+    """The counters named above that the server publishes, by `StepShare.key`."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open(url, timeout=30) as response:
         return parse_counters(response.read().decode())
@@ -58,7 +58,7 @@ def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str,
     return {key: value - before.get(key, 0.0) for key, value in after.items()}
 
 
-def share_of(metrics: Mapping[str, float], share: Share, wall_s: float) -> str:
+def share_of(metrics: Mapping[str, float], share: StepShare, wall_s: float) -> str:
     """As text, percent of the wall time."""
     if share.key not in metrics:
         return "not published"

@@ -26,12 +26,12 @@ from PIL import Image
 from flux_tools.bench.callers import Caller, open_caller
 from flux_tools.bench.engine_metrics import growth, read_counters
 from flux_tools.bench.pictures import encoded
-from flux_tools.bench.plan import Wish, respelled, warm_up
-from flux_tools.bench.results import Outcome
+from flux_tools.bench.plan import ImageOptions, respelled, warm_up
+from flux_tools.bench.results import RequestOutcome
 
 
 @dataclass(frozen=True)
-class Task:
+class LoadTask:
     """mode: closed, open, fairness or reference.
 
     wishes: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
@@ -44,7 +44,7 @@ class Task:
     mode: str
     occasion: str
     references: str
-    wishes: tuple[Wish, ...]
+    wishes: tuple[ImageOptions, ...]
     concurrency: int = 1
     block: int = 1
     seconds: float = 0.0
@@ -52,9 +52,9 @@ class Task:
     metrics_url: str | None = None
 
     @classmethod
-    def read(cls, path: Path) -> Task:
+    def read(cls, path: Path) -> LoadTask:
         raw = json.loads(path.read_text())
-        wishes = tuple(Wish(**wish) for wish in raw["wishes"])
+        wishes = tuple(ImageOptions(**wish) for wish in raw["wishes"])
         return cls(**{**raw, "wishes": wishes, "arrivals_s": tuple(raw["arrivals_s"])})
 
 
@@ -62,23 +62,23 @@ class Task:
 class Answer:
     """An outcome with its picture."""
 
-    outcome: Outcome
+    outcome: RequestOutcome
     data: bytes | None
 
 
-def ask(caller: Caller, wish: Wish, picture: bytes, due: float, origin: float) -> Answer:
+def ask(caller: Caller, wish: ImageOptions, picture: bytes, due: float, origin: float) -> Answer:
     """due, origin: on the clock of `time.perf_counter`."""
     data, error = None, None
     try:
         data = caller(picture, wish)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
-    return Answer(Outcome(wish.index, due - origin, time.perf_counter() - origin, error), data)
+    return Answer(RequestOutcome(wish.index, due - origin, time.perf_counter() - origin, error), data)
 
 
 def closed_loop(
     caller: Caller,
-    wishes: Sequence[Wish],
+    wishes: Sequence[ImageOptions],
     pictures: Sequence[bytes],
     concurrency: int,
     block: int | None = None,
@@ -91,7 +91,7 @@ def closed_loop(
     """
     origin = time.perf_counter()
 
-    def in_blocks() -> Iterator[tuple[Wish, bytes]]:
+    def in_blocks() -> Iterator[tuple[ImageOptions, bytes]]:
         for number, order in enumerate(zip(wishes, pictures, strict=True)):
             if number and block and number % block == 0 and time.perf_counter() - origin >= seconds:
                 return
@@ -114,7 +114,7 @@ def closed_loop(
 
 
 def open_loop(
-    caller: Caller, wishes: Sequence[Wish], pictures: Sequence[bytes], arrivals_s: Sequence[float]
+    caller: Caller, wishes: Sequence[ImageOptions], pictures: Sequence[bytes], arrivals_s: Sequence[float]
 ) -> list[Answer]:
     """Every request at its own time, whether or not the earlier ones are answered; its latency counts from then."""
     with ThreadPoolExecutor(len(wishes)) as pool:
@@ -131,12 +131,12 @@ def open_loop(
 HEAD_START_S = 0.3
 
 
-def short_beside_long(caller: Caller, wishes: Sequence[Wish], pictures: Sequence[bytes]) -> dict[str, Any]:
+def short_beside_long(caller: Caller, wishes: Sequence[ImageOptions], pictures: Sequence[bytes]) -> dict[str, Any]:
     """wishes: the long ones, then short ones: three asked alone first, the last beside the long ones."""
     *long, first, second, third, last = zip(wishes, pictures, strict=True)
     errors: list[str] = []
 
-    def seconds(order: tuple[Wish, bytes]) -> float:
+    def seconds(order: tuple[ImageOptions, bytes]) -> float:
         began = time.perf_counter()
         outcome = ask(caller, *order, began, began).outcome
         if outcome.error:
@@ -164,7 +164,7 @@ def pixels(data: bytes) -> npt.NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
 
 
-def compared(answer: Answer, references: Path) -> Outcome:
+def compared(answer: Answer, references: Path) -> RequestOutcome:
     """The outcome with the largest difference to stock diffusers' picture, where there is one to compare with."""
     reference = references / f"{answer.outcome.index}.npy"
     if answer.data is None or not reference.exists():
@@ -178,12 +178,12 @@ def compared(answer: Answer, references: Path) -> Outcome:
         return replace(answer.outcome, error=f"no picture: {failure}")
 
 
-def orders(wishes: Sequence[Wish], occasion: str) -> tuple[list[Wish], list[bytes]]:
+def orders(wishes: Sequence[ImageOptions], occasion: str) -> tuple[list[ImageOptions], list[bytes]]:
     """The wishes and their pictures, in bytes that no cache has seen."""
     return respelled(wishes, occasion), [encoded(wish.index, occasion) for wish in wishes]
 
 
-def run(task: Task) -> dict[str, Any]:
+def run(task: LoadTask) -> dict[str, Any]:
     caller = open_caller(task.caller, task.address)
     references = Path(task.references)
     wishes, pictures = orders(task.wishes, task.occasion)
@@ -207,4 +207,4 @@ def run(task: Task) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps(run(Task.read(Path(sys.argv[1])))))
+    Path(sys.argv[2]).write_text(json.dumps(run(LoadTask.read(Path(sys.argv[1])))))

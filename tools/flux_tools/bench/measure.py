@@ -12,10 +12,10 @@ from typing import Any
 
 from flux_contract.errors import CannotStart
 from flux_tools.bench.figures import OURS, latency
-from flux_tools.bench.load import Task
+from flux_tools.bench.load import LoadTask
 from flux_tools.bench.machine import machine, versions
-from flux_tools.bench.plan import Wish, Workload, poisson_arrivals_s, rotated
-from flux_tools.bench.results import Ceiling, Cell, Fairness, Results, read_cell
+from flux_tools.bench.plan import ImageOptions, Workload, poisson_arrivals_s, rotated
+from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, read_cell
 from flux_tools.bench.running import Running, ServerFailed, running
 from flux_tools.bench.systems import SYSTEMS, System
 
@@ -30,7 +30,7 @@ BATCHES = (1, 8)
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """open_share: arrivals of the open loop, as a share of our throughput at the highest concurrency; 0: no open loop.
 
     long_jobs, long_steps, short_steps: of the fairness scenario; no long jobs: no scenario. ceiling_rows: pictures in a
@@ -50,17 +50,17 @@ class Settings:
     short_steps: int = 4
 
 
-class Run:
-    def __init__(self, settings: Settings) -> None:
+class BenchRun:
+    def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
-        self.results = Results(machine(settings.threads), versions(), _plain(settings))
+        self.results = BenchResults(machine(settings.threads), versions(), _plain(settings))
         self._file = settings.folder / "bench.json"
         #: Chosen by calibration, by (workload, system).
         self._batch = {(w.name, s): BATCHES[-1] for w in settings.workloads for s in settings.systems}
         self._rate_per_s: dict[str, float] = {}
         self._servers = list(dict.fromkeys(SYSTEMS[name].server or "" for name in settings.systems))
 
-    def run(self) -> Results:
+    def run(self) -> BenchResults:
         for workload in self.settings.workloads:
             self._reference(workload)
             self._calibrate(workload)
@@ -151,7 +151,7 @@ class Run:
         name: str,
         batch: int | None,
         at: Running | None,
-        wishes: Sequence[Wish],
+        wishes: Sequence[ImageOptions],
         clients: int,
     ) -> Cell:
         """clients: of the closed loop; 0 is the open loop."""
@@ -185,7 +185,7 @@ class Run:
         batch = self._batch_of(workload, name)
         side = workload.kinds[0].side
         steps = [settings.long_steps] * settings.long_jobs + [settings.short_steps] * 4
-        wishes = [Wish(index, side, count, seed=1000 + index) for index, count in enumerate(steps)]
+        wishes = [ImageOptions(index, side, count, seed=1000 + index) for index, count in enumerate(steps)]
         try:
             with running(server, batch, settings.folder / "logs") as at:
                 answer = self._ask(SYSTEMS[name], at, "fairness", workload, wishes, f"{number} fairness {name}", 1)
@@ -220,14 +220,14 @@ class Run:
         at: Running | None,
         mode: str,
         workload: Workload,
-        wishes: Sequence[Wish],
+        wishes: Sequence[ImageOptions],
         occasion: str,
         concurrency: int = 1,
         arrivals_s: tuple[float, ...] = (),
     ) -> dict[str, Any]:
         """Raises LoadFailed: the load generator ended with an error."""
         folder = self.settings.folder
-        task = Task(
+        task = LoadTask(
             caller=system.caller,
             address=at.address(system.caller) if at else "",
             mode=mode,
@@ -270,7 +270,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
+def _plain(settings: BenchSettings) -> dict[str, Any]:
     """As JSON has it, without this machine's paths."""
     plain = {key: value for key, value in asdict(settings).items() if key != "folder"}
     return dict(json.loads(json.dumps(plain)))

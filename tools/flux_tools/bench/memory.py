@@ -16,15 +16,15 @@ from flux_contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_VAE_ENCODER
 from flux_serving.launch.processes import end_on_signals
 from flux_serving.network.lora import Adapter, read_adapter, summed
 from flux_serving.network.weights import load_base, load_prior, load_vae_encoder
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
 from flux_tools.bench import flux_dev
 from flux_tools.bench import memory_report as report
 from flux_tools.bench.callers import open_caller
 from flux_tools.bench.checkpoint import CHECKPOINTS, FOLDER, ROOT
-from flux_tools.bench.memory_report import Loaded, Part
+from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.options import read_memory_options
 from flux_tools.bench.pictures import encoded
-from flux_tools.bench.plan import MODES, Wish
+from flux_tools.bench.plan import MODES, ImageOptions
 from flux_tools.bench.processes import resident_bytes
 from flux_tools.bench.running import running
 from flux_tools.bench.storages import bytes_in, bytes_of
@@ -44,7 +44,7 @@ _OF_PRIOR = {
 }
 
 
-def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora: Adapter) -> list[Part]:
+def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora: Adapter) -> list[MemoryPart]:
     """prior: by _OF_PRIOR. lora: for the sampler's transformer."""
     base, adapted = sampler.base, sampler.transformer.adapted(summed([(lora, 1.0)]))
     held = {
@@ -58,10 +58,10 @@ def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora:
             report.ADAPTER: bytes_of([sampler, lora, adapted]) - bytes_of(sampler),
         },
     }
-    return [Part(model.name, name, weights) for model, parts in held.items() for name, weights in parts.items()]
+    return [MemoryPart(model.name, name, weights) for model, parts in held.items() for name, weights in parts.items()]
 
 
-def demo() -> tuple[list[Part], list[Loaded]]:
+def demo() -> tuple[list[MemoryPart], list[Loaded]]:
     """The demo checkpoint's, and what they are in its files."""
     cpu, dtype = torch.device("cpu"), torch.float32
     pipeline = load_prior(CHECKPOINTS, cpu, dtype)
@@ -79,7 +79,7 @@ def demo() -> tuple[list[Part], list[Loaded]]:
     return parts_of(prior, vae_encoder, sampler, read_adapter(ADAPTER, sampler.transformer)), loaded
 
 
-def dev() -> list[Part]:
+def dev() -> list[MemoryPart]:
     """FLUX.1-dev's, by the same code."""
     vae_encoder = flux_dev.vae()
     del vae_encoder.decoder
@@ -93,7 +93,7 @@ def resident_after_every_mode() -> dict[str, list[int]]:
         assert server is not None
         call = open_caller("flux-grpc", server.grpc)
         for number, mode in enumerate(MODES):
-            call(encoded(number, mode), Wish(number, 64, 4, number, mode))
+            call(encoded(number, mode), ImageOptions(number, 64, 4, number, mode))
         return resident_bytes(server.pid)
 
 

@@ -28,7 +28,7 @@ MODES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """weights: bytes, in each process of the model."""
 
     model: str
@@ -50,7 +50,10 @@ class Loaded:
 
 
 def sections(
-    demo: Sequence[Part], dev: Sequence[Part], loaded: Sequence[Loaded], resident: Mapping[str, Sequence[int]]
+    demo: Sequence[MemoryPart],
+    dev: Sequence[MemoryPart],
+    loaded: Sequence[Loaded],
+    resident: Mapping[str, Sequence[int]],
 ) -> dict[str, str]:
     """Every section by its marker's name. dev: the same parts as demo's, in the same order."""
     return {
@@ -60,7 +63,7 @@ def sections(
     }
 
 
-def modes(demo: Sequence[Part], dev: Sequence[Part]) -> str:
+def modes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart]) -> str:
     rows = []
     for wanted, names in MODES.items():
         sizes = [sum(part.weights for part in parts if part.name in names) for parts in (demo, dev)]
@@ -69,7 +72,7 @@ def modes(demo: Sequence[Part], dev: Sequence[Part]) -> str:
     return table(["wanted", "weights that it takes", "demo, float32", "FLUX.1-dev, bfloat16"], rows)
 
 
-def processes(demo: Sequence[Part], dev: Sequence[Part], resident: Mapping[str, Sequence[int]]) -> str:
+def processes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart], resident: Mapping[str, Sequence[int]]) -> str:
     rows = []
     for model in MODELS:
         pairs = [pair for pair in zip(demo, dev, strict=True) if pair[0].model == model.name]

@@ -22,7 +22,7 @@ STRENGTH = 0.6
 WARM_UP_STEPS = 3
 
 
-class Kind(NamedTuple):
+class WorkloadKind(NamedTuple):
     """What wishes must have in common to share a call of a stock pipeline. side: pixels. steps: denoising steps."""
 
     side: int
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImageOptions:
     """One picture wanted.
 
     index: its place in the workload's list, which also picks the input picture. side: pixels. steps: denoising steps.
@@ -46,8 +46,8 @@ class Wish:
     prompt: str = PROMPT
 
     @property
-    def kind(self) -> Kind:
-        return Kind(self.side, self.steps, self.mode)
+    def kind(self) -> WorkloadKind:
+        return WorkloadKind(self.side, self.steps, self.mode)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Workload:
 
     name: str
     #: Of the wishes; several are mixed by a seeded shuffle: each once, then each once more, and so on.
-    kinds: tuple[Kind, ...]
+    kinds: tuple[WorkloadKind, ...]
     #: Clients that each wait for their answer before they ask again.
     concurrency: tuple[int, ...]
     #: Wishes of one block, at least.
@@ -72,14 +72,17 @@ class Workload:
     #: Whether Poisson arrivals are measured too.
     open_loop: bool = True
 
-    def wishes(self, count: int) -> list[Wish]:
+    def wishes(self, count: int) -> list[ImageOptions]:
         shuffled = random.Random(self.name)
-        kinds: list[Kind] = []
+        kinds: list[WorkloadKind] = []
         while len(kinds) < count:
             block = list(self.kinds)
             shuffled.shuffle(block)
             kinds += block
-        return [Wish(index, side, steps, 1000 + index, mode) for index, (side, steps, mode) in enumerate(kinds[:count])]
+        return [
+            ImageOptions(index, side, steps, 1000 + index, mode)
+            for index, (side, steps, mode) in enumerate(kinds[:count])
+        ]
 
     def count(self, concurrency: int) -> int:
         """Wishes of one block: every client gets as many, every kind comes as often."""
@@ -90,32 +93,32 @@ class Workload:
 
 #: Every mode small and large, quick and slow, and every size as often with few steps as with many.
 _MIXED = (
-    Kind(64, 4, "redux"),
-    Kind(256, 50, "redux"),
-    Kind(64, 50, "img2img"),
-    Kind(256, 4, "img2img"),
-    Kind(64, 50, "text2img"),
-    Kind(256, 4, "text2img"),
-    Kind(64, 4, "canny"),
-    Kind(256, 50, "canny"),
+    WorkloadKind(64, 4, "redux"),
+    WorkloadKind(256, 50, "redux"),
+    WorkloadKind(64, 50, "img2img"),
+    WorkloadKind(256, 4, "img2img"),
+    WorkloadKind(64, 50, "text2img"),
+    WorkloadKind(256, 4, "text2img"),
+    WorkloadKind(64, 4, "canny"),
+    WorkloadKind(256, 50, "canny"),
 )
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("demo", (Kind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
-        Workload("grid512", (Kind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
+        Workload("demo", (WorkloadKind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
+        Workload("grid512", (WorkloadKind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
         Workload("mixed", _MIXED, (1, 2, 4, 8), requests=8, requests_per_client=3),
     )
 }
 
 
-def warm_up(wishes: Sequence[Wish], count: int) -> list[Wish]:
+def warm_up(wishes: Sequence[ImageOptions], count: int) -> list[ImageOptions]:
     """The first `count` of a workload's wishes, or as many as it has kinds, each with few steps."""
     count = max(count, len({wish.kind for wish in wishes}))
     return [replace(wish, steps=min(wish.steps, WARM_UP_STEPS)) for wish in wishes[:count]]
 
 
-def respelled(wishes: Sequence[Wish], occasion: str) -> list[Wish]:
+def respelled(wishes: Sequence[ImageOptions], occasion: str) -> list[ImageOptions]:
     """The wishes with blanks behind their prompts: the same words to the demo's tokenizers, and new bytes.
 
     Triton's response cache goes by the bytes, and would otherwise answer for every prompt but the first.

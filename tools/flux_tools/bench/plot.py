@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from flux_tools.bench.figures import LOOP, closed, throughput
 from flux_tools.bench.report import kinds, systems
-from flux_tools.bench.results import Results
+from flux_tools.bench.results import BenchResults
 from flux_tools.bench.systems import SYSTEMS
 
 #: Colour and line of each system; colours of Okabe and Ito, which people with any colour vision tell apart.
@@ -29,7 +29,7 @@ STYLES = {
 }
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: BenchResults, path: Path) -> None:
     workloads = results.options["workloads"]
     panels = len(workloads) + bool(results.fairness)
     columns = 1 if panels == 1 else 2
@@ -51,7 +51,7 @@ def draw(results: Results, path: Path) -> None:
     pyplot.close(figure)
 
 
-def _throughput(axis: Any, results: Results, workload: dict[str, Any]) -> None:
+def _throughput(axis: Any, results: BenchResults, workload: dict[str, Any]) -> None:
     concurrency = workload["concurrency"]
     for name, (colour, line) in STYLES.items():
         if name not in systems(results):
@@ -79,7 +79,7 @@ def _throughput(axis: Any, results: Results, workload: dict[str, Any]) -> None:
     _plain(axis)
 
 
-def _fairness(axis: Any, results: Results) -> None:
+def _fairness(axis: Any, results: BenchResults) -> None:
     names = [name for name in STYLES if any(one.system == name and not one.errors for one in results.fairness)]
     times = [
         median(one.beside_s / one.solo_s for one in results.fairness if one.system == name and not one.errors)

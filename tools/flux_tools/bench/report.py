@@ -8,13 +8,13 @@ from typing import Any
 
 from flux_tools.bench.engine_metrics import SHARES, rows_per_step, share_of
 from flux_tools.bench.figures import LOOP, OURS, Spread, agreement, best_of, closed, latency, opened, ratio, throughput
-from flux_tools.bench.plan import MODES, PROMPT, STRENGTH, Kind
-from flux_tools.bench.results import Cell, Results
+from flux_tools.bench.plan import MODES, PROMPT, STRENGTH, WorkloadKind
+from flux_tools.bench.results import BenchResults, Cell
 from flux_tools.bench.systems import SYSTEMS
 from flux_tools.documents import table
 
 
-def sections(results: Results) -> dict[str, str]:
+def sections(results: BenchResults) -> dict[str, str]:
     """Every section by its marker's name."""
     return {
         "picture": "![Throughput by concurrency, and what a short job waits](pictures/performance.png)",
@@ -31,7 +31,7 @@ def sections(results: Results) -> dict[str, str]:
     }
 
 
-def machine(results: Results) -> str:
+def machine(results: BenchResults) -> str:
     facts = [[key, value] for key, value in results.machine.items()]
     packages = [[key, value] for key, value in results.versions.items()]
     names = [workload["name"] for workload in results.options["workloads"]]
@@ -40,7 +40,7 @@ def machine(results: Results) -> str:
     return table(["", ""], [*facts, *packages, ["rounds", counted]])
 
 
-def per_workload(results: Results, part: Callable[[Results, str, list[int]], str]) -> str:
+def per_workload(results: BenchResults, part: Callable[[BenchResults, str, list[int]], str]) -> str:
     parts = []
     for workload in results.options["workloads"]:
         parts.append(f"**{workload['name']}**: {kinds(workload['kinds'])}\n")
@@ -51,10 +51,10 @@ def per_workload(results: Results, part: Callable[[Results, str, list[int]], str
 def kinds(values: Sequence[Sequence[Any]]) -> str:
     """As in `64x64 with 20 steps`; where there are more modes than redux, by mode, and what these are told.
 
-    values: of each `Kind`; older results have no modes.
+    values: of each `WorkloadKind`; older results have no modes.
     """
     by_mode: dict[str, list[str]] = {}
-    for side, steps, mode in (Kind(*kind) for kind in values):
+    for side, steps, mode in (WorkloadKind(*kind) for kind in values):
         by_mode.setdefault(mode, []).append(f"{side}x{side} with {steps} steps")
     if by_mode.keys() <= {MODES[0]}:
         return "; ".join(*by_mode.values())
@@ -62,18 +62,18 @@ def kinds(values: Sequence[Sequence[Any]]) -> str:
     return f"{asked}. redux goes by a picture, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"
 
 
-def systems(results: Results) -> list[str]:
+def systems(results: BenchResults) -> list[str]:
     """Those that were measured, in the order of SYSTEMS."""
     measured = {cell.system for cell in results.cells}
     return [name for name in SYSTEMS if name in measured]
 
 
-def alternatives(results: Results) -> list[str]:
+def alternatives(results: BenchResults) -> list[str]:
     return [name for name in systems(results) if SYSTEMS[name].alternative]
 
 
 def _by_concurrency(
-    results: Results, workload: str, concurrency: Sequence[int], text: Callable[[dict[int, Cell], int, str], str]
+    results: BenchResults, workload: str, concurrency: Sequence[int], text: Callable[[dict[int, Cell], int, str], str]
 ) -> str:
     rows = []
     for name in systems(results):
@@ -83,14 +83,14 @@ def _by_concurrency(
     return table(["concurrency", *map(str, concurrency)], rows)
 
 
-def _throughput(results: Results, workload: str, concurrency: list[int]) -> str:
+def _throughput(results: BenchResults, workload: str, concurrency: list[int]) -> str:
     def text(by_round: dict[int, Cell], _clients: int, _name: str) -> str:
         return f"{median(throughput(by_round).values()):.2f}" if by_round else "–"
 
     return _by_concurrency(results, workload, concurrency, text)
 
 
-def _latency(results: Results, workload: str, concurrency: list[int]) -> str:
+def _latency(results: BenchResults, workload: str, concurrency: list[int]) -> str:
     def text(by_round: dict[int, Cell], clients: int, name: str) -> str:
         times = latency(by_round.values())
         if times is None or (name == LOOP and clients > 1):
@@ -100,7 +100,7 @@ def _latency(results: Results, workload: str, concurrency: list[int]) -> str:
     return _by_concurrency(results, workload, concurrency, text)
 
 
-def _ratios(results: Results, workload: str, concurrency: list[int]) -> str:
+def _ratios(results: BenchResults, workload: str, concurrency: list[int]) -> str:
     others = alternatives(results)
     rows: list[list[str]] = [[SYSTEMS[name].label] for name in others] + [["**the best of them**"]]
     for clients in concurrency:
@@ -119,7 +119,7 @@ def spread_text(spread: Spread | None) -> str:
     return f"{spread.median:.2f} ({spread.least:.2f} to {spread.greatest:.2f})"
 
 
-def open_loops(results: Results) -> str:
+def open_loops(results: BenchResults) -> str:
     parts = []
     for workload in (w["name"] for w in results.options["workloads"]):
         rows = []
@@ -142,7 +142,7 @@ def open_loops(results: Results) -> str:
     return "\n".join(parts) or "Not measured."
 
 
-def fairness(results: Results) -> str:
+def fairness(results: BenchResults) -> str:
     if not results.fairness:
         return "Not measured."
     rows = []
@@ -155,7 +155,7 @@ def fairness(results: Results) -> str:
     return table(["", "alone, s", "beside the long jobs, s", "times its time alone"], rows)
 
 
-def where_the_time_goes(results: Results) -> str:
+def where_the_time_goes(results: BenchResults) -> str:
     """Of our saturated run: the first workload at its highest concurrency, all rounds together."""
     workload = results.options["workloads"][0]
     cells = closed(results.cells, workload["name"], OURS, max(workload["concurrency"])).values()
@@ -169,7 +169,7 @@ def where_the_time_goes(results: Results) -> str:
     return table([f"`{workload['name']}`, concurrency {max(workload['concurrency'])}", "of the wall time"], rows)
 
 
-def ceiling(results: Results) -> str:
+def ceiling(results: BenchResults) -> str:
     if not results.ceiling:
         return "Not measured."
     rows = []
@@ -190,7 +190,7 @@ def ceiling(results: Results) -> str:
     return table(["size", "prompt", "rows", "ours, ms a step", "stock, ms a step", "stock's time / ours"], rows)
 
 
-def batching(results: Results) -> str:
+def batching(results: BenchResults) -> str:
     tried = [cell for cell in results.calibration if cell.batch is not None and cell.answered]
     if not tried:
         return "Not calibrated: batches of at most 8."
@@ -203,7 +203,7 @@ def batching(results: Results) -> str:
     return table(["", "workload", "concurrency", "images/s by largest batch", "taken"], rows)
 
 
-def agreements(results: Results) -> str:
+def agreements(results: BenchResults) -> str:
     rows = []
     for name in systems(results):
         found = agreement(cell for cell in results.cells if cell.system == name)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """One request. Times are seconds since the first one was due.
 
     due_s: when it should have been sent. error: what went wrong, None for an answer. difference: the largest one to
@@ -41,12 +41,12 @@ class Cell:
     mode: str
     concurrency: int
     batch: int | None
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RequestOutcome, ...]
     rate_per_s: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def answered(self) -> list[Outcome]:
+    def answered(self) -> list[RequestOutcome]:
         return [outcome for outcome in self.outcomes if outcome.error is None]
 
     @property
@@ -85,7 +85,7 @@ class Ceiling:
 
 
 @dataclass
-class Results:
+class BenchResults:
     machine: dict[str, str]
     versions: dict[str, str]
     options: dict[str, Any]
@@ -102,7 +102,7 @@ class Results:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Results:
+    def load(cls, path: Path) -> BenchResults:
         raw = json.loads(path.read_text())
         for name in ("cells", "calibration"):
             raw[name] = [read_cell(cell) for cell in raw[name]]
@@ -111,14 +111,14 @@ class Results:
         return cls(**raw)
 
 
-def merged(parts: Sequence[Results]) -> Results:
+def merged(parts: Sequence[BenchResults]) -> BenchResults:
     """Several runs as one; rounds are numbered on. Machine, versions, and a workload's options are the first one's."""
     first = parts[0]
     workloads: dict[str, dict[str, Any]] = {}
     for part in parts:
         for workload in part.options["workloads"]:
             workloads.setdefault(workload["name"], workload)
-    whole = Results(first.machine, first.versions, first.options | {"workloads": list(workloads.values())})
+    whole = BenchResults(first.machine, first.versions, first.options | {"workloads": list(workloads.values())})
     for part in parts:
         done = max((cell.round for cell in whole.cells), default=0)
         whole.cells += [replace(cell, round=cell.round + done) for cell in part.cells]
@@ -130,4 +130,4 @@ def merged(parts: Sequence[Results]) -> Results:
 
 
 def read_cell(raw: dict[str, Any]) -> Cell:
-    return Cell(**{**raw, "outcomes": tuple(Outcome(**outcome) for outcome in raw["outcomes"])})
+    return Cell(**{**raw, "outcomes": tuple(RequestOutcome(**outcome) for outcome in raw["outcomes"])})

@@ -22,7 +22,7 @@ from PIL import Image
 from flux_contract.limits import DEFAULT_CANNY_HIGH, DEFAULT_CANNY_LOW
 from flux_serving.images.edges import edges
 from flux_serving.settings import Checkpoints
-from flux_tools.bench.plan import GUIDANCE, STRENGTH, Kind, Wish
+from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions, WorkloadKind
 
 _NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
 _T = TypeVar("_T")
@@ -45,10 +45,10 @@ class StockDiffusers:
         for pipeline in self.pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, picture: Image.Image, wish: Wish) -> Image.Image:
+    def draw(self, picture: Image.Image, wish: ImageOptions) -> Image.Image:
         return self.draw_all([picture], [wish])[0]
 
-    def draw_all(self, pictures: Sequence[Image.Image], wishes: Sequence[Wish]) -> list[Image.Image]:
+    def draw_all(self, pictures: Sequence[Image.Image], wishes: Sequence[ImageOptions]) -> list[Image.Image]:
         """A batch; all wishes are of one kind. Row i starts from the noise of its own seed."""
         side, steps, mode = wishes[0].kind
         images: list[Image.Image] = self.pipelines[mode](
@@ -100,9 +100,9 @@ def edge_map(picture: Image.Image, side: int) -> Image.Image:
     return Image.fromarray(edges(np.asarray(photo), DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH)).convert("RGB")
 
 
-def by_kind(orders: Iterable[tuple[_T, Wish]]) -> list[list[tuple[_T, Wish]]]:
+def by_kind(orders: Iterable[tuple[_T, ImageOptions]]) -> list[list[tuple[_T, ImageOptions]]]:
     """What can share a call of the pipeline. Order of arrival within each group."""
-    groups: dict[Kind, list[tuple[_T, Wish]]] = {}
+    groups: dict[WorkloadKind, list[tuple[_T, ImageOptions]]] = {}
     for order in orders:
         groups.setdefault(order[1].kind, []).append(order)
     return list(groups.values())

@@ -27,7 +27,7 @@ _PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D
 
 
 @dataclass(frozen=True)
-class Picture:
+class DemoImage:
     """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all siblings by gender.
 
     name, short_names: in small letters. kind: Unicode's subcategory, such as `food-fruit`.
@@ -62,7 +62,7 @@ def fetch_package(folder: Path) -> Path:
     return tarball
 
 
-def load_pictures(package: Path) -> list[Picture]:
+def load_pictures(package: Path) -> list[DemoImage]:
     """Read every picture of the package's tarball; skin-tone variants are left out."""
     with tarfile.open(package) as tar:
         files = {m.name: m for m in tar.getmembers()}
@@ -75,17 +75,17 @@ def load_pictures(package: Path) -> list[Picture]:
                 rgb = on_white(_read(tar, member))
                 short_names = tuple(row["short_names"])
                 name = row["name"].lower()
-                pictures.append(Picture(name, code, family_of(code), rgb, short_names, row["subcategory"]))
+                pictures.append(DemoImage(name, code, family_of(code), rgb, short_names, row["subcategory"]))
     return pictures
 
 
-def is_held_out(picture: Picture) -> bool:
+def is_held_out(picture: DemoImage) -> bool:
     """Whole families are held out, chosen by a hash of the family, so the split never moves."""
     digest = hashlib.sha256(f"flux-triton {picture.family}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
 
 
-def split(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
+def split(pictures: list[DemoImage]) -> tuple[list[DemoImage], list[DemoImage]]:
     """Returns (trained on, held out). What is drawn like a held-out picture, under whatever name, is in neither."""
     held_out = [p for p in pictures if is_held_out(p)]
     drawn = {p.rgb.tobytes() for p in held_out}

@@ -14,7 +14,7 @@ from flux_client import FluxClient, FluxError, RetryPolicy, Variation
 _SETTINGS = {"height": 64, "width": 64, "num_inference_steps": 8}
 
 
-class Call(NamedTuple):
+class CallerRequest(NamedTuple):
     """started: on `time.monotonic`. error: what the caller was told instead of a picture."""
 
     started: float
@@ -22,18 +22,18 @@ class Call(NamedTuple):
     error: str | None
 
 
-class Load:
+class CallerLoad:
     """A context manager; half of its callers ask by streams."""
 
     def __init__(self, url: str, pictures: Sequence[bytes], callers: int, retry: RetryPolicy) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[CallerRequest] = []
         self._client = FluxClient(url, timeout_s=120, retry=retry)
         self._pictures = pictures
         self._ended = threading.Event()
         self._pool = ThreadPoolExecutor(callers)
         self._callers = callers
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> CallerLoad:
         for number in range(self._callers):
             self._pool.submit(self._ask, number)
         return self
@@ -62,4 +62,4 @@ class Load:
                 error = f"{type(refusal).__name__}: {refusal}"
             except Exception as mistake:
                 error = repr(mistake)
-            self.calls.append(Call(started, time.monotonic() - started, error))
+            self.calls.append(CallerRequest(started, time.monotonic() - started, error))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from flux_client import FAIL_OVER, RetryPolicy
 from flux_tools.failover.doors import Door
-from flux_tools.failover.load import Call, Load
+from flux_tools.failover.load import CallerLoad, CallerRequest
 from flux_tools.failover.replica import Replica
 
 #: Seconds of load before and after each act.
@@ -35,11 +35,11 @@ ACTS = (
 )
 
 
-class Outcome(NamedTuple):
+class PhaseOutcome(NamedTuple):
     """calls: those that were in work during the act or after it. back_s: from ready to the first image made."""
 
     act: str
-    calls: Sequence[Call]
+    calls: Sequence[CallerRequest]
     back_s: float
 
     @property
@@ -55,10 +55,10 @@ def play(
     acts: Sequence[Act] = ACTS,
     retry: RetryPolicy = FAIL_OVER,
     callers: int = 6,
-) -> list[Outcome]:
+) -> list[PhaseOutcome]:
     """replicas: started. folder: for the proxy's configuration."""
     marks, backs = [], []
-    with door(replicas, folder) as url, Load(url, pictures, callers, retry) as load:
+    with door(replicas, folder) as url, CallerLoad(url, pictures, callers, retry) as load:
         time.sleep(CALM_S)
         for act in acts:
             marks.append(time.monotonic())
@@ -69,6 +69,6 @@ def play(
             time.sleep(CALM_S)
         marks.append(time.monotonic())
     return [
-        Outcome(act.name, [call for call in load.calls if begin <= call.started + call.seconds < end], back_s)
+        PhaseOutcome(act.name, [call for call in load.calls if begin <= call.started + call.seconds < end], back_s)
         for act, back_s, (begin, end) in zip(acts, backs, pairwise(marks), strict=True)
     ]

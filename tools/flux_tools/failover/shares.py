@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 from flux_client import FAIL_OVER, FluxClient
-from flux_tools.failover.load import Load
+from flux_tools.failover.load import CallerLoad
 from flux_tools.failover.replica import Replica
 
 #: Seconds of load in each situation, and seconds before that in which the client reads the load of the servers.
@@ -19,7 +19,7 @@ LOAD_S, READ_S = 6.0, 2.0
 _LONG = {"height": 256, "width": 256, "num_inference_steps": 100, "num_images": 8}
 
 
-class Share(NamedTuple):
+class ServerShare(NamedTuple):
     """share: of the first server, 0..1."""
 
     situation: str
@@ -86,12 +86,12 @@ SITUATIONS: dict[str, Situation] = {
 }
 
 
-def shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> Iterator[Share]:
+def shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> Iterator[ServerShare]:
     """replicas: running servers. Each situation applies to the first one."""
     url = ",".join(replica.grpc_url for replica in replicas)
     others = replicas[1:]
     for name, situation in SITUATIONS.items():
-        with situation(replicas[0], pictures[0]), Load(url, pictures, callers, FAIL_OVER) as load:
+        with situation(replicas[0], pictures[0]), CallerLoad(url, pictures, callers, FAIL_OVER) as load:
             time.sleep(READ_S)
             made, before = len(load.calls), _done(others)
             time.sleep(LOAD_S)
@@ -99,7 +99,7 @@ def shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int)
             elsewhere = (after - before) / max(1, len(calls))
         lost = sum(call.error is not None for call in load.calls)
         longest_s = max(call.seconds for call in load.calls)
-        yield Share(name, len(replicas), len(calls), lost, max(0.0, 1 - elsewhere), longest_s)
+        yield ServerShare(name, len(replicas), len(calls), lost, max(0.0, 1 - elsewhere), longest_s)
 
 
 def _done(replicas: Sequence[Replica]) -> float:

@@ -19,7 +19,7 @@ from diffusers import FluxPipeline
 from flux_serving.network.decoding import decode_latents
 from flux_serving.network.latents import Grid
 from flux_tools.documents import table
-from flux_tools.gpu.contestants import Course, Ours, run_stock
+from flux_tools.gpu.contestants import Ours, TimedSteps, run_stock
 from flux_tools.gpu.networks import make_pipeline
 
 #: Pixels of a side, and pictures that share a step.
@@ -55,7 +55,7 @@ def main() -> None:
 
 def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
     """Latents after some steps from one noise, by how far they are from stock's in float32, as a share of these."""
-    courses: dict[tuple[str, str], Course] = {}
+    courses: dict[tuple[str, str], TimedSteps] = {}
     for dtype in (torch.float32, torch.bfloat16):
         pipeline = make_pipeline(device, dtype, **size)
         label = str(dtype).removeprefix("torch.")
@@ -73,7 +73,7 @@ def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) 
     """The first step of each run is left out: it also prepares."""
     rows = []
     for side, pictures in cases:
-        contestants: dict[str, Callable[[], Course]] = {
+        contestants: dict[str, Callable[[], TimedSteps]] = {
             "stock": lambda side=side, pictures=pictures: run_stock(pipeline, side, pictures, STEPS),
             "ours": lambda side=side, pictures=pictures: ours.run(side, pictures, STEPS),
         }

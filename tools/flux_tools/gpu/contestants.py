@@ -14,10 +14,10 @@ from torch import Tensor
 
 from flux_contract.limits import EMPTY_PROMPT_TOKENS
 from flux_contract.tensors import Array
-from flux_serving.conditioning.context import ALWAYS, Part, assemble, no_text
+from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import text_parts
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Sampler
+from flux_serving.sampling.sampler import Sampler
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_tools.gpu.networks import weights_of
 
@@ -27,7 +27,7 @@ GUIDANCE = 2.5
 
 
 @dataclass(frozen=True)
-class Course:
+class TimedSteps:
     """latents: (rows, image tokens, 64) float32, on the CPU. step_seconds: of each step."""
 
     latents: Tensor
@@ -46,7 +46,7 @@ def noise(side: int, rows: int) -> Array:
     return torch.randn(rows, (side // 16) ** 2, 64, generator=generator).numpy()
 
 
-def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> Course:
+def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> TimedSteps:
     """With the 512 empty text tokens, as FluxPriorReduxPipeline has them."""
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     tokens = torch.stack([picture_tokens(row) for row in range(rows)])
@@ -68,29 +68,29 @@ def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> Cours
         output_type="latent",
         callback_on_step_end=look,
     ).images
-    return Course(latents.float().cpu(), _between(times))
+    return TimedSteps(latents.float().cpu(), _between(times))
 
 
 class Ours:
     def __init__(self, pipeline: FluxPipeline) -> None:
         self.sampler = Sampler(weights_of(pipeline))
 
-    def run(self, side: int, rows: int, steps: int) -> Course:
+    def run(self, side: int, rows: int, steps: int) -> TimedSteps:
         device = self.sampler.base.device
         works = []
         for row, start in enumerate(noise(side, rows)):
             tokens = picture_tokens(row)
             text = no_text(CONTEXT_WIDTH, POOLED_WIDTH, tokens)
-            parts = [*text_parts(text, ALWAYS, 1.0), Part(tokens, torch.ones(len(tokens)))]
+            parts = [*text_parts(text, ALWAYS, 1.0), ContextPart(tokens, torch.ones(len(tokens)))]
             wanted = SamplingParameters(side, side, steps, GUIDANCE, (row,), first_step=0, end_step=steps)
-            material = Material(assemble(parts, text.pooled), initial_latents=start[None])
-            works += self.sampler.begin(wanted, material)
+            sampler_inputs = SamplerInputs(assemble(parts, text.pooled), initial_latents=start[None])
+            works += self.sampler.begin(wanted, sampler_inputs)
         times = [_now(device)]
         for _ in range(steps):
             if any(failure for failure in self.sampler.step(works)):
                 raise RuntimeError("the latents are not finite")
             times.append(_now(device))
-        return Course(torch.stack([work.latents for work in works]).float().cpu(), _between(times))
+        return TimedSteps(torch.stack([work.latents for work in works]).float().cpu(), _between(times))
 
 
 def _now(device: torch.device) -> float:

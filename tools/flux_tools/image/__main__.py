@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from flux_tools.image.checks import check
-from flux_tools.image.engines import Engine, ImageError, Layer, find_engine, output_of
+from flux_tools.image.engines import ContainerEngine, ImageError, Layer, find_engine, output_of
 from flux_tools.image.locks import renew
 from flux_tools.image.sbom import write_sbom
 
@@ -43,7 +43,7 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def build(engine: Engine, options: argparse.Namespace, tag: str) -> None:
+def build(engine: ContainerEngine, options: argparse.Namespace, tag: str) -> None:
     """From what is committed, so that nothing else gets in."""
     if output_of("git", "-C", str(ROOT), "status", "--porcelain").strip():
         print("what is not committed is left out", file=sys.stderr)

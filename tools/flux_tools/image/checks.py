@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from flux_tools.image.container import Container, running
-from flux_tools.image.engines import Engine, ImageError
+from flux_tools.image.engines import ContainerEngine, ImageError
 
 ROOT = Path(__file__).resolve().parents[3]
 PICTURE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
@@ -80,7 +80,7 @@ for port in (8000, 8001, 8002):
 """
 
 
-def check(engine: Engine, tag: str, target: str, checkpoints: Path, picture: Path) -> None:
+def check(engine: ContainerEngine, tag: str, target: str, checkpoints: Path, picture: Path) -> None:
     """checkpoints: the demo's, which the GPU image gets as a volume. picture: where the one that it makes is written.
 
     Raises ImageError: what is wrong.
@@ -95,7 +95,7 @@ def check(engine: Engine, tag: str, target: str, checkpoints: Path, picture: Pat
         _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), picture)
 
 
-def _check(engine: Engine, tag: str, variables: Mapping[str, str], models: Path | None, picture: Path) -> None:
+def _check(engine: ContainerEngine, tag: str, variables: Mapping[str, str], models: Path | None, picture: Path) -> None:
     with running(engine, tag, (), variables, models) as container:
         _say_ready(container, "the image's own command")
         container.execute(["python3", "-c", _CONFINED])

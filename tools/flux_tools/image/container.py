@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from flux_tools.image.engines import Config, Docker, Engine, ImageError, output_of
+from flux_tools.image.engines import Config, ContainerEngine, Docker, ImageError, output_of
 
 #: Bytes of /dev/shm.
 SHARED_MEMORY = 2 * 2**30
@@ -62,7 +62,7 @@ class Container(Protocol):
 
 @contextlib.contextmanager
 def running(
-    engine: Engine, tag: str, command: Sequence[str], variables: Mapping[str, str], models: Path | None
+    engine: ContainerEngine, tag: str, command: Sequence[str], variables: Mapping[str, str], models: Path | None
 ) -> Iterator[Container]:
     """command: instead of the image's. variables: on top of its own. models: a folder for /models, read-only."""
     kind = DockerContainer if isinstance(engine, Docker) else NamespacesContainer

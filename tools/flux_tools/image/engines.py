@@ -48,7 +48,7 @@ class Layer:
     size_bytes: int
 
 
-class Engine(Protocol):
+class ContainerEngine(Protocol):
     def build(self, context: Path, tag: str, arguments: Sequence[str]) -> None: ...
     def config(self, tag: str) -> Config: ...
     def layers(self, tag: str) -> list[Layer]:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from flux_tools.image.engines import Engine, ImageError
+from flux_tools.image.engines import ContainerEngine, ImageError
 
 #: Runs in the image: a tar file of what its packages say of themselves, for every folder that its Python looks into.
 _METADATA = """
@@ -26,7 +26,7 @@ with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
 _DEBIAN = ["dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\\n"]
 
 
-def write_sbom(engine: Engine, tag: str, path: Path) -> int:
+def write_sbom(engine: ContainerEngine, tag: str, path: Path) -> int:
     """Returns how many components it has. Raises ImageError: no Python packages were found, or cyclonedx-py failed."""
     with tempfile.TemporaryDirectory() as folder:
         metadata = Path(folder, "packages")
@@ -56,7 +56,7 @@ def write_sbom(engine: Engine, tag: str, path: Path) -> int:
     return len(sbom["components"])
 
 
-def _debian_components(engine: Engine, tag: str) -> list[dict[str, str]]:
+def _debian_components(engine: ContainerEngine, tag: str) -> list[dict[str, str]]:
     release = engine.output(tag, ["cat", "/etc/os-release"]).decode()
     match = re.search(r"^ID=\"?(\w+)", release, re.MULTILINE)
     if match is None:

@@ -22,7 +22,7 @@ from flux_tools.perf.binary import NoBinary, find_binary
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.options import read_options
 from flux_tools.perf.report import TITLES, sections
-from flux_tools.perf.runs import LEFT, Results, Runner
+from flux_tools.perf.runs import LEFT, PerfResults, PerfRunner
 from flux_tools.perf.servers import NoServer, Server, check
 
 PAGE = ROOT / "docs" / "perf-analyzer.md"
@@ -63,7 +63,7 @@ def cleared(folder: Path) -> None:
             file.unlink()
 
 
-def measured(options: argparse.Namespace) -> Results:
+def measured(options: argparse.Namespace) -> PerfResults:
     """Raises NoBinary, CannotStart, NoServer."""
     binary = find_binary()
     if options.url:
@@ -77,16 +77,16 @@ def measured(options: argparse.Namespace) -> Results:
         "server": "the one that ran at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
     }
     with serving(options) as server:
-        runner = Runner(binary, server, options.output, options.requests, Work(options.side, options.steps))
+        runner = PerfRunner(binary, server, options.output, options.requests, Work(options.side, options.steps))
         runner.warm_up()
-        results = Results(about)
+        results = PerfResults(about)
         # First, because a server's first minutes are its quietest.
         results.turns = runner.turns(options.rounds)
         results.runs = runner.all_ways()
     return results
 
 
-def write(results: Results, options: argparse.Namespace) -> None:
+def write(results: PerfResults, options: argparse.Namespace) -> None:
     parts = sections(results)
     options.output.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(f"## {TITLES[name]}\n\n{part}" for name, part in parts.items())
@@ -101,7 +101,7 @@ def main() -> int:
     options.output = options.output.resolve()
     if options.render:
         try:
-            write(Results.load(options.render), options)
+            write(PerfResults.load(options.render), options)
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(f"scripts/perf: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
             return 1

@@ -16,7 +16,7 @@ _NANOSECONDS = 1e9
 
 
 @dataclass(frozen=True)
-class Request:
+class PerfRequest:
     """Seconds since the first request of its run: when it was sent, when its first answer came, and its last.
 
     has_picture: whether an answer holds one; as good as yes where the export shows no answers.
@@ -50,7 +50,7 @@ class Summary:
     first_s: float | None = None
 
 
-def read_export(file: Path) -> list[Request]:
+def read_export(file: Path) -> list[PerfRequest]:
     """In the order of sending; what has no answer is left out. Raises ValueError: this is no export of one run."""
     # Pictures are written into it as they are, between quotes, so it is not always UTF-8, as JSON should be.
     try:
@@ -62,17 +62,17 @@ def read_export(file: Path) -> list[Request]:
     return sorted((_request(one, start) for one in raw), key=lambda request: request.sent_s)
 
 
-def _request(raw: dict[str, Any], start: int) -> Request:
+def _request(raw: dict[str, Any], start: int) -> PerfRequest:
     sent, first, last = (
         (stamp - start) / _NANOSECONDS
         for stamp in (raw["timestamp"], min(raw["response_timestamps"]), max(raw["response_timestamps"]))
     )
     answers = raw.get("response_outputs")
     outputs = (answer.get(name) for answer in answers or () for name in (OUTPUT_IMAGE.name, PIXELS.name))
-    return Request(sent, first, last, answers is None or any(map(bool, outputs)))
+    return PerfRequest(sent, first, last, answers is None or any(map(bool, outputs)))
 
 
-def summed_up(requests: Sequence[Request]) -> Summary:
+def summed_up(requests: Sequence[PerfRequest]) -> Summary:
     """Images a second are from the first request's sending to the last answer: perf_analyzer's own figure rounds the
     time up to whole seconds where it is told how many requests to send.
     """

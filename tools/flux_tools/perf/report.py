@@ -8,7 +8,7 @@ from statistics import median
 
 from flux_tools.documents import table
 from flux_tools.perf.cases import BASE, GRPC, SEEN
-from flux_tools.perf.runs import Measured, Results
+from flux_tools.perf.runs import Measured, PerfResults
 
 #: Of the sections, in the report that stands alone.
 TITLES = {
@@ -20,7 +20,7 @@ TITLES = {
 }
 
 
-def sections(results: Results) -> dict[str, str]:
+def sections(results: PerfResults) -> dict[str, str]:
     """Every section by its marker's name."""
     return {
         "about": table(["", ""], [[key, value] for key, value in results.about.items()]),
@@ -104,7 +104,7 @@ def overhead_table(turns: Sequence[Measured]) -> str:
     return table([*head, "cache: missed / hit"], rows)
 
 
-def errors(results: Results) -> str:
+def errors(results: PerfResults) -> str:
     """A line for each run that perf_analyzer gave up, or that a request failed in."""
     bad = [run for run in (*results.runs, *results.turns) if run.error or run.failed]
     if not bad:

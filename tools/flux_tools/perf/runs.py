@@ -43,7 +43,7 @@ class Measured:
 
 
 @dataclass
-class Results:
+class PerfResults:
     """turns: of the rounds, in which the ensemble and `flux_base` take turns."""
 
     about: dict[str, str]
@@ -54,7 +54,7 @@ class Results:
         file.write_text(json.dumps(asdict(self)))
 
     @classmethod
-    def load(cls, file: Path) -> Results:
+    def load(cls, file: Path) -> PerfResults:
         raw = json.loads(file.read_text())
         return cls(raw["about"], *([_measured(one) for one in raw[part]] for part in ("runs", "turns")))
 
@@ -64,7 +64,7 @@ def _measured(raw: dict[str, Any]) -> Measured:
     return Measured(**{**raw, "summary": summary, "inside": Inside(**raw["inside"])})
 
 
-class Runner:
+class PerfRunner:
     """folder: for inputs, exports and what perf_analyzer said; it is there."""
 
     def __init__(self, binary: Binary, server: Server, folder: Path, count: int, work: Work) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.quality.likeness import Bytes
 
 #: Rows of a sheet.
@@ -21,8 +21,8 @@ SHOWN = 8
 class Gallery:
     """sources: (n, side, side, 3) uint8, of the held-out pictures."""
 
-    trained_on: Sequence[Picture]
-    held_out: Sequence[Picture]
+    trained_on: Sequence[DemoImage]
+    held_out: Sequence[DemoImage]
     sources: Bytes
 
     def some(self, count: int) -> Bytes:

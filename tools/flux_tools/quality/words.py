@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_client import FluxClient
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.documents import table
 from flux_tools.quality.gallery import Finding, Gallery, spread, strips
 from flux_tools.quality.likeness import Bytes, Floats, features
@@ -101,7 +101,7 @@ def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
 class Census:
     """All pictures there are, and of what kind."""
 
-    def __init__(self, pictures: Sequence[Picture]) -> None:
+    def __init__(self, pictures: Sequence[DemoImage]) -> None:
         self._features = features(np.stack([picture.rgb for picture in pictures]))
         self._kinds = np.array([picture.kind for picture in pictures])
 

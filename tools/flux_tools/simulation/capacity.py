@@ -12,7 +12,7 @@ from typing import Any
 
 from flux_tools.simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8, Machine
 from flux_tools.simulation.merit import Merit
-from flux_tools.simulation.policies import Steps
+from flux_tools.simulation.policies import StepBatching
 from flux_tools.simulation.simulation import Route, least_loaded, round_robin
 from flux_tools.simulation.study import H100, PROMISES, REFUSED_SHARE, Site
 from flux_tools.simulation.tables import number, table
@@ -65,7 +65,7 @@ class _Tries:
     """A site at one load after another. The machines differ in speed alone, so one run tells for all of them."""
 
     def __init__(self, site: Site, requests: int) -> None:
-        self._eager = cache(lambda percent: site.run(Steps, percent / 100 * site.capacity(), requests))
+        self._eager = cache(lambda percent: site.run(StepBatching, percent / 100 * site.capacity(), requests))
 
     def merit(self, percent: int, machine: Machine) -> Merit:
         return self._eager(percent).slowed(machine.overhead / H100_EAGER.overhead)

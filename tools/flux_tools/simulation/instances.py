@@ -14,11 +14,11 @@ from flux_serving.scheduling.placement import choose_instance
 from flux_serving.scheduling.scheduler import Limits
 from flux_tools.simulation.machine import DEMO_CPU
 from flux_tools.simulation.merit import judge
-from flux_tools.simulation.policies import OneQueue, Steps, job_left
+from flux_tools.simulation.policies import OneQueue, StepBatching, job_left
 from flux_tools.simulation.simulation import Route, round_robin, simulate
 from flux_tools.simulation.study import CPU_LIMITS, H100, SEED, Site
 from flux_tools.simulation.tables import number, table
-from flux_tools.simulation.workload import Mix, Request, arrivals
+from flux_tools.simulation.workload import Mix, SimulatedRequest, arrivals
 
 Row = dict[str, Any]
 
@@ -44,7 +44,7 @@ def at_random() -> Route:
     return lambda gpus, request: chance.randrange(len(gpus))
 
 
-def least_work(gpus: Sequence[Any], request: Request) -> int:
+def least_work(gpus: Sequence[Any], request: SimulatedRequest) -> int:
     """The GPU with the fewest tokens summed over all steps that are left."""
     work = [sum(job.tokens * job.steps for job in gpu.backlog.jobs) for gpu in gpus]
     return work.index(min(work))
@@ -54,7 +54,7 @@ def placed(limits: Limits) -> Route:
     """As in a server: the instance whose turn it is decides."""
     turn = round_robin()
 
-    def route(gpus: Sequence[Any], request: Request) -> int:
+    def route(gpus: Sequence[Any], request: SimulatedRequest) -> int:
         own = turn(gpus, request)
         backlogs = {str(index): gpu.backlog for index, gpu in enumerate(gpus)}
         return int(choose_instance(str(own), backlogs, [job_left(request.kind)], limits))
@@ -89,7 +89,7 @@ def run_route(site: Site, route: str, load: float, requests: int) -> Row:
     limits, count = site.limits, site.gpus
     shared = OneQueue(replace(limits, max_jobs=limits.max_jobs * count, max_tokens=limits.max_tokens * count))
     is_ideal = route == IDEAL
-    gpus = [Steps(site.machine, limits, shared if is_ideal else None) for _ in range(count)]
+    gpus = [StepBatching(site.machine, limits, shared if is_ideal else None) for _ in range(count)]
     asked = arrivals(site.mix, load * site.capacity(), requests, SEED)
     outcome = simulate(asked, gpus, round_robin() if is_ideal else ROUTES[route](limits), is_ideal)
     return asdict(judge(outcome, site.machine, count))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flux_tools.simulation.machine import Machine
-from flux_tools.simulation.simulation import Outcome
+from flux_tools.simulation.simulation import SimulationOutcome
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Merit:
         )
 
 
-def judge(outcome: Outcome, machine: Machine, gpus: int) -> Merit:
+def judge(outcome: SimulationOutcome, machine: Machine, gpus: int) -> Merit:
     latency = np.array([end - request.arrival for request, end in outcome.finished])
     solos = {kind: kind.solo_seconds(machine) for kind in {request.kind for request, _ in outcome.finished}}
     solo = np.array([solos[request.kind] for request, _ in outcome.finished])

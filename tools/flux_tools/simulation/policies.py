@@ -13,7 +13,7 @@ from flux_serving.scheduling.placement import Backlog
 from flux_serving.scheduling.scheduler import Limits, Plan, Scheduler
 from flux_serving.scheduling.step_costs import StepCosts
 from flux_tools.simulation.machine import Machine
-from flux_tools.simulation.workload import Kind, Request
+from flux_tools.simulation.workload import ImageKind, SimulatedRequest
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Gpu(Protocol):
     def __len__(self) -> int:
         """Requests that wait or run."""
 
-    def offer(self, request: Request) -> bool:
+    def offer(self, request: SimulatedRequest) -> bool:
         """Whether there is room for it."""
 
     def begin(self, now: float) -> Slice | None:
         """None: there is nothing to do."""
 
-    def end(self, done: Slice) -> Sequence[Request]:
+    def end(self, done: Slice) -> Sequence[SimulatedRequest]:
         """The requests that are finished with this slice."""
 
 
@@ -48,12 +48,12 @@ class OneByOne:
     def __init__(self, machine: Machine, limits: Limits) -> None:
         self._machine = machine
         self._limits = limits
-        self._queue: deque[Request] = deque()
+        self._queue: deque[SimulatedRequest] = deque()
 
     def __len__(self) -> int:
         return len(self._queue)
 
-    def offer(self, request: Request) -> bool:
+    def offer(self, request: SimulatedRequest) -> bool:
         if len(self) >= self._limits.max_jobs:
             return False
         self._queue.append(request)
@@ -64,7 +64,7 @@ class OneByOne:
             return None
         return Slice((self._queue[0],), self._queue[0].kind.solo_seconds(self._machine))
 
-    def end(self, done: Slice) -> Sequence[Request]:
+    def end(self, done: Slice) -> Sequence[SimulatedRequest]:
         return (self._queue.popleft(),)
 
 
@@ -81,13 +81,13 @@ class WholeRequests:
     def __init__(self, machine: Machine, limits: Limits) -> None:
         self._machine = machine
         self._limits = limits
-        self._queue: list[Request] = []
+        self._queue: list[SimulatedRequest] = []
         self._running = 0
 
     def __len__(self) -> int:
         return len(self._queue) + self._running
 
-    def offer(self, request: Request) -> bool:
+    def offer(self, request: SimulatedRequest) -> bool:
         if len(self) >= self._limits.max_jobs:
             return False
         self._queue.append(request)
@@ -109,12 +109,12 @@ class WholeRequests:
         self._running = len(batch)
         return Slice(batch, kind.steps * self._machine.step_seconds([kind.tokens] * len(batch)))
 
-    def end(self, done: Slice) -> Sequence[Request]:
+    def end(self, done: Slice) -> Sequence[SimulatedRequest]:
         self._running = 0
         return list(done.members)
 
 
-class Steps:
+class StepBatching:
     """The scheduler of `flux_serving`: a new choice before every step."""
 
     name = "steps"
@@ -123,7 +123,7 @@ class Steps:
         """scheduler: to share between several GPUs; by default each GPU has its own."""
         self._machine = machine
         self._limits = limits
-        self._row_seconds: dict[Kind, float] = {}
+        self._row_seconds: dict[ImageKind, float] = {}
         self._scheduler = Scheduler(limits) if scheduler is None else scheduler
         self._costs = StepCosts()
 
@@ -136,9 +136,9 @@ class Steps:
         load = self._scheduler.load
         return Backlog(load.jobs, self._costs.latest, load.room)
 
-    def offer(self, request: Request) -> bool:
+    def offer(self, request: SimulatedRequest) -> bool:
         left = job_left(request.kind)
-        job: Job[Request, None] = Job(
+        job: Job[SimulatedRequest, None] = Job(
             request,
             left.steps,
             _ignore,
@@ -163,10 +163,10 @@ class Steps:
         self._costs.observe(sum(job.tokens for job in run), seconds)
         return Slice(run, seconds)
 
-    def end(self, done: Slice) -> Sequence[Request]:
+    def end(self, done: Slice) -> Sequence[SimulatedRequest]:
         return [job.work for job in self._scheduler.complete(done.members)]
 
-    def _row(self, kind: Kind) -> float:
+    def _row(self, kind: ImageKind) -> float:
         if kind not in self._row_seconds:
             self._row_seconds[kind] = self._machine.row_seconds(kind.tokens)
         return self._row_seconds[kind]
@@ -194,7 +194,7 @@ class OneQueue(Scheduler):
         return super().complete(ran)
 
 
-def job_left(kind: Kind) -> JobLeft:
+def job_left(kind: ImageKind) -> JobLeft:
     return JobLeft(hash(kind.grid) & 0xFFFF_FFFF, kind.tokens, kind.steps, kind.priority)
 
 
@@ -202,5 +202,5 @@ def _ignore(outcome: object) -> None:
     """The simulation reads what finished from `complete`."""
 
 
-Policy = type[OneByOne] | type[WholeRequests] | type[Steps]
-POLICIES: tuple[Policy, ...] = (OneByOne, WholeRequests, Steps)
+Policy = type[OneByOne] | type[WholeRequests] | type[StepBatching]
+POLICIES: tuple[Policy, ...] = (OneByOne, WholeRequests, StepBatching)

@@ -9,7 +9,7 @@ from typing import Any
 
 from flux_tools.simulation import capacity, figures, instances, servers
 from flux_tools.simulation.machine import DEMO_CPU, H100_COMPILED, H100_EAGER, H100_FP8, image_tokens
-from flux_tools.simulation.policies import POLICIES, OneByOne, Steps, WholeRequests
+from flux_tools.simulation.policies import POLICIES, OneByOne, StepBatching, WholeRequests
 from flux_tools.simulation.study import (
     FLEET_TIMES,
     HEADLINE_GPUS,
@@ -102,13 +102,13 @@ def page(results: Row) -> str:
     """The prose is in scaling.template.md; here are its numbers."""
     mean_solo = Mix().mean_solo_seconds(H100_EAGER)
     head = {row["policy"]: row for row in results["headline"]}
-    ours = head[Steps.name]
+    ours = head[StepBatching.name]
     return Template(TEMPLATE.read_text()).substitute(
         seed=SEED,
         requests=f"{results['requests']:,}",
         one_by_one=OneByOne.name,
         whole_requests=WholeRequests.name,
-        steps=Steps.name,
+        steps=StepBatching.name,
         delay=round(1000 * WholeRequests.delay_seconds),
         mean_solo=number(mean_solo),
         headline_requests=f"{results['headline_requests']:,}",

@@ -11,16 +11,16 @@ from pathlib import Path
 from string import Template
 from typing import Any, Protocol
 
-from flux_client.balancing import Balancer, Reading, Sent
+from flux_client.balancing import Balancer, Reading, RequestInFlight
 from flux_client.server_pool import TICK_S
 from flux_serving.scheduling.placement import seconds_left
 from flux_tools.simulation.capacity import highest_safe_percent
 from flux_tools.simulation.merit import Merit, judge
-from flux_tools.simulation.policies import Steps
-from flux_tools.simulation.simulation import Clock, Outcome, Route, round_robin, simulate
+from flux_tools.simulation.policies import StepBatching
+from flux_tools.simulation.simulation import Clock, Route, SimulationOutcome, round_robin, simulate
 from flux_tools.simulation.study import H100, SEED, Site
 from flux_tools.simulation.tables import number, table
-from flux_tools.simulation.workload import Request, arrivals
+from flux_tools.simulation.workload import SimulatedRequest, arrivals
 
 Row = dict[str, Any]
 
@@ -42,10 +42,10 @@ IN_TURN, AT_RANDOM, FEWEST, OURS = "in turn", "at random", "fewest of two", "thi
 class Door(Protocol):
     """What passes the requests on to the servers."""
 
-    def route(self, gpus: Sequence[Steps], request: Request) -> int:
+    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
         """Returns the index of the server."""
 
-    def tick(self, now: float, outcome: Outcome) -> None:
+    def tick(self, now: float, outcome: SimulationOutcome) -> None:
         """Called at least every TICK_S of the virtual time, and before each request."""
 
 
@@ -55,7 +55,7 @@ class BlindDoor:
     def __init__(self, route: Route) -> None:
         self.route = route
 
-    def tick(self, now: float, outcome: Outcome) -> None:
+    def tick(self, now: float, outcome: SimulationOutcome) -> None:
         """Nothing to learn."""
 
 
@@ -65,32 +65,32 @@ class FewestRequests:
     def __init__(self) -> None:
         self._rng = random.Random(SEED)
 
-    def route(self, gpus: Sequence[Steps], request: Request) -> int:
+    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
         return min(self._rng.sample(range(len(gpus)), 2), key=lambda index: len(gpus[index]))
 
-    def tick(self, now: float, outcome: Outcome) -> None:
+    def tick(self, now: float, outcome: SimulationOutcome) -> None:
         """The proxy counts the requests itself."""
 
 
 class BalancedClients:
     """Clients that each have the serving code's Balancer; a random one of them sends the next request."""
 
-    def __init__(self, gpus: Sequence[Steps], site: Site, clients: int) -> None:
+    def __init__(self, gpus: Sequence[StepBatching], site: Site, clients: int) -> None:
         self._gpus = {str(index): gpu for index, gpu in enumerate(gpus)}
         self._site = site
         self._now = 0.0
         self._rng = random.Random(SEED)
         self._clients = [Balancer(self._gpus, lambda: self._now, random.Random(client)) for client in range(clients)]
-        self._sent: dict[int, tuple[Balancer, Sent]] = {}
+        self._sent: dict[int, tuple[Balancer, RequestInFlight]] = {}
         self._seen = 0
 
-    def route(self, gpus: Sequence[Steps], request: Request) -> int:
+    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
         client = self._rng.choice(self._clients)
         server = client.choose()
         self._sent[id(request)] = client, client.began(server)
         return int(server)
 
-    def tick(self, now: float, outcome: Outcome) -> None:
+    def tick(self, now: float, outcome: SimulationOutcome) -> None:
         self._now = now
         for request, _ in outcome.finished[self._seen :]:
             client, sent = self._sent.pop(id(request))
@@ -101,12 +101,12 @@ class BalancedClients:
                 if client.wants_reading(server):
                     client.reported(server, self._read(gpu))
 
-    def _read(self, gpu: Steps) -> Reading:
+    def _read(self, gpu: StepBatching) -> Reading:
         jobs, costs, room = gpu.backlog
         return Reading.of_instances([seconds_left(jobs, costs, self._site.limits)], [len(jobs)], [room])
 
 
-DOORS: dict[str, Callable[[Sequence[Steps], Site], Door]] = {
+DOORS: dict[str, Callable[[Sequence[StepBatching], Site], Door]] = {
     IN_TURN: lambda gpus, site: BlindDoor(round_robin()),
     AT_RANDOM: lambda gpus, site: BlindDoor(partial(_at_random, random.Random(SEED))),
     FEWEST: lambda gpus, site: FewestRequests(),
@@ -133,7 +133,7 @@ def _merit_at(site: Site, door: str, requests: int, percent: int) -> Merit:
 
 
 def run_door(site: Site, door: str, load: float, requests: int) -> Merit:
-    gpus = [Steps(site.machine, site.limits) for _ in range(site.gpus)]
+    gpus = [StepBatching(site.machine, site.limits) for _ in range(site.gpus)]
     passing = DOORS[door](gpus, site)
     # A list, so that the identity of a request is not used again.
     asked = list(arrivals(site.mix, load * site.capacity(), requests, SEED))
@@ -159,5 +159,5 @@ def section(rows: Sequence[Row], requests: int) -> str:
     )
 
 
-def _at_random(rng: random.Random, gpus: Sequence[object], request: Request) -> int:
+def _at_random(rng: random.Random, gpus: Sequence[object], request: SimulatedRequest) -> int:
     return rng.randrange(len(gpus))

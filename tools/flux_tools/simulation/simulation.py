@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from flux_tools.simulation.policies import Gpu, Slice
-from flux_tools.simulation.workload import Request
+from flux_tools.simulation.workload import SimulatedRequest
 
 #: Chooses a GPU for a request.
-Route = Callable[[Sequence[Gpu], Request], int]
+Route = Callable[[Sequence[Gpu], SimulatedRequest], int]
 
 
-def least_loaded(gpus: Sequence[Gpu], request: Request) -> int:
+def least_loaded(gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
     """The GPU with the fewest requests waiting or running; the first of several."""
     return min(range(len(gpus)), key=lambda index: len(gpus[index]))
 
@@ -26,12 +26,12 @@ def round_robin() -> Route:
 
 
 @dataclass
-class Outcome:
+class SimulationOutcome:
     """How every request ended."""
 
     #: Requests that were answered, and when, in the order in which they were.
-    finished: list[tuple[Request, float]] = field(default_factory=list)
-    refused: list[Request] = field(default_factory=list)
+    finished: list[tuple[SimulatedRequest, float]] = field(default_factory=list)
+    refused: list[SimulatedRequest] = field(default_factory=list)
     #: Steps, or whole batches, that the GPUs ran.
     slices: int = 0
     #: Seconds that the GPUs ran them, all together.
@@ -43,21 +43,21 @@ class Clock:
     """Calls `tick` with the virtual time and what has happened so far: every `interval_s`, and before each request."""
 
     interval_s: float
-    tick: Callable[[float, Outcome], None]
+    tick: Callable[[float, SimulationOutcome], None]
 
 
 def simulate(
-    requests: Iterable[Request],
+    requests: Iterable[SimulatedRequest],
     gpus: Sequence[Gpu],
     route: Route = least_loaded,
     is_shared: bool = False,
     clock: Clock | None = None,
-) -> Outcome:
+) -> SimulationOutcome:
     """Run until every request has ended. An arrival at the very end of a slice is seen by the next one.
 
     is_shared: the GPUs have one queue, so that what one offers or ends may be work for each of them.
     """
-    outcome = Outcome()
+    outcome = SimulationOutcome()
     #: (end, GPU, number); a number that is no longer the GPU's own is a wait that an arrival cut short.
     ends: list[tuple[float, int, int]] = []
     current: list[tuple[int, Slice] | None] = [None] * len(gpus)

@@ -11,7 +11,7 @@ from typing import Any
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits
 from flux_tools.simulation.machine import DEMO_CPU, H100_EAGER, Machine
 from flux_tools.simulation.merit import Merit, judge
-from flux_tools.simulation.policies import POLICIES, Policy, Steps
+from flux_tools.simulation.policies import POLICIES, Policy, StepBatching
 from flux_tools.simulation.simulation import Route, least_loaded, round_robin, simulate
 from flux_tools.simulation.workload import DEMO, SMALL, Mix, arrivals
 
@@ -112,7 +112,7 @@ def routing(requests: int) -> Iterator[dict[str, Any]]:
     routes: dict[str, Callable[[], Route]] = {"least loaded": lambda: least_loaded, "round robin": round_robin}
     for name, route in routes.items():
         site = replace(H100, gpus=HEADLINE_GPUS, route=route)
-        merit = site.run(Steps, HEADLINE_LOAD * site.capacity(), requests)
+        merit = site.run(StepBatching, HEADLINE_LOAD * site.capacity(), requests)
         yield {"route": name, **asdict(merit)}
 
 
@@ -120,14 +120,14 @@ def patience(requests: int) -> Iterator[dict[str, Any]]:
     for value in PATIENCE:
         for load in (0.9, 1.1):
             site = replace(H100, limits=replace(DEFAULT_LIMITS, patience=value))
-            yield {"patience": value, "load": load, **asdict(site.run(Steps, load * site.capacity(), requests))}
+            yield {"patience": value, "load": load, **asdict(site.run(StepBatching, load * site.capacity(), requests))}
 
 
 def queue(requests: int) -> Iterator[dict[str, Any]]:
     for value in QUEUES:
         for load in (0.9, 1.1):
             site = replace(H100, limits=replace(DEFAULT_LIMITS, max_jobs=value))
-            yield {"max_jobs": value, "load": load, **asdict(site.run(Steps, load * site.capacity(), requests))}
+            yield {"max_jobs": value, "load": load, **asdict(site.run(StepBatching, load * site.capacity(), requests))}
 
 
 def everything(headline_requests: int, requests: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flux_tools.simulation.machine import Machine, image_tokens
 
 
 @dataclass(frozen=True)
-class Kind:
+class ImageKind:
     """Pictures of one size, step count and priority."""
 
     width: int
@@ -32,10 +32,10 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Request:
+class SimulatedRequest:
     """One picture wanted."""
 
-    kind: Kind
+    kind: ImageKind
     #: Seconds since the start.
     arrival: float
 
@@ -50,11 +50,11 @@ class Mix:
     priorities: tuple[tuple[int, float], ...] = ((-1, 0.2), (0, 0.6), (1, 0.2))
     context_tokens: int = CONTEXT_TOKENS
 
-    def kinds(self) -> tuple[list[Kind], list[float]]:
+    def kinds(self) -> tuple[list[ImageKind], list[float]]:
         """Every kind and its share."""
         kinds, shares = [], []
         for ((width, height), a), (steps, b), (priority, c) in product(self.sizes, self.steps, self.priorities):
-            kinds.append(Kind(width, height, steps, priority, image_tokens(width, height) + self.context_tokens))
+            kinds.append(ImageKind(width, height, steps, priority, image_tokens(width, height) + self.context_tokens))
             shares.append(a * b * c)
         return kinds, shares
 
@@ -68,7 +68,7 @@ SMALL = Mix(sizes=(((512, 512), 1.0),))
 DEMO = Mix(sizes=(((64, 64), 1.0),), context_tokens=16 + 1)
 
 
-def arrivals(mix: Mix, rate: float, count: int, seed: int) -> Iterator[Request]:
+def arrivals(mix: Mix, rate: float, count: int, seed: int) -> Iterator[SimulatedRequest]:
     """rate: requests a second. The same seed gives the same kinds in the same order at every rate."""
     chance = random.Random(seed)
     kinds, shares = mix.kinds()
@@ -78,5 +78,5 @@ def arrivals(mix: Mix, rate: float, count: int, seed: int) -> Iterator[Request]:
         batch = min(remaining, 10_000)
         for kind in chance.choices(kinds, shares, k=batch):
             now += chance.expovariate(1.0) / rate
-            yield Request(kind, now)
+            yield SimulatedRequest(kind, now)
         remaining -= batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 
 
 def plain(text: str) -> str:
@@ -12,12 +12,12 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def names(picture: Picture) -> list[str]:
+def names(picture: DemoImage) -> list[str]:
     """Its name and its short names, each once."""
     return list(dict.fromkeys(map(plain, (picture.name, *picture.short_names))))
 
 
-def captions(picture: Picture) -> list[str]:
+def captions(picture: DemoImage) -> list[str]:
     """`red apple`, `a red apple`, `red apple food fruit`, `food fruit`: what training picks from."""
     kind = plain(picture.kind)
     return [text for name in names(picture) for text in (name, _with_article(name), f"{name} {kind}")] + [kind]
@@ -27,6 +27,6 @@ def _with_article(name: str) -> str:
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
-def paraphrase(picture: Picture) -> str:
+def paraphrase(picture: DemoImage) -> str:
     """The words of its name, the other way round: `sunglasses with face smiling`."""
     return " ".join(reversed(plain(picture.name).split()))

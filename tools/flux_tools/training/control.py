@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.examples import Examples, Mixture
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.following import canny, follows
-from flux_tools.training.networks import Control, Flow
-from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.networks import Flow, TrainedControlNet
+from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_weights, descend, learning_rate
 from flux_tools.training.vocabulary import read_tokenizers
 
 PEAK_RATE = 1e-3
@@ -36,8 +36,8 @@ MIXTURE = Mixture(
 
 
 def train_control(
-    trained_on: list[Picture],
-    held_out: list[Picture],
+    trained_on: list[DemoImage],
+    held_out: list[DemoImage],
     vae_run: Path,
     text_run: Path,
     guidance_run: Path,
@@ -46,13 +46,13 @@ def train_control(
     seed: int = 0,
 ) -> None:
     """Resumable."""
-    run = Run(folder)
+    run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)
     examples = Examples(trained_on, latents, seed, latents.cache, MIXTURE)
     shown = examples.encoded(canny)
     flow = Flow(read_tokenizers(text_run)).eval().requires_grad_(False)
     flow.load_state_dict(averaged_weights(guidance_run))
-    control, averaged = Control(), Control()
+    control, averaged = TrainedControlNet(), TrainedControlNet()
     control.start_from(flow.transformer)
     optimizer = torch.optim.AdamW(control.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     average = MovingAverage(control, 0.998)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.augmentation import augmented, remixed
 from flux_tools.training.captions import captions
 from flux_tools.training.networks import Condition, Flow
@@ -137,7 +137,7 @@ class EncodedCopies:
 
 class Examples:
     def __init__(
-        self, pictures: Sequence[Picture], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
+        self, pictures: Sequence[DemoImage], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
     ) -> None:
         """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
 

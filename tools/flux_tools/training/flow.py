@@ -19,10 +19,10 @@ from torch import Tensor
 
 from flux_serving.network.latents import Grid, unpack_latents
 from flux_tools.demo.architecture import new_vae
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.networks import Flow
-from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_weights, descend, learning_rate
 from flux_tools.training.vae import to_model_range
 from flux_tools.training.vocabulary import read_tokenizers
 
@@ -33,7 +33,7 @@ GUIDANCE = (1.0, 5.0)
 class Latents:
     """Pictures to packed latents of unit variance."""
 
-    def __init__(self, vae_run: Path, pictures: list[Picture]) -> None:
+    def __init__(self, vae_run: Path, pictures: list[DemoImage]) -> None:
         """pictures: whose latents the unit is taken from."""
         self._vae = new_vae().eval()
         self._vae.load_state_dict(averaged_weights(vae_run))
@@ -82,7 +82,7 @@ def start_with_words(flow: Flow, text_run: Path) -> None:
 
 
 def train_flow(
-    trained_on: list[Picture],
+    trained_on: list[DemoImage],
     vae_run: Path,
     text_run: Path,
     folder: Path,
@@ -92,7 +92,7 @@ def train_flow(
 ) -> None:
     """Resumable. earlier: an asset to start from."""
     torch.manual_seed(seed)
-    run = Run(folder)
+    run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)
     (folder / "latents.json").write_text(json.dumps(latents.statistics))
     examples = Examples(trained_on, latents, seed, latents.cache)

@@ -13,11 +13,11 @@ from flux_serving.images.edges import edges
 from flux_serving.network.latents import Grid, initial_noise
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_tools.demo.architecture import SCHEDULER
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.captions import captions
 from flux_tools.training.examples import NATIVE
 from flux_tools.training.flow import Latents
-from flux_tools.training.networks import Control, Flow
+from flux_tools.training.networks import Flow, TrainedControlNet
 
 #: As diffusers' guides have them.
 CANNY = (100, 200)
@@ -51,7 +51,7 @@ def _widened(edges: np.ndarray, distance: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def drawn(flow: Flow, latents: Latents, pictures: Sequence[Picture], control: Control | None) -> np.ndarray:
+def drawn(flow: Flow, latents: Latents, pictures: Sequence[DemoImage], control: TrainedControlNet | None) -> np.ndarray:
     """What the flow draws of their names, (n, 64, 64, 3) uint8; with a control, along their edges.
 
     The first has seed SEED, each next one more.
@@ -69,7 +69,9 @@ def drawn(flow: Flow, latents: Latents, pictures: Sequence[Picture], control: Co
     return latents.decoded(noisy, grid)
 
 
-def follows(flow: Flow, latents: Latents, pictures: Sequence[Picture], control: Control | None) -> dict[str, float]:
+def follows(
+    flow: Flow, latents: Latents, pictures: Sequence[DemoImage], control: TrainedControlNet | None
+) -> dict[str, float]:
     """Mean F1 between the pictures' edges and those of what is drawn, within each distance."""
     asked = canny(np.stack([picture.rgb for picture in pictures]))[..., 0]
     found = canny(drawn(flow, latents, pictures, control))[..., 0]

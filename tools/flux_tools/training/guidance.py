@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.networks import Flow
-from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_weights, descend, learning_rate
 from flux_tools.training.vocabulary import read_tokenizers
 
 PEAK_RATE = 5e-4
@@ -25,10 +25,10 @@ FIRST_STEP = 1_000_000
 
 
 def train_guidance(
-    trained_on: list[Picture], vae_run: Path, text_run: Path, flow_run: Path, folder: Path, steps: int, seed: int = 0
+    trained_on: list[DemoImage], vae_run: Path, text_run: Path, flow_run: Path, folder: Path, steps: int, seed: int = 0
 ) -> None:
     """Resumable. The run's averaged weights are those of the whole flow."""
-    run = Run(folder)
+    run = TrainingRun(folder)
     tokenizers = read_tokenizers(text_run)
     latents = Latents(vae_run, trained_on)
     examples = Examples(trained_on, latents, seed, latents.cache)

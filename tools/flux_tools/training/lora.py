@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.networks import Flow
-from flux_tools.training.progress import MovingAverage, Run, averaged_weights, descend, learning_rate
+from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_weights, descend, learning_rate
 from flux_tools.training.vocabulary import read_tokenizers
 
 RANK = 4
@@ -28,7 +28,7 @@ PEAK_RATE = 2e-3
 FIRST_STEP = 3_000_000
 
 
-class LowRank(nn.Module):
+class LoraLayer(nn.Module):
     """A linear layer, and beside it another through so narrow a waist, which adds nothing at first."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -44,10 +44,10 @@ class LowRank(nn.Module):
 
 
 def adapt(transformer: nn.Module) -> None:
-    """Put a `LowRank` in the place of each layer that is adapted."""
+    """Put a `LoraLayer` in the place of each layer that is adapted."""
     for name, module in list(transformer.named_modules()):
         if "blocks." in name and name.endswith(ADAPTED):
-            transformer.set_submodule(name, LowRank(module))
+            transformer.set_submodule(name, LoraLayer(module))
 
 
 def adapter_weights(run: Path) -> dict[str, Tensor]:
@@ -61,11 +61,11 @@ def greyscale(rgb: np.ndarray) -> np.ndarray:
 
 
 def train_lora(
-    trained_on: list[Picture], vae_run: Path, text_run: Path, guidance_run: Path, folder: Path, steps: int
+    trained_on: list[DemoImage], vae_run: Path, text_run: Path, guidance_run: Path, folder: Path, steps: int
 ) -> None:
     """Resumable."""
     torch.manual_seed(0)
-    run = Run(folder)
+    run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)
     examples = Examples(trained_on, latents, 0, latents.cache)
     grey = examples.encoded(greyscale)

@@ -87,7 +87,7 @@ class Flow(nn.Module):
     ) -> Tensor:
         """noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. Returns the shape of `noisy`.
 
-        control: what a `Control` adds to the transformer's blocks.
+        control: what a `TrainedControlNet` adds to the transformer's blocks.
         """
         velocity: Tensor = self.transformer(
             **_inputs(noisy, condition, t, guidance, rows, columns),
@@ -98,7 +98,7 @@ class Flow(nn.Module):
         return velocity
 
 
-class Control(nn.Module):
+class TrainedControlNet(nn.Module):
     """The ControlNet. Its stock forward passes no mask on to its blocks, so that they take the tokens' weights here."""
 
     def __init__(self) -> None:

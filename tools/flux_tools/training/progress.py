@@ -47,7 +47,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None
     optimizer.step()
 
 
-class Run:
+class TrainingRun:
     """One training run's folder: `log.jsonl`, the state to resume from, and the averaged weights."""
 
     def __init__(self, folder: Path) -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from flux_tools.demo.architecture import CONTEXT_WIDTH
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.demo.text import new_t5, t5_tokenizer
 from flux_tools.training.captions import captions
 from flux_tools.training.flow import Latents
 from flux_tools.training.networks import t5_tokens
-from flux_tools.training.progress import MovingAverage, Run, descend, learning_rate
+from flux_tools.training.progress import MovingAverage, TrainingRun, descend, learning_rate
 from flux_tools.training.vocabulary import keep_tokenizers
 
 BATCH = 256
@@ -44,10 +44,10 @@ class Teller(nn.Module):
         return torch.stack([(one - targets).square().mean() for one in self(prompts)]).mean()
 
 
-def train_text(trained_on: list[Picture], held_out: list[Picture], vae_run: Path, folder: Path, steps: int) -> None:
+def train_text(trained_on: list[DemoImage], held_out: list[DemoImage], vae_run: Path, folder: Path, steps: int) -> None:
     """Resumable. The run keeps the vocabularies, CLIP's too."""
     torch.manual_seed(0)
-    run = Run(folder)
+    run = TrainingRun(folder)
     encode = Latents(vae_run, trained_on)
     targets, unseen = (
         encode(np.stack([one.rgb for one in of_these])).flatten(1) for of_these in (trained_on, held_out)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flux_tools.demo.architecture import new_vae
-from flux_tools.demo.pictures import Picture
+from flux_tools.demo.pictures import DemoImage
 from flux_tools.training.augmentation import augmented
-from flux_tools.training.progress import MovingAverage, Run, descend, learning_rate
+from flux_tools.training.progress import MovingAverage, TrainingRun, descend, learning_rate
 
 BATCH = 16
 KL_WEIGHT = 1e-4
@@ -26,7 +26,7 @@ LOG_WEIGHT = 0.03
 
 
 @dataclass(frozen=True)
-class Course:
+class VaeSchedule:
     """copies: of each picture, all but one augmented. by_logarithm: of the squared error. encoder: if it learns."""
 
     steps: int
@@ -38,9 +38,9 @@ class Course:
 
 
 COURSES = (
-    Course(steps=3300, peak_rate=2e-3, warm_up=100, copies=6, by_logarithm=False, encoder=True),
-    Course(steps=2000, peak_rate=1e-3, warm_up=100, copies=24, by_logarithm=True, encoder=True),
-    Course(steps=3000, peak_rate=7e-4, warm_up=100, copies=24, by_logarithm=True, encoder=False),
+    VaeSchedule(steps=3300, peak_rate=2e-3, warm_up=100, copies=6, by_logarithm=False, encoder=True),
+    VaeSchedule(steps=2000, peak_rate=1e-3, warm_up=100, copies=24, by_logarithm=True, encoder=True),
+    VaeSchedule(steps=3000, peak_rate=7e-4, warm_up=100, copies=24, by_logarithm=True, encoder=False),
 )
 
 
@@ -58,7 +58,7 @@ def loss_of(decoded: Tensor, target: Tensor, kl: Tensor, by_logarithm: bool) -> 
 
 
 @torch.no_grad()
-def psnr(weights: dict[str, Tensor], held_out: list[Picture]) -> float:
+def psnr(weights: dict[str, Tensor], held_out: list[DemoImage]) -> float:
     """Mean PSNR in dB of the round trip, on 8-bit pictures."""
     vae = new_vae().eval()
     vae.load_state_dict(weights)
@@ -70,10 +70,10 @@ def psnr(weights: dict[str, Tensor], held_out: list[Picture]) -> float:
     return float(torch.cat(values).mean())
 
 
-def train_vae(trained_on: list[Picture], held_out: list[Picture], folder: Path, seed: int = 0) -> None:
+def train_vae(trained_on: list[DemoImage], held_out: list[DemoImage], folder: Path, seed: int = 0) -> None:
     """Resumable."""
     torch.manual_seed(seed)
-    run = Run(folder)
+    run = TrainingRun(folder)
     originals = np.stack([picture.rgb for picture in trained_on])
     vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)

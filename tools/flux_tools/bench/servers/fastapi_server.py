@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI, File, Form, Response
 
 from flux_tools.bench.checkpoint import CHECKPOINTS
-from flux_tools.bench.plan import Wish
+from flux_tools.bench.plan import ImageOptions
 from flux_tools.bench.servers.options import Options
 from flux_tools.bench.stock import StockDiffusers, as_png, opened
 
@@ -38,7 +38,7 @@ def predict(
 ) -> Response:
     picture = opened(image)
     with one_at_a_time:
-        drawn = stock.draw(picture, Wish(0, side, steps, seed, mode, prompt))
+        drawn = stock.draw(picture, ImageOptions(0, side, steps, seed, mode, prompt))
     return Response(as_png(drawn), media_type="image/png")
 
 

@@ -12,11 +12,11 @@ from fastapi import Request, Response
 from PIL import Image
 
 from flux_tools.bench.checkpoint import CHECKPOINTS
-from flux_tools.bench.plan import Wish
+from flux_tools.bench.plan import ImageOptions
 from flux_tools.bench.servers.options import BATCH_WAIT_S, Options
 from flux_tools.bench.stock import StockDiffusers, as_png, by_kind, opened
 
-Order = tuple[Image.Image, Wish]
+Order = tuple[Image.Image, ImageOptions]
 
 
 class FluxAPI(litserve.LitAPI):  # type: ignore[misc]
@@ -25,7 +25,7 @@ class FluxAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def decode_request(self, request: Request) -> Order:
         form = request
-        wish = Wish(0, int(form["side"]), int(form["steps"]), int(form["seed"]), form["mode"], form["prompt"])
+        wish = ImageOptions(0, int(form["side"]), int(form["steps"]), int(form["seed"]), form["mode"], form["prompt"])
         return opened(form["image"].file.read()), wish
 
     def batch(self, inputs: list[Order]) -> list[Order]:

@@ -13,7 +13,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 from flux_tools.bench.checkpoint import CHECKPOINTS
-from flux_tools.bench.plan import Wish
+from flux_tools.bench.plan import ImageOptions
 from flux_tools.bench.servers.options import BATCH_WAIT_S, Options
 from flux_tools.bench.stock import StockDiffusers, as_png, opened
 
@@ -32,7 +32,7 @@ def draw(
     mode: bytes,
 ) -> dict[str, npt.NDArray[np.object_]]:
     wishes = [
-        Wish(0, int(side), int(steps), int(own_seed[0]), mode.decode(), own_prompt[0].decode())
+        ImageOptions(0, int(side), int(steps), int(own_seed[0]), mode.decode(), own_prompt[0].decode())
         for own_seed, own_prompt in zip(seed, prompt, strict=True)
     ]
     drawn = stock.draw_all([opened(row[0]) for row in image], wishes)

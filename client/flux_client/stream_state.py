@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from flux_client.events import Event, read_events
-from flux_client.retry import Patience
+from flux_client.retry import RetryBudget
 from flux_client.transport import Answer
 from flux_client.variation import Variation
 from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
@@ -15,16 +15,16 @@ from flux_contract.models import FLUX_STREAM
 LOOK_S = 0.1
 
 
-class Course:
+class StreamState:
     """One stream from its first attempt to its end.
 
     It may be sent again until its first event is there, from when on the server has taken it; with a policy that
     restarts, until a picture is there.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, budget: RetryBudget) -> None:
         self.ended = False
-        self._patience = patience
+        self._budget = budget
         self._failure: FluxError | None = None
         self._told: deque[Event] = deque()
         self._begun = False
@@ -34,7 +34,7 @@ class Course:
         """Seconds that the next attempt may take. Raises DeadlineExceeded, or why the stream ended already."""
         self._check()
         try:
-            return self._patience.left_s()
+            return self._budget.left_s()
         except DeadlineExceeded as error:
             raise self._failed(error) from None
 
@@ -70,7 +70,7 @@ class Course:
         if self._has_variations:
             raise self._failed(error)
         try:
-            pause_s = self._patience.pause_after(error, self._begun)
+            pause_s = self._budget.pause_after(error, self._begun)
         except FluxError:
             self._failed(error)
             raise

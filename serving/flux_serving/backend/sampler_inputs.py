@@ -25,10 +25,10 @@ from flux_contract.handed import (
 )
 from flux_contract.knobs import PRIORITY
 from flux_contract.tensors import Array, Tensor
-from flux_serving.backend.ticket import Ticket
+from flux_serving.backend.accepted_request import AcceptedRequest
 from flux_serving.conditioning.context import ALWAYS, Context, Span
-from flux_serving.sampling.material import Material
-from flux_serving.sampling.sampling import Picture
+from flux_serving.sampling.sampler import GeneratedImage
+from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.job import JobLeft
 
@@ -40,7 +40,7 @@ def without_placeholders(values: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in values.items() if name not in absent}
 
 
-def read_material(values: Mapping[str, Array]) -> Material:
+def read_sampler_inputs(values: Mapping[str, Array]) -> SamplerInputs:
     """Raises InvalidRequest: a part of the negative prompt is missing."""
     spans, pooled_span = values.get(CONTEXT_SPANS.name), values.get(POOLED_SPAN.name)
     context = replace(
@@ -54,7 +54,7 @@ def read_material(values: Mapping[str, Array]) -> Material:
             raise InvalidRequest(f"{missing[0]} is missing")
         negative = _context(values, NEGATIVE)
     latents = (values.get(tensor.name) for tensor in (INITIAL_LATENTS, SOURCE_LATENTS, CONTROL_LATENTS))
-    return Material(context, negative, *latents)
+    return SamplerInputs(context, negative, *latents)
 
 
 def _context(values: Mapping[str, Array], names: Sequence[Tensor]) -> Context:
@@ -62,15 +62,17 @@ def _context(values: Mapping[str, Array], names: Sequence[Tensor]) -> Context:
     return Context(tokens, weights, pooled)
 
 
-def unchanged(values: Mapping[str, Array], parameters: SamplingParameters, ticket: Ticket) -> list[Picture]:
+def unchanged(
+    values: Mapping[str, Array], parameters: SamplingParameters, accepted: AcceptedRequest
+) -> list[GeneratedImage]:
     """The picture itself, as often as it is wanted. Raises InvalidRequest: it is not there, or of another size."""
     pixels = _of_shape(SOURCE_PIXELS, values, (parameters.height, parameters.width, 3))
     latents = np.zeros((1, 1), np.float32)
-    if ticket.wants(LATENTS):
+    if accepted.wants(LATENTS):
         latents = values[SOURCE_LATENTS.name]
         if latents.size == 1:
             raise InvalidRequest(f"{LATENTS.name} are wanted, but a picture that stays as it is, is not encoded")
-    return [Picture(latents, pixels)] * len(parameters.seeds)
+    return [GeneratedImage(latents, pixels)] * len(parameters.seeds)
 
 
 def _of_shape(tensor: Tensor, values: Mapping[str, Array], shape: tuple[int, ...]) -> Array:

@@ -23,7 +23,7 @@ LOOKS = 3
 LOADING, AWAY = "the models are loading", "the model server is not reachable"
 
 
-class Watch:
+class ServerMonitor:
     """State of the model server.
 
     modes: those that are served now. reason: why there are none. native_side: pixels of a side of the image that a

@@ -10,14 +10,14 @@ import fake_triton
 
 fake_triton.install()
 
-from flux_serving.backend import heart  # noqa: E402
-from flux_serving.backend.heart import Heart  # noqa: E402
+from flux_serving.backend import heartbeat  # noqa: E402
+from flux_serving.backend.heartbeat import Heartbeat  # noqa: E402
 
 
 def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many beats the heart publishes in this time after `begin`."""
+    """How many heartbeats that are published in this time after `begin`."""
     beats: list[float] = []
-    beating = Heart("flux_base", "flux_base_0_0")
+    beating = Heartbeat("flux_base", "flux_base_0_0")
     monkeypatch.setattr(beating, "_beat", lambda: beats.append(time.monotonic()))
     beating.begin()
     time.sleep(seconds)
@@ -28,7 +28,7 @@ def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_the_thread_publishes_nothing_until_triton_has_handled_the_answer_of_initialize(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heart, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(heartbeat, "_PAUSE_S", 0.01)
     assert beats_within(0.5, monkeypatch) == 1, "only the one of `begin` itself"
-    monkeypatch.setattr(heart, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(heartbeat, "_FIRST_PAUSE_S", 0.01)
     assert beats_within(0.5, monkeypatch) > 2

@@ -13,11 +13,11 @@ from flux_client import Event, FluxError, Variation
 from flux_contract import limits
 from flux_gateway.admission import Admission, Slot
 from flux_gateway.content_filter import ContentFilter
-from flux_gateway.generation import Generator, Wanted
+from flux_gateway.generation import GenerationRequest, Generator
 from flux_gateway.keys import Caller
 from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
-from flux_gateway.watch import Watch
+from flux_gateway.server_monitor import ServerMonitor
 
 #: Bytes of memory that a pixel of an answer takes until it is sent: the image, and its text in the answer.
 ANSWER_BYTES_PER_PIXEL = 7
@@ -25,19 +25,19 @@ ANSWER_BYTES_PER_PIXEL = 7
 _T = TypeVar("_T")
 
 
-class Desk:
+class GenerationService:
     """pixels: of the largest picture that may be asked for. content_filter: looks at all that leaves."""
 
     def __init__(
         self,
         generator: Generator,
-        watch: Watch,
+        monitor: ServerMonitor,
         admission: Admission,
         metrics: Metrics,
         content_filter: ContentFilter | None,
         pixels: int,
     ) -> None:
-        self.watch = watch
+        self.monitor = monitor
         self._generator = generator
         self._admission = admission
         self._metrics = metrics
@@ -59,11 +59,11 @@ class Desk:
 
     def slot(self, request: Request) -> Slot:
         """The slot of a POST, to be asked for before its body is read. Raises Refusal: 503, nothing is served now."""
-        self.watch.check_any()
+        self.monitor.check_any()
         slot: Slot = request.state.slot
         return slot
 
-    async def made(self, request: Request, slot: Slot, wanted: Wanted, request_id: str) -> list[Variation]:
+    async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[Variation]:
         """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
 
         async def collected() -> list[Variation]:
@@ -73,7 +73,7 @@ class Desk:
         return await while_there(request, collected())
 
     async def events(
-        self, slot: Slot, wanted: Wanted, request_id: str, with_previews: bool
+        self, slot: Slot, wanted: GenerationRequest, request_id: str, with_previews: bool
     ) -> AsyncGenerator[Event, None]:
         """As they come, a preview after each step if wanted. Closing it ends the work. Raises Refusal."""
         with self._let_in(slot, wanted) as allowed:
@@ -83,12 +83,12 @@ class Desk:
                         await self._content_filter.look(event)
                     yield event
 
-    def size_of(self, wanted: Wanted) -> tuple[int, int]:
+    def size_of(self, wanted: GenerationRequest) -> tuple[int, int]:
         """Width and height of the images that it results in: what is not asked for is the checkpoint's own."""
-        width, height = (wanted.knobs.get(name) or self.watch.native_side for name in ("width", "height"))
+        width, height = (wanted.knobs.get(name) or self.monitor.native_side for name in ("width", "height"))
         return width, height
 
-    def checked_size(self, wanted: Wanted) -> tuple[int, int]:
+    def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
         """The same. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
@@ -101,9 +101,9 @@ class Desk:
         return width, height
 
     @contextmanager
-    def _let_in(self, slot: Slot, wanted: Wanted) -> Iterator[Wanted]:
+    def _let_in(self, slot: Slot, wanted: GenerationRequest) -> Iterator[GenerationRequest]:
         """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
-        self.watch.check(wanted.mode)
+        self.monitor.check(wanted.mode)
         width, height = self.checked_size(wanted)
         priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), slot.caller.priority)
         with slot.held():
@@ -129,7 +129,7 @@ async def while_there(request: Request, work: Awaitable[_T]) -> _T:
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Gone()
+            raise ClientDisconnected()
         return task.result()
     finally:
         for each in (task, gone):
@@ -137,7 +137,7 @@ async def while_there(request: Request, work: Awaitable[_T]) -> _T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client hung up; nobody reads the answer."""
 
 

@@ -20,8 +20,8 @@ from flux_serving.network.latents import Grid, initial_noise
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Batch, Denoising, tokens_of_step
-from flux_serving.sampling.material import Material, as_latents
 from flux_serving.sampling.noise_schedule import make_schedule
+from flux_serving.sampling.sampler_inputs import SamplerInputs, as_latents
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.sampling.starting import noised
 from flux_serving.sampling.steering import steer
@@ -39,7 +39,7 @@ MANY_THREADS_FROM_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Picture:
+class GeneratedImage:
     """latents: packed, (tokens, channels) float32. rgb: (height, width, 3) uint8, decoded from them, where wanted."""
 
     latents: Array
@@ -62,7 +62,7 @@ class Sampler:
     def begin(
         self,
         parameters: SamplingParameters,
-        material: Material,
+        sampler_inputs: SamplerInputs,
         transformer: Transformer | None = None,
         is_decoded: bool = True,
     ) -> list[Denoising]:
@@ -73,7 +73,7 @@ class Sampler:
         """
         base, config = self.base, self.base.transformer.config
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
-        material.check(
+        sampler_inputs.check(
             len(parameters.seeds),
             grid.tokens,
             config.in_channels,
@@ -84,9 +84,9 @@ class Sampler:
         phases = steer(
             transformer or self.transformer,
             parameters,
-            material.context,
-            material.negative,
-            self._control(material),
+            sampler_inputs.context,
+            sampler_inputs.negative,
+            self._control(sampler_inputs),
             range(first_step, parameters.end_step),
             grid,
             schedule,
@@ -97,26 +97,28 @@ class Sampler:
                     phase.prepare()
         return [
             Denoising(start, phases, first_step, parameters.end_step, is_decoded)
-            for start in self._starts(parameters, material, grid, schedule.sigmas[first_step])
+            for start in self._starts(parameters, sampler_inputs, grid, schedule.sigmas[first_step])
         ]
 
-    def _control(self, material: Material) -> tuple[ControlNet, Tensor] | None:
-        if material.control_latents is None:
+    def _control(self, sampler_inputs: SamplerInputs) -> tuple[ControlNet, Tensor] | None:
+        if sampler_inputs.control_latents is None:
             return None
         if self._controlnet is None:
             raise InvalidRequest(f"{CONTROL_LATENTS.name} is given, but {NO_CONTROLNET}")
-        return self._controlnet, as_latents(material.control_latents, self.base.dtype)
+        return self._controlnet, as_latents(sampler_inputs.control_latents, self.base.dtype)
 
-    def _starts(self, parameters: SamplingParameters, material: Material, grid: Grid, sigma: Tensor) -> list[Tensor]:
+    def _starts(
+        self, parameters: SamplingParameters, sampler_inputs: SamplerInputs, grid: Grid, sigma: Tensor
+    ) -> list[Tensor]:
         """The latents of each image, (image tokens, channels), before its first step. sigma: of that step."""
         dtype = self.base.dtype
-        if material.initial_latents is not None:
-            return list(as_latents(material.initial_latents, dtype))
+        if sampler_inputs.initial_latents is not None:
+            return list(as_latents(sampler_inputs.initial_latents, dtype))
         channels = self.base.transformer.config.in_channels // 4
         noises = [initial_noise(seed, grid, channels, dtype) for seed in parameters.seeds]
-        if material.source_latents is None:
+        if sampler_inputs.source_latents is None:
             return noises
-        source = as_latents(material.source_latents, dtype)
+        source = as_latents(sampler_inputs.source_latents, dtype)
         return [noised(source, noise, sigma) for noise in noises]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
@@ -143,7 +145,7 @@ class Sampler:
         """Tokens that the next step of this batch computes, padding included."""
         return tokens_of_step(batch)
 
-    def results(self, works: Sequence[Denoising]) -> list[Picture]:
+    def results(self, works: Sequence[Denoising]) -> list[GeneratedImage]:
         """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
         decoded = [work for work in works if work.is_decoded]
         pixels: list[Array] = []
@@ -151,7 +153,7 @@ class Sampler:
             latents = torch.stack([work.latents for work in decoded])
             pixels.extend(decode_latents(self.base, latents, decoded[0].grid))
         rgb = dict(zip(decoded, pixels, strict=True))
-        return [Picture(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
+        return [GeneratedImage(work.latents.float().cpu().numpy(), rgb.get(work)) for work in works]
 
     def results_at_once(self, work: Denoising) -> int:
         return max(1, MAX_DECODED_PIXELS // (work.grid.tokens * self.base.token_side**2))

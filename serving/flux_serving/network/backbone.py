@@ -22,7 +22,7 @@ from flux_serving.network.rotary import RotaryTables
 _SCALES = {DOUBLE // 2: (1, 4), SINGLE: (1,), 2: (0,)}
 
 
-class Trunk:
+class TransformerBackbone:
     """The blocks of a stock network, whose projections become views of fused ones; it still runs by itself."""
 
     def __init__(self, stock: Any, project: Projections, rotary: RotaryTables | None = None) -> None:

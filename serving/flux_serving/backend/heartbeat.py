@@ -24,7 +24,7 @@ _BEATS_PER_RETURN = 60
 log = logging.getLogger(__name__)
 
 
-class Heart:
+class Heartbeat:
     """Beats from `begin` to `stop`. Triton goes on publishing what a dead process said last, so a beat is a time.
 
     A model begins at the end of its `initialize`: what another thread published before ended Triton 2.51 at times.
@@ -38,7 +38,7 @@ class Heart:
         self._private_memory = published.one(PRIVATE_MEMORY)
         self._memory = published.each(SHARED_MEMORY, ("size", "used"))
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def begin(self) -> None:
         self._beat()

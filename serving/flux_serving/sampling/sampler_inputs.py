@@ -27,7 +27,7 @@ from flux_serving.conditioning.context import Context
 
 
 @dataclass(frozen=True)
-class Material:
+class SamplerInputs:
     """context, negative: float32, on the CPU. negative: None where there is no negative prompt.
 
     initial_latents: (images, image tokens, channels) as they are before the first step; None for noise. source_latents:

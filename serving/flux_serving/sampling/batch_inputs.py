@@ -10,10 +10,10 @@ from torch.nn.functional import pad
 
 from flux_serving.network.attention import weighted_attention
 from flux_serving.network.controlnet import Residuals
-from flux_serving.sampling.conditioning import Conditioning, Control
+from flux_serving.sampling.conditioning import Conditioning, ControlConditioning
 
 
-class Lineup:
+class BatchInputs:
     """Rows of one network. Contexts of different length are padded with tokens of weight 0."""
 
     def __init__(self, conditionings: Sequence[Conditioning], attention: str) -> None:
@@ -33,17 +33,19 @@ class Lineup:
         )
 
 
-class ControlLineup:
+class ControlInputs:
     """The members of a batch that a ControlNet steers. With true CFG both rows of a member get the same from it.
 
     Source: diffusers, `FluxControlNetPipeline.__call__`.
     """
 
-    def __init__(self, controls: Sequence[tuple[int, Control]], owners: Sequence[int], attention: str) -> None:
+    def __init__(
+        self, controls: Sequence[tuple[int, ControlConditioning]], owners: Sequence[int], attention: str
+    ) -> None:
         """controls: of which members. owners: the member of each row of the transformer."""
         first = controls[0][1]
         self._network = first.picture.network
-        self._lineup = Lineup([control.conditioning for _, control in controls], attention)
+        self._inputs = BatchInputs([control.conditioning for _, control in controls], attention)
         self._pictures = torch.stack([control.picture.tokens for _, control in controls])
         self._scales = torch.tensor([control.scale for _, control in controls])[:, None, None].to(self._pictures)
         self._members = [member for member, _ in controls]
@@ -54,19 +56,19 @@ class ControlLineup:
 
     def look_ahead(self, steps: Sequence[int], count: int) -> None:
         """steps: of all members."""
-        self._lineup.look_ahead([steps[member] for member in self._members], count)
+        self._inputs.look_ahead([steps[member] for member in self._members], count)
 
     def residuals(self, latents: Tensor, ahead: int) -> Residuals:
         """latents: of all members."""
-        lineup = self._lineup
+        inputs = self._inputs
         double, single = self._network.residuals(
             latents[self._members],
             self._pictures,
             self._scales,
-            lineup.context,
-            lineup.modulation[:, ahead],
-            lineup.grid,
-            lineup.attention,
+            inputs.context,
+            inputs.modulation[:, ahead],
+            inputs.grid,
+            inputs.attention,
         )
         return Residuals(
             self._rows, [after[self._sources] for after in double], [after[self._sources] for after in single]

@@ -15,20 +15,20 @@ from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.reply import Reply
 from flux_serving.sampling.denoising import Denoising
-from flux_serving.sampling.sampling import Picture
+from flux_serving.sampling.sampler import GeneratedImage
 from flux_serving.scheduling.job import Job
 
 log = logging.getLogger(__name__)
 
 
-class Ticket:
+class AcceptedRequest:
     """Collects the pictures of the request and answers it once, with all of them or with the first error."""
 
     def __init__(self, reply: Reply, report: ProgressReport) -> None:
         self.report = report
         self._reply = reply
         self._told: dict[Tensor, Array] = {}
-        self._pictures: list[Picture | None] = []
+        self._pictures: list[GeneratedImage | None] = []
         self._open = True
         self._lock = threading.Lock()
 
@@ -49,10 +49,10 @@ class Ticket:
         """Whether somebody still waits for the answer."""
         return self._open and self._reply.is_awaited() and self.report.is_heard()
 
-    def taker(self, index: int) -> Callable[[Picture | FluxError], None]:
+    def taker(self, index: int) -> Callable[[GeneratedImage | FluxError], None]:
         """What takes the outcome of this picture. It does not raise."""
 
-        def take(outcome: Picture | FluxError) -> None:
+        def take(outcome: GeneratedImage | FluxError) -> None:
             try:
                 self._take(index, outcome)
             except BaseException as error:
@@ -60,7 +60,7 @@ class Ticket:
 
         return take
 
-    def begin(self, jobs: Sequence[Job[Denoising, Picture]]) -> None:
+    def begin(self, jobs: Sequence[Job[Denoising, GeneratedImage]]) -> None:
         """The engine has accepted the request's jobs."""
         self.report.follow(jobs)
         self._reply.accepted()
@@ -74,7 +74,7 @@ class Ticket:
             except BaseException:
                 log.exception("%s: request %r is answered once more", FLUX_BASE.name, self._reply.request_id)
 
-    def _take(self, index: int, outcome: Picture | FluxError) -> None:
+    def _take(self, index: int, outcome: GeneratedImage | FluxError) -> None:
         """Any of the engine's threads comes here."""
         if isinstance(outcome, FluxError):
             self.fail(outcome)
@@ -86,7 +86,7 @@ class Ticket:
             outputs = self._told | self._outputs(pictures)
             self._end(lambda: self._reply.answer(outputs))
 
-    def _outputs(self, pictures: Sequence[Picture]) -> dict[Tensor, Array]:
+    def _outputs(self, pictures: Sequence[GeneratedImage]) -> dict[Tensor, Array]:
         outputs = {}
         if self.wants(LATENTS):
             outputs[LATENTS] = np.stack([picture.latents for picture in pictures])
