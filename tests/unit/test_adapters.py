@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
-from flux_serving.stages import lora
 from safetensors.torch import save_file
 
 from flux_contract.errors import InvalidRequest
 from flux_serving.backend.adapters import Adapters
+from flux_serving.network import lora
 from flux_serving.network.transformer import Transformer
 from flux_serving.sampling.sampling_parameters import Lora
 
