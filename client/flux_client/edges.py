@@ -7,7 +7,7 @@ from PIL import Image
 from flux_client.transport import Answer
 from flux_client.variation import decoded
 from flux_contract.errors import GenerationFailed
-from flux_contract.handed import EDGE_IMAGE
+from flux_contract.internal_tensors import EDGE_IMAGE
 from flux_contract.models import CANNY_EDGES
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from flux_client.transport import Answer
 from flux_client.variation import Variation, decoded, read_variations
 from flux_contract.errors import GenerationFailed
-from flux_contract.handed import OUTPUT_IMAGE, PREVIEW, PROGRESS
+from flux_contract.internal_tensors import OUTPUT_IMAGE, PREVIEW, PROGRESS
 from flux_contract.models import FLUX_STREAM
 from flux_contract.tensors import Tensor
 

@@ -16,9 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_contract import limits
-from flux_contract.editing import CONTROL_IMAGE
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CANCEL,
     DEVICE,
     EDGE_IMAGE,
@@ -33,7 +32,9 @@ from flux_contract.handed import (
     SECONDS_LEFT,
     STREAM_TOKEN,
 )
-from flux_contract.knobs import (
+from flux_contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
     IMAGE,
     NUM_IMAGES,
     NUM_INFERENCE_STEPS,
@@ -43,7 +44,6 @@ from flux_contract.knobs import (
     SEED,
     SIZE,
 )
-from flux_contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
 from flux_contract.tensors import Array, Tensor
 
 #: Pixels of a side that the request leaves to the checkpoint.

@@ -30,7 +30,7 @@ from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.wire import read_result, triton_timeout_us
 from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError
-from flux_contract.handed import CANCEL, STREAM_TOKEN
+from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
 from flux_contract.models import FLUX_STREAM
 from flux_contract.tensors import Array, Tensor
 

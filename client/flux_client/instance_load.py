@@ -8,7 +8,7 @@ from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_client.values import array_of
 from flux_contract.errors import GenerationFailed
-from flux_contract.handed import DEVICE, INSTANCE, JOBS, QUERY, ROOM, SECONDS_LEFT
+from flux_contract.internal_tensors import DEVICE, INSTANCE, JOBS, QUERY, ROOM, SECONDS_LEFT
 from flux_contract.models import FLUX_STATUS
 
 _OUTPUTS = tuple(tensor.name for tensor in (INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM))

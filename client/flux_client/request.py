@@ -11,9 +11,9 @@ from flux_client.pictures import Pictures
 from flux_client.strength import with_weights
 from flux_client.values import array_of
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
-from flux_contract.knobs import IMAGE, LORA, LORA_SCALE, NUM_IMAGES, PICTURE_KNOBS, SEED
+from flux_contract.internal_tensors import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
 from flux_contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
+from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED
 from flux_contract.tensors import Array, Tensor
 
 _PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
@@ -78,7 +78,7 @@ def _inputs(model: str, keywords: Mapping[str, Tensor], arguments: Mapping[str, 
                 raise TypeError(f"missing argument {keyword!r}")
             given[keyword] = tensor.default
     inputs = {keywords[keyword].name: array_of(model, keywords[keyword], value) for keyword, value in given.items()}
-    _check_one_each(model, inputs, PICTURE_KNOBS, _count(inputs, IMAGE), "pictures")
+    _check_one_each(model, inputs, IMAGE_PARAMETERS, _count(inputs, IMAGE), "pictures")
     _check_one_each(model, inputs, [LORA_SCALE], _count(inputs, LORA), "adapters")
     if NUM_IMAGES.name in inputs:
         _check_one_each(model, inputs, [SEED], inputs[NUM_IMAGES.name].item(), "images")

@@ -26,8 +26,8 @@ from flux_contract.errors import (
     Overloaded,
     Unreachable,
 )
-from flux_contract.knobs import NUM_IMAGES, SEED
 from flux_contract.models import CANNY_EDGES
+from flux_contract.parameters import NUM_IMAGES, SEED
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from flux_contract.errors import GenerationFailed
-from flux_contract.handed import OUTPUT_IMAGE, OUTPUT_SEED
+from flux_contract.internal_tensors import OUTPUT_IMAGE, OUTPUT_SEED
 from flux_contract.tensors import Array
 
 

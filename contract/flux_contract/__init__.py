@@ -1,6 +1,7 @@
-"""Every tensor and every model, declared once. Numpy only: the client imports this floor too.
+"""Tensors, parameters, modes, models, limits, errors and metrics, each declared once. NumPy is the only dependency.
 
-`tensors` says what a tensor is, `limits` holds every bound and default, `knobs` what callers may ask for, `models` the
-models and ensembles, `codes` gives each error Triton's code, `pbtxt` renders the models for Triton. Tensor names are
-literals here and nowhere else.
+`tensors` defines what a tensor is, `parameters` what a caller may set, `internal_tensors` what models pass to each
+other and return, `models` the models and ensembles, `modes` what a caller can ask for, `limits` bounds and defaults, `errors`
+the exceptions, `codes` Triton's code of each, `environment` the environment variables, `metrics` the metrics. Tensor
+names are literals here and nowhere else.
 """

@@ -101,8 +101,6 @@ FITS = ("stretch", "cover", "contain", "tiles")
 SIZE_FITS = ("cover", "contain", "stretch")
 #: What a control picture is.
 CONTROL_KINDS = ("photo", "edges")
-#: What `flux_stream` is to do: the ensemble of this name, behind `flux_`.
-MODES = ("redux", "img2img", "text2img", "canny")
 #: How Redux tokens are pooled: by their mean over a cell, or over a triangle of twice the width.
 DETAIL_FILTERS = ("area", "triangle")
 #: What a pooled token weighs: as much as one, or as all that it is made of.

@@ -10,16 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from flux_contract import limits
-from flux_contract.editing import (
-    CONTROL_IMAGE,
-    CONTROL_KNOBS,
-    EDGE_KNOBS,
-    IMG2IMG_KNOBS,
-    SOURCE_IMAGE,
-    START_SIGMA,
-    STRENGTH,
-)
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CANCEL,
     CONTEXT_SPANS,
     CONTROL_LATENTS,
@@ -51,23 +42,30 @@ from flux_contract.handed import (
     SOURCE_REFUSAL,
     STREAM_TOKEN,
 )
-from flux_contract.knobs import (
-    DENOISING_KNOBS,
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
+    CONTROL_PARAMETERS,
+    EDGE_PARAMETERS,
     END_STEP,
     IMAGE,
+    IMAGE_PARAMETERS,
+    IMG2IMG_PARAMETERS,
     OUTPUT_FORMAT,
-    PICTURE_KNOBS,
-    PREVIEW_KNOBS,
+    PREVIEW_PARAMETERS,
     PROMPT,
-    PROMPT_KNOBS,
+    PROMPT_PARAMETERS,
+    SAMPLING_PARAMETERS,
     SIZE,
+    SOURCE_IMAGE,
+    START_SIGMA,
     START_STEP,
+    STRENGTH,
 )
 from flux_contract.tensors import DType, Tensor, scalar
 
 
 @dataclass(frozen=True)
-class Parameter:
+class ModelParameter:
     """A start-up setting of one model, a `parameters` entry of its `config.pbtxt`."""
 
     name: str
@@ -90,7 +88,7 @@ class Model:
     response_cache: bool = False
     #: Any number of answers to one request; then only gRPC streams and `generate_stream` reach it.
     decoupled: bool = False
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[ModelParameter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,22 +134,22 @@ def _outputs(step: Step) -> Iterator[str]:
 
 
 def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
-    return (image, *PICTURE_KNOBS, prompt, *PROMPT_KNOBS)
+    return (image, *IMAGE_PARAMETERS, prompt, *PROMPT_PARAMETERS)
 
 
-_DTYPE = Parameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
+_DTYPE = ModelParameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
 
-_MAX_PENDING = Parameter(
+_MAX_PENDING = ModelParameter(
     "MAX_PENDING",
     str(limits.DEFAULT_PENDING),
     "Requests that may wait or be in work in one instance; more are refused as UNAVAILABLE",
 )
 _DECODING = (
     _MAX_PENDING,
-    Parameter(
+    ModelParameter(
         "WORKERS", "2", "Requests whose pictures are decoded at once, each in a process; one more takes large ones"
     ),
-    Parameter(
+    ModelParameter(
         "DECODE_SECONDS",
         str(limits.DEFAULT_DECODE_SECONDS),
         "CPU seconds that decoding the pictures of one request may take; beyond them it is refused as INVALID_ARG",
@@ -178,39 +176,41 @@ FLUX_BASE = Model(
         replace(POOLED_SPAN, optional=True),
         *(replace(tensor, optional=True) for tensor in NEGATIVE),
         *(replace(tensor, optional=True) for tensor in REFUSALS),
-        *DENOISING_KNOBS,
+        *SAMPLING_PARAMETERS,
         replace(SOURCE_LATENTS, optional=True),
         replace(SOURCE_PIXELS, optional=True),
         STRENGTH,
         START_SIGMA,
         replace(CONTROL_LATENTS, optional=True),
-        *CONTROL_KNOBS,
+        *CONTROL_PARAMETERS,
         START_STEP,
         END_STEP,
         INITIAL_LATENTS,
         OUTPUT_FORMAT,
         PROGRESS_ADDRESS,
-        *PREVIEW_KNOBS,
+        *PREVIEW_PARAMETERS,
     ),
     outputs=(PIXELS, OUTPUT_SEED, RECIPE, LATENTS),
     needs_gpu=True,
     parameters=(
         _DTYPE,
-        Parameter("MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"),
-        Parameter("MAX_ROWS", "16", "Images that share one denoising step at most"),
-        Parameter(
+        ModelParameter(
+            "MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"
+        ),
+        ModelParameter("MAX_ROWS", "16", "Images that share one denoising step at most"),
+        ModelParameter(
             "STEP_TOKENS",
             "auto",
             "Tokens, of images and contexts and their padding, that one denoising step computes at most, or auto: 8192 "
             "on a GPU, 2048 on a CPU; an image that has more takes its steps alone",
         ),
-        Parameter(
+        ModelParameter(
             "DEFAULT_STEPS",
             "auto",
             "NUM_INFERENCE_STEPS where a request says none, or auto: as the checkpoint's configuration tells",
         ),
-        Parameter("MAX_ADAPTERS", "8", "LoRA adapters that stay in memory while no request uses them"),
-        Parameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
+        ModelParameter("MAX_ADAPTERS", "8", "LoRA adapters that stay in memory while no request uses them"),
+        ModelParameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
     ),
 )
 IMAGE_ENCODE = Model(
@@ -220,12 +220,15 @@ IMAGE_ENCODE = Model(
     outputs=(OUTPUT_IMAGE,),
     needs_gpu=False,
     cpu_instances=2,
-    parameters=(_MAX_PENDING, Parameter("WORKERS", "1", "Requests whose images are encoded at once in one instance")),
+    parameters=(
+        _MAX_PENDING,
+        ModelParameter("WORKERS", "1", "Requests whose images are encoded at once in one instance"),
+    ),
 )
 FLUX_VAE_ENCODER = Model(
     name="flux_vae_encoder",
     purpose="A picture to latents of the size asked for, in tiles where it is large",
-    inputs=(IMAGE, *SIZE, *IMG2IMG_KNOBS),
+    inputs=(IMAGE, *SIZE, *IMG2IMG_PARAMETERS),
     outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
     needs_gpu=True,
     parameters=(_DTYPE, *_DECODING),
@@ -233,14 +236,14 @@ FLUX_VAE_ENCODER = Model(
 CANNY_EDGES = Model(
     name="canny_edges",
     purpose="A picture to its edges at the size asked for, by OpenCV",
-    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_KNOBS, OUTPUT_FORMAT),
+    inputs=(CONTROL_IMAGE, *SIZE, *EDGE_PARAMETERS, OUTPUT_FORMAT),
     outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
     needs_gpu=False,
     parameters=_DECODING,
 )
 _ANSWER = (OUTPUT_IMAGE, OUTPUT_SEED)
 _FROM_CONDITION = (Step(FLUX_PRIOR_REDUX), Step(FLUX_BASE), Step(IMAGE_ENCODE))
-_SAMPLING = (*DENOISING_KNOBS, OUTPUT_FORMAT, *PREVIEW_KNOBS, PROGRESS_ADDRESS)
+_SAMPLING = (*SAMPLING_PARAMETERS, OUTPUT_FORMAT, *PREVIEW_PARAMETERS, PROGRESS_ADDRESS)
 
 _OF_EDGES = {
     IMAGE.name: EDGES.name,
@@ -258,14 +261,14 @@ FLUX_REDUX = Ensemble(
 FLUX_IMG2IMG = Ensemble(
     name="flux_img2img",
     purpose="A picture to a changed one: it begins as latents with some noise, steered by pictures and a prompt",
-    inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_KNOBS, *_SAMPLING),
+    inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_PARAMETERS, *_SAMPLING),
     outputs=_ANSWER,
     steps=(Step(FLUX_VAE_ENCODER), *_FROM_CONDITION),
 )
 FLUX_TEXT2IMG = Ensemble(
     name="flux_text2img",
     purpose="A prompt to pictures",
-    inputs=(replace(PROMPT, optional=False, default=None), *PROMPT_KNOBS, *_SAMPLING),
+    inputs=(replace(PROMPT, optional=False, default=None), *PROMPT_PARAMETERS, *_SAMPLING),
     outputs=_ANSWER,
     steps=_FROM_CONDITION,
 )
@@ -274,8 +277,8 @@ FLUX_CANNY = Ensemble(
     purpose="Edges, of a picture or given, to pictures that follow them, steered by pictures and a prompt",
     inputs=(
         CONTROL_IMAGE,
-        *EDGE_KNOBS,
-        *CONTROL_KNOBS,
+        *EDGE_PARAMETERS,
+        *CONTROL_PARAMETERS,
         # Where pictures may be missing, a step of no inputs at all would be refused.
         *_condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False)),
         *_SAMPLING,
@@ -289,12 +292,13 @@ FLUX_CANNY = Ensemble(
 )
 ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
 
+_MODE_NAMES = tuple(ensemble.name.removeprefix("flux_") for ensemble in ENSEMBLES)
 MODE = scalar(
     "MODE",
     DType.BYTES,
     "Whose work it is: the ensemble `flux_` and this",
-    default=limits.MODES[0],
-    choices=limits.MODES,
+    default=_MODE_NAMES[0],
+    choices=_MODE_NAMES,
 )
 #: The ensemble of each mode.
 BY_MODE = {ensemble.name.removeprefix("flux_"): ensemble for ensemble in ENSEMBLES}

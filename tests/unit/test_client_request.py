@@ -30,7 +30,7 @@ from flux_client.request import call_request, edges_request, stream_request
 from flux_client.strength import CURVE, weight_of
 from flux_client.variation import read_variations
 from flux_contract import limits
-from flux_contract.handed import CANCEL, STREAM_TOKEN
+from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
 from flux_contract.models import BY_MODE, FLUX_STREAM
 
 

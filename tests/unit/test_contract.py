@@ -9,8 +9,8 @@ from tritonclient.grpc import model_config_pb2
 
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import GUIDANCE_SCALE, IMAGE, NUM_INFERENCE_STEPS, SEED
 from flux_contract.models import ENSEMBLES, FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_REDUX, FLUX_STREAM, MODELS
+from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, NUM_INFERENCE_STEPS, SEED
 from flux_rendering.pbtxt import DEFAULT_GPUS, render_all, render_ensemble, render_model
 
 

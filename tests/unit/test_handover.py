@@ -15,7 +15,7 @@ import fake_triton
 fake_triton.install()
 
 from flux_contract.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, Overloaded  # noqa: E402
-from flux_contract.handed import OUTPUT_SEED, PIXELS  # noqa: E402
+from flux_contract.internal_tensors import OUTPUT_SEED, PIXELS  # noqa: E402
 from flux_contract.tensors import Array  # noqa: E402
 from flux_serving.backend.handover import Handover, HandoverServer, NotTaken  # noqa: E402
 from flux_serving.backend.reply import Reply  # noqa: E402

@@ -25,7 +25,7 @@ from flux_client.request import Request  # noqa: E402
 from flux_client.transport import Answer  # noqa: E402
 from flux_client.variation import Variation  # noqa: E402
 from flux_contract.errors import CannotStart, InvalidRequest  # noqa: E402
-from flux_contract.handed import JOBS, QUERY, ROOM  # noqa: E402
+from flux_contract.internal_tensors import JOBS, QUERY, ROOM  # noqa: E402
 from flux_contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
 from flux_gateway.genserve.routes import UNKNOWN_GPU, gpu_of  # noqa: E402
 from flux_gateway.server_monitor import ServerMonitor  # noqa: E402

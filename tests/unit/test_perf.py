@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from flux_contract.handed import CONTEXT
+from flux_contract.internal_tensors import CONTEXT
 from flux_contract.models import FLUX_BASE, FLUX_REDUX
 from flux_contract.tensors import DType
 from flux_serving.launch.processes import free_ports

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flux_contract import knobs
+from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, Span
@@ -294,4 +294,4 @@ def test_as_many_values_as_pictures() -> None:
 def test_what_ends_before_it_starts_is_refused(start: float, end: float) -> None:
     values = {"IMAGE_START": np.array([start], np.float32), "IMAGE_END": np.array([end], np.float32)}
     with pytest.raises(InvalidRequest, match=f"IMAGE_START={start}, expected less than IMAGE_END={end}"):
-        spans_in(values, knobs.IMAGE_START, knobs.IMAGE_END, 1)
+        spans_in(values, parameters.IMAGE_START, parameters.IMAGE_END, 1)

@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import PROMPT
+from flux_contract.parameters import PROMPT
 from flux_serving.conditioning.blending import concatenated
 from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts

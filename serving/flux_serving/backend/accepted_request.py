@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flux_contract.errors import FluxError
-from flux_contract.handed import LATENTS, OUTPUT_SEED, PIXELS, RECIPE
+from flux_contract.internal_tensors import LATENTS, OUTPUT_SEED, PIXELS, RECIPE
 from flux_contract.models import FLUX_BASE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.progress_report import ProgressReport

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from flux_contract.environment import LORA_VARIABLE, shown
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import LORA
+from flux_contract.parameters import LORA
 from flux_serving.network.lora import Adapter, read_adapter, summed
 from flux_serving.network.transformer import Transformer
 from flux_serving.sampling.sampling_parameters import Lora

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flux_contract.editing import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
-from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.internal_tensors import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
 from flux_contract.models import CANNY_EDGES
+from flux_contract.parameters import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND, FIT, OUTPUT_FORMAT
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest

@@ -19,9 +19,9 @@ import numpy as np
 
 from flux_contract.codes import error_of
 from flux_contract.errors import InvalidRequest, Overloaded
-from flux_contract.handed import PIXELS, REFUSALS
-from flux_contract.knobs import LORA, OUTPUT_FORMAT, PRIORITY
+from flux_contract.internal_tensors import PIXELS, REFUSALS
 from flux_contract.models import FLUX_BASE
+from flux_contract.parameters import LORA, OUTPUT_FORMAT, PRIORITY
 from flux_contract.tensors import Array
 from flux_serving.backend.accepted_request import AcceptedRequest
 from flux_serving.backend.adapters import Adapters

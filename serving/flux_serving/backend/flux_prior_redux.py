@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flux_contract.handed import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
-from flux_contract.knobs import (
+from flux_contract.internal_tensors import CONTEXT_SPANS, NEGATIVE, POOLED_SPAN, POSITIVE, REFUSAL
+from flux_contract.models import FLUX_PRIOR_REDUX
+from flux_contract.parameters import (
     IMAGE,
     IMAGE_BLEND,
     IMAGE_MASK,
@@ -21,7 +22,6 @@ from flux_contract.knobs import (
     PROMPT_START,
     PROMPT_STRENGTH,
 )
-from flux_contract.models import FLUX_PRIOR_REDUX
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest

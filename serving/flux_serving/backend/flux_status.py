@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from flux_contract.handed import DEVICE, INSTANCE, JOBS, ROOM, SECONDS_LEFT
+from flux_contract.internal_tensors import DEVICE, INSTANCE, JOBS, ROOM, SECONDS_LEFT
 from flux_contract.models import FLUX_STATUS
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance

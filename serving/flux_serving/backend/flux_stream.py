@@ -24,7 +24,7 @@ from PIL import Image
 
 from flux_contract import limits
 from flux_contract.errors import Cancelled, InvalidRequest, Overloaded
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CANCEL,
     PREVIEW,
     PROGRESS,
@@ -32,8 +32,8 @@ from flux_contract.handed import (
     PROGRESS_PARAMETER,
     STREAM_TOKEN,
 )
-from flux_contract.knobs import OUTPUT_FORMAT
 from flux_contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
+from flux_contract.parameters import OUTPUT_FORMAT
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.ensemble_call import EnsembleCall
 from flux_serving.backend.health import HEALTH, STUCK_AFTER_S

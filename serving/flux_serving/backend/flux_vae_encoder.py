@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flux_contract.editing import FIT
-from flux_contract.handed import SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL
-from flux_contract.knobs import IMAGE
+from flux_contract.internal_tensors import SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL
 from flux_contract.models import FLUX_VAE_ENCODER
+from flux_contract.parameters import FIT, IMAGE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import OUTPUT_IMAGE, PIXELS, RECIPE
-from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.internal_tensors import OUTPUT_IMAGE, PIXELS, RECIPE
 from flux_contract.models import IMAGE_ENCODE
+from flux_contract.parameters import OUTPUT_FORMAT
 from flux_contract.tensors import Array
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest

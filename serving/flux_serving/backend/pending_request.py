@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError
-from flux_contract.handed import PROGRESS_PARAMETER
+from flux_contract.internal_tensors import PROGRESS_PARAMETER
 from flux_contract.models import Model
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.progress_channel import ProgressFolder

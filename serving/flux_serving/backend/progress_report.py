@@ -10,10 +10,10 @@ from typing import TypeAlias
 from torch import Tensor
 
 from flux_contract.errors import Cancelled, InvalidRequest
-from flux_contract.handed import PROGRESS_ADDRESS
-from flux_contract.knobs import PREVIEW_METHOD, PREVIEW_STEPS
+from flux_contract.internal_tensors import PROGRESS_ADDRESS
 from flux_contract.limits import SLOW_PREVIEW_METHODS
 from flux_contract.models import FLUX_BASE
+from flux_contract.parameters import PREVIEW_METHOD, PREVIEW_STEPS
 from flux_contract.tensors import Array
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,

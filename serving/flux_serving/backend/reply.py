@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import triton_python_backend_utils as pb_utils
 
-from flux_contract.handed import PROGRESS_ADDRESS
+from flux_contract.internal_tensors import PROGRESS_ADDRESS
 from flux_contract.models import FLUX_BASE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.wire import answer, error_response, send_last

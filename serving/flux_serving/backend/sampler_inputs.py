@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CONTEXT_SPANS,
     CONTEXT_WEIGHTS,
     CONTROL_LATENTS,
@@ -23,7 +23,7 @@ from flux_contract.handed import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
 )
-from flux_contract.knobs import PRIORITY
+from flux_contract.parameters import PRIORITY
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.accepted_request import AcceptedRequest
 from flux_serving.conditioning.context import ALWAYS, Context, Span

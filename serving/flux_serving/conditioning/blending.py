@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import IMAGE_BLEND
+from flux_contract.parameters import IMAGE_BLEND
 from flux_serving.conditioning.context import ContextPart, EncodedPrompt
 
 

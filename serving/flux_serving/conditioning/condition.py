@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import IMAGE, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_CONTEXT_TOKENS, MAX_VIEWS
+from flux_contract.parameters import IMAGE, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import Context, EncodedPrompt, Span, assemble
 from flux_serving.conditioning.detail import pooled_count

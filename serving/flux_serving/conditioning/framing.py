@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import IMAGE_FIT, IMAGE_MASK
 from flux_contract.limits import MAX_TILES
+from flux_contract.parameters import IMAGE_FIT, IMAGE_MASK
 from flux_contract.tensors import Array
 
 #: A pixel of a mask that counts wholly.

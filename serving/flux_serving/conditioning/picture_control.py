@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flux_contract import knobs
+from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
 from flux_contract.tensors import Array
 from flux_contract.tensors import Tensor as Input
@@ -36,13 +36,13 @@ class PictureControl:
         Raises InvalidRequest: a tensor has another number of values, or a span ends before it starts.
         """
         each = zip(
-            knobs.IMAGE_STRENGTH.values_in(values, count),
-            knobs.IMAGE_DETAIL.values_in(values, count),
-            knobs.IMAGE_DETAIL_FILTER.values_in(values, count),
-            knobs.IMAGE_DETAIL_WEIGHT.values_in(values, count),
-            knobs.IMAGE_FIT.values_in(values, count),
-            map(bool, knobs.IMAGE_MASK_CROP.values_in(values, count)),
-            spans_in(values, knobs.IMAGE_START, knobs.IMAGE_END, count),
+            parameters.IMAGE_STRENGTH.values_in(values, count),
+            parameters.IMAGE_DETAIL.values_in(values, count),
+            parameters.IMAGE_DETAIL_FILTER.values_in(values, count),
+            parameters.IMAGE_DETAIL_WEIGHT.values_in(values, count),
+            parameters.IMAGE_FIT.values_in(values, count),
+            map(bool, parameters.IMAGE_MASK_CROP.values_in(values, count)),
+            spans_in(values, parameters.IMAGE_START, parameters.IMAGE_END, count),
             strict=True,
         )
         return [cls(*of_one) for of_one in each]

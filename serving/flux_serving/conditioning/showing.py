@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from PIL import Image
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import IMAGE, IMAGE_MASK
 from flux_contract.limits import MAX_PICTURE_PIXELS
+from flux_contract.parameters import IMAGE, IMAGE_MASK
 from flux_serving.conditioning.framing import Patches, View, views
 from flux_serving.conditioning.picture_control import PictureControl
 from flux_serving.images.picture_decoding import Decode, decode_named

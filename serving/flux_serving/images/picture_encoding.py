@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import OUTPUT_FORMAT
+from flux_contract.parameters import OUTPUT_FORMAT
 from flux_contract.tensors import Array
 
 #: Pixels of one side: what WebP, the narrowest of the three, can hold.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import HEIGHT, WIDTH
+from flux_contract.parameters import HEIGHT, WIDTH
 from flux_contract.tensors import Array, Tensor
 
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from flux_contract import limits
 from flux_contract.environment import shown
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import LORA
+from flux_contract.parameters import LORA
 from flux_serving.network.lora_file import LoraFile, read_lora_file
 from flux_serving.network.lora_scale import scales
 from flux_serving.network.projections import Additions, LowRank

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flux_contract.errors import FluxError, GenerationFailed, InvalidRequest
-from flux_contract.handed import CONTROL_LATENTS
+from flux_contract.internal_tensors import CONTROL_LATENTS
 from flux_contract.tensors import Array
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.cpu_threads import cpu_threads

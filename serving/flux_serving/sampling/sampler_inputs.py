@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CONTEXT,
     CONTEXT_SPANS,
     CONTEXT_WEIGHTS,

@@ -10,9 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from flux_contract.editing import START_SIGMA, STRENGTH
 from flux_contract.errors import InvalidRequest
-from flux_contract.knobs import NUM_INFERENCE_STEPS
+from flux_contract.parameters import NUM_INFERENCE_STEPS, START_SIGMA, STRENGTH
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.handed import CONTEXT_WEIGHTS
+from flux_contract.internal_tensors import CONTEXT_WEIGHTS
 from flux_serving.conditioning.context import Context, Phase, Span
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.latents import Grid

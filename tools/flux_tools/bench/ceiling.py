@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from flux_contract.knobs import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_contract.limits import DEFAULT_STEPS, EMPTY_PROMPT_TOKENS, MAX_STEPS
+from flux_contract.parameters import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.conditioning.redux_prior import encode_pictures

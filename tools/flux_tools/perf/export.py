@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from flux_contract.handed import OUTPUT_IMAGE, PIXELS
+from flux_contract.internal_tensors import OUTPUT_IMAGE, PIXELS
 
 _NANOSECONDS = 1e9
 

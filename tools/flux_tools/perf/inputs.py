@@ -13,9 +13,9 @@ import numpy as np
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from flux_contract.handed import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
-from flux_contract.knobs import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
+from flux_contract.internal_tensors import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
 from flux_contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
+from flux_contract.parameters import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
 from flux_contract.tensors import DType, Tensor
 from flux_tools.bench.perf_input import request
 from flux_tools.bench.pictures import encoded

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_contract import limits
-from flux_contract.editing import CONTROL_IMAGE
-from flux_contract.handed import (
+from flux_contract.internal_tensors import (
     CONTEXT,
     CONTROL_LATENTS,
     EDGE_IMAGE,
@@ -25,8 +24,8 @@ from flux_contract.handed import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
 )
-from flux_contract.knobs import IMAGE, IMAGE_MASK
 from flux_contract.models import FLUX_BASE, FLUX_STREAM, MODELS, Model
+from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK
 from flux_contract.tensors import Tensor
 
 #: Base64 has four characters for three bytes.
