@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from flux_client.balancing import Balancer, Reading, Sent
 from flux_client.server_pool import TICK_S
 from flux_serving.scheduling.placement import seconds_left
+from flux_serving.scheduling.step_costs import Costs
 from flux_simulation.capacity import highest_safe_percent
 from flux_simulation.merit import Merit, judge
 from flux_simulation.policies import Steps
@@ -103,7 +104,7 @@ class BalancedClients:
 
     def _read(self, gpu: Steps) -> Reading:
         jobs, costs, room = gpu.backlog
-        return Reading.of_instances([seconds_left(jobs, costs, self._site.limits)], [len(jobs)], [room])
+        return Reading.of_instances([seconds_left(jobs, costs or Costs(), self._site.limits)], [len(jobs)], [room])
 
 
 DOORS: dict[str, Callable[[Sequence[Steps], Site], Door]] = {
