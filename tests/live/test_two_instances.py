@@ -25,9 +25,9 @@ from waiting import within
 pytestmark = pytest.mark.live
 
 PICTURE = encoded(drawn_picture(1))
-#: The largest share of the work over the smallest: below 1.1 on a quiet machine, 25 where requests are given in turn.
+#: The largest share of the work over the smallest: at most 1.3 on a quiet machine, 25 where requests are given in turn.
 #: On a busy one the instances differ in speed, and so in what they get.
-MOST_IMBALANCE = 2.0
+MOST_IMBALANCE = 4.0
 MAX_WAITING = 64
 
 

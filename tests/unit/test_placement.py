@@ -23,7 +23,7 @@ def large(steps: int = 10) -> JobLeft:
     return JobLeft(LARGE, tokens=5000, steps=steps)
 
 
-def backlog(*jobs: JobLeft, room: int = 64, costs: Costs = COSTS) -> Backlog:
+def backlog(*jobs: JobLeft, room: int = 64, costs: Costs | None = COSTS) -> Backlog:
     return Backlog(jobs, costs, room)
 
 
@@ -63,6 +63,21 @@ def test_instances_whose_costs_hardly_differ_count_as_equally_fast() -> None:
     slower = Costs(1.3, 0.0013)
     assert chosen(large(), a=backlog(large()), b=backlog(costs=slower)) == "b"
     assert chosen(small(), a=backlog(small()), b=backlog(costs=slower)) == "b"
+
+
+def test_an_instance_that_has_taken_no_step_counts_as_equally_fast() -> None:
+    much_faster_than_assumed = Costs(1e-4, 1e-7)
+    assert chosen(large(), a=backlog(large(), costs=much_faster_than_assumed), b=backlog(costs=None)) == "b"
+    assert chosen(large(), a=backlog(large(), costs=None), b=backlog(costs=None)) == "b"
+
+
+def test_costs_are_unknown_without_recent_steps() -> None:
+    costs = StepCosts()
+    assert costs.latest is None
+    costs.observe(1000, 0.25)
+    assert costs.latest is not None
+    costs.forget()
+    assert costs.latest is None
 
 
 def test_an_instance_without_room_for_all_images_of_a_request_is_left_out() -> None:
@@ -105,6 +120,7 @@ def test_costs_are_learned_from_steps_of_different_sizes() -> None:
     costs = StepCosts()
     for tokens in (50, 500, 4000) * 40:
         costs.observe(tokens, 0.02 + 3e-5 * tokens)
+    assert costs.latest is not None
     assert costs.latest.overhead_s == pytest.approx(0.02, rel=0.05)
     assert costs.latest.token_s == pytest.approx(3e-5, rel=0.05)
 
@@ -113,6 +129,7 @@ def test_costs_of_equal_steps_predict_those_steps() -> None:
     costs = StepCosts()
     for _ in range(50):
         costs.observe(1000, 0.25)
+    assert costs.latest is not None
     overhead_s, token_s = costs.latest
     assert overhead_s + 1000 * token_s == pytest.approx(0.25, rel=0.02)
     assert overhead_s > 0
@@ -122,6 +139,7 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
     costs = StepCosts()
     for seconds in [0.1] * 300 + [0.4] * 300:
         costs.observe(1000, seconds)
+    assert costs.latest is not None
     overhead_s, token_s = costs.latest
     assert overhead_s + 1000 * token_s == pytest.approx(0.4, rel=0.05)
 

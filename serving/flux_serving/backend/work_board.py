@@ -24,10 +24,11 @@ from flux_serving.scheduling.step_costs import Costs
 #: Seconds without a write after which an instance is considered dead.
 DEAD_AFTER_S = 1.0
 _PREFIX = "work-"
-#: Time of writing, seconds left, costs of a step and of a token, room, number of jobs, device.
+#: Time of writing, seconds left, costs of a step and of a token (_UNKNOWN: not known), room, number of jobs, device.
 _HEADER = struct.Struct("<4d2i32s")
 #: Group, tokens, steps, priority.
 _JOB = struct.Struct("<Q3i")
+_UNKNOWN = Costs(0.0, 0.0)
 
 
 class InstanceWork(NamedTuple):
@@ -68,7 +69,9 @@ class WorkPost:
     def write(self, work: InstanceWork) -> None:
         jobs, costs, room = work.backlog
         jobs = jobs[: self._max_jobs]
-        header = _HEADER.pack(self._clock(), work.seconds_left, *costs, room, len(jobs), work.device.encode())
+        header = _HEADER.pack(
+            self._clock(), work.seconds_left, *(costs or _UNKNOWN), room, len(jobs), work.device.encode()
+        )
         entries = struct.pack("<" + len(jobs) * _JOB.format.removeprefix("<"), *chain.from_iterable(jobs))
         self._memory[: len(header) + len(entries)] = header + entries
 
@@ -99,7 +102,8 @@ class WorkBoard:
                 if now - written < dead_after_s:
                     end = _HEADER.size + count * _JOB.size
                     jobs = [JobLeft(*fields) for fields in _JOB.iter_unpack(record[_HEADER.size : end])]
-                    backlog = Backlog(jobs, Costs(overhead_s, token_s), room)
+                    costs = Costs(overhead_s, token_s)
+                    backlog = Backlog(jobs, None if costs == _UNKNOWN else costs, room)
                     instance = path.name.removeprefix(_PREFIX)
                     yield InstanceWork(instance, device.rstrip(b"\0").decode(), backlog, seconds_left)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from flux_contract.tensors import Array
@@ -20,12 +21,14 @@ from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.observer import Observer
 from flux_serving.scheduling.placement import Backlog, choose_instance, seconds_left
 from flux_serving.scheduling.scheduler import EngineLoad, Limits
-from flux_serving.scheduling.step_costs import StepCosts
+from flux_serving.scheduling.step_costs import Costs, StepCosts
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two writes while nothing changes.
 _BEAT_S = 0.2
+#: Seconds without a step after which the measured costs are forgotten: a slow instance may be fast again.
+_COSTS_LIFE_S = 60.0
 
 
 class WorkSharing(Observer):
@@ -51,6 +54,7 @@ class WorkSharing(Observer):
         self._take = take
         self._on_handed_over = on_handed_over
         self._costs = StepCosts()
+        self._stepped_s = time.monotonic()
         self._load = EngineLoad()
         #: Jobs of accepted requests that are not in the engine yet, because their adapters are being read.
         self._expected: dict[object, Sequence[JobLeft]] = {}
@@ -92,6 +96,7 @@ class WorkSharing(Observer):
         return self._work.seconds_left
 
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
+        self._stepped_s = time.monotonic()
         self._costs.observe(tokens, step_s)
 
     def queued(self, load: EngineLoad) -> None:
@@ -172,6 +177,8 @@ class WorkSharing(Observer):
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_S):
             with self._lock:
+                if time.monotonic() - self._stepped_s > _COSTS_LIFE_S and not self._load.jobs:
+                    self._costs.forget()
                 self._write()
 
     def _write(self) -> None:
@@ -182,5 +189,7 @@ class WorkSharing(Observer):
         room = self._load.room - (len(jobs) - len(self._load.jobs))
         costs = self._costs.latest
         backlog = Backlog(jobs, costs, room)
-        self._work = self._work._replace(backlog=backlog, seconds_left=seconds_left(jobs, costs, self._limits))
+        self._work = self._work._replace(
+            backlog=backlog, seconds_left=seconds_left(jobs, costs or Costs(), self._limits)
+        )
         self._post.write(self._work)

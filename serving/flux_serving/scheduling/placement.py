@@ -24,15 +24,18 @@ _EQUALLY_FAST = 1.5
 
 
 class Backlog(NamedTuple):
-    """The work of one instance. room: number of jobs that it still accepts."""
+    """The work of one instance. costs: None if it has taken no step recently. room: number of jobs that it accepts."""
 
     jobs: Sequence[JobLeft]
-    costs: Costs
+    costs: Costs | None
     room: int
 
     def levelled(self, fastest: Costs, tokens: int) -> Backlog:
-        """This backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step."""
-        is_as_fast = self.costs.step_s(tokens) <= _EQUALLY_FAST * fastest.step_s(tokens)
+        """This backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step.
+
+        An instance with unknown costs counts as equally fast: it gets work, and so its costs become known.
+        """
+        is_as_fast = self.costs is None or self.costs.step_s(tokens) <= _EQUALLY_FAST * fastest.step_s(tokens)
         return self._replace(costs=fastest) if is_as_fast else self
 
 
@@ -42,7 +45,8 @@ def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[Job
     own: the instance that decides. It keeps the jobs if no other one is better, or if no instance has room.
     """
     together = JobLeft(new[0].group, sum(job.tokens for job in new), new[0].steps, new[0].priority)
-    fastest = min((backlog.costs for backlog in backlogs.values()), key=lambda costs: costs.step_s(together.tokens))
+    known = [backlog.costs for backlog in backlogs.values() if backlog.costs is not None]
+    fastest = min(known, key=lambda costs: costs.step_s(together.tokens), default=Costs())
     delays_s = {
         name: added_delay_s(backlog.levelled(fastest, together.tokens), together, limits)
         for name, backlog in backlogs.items()
@@ -55,7 +59,7 @@ def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[Job
 
 def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
     """Seconds until the new job is done, plus the seconds by which it delays each of the other jobs."""
-    costs = backlog.costs
+    costs = backlog.costs or Costs()
     own_s = new.steps * costs.step_s(new.tokens)
     total_s = own_s
     same_group = [new]

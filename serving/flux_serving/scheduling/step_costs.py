@@ -29,13 +29,20 @@ class Costs(NamedTuple):
 class StepCosts:
     """Least squares over the latest steps.
 
-    While all steps have the same size, the ratio of overhead to token cost is the assumed one.
+    latest: None before the first step. While all steps have the same size, the ratio of overhead to token cost is the
+    assumed one.
 
     One thread observes; others may read `latest` meanwhile.
     """
 
+    latest: Costs | None
+
     def __init__(self) -> None:
-        self.latest = Costs()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all steps. Call it while no step runs."""
+        self.latest = None
         self._count = self._tokens = self._seconds = self._tokens_squared = self._tokens_seconds = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
