@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from flux_client.balancing import Balancer, Reading, RequestInFlight
 from flux_client.server_pool import TICK_S
 from flux_serving.scheduling.placement import seconds_left
-<<<<<<< HEAD:tools/flux_tools/simulation/servers.py
+from flux_serving.scheduling.step_costs import Costs
 from flux_tools.simulation.capacity import highest_safe_percent
 from flux_tools.simulation.merit import Merit, judge
 from flux_tools.simulation.policies import StepBatching
@@ -22,16 +22,6 @@ from flux_tools.simulation.simulation import Clock, Route, SimulationOutcome, ro
 from flux_tools.simulation.study import H100, SEED, Site
 from flux_tools.simulation.tables import number, table
 from flux_tools.simulation.workload import SimulatedRequest, arrivals
-=======
-from flux_serving.scheduling.step_costs import Costs
-from flux_simulation.capacity import highest_safe_percent
-from flux_simulation.merit import Merit, judge
-from flux_simulation.policies import Steps
-from flux_simulation.simulation import Clock, Outcome, Route, round_robin, simulate
-from flux_simulation.study import H100, SEED, Site
-from flux_simulation.tables import number, table
-from flux_simulation.workload import Request, arrivals
->>>>>>> main:scripts/flux_simulation/servers.py
 
 Row = dict[str, Any]
 
