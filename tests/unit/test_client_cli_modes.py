@@ -158,7 +158,7 @@ def test_nothing_given_is_ever_overwritten(tmp_path, monkeypatch, capsys, comman
     before = (tmp_path / given).read_bytes()
     assert Command()(command, "cat.png", *argv, "-o", ".") == 1
     assert (tmp_path / given).read_bytes() == before
-    assert "is one of the pictures given" in capsys.readouterr().err
+    assert "is one of the input images" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_the_steps_that_the_server_tells(tmp_path, monkeypatch, capsys):
