@@ -34,15 +34,15 @@ class ImagesGroup(TypedDict, total=False):
     #: value, rounded down, and at least one token. One value for all images, or one for each. 1..9; default: 1.
     image_detail: int | Sequence[int] | None
     #: Filter of the pooling: `area` is the mean of a cell, `triangle` is a smoother mean of twice its width. One value
-    #: for all images, or one for each. One of: area, triangle; default: area.
+    #: for all images, or one for each. Default: area.
     image_detail_filter: ImageDetailFilter | Sequence[ImageDetailFilter] | None
     #: Weight of a pooled token: `one`, so that less detail also gives the prompt more influence, or `all`, the number
-    #: of tokens that were pooled, so that the image keeps its influence. One value for all images, or one for each. One
-    #: of: one, all; default: one.
+    #: of tokens that were pooled, so that the image keeps its influence. One value for all images, or one for each.
+    #: Default: one.
     image_detail_weight: ImageDetailWeight | Sequence[ImageDetailWeight] | None
     #: How several images are combined: `concat` uses all of their tokens, `sum` is diffusers' weighted sum of their
-    #: tokens. With `sum`, image_strength is diffusers' `prompt_embeds_scale` and `pooled_prompt_embeds_scale`. One of:
-    #: concat, sum; default: concat.
+    #: tokens. With `sum`, image_strength is diffusers' `prompt_embeds_scale` and `pooled_prompt_embeds_scale`. Default:
+    #: concat.
     image_blend: ImageBlend | None
     #: Encoded masks of the same sizes as the images, white where the image is used; empty for an image without a mask.
     #: Black and transparent parts are never seen by the vision encoder, and the weight of a token is the white share of
@@ -53,8 +53,7 @@ class ImagesGroup(TypedDict, total=False):
     image_mask_crop: int | Sequence[int] | None
     #: How an image that is not square is given to the vision encoder, whose input is square: `stretch` as diffusers
     #: does, `cover` crops to the middle, `contain` pads with tokens of weight 0, `tiles` uses a row of squares that
-    #: share the weight of one image. One value for all images, or one for each. One of: stretch, cover, contain, tiles;
-    #: default: stretch.
+    #: share the weight of one image. One value for all images, or one for each. Default: stretch.
     image_fit: ImageFit | Sequence[ImageFit] | None
     #: Fraction of the denoising steps after which the image is used. One value for all images, or one for each. 0..1;
     #: default: 0.
@@ -89,22 +88,21 @@ class ChangeGroup(TypedDict, total=False):
     #: Share of noise to start with, instead of strength. It gives the same change at every size. 0..1.
     start_sigma: float | None
     #: How an image is brought to the size of the generated image: `cover` crops, `contain` pads with white (edge maps
-    #: with black), `stretch` resizes as diffusers does. One of: cover, contain, stretch; default: cover.
+    #: with black), `stretch` resizes as diffusers does. Default: cover.
     fit: Fit | None
 
 
 class EdgesGroup(TypedDict, total=False):
     """Edges."""
 
-    #: `photo`: edges are detected in the image; `edges`: the image is an edge map, white on black. One of: photo,
-    #: edges; default: photo.
+    #: `photo`: edges are detected in the image; `edges`: the image is an edge map, white on black. Default: photo.
     control_kind: ControlKind | None
     #: Canny's lower threshold: gradients above it continue an edge. 0..2000; default: 100.
     canny_low: float | None
     #: Canny's upper threshold: gradients above it start an edge. It must be at least canny_low. 0..2000; default: 200.
     canny_high: float | None
     #: How an image is brought to the size of the generated image: `cover` crops, `contain` pads with white (edge maps
-    #: with black), `stretch` resizes as diffusers does. One of: cover, contain, stretch; default: cover.
+    #: with black), `stretch` resizes as diffusers does. Default: cover.
     fit: Fit | None
 
 
@@ -153,7 +151,7 @@ class SamplingGroup(TypedDict, total=False):
     #: default: 0.
     priority: int | None
     #: Format of the generated images: png, jpeg, webp. With `;base64` appended, the image is returned as base64 text.
-    #: One of: png, jpeg, webp; default: png.
+    #: Default: png.
     output_format: OutputFormat | None
 
 

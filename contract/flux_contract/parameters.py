@@ -38,7 +38,7 @@ class Parameter(Tensor):
     """An input that a caller may set.
 
     keyword: of the client's methods; empty for the tensor's name in lower case. flags: of the command line; empty for
-    `--` and the keyword with dashes, None for a parameter that the command line handles by its own code.
+    `--` and the keyword with dashes, None for a parameter that the command line does not have under a flag of its own.
     client_choices: of the client and the command line, where the tensor accepts more than they offer. genserve,
     openai: the field of the API; None if the API does not expose the parameter. on_page: the web page has a control.
     per_image: one value for all input images, or one for each.
@@ -59,7 +59,7 @@ class Parameter(Tensor):
 
     @property
     def all_flags(self) -> tuple[str, ...]:
-        """Flags of the command line; empty if it handles the parameter by its own code."""
+        """Flags of the command line; empty if there are none."""
         if self.flags is None:
             return ()
         return self.flags or ("--" + self.python_name.replace("_", "-"),)
@@ -138,7 +138,7 @@ IMAGE_BLEND = _value(
     DType.BYTES,
     "How several images are combined: `concat` uses all of their tokens, `sum` is diffusers' weighted sum of their "
     "tokens. With `sum`, IMAGE_STRENGTH is diffusers' `prompt_embeds_scale` and `pooled_prompt_embeds_scale`",
-    flags=None,
+    flags=("--sum",),
     default=limits.BLENDS[0],
     choices=limits.BLENDS,
 )
@@ -312,7 +312,7 @@ LORA = Parameter(
     "Names of LoRA adapters to apply: files of the server's adapter folder, without `.safetensors`",
     optional=True,
     max_length=limits.MAX_LORAS,
-    flags=None,
+    flags=("--lora",),
 )
 LORA_SCALE = Parameter(
     "LORA_SCALE",
@@ -350,7 +350,7 @@ PREVIEW_STEPS = _value(
     unit="steps",
     bounds=Bounds(0, limits.MAX_STEPS),
     default=0,
-    flags=None,
+    flags=("--preview-steps",),
 )
 PREVIEW_METHOD = _value(
     "PREVIEW_METHOD",
@@ -422,7 +422,7 @@ CONTROL_KIND = _value(
     "CONTROL_KIND",
     DType.BYTES,
     "`photo`: edges are detected in the image; `edges`: the image is an edge map, white on black",
-    flags=None,
+    flags=("--edges-ready",),
     default=limits.CONTROL_KINDS[0],
     choices=limits.CONTROL_KINDS,
     genserve=RestField(),

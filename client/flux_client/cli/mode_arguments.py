@@ -103,7 +103,7 @@ def _add_edge_maps(section: argparse._ActionsContainer) -> None:
         help="The images are edge maps, white on black",
     )
     section.add_argument(
-        "--edges-out", type=folder, metavar="FOLDER", help="Write the edge maps there, as IMAGE-edges.png"
+        "--edges-out", type=folder, metavar="FOLDER", help="Write the edge maps there, as name-edges.png"
     )
 
 
@@ -121,7 +121,7 @@ def _add_adapters(section: argparse._ActionsContainer) -> None:
 
 def _add_previews(section: argparse._ActionsContainer) -> None:
     section.add_argument(
-        "--previews", type=folder, metavar="FOLDER", help="Write previews there, as NAME-IMAGE-STEP.jpg"
+        "--previews", type=folder, metavar="FOLDER", help="Write previews there, as name-image-step.jpg"
     )
     section.add_argument(
         "--preview-steps",

@@ -61,7 +61,7 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
     if takes_prompts(mode):
         command.add_argument("prompts", nargs="+", metavar="TEXT")
     else:
-        command.add_argument("pictures", nargs="+", type=Path, metavar="IMAGE")
+        command.add_argument("pictures", nargs="+", type=Path, metavar="FILE")
     command.add_argument(
         "-o", "--out", type=folder, default=Path("out"), metavar="FOLDER", help="Write images there (%(default)s)"
     )
@@ -74,7 +74,7 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
             type=Path,
             action="append",
             default=[],
-            metavar="IMAGE",
+            metavar="FILE",
             help=f"Redux image beside {'the image to change' if SOURCE_IMAGE in mode.subjects else 'the edges'}; "
             "repeat it for several",
         )
