@@ -6,7 +6,7 @@ Triton's ensemble scheduler would answer with the input (tried on 2.51).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flux_contract import limits
@@ -292,32 +292,42 @@ FLUX_CANNY = Ensemble(
 )
 ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
 
-_MODE_NAMES = tuple(ensemble.name.removeprefix("flux_") for ensemble in ENSEMBLES)
-MODE = scalar(
-    "MODE",
-    DType.BYTES,
-    "Whose work it is: the ensemble `flux_` and this",
-    default=_MODE_NAMES[0],
-    choices=_MODE_NAMES,
-)
-#: The ensemble of each mode.
-BY_MODE = {ensemble.name.removeprefix("flux_"): ensemble for ensemble in ENSEMBLES}
+
+def mode_tensor(ensembles: Sequence[Ensemble]) -> Tensor:
+    """The input of flux_stream that selects one of the ensembles."""
+    names = tuple(mode_name(ensemble) for ensemble in ensembles)
+    return scalar(
+        "MODE",
+        DType.BYTES,
+        "Mode: the name of the ensemble to run, without `flux_`",
+        default=names[0],
+        choices=names,
+    )
 
 
-def _inputs_of_any(ensembles: tuple[Ensemble, ...]) -> tuple[Tensor, ...]:
-    """Each once; optional, because another mode may have no use for it."""
+def mode_name(ensemble: Ensemble) -> str:
+    """Of the client's method, the command, and `MODE`."""
+    return ensemble.name.removeprefix("flux_")
+
+
+def stream_model(ensembles: Sequence[Ensemble]) -> Model:
+    """flux_stream, with the inputs of all ensembles. They are optional, because not every mode has each of them."""
     found = {tensor.name: tensor for ensemble in ensembles for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS}
-    return tuple(replace(tensor, optional=True) for tensor in found.values())
+    inputs = (replace(tensor, optional=True) for tensor in found.values())
+    return Model(
+        name="flux_stream",
+        purpose="Runs an ensemble and streams progress and previews of its images; a client can cancel it",
+        inputs=(mode_tensor(ensembles), *inputs, STREAM_TOKEN, CANCEL),
+        outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
+        needs_gpu=False,
+        decoupled=True,
+    )
 
 
-FLUX_STREAM = Model(
-    name="flux_stream",
-    purpose="What the ensembles do, with progress, previews and cancellation; it calls them itself",
-    inputs=(MODE, *_inputs_of_any(ENSEMBLES), STREAM_TOKEN, CANCEL),
-    outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
-    needs_gpu=False,
-    decoupled=True,
-)
+MODE = mode_tensor(ENSEMBLES)
+#: The ensemble of each mode.
+BY_MODE = {mode_name(ensemble): ensemble for ensemble in ENSEMBLES}
+FLUX_STREAM = stream_model(ENSEMBLES)
 
 FLUX_STATUS = Model(
     name="flux_status",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble
+from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
 from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY, Parameter
 
 
@@ -41,7 +41,7 @@ class Mode:
     @property
     def name(self) -> str:
         """Of the client's method, the command, and `MODE`."""
-        return self.ensemble.name.removeprefix("flux_")
+        return mode_name(self.ensemble)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from flux_contract import modes
+
 #: Guidance scale of every request.
 GUIDANCE = 2.5
-#: What can be asked for, by the names of our client's calls.
-MODES = ("redux", "img2img", "text2img", "canny")
+#: Modes that a workload can have.
+MODES = tuple(mode.name for mode in modes.MODES)
 #: Of every mode but redux, which goes by the picture alone.
 PROMPT = "red apple"
 #: How much of the picture img2img changes, as diffusers' `strength`.
@@ -91,23 +93,21 @@ class Workload:
         return math.ceil(at_least / unit) * unit
 
 
-#: Every mode small and large, quick and slow, and every size as often with few steps as with many.
-_MIXED = (
-    WorkloadKind(64, 4, "redux"),
-    WorkloadKind(256, 50, "redux"),
-    WorkloadKind(64, 50, "img2img"),
-    WorkloadKind(256, 4, "img2img"),
-    WorkloadKind(64, 50, "text2img"),
-    WorkloadKind(256, 4, "text2img"),
-    WorkloadKind(64, 4, "canny"),
-    WorkloadKind(256, 50, "canny"),
-)
+def mixed(names: Sequence[str] = MODES) -> tuple[WorkloadKind, ...]:
+    """Every mode at two sizes, one with few steps and one with many. With four modes, so has every size."""
+    kinds = []
+    for index, name in enumerate(names):
+        small, large = (4, 50) if index % 4 in (0, 3) else (50, 4)
+        kinds += [WorkloadKind(64, small, name), WorkloadKind(256, large, name)]
+    return tuple(kinds)
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("demo", (WorkloadKind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
         Workload("grid512", (WorkloadKind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", _MIXED, (1, 2, 4, 8), requests=8, requests_per_client=3),
+        Workload("mixed", mixed(), (1, 2, 4, 8), requests=8, requests_per_client=3),
     )
 }
 
