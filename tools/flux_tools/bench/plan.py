@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from flux_contract import modes
-
 #: Guidance scale of every request.
 GUIDANCE = 2.5
-#: Modes that a workload can have.
-MODES = tuple(mode.name for mode in modes.MODES)
+#: Mode of a workload that does not mix modes.
+DEFAULT_MODE = "redux"
+#: Names of `workloads.WORKLOADS`, for the command line, whose help needs no installed package.
+WORKLOAD_NAMES = ("demo", "grid512", "mixed")
 #: Of every mode but redux, which goes by the picture alone.
 PROMPT = "red apple"
 #: How much of the picture img2img changes, as diffusers' `strength`.
@@ -29,7 +29,7 @@ class WorkloadKind(NamedTuple):
 
     side: int
     steps: int
-    mode: str = MODES[0]
+    mode: str = DEFAULT_MODE
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class ImageOptions:
     """One picture wanted.
 
     index: its place in the workload's list, which also picks the input picture. side: pixels. steps: denoising steps.
-    mode: one of MODES; text2img has no use for the input picture, nor redux for the prompt.
+    mode: of the contract; text2img has no use for the input picture, nor redux for the prompt.
     """
 
     index: int
     side: int
     steps: int
     seed: int
-    mode: str = MODES[0]
+    mode: str = DEFAULT_MODE
     prompt: str = PROMPT
 
     @property
@@ -91,25 +91,6 @@ class Workload:
         at_least = max(self.requests, self.requests_per_client * concurrency)
         unit = math.lcm(concurrency, len(self.kinds))
         return math.ceil(at_least / unit) * unit
-
-
-def mixed(names: Sequence[str] = MODES) -> tuple[WorkloadKind, ...]:
-    """Every mode at two sizes, one with few steps and one with many. With four modes, so has every size."""
-    kinds = []
-    for index, name in enumerate(names):
-        small, large = (4, 50) if index % 4 in (0, 3) else (50, 4)
-        kinds += [WorkloadKind(64, small, name), WorkloadKind(256, large, name)]
-    return tuple(kinds)
-
-
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("demo", (WorkloadKind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
-        Workload("grid512", (WorkloadKind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", mixed(), (1, 2, 4, 8), requests=8, requests_per_client=3),
-    )
-}
 
 
 def warm_up(wishes: Sequence[ImageOptions], count: int) -> list[ImageOptions]:
