@@ -1,4 +1,4 @@
-"""Call FLUX on Triton: variations of pictures, changed ones, pictures of a prompt or after the edges of another.
+"""Client of FLUX on Triton: variations of images, image-to-image, text-to-image, and images that follow edges.
 
 from flux_client import FluxClient
 

@@ -150,8 +150,7 @@ class SamplingGroup(TypedDict, total=False):
     #: Scheduling priority: -1 background, 0 normal, 1 interactive. Waiting images gain priority with age. -1..1;
     #: default: 0.
     priority: int | None
-    #: Format of the generated images: png, jpeg, webp. With `;base64` appended, the image is returned as base64 text.
-    #: Default: png.
+    #: Format of the generated images: png, jpeg, webp. Default: png.
     output_format: OutputFormat | None
 
 

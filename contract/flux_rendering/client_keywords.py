@@ -78,7 +78,9 @@ class _Descriptions:
         self._names = {name: parameter.python_name for name, parameter in by_name.items()}
 
     def comment(self, parameter: Parameter) -> Iterator[str]:
-        meaning = with_names(parameter.meaning, self._names)
+        # After its first sentence, the meaning is about values that the client does not offer.
+        text = parameter.help if parameter.client_choices else parameter.meaning
+        meaning = with_names(text, self._names)
         facts = f" {parameter.facts[0].upper()}{parameter.facts[1:]}." if parameter.facts else ""
         for line in textwrap.wrap(f"{meaning}.{facts}", _WIDTH - len("    #: "), break_on_hyphens=False):
             yield f"    #: {line}"
@@ -140,5 +142,5 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def _title(name: str) -> str:
-    """`image_fit` as `ImageFit`, `img2img` as `Img2Img`."""
+    """`image_fit` as `ImageFit`."""
     return "".join(word.capitalize() for word in re.findall(r"[a-z]+|\d+", name))

@@ -161,4 +161,6 @@ def _values(parameter: Parameter) -> str:
 
 
 def _default(tensor: Tensor) -> str:
-    return "" if tensor.default in (None, "") else f"`{tensor.default}`"
+    if tensor.default in (None, ""):
+        return ""
+    return f"`{tensor.default:g}`" if isinstance(tensor.default, float) else f"`{tensor.default}`"

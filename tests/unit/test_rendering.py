@@ -16,7 +16,7 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_stays() -> None:
     assert page.startswith("# Page\n\n<!-- rendered: parameters edges prompt -->\n\n| keyword |")
     assert page.endswith("\n\n<!-- rendered end -->\n\nText\n")
     assert "stale" not in page
-    assert f"| `{CANNY_LOW.python_name}` | `CANNY_LOW` | `--canny-low` | 0..2000 | `100.0` | canny |" in page
+    assert f"| `{CANNY_LOW.python_name}` | `CANNY_LOW` | `--canny-low` | 0..2000 | `100` | canny |" in page
     assert f"| `{PROMPT.python_name}` |" in page
 
 
