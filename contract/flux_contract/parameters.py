@@ -359,7 +359,6 @@ PREVIEW_METHOD = _value(
     "the latents, which takes longer, so a preview can come some steps later or be left out",
     default=limits.DEFAULT_PREVIEW_METHOD,
     choices=limits.PREVIEW_METHODS,
-    flags=None,
 )
 START_STEP = _value(
     "START_STEP",

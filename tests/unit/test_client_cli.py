@@ -329,6 +329,7 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux", "a.png", "--strength", "0.5"],
         ["redux", "a.png", "--fit", "contain"],
         ["redux", "a.png", "--preview-steps", "3"],
+        ["redux", "a.png", "--preview-method", "vae"],
         ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
         ["redux", "a.png", "b.png", "--mask", "a-mask.png", "--mask", "b-mask.png"],
         ["redux", "a.png", "--detail", "1,2"],

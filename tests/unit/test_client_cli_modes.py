@@ -138,7 +138,9 @@ def test_over_http_each_mode_is_asked_plainly(tmp_path):
 
 def test_previews_of_a_prompt_are_named_by_it(tmp_path):
     argv = ["--previews", tmp_path / "seen", "--preview-steps", 3, "--steps", 6, "-o", tmp_path / "out"]
-    assert Command()("text2img", "an owl", *argv) == 0
+    command = Command()
+    assert command("text2img", "an owl", *argv, "--preview-method", "vae") == 0
+    assert sent_by(command)[0][1]["PREVIEW_METHOD"] == [b"vae"]
     assert names_in(tmp_path / "seen") == ["an-owl-0-3.jpg"]
 
 

@@ -55,7 +55,8 @@ def _variations(
         made: list[Variation] = getattr(client, options.command)(**arguments)
         return made
     variations: list[Variation] = []
-    with client.stream(mode=options.command, preview_steps=_preview_steps(options), **arguments) as stream:
+    previews = {"preview_steps": _preview_steps(options), "preview_method": options.preview_method}
+    with client.stream(mode=options.command, **previews, **arguments) as stream:
         for event in stream:
             if isinstance(event, Variation):
                 variations.append(event)

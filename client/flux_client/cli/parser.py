@@ -11,14 +11,14 @@ from flux_client.cli.values import folder
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
 from flux_client.retry import DEFAULT_TIMEOUT_S
 from flux_contract.modes import MODES, Mode
-from flux_contract.parameters import CONTROL_KIND, IMAGE, IMAGE_BLEND, IMAGE_MASK, SOURCE_IMAGE
+from flux_contract.parameters import CONTROL_KIND, IMAGE, IMAGE_BLEND, IMAGE_MASK, PREVIEW_PARAMETERS, SOURCE_IMAGE
 
 
 def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flux-client", description="Call FLUX on Triton.")
     # Of commands that do not have these.
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
-    parser.set_defaults(pictures=[], reference=[], previews=None, preview_steps=None, edges_out=None, **missing)
+    parser.set_defaults(pictures=[], reference=[], previews=None, edges_out=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", help="host:port of Triton (default: localhost and the protocol's port)")
     server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="default: %(default)s")
@@ -34,8 +34,9 @@ def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Exits with 2: options contradict each other."""
-    if options.previews is None and options.preview_steps is not None:
-        parser.error("--preview-steps needs --previews FOLDER")
+    for parameter in PREVIEW_PARAMETERS:
+        if options.previews is None and getattr(options, parameter.python_name, None) is not None:
+            parser.error(f"{parameter.all_flags[-1]} needs --previews FOLDER")
     if options.previews is not None and options.protocol != STREAMING_PROTOCOL:
         parser.error(f"--previews needs --protocol {STREAMING_PROTOCOL}")
     if options.command == "ready":
