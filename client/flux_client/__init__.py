@@ -1,4 +1,4 @@
-"""Call FLUX on Triton: variations of pictures, changed ones, pictures of a prompt or after the edges of another.
+"""Client of FLUX on Triton: variations of images, image-to-image, text-to-image, and images that follow edges.
 
 from flux_client import FluxClient
 
@@ -11,14 +11,14 @@ from flux_client.async_stream import AsyncStream
 from flux_client.client import FluxClient
 from flux_client.events import Event, Preview, Progress
 from flux_client.instance_load import InstanceLoad
-from flux_client.knobs import (
-    CannyKnobs,
-    EdgePictureKnobs,
-    Img2ImgKnobs,
+from flux_client.keywords import (
+    CannyOptions,
+    EdgesOptions,
+    Img2ImgOptions,
     ModeName,
-    ReduxKnobs,
-    StreamKnobs,
-    Text2ImgKnobs,
+    ReduxOptions,
+    StreamOptions,
+    Text2ImgOptions,
 )
 from flux_client.pictures import Picture, Pictures
 from flux_client.retry import FAIL_OVER, RetryPolicy
@@ -40,14 +40,14 @@ __all__ = [
     "AsyncFluxClient",
     "AsyncStream",
     "Cancelled",
-    "CannyKnobs",
+    "CannyOptions",
     "DeadlineExceeded",
-    "EdgePictureKnobs",
+    "EdgesOptions",
     "Event",
     "FluxClient",
     "FluxError",
     "GenerationFailed",
-    "Img2ImgKnobs",
+    "Img2ImgOptions",
     "InstanceLoad",
     "InvalidRequest",
     "ModeName",
@@ -57,11 +57,11 @@ __all__ = [
     "Pictures",
     "Preview",
     "Progress",
-    "ReduxKnobs",
+    "ReduxOptions",
     "RetryPolicy",
     "Stream",
-    "StreamKnobs",
-    "Text2ImgKnobs",
+    "StreamOptions",
+    "Text2ImgOptions",
     "Unreachable",
     "Variation",
 ]

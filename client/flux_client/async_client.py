@@ -14,14 +14,15 @@ from PIL import Image
 from flux_client.async_stream import AsyncStream
 from flux_client.edges import read_edges
 from flux_client.instance_load import InstanceLoad, load_request, read_instances
-from flux_client.knobs import (
-    CannyKnobs,
-    EdgePictureKnobs,
-    Img2ImgKnobs,
+from flux_client.keywords import (
+    CannyOptions,
+    EdgesOptions,
+    Img2ImgOptions,
     ModeName,
-    ReduxKnobs,
-    StreamKnobs,
-    Text2ImgKnobs,
+    PreviewMethod,
+    ReduxOptions,
+    StreamOptions,
+    Text2ImgOptions,
 )
 from flux_client.opening import ProtocolName, open_async_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
@@ -65,10 +66,10 @@ class AsyncFluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[ReduxKnobs],
+        **options: Unpack[ReduxOptions],
     ) -> list[Variation]:
         """`FluxClient.redux`. Pictures are read and encoded in a thread; cancelling the task ends the call."""
-        return await self._make("redux", {"images": images, **knobs}, timeout_s, request_id)
+        return await self._make("redux", {"images": images, **options}, timeout_s, request_id)
 
     async def img2img(
         self,
@@ -76,10 +77,10 @@ class AsyncFluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Img2ImgKnobs],
+        **options: Unpack[Img2ImgOptions],
     ) -> list[Variation]:
         """`FluxClient.img2img`."""
-        return await self._make("img2img", {"images": images, **knobs}, timeout_s, request_id)
+        return await self._make("img2img", {"images": images, **options}, timeout_s, request_id)
 
     async def text2img(
         self,
@@ -87,10 +88,10 @@ class AsyncFluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Text2ImgKnobs],
+        **options: Unpack[Text2ImgOptions],
     ) -> list[Variation]:
         """`FluxClient.text2img`."""
-        return await self._make("text2img", {"prompt": prompt, **knobs}, timeout_s, request_id)
+        return await self._make("text2img", {"prompt": prompt, **options}, timeout_s, request_id)
 
     async def canny(
         self,
@@ -99,10 +100,10 @@ class AsyncFluxClient:
         images: Pictures | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[CannyKnobs],
+        **options: Unpack[CannyOptions],
     ) -> list[Variation]:
         """`FluxClient.canny`."""
-        arguments = {"control_image": control_image, "images": images, **knobs}
+        arguments = {"control_image": control_image, "images": images, **options}
         return await self._make("canny", arguments, timeout_s, request_id)
 
     async def edges(
@@ -111,10 +112,10 @@ class AsyncFluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[EdgePictureKnobs],
+        **options: Unpack[EdgesOptions],
     ) -> Image.Image:
         """`FluxClient.edges`."""
-        request = partial(edges_request, {"control_image": control_image, **knobs})
+        request = partial(edges_request, {"control_image": control_image, **options})
         return await asyncio.to_thread(read_edges, await self._ask(request, timeout_s, request_id))
 
     def stream(
@@ -123,11 +124,11 @@ class AsyncFluxClient:
         *,
         mode: ModeName = "redux",
         preview_steps: int | None = None,
-        preview_method: str | None = None,
+        preview_method: PreviewMethod | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-        **knobs: Unpack[StreamKnobs],
+        **options: Unpack[StreamOptions],
     ) -> AsyncStream:
         """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
 
@@ -138,7 +139,7 @@ class AsyncFluxClient:
         `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
         """
         budget = self._budget(self._retry, timeout_s)
-        arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        arguments = {**options, "preview_steps": preview_steps, "preview_method": preview_method}
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return AsyncStream(
             lambda: asyncio.to_thread(stream_request, mode, images, arguments, traceparent),

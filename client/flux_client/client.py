@@ -12,14 +12,15 @@ from PIL import Image
 
 from flux_client.edges import read_edges
 from flux_client.instance_load import InstanceLoad, load_request, read_instances
-from flux_client.knobs import (
-    CannyKnobs,
-    EdgePictureKnobs,
-    Img2ImgKnobs,
+from flux_client.keywords import (
+    CannyOptions,
+    EdgesOptions,
+    Img2ImgOptions,
     ModeName,
-    ReduxKnobs,
-    StreamKnobs,
-    Text2ImgKnobs,
+    PreviewMethod,
+    ReduxOptions,
+    StreamOptions,
+    Text2ImgOptions,
 )
 from flux_client.opening import ProtocolName, open_transport, usual_policy
 from flux_client.pictures import Picture, Pictures
@@ -78,19 +79,19 @@ class FluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[ReduxKnobs],
+        **options: Unpack[ReduxOptions],
     ) -> list[Variation]:
-        """Variations of one picture, or of several blended into one.
+        """Variations of one image, or of a mixture of several.
 
         images: a path, encoded bytes, a PIL image or a uint8 array (height, width[, 3 or 4]); or a list of up to 8.
         timeout_s: seconds for this call with all its retries. request_id: names the call in the server's log.
-        knobs: prompt, strength, num_inference_steps, guidance_scale, num_images, seed and the others of
-        `flux_client.ReduxKnobs`; what is left out or None is the server's default.
+        options: those of `flux_client.ReduxOptions`, such as prompt, similarity and seed. The server uses its default
+        for an option that is left out or None.
 
         Raises InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, Unreachable or GenerationFailed.
-        Raises TypeError: not a picture, or an unknown knob. Raises OSError: a picture's file cannot be read.
+        Raises TypeError: a value is not an image, or an unknown option. Raises OSError: an image file cannot be read.
         """
-        return self._make("redux", {"images": images, **knobs}, timeout_s, request_id)
+        return self._make("redux", {"images": images, **options}, timeout_s, request_id)
 
     def img2img(
         self,
@@ -98,20 +99,18 @@ class FluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Img2ImgKnobs],
+        **options: Unpack[Img2ImgOptions],
     ) -> list[Variation]:
-        """A picture changed: it begins as itself under noise, steered by pictures and a prompt.
+        """Change an image, as far as `strength` says.
 
-        images: as in `redux`. images[0] is the one to change; every one given also steers by its `image_strength`
-        (default 1), itself too: `image_strength=0` leaves the change to the prompt, as diffusers'
-        FluxImg2ImgPipeline.
-        knobs: those of `flux_client.Img2ImgKnobs`. `strength`, 0.7 by default, is how much is to change: 0 gives the
-        picture back, 1 draws from noise alone. The size is the checkpoint's own unless height and width say another,
-        and `fit` (cover, contain, stretch) says what becomes of a picture of another shape.
+        images: as in `redux`. The first is the one to change. All of them are also Redux images with the weight
+        `image_strength`: with `image_strength=0` only the prompt guides the change, as in diffusers'
+        FluxImg2ImgPipeline. options: those of `flux_client.Img2ImgOptions`. The size is the checkpoint's own unless
+        height and width are set, and not that of the image.
 
-        The rest, and what is raised, is as in `redux`.
+        Other arguments and errors are those of `redux`.
         """
-        return self._make("img2img", {"images": images, **knobs}, timeout_s, request_id)
+        return self._make("img2img", {"images": images, **options}, timeout_s, request_id)
 
     def text2img(
         self,
@@ -119,13 +118,13 @@ class FluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[Text2ImgKnobs],
+        **options: Unpack[Text2ImgOptions],
     ) -> list[Variation]:
-        """Pictures of a prompt alone; it needs a base checkpoint with text encoders.
+        """Images from a prompt. It needs a base checkpoint with text encoders.
 
-        knobs: those of `flux_client.Text2ImgKnobs`. The rest, and what is raised, is as in `redux`.
+        options: those of `flux_client.Text2ImgOptions`. Other arguments and errors are those of `redux`.
         """
-        return self._make("text2img", {"prompt": prompt, **knobs}, timeout_s, request_id)
+        return self._make("text2img", {"prompt": prompt, **options}, timeout_s, request_id)
 
     def canny(
         self,
@@ -134,16 +133,16 @@ class FluxClient:
         images: Pictures | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[CannyKnobs],
+        **options: Unpack[CannyOptions],
     ) -> list[Variation]:
-        """Pictures that follow the edges of one, steered by pictures and a prompt.
+        """Images that follow the edges of an image, guided by a prompt and Redux images.
 
-        control_image: a picture whose edges are looked for, or with `control_kind="edges"` a map of them; `edges`
-        shows what is followed. images: those that steer, as in `redux`. knobs: those of `flux_client.CannyKnobs`.
+        control_image: an image whose edges are detected, or with `control_kind="edges"` an edge map. `edges` returns
+        the edge map that is used. images: Redux images. options: those of `flux_client.CannyOptions`.
 
-        The rest, and what is raised, is as in `redux`.
+        Other arguments and errors are those of `redux`.
         """
-        arguments = {"control_image": control_image, "images": images, **knobs}
+        arguments = {"control_image": control_image, "images": images, **options}
         return self._make("canny", arguments, timeout_s, request_id)
 
     def edges(
@@ -152,14 +151,13 @@ class FluxClient:
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
-        **knobs: Unpack[EdgePictureKnobs],
+        **options: Unpack[EdgesOptions],
     ) -> Image.Image:
-        """The edges that `canny` would follow, white on black, at the size asked for.
+        """The edge map that `canny` would use: white on black, in the size of the generated image.
 
-        knobs: height, width, control_kind, canny_low, canny_high and fit, as `canny` takes them.
-        The rest, and what is raised, is as in `redux`.
+        options: those of `flux_client.EdgesOptions`. Other arguments and errors are those of `redux`.
         """
-        request = partial(edges_request, {"control_image": control_image, **knobs})
+        request = partial(edges_request, {"control_image": control_image, **options})
         return read_edges(self._ask(request, timeout_s, request_id))
 
     def stream(
@@ -168,19 +166,18 @@ class FluxClient:
         *,
         mode: ModeName = "redux",
         preview_steps: int | None = None,
-        preview_method: str | None = None,
+        preview_method: PreviewMethod | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
         traceparent: str | None = None,
-        **knobs: Unpack[StreamKnobs],
+        **options: Unpack[StreamOptions],
     ) -> Stream:
-        """The pictures that another call makes, with their progress: `Progress` events, then one `Variation` for each.
+        """The images of another method with their progress: `Progress` events, then one `Variation` for each image.
 
-        mode: which call; its arguments go along by name, and mean what they mean there.
-        preview_steps: a preview after every so many steps, but not after the last, 0..100; 0, the default, is none.
-        preview_method: latent2rgb (quick, an eighth of the size) or vae. timeout_s: seconds from this call to the last
-        event, with all retries; the server is asked again only while no event was there.
-        traceparent: W3C's header of the trace that the request belongs to. The rest is as in `redux`.
+        mode: the method, whose arguments are given by keyword. preview_steps: number of steps between two previews;
+        0, the default, disables them. preview_method: `latent2rgb` (fast, an eighth of the size) or `vae`.
+        timeout_s: seconds from this call to the last event, with all retries; there is no retry after the first event.
+        traceparent: W3C header of the trace of the request. Other arguments are those of `redux`.
 
             with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
                 for event in stream:
@@ -193,15 +190,15 @@ class FluxClient:
             client.stream(mode="text2img", prompt="a cat")
             client.stream(mode="canny", control_image="house.jpg", prompt="a castle", images="style.png")
 
-        The request is on its way when this returns. Leaving the block, `stream.cancel()` from any thread, and dropping
-        the stream end the work at the server.
+        This method sends the request before it returns. Leaving the block, `stream.cancel()` from any thread and
+        deleting the stream cancel the request at the server.
 
         Raises InvalidRequest: a value breaks the contract, or the protocol is HTTP, which has no streams.
-        Raises TypeError: not a picture, a knob that the mode has not, or an argument that it needs is missing.
-        Raises OSError as `redux`. The other errors are raised by iterating.
+        Raises TypeError: a value is not an image, the mode has no such option, or a required argument is missing.
+        Raises OSError as `redux`. Iteration raises the other errors.
         """
         budget = self._budget(self._retry, timeout_s)
-        arguments = {**knobs, "preview_steps": preview_steps, "preview_method": preview_method}
+        arguments = {**options, "preview_steps": preview_steps, "preview_method": preview_method}
         request = stream_request(mode, images, arguments, traceparent)
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return Stream(lambda left_s: transport.stream(request, left_s, name), budget, self._sleep)

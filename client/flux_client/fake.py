@@ -1,29 +1,29 @@
-"""A server that is not there, for tests of code that calls `flux_client`.
+"""A fake server, for tests of code that calls `flux_client`.
 
     client = FluxClient(transport=FakeTransport())
 
-It holds each tensor to the contract as the server does, but not tensors to each other (a mask to its picture, an end to
-its start), and answers with real little pictures that depend on seed, pictures and prompt alone; its streams take all
-steps. A live test compares it with the real server.
+It checks each tensor against the contract as the server does, but not tensors against each other (a mask and its image,
+an end and its start). It returns small images, which depend only on the seed, the input images and the prompt. Its
+streams report all steps. A live test compares it with the real server.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flux_client.fake_server import answer, is_served, status_answer, stream_answers
 from flux_client.request import Request
 from flux_client.transport import Answer
 from flux_contract.errors import Cancelled, FluxError
-from flux_contract.models import CANNY_EDGES, FLUX_STATUS
+from flux_contract.models import CANNY_EDGES, ENSEMBLES, FLUX_STATUS, Ensemble
 
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """What a fake was asked."""
+    """A request that a fake received."""
 
     request: Request
     timeout_s: float
@@ -31,7 +31,7 @@ class RecordedRequest:
 
 
 class FakeAnswers:
-    """A stream of a fake: what it has still to tell, or its error, and whether it is `cancelled`."""
+    """A stream of a fake: its remaining responses or its error, and whether it was `cancelled`."""
 
     def __init__(self, answers: Iterator[Answer], error: FluxError | None = None) -> None:
         self.cancelled = False
@@ -50,7 +50,7 @@ class FakeAnswers:
 
 
 class AsyncFakeAnswers:
-    """`FakeAnswers` with an await, at which other tasks may run."""
+    """`FakeAnswers` with an await, so that other tasks can run."""
 
     def __init__(self, fake: FakeAnswers) -> None:
         self.fake = fake
@@ -67,13 +67,15 @@ class AsyncFakeAnswers:
 
 
 class FakeTransport:
-    """errors: raised in this order by the first calls that make images, one each: by `infer`, or by a stream before its
-    first answer. Requests to canny_edges and flux_status are answered meanwhile; `sent` has all but the latter.
+    """Transport of a fake server.
 
-    ready: what `is_ready` answers. `streams` are those opened, in order.
+    errors: the first calls that make images raise them in this order, one each: `infer`, or a stream before its first
+    response. Requests to canny_edges and flux_status do not raise them. ready: result of `is_ready`. ensembles: of the
+    server. `sent` has all requests but those to flux_status, `streams` all streams in order.
     """
 
-    def __init__(self, *errors: FluxError, ready: bool = True) -> None:
+    def __init__(self, *errors: FluxError, ready: bool = True, ensembles: Sequence[Ensemble] = ENSEMBLES) -> None:
+        self._ensembles = ensembles
         self.sent: list[RecordedRequest] = []
         self.streams: list[FakeAnswers] = []
         self.ready = ready
@@ -86,23 +88,23 @@ class FakeTransport:
         self.sent.append(RecordedRequest(request, timeout_s, request_id))
         if self._errors and request.model != CANNY_EDGES.name:
             raise self._errors.popleft()
-        return answer(request)
+        return answer(request, self._ensembles)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> FakeAnswers:
         self.sent.append(RecordedRequest(request, timeout_s, request_id))
         error = self._errors.popleft() if self._errors else None
-        self.streams.append(FakeAnswers(stream_answers(request), error))
+        self.streams.append(FakeAnswers(stream_answers(request, self._ensembles), error))
         return self.streams[-1]
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
-        return self.ready and is_served(model)
+        return self.ready and is_served(model, self._ensembles)
 
     def close(self) -> None:
         self.closed = True
 
 
 class AsyncFakeTransport:
-    """`FakeTransport` with an await. `fake` is the one inside: what was sent, and whether it is closed."""
+    """`FakeTransport` with an await. `fake` is the transport that it wraps."""
 
     def __init__(self, *errors: FluxError, ready: bool = True) -> None:
         self.fake = FakeTransport(*errors, ready=ready)

@@ -1,4 +1,7 @@
-"""What the server that is not there answers, and how it refuses; `fake` brings it to the client."""
+"""Responses and errors of the fake server. `fake` is the transport that connects it to a client.
+
+ensembles: of the fake server. Its requests are checked against their inputs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import binascii
 import random
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -32,7 +35,16 @@ from flux_contract.internal_tensors import (
     SECONDS_LEFT,
     STREAM_TOKEN,
 )
-from flux_contract.models import BY_MODE, CANNY_EDGES, ENSEMBLES, FLUX_BASE, FLUX_STATUS, FLUX_STREAM, MODE
+from flux_contract.models import (
+    CANNY_EDGES,
+    ENSEMBLES,
+    FLUX_BASE,
+    FLUX_STATUS,
+    FLUX_STREAM,
+    Ensemble,
+    mode_name,
+    mode_tensor,
+)
 from flux_contract.parameters import (
     CONTROL_IMAGE,
     IMAGE,
@@ -46,50 +58,46 @@ from flux_contract.parameters import (
 )
 from flux_contract.tensors import Array, Tensor
 
-#: Pixels of a side that the request leaves to the checkpoint.
+#: Side of an image in pixels if the request does not set it.
 DEFAULT_SIDE = 64
 
 _STREAM = FLUX_STREAM.name
-#: Images that an idle instance accepts.
+#: Number of images that an idle instance accepts.
 _ROOM = next(int(parameter.default) for parameter in FLUX_BASE.parameters if parameter.name == "MAX_WAITING")
 _ANY_TOKEN = "0" * 22
-#: Of what takes requests that have one answer.
-_INPUTS: Mapping[str, tuple[Tensor, ...]] = {
-    **{ensemble.name: ensemble.inputs for ensemble in ENSEMBLES},
-    CANNY_EDGES.name: CANNY_EDGES.inputs,
-}
 _PICTURES = (IMAGE.name, CONTROL_IMAGE.name)
 
 
-def is_served(model: str) -> bool:
-    return model in _INPUTS or model in (_STREAM, FLUX_STATUS.name)
+def is_served(model: str, ensembles: Sequence[Ensemble] = ENSEMBLES) -> bool:
+    return model in _inputs(ensembles) or model in (_STREAM, FLUX_STATUS.name)
 
 
-def answer(request: Request) -> Answer:
-    """What an ensemble or canny_edges would answer, but for the pictures' content.
+def answer(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Answer:
+    """The response of an ensemble or of canny_edges, with other images.
 
-    Raises InvalidRequest: the contract is broken.
+    Raises InvalidRequest: the request breaks the contract.
     """
-    if request.model not in _INPUTS:
+    inputs = _inputs(ensembles)
+    if request.model not in inputs:
         raise _unknown_model(request)
-    return _asked_for(request, _last_answer(request.model, _checked(request, _INPUTS[request.model])))
+    return _asked_for(request, _last_answer(request.model, _checked(request, inputs[request.model])))
 
 
 def status_answer(request: Request) -> Answer:
-    """The answer of flux_status: one idle instance on the CPU. Raises as `answer`."""
+    """The response of flux_status: one idle instance on the CPU. Raises as `answer`."""
     _checked(request, FLUX_STATUS.inputs)
     told = {INSTANCE: b"flux_base_0_0", DEVICE: b"cpu", SECONDS_LEFT: 0.0, JOBS: 0, ROOM: _ROOM}
     return _asked_for(request, {tensor.name: tensor.array(value)[np.newaxis] for tensor, value in told.items()})
 
 
-def stream_answers(request: Request) -> Iterator[Answer]:
-    """What flux_stream would answer: all images take each step together. Raises as `answer`, at the first of them."""
+def stream_answers(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Iterator[Answer]:
+    """The responses of flux_stream. All images take each step together. The first response raises as `answer`."""
     if request.model != _STREAM:
         raise _unknown_model(request)
     if CANCEL.name in request.inputs:
-        # The transport ends streams of its own by itself.
+        # The transport cancels its own streams without a request.
         raise InvalidRequest(f"{_STREAM}: {CANCEL.name}: no running stream has this token; it may have ended")
-    inputs = _checked(request, _stream_inputs(request))
+    inputs = _checked(request, _stream_inputs(request, ensembles))
     if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, _text(inputs.get(STREAM_TOKEN.name, [_ANY_TOKEN])[0])):
         raise InvalidRequest(f"{_STREAM}: {STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
     last = _last_answer(request.model, inputs)
@@ -104,20 +112,27 @@ def stream_answers(request: Request) -> Iterator[Answer]:
     yield _asked_for(request, last)
 
 
-def _stream_inputs(request: Request) -> tuple[Tensor, ...]:
-    """What flux_stream takes in the request's mode: as its ensemble, and the mode."""
-    told = {}
-    if MODE.name in request.inputs:
-        _check(request.model, MODE, request.inputs[MODE.name])
-        told[MODE.name] = request.inputs[MODE.name][0]
-    mode = _choice(request.model, told, MODE, MODE.choices)
-    return (MODE, STREAM_TOKEN, *(tensor for tensor in BY_MODE[mode].inputs if tensor != PROGRESS_ADDRESS))
+def _inputs(ensembles: Sequence[Ensemble]) -> dict[str, tuple[Tensor, ...]]:
+    """Inputs of the models that send one response, by model."""
+    return {**{each.name: each.inputs for each in ensembles}, CANNY_EDGES.name: CANNY_EDGES.inputs}
+
+
+def _stream_inputs(request: Request, ensembles: Sequence[Ensemble]) -> tuple[Tensor, ...]:
+    """Inputs of flux_stream in the request's mode: those of the ensemble, the mode and the token."""
+    mode = mode_tensor(ensembles)
+    given = {}
+    if mode.name in request.inputs:
+        _check(request.model, mode, request.inputs[mode.name])
+        given[mode.name] = request.inputs[mode.name][0]
+    name = _choice(request.model, given, mode, mode.choices)
+    ensemble = next(each for each in ensembles if mode_name(each) == name)
+    return (mode, STREAM_TOKEN, *(tensor for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS))
 
 
 def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
-    """Pictures, their seeds, and the edges that they follow."""
+    """Images, their seeds, and the edge map."""
     height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in SIZE)
-    image_format = _choice(model, inputs, OUTPUT_FORMAT, limits.FORMATS)
+    image_format = _choice(model, inputs, OUTPUT_FORMAT, OUTPUT_FORMAT.offered_choices)
     shown = zlib.crc32(b"".join(data for name in (*_PICTURES, PROMPT.name) for data in inputs.get(name, ())))
     seeds = _seeds(inputs)
     return {
@@ -132,7 +147,7 @@ def _asked_for(request: Request, outputs: Answer) -> Answer:
 
 
 def _seeds(inputs: Mapping[str, Array]) -> list[int]:
-    """One for each image."""
+    """One seed for each image."""
     given = inputs.get(SEED.name, np.array([SEED.default])).tolist()
     seeds = [random.randrange(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
     count = NUM_IMAGES.value_in(inputs, limits.DEFAULT_IMAGES)
@@ -144,7 +159,7 @@ def _unknown_model(request: Request) -> InvalidRequest:
 
 
 def _checked(request: Request, tensors: tuple[Tensor, ...]) -> dict[str, Array]:
-    """Inputs without the batch dimension. tensors: those that are taken."""
+    """Inputs without the batch dimension. tensors: those that the model accepts."""
     known = {tensor.name: tensor for tensor in tensors}
     for name in request.inputs:
         if name not in known:
@@ -196,7 +211,7 @@ def _text(value: object) -> str:
 
 
 def _texts(values: list[bytes]) -> Array:
-    """As an output of one request."""
+    """An output of one request."""
     texts = np.empty((1, len(values)), dtype=np.object_)
     texts[0, :] = values
     return texts

@@ -1,4 +1,7 @@
-"""A call's arguments to tensors, checked by the contract before anything is sent. Pure, but for reading pictures."""
+"""Converts the arguments of a call to tensors and checks them against the contract before anything is sent.
+
+Functions are pure, except that they read image files.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, REDUX, STREAM_KEYWORDS
+from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS
 from flux_client.pictures import Pictures
-from flux_client.strength import with_weights
+from flux_client.similarity import with_weights
 from flux_client.values import array_of
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
 from flux_contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
-from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED
+from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED, SIMILARITY, Parameter
 from flux_contract.tensors import Array, Tensor
 
 _PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
@@ -35,42 +38,40 @@ class Request:
 def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
     """A request to the ensemble of `mode`.
 
-    arguments: all of the call's, by keyword; what is left out or None is not sent.
-    Raises InvalidRequest: a picture or a value breaks the contract, or values do not go together.
-    Raises TypeError: an argument that this mode has not, one that is missing, or not a picture.
+    arguments: of the call, by keyword. None is the same as no argument, and is not sent.
+    Raises InvalidRequest: an image or a value breaks the contract, or values contradict each other.
+    Raises TypeError: the mode has no such argument, a required one is missing, or a value is not an image.
     """
     model = BY_MODE[mode].name
-    return Request(model, _inputs(model, KEYWORDS[mode], _weighed(mode, arguments)), _PICTURES)
+    return Request(model, _inputs(model, KEYWORDS[mode], arguments), _PICTURES)
 
 
 def stream_request(
     mode: str, images: Pictures | None, arguments: Mapping[str, Any], traceparent: str | None = None
 ) -> Request:
-    """The same to flux_stream, which takes the knobs of previews too.
+    """A request to flux_stream, which also accepts the options of previews.
 
-    images: None where there are none. arguments: all the others.
-    Raises as `call_request`, and InvalidRequest: there is no such mode.
+    images: None if the mode gets none. arguments: all others, as in `call_request`.
+    Raises as `call_request`, and InvalidRequest: unknown mode.
     """
     model = FLUX_STREAM.name
     arguments = arguments if images is None else {"images": images, **arguments}
     told = {} if mode == MODE.default else {MODE.name: array_of(model, MODE, mode)}
-    inputs = _inputs(model, STREAM_KEYWORDS[mode], _weighed(mode, arguments))
+    inputs = _inputs(model, STREAM_KEYWORDS[mode], arguments)
     return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_PICTURES), traceparent)
 
 
 def edges_request(arguments: Mapping[str, Any]) -> Request:
-    """The same to canny_edges. Raises as `call_request`."""
+    """A request to canny_edges. Raises as `call_request`."""
     return Request(CANNY_EDGES.name, _inputs(CANNY_EDGES.name, EDGES_KEYWORDS, arguments), (EDGE_IMAGE.name,))
 
 
-def _weighed(mode: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    return with_weights(arguments) if mode == REDUX else arguments
-
-
-def _inputs(model: str, keywords: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Array]:
+def _inputs(model: str, keywords: Mapping[str, Parameter], arguments: Mapping[str, Any]) -> dict[str, Array]:
     for keyword in arguments:
         if keyword not in keywords:
             raise TypeError(f"unexpected keyword argument {keyword!r}, expected one of: {', '.join(keywords)}")
+    if SIMILARITY.python_name in keywords:
+        arguments = with_weights(arguments)
     given = {keyword: value for keyword, value in arguments.items() if value is not None}
     for keyword, tensor in keywords.items():
         if not tensor.optional and keyword not in given:

@@ -10,7 +10,7 @@ import numpy as np
 from flux_client.pictures import encode_masks, encode_picture, encode_pictures
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, OUTPUT_FORMAT, PROMPT
+from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, PROMPT, Parameter
 from flux_contract.tensors import Array, DType, Tensor
 
 _ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {
@@ -49,8 +49,7 @@ def _check_numbers(model: str, tensor: Tensor, value: Any) -> None:
 
 
 def _check_texts(model: str, tensor: Tensor, value: Any) -> None:
-    # Base64 is for callers without a client.
-    choices = limits.FORMATS if tensor.name == OUTPUT_FORMAT.name else tensor.choices
+    choices = tensor.offered_choices if isinstance(tensor, Parameter) else tensor.choices
     for text in value if isinstance(value, (list, tuple)) and tensor.shape == (-1,) else [value]:
         if choices and (not isinstance(text, str) or text not in choices):
             raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected one of: {', '.join(choices)}")

@@ -1,9 +1,9 @@
-"""Triton's code of each error, and how it is told where Triton tells words alone: at their end.
+"""Triton's code of each error, and messages that end with their code.
 
-Triton sends an error's code with HTTP and with unary gRPC, but on a gRPC stream its words alone. The header
-`triton_grpc_error` would turn them into gRPC's codes, but 2.51 crashes by it: after two refused streams whose clients
-lingered or cancelled. So nothing of ours sends it. And an error of an ensemble has lost its code when it comes back to
-the model that called it (2.51).
+Triton sends the code of an error over HTTP and unary gRPC, but only the message on a gRPC stream. The header
+`triton_grpc_error` asks for gRPC's codes, but it crashed Triton 2.51, after two rejected streams whose clients stayed
+connected or cancelled. Nothing in this project sends it. An error of an ensemble also loses its code on the way to the
+model that called the ensemble (2.51).
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ CODES: dict[type[FluxError], str] = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
     Cancelled: "CANCELLED",
-    # Triton itself answers UNAVAILABLE when a request's time runs out in its queue.
+    # As Triton itself responds when a request times out in its queue.
     DeadlineExceeded: "UNAVAILABLE",
     GenerationFailed: "INTERNAL",
 }
 
 _WITH_CODE = re.compile(rf"(.*) \(({'|'.join(sorted(set(CODES.values())))})\)", re.DOTALL)
-#: What Triton puts before a model's own words, and before some of its own.
+#: What Triton adds before the message of a model, and before some of its own.
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
-#: Ends a message of which the rest was cut off.
+#: End of a message that was truncated.
 _CUT = " ..."
 
 
 def with_code(words: str, code: str) -> str:
-    """`words (CODE)`. Words that end with a code get one more: a caller's text may end so, and only the last counts."""
+    """`words (CODE)`, also if the words end with a code: they can quote a client, and only the last code counts."""
     return f"{words} ({code})"
 
 
 def without_prefix(message: str) -> str:
-    """The message as it was before Triton put the request's id and the ensembles' names in front."""
+    """The message without the request id and the names of ensembles, which Triton adds before it."""
     return _PREFIX.sub("", message)
 
 
 def sendable(text: str) -> str:
-    """The text as every protocol can carry it: UTF-8, of at most MAX_MESSAGE_BYTES.
+    """The text in a form that every protocol can send: UTF-8 of at most MAX_MESSAGE_BYTES.
 
-    What cannot be encoded, such as the surrogates of a file name, is escaped.
+    Characters that cannot be encoded, such as the surrogates of a file name, are escaped.
     """
     encoded = text.encode("utf-8", "backslashreplace")
     if len(encoded) > MAX_MESSAGE_BYTES:
@@ -51,13 +51,13 @@ def sendable(text: str) -> str:
 
 
 def without_code(message: str) -> tuple[str, str | None]:
-    """What `with_code` was given; None: there is no code."""
+    """The arguments of `with_code`. The code is None if the message has none."""
     found = _WITH_CODE.fullmatch(message)
     return (found[1], found[2]) if found else (message, None)
 
 
 def error_of(message: str, without: type[FluxError] = GenerationFailed) -> FluxError:
-    """Return the error that `with_code` described. without: the kind of an error whose message has no code."""
+    """Return the error of a message from `with_code`. without: class of an error whose message has no code."""
     words, code = without_code(message)
     kind = next((kind for kind, its in CODES.items() if its == code), without)
     return kind(words)

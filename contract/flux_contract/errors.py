@@ -1,17 +1,17 @@
-"""Every error that a caller can meet, and nothing else.
+"""The errors of this project.
 
     FluxError
-    ├── InvalidRequest      the caller's mistake; sending it again cannot help
-    ├── Overloaded          no room now, or the server is starting or stopping; try again later
-    ├── DeadlineExceeded    the caller's time ran out before the answer was ready
-    ├── Cancelled           the caller, or the server's shutdown, ended the work
-    ├── Unreachable         the connection broke; whether the work was done is not known
-    │   └── NotConnected    no connection was made, so nothing was sent and trying again is safe
-    ├── GenerationFailed    the server's mistake
-    │   └── DeviceLost      the GPU can no longer be used by the model's process, which ends
-    └── CannotStart         a checkpoint, a setting or a port is wrong, so the server will not start
+    ├── InvalidRequest      the request is invalid; a retry would fail too
+    ├── Overloaded          the server is full, starting or stopping; a later retry can succeed
+    ├── DeadlineExceeded    the request's timeout passed before the response
+    ├── Cancelled           the client or the server's shutdown cancelled the request
+    ├── Unreachable         the connection failed; the server may have processed the request
+    │   └── NotConnected    no connection was made, so nothing was sent and a retry is safe
+    ├── GenerationFailed    the server failed
+    │   └── DeviceLost      the model's process cannot use the GPU any more, and exits
+    └── CannotStart         a checkpoint, a setting or a port is wrong, so the server does not start
 
-Only `backend/` turns these into Triton's codes, and only `flux_client` turns those back into these.
+Only `backend/` converts these to Triton's codes, and only `flux_client` converts the codes to these.
 A message names model, tensor, value and range: `flux_base: NUM_INFERENCE_STEPS=0, expected 1..100`.
 """
 
@@ -25,23 +25,23 @@ class FluxError(Exception):
 
 
 class InvalidRequest(FluxError):
-    """The request breaks the contract; Triton answers INVALID_ARG (HTTP 400)."""
+    """The request breaks the contract. Triton responds with INVALID_ARG (HTTP 400)."""
 
 
 class Overloaded(FluxError):
-    """There is no room now; Triton answers UNAVAILABLE (HTTP 503)."""
+    """The server has no room for the request now. Triton responds with UNAVAILABLE (HTTP 503)."""
 
 
 class DeadlineExceeded(FluxError):
-    """The caller's time ran out."""
+    """The timeout of the request passed."""
 
 
 class Cancelled(FluxError):
-    """The work was ended before it was done."""
+    """The request was cancelled."""
 
 
 class Unreachable(FluxError):
-    """The connection broke before the answer came, or there was none."""
+    """The connection failed before the response, or could not be made."""
 
 
 class NotConnected(Unreachable):
@@ -49,11 +49,11 @@ class NotConnected(Unreachable):
 
 
 class GenerationFailed(FluxError):
-    """Something unexpected went wrong in the server; Triton answers INTERNAL (HTTP 500)."""
+    """The server failed. Triton responds with INTERNAL (HTTP 500)."""
 
     @classmethod
     def unexpected(cls, error: BaseException) -> GenerationFailed:
-        """What a caller may know of an error that nobody foresaw; the rest belongs into the log."""
+        """The error that a client receives for an unexpected exception. Details are only in the log."""
         kind = DeviceLost if is_device_lost(error) else cls
         return kind(f"unexpected {type(error).__name__}; the server's log has the details")
 
@@ -62,8 +62,8 @@ class DeviceLost(GenerationFailed):
     """A CUDA error after which every further CUDA call of the process fails."""
 
 
-#: In the words of CUDA's runtime, as torch passes them on. Running out of memory is none of them.
-#: Source: the CUDA Runtime API's error codes whose description asks to terminate and relaunch the process.
+#: Messages of the CUDA runtime, which torch includes in its own. Out of memory is not one of them.
+#: Source: the error codes of the CUDA Runtime API whose description says to terminate and relaunch the process.
 _DEVICE_LOST = re.compile(
     "illegal memory access|device-side assert|unspecified launch failure|launch timed out|uncorrectable (ECC|NVLink)"
     "|misaligned address|illegal instruction|invalid program counter|hardware stack error|device lost|GPU is lost"
@@ -74,10 +74,10 @@ _DEVICE_LOST = re.compile(
 def is_device_lost(error: BaseException) -> bool:
     """Whether only a new process can use the GPU again.
 
-    torch raises RuntimeError, since 2.8 its sub-class AcceleratorError; our own errors may quote a caller and are none.
+    torch raises RuntimeError, since 2.8 its subclass AcceleratorError. FluxError does not count: it can quote a client.
     """
     return isinstance(error, RuntimeError) and _DEVICE_LOST.search(str(error)) is not None
 
 
 class CannotStart(FluxError):
-    """A checkpoint, setting or port cannot be used; the message names the folder, the key or the number."""
+    """A checkpoint, setting or port cannot be used. The message names the folder, the key or the number."""

@@ -1,4 +1,4 @@
-"""What the models hand to each other, and what callers get."""
+"""Tensors between the models, and the outputs of a request."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from flux_contract.tensors import Bounds, DType, Tensor, scalar
 PROGRESS_ADDRESS = scalar(
     "PROGRESS_ADDRESS",
     DType.BYTES,
-    "Where `flux_stream` listens for progress; only it can make one, any other is refused",
+    "Address at which `flux_stream` receives progress. Only `flux_stream` creates valid addresses; others are rejected",
     default="",
 )
-#: Parameter of a request with the same address, which Triton hands to every model of an ensemble: by it each of them
-#: knows whether the stream's client is still there.
+#: Request parameter with the same address. Triton passes it to every model of an ensemble, which can then check whether
+#: the client of the stream is still connected.
 PROGRESS_PARAMETER = "flux_progress_address"
-CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: text, then the pictures in order")
+CONTEXT = Tensor("CONTEXT", DType.FP32, (-1, -1), "Context tokens: of the text, then of the images in order")
 CONTEXT_WEIGHTS = Tensor(
     "CONTEXT_WEIGHTS",
     DType.FP32,
     (-1,),
-    "Weight of each context token: w equal tokens, or log(w) on its attention logit; 0: the token is not there",
+    "Weight of each context token: w acts as w equal tokens, by log(w) on the attention logit; 0 means absent",
     bounds=Bounds(0, 2**20),
     max_length=limits.MAX_CONTEXT_TOKENS,
 )
@@ -29,7 +29,7 @@ CONTEXT_SPANS = Tensor(
     "CONTEXT_SPANS",
     DType.FP32,
     (-1, 2),
-    "For each context token the fraction of the steps after which it comes in, and after which it goes",
+    "For each context token, the fractions of the steps after which it is used, and after which it is no longer used",
     bounds=Bounds(0, 1),
     max_length=limits.MAX_CONTEXT_TOKENS,
 )
@@ -38,14 +38,14 @@ POOLED_SPAN = Tensor(
     "POOLED_SPAN",
     DType.FP32,
     (2,),
-    "The same fractions for the pooled text embedding, which is zeros before and after",
+    "The same fractions for the pooled text embedding, which is zeros at other steps",
     bounds=Bounds(0, 1),
 )
 NEGATIVE_CONTEXT = replace(CONTEXT, name="NEGATIVE_CONTEXT", meaning="Context tokens of the negative prompt")
 NEGATIVE_CONTEXT_WEIGHTS = replace(
     CONTEXT_WEIGHTS,
     name="NEGATIVE_CONTEXT_WEIGHTS",
-    meaning="Weight of each of them; where all are 0 there is no negative prompt",
+    meaning="Weight of each of these tokens. All 0 means that there is no negative prompt",
 )
 NEGATIVE_POOLED_PROJECTION = replace(
     POOLED_PROJECTION,
@@ -58,20 +58,20 @@ REFUSAL = Tensor(
     "REFUSAL",
     DType.BYTES,
     (1,),
-    "Why the pictures or the prompt are refused, with Triton's code in brackets, or empty; `flux_base` answers with "
-    "it. It is no error of the model itself, because Triton's response cache keeps an error as an empty answer, and "
-    "because an ensemble one of whose parallel steps fails never ends inside Triton (tried on 2.51)",
+    "Why the images or the prompt are rejected, with Triton's code in brackets; empty if they are valid. `flux_base` "
+    "responds with this error. The model itself does not fail, because Triton's response cache stores an error as an "
+    "empty response, and because an ensemble with a failed parallel step never ends inside Triton (tested on 2.51)",
     default="",
 )
 SOURCE_REFUSAL = replace(
     REFUSAL,
     name="SOURCE_REFUSAL",
-    meaning="The same of the picture to change. Where it is not asked for, the model answers with the error itself",
+    meaning="The same for the image to change. If this output is not requested, the model itself fails",
 )
-CONTROL_REFUSAL = replace(SOURCE_REFUSAL, name="CONTROL_REFUSAL", meaning="The same of the picture to follow")
-#: In the order in which they count.
+CONTROL_REFUSAL = replace(SOURCE_REFUSAL, name="CONTROL_REFUSAL", meaning="The same for the control image")
+#: In order: the first that is not empty is the error of the request.
 REFUSALS = (CONTROL_REFUSAL, SOURCE_REFUSAL, REFUSAL)
-PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Pictures: number, height, width, RGB", unit="0..255")
+PIXELS = Tensor("PIXELS", DType.UINT8, (-1, -1, -1, 3), "Images: number, height, width, RGB", unit="0..255")
 LATENTS = Tensor(
     "LATENTS", DType.FP32, (-1, -1, -1), "Final packed latents: number, image tokens, channels", unit="VAE-scaled"
 )
@@ -79,69 +79,75 @@ RECIPE = Tensor(
     "RECIPE",
     DType.BYTES,
     (-1,),
-    "How and where each picture was made, as JSON: seed, steps, guidance, size, model, instance, device",
+    "How and where each image was made, as JSON: seed, steps, guidance, size, model, instance, device",
 )
 
 INITIAL_LATENTS = replace(
     LATENTS,
     name="INITIAL_LATENTS",
-    meaning="Packed latents to begin with at START_STEP instead of noise: number, image tokens, channels",
+    meaning="Packed latents to start with at START_STEP instead of noise: number, image tokens, channels",
     optional=True,
 )
 SOURCE_LATENTS = Tensor(
     "SOURCE_LATENTS",
     DType.FP32,
     (-1, -1),
-    "The picture as packed latents, without noise: image tokens, channels; one token of one channel where STRENGTH or "
-    "START_SIGMA is 0, and nothing is to be encoded",
+    "The image as packed latents without noise: image tokens, channels. One token of one channel if STRENGTH or "
+    "START_SIGMA is 0, because the image is then returned unchanged",
     unit="VAE-scaled",
 )
 SOURCE_PIXELS = Tensor(
     "SOURCE_PIXELS",
     DType.UINT8,
     (-1, -1, 3),
-    "The picture at the size asked for where STRENGTH or START_SIGMA is 0, or else one pixel: height, width, RGB",
+    "The resized image if STRENGTH or START_SIGMA is 0, else one pixel: height, width, RGB",
     unit="0..255",
 )
 CONTROL_LATENTS = replace(
-    SOURCE_LATENTS, name="CONTROL_LATENTS", meaning="The edges to follow, as packed latents: image tokens, channels"
+    SOURCE_LATENTS, name="CONTROL_LATENTS", meaning="The edge map as packed latents: image tokens, channels"
 )
 
-# What callers get.
-OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "One encoded picture for each image wanted", unit="bytes")
-OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "The seed that each image used")
-EDGES = Tensor("EDGES", DType.BYTES, (1,), "Edges, white on black, as PNG at the size asked for")
+# Outputs of a request.
+OUTPUT_IMAGE = Tensor("OUTPUT_IMAGE", DType.BYTES, (-1,), "The generated images, encoded", unit="bytes")
+OUTPUT_SEED = Tensor("OUTPUT_SEED", DType.INT64, (-1,), "Seed of each image")
+EDGES = Tensor("EDGES", DType.BYTES, (1,), "Edge map, white on black, as PNG at the size of the generated image")
 EDGE_IMAGE = replace(
     EDGES,
     name="EDGE_IMAGE",
-    meaning="The same for callers. It is an output of its own because a step with a single output, which a caller does "
-    "not ask for, is left out even where the next step needs it (2.51)",
+    meaning="The same as EDGES, for clients. It is a separate output because Triton skips a step if its only output is "
+    "not requested, even if the next step needs it (2.51)",
 )
 STREAM_TOKEN = scalar(
     "STREAM_TOKEN",
     DType.BYTES,
-    "A name for this stream by which CANCEL ends it: 22 to 64 letters, digits, `-` and `_`, which the client draws at "
-    "random for each request and keeps to itself",
+    "Secret name of this stream, for CANCEL: 22 to 64 letters, digits, `-` and `_`. The client draws it at random for "
+    "each request",
 )
 CANCEL = scalar(
     "CANCEL",
     DType.BYTES,
-    "The STREAM_TOKEN of a running stream: that stream ends with its last answer, CANCELLED, and this request with an "
-    "empty one. It is the only input of its request. INVALID_ARG if no running stream has this token",
+    "STREAM_TOKEN of a running stream to cancel. That stream ends with the error CANCELLED, and this request with an "
+    "empty response. A request with CANCEL has no other input. INVALID_ARG if no running stream has this token",
 )
-PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Which image, counted from 0; steps done; steps in all")
-PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "The image as it stands after these steps, as JPEG", unit="bytes")
+PROGRESS = Tensor("PROGRESS", DType.INT32, (3,), "Index of the image from 0, completed steps, total steps")
+PREVIEW = Tensor("PREVIEW", DType.BYTES, (1,), "Preview of the image after these steps, as JPEG", unit="bytes")
 
-# Outputs of flux_status. All have the instances in the same order.
-QUERY = Tensor("QUERY", DType.BYTES, (1,), "What is asked. Triton refuses a request without inputs", choices=("load",))
-INSTANCE = Tensor("INSTANCE", DType.BYTES, (-1,), "Name of each instance of `flux_base` that is alive")
+# Tensors of flux_status. All outputs have the same order of instances.
+QUERY = Tensor(
+    "QUERY",
+    DType.BYTES,
+    (1,),
+    "Kind of status. It is required because Triton rejects a request without inputs",
+    choices=("load",),
+)
+INSTANCE = Tensor("INSTANCE", DType.BYTES, (-1,), "Name of each live instance of `flux_base`")
 DEVICE = Tensor("DEVICE", DType.BYTES, (-1,), "Device of each instance, such as `cuda:7` or `cpu`")
 SECONDS_LEFT = Tensor(
     "SECONDS_LEFT",
     DType.FP32,
     (-1,),
-    "Time until every image of the instance has taken its last step, at the step times measured so far",
+    "Estimated time until the instance has completed the steps of all its images, from measured step times",
     unit="seconds",
 )
-JOBS = Tensor("JOBS", DType.INT32, (-1,), "Images that wait or run in each instance")
-ROOM = Tensor("ROOM", DType.INT32, (-1,), "Images that each instance would accept now")
+JOBS = Tensor("JOBS", DType.INT32, (-1,), "Number of images that wait or run in each instance")
+ROOM = Tensor("ROOM", DType.INT32, (-1,), "Number of images that each instance would accept now")

@@ -1,12 +1,12 @@
-"""The models and ensembles of the repository.
+"""The models and ensembles of the model repository.
 
-In an ensemble, tensors of the same name are the same tensor. That is why an output never has the name of an input:
-Triton's ensemble scheduler would answer with the input (tried on 2.51).
+In an ensemble, tensors with the same name are the same tensor. No output has the name of an input, because Triton's
+ensemble scheduler would then return the input (tested on 2.51).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flux_contract import limits
@@ -66,7 +66,7 @@ from flux_contract.tensors import DType, Tensor, scalar
 
 @dataclass(frozen=True)
 class ModelParameter:
-    """A start-up setting of one model, a `parameters` entry of its `config.pbtxt`."""
+    """A setting of one model: an entry of `parameters` in its `config.pbtxt`, read at start."""
 
     name: str
     default: str
@@ -75,7 +75,7 @@ class ModelParameter:
 
 @dataclass(frozen=True)
 class Model:
-    """One Python-backend model. needs_gpu: instances are pinned to GPUs where there are any."""
+    """A model of Triton's Python backend. needs_gpu: if there are GPUs, its instances run on them."""
 
     name: str
     purpose: str
@@ -86,14 +86,14 @@ class Model:
     cpu_instances: int = 1
     dynamic_batching: bool = False
     response_cache: bool = False
-    #: Any number of answers to one request; then only gRPC streams and `generate_stream` reach it.
+    #: One request has any number of responses. Clients then need gRPC streams or `generate_stream`.
     decoupled: bool = False
     parameters: tuple[ModelParameter, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """A model in an ensemble. names: what the ensemble calls tensors that the model calls otherwise."""
+    """A model in an ensemble. names: the ensemble's names of tensors, by the model's names, where they differ."""
 
     model: Model
     names: Mapping[str, str] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models wired by tensor name; each runs as soon as its inputs are there."""
+    """Models that are connected by tensor names. Each runs as soon as it has its inputs."""
 
     name: str
     purpose: str
@@ -115,13 +115,13 @@ class Ensemble:
     max_batch_size: int = 1
 
     def inputs_of(self, step: Step) -> tuple[Tensor, ...]:
-        """Inputs of one step that the ensemble or an earlier step gives; an optional one may be left out."""
+        """Inputs of one step that the ensemble or an earlier step provides, and its required inputs."""
         given = {tensor.name for tensor in self.inputs}
         given |= {name for earlier in self.steps[: self.steps.index(step)] for name in _outputs(earlier)}
         return tuple(tensor for tensor in step.model.inputs if step.name_of(tensor) in given or not tensor.optional)
 
     def outputs_of(self, step: Step) -> tuple[Tensor, ...]:
-        """Outputs of one step that the ensemble uses; all of them where a response cache needs them all."""
+        """Outputs of one step that the ensemble uses; all of them if the model has a response cache."""
         wanted = {tensor.name for tensor in self.outputs}
         wanted |= {other.name_of(tensor) for other in self.steps for tensor in self.inputs_of(other)}
         return tuple(
@@ -137,28 +137,34 @@ def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
     return (image, *IMAGE_PARAMETERS, prompt, *PROMPT_PARAMETERS)
 
 
-_DTYPE = ModelParameter("DTYPE", "auto", "Weights and arithmetic: float32, bfloat16, or auto (bfloat16 on a GPU)")
+_DTYPE = ModelParameter(
+    "DTYPE",
+    "auto",
+    "Data type of weights and computation: float32, bfloat16, or auto (bfloat16 on a GPU, float32 on a CPU)",
+)
 
 _MAX_PENDING = ModelParameter(
     "MAX_PENDING",
     str(limits.DEFAULT_PENDING),
-    "Requests that may wait or be in work in one instance; more are refused as UNAVAILABLE",
+    "Maximum number of requests that wait or run in one instance. Further ones are rejected as UNAVAILABLE",
 )
 _DECODING = (
     _MAX_PENDING,
     ModelParameter(
-        "WORKERS", "2", "Requests whose pictures are decoded at once, each in a process; one more takes large ones"
+        "WORKERS",
+        "2",
+        "Number of processes that decode images, one request each. One more process decodes large images",
     ),
     ModelParameter(
         "DECODE_SECONDS",
         str(limits.DEFAULT_DECODE_SECONDS),
-        "CPU seconds that decoding the pictures of one request may take; beyond them it is refused as INVALID_ARG",
+        "Maximum CPU time for decoding the images of one request, in seconds. A longer one is rejected as INVALID_ARG",
     ),
 )
 
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
-    purpose="Pictures, and a prompt, to context tokens: SigLIP and the Redux embedder",
+    purpose="Encodes images by SigLIP and the Redux embedder, and prompts by the text encoders, as context tokens",
     inputs=_condition(replace(IMAGE, optional=True)),
     outputs=(*POSITIVE, CONTEXT_SPANS, POOLED_SPAN, *NEGATIVE, REFUSAL),
     needs_gpu=True,
@@ -169,7 +175,7 @@ FLUX_PRIOR_REDUX = Model(
 )
 FLUX_BASE = Model(
     name="flux_base",
-    purpose="Context tokens to pictures: noise, denoising steps, decoding",
+    purpose="Generates images from context tokens: noise, denoising steps, VAE decoder",
     inputs=(
         *POSITIVE,
         replace(CONTEXT_SPANS, optional=True),
@@ -195,39 +201,45 @@ FLUX_BASE = Model(
     parameters=(
         _DTYPE,
         ModelParameter(
-            "MAX_WAITING", "64", "Images that may wait or run in one instance; more are refused as UNAVAILABLE"
+            "MAX_WAITING",
+            "64",
+            "Maximum number of images that wait or run in one instance. Further ones are rejected as UNAVAILABLE",
         ),
-        ModelParameter("MAX_ROWS", "16", "Images that share one denoising step at most"),
+        ModelParameter("MAX_ROWS", "16", "Maximum number of images in one denoising step"),
         ModelParameter(
             "STEP_TOKENS",
             "auto",
-            "Tokens, of images and contexts and their padding, that one denoising step computes at most, or auto: 8192 "
-            "on a GPU, 2048 on a CPU; an image that has more takes its steps alone",
+            "Maximum number of tokens in one denoising step, of images, contexts and padding, or auto: 8192 on a GPU, "
+            "2048 on a CPU. An image with more tokens has its steps alone",
         ),
         ModelParameter(
             "DEFAULT_STEPS",
             "auto",
-            "NUM_INFERENCE_STEPS where a request says none, or auto: as the checkpoint's configuration tells",
+            "Default of NUM_INFERENCE_STEPS, or auto: from the checkpoint's configuration",
         ),
-        ModelParameter("MAX_ADAPTERS", "8", "LoRA adapters that stay in memory while no request uses them"),
-        ModelParameter("ATTENTION", "auto", "How token weights reach attention: mask, merge, or auto, the faster one"),
+        ModelParameter("MAX_ADAPTERS", "8", "Number of unused LoRA adapters that stay in memory"),
+        ModelParameter(
+            "ATTENTION",
+            "auto",
+            "How attention applies token weights: mask, merge, or auto, which selects the faster one",
+        ),
     ),
 )
 IMAGE_ENCODE = Model(
     name="image_encode",
-    purpose="RGB to PNG, JPEG or WebP, with the recipe and the mark of AI-made media in its metadata",
+    purpose="Encodes RGB images as PNG, JPEG or WebP, with the recipe and IPTC's mark of AI media as metadata",
     inputs=(PIXELS, replace(RECIPE, optional=True), OUTPUT_FORMAT),
     outputs=(OUTPUT_IMAGE,),
     needs_gpu=False,
     cpu_instances=2,
     parameters=(
         _MAX_PENDING,
-        ModelParameter("WORKERS", "1", "Requests whose images are encoded at once in one instance"),
+        ModelParameter("WORKERS", "1", "Number of requests whose images one instance encodes in parallel"),
     ),
 )
 FLUX_VAE_ENCODER = Model(
     name="flux_vae_encoder",
-    purpose="A picture to latents of the size asked for, in tiles where it is large",
+    purpose="Resizes an image and encodes it as latents, a large one in tiles",
     inputs=(IMAGE, *SIZE, *IMG2IMG_PARAMETERS),
     outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
     needs_gpu=True,
@@ -235,7 +247,7 @@ FLUX_VAE_ENCODER = Model(
 )
 CANNY_EDGES = Model(
     name="canny_edges",
-    purpose="A picture to its edges at the size asked for, by OpenCV",
+    purpose="Resizes an image and detects its edges by OpenCV",
     inputs=(CONTROL_IMAGE, *SIZE, *EDGE_PARAMETERS, OUTPUT_FORMAT),
     outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
     needs_gpu=False,
@@ -248,38 +260,38 @@ _SAMPLING = (*SAMPLING_PARAMETERS, OUTPUT_FORMAT, *PREVIEW_PARAMETERS, PROGRESS_
 _OF_EDGES = {
     IMAGE.name: EDGES.name,
     SOURCE_LATENTS.name: CONTROL_LATENTS.name,
-    SOURCE_PIXELS.name: "CONTROL_PIXELS",  # which nobody reads
+    SOURCE_PIXELS.name: "CONTROL_PIXELS",  # unused
 }
 
 FLUX_REDUX = Ensemble(
     name="flux_redux",
-    purpose="Pictures to variations of them",
+    purpose="Makes variations of images",
     inputs=(*_condition(IMAGE), *_SAMPLING),
     outputs=_ANSWER,
     steps=_FROM_CONDITION,
 )
 FLUX_IMG2IMG = Ensemble(
     name="flux_img2img",
-    purpose="A picture to a changed one: it begins as latents with some noise, steered by pictures and a prompt",
+    purpose="Changes an image: denoises its latents with some noise, guided by images and a prompt",
     inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_PARAMETERS, *_SAMPLING),
     outputs=_ANSWER,
     steps=(Step(FLUX_VAE_ENCODER), *_FROM_CONDITION),
 )
 FLUX_TEXT2IMG = Ensemble(
     name="flux_text2img",
-    purpose="A prompt to pictures",
+    purpose="Generates images from a prompt",
     inputs=(replace(PROMPT, optional=False, default=None), *PROMPT_PARAMETERS, *_SAMPLING),
     outputs=_ANSWER,
     steps=_FROM_CONDITION,
 )
 FLUX_CANNY = Ensemble(
     name="flux_canny",
-    purpose="Edges, of a picture or given, to pictures that follow them, steered by pictures and a prompt",
+    purpose="Generates images that follow the edges of an image, guided by images and a prompt",
     inputs=(
         CONTROL_IMAGE,
         *EDGE_PARAMETERS,
         *CONTROL_PARAMETERS,
-        # Where pictures may be missing, a step of no inputs at all would be refused.
+        # IMAGE is optional. PROMPT is required, because Triton rejects a step without inputs.
         *_condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False)),
         *_SAMPLING,
     ),
@@ -292,36 +304,46 @@ FLUX_CANNY = Ensemble(
 )
 ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
 
-_MODE_NAMES = tuple(ensemble.name.removeprefix("flux_") for ensemble in ENSEMBLES)
-MODE = scalar(
-    "MODE",
-    DType.BYTES,
-    "Whose work it is: the ensemble `flux_` and this",
-    default=_MODE_NAMES[0],
-    choices=_MODE_NAMES,
-)
-#: The ensemble of each mode.
-BY_MODE = {ensemble.name.removeprefix("flux_"): ensemble for ensemble in ENSEMBLES}
+
+def mode_tensor(ensembles: Sequence[Ensemble]) -> Tensor:
+    """The input of flux_stream that selects one of the ensembles."""
+    names = tuple(mode_name(ensemble) for ensemble in ensembles)
+    return scalar(
+        "MODE",
+        DType.BYTES,
+        "Mode: the name of the ensemble to run, without `flux_`",
+        default=names[0],
+        choices=names,
+    )
 
 
-def _inputs_of_any(ensembles: tuple[Ensemble, ...]) -> tuple[Tensor, ...]:
-    """Each once; optional, because another mode may have no use for it."""
+def mode_name(ensemble: Ensemble) -> str:
+    """Of the client's method, the command, and `MODE`."""
+    return ensemble.name.removeprefix("flux_")
+
+
+def stream_model(ensembles: Sequence[Ensemble]) -> Model:
+    """flux_stream, with the inputs of all ensembles. They are optional, because not every mode has each of them."""
     found = {tensor.name: tensor for ensemble in ensembles for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS}
-    return tuple(replace(tensor, optional=True) for tensor in found.values())
+    inputs = (replace(tensor, optional=True) for tensor in found.values())
+    return Model(
+        name="flux_stream",
+        purpose="Runs an ensemble and streams progress and previews of its images; a client can cancel it",
+        inputs=(mode_tensor(ensembles), *inputs, STREAM_TOKEN, CANCEL),
+        outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
+        needs_gpu=False,
+        decoupled=True,
+    )
 
 
-FLUX_STREAM = Model(
-    name="flux_stream",
-    purpose="What the ensembles do, with progress, previews and cancellation; it calls them itself",
-    inputs=(MODE, *_inputs_of_any(ENSEMBLES), STREAM_TOKEN, CANCEL),
-    outputs=(PROGRESS, PREVIEW, *_ANSWER, EDGE_IMAGE),
-    needs_gpu=False,
-    decoupled=True,
-)
+MODE = mode_tensor(ENSEMBLES)
+#: The ensemble of each mode.
+BY_MODE = {mode_name(ensemble): ensemble for ensemble in ENSEMBLES}
+FLUX_STREAM = stream_model(ENSEMBLES)
 
 FLUX_STATUS = Model(
     name="flux_status",
-    purpose="How much work each instance of `flux_base` has left; clients with several servers choose by it",
+    purpose="Reports the remaining work of each instance of `flux_base`, by which clients choose between servers",
     inputs=(QUERY,),
     outputs=(INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM),
     needs_gpu=False,

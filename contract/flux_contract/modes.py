@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble
-from flux_contract.parameters import GUIDANCE_SCALE, Parameter
+from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
+from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY, Parameter
 
 
 class Needs(Enum):
@@ -26,7 +26,8 @@ class Mode:
     """purpose: help text of the command line, an imperative. needs: parts without which it is not served.
 
     genserve: its name in GenServe's API. genserve_model: the model that stands for it there. genserve_defaults: that
-    API's defaults for this mode, by tensor name, where they differ from the parameters' own.
+    API's defaults for this mode, by tensor name, where they differ from the parameters' own. client_parameters: those
+    that are not tensors, because the client converts them to others.
     """
 
     ensemble: Ensemble
@@ -35,22 +36,38 @@ class Mode:
     genserve_model: str
     needs: tuple[Needs, ...] = ()
     genserve_defaults: Mapping[str, int | float | str] = field(default_factory=dict)
+    client_parameters: tuple[Parameter, ...] = ()
 
     @property
     def name(self) -> str:
         """Of the client's method, the command, and `MODE`."""
-        return self.ensemble.name.removeprefix("flux_")
+        return mode_name(self.ensemble)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """What a caller may set, in the order of the ensemble's inputs."""
         return tuple(tensor for tensor in self.ensemble.inputs if isinstance(tensor, Parameter))
 
+    @property
+    def subjects(self) -> tuple[Parameter, ...]:
+        """What a request is about: the required parameters without a default, and the images."""
+        return tuple(
+            parameter
+            for parameter in self.parameters
+            if parameter.name == IMAGE.name or (not parameter.optional and parameter.default is None)
+        )
+
+    @property
+    def options(self) -> tuple[Parameter, ...]:
+        """The other parameters, and those of the client."""
+        subjects = self.subjects
+        return (*(each for each in self.parameters if each not in subjects), *self.client_parameters)
+
 
 #: GenServe's default for every mode but Redux.
 _GENSERVE_GUIDANCE = {GUIDANCE_SCALE.name: 3.5}
 
-REDUX = Mode(FLUX_REDUX, "make variations of images", "redux", "flux1-redux-dev")
+REDUX = Mode(FLUX_REDUX, "make variations of images", "redux", "flux1-redux-dev", client_parameters=(SIMILARITY,))
 IMG2IMG = Mode(FLUX_IMG2IMG, "change images", "img2img", "flux1-dev", genserve_defaults=_GENSERVE_GUIDANCE)
 TEXT2IMG = Mode(
     FLUX_TEXT2IMG,

@@ -10,6 +10,8 @@ The first sentence of a `meaning` is the help text of the command line.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,13 +38,15 @@ class Parameter(Tensor):
     """An input that a caller may set.
 
     keyword: of the client's methods; empty for the tensor's name in lower case. flags: of the command line; empty for
-    `--` and the keyword with dashes, None for a parameter that the command line handles by its own code. genserve,
+    `--` and the keyword with dashes, None for a parameter that the command line does not have under a flag of its own.
+    client_choices: of the client and the command line, where the tensor accepts more than they offer. genserve,
     openai: the field of the API; None if the API does not expose the parameter. on_page: the web page has a control.
     per_image: one value for all input images, or one for each.
     """
 
     keyword: str = ""
     flags: tuple[str, ...] | None = ()
+    client_choices: tuple[str, ...] = ()
     genserve: RestField | None = None
     openai: RestField | None = None
     on_page: bool = False
@@ -55,7 +59,7 @@ class Parameter(Tensor):
 
     @property
     def all_flags(self) -> tuple[str, ...]:
-        """Flags of the command line; empty if it handles the parameter by its own code."""
+        """Flags of the command line; empty if there are none."""
         if self.flags is None:
             return ()
         return self.flags or ("--" + self.python_name.replace("_", "-"),)
@@ -64,6 +68,28 @@ class Parameter(Tensor):
     def help(self) -> str:
         """The first sentence of the meaning, without Markdown's code marks."""
         return self.meaning.split(". ")[0].rstrip(".").replace("`", "")
+
+    @property
+    def offered_choices(self) -> tuple[str, ...]:
+        """Values that the client and the command line accept; empty for any."""
+        return self.client_choices or self.choices
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the values are 0 and 1."""
+        return self.dtype is DType.INT32 and self.bounds == Bounds(0, 1)
+
+    @property
+    def facts(self) -> str:
+        """Bounds with unit, and default, as in `16..4096 pixels` and `1..8; default: 2`; may be empty."""
+        allowed = " ".join(filter(None, (str(self.bounds or ""), self.unit)))
+        default = f"{self.default:g}" if isinstance(self.default, float) else self.default
+        return "; ".join(filter(None, (allowed, f"default: {default}" if default not in (None, "") else "")))
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """The text with other names for tensors. names: by tensor name."""
+    return re.sub(r"\b[A-Z][A-Z0-9_]+\b", lambda found: names.get(found[0], found[0]), text)
 
 
 def _value(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
@@ -100,11 +126,19 @@ IMAGE_STRENGTH = _per_image(
     default=limits.DEFAULT_STRENGTH,
     on_page=True,
 )
+SIMILARITY = _per_image(
+    "SIMILARITY",
+    DType.FP32,
+    "How much of an image counts, on a calibrated scale, instead of IMAGE_STRENGTH: 0 is none of it, 0.5 half, 1 all. "
+    "The client converts it to IMAGE_STRENGTH",
+    bounds=_FRACTION,
+)
 IMAGE_BLEND = _value(
     "IMAGE_BLEND",
     DType.BYTES,
     "How several images are combined: `concat` uses all of their tokens, `sum` is diffusers' weighted sum of their "
     "tokens. With `sum`, IMAGE_STRENGTH is diffusers' `prompt_embeds_scale` and `pooled_prompt_embeds_scale`",
+    flags=("--sum",),
     default=limits.BLENDS[0],
     choices=limits.BLENDS,
 )
@@ -114,6 +148,7 @@ IMAGE_DETAIL = _per_image(
     "Number of Redux tokens that are pooled into one along each side of the token grid: 1 keeps all detail, higher "
     "values keep only the composition and the mood. The pooled grid has the side of the full grid divided by this "
     "value, rounded down, and at least one token",
+    flags=("--detail",),
     bounds=Bounds(1, limits.MAX_DETAIL),
     default=1,
     on_page=True,
@@ -122,6 +157,7 @@ IMAGE_DETAIL_FILTER = _per_image(
     "IMAGE_DETAIL_FILTER",
     DType.BYTES,
     "Filter of the pooling: `area` is the mean of a cell, `triangle` is a smoother mean of twice its width",
+    flags=("--detail-filter",),
     default=limits.DETAIL_FILTERS[0],
     choices=limits.DETAIL_FILTERS,
 )
@@ -130,6 +166,7 @@ IMAGE_DETAIL_WEIGHT = _per_image(
     DType.BYTES,
     "Weight of a pooled token: `one`, so that less detail also gives the prompt more influence, or `all`, the number "
     "of tokens that were pooled, so that the image keeps its influence",
+    flags=("--detail-weight",),
     default=limits.DETAIL_WEIGHTS[0],
     choices=limits.DETAIL_WEIGHTS,
 )
@@ -145,6 +182,7 @@ IMAGE_MASK_CROP = _per_image(
     "IMAGE_MASK_CROP",
     DType.INT32,
     "1 crops the image to the bounding box of its mask first",
+    flags=("--crop",),
     bounds=Bounds(0, 1),
     default=0,
 )
@@ -157,8 +195,12 @@ IMAGE_FIT = _per_image(
     default=limits.FITS[0],
     choices=limits.FITS,
 )
-IMAGE_START = _per_image("IMAGE_START", DType.FP32, _START.format("the image"), bounds=_FRACTION, default=0.0)
-IMAGE_END = _per_image("IMAGE_END", DType.FP32, _END.format("the image"), bounds=_FRACTION, default=1.0)
+IMAGE_START = _per_image(
+    "IMAGE_START", DType.FP32, _START.format("the image"), flags=("--start",), bounds=_FRACTION, default=0.0
+)
+IMAGE_END = _per_image(
+    "IMAGE_END", DType.FP32, _END.format("the image"), flags=("--end",), bounds=_FRACTION, default=1.0
+)
 
 # Prompts.
 PROMPT = _value(
@@ -270,7 +312,7 @@ LORA = Parameter(
     "Names of LoRA adapters to apply: files of the server's adapter folder, without `.safetensors`",
     optional=True,
     max_length=limits.MAX_LORAS,
-    flags=None,
+    flags=("--lora",),
 )
 LORA_SCALE = Parameter(
     "LORA_SCALE",
@@ -289,6 +331,7 @@ OUTPUT_FORMAT = _value(
     f"Format of the generated images: {', '.join(limits.FORMATS)}. With `{limits.BASE64_SUFFIX}` appended, the image "
     "is returned as base64 text",
     default=limits.DEFAULT_FORMAT,
+    client_choices=limits.FORMATS,
     flags=("--format",),
     openai=RestField(),
 )
@@ -307,7 +350,7 @@ PREVIEW_STEPS = _value(
     unit="steps",
     bounds=Bounds(0, limits.MAX_STEPS),
     default=0,
-    flags=None,
+    flags=("--preview-steps",),
 )
 PREVIEW_METHOD = _value(
     "PREVIEW_METHOD",
@@ -316,7 +359,6 @@ PREVIEW_METHOD = _value(
     "the latents, which takes longer, so a preview can come some steps later or be left out",
     default=limits.DEFAULT_PREVIEW_METHOD,
     choices=limits.PREVIEW_METHODS,
-    flags=None,
 )
 START_STEP = _value(
     "START_STEP",
@@ -379,6 +421,7 @@ CONTROL_KIND = _value(
     "CONTROL_KIND",
     DType.BYTES,
     "`photo`: edges are detected in the image; `edges`: the image is an edge map, white on black",
+    flags=("--edges-ready",),
     default=limits.CONTROL_KINDS[0],
     choices=limits.CONTROL_KINDS,
     genserve=RestField(),

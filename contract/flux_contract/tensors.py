@@ -1,4 +1,4 @@
-"""What a tensor is: name, type, shape, meaning, bounds; and the check that every side runs on a value."""
+"""Tensors: name, type, shape, meaning and bounds, and the check of values that client and server share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flux_contract.errors import InvalidRequest
 
-#: A numpy array of any type; what it holds is said where it is used.
+#: A numpy array of any type.
 Array = NDArray[Any]
 
 
@@ -42,7 +42,7 @@ class Bounds:
         return f"{self.low:g}..{self.high:g}" if self.high < 2**62 else f"{self.low:g}..2^63-1"
 
     def broken_by(self, values: Array) -> Array:
-        """The values that are out of bounds or not finite."""
+        """The values that are out of bounds or not numbers."""
         broken: Array = values[~((values >= self.low) & (values <= self.high))]
         return broken
 
@@ -51,8 +51,8 @@ class Bounds:
 class Tensor:
     """One input or output of a model, without Triton's batch dimension.
 
-    shape: -1 is any length. default: what an absent optional input means; None where the checkpoint or the
-    presence of other inputs decides, as `meaning` says.
+    shape: -1 is any length. default: of an optional input; None if the checkpoint or other inputs decide, as `meaning`
+    says. choices: of a text; empty for any text.
     """
 
     name: str
@@ -64,14 +64,13 @@ class Tensor:
     bounds: Bounds | None = None
     default: int | float | str | None = None
     max_length: int | None = None
-    #: Of a text: what it may be; empty for any.
     choices: tuple[str, ...] = ()
 
     def check(self, model: str, values: Array) -> None:
         """Check values of this tensor, without the batch dimension.
 
-        Raises InvalidRequest: wrong shape, more than `max_length` values, out of bounds, not a number, or none of the
-        choices.
+        Raises InvalidRequest: wrong shape, more than `max_length` values, out of bounds, not a number, or not one of
+        the choices.
         """
         if values.ndim != len(self.shape) or any(
             w not in (-1, g) for w, g in zip(self.shape, values.shape, strict=True)
@@ -89,20 +88,20 @@ class Tensor:
                     )
 
     def value_in(self, values: Mapping[str, Array], default: float | None = None) -> Any:
-        """The one value given under this tensor's name; where there is none, `default`, or else the contract's."""
+        """The value of this tensor; if there is none, `default`, or else the contract's default."""
         if self.name in values:
             return values[self.name].item()
         return self.default if default is None else default
 
     def texts_in(self, values: Mapping[str, Array]) -> list[str]:
-        """The texts given under this tensor's name. Raises KeyError: there are none."""
+        """The texts of this tensor. Raises KeyError: there are none."""
         return list(map(_text, values[self.name].tolist()))
 
     def values_in(self, values: Mapping[str, Array], count: int, of_what: str = "pictures") -> list[Any]:
-        """The values given under this tensor's name, one for each of `count` things; what has choices as str.
+        """The values of this tensor, one for each of `count` things. Values of a tensor with choices are str.
 
-        One value serves all of them; where there is none, the contract's default does.
-        Raises InvalidRequest: there are several, but not `count`.
+        One value is used for all of them. If there is none, the contract's default is used.
+        Raises InvalidRequest: there are several values, but not `count`.
         """
         if self.name not in values:
             return [self.default] * count
@@ -116,14 +115,14 @@ class Tensor:
         return given
 
     def array(self, values: Any) -> Array:
-        """Values as an array of this tensor's type; a single value becomes an array of one."""
+        """Values as an array of this tensor's type. A single value becomes an array of one value."""
         if self.dtype is DType.BYTES:
             items = [values] if isinstance(values, (bytes, str)) else list(values)
             texts = np.empty(len(items), dtype=np.object_)
             texts[:] = [item.encode() if isinstance(item, str) else item for item in items]
             return texts
         array: Array = np.atleast_1d(np.asarray(values))
-        # numpy takes an empty list for float64.
+        # An empty list becomes float64.
         return array.astype(self.dtype.numpy_type, casting="same_kind" if array.size else "unsafe")
 
 
@@ -133,7 +132,7 @@ def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:
 
 
 def _text(value: Any) -> Any:
-    """Triton's bytes as text; what is no UTF-8 shows what it has instead."""
+    """Triton's bytes as text. Bytes that are not UTF-8 are escaped."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 

@@ -1,26 +1,25 @@
-"""The contract as Triton's `config.pbtxt`, and as the tables in docs/tensors.md and docs/metrics.md.
+"""Renders Triton's `config.pbtxt` of every model and ensemble.
 
-Configs are full, so that the server runs with `--disable-auto-complete-config`: completing them would start a
-throw-away process of every model.
+The configs are complete, so that the server can run with `--disable-auto-complete-config`. Otherwise Triton would start
+an extra process of every model to complete them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flux_contract.metrics import HEARTBEAT, METRICS, PRIVATE_MEMORY, SHARED_MEMORY
 from flux_contract.models import ENSEMBLES, FLUX_BASE, MODELS, Ensemble, Model
 from flux_contract.tensors import Tensor
 
-#: GPUs of the seed's machine; one instance of every GPU model on each.
+#: Each GPU has one instance of every model that needs a GPU.
 DEFAULT_GPUS = (7, 8)
-#: Profiles beside `config.pbtxt`, chosen by `--model-config-name`: the GPUs that each pins to; none is the CPU.
+#: Configs beside `config.pbtxt`, which `--model-config-name` selects, and the GPUs of each; none means the CPU.
 PROFILES: dict[str, tuple[int, ...]] = {"cpu": (), "k8s": (0,)}
 
-_HEADER = "# Rendered from contract/flux_contract by scripts/render_configs; edit there.\n"
+_HEADER = "# Rendered from contract/flux_contract by scripts/render; edit there.\n"
 
 
 def gpu_list(text: str) -> tuple[int, ...]:
@@ -35,7 +34,7 @@ def gpu_list(text: str) -> tuple[int, ...]:
 
 
 def render_model(model: Model, gpus: tuple[int, ...]) -> str:
-    """`config.pbtxt` of one model. gpus: device ids to pin to, one instance on each; empty: the CPU."""
+    """`config.pbtxt` of one model. gpus: one instance on each of these devices; if empty, the CPU."""
     lines = [
         _HEADER + f"# {model.purpose}.",
         f'name: "{model.name}"',
@@ -61,7 +60,7 @@ def render_model(model: Model, gpus: tuple[int, ...]) -> str:
 
 
 def render_ensemble(ensemble: Ensemble) -> str:
-    """`config.pbtxt` of an ensemble; it is the same on every machine."""
+    """`config.pbtxt` of an ensemble, which is the same on every machine."""
     lines = [
         _HEADER + f"# {ensemble.purpose}.",
         f'name: "{ensemble.name}"',
@@ -79,67 +78,23 @@ def render_ensemble(ensemble: Ensemble) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def render_all(gpus: tuple[int, ...] = DEFAULT_GPUS, cpu_instances: int = FLUX_BASE.cpu_instances) -> dict[Path, str]:
+def render_all(
+    gpus: tuple[int, ...] = DEFAULT_GPUS,
+    cpu_instances: int = FLUX_BASE.cpu_instances,
+    models: Sequence[Model] = MODELS,
+    ensembles: Sequence[Ensemble] = ENSEMBLES,
+) -> dict[Path, str]:
     """Every config file, by its path inside the model repository. cpu_instances: of flux_base without GPUs."""
     files: dict[Path, str] = {}
-    for declared in MODELS:
-        model = replace(declared, cpu_instances=cpu_instances) if declared is FLUX_BASE else declared
+    for declared in models:
+        model = replace(declared, cpu_instances=cpu_instances) if declared.name == FLUX_BASE.name else declared
         files[Path(model.name, "config.pbtxt")] = render_model(model, gpus)
         if model.needs_gpu:
             for profile, pinned in PROFILES.items():
                 files[Path(model.name, "configs", f"{profile}.pbtxt")] = render_model(model, pinned)
-    for ensemble in ENSEMBLES:
+    for ensemble in ensembles:
         files[Path(ensemble.name, "config.pbtxt")] = render_ensemble(ensemble)
     return files
-
-
-def render_tables() -> str:
-    """Every model's tensors as Markdown."""
-    parts = [
-        "# Tensors\n",
-        "Rendered from `contract/flux_contract` by `scripts/render_configs`. Shapes are without the batch "
-        "dimension; every model here takes requests of batch size 1, so `IMAGE` of two pictures has shape `[1, 2]`.\n",
-    ]
-    everything: list[Ensemble | Model] = [*ENSEMBLES, *MODELS]
-    for model in everything:
-        kind = "ensemble" if isinstance(model, Ensemble) else "model"
-        parts.append(f"## {model.name} ({kind})\n\n{model.purpose}.\n")
-        parts.append("| | tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|---|")
-        parts += [_row("in", tensor) for tensor in model.inputs] + [_row("out", tensor) for tensor in model.outputs]
-        if isinstance(model, Model) and model.parameters:
-            parts.append("\n| parameter | default | meaning |\n|---|---|---|")
-            parts += [f"| `{p.name}` | `{p.default}` | {p.meaning} |" for p in model.parameters]
-        parts.append("")
-    return "\n".join(parts)
-
-
-def render_metrics() -> str:
-    """What the models publish, as Markdown."""
-    parts = [
-        "# Metrics\n",
-        "Rendered from `contract/flux_contract` by `scripts/render_configs`. Beside Triton's own metrics, each "
-        f"instance of `{FLUX_BASE.name}` publishes these on the metrics port, with the labels `model` and `instance`; "
-        f"`{HEARTBEAT.name}`, `{PRIVATE_MEMORY.name}` and `{SHARED_MEMORY.name}` are of each instance of every Python "
-        "model. On a GPU the instance's name ends with its number, such as `flux_base_0_0_gpu7`, because Triton gives "
-        "the instances of one group on several GPUs the same name. "
-        "Prometheus calls the label `exported_instance`, since `instance` is its own name for what it scrapes. "
-        "Triton's own "
-        f"compute and queue times of `{FLUX_BASE.name}` say nothing: its `execute` returns before the work begins.\n",
-        "| metric | kind | what it counts | question that it answers |\n|---|---|---|---|",
-        *(f"| `{m.name}` | {m.kind.value} | {m.meaning} | {m.question} |" for m in METRICS),
-        "",
-        "Worth a graph:\n",
-        "| expression | meaning |\n|---|---|",
-        "| `rate(flux_forward_seconds_total[1m])` | share of time in which the transformer runs |",
-        "| `rate(flux_rows_per_step_sum[1m]) / rate(flux_rows_per_step_count[1m])` | images that share a step |",
-        "| `rate(flux_tokens_total[1m])` | tokens per second, whatever the sizes |",
-        "| `sum by (exported_instance) (rate(flux_tokens_total[5m]))` | the share of the work of each instance |",
-        "| `time() - flux_heartbeat_seconds` | seconds since the process was last alive |",
-        '| `rate(flux_jobs_total{outcome="done"}[1m])` | pictures per second |',
-        "| `histogram_quantile(0.95, sum by (le) (rate(flux_queue_seconds_bucket[5m])))` | wait of the slowest 5 % |",
-        "",
-    ]
-    return "\n".join(parts)
 
 
 def _tensors(kind: str, tensors: tuple[Tensor, ...], ragged: bool = False) -> Iterator[str]:
@@ -152,22 +107,3 @@ def _tensors(kind: str, tensors: tuple[Tensor, ...], ragged: bool = False) -> It
             fields.append("allow_ragged_batch: true")
         yield "  { " + ", ".join(fields) + " }" + ("," if index + 1 < len(tensors) else "")
     yield "]"
-
-
-def _row(direction: str, tensor: Tensor) -> str:
-    default = "required" if direction == "in" and not tensor.optional else ""
-    if tensor.default not in (None, ""):
-        default = f"`{tensor.default}`"
-    bounds = str(tensor.bounds) if tensor.bounds else ""
-    unit = f" ({tensor.unit})" if tensor.unit else ""
-    shape = ", ".join(map(str, tensor.shape))
-    cells = (
-        direction,
-        f"`{tensor.name}`",
-        tensor.dtype.wire_name,
-        f"[{shape}]",
-        default,
-        bounds,
-        tensor.meaning + unit,
-    )
-    return "| " + " | ".join(cells) + " |"

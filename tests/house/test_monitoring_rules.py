@@ -31,7 +31,7 @@ def test_promtool_agrees(command: str) -> None:
 
 
 def test_rendered_files_are_the_committed_ones() -> None:
-    subprocess.run([sys.executable, ROOT / "scripts" / "render_monitoring", "--check"], check=True)
+    subprocess.run([sys.executable, ROOT / "scripts" / "render", "--check"], check=True)
 
 
 def test_the_prometheus_rule_holds_the_same_groups() -> None:

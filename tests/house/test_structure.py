@@ -145,7 +145,7 @@ def test_tensor_names_are_literals_only_in_the_contract() -> None:
 
 
 def test_rendered_files_are_the_committed_ones() -> None:
-    subprocess.run([sys.executable, ROOT / "scripts" / "render_configs", "--check"], check=True)
+    subprocess.run([sys.executable, ROOT / "scripts" / "render", "--check"], check=True)
 
 
 def test_no_two_test_files_have_the_same_name() -> None:

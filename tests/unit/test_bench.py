@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from flux_contract.modes import BY_NAME
 from flux_tools.bench import figures, load, memory_report, pictures, report
 from flux_tools.bench.engine_metrics import SHARES, StepShare, growth, parse_counters, rows_per_step, share_of
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.perf_input import request
 from flux_tools.bench.plan import (
-    MODES,
-    WORKLOADS,
+    WORKLOAD_NAMES,
     ImageOptions,
     Workload,
     WorkloadKind,
@@ -33,6 +33,7 @@ from flux_tools.bench.plan import (
 from flux_tools.bench.processes import model_in, resident_in
 from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, RequestOutcome, merged
 from flux_tools.bench.storages import bytes_in, bytes_of
+from flux_tools.bench.workloads import WORKLOADS
 from flux_tools.documents import replaced, table
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
@@ -59,6 +60,10 @@ def test_a_workload_is_the_same_every_time_and_longer_ones_begin_alike() -> None
     assert len({wish.seed for wish in mixed.wishes(40)}) == 40
 
 
+def test_the_command_line_names_every_workload() -> None:
+    assert tuple(WORKLOADS) == WORKLOAD_NAMES
+
+
 def test_a_mix_has_every_kind_equally_often() -> None:
     mixed = WORKLOADS["mixed"]
     assert Counter(wish.kind for wish in mixed.wishes(40)) == dict.fromkeys(mixed.kinds, 5)
@@ -69,8 +74,8 @@ def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
     kinds = WORKLOADS["mixed"].kinds
     for values in zip(*kinds, strict=True):
         assert len(set(Counter(values).values())) == 1
-    assert {kind.mode for kind in kinds} == set(MODES)
-    for mode in MODES:
+    assert {kind.mode for kind in kinds} == set(BY_NAME)
+    for mode in BY_NAME:
         assert {(kind.side, kind.steps) for kind in kinds if kind.mode == mode} in (
             {(64, 4), (256, 50)},
             {(64, 50), (256, 4)},

@@ -14,7 +14,7 @@ from flux_client.cli import main
 from flux_client.cli.parser import make_parser
 from flux_client.cli.tasks import plan
 from flux_client.fake import FakeTransport
-from flux_client.strength import weight_of
+from flux_client.similarity import weight_of
 
 
 def picture(path, colour="red"):
@@ -93,7 +93,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "--mask",
         str(picture(tmp_path / "mask.png")),
         "--crop",
-        "--fit",
+        "--image-fit",
         "contain",
         "--start",
         "0.25",
@@ -173,7 +173,7 @@ def test_many_pictures_are_one_request_each_and_show_progress(tmp_path, capsys):
 def test_blended_pictures_are_one_request(tmp_path):
     command = Command()
     pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
-    assert command("redux", *pictures, "--blend", "--strength", "1,0.5", "-o", tmp_path / "out") == 0
+    assert command("redux", *pictures, "--blend", "--similarity", "1,0.5", "-o", tmp_path / "out") == 0
     [sent] = command.transport.sent
     assert sent.request.inputs["IMAGE"].shape == (1, 2)
     assert sent.request.inputs["IMAGE_STRENGTH"].tolist() == [[1, pytest.approx(weight_of(0.5))]]
@@ -210,7 +210,7 @@ def test_a_picture_given_is_never_overwritten(tmp_path, capsys):
     before = (tmp_path / "cat-42.png").read_bytes()
     assert Command()("redux", picture(tmp_path / "cat.png"), given, "-o", tmp_path) == 1
     assert (tmp_path / "cat-42.png").read_bytes() == before
-    assert "is one of the pictures given" in capsys.readouterr().err
+    assert "is one of the input images" in capsys.readouterr().err
 
 
 def test_one_failure_is_one_line_and_the_others_are_made(tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_a_picture_given_is_never_overwritten_by_a_preview(tmp_path, capsys):
     argv = ["-o", tmp_path / "out", "--previews", tmp_path]
     assert Command()("redux", picture(tmp_path / "cat.png"), given, *argv) == 1
     assert (tmp_path / "cat-0-5.jpg").read_bytes() == before
-    assert "is one of the pictures given" in capsys.readouterr().err
+    assert "is one of the input images" in capsys.readouterr().err
 
 
 def bar_of(monkeypatch, capsys, is_terminal, *argv):
@@ -324,8 +324,12 @@ def test_not_ready_is_one_line_and_exit_code_one(capsys):
         ["redux"],
         ["redux", "a.png", "--steps", "many"],
         ["redux", "a.png", "--protocol", "smtp"],
-        ["redux", "a.png", "--strength", "strong"],
+        ["redux", "a.png", "--similarity", "strong"],
+        ["redux", "a.png", "--similarity", "0.5,1"],
+        ["redux", "a.png", "--strength", "0.5"],
+        ["redux", "a.png", "--fit", "contain"],
         ["redux", "a.png", "--preview-steps", "3"],
+        ["redux", "a.png", "--preview-method", "vae"],
         ["redux", "a.png", "--previews", "seen", "--protocol", "http"],
         ["redux", "a.png", "b.png", "--mask", "a-mask.png", "--mask", "b-mask.png"],
         ["redux", "a.png", "--detail", "1,2"],

@@ -138,7 +138,9 @@ def test_over_http_each_mode_is_asked_plainly(tmp_path):
 
 def test_previews_of_a_prompt_are_named_by_it(tmp_path):
     argv = ["--previews", tmp_path / "seen", "--preview-steps", 3, "--steps", 6, "-o", tmp_path / "out"]
-    assert Command()("text2img", "an owl", *argv) == 0
+    command = Command()
+    assert command("text2img", "an owl", *argv, "--preview-method", "vae") == 0
+    assert sent_by(command)[0][1]["PREVIEW_METHOD"] == [b"vae"]
     assert names_in(tmp_path / "seen") == ["an-owl-0-3.jpg"]
 
 
@@ -158,7 +160,7 @@ def test_nothing_given_is_ever_overwritten(tmp_path, monkeypatch, capsys, comman
     before = (tmp_path / given).read_bytes()
     assert Command()(command, "cat.png", *argv, "-o", ".") == 1
     assert (tmp_path / given).read_bytes() == before
-    assert "is one of the pictures given" in capsys.readouterr().err
+    assert "is one of the input images" in capsys.readouterr().err
 
 
 def test_a_terminal_shows_the_steps_that_the_server_tells(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,7 @@ from flux_client import (
     Variation,
 )
 from flux_client.fake import AsyncFakeTransport, FakeTransport
-from flux_client.strength import weight_of
+from flux_client.similarity import weight_of
 
 SOON = RetryPolicy(attempts=2, first_delay_s=0.001)
 
@@ -196,10 +196,11 @@ def test_a_stream_gives_the_pictures_of_its_mode_s_call(caller, mode, arguments)
 
 
 @pytest.mark.parametrize(
-    ("mode", "name", "value"), [("redux", "IMAGE_STRENGTH", weight_of(0.5)), ("img2img", "STRENGTH", 0.5)]
+    ("mode", "keyword", "name", "value"),
+    [("redux", "similarity", "IMAGE_STRENGTH", weight_of(0.5)), ("img2img", "strength", "STRENGTH", 0.5)],
 )
-def test_a_stream_s_strength_means_what_it_means_to_its_mode(caller, mode, name, value):
-    caller.stream(png(), mode=mode, strength=0.5)
+def test_a_stream_accepts_similarity_and_strength_in_their_own_modes(caller, mode, keyword, name, value):
+    caller.stream(png(), mode=mode, **{keyword: 0.5})
     _, inputs = caller.sent()
     assert inputs[name] == [pytest.approx(value)]
 

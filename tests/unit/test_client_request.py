@@ -11,27 +11,27 @@ from PIL import Image
 
 from flux_client import (
     AsyncFluxClient,
-    CannyKnobs,
-    EdgePictureKnobs,
+    CannyOptions,
+    EdgesOptions,
     FluxClient,
     GenerationFailed,
-    Img2ImgKnobs,
+    Img2ImgOptions,
     InvalidRequest,
     ModeName,
-    ReduxKnobs,
-    StreamKnobs,
-    Text2ImgKnobs,
+    ReduxOptions,
+    StreamOptions,
+    Text2ImgOptions,
     Variation,
 )
 from flux_client.edges import read_edges
-from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS, keyword_of
+from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS
 from flux_client.opening import open_transport
 from flux_client.request import call_request, edges_request, stream_request
-from flux_client.strength import CURVE, weight_of
+from flux_client.similarity import CURVE, weight_of
 from flux_client.variation import read_variations
-from flux_contract import limits
-from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
 from flux_contract.models import BY_MODE, FLUX_STREAM
+from flux_contract.modes import BY_NAME
+from flux_contract.parameters import Parameter
 
 
 def png(size=(8, 8)):
@@ -46,16 +46,18 @@ def redux_request(images, knobs):
 
 #: The knobs of each call, and what it takes beside them.
 CALLS = {
-    "redux": (ReduxKnobs, {"images"}),
-    "img2img": (Img2ImgKnobs, {"images"}),
-    "text2img": (Text2ImgKnobs, {"prompt"}),
-    "canny": (CannyKnobs, {"control_image", "images"}),
+    "redux": (ReduxOptions, {"images"}),
+    "img2img": (Img2ImgOptions, {"images"}),
+    "text2img": (Text2ImgOptions, {"prompt"}),
+    "canny": (CannyOptions, {"control_image", "images"}),
 }
 PREVIEWS = {"preview_steps", "preview_method"}
+#: Tensors that the client sets itself.
+OF_STREAMS = {"STREAM_TOKEN", "CANCEL"}
 
 
 def test_every_mode_of_the_contract_is_a_call():
-    assert get_args(ModeName) == limits.MODES == tuple(BY_MODE) == tuple(CALLS)
+    assert get_args(ModeName) == tuple(BY_NAME) == tuple(BY_MODE) == tuple(CALLS)
 
 
 @pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
@@ -66,19 +68,20 @@ def test_the_inputs_of_an_ensemble_are_what_its_call_may_be_told(client, mode):
     assert {*knobs.__annotations__, *others, *PREVIEWS} == STREAM_KEYWORDS[mode].keys()
     taken = signature(getattr(client, mode)).parameters
     assert others < taken.keys()
-    assert taken["knobs"].annotation == f"Unpack[{knobs.__name__}]"
+    assert taken["options"].annotation == f"Unpack[{knobs.__name__}]"
 
 
 @pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
 def test_the_inputs_of_flux_stream_are_what_stream_may_be_told(client):
     taken = signature(client.stream).parameters
     assert {"images", "mode", *PREVIEWS} < taken.keys()
-    told = {*StreamKnobs.__annotations__, *PREVIEWS, "images", "mode"}
-    assert told == {keyword_of(tensor) for tensor in FLUX_STREAM.inputs if tensor not in (STREAM_TOKEN, CANCEL)}
+    told = {*StreamOptions.__annotations__, *PREVIEWS, "images"}
+    assert told == {each.python_name for each in FLUX_STREAM.inputs if isinstance(each, Parameter)} | {"similarity"}
+    assert {each.name for each in FLUX_STREAM.inputs if not isinstance(each, Parameter)} == {"MODE", *OF_STREAMS}
 
 
 def test_the_inputs_of_canny_edges_are_what_edges_may_be_told():
-    assert {*EdgePictureKnobs.__annotations__, "control_image"} == EDGES_KEYWORDS.keys()
+    assert {*EdgesOptions.__annotations__, "control_image"} == EDGES_KEYWORDS.keys()
 
 
 @pytest.mark.parametrize("mode", CALLS)
@@ -98,6 +101,8 @@ def test_what_the_models_tell_each_other_is_no_knob(mode):
     ("mode", "unknown"),
     [
         ("redux", "fit"),
+        ("redux", "strength"),
+        ("img2img", "similarity"),
         ("redux", "control_image"),
         ("img2img", "control_scale"),
         ("text2img", "strength"),
@@ -378,30 +383,30 @@ def test_a_url_is_a_host_and_a_port(url):
         open_transport("grpc", url)
 
 
-def test_strength_is_a_scale_from_no_picture_to_the_whole_picture():
+def test_similarity_is_a_scale_from_no_image_to_the_whole_image():
     curve = [weight_of(share / 20) for share in range(21)]
     assert curve[0] == 0
     assert curve[-1] == 1
     assert curve == sorted(curve)
-    sent = redux_request([b"one", b"two"], {"strength": [0.5, 1]}).inputs["IMAGE_STRENGTH"]
+    sent = redux_request([b"one", b"two"], {"similarity": [0.5, 1]}).inputs["IMAGE_STRENGTH"]
     assert sent.tolist() == [[pytest.approx(weight_of(0.5)), 1]]
 
 
-def test_half_a_strength_goes_half_of_the_measured_way():
+def test_a_similarity_of_one_half_is_halfway_on_the_measured_curve():
     curve = json.loads(CURVE.read_text())
     weights, shares = zip(*curve, strict=True)
     assert np.interp(weight_of(0.5), weights, shares) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("strength", [1.5, -0.1, float("nan"), "half", True, [0.5, 2]])
-def test_a_strength_beyond_its_scale_is_refused(strength):
-    with pytest.raises(InvalidRequest, match=r"strength=.*, expected 0\.\.1; image_strength takes weights"):
-        redux_request([b"one", b"two"], {"strength": strength})
+@pytest.mark.parametrize("similarity", [1.5, -0.1, float("nan"), "half", True, [0.5, 2]])
+def test_a_similarity_out_of_bounds_is_rejected(similarity):
+    with pytest.raises(InvalidRequest, match=r"similarity=.*, expected 0\.\.1; image_strength accepts weights"):
+        redux_request([b"one", b"two"], {"similarity": similarity})
 
 
 def test_two_scales_at_once_are_refused():
-    with pytest.raises(InvalidRequest, match="strength and image_strength are two scales of the same"):
-        redux_request(b"picture", {"strength": 0.5, "image_strength": 0.5})
+    with pytest.raises(InvalidRequest, match="similarity and image_strength set the same weight"):
+        redux_request(b"picture", {"similarity": 0.5, "image_strength": 0.5})
 
 
 def test_every_picture_may_have_a_mask_or_none():

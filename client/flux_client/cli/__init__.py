@@ -1,7 +1,8 @@
 """The command `flux-client`.
 
-It streams where the protocol does, for the bar and so that Ctrl-C ends the work at the server too. `parser` reads the
-command line, `arguments` says what it means to the client, `tasks` which requests it asks for, `generation` makes them.
+It uses streams if the protocol has them, for the progress bar and so that Ctrl-C cancels the request at the server.
+`parser` reads the command line, `mode_arguments` derives the options of a mode from the contract, `values` converts
+them to keyword arguments, `tasks` plans the requests, and `generation` sends them.
 """
 
 from flux_client.cli.command import main

@@ -1,4 +1,4 @@
-"""From a command line to an exit code."""
+"""Runs a command line and returns its exit code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flux_client.cli.parser import check, make_parser
 from flux_client.client import FluxClient
 from flux_contract.errors import FluxError
 
-#: What a shell says of a command that Ctrl-C ended.
+#: Exit code of a command that Ctrl-C ended, as in a shell.
 _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None, open_client: Callable[..., FluxClient] = FluxClient) -> int:
-    """Returns the exit code: 0 all well, 1 something failed, 130 after Ctrl-C; a wrong command line exits with 2."""
+    """Returns the exit code: 0 success, 1 something failed, 130 after Ctrl-C; a wrong command line exits with 2."""
     parser = make_parser()
     options = parser.parse_args(argv)
     check(parser, options)

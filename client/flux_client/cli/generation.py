@@ -1,4 +1,4 @@
-"""From options to files: each task's request, and what comes of it."""
+"""Sends the request of each task and writes its images, previews and edge maps."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flux_client.cli.arguments import knobs_of, preview_steps_of
 from flux_client.cli.meter import Meter
+from flux_client.cli.mode_arguments import DEFAULT_PREVIEW_STEPS
 from flux_client.cli.outputs import Names, failed, free
 from flux_client.cli.tasks import GenerationTask, plan
+from flux_client.cli.values import keywords_from
 from flux_client.client import FluxClient
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
 from flux_client.variation import Variation
+from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 
 
@@ -22,17 +24,17 @@ def generate(client: FluxClient, options: argparse.Namespace) -> int:
     for folder in filter(None, (options.out, options.previews, options.edges_out)):
         _make_folder(folder)
     exit_code, names = 0, Names()
-    knobs, tasks = knobs_of(options), plan(options)
+    common, tasks = keywords_from(options), plan(options)
     with Meter(options, len(tasks)) as meter:
         for task in tasks:
-            arguments = {**knobs, **task.arguments}
+            arguments = {**common, **task.arguments}
             try:
                 if options.edges_out is not None:
                     _write_edges(client, task, arguments, options)
                 for variation in _variations(client, task, arguments, options, meter):
                     target = free(options.out / f"{task.stem}-{variation.seed}.{variation.format}", options)
                     names.tell(variation.save(target))
-            except Exception as error:  # whatever is wrong with this one, the next may be well
+            except Exception as error:  # one failure does not end the others
                 exit_code = failed(error, task.name)
             meter.task_done()
     return exit_code or names.exit_code
@@ -48,12 +50,13 @@ def _make_folder(folder: Path) -> None:
 def _variations(
     client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace, meter: Meter
 ) -> list[Variation]:
-    """Of one task; previews are written as they come."""
+    """Images of one task. Previews are written as they arrive."""
     if options.protocol != STREAMING_PROTOCOL:
         made: list[Variation] = getattr(client, options.command)(**arguments)
         return made
     variations: list[Variation] = []
-    with client.stream(mode=options.command, preview_steps=preview_steps_of(options), **arguments) as stream:
+    previews = {"preview_steps": _preview_steps(options), "preview_method": options.preview_method}
+    with client.stream(mode=options.command, **previews, **arguments) as stream:
         for event in stream:
             if isinstance(event, Variation):
                 variations.append(event)
@@ -63,6 +66,14 @@ def _variations(
                 name = f"{task.stem}-{event.image}-{event.step}.jpg"
                 event.preview.save(free(options.previews / name, options))
     return variations
+
+
+def _preview_steps(options: argparse.Namespace) -> int | None:
+    given: int | None = options.preview_steps
+    if options.previews is None or given is not None:
+        return given
+    steps = options.num_inference_steps or limits.DEFAULT_STEPS
+    return min(DEFAULT_PREVIEW_STEPS, max(1, steps // 2))
 
 
 def _write_edges(

@@ -1,4 +1,4 @@
-"""The bar."""
+"""The progress bar."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from flux_contract import limits
 
 
 class Meter:
-    """On stderr: denoising steps of all images where that is a terminal, else tasks, if there are several.
+    """Progress bar on stderr.
 
-    Only a stream tells steps, and nobody watches a file. How many steps there are is the server's to say.
+    It counts the denoising steps of all images if stderr is a terminal and the protocol reports steps. Otherwise it
+    counts tasks, if there are several. The server reports the number of steps.
     """
 
     def __init__(self, options: argparse.Namespace, tasks: int) -> None:
         is_watched = sys.stderr is not None and sys.stderr.isatty()
         self._by_steps = options.protocol == STREAMING_PROTOCOL and is_watched
         self._tasks = tasks
-        self._images = options.number or len(options.seed or ()) or limits.DEFAULT_IMAGES
+        self._images = options.num_images or len(options.seed or ()) or limits.DEFAULT_IMAGES
         self._steps_of_task = 0
         self._steps_done: dict[int, int] = {}
         self._tasks_done = 0
@@ -42,7 +43,7 @@ class Meter:
             self._advance(self._tasks_done * self._steps_of_task + sum(self._steps_done.values()))
 
     def task_done(self) -> None:
-        """Whatever became of it, and however much of its progress was lost on the way."""
+        """Count a task that succeeded or failed, even if some of its progress was not received."""
         self._tasks_done += 1
         self._steps_done.clear()
         self._advance(self._tasks_done * (self._steps_of_task if self._by_steps else 1))

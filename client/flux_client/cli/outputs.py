@@ -1,4 +1,4 @@
-"""What the command writes: files beside those it was given, their names on stdout, and failures on stderr."""
+"""Output of the command: files, their names on stdout, and errors on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flux_contract.errors import FluxError, InvalidRequest
 
 
 class Names:
-    """The files' names on stdout. Where nobody takes them any more, the pictures are written all the same."""
+    """Prints the names of files on stdout. If stdout fails, the images are still written."""
 
     def __init__(self) -> None:
         self.exit_code = 0
@@ -28,21 +28,21 @@ class Names:
             sys.stdout.flush()
         except OSError as error:
             self.exit_code = failed(error, "standard output")
-            # What is left in its buffer must not fail once more when Python ends.
+            # Otherwise Python would write the rest of the buffer at exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def free(target: Path, options: argparse.Namespace) -> Path:
-    """`target`. Raises InvalidRequest: it is one of the pictures given."""
-    given = (*options.pictures, *options.reference, *(options.mask or ()))
+    """Return `target`. Raises InvalidRequest: it is one of the input images."""
+    given = (*options.pictures, *options.reference, *(options.image_mask or ()))
     # Unlike `Path.resolve`, this raises for no file, not even for links that lead in a circle.
     if os.path.realpath(target) in {os.path.realpath(picture) for picture in given}:
-        raise InvalidRequest(f"{target} is one of the pictures given; choose another folder")
+        raise InvalidRequest(f"{target} is one of the input images; choose another folder")
     return target
 
 
 def failed(error: Exception, name: str = "") -> int:
-    """Tells it in one line. Returns the exit code."""
+    """Print the error on one line. Returns the exit code."""
     expected = isinstance(error, (FluxError, OSError))
     line = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
     if sys.stderr is not None:
@@ -52,7 +52,7 @@ def failed(error: Exception, name: str = "") -> int:
 
 
 def printable(text: str, stream: IO[str]) -> str:
-    """The same on one line of this stream: control characters, and those that it cannot encode, as escapes."""
+    """The text on one line: control characters, and those that the stream cannot encode, are escaped."""
     escaped = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return escaped.encode(encoding, "backslashreplace").decode(encoding)

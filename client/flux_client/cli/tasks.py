@@ -1,21 +1,25 @@
-"""Which requests a command line asks for, and how their outputs' names begin."""
+"""Requests of a command line, and how the names of their output files begin."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-#: Bytes of a file's name that come from its picture or prompt; file systems end at 255.
+from flux_client.cli.mode_arguments import blends, takes_prompts
+from flux_contract.modes import Mode
+from flux_contract.parameters import CONTROL_IMAGE
+
+#: Bytes of a file's name that come from its image or prompt. File systems allow 255.
 _MAX_STEM = 200
 #: Characters of a prompt that messages show.
 _MAX_SHOWN = 60
 
 
 class GenerationTask(NamedTuple):
-    """One request: its name in messages, how its outputs' names begin, and its subject by the client's keywords."""
+    """One request. name: in messages. stem: start of the names of its output files. arguments: what it is about."""
 
     name: str
     stem: str
@@ -23,14 +27,14 @@ class GenerationTask(NamedTuple):
 
 
 def plan(options: argparse.Namespace) -> list[GenerationTask]:
-    """One request for each picture or prompt, or one for all; no two begin their outputs' names alike."""
-    tasks = list(_PLANS[options.command](options))
+    """One request for each image or prompt, or one for all images. Stems are unique."""
+    tasks = list(_plan_of(options.mode)(options))
     stems = _distinct(task.stem for task in tasks)
     return [task._replace(stem=stem) for task, stem in zip(tasks, stems, strict=True)]
 
 
-def _redux(options: argparse.Namespace) -> Iterator[GenerationTask]:
-    if options.blend or options.sum:
+def _blended(options: argparse.Namespace) -> Iterator[GenerationTask]:
+    if options.blend or options.image_blend:
         name = ", ".join(map(str, options.pictures))
         yield GenerationTask(name, "+".join(picture.stem for picture in options.pictures), {"images": options.pictures})
     else:
@@ -38,25 +42,31 @@ def _redux(options: argparse.Namespace) -> Iterator[GenerationTask]:
             yield GenerationTask(str(picture), picture.stem, {"images": [picture]})
 
 
-def _img2img(options: argparse.Namespace) -> Iterator[GenerationTask]:
+def _changed(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for picture in options.pictures:
         yield GenerationTask(str(picture), picture.stem, {"images": [picture, *options.reference]})
 
 
-def _text2img(options: argparse.Namespace) -> Iterator[GenerationTask]:
+def _prompted(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for prompt in options.prompts:
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")
         yield GenerationTask(" ".join(prompt.split())[:_MAX_SHOWN], words or "picture", {"prompt": prompt})
 
 
-def _canny(options: argparse.Namespace) -> Iterator[GenerationTask]:
+def _controlled(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for picture in options.pictures:
         yield GenerationTask(
             str(picture), picture.stem, {"control_image": picture, "images": options.reference or None}
         )
 
 
-_PLANS = {"redux": _redux, "img2img": _img2img, "text2img": _text2img, "canny": _canny}
+def _plan_of(mode: Mode) -> Callable[[argparse.Namespace], Iterator[GenerationTask]]:
+    """How the command's images or prompts become requests."""
+    if takes_prompts(mode):
+        return _prompted
+    if CONTROL_IMAGE in mode.subjects:
+        return _controlled
+    return _blended if blends(mode) else _changed
 
 
 def _distinct(stems: Iterable[str]) -> Iterator[str]:

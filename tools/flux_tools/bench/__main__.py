@@ -11,10 +11,11 @@ from flux_serving.launch.processes import end_on_signals
 from flux_tools.bench.checkpoint import FOLDER, ROOT
 from flux_tools.bench.measure import BenchRun, BenchSettings
 from flux_tools.bench.options import read_options
-from flux_tools.bench.plan import WORKLOADS, Workload, WorkloadKind
+from flux_tools.bench.plan import Workload, WorkloadKind
 from flux_tools.bench.plot import draw
 from flux_tools.bench.report import sections
 from flux_tools.bench.results import BenchResults, merged
+from flux_tools.bench.workloads import WORKLOADS
 from flux_tools.demo.asset import expand
 from flux_tools.documents import replaced
 

@@ -8,7 +8,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
+from flux_contract.internal_tensors import OUTPUT_IMAGE
+from flux_contract.modes import BY_NAME
+from flux_tools.bench.inputs import inputs_of
+from flux_tools.bench.plan import ImageOptions
 
 #: Encoded picture and wish in, encoded picture out; raises whatever its library raises. Threads may share one.
 Caller: TypeAlias = Callable[[bytes, ImageOptions], bytes]
@@ -49,31 +52,11 @@ def _pytriton(address: str) -> Caller:
 
 def _raw(address: str) -> Caller:
     def request(picture: bytes, wish: ImageOptions) -> tuple[str, Tensors]:
-        prompt = {"PROMPT": np.array([[wish.prompt.encode()]], dtype=object)}
-        image = np.array([[picture]], dtype=object)
-        fit = {"FIT": np.array([[b"stretch"]], dtype=object)}
-        of_mode: dict[str, Tensors] = {
-            "redux": {"IMAGE": image},
-            "img2img": {
-                "IMAGE": image,
-                "IMAGE_STRENGTH": np.array([[0.0]], np.float32),
-                "STRENGTH": np.array([[STRENGTH]], np.float32),
-                **prompt,
-                **fit,
-            },
-            "text2img": prompt,
-            "canny": {"CONTROL_IMAGE": image, **prompt, **fit},
-        }
-        return f"flux_{wish.mode}", {
-            **of_mode[wish.mode],
-            "HEIGHT": np.array([[wish.side]], np.int32),
-            "WIDTH": np.array([[wish.side]], np.int32),
-            "NUM_INFERENCE_STEPS": np.array([[wish.steps]], np.int32),
-            "GUIDANCE_SCALE": np.array([[GUIDANCE]], np.float32),
-            "SEED": np.array([[wish.seed]], np.int64),
-        }
+        inputs = inputs_of(picture, wish).items()
+        tensors = {parameter.name: parameter.array(value)[np.newaxis] for parameter, value in inputs}
+        return BY_NAME[wish.mode].ensemble.name, tensors
 
-    return _tritonclient(address, request, "OUTPUT_IMAGE")
+    return _tritonclient(address, request, OUTPUT_IMAGE.name)
 
 
 def _tritonclient(address: str, request: Callable[[bytes, ImageOptions], tuple[str, Tensors]], output: str) -> Caller:
@@ -104,22 +87,9 @@ def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
         client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
         def call(picture: bytes, wish: ImageOptions) -> bytes:
-            # What the stock pipelines do: a prompt alone steers, and a picture of another shape is squashed.
-            steered: dict[str, Any] = {"prompt": wish.prompt, "fit": "stretch"}
-            of_mode: dict[str, dict[str, Any]] = {
-                "redux": {"images": picture},
-                "img2img": {"images": picture, "image_strength": 0.0, "strength": STRENGTH, **steered},
-                "text2img": {"prompt": wish.prompt},
-                "canny": {"control_image": picture, **steered},
-            }
-            drawn = getattr(client, wish.mode)(
-                **of_mode[wish.mode],
-                height=wish.side,
-                width=wish.side,
-                num_inference_steps=wish.steps,
-                guidance_scale=GUIDANCE,
-                seed=wish.seed,
-            )
+            inputs = inputs_of(picture, wish).items()
+            keywords = {parameter.python_name: value for parameter, value in inputs}
+            drawn = getattr(client, wish.mode)(**keywords)
             return bytes(drawn[0].data)
 
         return call

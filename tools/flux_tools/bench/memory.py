@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from flux_contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, FLUX_VAE_ENCODER
+from flux_contract.modes import BY_NAME
 from flux_serving.launch.processes import end_on_signals
 from flux_serving.network.lora import Adapter, read_adapter, summed
 from flux_serving.network.weights import load_base, load_prior, load_vae_encoder
@@ -24,7 +25,7 @@ from flux_tools.bench.checkpoint import CHECKPOINTS, FOLDER, ROOT
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.options import read_memory_options
 from flux_tools.bench.pictures import encoded
-from flux_tools.bench.plan import MODES, ImageOptions
+from flux_tools.bench.plan import ImageOptions
 from flux_tools.bench.processes import resident_bytes
 from flux_tools.bench.running import running
 from flux_tools.bench.storages import bytes_in, bytes_of
@@ -92,7 +93,7 @@ def resident_after_every_mode() -> dict[str, list[int]]:
     with running("ours", None, LOGS) as server:
         assert server is not None
         call = open_caller("flux-grpc", server.grpc)
-        for number, mode in enumerate(MODES):
+        for number, mode in enumerate(BY_NAME):
             call(encoded(number, mode), ImageOptions(number, 64, 4, number, mode))
         return resident_bytes(server.pid)
 

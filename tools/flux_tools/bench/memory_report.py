@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flux_contract.models import MODELS
+from flux_contract.models import FLUX_VAE_ENCODER, MODELS
+from flux_contract.modes import MODES, REDUX, TEXT2IMG, Mode, Needs
 from flux_tools.documents import table
 
 #: Share of the files' bytes by which those in memory may differ.
@@ -16,15 +17,27 @@ VAE_ENCODER = "VAE's encoder"
 TRANSFORMER, VAE, CONTROLNET = "transformer", "VAE", "ControlNet"
 FUSED, ADAPTER = "what fusing its layers adds", "one LoRA adapter"
 
-#: What is wanted, and the weights that serve nothing else, or another mode of these too.
-MODES = {
-    "every mode": (TRANSFORMER, VAE, FUSED),
-    "pictures that steer, as in redux": (SIGLIP, EMBEDDER),
-    "prompts, as in text2img": (CLIP, T5),
-    "img2img": (VAE_ENCODER,),
-    "canny": (VAE_ENCODER, CONTROLNET),
-    "an adapter": (ADAPTER,),
-}
+#: Weights that a part of the checkpoints adds.
+_OF_NEEDS = {Needs.TEXT_ENCODERS: (CLIP, T5), Needs.CONTROLNET: (CONTROLNET,)}
+#: Labels of the modes that stand for an input of other modes, too.
+_LABELS = {REDUX.name: "pictures that steer, as in redux", TEXT2IMG.name: "prompts, as in text2img"}
+
+
+def weights_of(mode: Mode) -> tuple[str, ...]:
+    """Weights of a mode, beside those of every mode."""
+    models = [step.model for step in mode.ensemble.steps]
+    redux = (SIGLIP, EMBEDDER) if mode == REDUX else ()
+    encoder = (VAE_ENCODER,) if FLUX_VAE_ENCODER in models else ()
+    return (*redux, *encoder, *(weights for need in mode.needs for weights in _OF_NEEDS[need]))
+
+
+def wanted_weights(modes: Sequence[Mode] = MODES) -> dict[str, tuple[str, ...]]:
+    """What can be wanted, and the weights that serve nothing else, or another mode of these too."""
+    return {
+        "every mode": (TRANSFORMER, VAE, FUSED),
+        **{_LABELS.get(mode.name, mode.name): weights_of(mode) for mode in modes},
+        "an adapter": (ADAPTER,),
+    }
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ def sections(
 
 def modes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart]) -> str:
     rows = []
-    for wanted, names in MODES.items():
+    for wanted, names in wanted_weights().items():
         sizes = [sum(part.weights for part in parts if part.name in names) for parts in (demo, dev)]
         shown = ", ".join(name for name in names if name != FUSED)
         rows.append([wanted, shown, megabytes(sizes[0]), gigabytes(sizes[1])])

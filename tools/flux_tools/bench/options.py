@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flux_tools.bench.plan import WORKLOADS
+from flux_tools.bench.plan import WORKLOAD_NAMES
 from flux_tools.bench.systems import SYSTEMS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description="Measure flux_redux and the alternatives side by side."
     )
-    parser.add_argument("--workloads", type=names, help=f"of {','.join(WORKLOADS)}; --quick: demo")
+    parser.add_argument("--workloads", type=names, help=f"of {','.join(WORKLOAD_NAMES)}; --quick: demo")
     parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"of {','.join(SYSTEMS)}")
     parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops; default: the workloads' own")
     parser.add_argument("--rounds", type=at_least_one, default=3, help="default: 3")
@@ -52,8 +52,8 @@ def read_options() -> argparse.Namespace:
         "--render", type=Path, nargs="+", metavar="BENCH.json", help="measure nothing: write from these results"
     )
     options = parser.parse_args()
-    options.workloads = options.workloads or (["demo"] if options.quick else list(WORKLOADS))
-    for given, known in ((options.workloads, WORKLOADS), (options.systems, SYSTEMS)):
+    options.workloads = options.workloads or (["demo"] if options.quick else list(WORKLOAD_NAMES))
+    for given, known in ((options.workloads, WORKLOAD_NAMES), (options.systems, SYSTEMS)):
         for name in given:
             if name not in known:
                 parser.error(f"{name!r} is unknown, expected one of: {', '.join(known)}")

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 #: Guidance scale of every request.
 GUIDANCE = 2.5
-#: What can be asked for, by the names of our client's calls.
-MODES = ("redux", "img2img", "text2img", "canny")
+#: Mode of a workload that does not mix modes.
+DEFAULT_MODE = "redux"
+#: Names of `workloads.WORKLOADS`, for the command line, whose help needs no installed package.
+WORKLOAD_NAMES = ("demo", "grid512", "mixed")
 #: Of every mode but redux, which goes by the picture alone.
 PROMPT = "red apple"
 #: How much of the picture img2img changes, as diffusers' `strength`.
@@ -27,7 +29,7 @@ class WorkloadKind(NamedTuple):
 
     side: int
     steps: int
-    mode: str = MODES[0]
+    mode: str = DEFAULT_MODE
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ class ImageOptions:
     """One picture wanted.
 
     index: its place in the workload's list, which also picks the input picture. side: pixels. steps: denoising steps.
-    mode: one of MODES; text2img has no use for the input picture, nor redux for the prompt.
+    mode: of the contract; text2img has no use for the input picture, nor redux for the prompt.
     """
 
     index: int
     side: int
     steps: int
     seed: int
-    mode: str = MODES[0]
+    mode: str = DEFAULT_MODE
     prompt: str = PROMPT
 
     @property
@@ -89,27 +91,6 @@ class Workload:
         at_least = max(self.requests, self.requests_per_client * concurrency)
         unit = math.lcm(concurrency, len(self.kinds))
         return math.ceil(at_least / unit) * unit
-
-
-#: Every mode small and large, quick and slow, and every size as often with few steps as with many.
-_MIXED = (
-    WorkloadKind(64, 4, "redux"),
-    WorkloadKind(256, 50, "redux"),
-    WorkloadKind(64, 50, "img2img"),
-    WorkloadKind(256, 4, "img2img"),
-    WorkloadKind(64, 50, "text2img"),
-    WorkloadKind(256, 4, "text2img"),
-    WorkloadKind(64, 4, "canny"),
-    WorkloadKind(256, 50, "canny"),
-)
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("demo", (WorkloadKind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
-        Workload("grid512", (WorkloadKind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", _MIXED, (1, 2, 4, 8), requests=8, requests_per_client=3),
-    )
-}
 
 
 def warm_up(wishes: Sequence[ImageOptions], count: int) -> list[ImageOptions]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flux_tools.bench.engine_metrics import SHARES, rows_per_step, share_of
 from flux_tools.bench.figures import LOOP, OURS, Spread, agreement, best_of, closed, latency, opened, ratio, throughput
-from flux_tools.bench.plan import MODES, PROMPT, STRENGTH, WorkloadKind
+from flux_tools.bench.plan import DEFAULT_MODE, PROMPT, STRENGTH, WorkloadKind
 from flux_tools.bench.results import BenchResults, Cell
 from flux_tools.bench.systems import SYSTEMS
 from flux_tools.documents import table
@@ -56,7 +56,7 @@ def kinds(values: Sequence[Sequence[Any]]) -> str:
     by_mode: dict[str, list[str]] = {}
     for side, steps, mode in (WorkloadKind(*kind) for kind in values):
         by_mode.setdefault(mode, []).append(f"{side}x{side} with {steps} steps")
-    if by_mode.keys() <= {MODES[0]}:
+    if by_mode.keys() <= {DEFAULT_MODE}:
         return "; ".join(*by_mode.values())
     asked = "; ".join(f"{mode} {', '.join(sizes)}" for mode, sizes in by_mode.items())
     return f"{asked}. redux goes by a picture, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"

@@ -14,7 +14,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from flux_contract.internal_tensors import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
-from flux_contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX
+from flux_contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX, Ensemble
 from flux_contract.parameters import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
 from flux_contract.tensors import DType, Tensor
 from flux_tools.bench.perf_input import request
@@ -49,18 +49,18 @@ def of_pictures(count: int, occasion: str, work: Work) -> list[Entry]:
     return [request(number, work.side, work.steps, occasion) for number in range(count)]
 
 
-def of_every_input(count: int, occasion: str, work: Work, adapter: str) -> list[Entry]:
-    """For `flux_redux`, with a value for every input: perf_analyzer's shared memory leaves none out.
+def of_every_input(count: int, occasion: str, work: Work, adapter: str, ensemble: Ensemble = FLUX_REDUX) -> list[Entry]:
+    """For `flux_redux`, with a value for every input: perf_analyzer's shared memory requires all of them.
 
-    A negative prompt needs guidance beside it, so every step computes two rows: to be compared with the same requests
-    only. adapter: a LoRA that the server has.
+    A negative prompt requires true CFG, so every step computes two rows. Compare results only with the same requests.
+    adapter: a LoRA of the server. ensemble: with the same required inputs.
     """
     given: dict[str, Any] = {
-        tensor.name: tensor.default for tensor in FLUX_REDUX.inputs if tensor.optional and tensor.default is not None
+        tensor.name: tensor.default for tensor in ensemble.inputs if tensor.optional and tensor.default is not None
     }
     given |= {IMAGE_MASK.name: "", NEGATIVE_PROMPT.name: "", TRUE_CFG_SCALE.name: 1.5, NUM_IMAGES.name: 1}
     given |= {LORA.name: adapter}
-    by_name = {tensor.name: tensor for tensor in FLUX_REDUX.inputs}
+    by_name = {tensor.name: tensor for tensor in ensemble.inputs}
     rest = {name: entry_of(by_name[name], by_name[name].array(value)) for name, value in given.items()}
     return [{**rest, **pictures} for pictures in of_pictures(count, occasion, work)]
 

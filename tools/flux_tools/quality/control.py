@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flux_client import FluxClient
-from flux_client.strength import CURVE
+from flux_client.similarity import CURVE
 from flux_tools.documents import table
 from flux_tools.quality.gallery import Finding, Gallery, spread, strips
 from flux_tools.quality.likeness import Bytes, Floats, between, to_own
@@ -45,7 +45,7 @@ def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
     ]
     weights = np.interp(CALIBRATED, way, WEIGHTS)
     shown = [drawn(client, [Ask((s,), {"image_strength": float(w)}) for s in sources]) for w in weights]
-    head = ["source", *(f"strength {share:g}" for share in CALIBRATED)]
+    head = ["source", *(f"similarity {share:g}" for share in CALIBRATED)]
     return Finding(
         table(["`IMAGE_STRENGTH`", *(f"{weight:g}" for weight in WEIGHTS)], rows),
         sheet(head, strips(sources, *shown)),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flux_client import FluxClient
-from flux_client.knobs import ModeName
+from flux_client.keywords import ModeName
 from flux_tools.quality.likeness import Bytes
 
 #: As the demo asks; a question that turns one of them says so.

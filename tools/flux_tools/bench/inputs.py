@@ -1,0 +1,55 @@
+"""The inputs of one image for our server, in any mode: the same work as the stock pipelines of `stock`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flux_contract.modes import BY_NAME, REDUX
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
+    FIT,
+    GUIDANCE_SCALE,
+    HEIGHT,
+    IMAGE,
+    IMAGE_STRENGTH,
+    NUM_INFERENCE_STEPS,
+    PROMPT,
+    SEED,
+    SOURCE_IMAGE,
+    WIDTH,
+    Parameter,
+)
+from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
+from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
+
+
+def inputs_of(picture: bytes, wish: ImageOptions) -> dict[Parameter, Any]:
+    """Values by parameter.
+
+    As in the stock pipelines, only the image guides redux and only the prompt guides the other modes, and images of
+    another shape are stretched.
+    """
+    mode = BY_NAME[wish.mode]
+    values: dict[str, Any] = {
+        IMAGE.name: picture,
+        CONTROL_IMAGE.name: picture,
+        PROMPT.name: wish.prompt,
+        STRENGTH_PARAMETER.name: STRENGTH,
+        FIT.name: "stretch",
+        HEIGHT.name: wish.side,
+        WIDTH.name: wish.side,
+        NUM_INFERENCE_STEPS.name: wish.steps,
+        GUIDANCE_SCALE.name: GUIDANCE,
+        SEED.name: wish.seed,
+    }
+    if SOURCE_IMAGE in mode.subjects:
+        values[IMAGE_STRENGTH.name] = 0.0
+    unused = PROMPT.name if mode == REDUX else ""
+    return {
+        parameter: values[parameter.name]
+        for parameter in mode.parameters
+        if parameter.name in values
+        and parameter.name != unused
+        # An image that is optional would guide the result.
+        and not (parameter.name == IMAGE.name and parameter.optional)
+    }
