@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 from flux_client import FAIL_OVER, FluxClient
+from flux_contract.models import FLUX_BASE
+from flux_serving.launch.stubs import model_processes
 from flux_tools.failover.load import CallerLoad
 from flux_tools.failover.replica import Replica
 
@@ -63,6 +65,28 @@ def _stopped(replica: Replica, picture: bytes) -> Iterator[None]:
 
 
 @contextmanager
+def _slow(replica: Replica, picture: bytes) -> Iterator[None]:
+    """Stop the process of flux_base for three quarters of the time."""
+    (pid,) = (found.process.pid for found in model_processes(replica.triton_pid) if found.model == FLUX_BASE.name)
+    ended = threading.Event()
+
+    def pulse() -> None:
+        while not ended.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.15)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.05)
+
+    pulses = threading.Thread(target=pulse)
+    pulses.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        pulses.join()
+
+
+@contextmanager
 def _draining(replica: Replica, picture: bytes) -> Iterator[None]:
     """SIGTERM for `scripts/serve`, under load."""
     timer = threading.Timer(READ_S, replica.stop)
@@ -79,6 +103,7 @@ Situation = Callable[[Replica, bytes], AbstractContextManager[None]]
 SITUATIONS: dict[str, Situation] = {
     "all idle": _equal,
     "busy: 16 long images": lambda replica, picture: _long_jobs(replica, picture, 16),
+    "four times slower": _slow,
     "full": lambda replica, picture: _long_jobs(replica, picture, 128),
     "SIGSTOP for 5 s": _stopped,
     "SIGTERM": _draining,
