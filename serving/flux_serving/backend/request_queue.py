@@ -27,7 +27,7 @@ from flux_contract.models import Model
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.health import HEALTH
 from flux_serving.backend.lanes import Lane, LaneLimits, make_lanes
-from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.pending_request import Options, PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import refuse
@@ -41,14 +41,16 @@ _WATCH_S = 0.1
 
 
 Prepared = TypeVar("Prepared")
-#: The request's tensors, and how its pictures are decoded, to what `finish` needs. Errors are the request's.
-Prepare: TypeAlias = Callable[[Mapping[str, Array], Decode], Prepared]
-#: Answers requests together. What it leaves open is answered as failed.
-Finish: TypeAlias = Callable[[Sequence[tuple[PendingRequest, Prepared]]], None]
+#: Turns the tensors of a request into its options. What it raises is the error of the request.
+Parse: TypeAlias = Callable[[Mapping[str, Array]], Options]
+#: Turns options into what `finish` needs; decodes images by the second argument. What it raises is the request's error.
+Prepare: TypeAlias = Callable[[Options, Decode], Prepared]
+#: Answers requests together. Requests that it does not answer fail.
+Finish: TypeAlias = Callable[[Sequence[tuple[PendingRequest[Options], Prepared]]], None]
 
 
-class RequestQueue(Generic[Prepared]):
-    """Of one model instance. Accepts while there is room, and answers each request exactly once.
+class RequestQueue(Generic[Options, Prepared]):
+    """The queue of one model instance. It accepts while there is room, and answers each request exactly once.
 
     A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone.
     """
@@ -58,8 +60,9 @@ class RequestQueue(Generic[Prepared]):
         model: Model,
         settings: ModelSettings,
         refusal_tensor: Tensor | None,
-        prepare: Prepare[Prepared],
-        finish: Finish[Prepared],
+        parse: Parse[Options],
+        prepare: Prepare[Options, Prepared],
+        finish: Finish[Options, Prepared],
         max_together: int = 1,
         decodes: bool = True,
     ) -> None:
@@ -70,15 +73,16 @@ class RequestQueue(Generic[Prepared]):
         self._model = model
         self._settings = settings
         self._refusal_tensor = refusal_tensor
-        self._prepare_values = prepare
+        self._parse_values = parse
+        self._prepare_options = prepare
         self._finish_together = finish
         self._max_together = max_together
         self._folder = ProgressFolder.of_server(os.environ)
         self._decoder = PictureDecoder() if decodes else None
         #: Accepted and not answered.
-        self._pending: set[PendingRequest] = set()
+        self._pending: set[PendingRequest[Options]] = set()
         self._pending_bytes = 0
-        self._ready: deque[tuple[PendingRequest, Prepared]] = deque()
+        self._ready: deque[tuple[PendingRequest[Options], Prepared]] = deque()
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         #: Requests being prepared or prepared: what they hold may be large.
@@ -117,29 +121,31 @@ class RequestQueue(Generic[Prepared]):
         for pending in self._snapshot():
             pending.fail(Overloaded("the server is stopping"))
 
-    def _take(self, request: Any) -> PendingRequest:
+    def _take(self, request: Any) -> PendingRequest[Options]:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
         most = self._settings.max_pending
         if len(self._pending) >= most:
             raise Overloaded(f"no room for one more request: {most} are waiting or running, at most {most} may")
-        pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
+        pending: PendingRequest[Options] = PendingRequest(
+            self._model, request, self._refusal_tensor, self._folder, self._ended
+        )
         size, left = pending.size_bytes, limits.MAX_PENDING_BYTES - self._pending_bytes
         if size > limits.MAX_PENDING_BYTES // 2:
             raise InvalidRequest(f"request has {size} bytes, at most {limits.MAX_PENDING_BYTES // 2} are allowed")
         if size > left // 2:  # so that many large requests leave room for small ones
             raise Overloaded(f"no room for one more request of {size} bytes: those in work leave {left // 2}")
-        pending.keep()
+        pending.parse(self._parse_values)
         with self._lock:
             self._pending_bytes += pending.size_bytes
             self._pending.add(pending)
         return pending
 
-    def _ended(self, pending: PendingRequest) -> None:
+    def _ended(self, pending: PendingRequest[Options]) -> None:
         with self._lock:
             self._pending.discard(pending)
             self._pending_bytes -= pending.size_bytes
 
-    def _snapshot(self) -> list[PendingRequest]:
+    def _snapshot(self) -> list[PendingRequest[Options]]:
         with self._lock:
             return list(self._pending)
 
@@ -149,7 +155,7 @@ class RequestQueue(Generic[Prepared]):
                 if pending.is_open and (reason := pending.reason_to_stop()) is not None:
                     pending.fail(reason)
 
-    def _submit(self, pending: PendingRequest, lane: int) -> None:
+    def _submit(self, pending: PendingRequest[Options], lane: int) -> None:
         """Raises Overloaded: the lane has no room."""
         entered = self._lanes[lane]
         entered.enter(pending)
@@ -161,12 +167,12 @@ class RequestQueue(Generic[Prepared]):
             entered.leave(pending)
             raise
 
-    def _end_preparing(self, pending: PendingRequest, lane: Lane, preparing: Future[None]) -> None:
+    def _end_preparing(self, pending: PendingRequest[Options], lane: Lane, preparing: Future[None]) -> None:
         lane.leave(pending)
         if (error := preparing.exception()) is not None:
             pending.fail(error)
 
-    def _prepare(self, pending: PendingRequest, lane: int) -> None:
+    def _prepare(self, pending: PendingRequest[Options], lane: int) -> None:
         """In a thread of the lane. What it raises is the request's failure."""
         while not self._slots.acquire(timeout=_WATCH_S):
             if not pending.is_open:
@@ -183,28 +189,26 @@ class RequestQueue(Generic[Prepared]):
             if not is_ready:
                 self._slots.release()
 
-    def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest) -> bool:
+    def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest[Options]) -> bool:
         """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
-        values = pending.values
-        if (reason := pending.reason_to_stop()) is not None:
-            raise reason
+        options = pending.open_options()
         allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
 
         def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
             assert self._decoder is not None
             return self._decoder.decode(encoded, max_pixels, behind, allowance)
 
-        self._ready.append((pending, self._prepare_values(values, decode)))
+        self._ready.append((pending, self._prepare_options(options, decode)))
         self._finisher.submit(self._finish).add_done_callback(partial(self._end_finishing, pending))
         return True
 
-    def _end_finishing(self, pending: PendingRequest, finishing: Future[None]) -> None:
+    def _end_finishing(self, pending: PendingRequest[Options], finishing: Future[None]) -> None:
         if (error := finishing.exception()) is not None:
             pending.fail(error)
 
     def _finish(self) -> None:
         """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
-        batch: list[tuple[PendingRequest, Prepared]] = []
+        batch: list[tuple[PendingRequest[Options], Prepared]] = []
         try:
             while self._ready and len(batch) < self._max_together:
                 batch.append(self._ready.popleft())
@@ -220,7 +224,7 @@ class RequestQueue(Generic[Prepared]):
                 self._slots.release()
 
 
-def _is_stopped(pending: PendingRequest) -> bool:
+def _is_stopped(pending: PendingRequest[Any]) -> bool:
     """Whether no more work should go into the request, which is then answered."""
     if (reason := pending.reason_to_stop()) is None:
         return False

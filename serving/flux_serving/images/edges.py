@@ -1,10 +1,45 @@
-"""Edges of a picture, as a ControlNet for Canny edges is shown them."""
+"""Edge images, as a ControlNet for Canny edges reads them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from flux_contract.parameters import CONTROL_IMAGE
+from flux_serving.images.picture_decoding import Decode, decode_named
+from flux_serving.images.resizing import placement, resized
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """An image file and how its edges are drawn.
+
+    height, width: of the result, in pixels. fit: one of the contract's SIZE_FITS. low, high: Canny's thresholds, as for
+    `edges`. is_photo: edges are detected in it; otherwise the image is an edge map already.
+    """
+
+    encoded: bytes
+    height: int
+    width: int
+    fit: str
+    low: float
+    high: float
+    is_photo: bool
+
+
+def draw_edges(options: EdgeOptions, decode: Decode) -> Image.Image:
+    """Returns an RGB image, white on black. Raises InvalidRequest: the file is not an image."""
+    picture = decode_named(decode, CONTROL_IMAGE, 0, options.encoded)
+    placed = placement(*picture.size, options.width, options.height, options.fit)
+
+    def detected(photo: Image.Image) -> Image.Image:
+        return Image.fromarray(edges(np.asarray(photo), options.low, options.high)).convert("RGB")
+
+    return resized(picture, placed, around="black", change=detected if options.is_photo else None)
 
 
 def edges(rgb: NDArray[np.uint8], low: float, high: float) -> NDArray[np.uint8]:

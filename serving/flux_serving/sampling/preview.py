@@ -5,6 +5,8 @@ A preview only reads latents. How it travels to the client is the backend's busi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
@@ -18,6 +20,14 @@ from flux_serving.network.weights import BaseWeights
 _PICTURES, _SIDE = 48, 64
 #: Of the normal equations, relative to the latents' variance: keeps them solvable where channels depend on each other.
 _RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """method: one of the contract's PREVIEW_METHODS. every: steps between previews; 0: none."""
+
+    method: str
+    every: int
 
 
 class Previewer:
