@@ -50,25 +50,25 @@ class UnchangedImage:
 class BaseOptions:
     """A request to `flux_base`. It holds copies, so it may outlive `execute`.
 
-    progress_address: where `flux_stream` listens; empty for none.
+    token_side: pixels of an image token's side. progress_address: where `flux_stream` listens; empty for none.
     """
 
     parameters: SamplingParameters
     inputs: SamplerInputs | UnchangedImage
+    token_side: int
     priority: int
     preview: PreviewOptions
     progress_address: str
 
-    def planned_jobs(self, token_side: int) -> list[JobLeft]:
+    def planned_jobs(self) -> list[JobLeft]:
         """The jobs of the request, as placement needs them; empty if it takes no step.
 
-        token_side: pixels of an image token's side. With START_SIGMA there may be fewer steps.
-        Raises InvalidRequest: STRENGTH needs more steps.
+        With START_SIGMA there may be fewer steps. Raises InvalidRequest: STRENGTH needs more steps.
         """
         inputs, parameters = self.inputs, self.parameters
         if isinstance(inputs, UnchangedImage):
             return []
-        image_tokens = parameters.height * parameters.width // token_side**2
+        image_tokens = parameters.height * parameters.width // self.token_side**2
         contexts = [context for context in (inputs.context, inputs.negative) if context is not None]
         rows = len(contexts) + (inputs.control_latents is not None)
         tokens = rows * (image_tokens + max(int(context.weights.count_nonzero()) for context in contexts))
@@ -100,6 +100,7 @@ def read_base_options(values: Mapping[str, Array], sides: Sides, default_steps: 
     return BaseOptions(
         parameters=parameters,
         inputs=_read_unchanged(values, parameters) if parameters.is_unchanged else _read_inputs(values),
+        token_side=sides.multiple,
         priority=int(PRIORITY.value_in(values)),
         preview=PreviewOptions(read_text(values, PREVIEW_METHOD), int(PREVIEW_STEPS.value_in(values))),
         progress_address=read_text(values, PROGRESS_ADDRESS),

@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import CONTROL_REFUSAL, EDGE_IMAGE, EDGES
 from flux_contract.models import CANNY_EDGES
+from flux_contract.parameters import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.option_values import read_format, read_size, read_text
-from flux_serving.backend.queued_model import QueuedModelBase
+from flux_serving.backend.option_values import read_format, read_sized_image, read_text
+from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.images.edges import EdgeOptions, draw_edges
 from flux_serving.images.picture_decoding import Decode
 from flux_serving.images.picture_encoding import as_png
@@ -34,31 +34,21 @@ class CannyEdgesModel(QueuedModelBase[CannyOptions, bytes]):
     refusal_tensor = CONTROL_REFUSAL
     max_together = 8
 
-    def _load(self, instance: Instance) -> None:
+    def load(self, instance: Instance) -> None:
         self._sides = Sides(*Checkpoints.from_environment(os.environ).picture_sides())
 
-    def _parse(self, values: Mapping[str, Array]) -> CannyOptions:
-        low, high = (float(tensor.value_in(values)) for tensor in (parameters.CANNY_LOW, parameters.CANNY_HIGH))
+    def parse(self, values: Mapping[str, Array]) -> CannyOptions:
+        low, high = (float(tensor.value_in(values)) for tensor in (CANNY_LOW, CANNY_HIGH))
         if low > high:
-            raise InvalidRequest(
-                f"{parameters.CANNY_LOW.name}={low:g}, expected at most {parameters.CANNY_HIGH.name}={high:g}"
-            )
-        height, width = read_size(values, self._sides)
-        edges = EdgeOptions(
-            encoded=values[parameters.CONTROL_IMAGE.name][0],
-            height=height,
-            width=width,
-            fit=read_text(values, parameters.FIT),
-            low=low,
-            high=high,
-            is_photo=read_text(values, parameters.CONTROL_KIND) == "photo",
-        )
+            raise InvalidRequest(f"{CANNY_LOW.name}={low:g}, expected at most {CANNY_HIGH.name}={high:g}")
+        image = read_sized_image(values, CONTROL_IMAGE, self._sides)
+        edges = EdgeOptions(image, low, high, is_photo=read_text(values, CONTROL_KIND) == "photo")
         return CannyOptions(edges, read_format(values).as_base64)
 
-    def _prepare(self, options: CannyOptions, decode: Decode) -> bytes:
+    def prepare(self, options: CannyOptions, decode: Decode) -> bytes:
         png = as_png(draw_edges(options.edges, decode))
         return base64.b64encode(png) if options.as_base64 else png
 
-    def _outputs(self, prepared: bytes) -> dict[Tensor, Array]:
+    def outputs(self, prepared: bytes) -> dict[Tensor, Array]:
         file = EDGE_IMAGE.array(prepared)
         return {EDGES: file, EDGE_IMAGE: file, CONTROL_REFUSAL: CONTROL_REFUSAL.array("")}

@@ -37,7 +37,7 @@ from flux_serving.sampling.denoising import Denoising
 from flux_serving.sampling.preview import Previewer
 from flux_serving.sampling.sampler import GeneratedImage, Sampler
 from flux_serving.scheduling.engine import Engine
-from flux_serving.scheduling.job import Job, JobLeft
+from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
@@ -64,8 +64,11 @@ class FluxBaseModel:
         device = open_device(instance.device)
         checkpoints = Checkpoints.from_environment(os.environ)
         base = load_base(checkpoints, device, choose_dtype(settings.dtype, device))
-        self._sides = Sides(base.native_side, base.token_side)
-        self._default_steps = settings.default_steps or base.default_steps
+        self._parse = partial(
+            read_base_options,
+            sides=Sides(base.native_side, base.token_side),
+            default_steps=settings.default_steps or base.default_steps,
+        )
         self._sampler = Sampler(base, settings.attention)
         self._previewer = Previewer(base)
         self._progress_folder = ProgressFolder.of_server(os.environ)
@@ -110,7 +113,7 @@ class FluxBaseModel:
                 continue
             try:
                 options = self._parse(values)
-                is_handed_over = self._sharing.hand_over(reply, values, partial(self._planned_jobs, options))
+                is_handed_over = self._sharing.hand_over(reply, values, options.planned_jobs)
             except BaseException as error:
                 refuse_surely(reply, error)
                 continue
@@ -138,12 +141,6 @@ class FluxBaseModel:
         else:
             self._start(reply, options)
 
-    def _parse(self, values: Mapping[str, Array]) -> BaseOptions:
-        return read_base_options(values, self._sides, self._default_steps)
-
-    def _planned_jobs(self, options: BaseOptions) -> list[JobLeft]:
-        return options.planned_jobs(self._sides.multiple)
-
     def _start(self, reply: Reply, options: BaseOptions) -> None:
         """Work on a request in this instance. Does not raise."""
         accepted = None
@@ -169,7 +166,7 @@ class FluxBaseModel:
             self._begin(accepted, options)
         elif self._loads.acquire(blocking=False):
             try:
-                self._sharing.expect(accepted, self._planned_jobs(options))
+                self._sharing.expect(accepted, options.planned_jobs())
                 loading = self._loader.submit(self._begin, accepted, options)
             except BaseException:
                 self._loads.release()

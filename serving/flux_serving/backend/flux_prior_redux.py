@@ -16,7 +16,7 @@ from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.condition_options import read_condition_options
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.pending_request import PendingRequest
-from flux_serving.backend.queued_model import QueuedModelBase
+from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.conditioning.condition import ConditionOptions, check_size, compose
 from flux_serving.conditioning.context import Context
 from flux_serving.conditioning.framing import Patches, View
@@ -46,15 +46,15 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
     refusal_tensor = REFUSAL
     max_together = FLUX_PRIOR_REDUX.max_batch_size
 
-    def _load(self, instance: Instance) -> None:
+    def load(self, instance: Instance) -> None:
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         self._prior = load_prior(Checkpoints.from_environment(os.environ), device, dtype)
 
-    def _parse(self, values: Mapping[str, Array]) -> ConditionOptions:
+    def parse(self, values: Mapping[str, Array]) -> ConditionOptions:
         return read_condition_options(values, self._prior)
 
-    def _prepare(self, options: ConditionOptions, decode: Decode) -> _Framed:
+    def prepare(self, options: ConditionOptions, decode: Decode) -> _Framed:
         vision = self._prior.image_encoder.config
         patches = Patches.of_vision(vision.image_size, vision.patch_size)
         views = show(options.images, patches, decode)
@@ -62,12 +62,12 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
         squares = preprocess(self._prior, [view.picture for own in views for view in own])
         return _Framed(options, [[view.without_pixels() for view in own] for own in views], squares)
 
-    def _finish(self, batch: Sequence[tuple[PendingRequest[ConditionOptions], _Framed]]) -> None:
+    def finish(self, batch: Sequence[tuple[PendingRequest[ConditionOptions], _Framed]]) -> None:
         """Encode the images of all requests together."""
         together = self._encode_together([framed for _, framed in batch])
         for index, (pending, framed) in enumerate(batch):
             try:
-                pending.answer(self._outputs(framed, together[index] if together else None))
+                pending.answer(self.outputs(framed, together[index] if together else None))
             except Exception as error:
                 pending.fail(error)
 
@@ -80,7 +80,7 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
             log.exception("a batch of %d requests failed, encoding them one by one", len(batch))
             return []
 
-    def _outputs(self, prepared: _Framed, tokens: Sequence[torch.Tensor] | None = None) -> dict[Tensor, Array]:
+    def outputs(self, prepared: _Framed, tokens: Sequence[torch.Tensor] | None = None) -> dict[Tensor, Array]:
         """tokens: of each view; None: not encoded yet. Raises InvalidRequest as `compose`."""
         options, views, squares = prepared
         tokens = encode_squares(self._prior, squares) if tokens is None else tokens

@@ -10,7 +10,7 @@ from flux_contract.internal_tensors import OUTPUT_IMAGE, PIXELS, RECIPE
 from flux_contract.models import IMAGE_ENCODE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.option_values import read_format
-from flux_serving.backend.queued_model import QueuedModelBase
+from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.images.picture_decoding import Decode
 from flux_serving.images.picture_encoding import OutputFormat, encode_picture
 
@@ -29,7 +29,7 @@ class ImageEncodeModel(QueuedModelBase[EncodeOptions, Sequence[bytes]]):
     max_together = 8
     decodes = False
 
-    def _parse(self, values: Mapping[str, Array]) -> EncodeOptions:
+    def parse(self, values: Mapping[str, Array]) -> EncodeOptions:
         pixels = values[PIXELS.name]
         recipes: list[str | None] = [None] * len(pixels)
         if RECIPE.name in values:
@@ -38,11 +38,11 @@ class ImageEncodeModel(QueuedModelBase[EncodeOptions, Sequence[bytes]]):
             raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} pictures")
         return EncodeOptions(pixels, recipes, read_format(values))
 
-    def _prepare(self, options: EncodeOptions, decode: Decode) -> list[bytes]:
+    def prepare(self, options: EncodeOptions, decode: Decode) -> list[bytes]:
         return [
             encode_picture(rgb, recipe, options.output_format)
             for rgb, recipe in zip(options.pixels, options.recipes, strict=True)
         ]
 
-    def _outputs(self, prepared: Sequence[bytes]) -> dict[Tensor, Array]:
+    def outputs(self, prepared: Sequence[bytes]) -> dict[Tensor, Array]:
         return {OUTPUT_IMAGE: OUTPUT_IMAGE.array(prepared)}

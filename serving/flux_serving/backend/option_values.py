@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import HEIGHT, OUTPUT_FORMAT, WIDTH
+from flux_contract.parameters import FIT, HEIGHT, OUTPUT_FORMAT, WIDTH
 from flux_contract.tensors import Array, Tensor
 from flux_serving.conditioning.context import Span
 from flux_serving.images.picture_encoding import OutputFormat, parse_format
 from flux_serving.images.picture_size import Sides
+from flux_serving.images.resizing import SizedImage
 
 
 def read_text(values: Mapping[str, Array], tensor: Tensor) -> str:
@@ -35,6 +36,12 @@ def read_size(values: Mapping[str, Array], sides: Sides) -> tuple[int, int]:
     """Height and width in pixels. sides: of the checkpoint. Raises InvalidRequest: one is not a valid multiple."""
     height, width = (sides.check(tensor, int(tensor.value_in(values, sides.native))) for tensor in (HEIGHT, WIDTH))
     return height, width
+
+
+def read_sized_image(values: Mapping[str, Array], tensor: Tensor, sides: Sides) -> SizedImage:
+    """The first image of this tensor, and its size. Raises InvalidRequest as `read_size`."""
+    height, width = read_size(values, sides)
+    return SizedImage(values[tensor.name][0], height, width, read_text(values, FIT))
 
 
 def read_spans(values: Mapping[str, Array], start: Tensor, end: Tensor, count: int) -> list[Span]:

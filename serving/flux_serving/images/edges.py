@@ -11,21 +11,14 @@ from PIL import Image
 
 from flux_contract.parameters import CONTROL_IMAGE
 from flux_serving.images.picture_decoding import Decode, decode_named
-from flux_serving.images.resizing import placement, resized
+from flux_serving.images.resizing import SizedImage, resized
 
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """An image file and how its edges are drawn.
+    """low, high: thresholds, as for `edges`. is_photo: edges are detected in the image; else it is an edge map."""
 
-    height, width: of the result, in pixels. fit: one of the contract's SIZE_FITS. low, high: Canny's thresholds, as for
-    `edges`. is_photo: edges are detected in it; otherwise the image is an edge map already.
-    """
-
-    encoded: bytes
-    height: int
-    width: int
-    fit: str
+    image: SizedImage
     low: float
     high: float
     is_photo: bool
@@ -33,12 +26,12 @@ class EdgeOptions:
 
 def draw_edges(options: EdgeOptions, decode: Decode) -> Image.Image:
     """Returns an RGB image, white on black. Raises InvalidRequest: the file is not an image."""
-    picture = decode_named(decode, CONTROL_IMAGE, 0, options.encoded)
-    placed = placement(*picture.size, options.width, options.height, options.fit)
+    picture = decode_named(decode, CONTROL_IMAGE, 0, options.image.encoded)
 
     def detected(photo: Image.Image) -> Image.Image:
         return Image.fromarray(edges(np.asarray(photo), options.low, options.high)).convert("RGB")
 
+    placed = options.image.placement(picture)
     return resized(picture, placed, around="black", change=detected if options.is_photo else None)
 
 

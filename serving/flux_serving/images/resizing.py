@@ -9,6 +9,20 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
+class SizedImage:
+    """An image file and the size that it is to have, in pixels. fit: one of the contract's SIZE_FITS."""
+
+    encoded: bytes
+    height: int
+    width: int
+    fit: str
+
+    def placement(self, picture: Image.Image) -> Placement:
+        """picture: the decoded file."""
+        return placement(*picture.size, self.width, self.height, self.fit)
+
+
+@dataclass(frozen=True)
 class Placement:
     """What becomes of a picture: this box of it, (left, top, right, bottom), at this size, at this place of the canvas.
 
