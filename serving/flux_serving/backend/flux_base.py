@@ -1,7 +1,7 @@
 """`flux_base`: weighted context tokens to pictures.
 
-`execute` only reads the request and hands jobs to the engine; the engine's thread answers through the request's
-response sender. Every request gets exactly one answer.
+`execute` parses the request once into `BaseOptions` and submits jobs to the engine; the engine's thread answers through
+the request's response sender. Every request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ _SWITCH_INTERVAL_S = 0.0003
 
 
 class FluxBaseModel:
+    """One instance of the model. Threads: of the engine, of work sharing and of the metrics; one loads adapters."""
+
     def __init__(self, args: Mapping[str, str]) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         instance = self._instance = Instance.start(FLUX_BASE, args)

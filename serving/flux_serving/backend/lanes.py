@@ -41,7 +41,7 @@ def make_lanes(workers: int, decode_s: float) -> tuple[Lane, ...]:
 
 
 class Lane:
-    """Threads that prepare requests of one size, first come, first served."""
+    """Threads that prepare requests of one size, first come, first served. A lock guards the set of requests."""
 
     def __init__(self, name: str, bounds: LaneLimits, workers: int) -> None:
         self.bounds = bounds
