@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from flux_contract.internal_tensors import (
     SOURCE_LATENTS,
     SOURCE_PIXELS,
 )
-from flux_contract.parameters import PREVIEW_METHOD, PREVIEW_STEPS, PRIORITY
+from flux_contract.parameters import PRIORITY
 from flux_contract.tensors import Array, Tensor
-from flux_serving.backend.option_values import read_format, read_text
+from flux_serving.backend.option_values import read_declared, read_format, read_text
 from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.context import ALWAYS, Context, Span
 from flux_serving.images.picture_size import Sides
@@ -56,9 +57,9 @@ class BaseOptions:
     parameters: SamplingParameters
     inputs: SamplerInputs | UnchangedImage
     token_side: int
-    priority: int
     preview: PreviewOptions
-    progress_address: str
+    priority: Annotated[int, PRIORITY]
+    progress_address: Annotated[str, PROGRESS_ADDRESS]
 
     def planned_jobs(self) -> list[JobLeft]:
         """The jobs of the request, as placement needs them; empty if it takes no step.
@@ -101,9 +102,8 @@ def read_base_options(values: Mapping[str, Array], sides: Sides, default_steps: 
         parameters=parameters,
         inputs=_read_unchanged(values, parameters) if parameters.is_unchanged else _read_inputs(values),
         token_side=sides.multiple,
-        priority=int(PRIORITY.value_in(values)),
-        preview=PreviewOptions(read_text(values, PREVIEW_METHOD), int(PREVIEW_STEPS.value_in(values))),
-        progress_address=read_text(values, PROGRESS_ADDRESS),
+        preview=PreviewOptions(**read_declared(values, PreviewOptions)),
+        **read_declared(values, BaseOptions),
     )
 
 

@@ -13,7 +13,7 @@ from flux_contract.models import CANNY_EDGES
 from flux_contract.parameters import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE, CONTROL_KIND
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
-from flux_serving.backend.option_values import read_format, read_sized_image, read_text
+from flux_serving.backend.option_values import read_declared, read_format, read_sized_image, read_text
 from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.images.edges import EdgeOptions, draw_edges
 from flux_serving.images.picture_decoding import Decode
@@ -38,11 +38,12 @@ class CannyEdgesModel(QueuedModelBase[CannyOptions, bytes]):
         self._sides = Sides(*Checkpoints.from_environment(os.environ).picture_sides())
 
     def parse(self, values: Mapping[str, Array]) -> CannyOptions:
-        low, high = (float(tensor.value_in(values)) for tensor in (CANNY_LOW, CANNY_HIGH))
+        declared = read_declared(values, EdgeOptions)
+        low, high = declared["low"], declared["high"]
         if low > high:
             raise InvalidRequest(f"{CANNY_LOW.name}={low:g}, expected at most {CANNY_HIGH.name}={high:g}")
         image = read_sized_image(values, CONTROL_IMAGE, self._sides)
-        edges = EdgeOptions(image, low, high, is_photo=read_text(values, CONTROL_KIND) == "photo")
+        edges = EdgeOptions(image, is_photo=read_text(values, CONTROL_KIND) == "photo", **declared)
         return CannyOptions(edges, read_format(values).as_base64)
 
     def prepare(self, options: CannyOptions, decode: Decode) -> bytes:

@@ -8,7 +8,7 @@ from diffusers import FluxPriorReduxPipeline
 
 from flux_contract import parameters
 from flux_contract.tensors import Array
-from flux_serving.backend.option_values import read_spans, read_text
+from flux_serving.backend.option_values import read_declared, read_declared_each, read_spans, read_text
 from flux_serving.conditioning.condition import ConditionOptions
 from flux_serving.conditioning.picture_control import PictureControl
 from flux_serving.conditioning.prompt_encoding import check_prompt
@@ -36,24 +36,15 @@ def read_condition_options(values: Mapping[str, Array], prior: FluxPriorReduxPip
     masks = parameters.IMAGE_MASK.values_in(values, len(encoded))
     return ConditionOptions(
         images=[ConditionImage(*of_one) for of_one in zip(encoded, masks, controls, strict=True)],
-        blend=read_text(values, parameters.IMAGE_BLEND),
         prompt=prompt,
         negative_prompt=negative_prompt,
-        prompt_strength=float(parameters.PROMPT_STRENGTH.value_in(values)),
         prompt_span=prompt_span,
+        **read_declared(values, ConditionOptions),
     )
 
 
 def read_picture_controls(values: Mapping[str, Array], count: int) -> list[PictureControl]:
     """count: of images. Raises InvalidRequest: a tensor has another number of values, or a span ends too early."""
-    each = zip(
-        parameters.IMAGE_STRENGTH.values_in(values, count),
-        parameters.IMAGE_DETAIL.values_in(values, count),
-        parameters.IMAGE_DETAIL_FILTER.values_in(values, count),
-        parameters.IMAGE_DETAIL_WEIGHT.values_in(values, count),
-        parameters.IMAGE_FIT.values_in(values, count),
-        map(bool, parameters.IMAGE_MASK_CROP.values_in(values, count)),
-        read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, count),
-        strict=True,
-    )
-    return [PictureControl(*of_one) for of_one in each]
+    spans = read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, count)
+    declared = read_declared_each(values, PictureControl, count)
+    return [PictureControl(span=span, **of_one) for span, of_one in zip(spans, declared, strict=True)]

@@ -1,19 +1,43 @@
-"""Reads values that the options of several models have in common.
+"""Reads options from a request's tensors: fields that declare their input, and values that several models share.
 
-values: the tensors of a request by name, already checked against the contract.
+A field of an options class declares its input as `Annotated[type, tensor]`. values: the tensors that are present, by
+name, already checked against the contract.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import FIT, HEIGHT, OUTPUT_FORMAT, WIDTH
-from flux_contract.tensors import Array, Tensor
+from flux_contract.parameters import HEIGHT, OUTPUT_FORMAT, WIDTH
+from flux_contract.tensors import Array, DType, Tensor
 from flux_serving.conditioning.context import Span
 from flux_serving.images.picture_encoding import OutputFormat, parse_format
 from flux_serving.images.picture_size import Sides
 from flux_serving.images.resizing import SizedImage
+
+
+def read_declared(values: Mapping[str, Array], options: type) -> dict[str, Any]:
+    """The declared fields of an options class, as keywords. Raises InvalidRequest: a text is not UTF-8."""
+    return {
+        name: kind(read_text(values, tensor) if tensor.dtype is DType.BYTES else tensor.value_in(values))
+        for name, (kind, tensor) in _declared(options).items()
+    }
+
+
+def read_declared_each(values: Mapping[str, Array], options: type, count: int) -> list[dict[str, Any]]:
+    """The same for each of `count` images. Raises InvalidRequest: a tensor has another number of values."""
+    columns = {name: map(kind, tensor.values_in(values, count)) for name, (kind, tensor) in _declared(options).items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@cache
+def _declared(options: type) -> dict[str, tuple[Callable[[Any], Any], Tensor]]:
+    """Type and input of each declared field."""
+    hints = get_type_hints(options, include_extras=True)
+    return {name: get_args(hint)[:2] for name, hint in hints.items() if get_origin(hint) is Annotated}
 
 
 def read_text(values: Mapping[str, Array], tensor: Tensor) -> str:
@@ -41,7 +65,7 @@ def read_size(values: Mapping[str, Array], sides: Sides) -> tuple[int, int]:
 def read_sized_image(values: Mapping[str, Array], tensor: Tensor, sides: Sides) -> SizedImage:
     """The first image of this tensor, and its size. Raises InvalidRequest as `read_size`."""
     height, width = read_size(values, sides)
-    return SizedImage(values[tensor.name][0], height, width, read_text(values, FIT))
+    return SizedImage(values[tensor.name][0], height, width, **read_declared(values, SizedImage))
 
 
 def read_spans(values: Mapping[str, Array], start: Tensor, end: Tensor, count: int) -> list[Span]:

@@ -9,7 +9,7 @@ from flux_contract import limits, parameters
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS
 from flux_contract.tensors import Array
-from flux_serving.backend.option_values import read_size, read_spans
+from flux_serving.backend.option_values import read_declared, read_size, read_spans
 from flux_serving.conditioning.context import Span
 from flux_serving.images.picture_size import Sides
 from flux_serving.sampling.sampling_parameters import Lora, SamplingParameters
@@ -29,8 +29,8 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
     _check_steps(first_step, end_step, steps, has_latents=INITIAL_LATENTS.name in values)
     strength, start_sigma = _read_source_change(values)
     (control_span,) = read_spans(values, parameters.CONTROL_START, parameters.CONTROL_END, 1)
-    true_cfg_scale = float(parameters.TRUE_CFG_SCALE.value_in(values))
-    _check_true_cfg(true_cfg_scale, has_negative=NEGATIVE_CONTEXT.name in values)
+    declared = read_declared(values, SamplingParameters)
+    _check_true_cfg(declared["true_cfg_scale"], has_negative=NEGATIVE_CONTEXT.name in values)
     given = values[parameters.SEED.name].tolist() if parameters.SEED.name in values else [limits.DEFAULT_SEED]
     return SamplingParameters(
         height=height,
@@ -38,15 +38,13 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
         steps=steps,
         first_step=first_step,
         end_step=end_step,
-        guidance=float(parameters.GUIDANCE_SCALE.value_in(values)),
-        true_cfg_scale=true_cfg_scale,
         seeds=_seeds(given, int(parameters.NUM_IMAGES.value_in(values, len(given)))),
         strength=strength,
         start_sigma=start_sigma,
-        control_scale=float(parameters.CONTROL_SCALE.value_in(values)),
         # As for the strength: 0.1 in float32 is above 0.1, which is a step later.
         control_span=Span(round(control_span.start, 6), round(control_span.end, 6)),
         loras=_read_loras(values),
+        **declared,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_CONTEXT_TOKENS, MAX_VIEWS
-from flux_contract.parameters import IMAGE, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
+from flux_contract.parameters import IMAGE, IMAGE_BLEND, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import Context, EncodedPrompt, Span, assemble
 from flux_serving.conditioning.detail import pooled_count
@@ -22,17 +23,14 @@ from flux_serving.conditioning.showing import ConditionImage
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """The condition that a request describes. blend: one of the contract's BLENDS.
-
-    prompt, negative_prompt: None for no prompt.
-    """
+    """The condition that a request describes. prompt, negative_prompt: None for no prompt."""
 
     images: Sequence[ConditionImage]
-    blend: str
     prompt: str | None
     negative_prompt: str | None
-    prompt_strength: float
     prompt_span: Span
+    prompt_strength: Annotated[float, PROMPT_STRENGTH]
+    blend: Annotated[str, IMAGE_BLEND]
 
 
 def check_size(images: Sequence[ConditionImage], views: Sequence[Sequence[View]], tokens_of_view: int) -> None:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from flux_contract.parameters import (
+    IMAGE_DETAIL,
+    IMAGE_DETAIL_FILTER,
+    IMAGE_DETAIL_WEIGHT,
+    IMAGE_FIT,
+    IMAGE_MASK_CROP,
+    IMAGE_STRENGTH,
+)
 from flux_serving.conditioning.context import ContextPart, Span
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import View
@@ -15,14 +24,14 @@ from flux_serving.conditioning.framing import View
 
 @dataclass(frozen=True)
 class PictureControl:
-    """The options of one input image. strength, detail, fit, span: as the contract's `IMAGE_...` parameters."""
+    """The options of one input image. span: IMAGE_START and IMAGE_END."""
 
-    strength: float
-    detail: int
-    detail_filter: str
-    detail_weight: str
-    fit: str
-    is_cropped: bool
+    strength: Annotated[float, IMAGE_STRENGTH]
+    detail: Annotated[int, IMAGE_DETAIL]
+    detail_filter: Annotated[str, IMAGE_DETAIL_FILTER]
+    detail_weight: Annotated[str, IMAGE_DETAIL_WEIGHT]
+    fit: Annotated[str, IMAGE_FIT]
+    is_cropped: Annotated[bool, IMAGE_MASK_CROP]
     span: Span
 
 

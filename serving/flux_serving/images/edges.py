@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flux_contract.parameters import CONTROL_IMAGE
+from flux_contract.parameters import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE
 from flux_serving.images.picture_decoding import Decode, decode_named
 from flux_serving.images.resizing import SizedImage, resized
 
@@ -19,8 +20,8 @@ class EdgeOptions:
     """low, high: thresholds, as for `edges`. is_photo: edges are detected in the image; else it is an edge map."""
 
     image: SizedImage
-    low: float
-    high: float
+    low: Annotated[float, CANNY_LOW]
+    high: Annotated[float, CANNY_HIGH]
     is_photo: bool
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from PIL import Image
+
+from flux_contract.parameters import FIT
 
 
 @dataclass(frozen=True)
 class SizedImage:
-    """An image file and the size that it is to have, in pixels. fit: one of the contract's SIZE_FITS."""
+    """An image file and the size that it is to have, in pixels."""
 
     encoded: bytes
     height: int
     width: int
-    fit: str
+    fit: Annotated[str, FIT]
 
     def placement(self, picture: Image.Image) -> Placement:
         """picture: the decoded file."""

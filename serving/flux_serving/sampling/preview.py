@@ -6,11 +6,13 @@ A preview only reads latents. How it travels to the client is the backend's busi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
+from flux_contract.parameters import PREVIEW_METHOD, PREVIEW_STEPS
 from flux_contract.tensors import Array
 from flux_serving.network.decoding import decode_latents
 from flux_serving.network.latents import Grid, unpack_latents
@@ -24,10 +26,10 @@ _RIDGE = 1e-4
 
 @dataclass(frozen=True)
 class PreviewOptions:
-    """method: one of the contract's PREVIEW_METHODS. every: steps between previews; 0: none."""
+    """every: steps between previews; 0: none."""
 
-    method: str
-    every: int
+    method: Annotated[str, PREVIEW_METHOD]
+    every: Annotated[int, PREVIEW_STEPS]
 
 
 class Previewer:

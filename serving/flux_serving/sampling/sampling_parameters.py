@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import END_STEP
+from flux_contract.parameters import CONTROL_SCALE, END_STEP, GUIDANCE_SCALE, TRUE_CFG_SCALE
 from flux_serving.conditioning.context import ALWAYS, Span
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 from flux_serving.sampling.starting import started_at, step_of_strength
@@ -31,14 +31,14 @@ class SamplingParameters:
     height: int
     width: int
     steps: int
-    guidance: float
+    guidance: Annotated[float, GUIDANCE_SCALE]
     seeds: tuple[int, ...]
     first_step: int
     end_step: int
-    true_cfg_scale: float = 1.0
+    true_cfg_scale: Annotated[float, TRUE_CFG_SCALE] = 1.0
     strength: float | None = None
     start_sigma: float | None = None
-    control_scale: float = 1.0
+    control_scale: Annotated[float, CONTROL_SCALE] = 1.0
     control_span: Span = ALWAYS
     loras: tuple[Lora, ...] = ()
 
