@@ -39,8 +39,9 @@ from flux_serving.scheduling.job import JobLeft
 
 @dataclass(frozen=True)
 class UnchangedImage:
-    """A source image that is the result as it is. pixels: (height, width, 3) uint8. latents: (image tokens, channels);
-    one token of one channel if the image is not encoded.
+    """A source image that is returned as it is.
+
+    pixels: (height, width, 3) uint8. latents: (image tokens, channels); (1, 1) if the image is not encoded.
     """
 
     pixels: Array
