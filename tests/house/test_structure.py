@@ -98,6 +98,13 @@ def test_one_importer_for_each_boundary() -> None:
     assert importers_of("transformers", *PRODUCT) == {"serving/flux_serving/network"}
 
 
+def test_only_the_backend_reads_the_tensors_of_a_request() -> None:
+    """The other packages take typed options."""
+    for file in files(SERVING):
+        if file.parent != SERVING / "backend":
+            assert "[str, Array]" not in file.read_text(), file.relative_to(ROOT)
+
+
 def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
     torch_free = [CONTRACT, SERVING / "scheduling", SERVING / "launch", CLIENT, GATEWAY]
     assert importers_of("torch", *torch_free) == set()

@@ -159,7 +159,6 @@ def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_
     sampler = Sampler(tiny_base)
     good, bad = (sampler.begin(parameters(seed, 4, 1.0), SamplerInputs(random_context(seed, 3)))[0] for seed in (1, 2))
     (alone,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
-    bad.steering.condition.changes  # noqa: B018
     bad.latents[0, 0] = float("nan")
     failures = sampler.step([good, bad])
     assert failures[0] is None

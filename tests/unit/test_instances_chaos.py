@@ -18,8 +18,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from conftest import DEMO  # noqa: E402
-from flux_serving.backend import flux_base, flux_prior_redux, instance, work_sharing  # noqa: E402
+from flux_serving.backend import base_options, flux_base, flux_prior_redux, instance, work_sharing  # noqa: E402
 from flux_serving.backend.progress_channel import ProgressFolder  # noqa: E402
+from flux_serving.backend.sampling_options import read_sampling_parameters  # noqa: E402
 from pictures import drawn_picture, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
@@ -90,6 +91,27 @@ def random_request(chance: random.Random, contexts: list[dict[str, np.ndarray]])
     if chance.random() < 0.2:
         request["LORA"] = np.array([[b"greyscale"]], dtype=object)
     return request
+
+
+def test_a_request_is_parsed_once(
+    models: list[flux_base.FluxBaseModel], contexts: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another instance could take it, and where its adapters are loaded first."""
+    parsed: list[Any] = []
+
+    def read(*given: Any) -> Any:
+        parsed.append(read_sampling_parameters(*given))
+        return parsed[-1]
+
+    monkeypatch.setattr(base_options, "read_sampling_parameters", read)
+    monkeypatch.setattr(work_sharing, "choose_instance", lambda own, *_: own)
+    request = contexts[0] | {
+        "NUM_INFERENCE_STEPS": np.array([[1]], np.int32),
+        "SEED": np.array([[-1]], np.int64),
+        "LORA": np.array([[b"greyscale"]], dtype=object),
+    }
+    found = outputs_of(ask(models[0], request, OUTPUTS))
+    assert [parameters.seeds for parameters in parsed] == [tuple(found["OUTPUT_SEED"][0].tolist())]
 
 
 def test_requests_at_random_through_two_instances(

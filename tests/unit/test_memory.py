@@ -6,14 +6,11 @@ The collector's full runs become rare in a process with as many objects as torch
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -21,21 +18,20 @@ import torch
 from flux_contract.errors import FluxError
 from flux_serving.backend.memory import private_bytes, return_free_memory
 from flux_serving.backend.progress_channel import ProgressFolder
+from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.network.latents import Grid
 from flux_serving.network.lora import summed
 from flux_serving.network.projections import LowRank
 from flux_serving.network.rotary import RotaryTables
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
+from flux_serving.sampling.preview import PreviewOptions
 from flux_serving.sampling.sampler import Sampler
 from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Scheduler
 from stock import context, of_size
-
-if TYPE_CHECKING:
-    from flux_serving.backend.progress_report import ProgressReport
 
 
 @pytest.fixture(autouse=True)
@@ -79,18 +75,12 @@ def run(engine: Engine[Work, str], report: ProgressReport, is_wanted: bool) -> w
 
 
 @pytest.mark.parametrize("is_wanted", [True, False], ids=["done", "cancelled"])
-def test_an_ended_job_whose_steps_were_reported_is_freed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_wanted: bool
-) -> None:
-    # Of Triton's module the report needs only that it can be imported.
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    from flux_serving.backend.progress_report import ProgressReport
-
+def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_wanted: bool) -> None:
     folder = ProgressFolder(tmp_path / "progress")
     folder.make()
     receiver = folder.listen()
     engine: Engine[Work, str] = Engine(Steps(), Scheduler())
-    report = ProgressReport(folder.connect(receiver.address), None, "", 0, engine.run_aside)  # type: ignore[arg-type]
+    report = ProgressReport(folder.connect(receiver.address), None, PreviewOptions("", 0), engine.run_aside)  # type: ignore[arg-type]
     try:
         work = run(engine, report, is_wanted)
         # The thread that ended it may still be about to return.

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
+from flux_serving.backend.condition_options import read_picture_controls
+from flux_serving.backend.option_values import read_spans
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, Span
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import Patches, View, coverage, views
-from flux_serving.conditioning.picture_control import PictureControl, picture_part, spans_in
+from flux_serving.conditioning.picture_control import PictureControl, picture_part
 from flux_serving.conditioning.prompt_encoding import text_parts
 from flux_serving.network.attention import weighted_attention
 
@@ -279,19 +281,19 @@ def test_one_value_serves_all_pictures_and_several_are_one_each() -> None:
         "IMAGE_FIT": np.array([b"cover", b"tiles"], np.object_),
         "IMAGE_START": np.array([0, 0.5], np.float32),
     }
-    first, second = PictureControl.of_each(values, 2)
+    first, second = read_picture_controls(values, 2)
     assert (first.strength, first.fit, first.span) == (0.5, "cover", Span(0, 1))
     assert (second.strength, second.fit, second.span) == (0.5, "tiles", Span(0.5, 1))
-    assert PictureControl.of_each({}, 1) == [PLAIN]
+    assert read_picture_controls({}, 1) == [PLAIN]
 
 
 def test_as_many_values_as_pictures() -> None:
     with pytest.raises(InvalidRequest, match="IMAGE_DETAIL has 2 values for 3 pictures, expected one, or one each"):
-        PictureControl.of_each({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
+        read_picture_controls({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.75, 0.25)])
 def test_what_ends_before_it_starts_is_refused(start: float, end: float) -> None:
     values = {"IMAGE_START": np.array([start], np.float32), "IMAGE_END": np.array([end], np.float32)}
     with pytest.raises(InvalidRequest, match=f"IMAGE_START={start}, expected less than IMAGE_END={end}"):
-        spans_in(values, parameters.IMAGE_START, parameters.IMAGE_END, 1)
+        read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, 1)

@@ -11,6 +11,7 @@ from diffusers import FluxPipeline, FluxPriorReduxPipeline
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.parameters import PROMPT
+from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.blending import concatenated
 from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts
@@ -88,7 +89,7 @@ def parameters(**values: float) -> SamplingParameters:
     tensors = {name: np.array([value], types.get(name, np.int32)) for name, value in values.items()}
     if "INITIAL_LATENTS" in values:
         tensors["INITIAL_LATENTS"] = np.zeros((1, 1, 1), np.float32)
-    return SamplingParameters.from_tensors(tensors, Sides(1024, 16), default_steps=50)
+    return read_sampling_parameters(tensors, Sides(1024, 16), default_steps=50)
 
 
 def test_what_is_left_out_is_what_the_seed_document_says() -> None:
@@ -105,7 +106,7 @@ def test_a_part_of_the_steps_can_be_asked_for() -> None:
 def test_seeds_may_be_a_list_as_long_as_the_images() -> None:
     def of_list(*seeds: int, **values: int) -> SamplingParameters:
         tensors = {name: np.array([value], np.int32) for name, value in values.items()}
-        return SamplingParameters.from_tensors({**tensors, "SEED": np.array(seeds)}, Sides(1024, 16), 50)
+        return read_sampling_parameters({**tensors, "SEED": np.array(seeds)}, Sides(1024, 16), 50)
 
     assert of_list(7, 3, 7).seeds == of_list(7, 3, 7, NUM_IMAGES=3).seeds == (7, 3, 7)
     first, *random = of_list(7, -1, -1).seeds

@@ -1,7 +1,7 @@
 """`flux_base`: weighted context tokens to pictures.
 
-`execute` only reads the request and hands jobs to the engine; the engine's thread answers through the request's
-response sender. Every request gets exactly one answer.
+`execute` parses the request once into `BaseOptions` and submits jobs to the engine; the engine's thread answers through
+the request's response sender. Every request gets exactly one answer.
 """
 
 from __future__ import annotations
@@ -15,41 +15,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from flux_contract.codes import error_of
 from flux_contract.errors import InvalidRequest, Overloaded
-from flux_contract.internal_tensors import PIXELS, REFUSALS
+from flux_contract.internal_tensors import LATENTS, PIXELS
 from flux_contract.models import FLUX_BASE
-from flux_contract.parameters import LORA, OUTPUT_FORMAT, PRIORITY
 from flux_contract.tensors import Array
 from flux_serving.backend.accepted_request import AcceptedRequest
 from flux_serving.backend.adapters import Adapters
+from flux_serving.backend.base_options import BaseOptions, UnchangedImage, group_hash, read_base_options
 from flux_serving.backend.health import HEALTH, WatchedRunner
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.metrics import EngineMetrics
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.progress_report import ProgressReport
 from flux_serving.backend.reply import Reply, TritonReply, is_streamed, refuse_surely
-from flux_serving.backend.sampler_inputs import (
-    group_hash,
-    planned_jobs,
-    read_sampler_inputs,
-    unchanged,
-    without_placeholders,
-)
 from flux_serving.backend.server_folder import ServerFolder
-from flux_serving.backend.wire import read_inputs, read_text, refuse
+from flux_serving.backend.wire import read_inputs, refuse
 from flux_serving.backend.work_sharing import WorkSharing
-from flux_serving.images.picture_encoding import parse_format
 from flux_serving.images.picture_size import Sides
 from flux_serving.network.weights import choose_dtype, load_base, open_device
 from flux_serving.sampling.denoising import Denoising
 from flux_serving.sampling.preview import Previewer
 from flux_serving.sampling.sampler import GeneratedImage, Sampler
-from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
-from flux_serving.scheduling.job import Job, JobLeft
+from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
@@ -69,6 +57,8 @@ _SWITCH_INTERVAL_S = 0.0003
 
 
 class FluxBaseModel:
+    """One instance of the model. Threads: of the engine, of work sharing and of the metrics; one loads adapters."""
+
     def __init__(self, args: Mapping[str, str]) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         instance = self._instance = Instance.start(FLUX_BASE, args)
@@ -76,8 +66,11 @@ class FluxBaseModel:
         device = open_device(instance.device)
         checkpoints = Checkpoints.from_environment(os.environ)
         base = load_base(checkpoints, device, choose_dtype(settings.dtype, device))
-        self._sides = Sides(base.native_side, base.token_side)
-        self._default_steps = settings.default_steps or base.default_steps
+        self._parse = partial(
+            read_base_options,
+            sides=Sides(base.native_side, base.token_side),
+            default_steps=settings.default_steps or base.default_steps,
+        )
         self._sampler = Sampler(base, settings.attention)
         self._previewer = Previewer(base)
         self._progress_folder = ProgressFolder.of_server(os.environ)
@@ -121,12 +114,13 @@ class FluxBaseModel:
                 refuse(FLUX_BASE, request, error, in_words=is_streamed(request))
                 continue
             try:
-                is_handed_over = self._sharing.hand_over(reply, values, partial(self._planned_jobs, values))
+                options = self._parse(values)
+                is_handed_over = self._sharing.hand_over(reply, values, options.planned_jobs)
             except BaseException as error:
                 refuse_surely(reply, error)
                 continue
             if not is_handed_over:
-                self._take(reply, values)
+                self._start(reply, options)
 
     def close(self) -> None:
         self._sharing.close()
@@ -141,38 +135,41 @@ class FluxBaseModel:
         self._engine.close(Overloaded(_RESTARTING))
 
     def _take(self, reply: Reply, values: Mapping[str, Array]) -> None:
+        """Work on a request that another instance hands over, or has not accepted. Does not raise."""
+        try:
+            options = self._parse(values)
+        except BaseException as error:
+            refuse_surely(reply, error)
+        else:
+            self._start(reply, options)
+
+    def _start(self, reply: Reply, options: BaseOptions) -> None:
         """Work on a request in this instance. Does not raise."""
         accepted = None
         try:
-            report = ProgressReport.open(values, self._progress_folder, self._previewer, self._engine.run_aside)
+            report = ProgressReport.open(
+                options.progress_address,
+                options.preview,
+                self._progress_folder,
+                self._previewer,
+                self._engine.run_aside,
+            )
             accepted = AcceptedRequest(reply, report)
-            self._accept(accepted, values)
+            self._accept(accepted, options)
         except BaseException as error:
             if accepted is not None:
                 accepted.fail(error)
             else:
                 refuse_surely(reply, error)
 
-    def _planned_jobs(self, values: Mapping[str, Array]) -> list[JobLeft]:
-        """The jobs of a request, as placement needs them; empty if the request takes no step.
-
-        Raises InvalidRequest: the request breaks the contract.
-        """
-        if any(read_text(FLUX_BASE, tensor, values) for tensor in REFUSALS):
-            return []
-        values = without_placeholders(values)
-        parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
-        return planned_jobs(parameters, values, self._sides.multiple)
-
-    def _accept(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
+    def _accept(self, accepted: AcceptedRequest, options: BaseOptions) -> None:
         """Raises Overloaded: there is no room."""
-        if LORA.name not in values:
-            self._begin(accepted, values)
+        if not options.parameters.loras:
+            self._begin(accepted, options)
         elif self._loads.acquire(blocking=False):
             try:
-                copies = {name: np.array(array) for name, array in values.items()}
-                self._sharing.expect(accepted, self._planned_jobs(values))
-                loading = self._loader.submit(self._begin, accepted, copies)
+                self._sharing.expect(accepted, options.planned_jobs())
+                loading = self._loader.submit(self._begin, accepted, options)
             except BaseException:
                 self._loads.release()
                 self._sharing.arrived(accepted)
@@ -188,31 +185,26 @@ class FluxBaseModel:
         if loading.cancelled() or loading.exception() is not None:
             accepted.fail(loading.exception() or Overloaded(_RESTARTING))
 
-    def _begin(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
-        """values: the request's tensors, of which nothing is kept. Does not raise."""
+    def _begin(self, accepted: AcceptedRequest, options: BaseOptions) -> None:
+        """Does not raise."""
         try:
-            self._submit(accepted, without_placeholders(values))
+            self._submit(accepted, options)
         except BaseException as error:
             accepted.fail(error)
 
-    def _submit(self, accepted: AcceptedRequest, values: Mapping[str, Array]) -> None:
-        for tensor in REFUSALS:
-            if refused := read_text(FLUX_BASE, tensor, values):
-                # Our models always add a code; a text without one was sent by the caller.
-                raise error_of(refused, without=InvalidRequest)
-        # Read here although image_encode writes it: a wrong format must not cost a picture.
-        parse_format(read_text(FLUX_BASE, OUTPUT_FORMAT, values))
-        parameters = SamplingParameters.from_tensors(values, self._sides, self._default_steps)
+    def _submit(self, accepted: AcceptedRequest, options: BaseOptions) -> None:
+        parameters, inputs = options.parameters, options.inputs
         made_on = {"instance": self._instance.name, "device": self._instance.device}
         recipes = [json.dumps(recipe | made_on) for recipe in self._sampler.recipes(parameters)]
         accepted.expect(parameters.seeds, recipes)
-        if parameters.is_unchanged:
-            for index, picture in enumerate(unchanged(values, parameters, accepted)):
-                accepted.taker(index)(picture)
+        if isinstance(inputs, UnchangedImage):
+            image = _unchanged(inputs, accepted)
+            for index in range(len(parameters.seeds)):
+                accepted.taker(index)(image)
             return
         works = self._sampler.begin(
             parameters,
-            read_sampler_inputs(values),
+            inputs,
             self._adapters.adapted(parameters.loras) if parameters.loras else None,
             is_decoded=accepted.wants(PIXELS),
         )
@@ -225,7 +217,7 @@ class FluxBaseModel:
                 group_hash=group_hash(parameters),
                 tokens=work.most_tokens,
                 rows=work.most_rows,
-                priority=int(PRIORITY.value_in(values)),
+                priority=options.priority,
                 deadline=self._engine.clock() + accepted.timeout_us / 1e6 if accepted.timeout_us else None,
                 is_wanted=accepted.is_wanted,
             )
@@ -236,3 +228,10 @@ class FluxBaseModel:
         except Overloaded:
             self._metrics.refused(len(jobs))
             raise
+
+
+def _unchanged(image: UnchangedImage, accepted: AcceptedRequest) -> GeneratedImage:
+    """Raises InvalidRequest: its latents are requested, but it is not encoded."""
+    if accepted.wants(LATENTS) and image.latents.size == 1:
+        raise InvalidRequest(f"{LATENTS.name} are wanted, but a picture that stays as it is, is not encoded")
+    return GeneratedImage(image.latents, image.pixels)

@@ -11,7 +11,6 @@ import base64
 import io
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -32,15 +31,14 @@ from flux_contract.internal_tensors import (
     PROGRESS_PARAMETER,
     STREAM_TOKEN,
 )
-from flux_contract.models import BY_MODE, FLUX_STREAM, MODE, Ensemble
-from flux_contract.parameters import OUTPUT_FORMAT
+from flux_contract.models import FLUX_STREAM
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.ensemble_call import EnsembleCall
 from flux_serving.backend.health import HEALTH, STUCK_AFTER_S
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.progress_channel import PreviewMessage, ProgressFolder, ProgressMessage, ProgressReceiver
-from flux_serving.backend.wire import answer, error_response, read_inputs, read_text, refuse, send_last
-from flux_serving.images.picture_encoding import parse_format
+from flux_serving.backend.stream_options import read_cancelled_token, read_stream_options
+from flux_serving.backend.wire import answer, error_response, read_inputs, refuse, send_last
 from flux_serving.settings import Checkpoints
 
 log = logging.getLogger(__name__)
@@ -92,10 +90,10 @@ class FluxStreamModel:
         running = sum(not stream.is_over for stream in self._streams)
         if running >= limits.MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
-        abandoned = [stream for stream in self._streams if stream.is_over and stream.is_calling]
+        abandoned = [s.over_at_s for s in self._streams if s.over_at_s is not None and s.is_calling]
         if len(abandoned) >= limits.MAX_ABANDONED_CALLS:
             message = f"{len(abandoned)} calls of streams that have ended still run"
-            if all(time.monotonic() - stream.over_at_s > STUCK_AFTER_S for stream in abandoned):
+            if all(time.monotonic() - over_at_s > STUCK_AFTER_S for over_at_s in abandoned):
                 HEALTH.end(message)
             raise Overloaded(f"no room for one more stream: {message}, at most {limits.MAX_ABANDONED_CALLS} may")
         receiver = self._folder.listen()
@@ -115,10 +113,7 @@ class FluxStreamModel:
 
     def _cancel(self, request: Any) -> None:
         """Raises InvalidRequest: no running stream has the token, or the request breaks the contract."""
-        values = read_inputs(FLUX_STREAM, request)
-        if len(values) > 1:
-            raise InvalidRequest(f"{CANCEL.name} is the only input of its request, found {len(values) - 1} more")
-        token = read_text(FLUX_STREAM, CANCEL, values)
+        token = read_cancelled_token(read_inputs(FLUX_STREAM, request))
         found = [stream for stream in self._streams if stream.token == token and not stream.is_over]
         if not token or not found:
             raise InvalidRequest(f"{CANCEL.name}: no running stream has this token; it may have ended")
@@ -136,17 +131,9 @@ class _Stream(threading.Thread):
         Raises InvalidRequest: the request breaks the contract, or its mode is not served.
         """
         super().__init__(name="stream", daemon=True)
-        values = read_inputs(FLUX_STREAM, request)
-        mode = read_text(FLUX_STREAM, MODE, values)
-        if mode in unserved:
-            raise InvalidRequest(f"{MODE.name}={mode!r}: {unserved[mode]}")
-        ensemble = BY_MODE[mode]
-        values.pop(MODE.name, None)
-        #: What CANCEL names it by; empty for a stream that cannot be cancelled so.
-        self.token = _token_in(values)
-        values.pop(STREAM_TOKEN.name, None)
-        _check_mode(ensemble, values)
-        self._as_text = parse_format(read_text(FLUX_STREAM, OUTPUT_FORMAT, values)).as_base64
+        options = read_stream_options(read_inputs(FLUX_STREAM, request), unserved)
+        self.token = options.token
+        self._previews_as_base64 = options.previews_as_base64
         self._request_id: str = request.request_id()
         trace = request.trace()
         self._wanted = frozenset(request.requested_output_names())
@@ -156,15 +143,15 @@ class _Stream(threading.Thread):
         self._begun = threading.Event()
         self._call = EnsembleCall(
             pb_utils.InferenceRequest(
-                model_name=ensemble.name,
+                model_name=options.ensemble.name,
                 request_id=self._request_id,
                 timeout=request.timeout(),
                 trace=trace,
-                requested_output_names=[tensor.name for tensor in ensemble.outputs],
+                requested_output_names=[tensor.name for tensor in options.ensemble.outputs],
                 # Every model of the ensemble sees it, and it is not part of the response cache's key.
                 parameters={PROGRESS_PARAMETER: self._receiver.address},
                 inputs=[
-                    *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in values.items()),
+                    *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in options.inputs.items()),
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
                 ],
             ),
@@ -175,10 +162,12 @@ class _Stream(threading.Thread):
         self._stopping = False
         self._cancelled = False
         self._steps_done: dict[int, int] = {}
-        #: Whether its last answer is on its way, so that it takes no place any more.
-        self.is_over = False
-        #: When that was, on the monotonic clock.
-        self.over_at_s = 0.0
+        #: When it began to send its last answer, on the monotonic clock; it then no longer counts as running.
+        self.over_at_s: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.over_at_s is not None
 
     @property
     def is_calling(self) -> bool:
@@ -224,7 +213,6 @@ class _Stream(threading.Thread):
         except BaseException as error:
             return error_response(FLUX_STREAM, self._request_id, error)
         finally:
-            self.is_over = True
             self.over_at_s = time.monotonic()
             self._receiver.close()
 
@@ -258,19 +246,9 @@ class _Stream(threading.Thread):
         steps_done = self._steps_done[progress.image] = max(progress.steps_done, latest)
         outputs: dict[Tensor, Array] = {PROGRESS: PROGRESS.array([progress.image, steps_done, progress.steps])}
         if progress.preview is not None and PREVIEW.name in self._wanted:
-            outputs[PREVIEW] = PREVIEW.array(_as_jpeg(progress.preview, self._as_text))
+            outputs[PREVIEW] = PREVIEW.array(_as_jpeg(progress.preview, self._previews_as_base64))
         if any(tensor.name in self._wanted for tensor in outputs):
             self._sender.send(answer(self._wanted, outputs))
-
-
-def _token_in(values: Mapping[str, Array]) -> str:
-    """Empty where there is none. Raises InvalidRequest: it could be guessed."""
-    if STREAM_TOKEN.name not in values:
-        return ""
-    token = read_text(FLUX_STREAM, STREAM_TOKEN, values)
-    if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, token):
-        raise InvalidRequest(f"{STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
-    return token
 
 
 def _end_call(begun: threading.Event, receiver: ProgressReceiver) -> None:
@@ -278,17 +256,7 @@ def _end_call(begun: threading.Event, receiver: ProgressReceiver) -> None:
     receiver.wake()
 
 
-def _check_mode(ensemble: Ensemble, values: Mapping[str, Array]) -> None:
-    """Raises InvalidRequest: the ensemble needs an input that is not there, or has no use for one that is."""
-    known = {tensor.name: tensor for tensor in ensemble.inputs}
-    if missing := [name for name, tensor in known.items() if not tensor.optional and name not in values]:
-        raise InvalidRequest(f"{missing[0]} is missing, which {ensemble.name} needs")
-    if strange := [name for name in values if name not in known]:
-        raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
-
-
-def _as_jpeg(preview: PreviewMessage, as_text: bool) -> bytes:
-    """as_text: base64, which JSON can carry."""
+def _as_jpeg(preview: PreviewMessage, as_base64: bool) -> bytes:
     jpeg = io.BytesIO()
     Image.frombytes("RGB", (preview.width, preview.height), preview.rgb).save(jpeg, "JPEG", quality=85)
-    return base64.b64encode(jpeg.getvalue()) if as_text else jpeg.getvalue()
+    return base64.b64encode(jpeg.getvalue()) if as_base64 else jpeg.getvalue()

@@ -6,6 +6,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from flux_contract.errors import Overloaded
 from flux_serving.backend.pending_request import PendingRequest
@@ -40,17 +41,17 @@ def make_lanes(workers: int, decode_s: float) -> tuple[Lane, ...]:
 
 
 class Lane:
-    """Threads that prepare requests of one size, first come, first served."""
+    """Threads that prepare requests of one size, first come, first served. A lock guards the set of requests."""
 
     def __init__(self, name: str, bounds: LaneLimits, workers: int) -> None:
         self.bounds = bounds
         self.executor = ThreadPoolExecutor(workers, f"prepare {name}")
         #: Waiting or in work; some may have been answered meanwhile.
-        self._requests: set[PendingRequest] = set()
+        self._requests: set[PendingRequest[Any]] = set()
         self._name = name
         self._lock = threading.Lock()
 
-    def enter(self, pending: PendingRequest) -> None:
+    def enter(self, pending: PendingRequest[Any]) -> None:
         """Raises Overloaded: there is no room."""
         with self._lock:
             count = sum(other.is_open for other in self._requests)
@@ -60,6 +61,6 @@ class Lane:
                 )
             self._requests.add(pending)
 
-    def leave(self, pending: PendingRequest) -> None:
+    def leave(self, pending: PendingRequest[Any]) -> None:
         with self._lock:
             self._requests.discard(pending)

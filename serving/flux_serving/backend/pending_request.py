@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,14 @@ from flux_serving.backend.wire import answer, read_inputs, refusal, send_last
 log = logging.getLogger(__name__)
 
 
-class PendingRequest:
-    """Holds copies of the request's tensors until it is answered. Any thread may answer; the first answer counts."""
+Options = TypeVar("Options")
+
+
+class PendingRequest(Generic[Options]):
+    """Holds the options of a request until it is answered. Any thread may answer; only the first answer counts.
+
+    A lock guards the state of the answer.
+    """
 
     def __init__(
         self,
@@ -30,14 +36,17 @@ class PendingRequest:
         request: Any,
         refusal_tensor: Tensor | None,
         folder: ProgressFolder,
-        on_end: Callable[[PendingRequest], None],
+        on_end: Callable[[PendingRequest[Options]], None],
     ) -> None:
-        """refusal_tensor: the output that tells an error; None: errors are Triton's own.
+        """refusal_tensor: the output that carries an error; None: errors are Triton's own.
 
         Raises InvalidRequest: the request breaks the contract.
         """
-        self.values: Mapping[str, Array] = read_inputs(model, request)
-        self.size_bytes = sum(map(_size_bytes, self.values.values()))
+        values = read_inputs(model, request)
+        self.size_bytes = sum(map(_size_bytes, values.values()))
+        #: What `parse` reads.
+        self._values: Mapping[str, Array] = values
+        self._options: Options | None = None
         self._model = model
         self._refusal_tensor = refusal_tensor
         self._folder = folder
@@ -52,11 +61,24 @@ class PendingRequest:
         self._is_open = True
         self._lock = threading.Lock()
 
-    def keep(self) -> None:
-        """Copy the tensors, whose memory goes back to Triton when `execute` returns. Bytes are copies already."""
-        self.values = {
-            name: array if array.dtype == np.object_ else np.array(array) for name, array in self.values.items()
-        }
+    def parse(self, parse: Callable[[Mapping[str, Array]], Options]) -> None:
+        """Parse copies of the tensors, once. Their memory goes back to Triton when `execute` returns.
+
+        Raises what `parse` raises.
+        """
+        values, self._values = self._values, {}
+        # Elements of text tensors are copies already.
+        self._options = parse(
+            {name: array if array.dtype == np.object_ else np.array(array) for name, array in values.items()}
+        )
+
+    def open_options(self) -> Options:
+        """The options, for more work on the request. Raises FluxError: no more work should go into it."""
+        options = self._options
+        if (reason := self.reason_to_stop()) is not None:
+            raise reason
+        assert options is not None
+        return options
 
     @property
     def is_open(self) -> bool:
@@ -100,7 +122,7 @@ class PendingRequest:
         except BaseException:
             self._is_open = True
             raise
-        self.values = {}
+        self._options = None
         self._on_end(self)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -12,9 +12,6 @@ from torch import Tensor
 from flux_contract.errors import Cancelled, InvalidRequest
 from flux_contract.internal_tensors import PROGRESS_ADDRESS
 from flux_contract.limits import SLOW_PREVIEW_METHODS
-from flux_contract.models import FLUX_BASE
-from flux_contract.parameters import PREVIEW_METHOD, PREVIEW_STEPS
-from flux_contract.tensors import Array
 from flux_serving.backend.progress_channel import (
     MAX_PREVIEW_SIDE,
     PreviewMessage,
@@ -22,9 +19,8 @@ from flux_serving.backend.progress_channel import (
     ProgressMessage,
     ProgressSender,
 )
-from flux_serving.backend.wire import read_text
 from flux_serving.sampling.denoising import Denoising
-from flux_serving.sampling.preview import Previewer
+from flux_serving.sampling.preview import Previewer, PreviewOptions
 from flux_serving.sampling.sampler import GeneratedImage
 from flux_serving.scheduling.job import Job
 
@@ -35,34 +31,27 @@ Aside: TypeAlias = Callable[[Callable[[], object]], bool]
 
 
 class ProgressReport:
-    """Of one request. Where nobody listens it does nothing."""
+    """The progress of one request. Without a sender it does nothing."""
 
     def __init__(
-        self, sender: ProgressSender | None, previewer: Previewer, method: str, every: int, run_aside: Aside
+        self, sender: ProgressSender | None, previewer: Previewer, preview: PreviewOptions, run_aside: Aside
     ) -> None:
-        """every: steps between previews; 0: none. run_aside: of the engine."""
+        """run_aside: of the engine."""
         self._sender = sender
         self._previewer = previewer
-        self._method = method
-        self._every = every
+        self._preview = preview
         self._run_aside = run_aside
 
     @classmethod
     def open(
-        cls, values: Mapping[str, Array], folder: ProgressFolder, previewer: Previewer, run_aside: Aside
+        cls, address: str, preview: PreviewOptions, folder: ProgressFolder, previewer: Previewer, run_aside: Aside
     ) -> ProgressReport:
-        """values: the request's tensors.
-
-        Raises InvalidRequest: the address is not one of this server's own.
-        """
-        every = int(PREVIEW_STEPS.value_in(values))
-        method = read_text(FLUX_BASE, PREVIEW_METHOD, values)
-        address = read_text(FLUX_BASE, PROGRESS_ADDRESS, values)
+        """address: empty if no stream listens. Raises InvalidRequest: the address is not one of this server's own."""
         try:
             sender = folder.connect(address) if address else None
         except InvalidRequest as error:
             raise InvalidRequest(f"{PROGRESS_ADDRESS.name}={address[:40]!r} {error}") from None
-        return cls(sender, previewer, method, every, run_aside)
+        return cls(sender, previewer, preview, run_aside)
 
     def is_heard(self) -> bool:
         """Whether the request's client is still there, as far as it can be known."""
@@ -89,12 +78,13 @@ class ProgressReport:
         After the last step there is no preview: the picture itself follows, and is being made meanwhile.
         """
         assert self._sender is not None
-        is_due = 0 < job.steps_done < job.steps and self._every and job.steps_done % self._every == 0
+        every = self._preview.every
+        is_due = 0 < job.steps_done < job.steps and every and job.steps_done % every == 0
         if not (is_due and self._sender.is_heard()):
             self._sender.send(ProgressMessage(image, job.steps_done, job.steps, None))
             return
         show = partial(self._show, image, job, job.work.estimate)
-        if self._method not in SLOW_PREVIEW_METHODS:
+        if self._preview.method not in SLOW_PREVIEW_METHODS:
             show()
         else:
             self._sender.send(ProgressMessage(image, job.steps_done, job.steps, None))
@@ -107,7 +97,7 @@ class ProgressReport:
             return
         preview = None
         try:
-            rgb = self._previewer.preview(self._method, latents, job.work.grid, MAX_PREVIEW_SIDE)
+            rgb = self._previewer.preview(self._preview.method, latents, job.work.grid, MAX_PREVIEW_SIDE)
             preview = PreviewMessage(rgb.shape[0], rgb.shape[1], rgb.tobytes())
         except Exception:
             log.exception("a preview failed; its picture goes on")

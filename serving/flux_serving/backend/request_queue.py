@@ -1,8 +1,8 @@
-"""A bounded queue for the models that decode or encode pictures: `execute` only accepts, threads do the work.
+"""The models that decode or encode images, and their bounded queue: `execute` only accepts, threads do the work.
 
-Every request goes through two stages: `prepare` reads it, in several threads at once, and `finish` takes what is
-prepared, in one thread, several requests at a time. Requests whose pictures take long to decode are prepared in threads
-of their own, so that others overtake them.
+`execute` parses a request into options. The request then goes through two stages: `prepare` runs in several threads at
+once, and `finish` answers what is prepared, in one thread, several requests at a time. Requests whose images take long
+to decode are prepared in threads of their own, so that others overtake them.
 
 Triton's own bound of a model's queue, `max_queue_size`, is not used: Triton 2.51 crashes when it refuses a step of an
 ensemble beside which another step runs, as in `flux_img2img`.
@@ -13,11 +13,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
 
@@ -26,8 +27,9 @@ from flux_contract.errors import GenerationFailed, InvalidRequest, Overloaded
 from flux_contract.models import Model
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.health import HEALTH
+from flux_serving.backend.instance import Instance
 from flux_serving.backend.lanes import Lane, LaneLimits, make_lanes
-from flux_serving.backend.pending_request import PendingRequest
+from flux_serving.backend.pending_request import Options, PendingRequest
 from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import refuse
@@ -41,48 +43,84 @@ _WATCH_S = 0.1
 
 
 Prepared = TypeVar("Prepared")
-#: The request's tensors, and how its pictures are decoded, to what `finish` needs. Errors are the request's.
-Prepare: TypeAlias = Callable[[Mapping[str, Array], Decode], Prepared]
-#: Answers requests together. What it leaves open is answered as failed.
-Finish: TypeAlias = Callable[[Sequence[tuple[PendingRequest, Prepared]]], None]
 
 
-class RequestQueue(Generic[Prepared]):
-    """Of one model instance. Accepts while there is room, and answers each request exactly once.
+class QueuedModelBase(ABC, Generic[Options, Prepared]):
+    """One instance of a model whose requests wait in a `RequestQueue`.
 
-    A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone.
+    What `parse`, `prepare` and `outputs` raise is the error of the request.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        settings: ModelSettings,
-        refusal_tensor: Tensor | None,
-        prepare: Prepare[Prepared],
-        finish: Finish[Prepared],
-        max_together: int = 1,
-        decodes: bool = True,
-    ) -> None:
-        """max_together: requests that `finish` takes at once. decodes: whether `prepare` decodes pictures.
+    contract: ClassVar[Model]
+    #: The output that carries an error; None: errors are Triton's own.
+    refusal_tensor: ClassVar[Tensor | None] = None
+    #: Requests that `finish` takes at once.
+    max_together: ClassVar[int] = 1
+    #: Whether `prepare` decodes images.
+    decodes: ClassVar[bool] = True
 
-        Raises CannotStart: no picture can be decoded here.
+    def __init__(self, args: Mapping[str, str]) -> None:
+        """args: what Triton hands to `initialize`.
+
+        Raises CannotStart: a setting or a checkpoint is wrong, or no image can be decoded here.
         """
+        self._instance = Instance.start(self.contract, args)
+        self.load(self._instance)
+        self._queue = RequestQueue(self, self._instance.settings)
+        self._instance.heartbeat.begin()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        self._queue.accept(requests)
+
+    def close(self) -> None:
+        self._queue.close()
+        self._instance.close()
+
+    def load(self, instance: Instance) -> None:
+        """Load what requests need, before the first one arrives."""
+
+    @abstractmethod
+    def parse(self, values: Mapping[str, Array]) -> Options:
+        """In `execute`. values: copies of the tensors that are present, by name, checked against the contract."""
+
+    @abstractmethod
+    def prepare(self, options: Options, decode: Decode) -> Prepared:
+        """In several threads at once: the work that requests do not share."""
+
+    @abstractmethod
+    def outputs(self, prepared: Prepared) -> Mapping[Tensor, Array]:
+        """In one thread. Returns the outputs of one request, without the batch dimension."""
+
+    def finish(self, batch: Sequence[tuple[PendingRequest[Options], Prepared]]) -> None:
+        """In the same thread: answer requests. The error of one does not fail the others; unanswered ones fail."""
+        for pending, prepared in batch:
+            try:
+                pending.answer(self.outputs(prepared))
+            except Exception as error:
+                pending.fail(error)
+
+
+class RequestQueue(Generic[Options, Prepared]):
+    """The queue of one model instance. It accepts while there is room, and answers each request exactly once.
+
+    A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone. Threads:
+    those of the lanes prepare, one finishes, one watches deadlines. A lock guards the set of pending requests.
+    """
+
+    def __init__(self, model: QueuedModelBase[Options, Prepared], settings: ModelSettings) -> None:
+        """Raises CannotStart: no image can be decoded here."""
         self._model = model
         self._settings = settings
-        self._refusal_tensor = refusal_tensor
-        self._prepare_values = prepare
-        self._finish_together = finish
-        self._max_together = max_together
         self._folder = ProgressFolder.of_server(os.environ)
-        self._decoder = PictureDecoder() if decodes else None
+        self._decoder = PictureDecoder() if model.decodes else None
         #: Accepted and not answered.
-        self._pending: set[PendingRequest] = set()
+        self._pending: set[PendingRequest[Options]] = set()
         self._pending_bytes = 0
-        self._ready: deque[tuple[PendingRequest, Prepared]] = deque()
+        self._ready: deque[tuple[PendingRequest[Options], Prepared]] = deque()
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         #: Requests being prepared or prepared: what they hold may be large.
-        self._slots = threading.Semaphore(2 * settings.workers + 1 + max_together)
+        self._slots = threading.Semaphore(2 * settings.workers + 1 + model.max_together)
         self._lanes = make_lanes(settings.workers, settings.decode_s)
         self._finisher = ThreadPoolExecutor(1, "finish")
         self._watcher = threading.Thread(target=self._watch, name="deadlines", daemon=True)
@@ -96,7 +134,7 @@ class RequestQueue(Generic[Prepared]):
                 HEALTH.check()
                 pending = self._take(request)
             except BaseException as error:
-                refuse(self._model, request, error, tensor=self._refusal_tensor)
+                refuse(self._model.contract, request, error, tensor=self._model.refusal_tensor)
                 continue
             try:
                 self._submit(pending, 0)
@@ -117,29 +155,31 @@ class RequestQueue(Generic[Prepared]):
         for pending in self._snapshot():
             pending.fail(Overloaded("the server is stopping"))
 
-    def _take(self, request: Any) -> PendingRequest:
+    def _take(self, request: Any) -> PendingRequest[Options]:
         """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
         most = self._settings.max_pending
         if len(self._pending) >= most:
             raise Overloaded(f"no room for one more request: {most} are waiting or running, at most {most} may")
-        pending = PendingRequest(self._model, request, self._refusal_tensor, self._folder, self._ended)
+        pending: PendingRequest[Options] = PendingRequest(
+            self._model.contract, request, self._model.refusal_tensor, self._folder, self._ended
+        )
         size, left = pending.size_bytes, limits.MAX_PENDING_BYTES - self._pending_bytes
         if size > limits.MAX_PENDING_BYTES // 2:
             raise InvalidRequest(f"request has {size} bytes, at most {limits.MAX_PENDING_BYTES // 2} are allowed")
         if size > left // 2:  # so that many large requests leave room for small ones
             raise Overloaded(f"no room for one more request of {size} bytes: those in work leave {left // 2}")
-        pending.keep()
+        pending.parse(self._model.parse)
         with self._lock:
             self._pending_bytes += pending.size_bytes
             self._pending.add(pending)
         return pending
 
-    def _ended(self, pending: PendingRequest) -> None:
+    def _ended(self, pending: PendingRequest[Options]) -> None:
         with self._lock:
             self._pending.discard(pending)
             self._pending_bytes -= pending.size_bytes
 
-    def _snapshot(self) -> list[PendingRequest]:
+    def _snapshot(self) -> list[PendingRequest[Options]]:
         with self._lock:
             return list(self._pending)
 
@@ -149,7 +189,7 @@ class RequestQueue(Generic[Prepared]):
                 if pending.is_open and (reason := pending.reason_to_stop()) is not None:
                     pending.fail(reason)
 
-    def _submit(self, pending: PendingRequest, lane: int) -> None:
+    def _submit(self, pending: PendingRequest[Options], lane: int) -> None:
         """Raises Overloaded: the lane has no room."""
         entered = self._lanes[lane]
         entered.enter(pending)
@@ -161,12 +201,12 @@ class RequestQueue(Generic[Prepared]):
             entered.leave(pending)
             raise
 
-    def _end_preparing(self, pending: PendingRequest, lane: Lane, preparing: Future[None]) -> None:
+    def _end_preparing(self, pending: PendingRequest[Options], lane: Lane, preparing: Future[None]) -> None:
         lane.leave(pending)
         if (error := preparing.exception()) is not None:
             pending.fail(error)
 
-    def _prepare(self, pending: PendingRequest, lane: int) -> None:
+    def _prepare(self, pending: PendingRequest[Options], lane: int) -> None:
         """In a thread of the lane. What it raises is the request's failure."""
         while not self._slots.acquire(timeout=_WATCH_S):
             if not pending.is_open:
@@ -183,36 +223,34 @@ class RequestQueue(Generic[Prepared]):
             if not is_ready:
                 self._slots.release()
 
-    def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest) -> bool:
+    def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest[Options]) -> bool:
         """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
-        values = pending.values
-        if (reason := pending.reason_to_stop()) is not None:
-            raise reason
+        options = pending.open_options()
         allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
 
         def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
             assert self._decoder is not None
             return self._decoder.decode(encoded, max_pixels, behind, allowance)
 
-        self._ready.append((pending, self._prepare_values(values, decode)))
+        self._ready.append((pending, self._model.prepare(options, decode)))
         self._finisher.submit(self._finish).add_done_callback(partial(self._end_finishing, pending))
         return True
 
-    def _end_finishing(self, pending: PendingRequest, finishing: Future[None]) -> None:
+    def _end_finishing(self, pending: PendingRequest[Options], finishing: Future[None]) -> None:
         if (error := finishing.exception()) is not None:
             pending.fail(error)
 
     def _finish(self) -> None:
         """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
-        batch: list[tuple[PendingRequest, Prepared]] = []
+        batch: list[tuple[PendingRequest[Options], Prepared]] = []
         try:
-            while self._ready and len(batch) < self._max_together:
+            while self._ready and len(batch) < self._model.max_together:
                 batch.append(self._ready.popleft())
             going_on = [(pending, prepared) for pending, prepared in batch if not _is_stopped(pending)]
             if going_on:
-                self._finish_together(going_on)
+                self._model.finish(going_on)
         except BaseException as error:
-            log.error("%s: a batch of %d requests failed", self._model.name, len(batch), exc_info=error)
+            log.error("%s: a batch of %d requests failed", self._model.contract.name, len(batch), exc_info=error)
             raise
         finally:
             for pending, _ in batch:
@@ -220,7 +258,7 @@ class RequestQueue(Generic[Prepared]):
                 self._slots.release()
 
 
-def _is_stopped(pending: PendingRequest) -> bool:
+def _is_stopped(pending: PendingRequest[Any]) -> bool:
     """Whether no more work should go into the request, which is then answered."""
     if (reason := pending.reason_to_stop()) is None:
         return False

@@ -44,17 +44,6 @@ def read_inputs(model: Model, request: Any) -> dict[str, Array]:
     return values
 
 
-def read_text(model: Model, tensor: Tensor, values: Mapping[str, Array]) -> str:
-    """The text of a one-element BYTES input, or its default. Raises InvalidRequest: it is not UTF-8."""
-    if tensor.name not in values:
-        return str(tensor.default)
-    item = values[tensor.name][0]
-    try:
-        return item if isinstance(item, str) else bytes(item).decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{model.name}: {tensor.name} is not UTF-8") from None
-
-
 def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
     """A response with the outputs whose names are wanted. outputs: without the batch dimension."""
     return pb_utils.InferenceResponse(

@@ -1,77 +1,66 @@
-"""A request's whole condition: what the vision tower is to see, and the context that comes of it."""
+"""The condition of a request: the options of its images and prompts, and the context that is composed from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
-from PIL import Image
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_CONTEXT_TOKENS, MAX_VIEWS
-from flux_contract.parameters import IMAGE, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
+from flux_contract.parameters import IMAGE, IMAGE_BLEND, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import Context, EncodedPrompt, Span, assemble
 from flux_serving.conditioning.detail import pooled_count
 from flux_serving.conditioning.framing import View
-from flux_serving.conditioning.picture_control import PictureControl, picture_part
+from flux_serving.conditioning.picture_control import picture_part
 from flux_serving.conditioning.prompt_encoding import text_parts
+from flux_serving.conditioning.showing import ConditionImage
 
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """What a request asks for. views, controls: of each picture, if there are any. blend: of the contract.
+    """The condition that a request describes. prompt, negative_prompt: None for no prompt."""
 
-    prompt, negative_prompt: None for none.
-    """
-
-    views: Sequence[Sequence[View]]
-    controls: Sequence[PictureControl]
-    blend: str
+    images: Sequence[ConditionImage]
     prompt: str | None
     negative_prompt: str | None
-    prompt_strength: float
     prompt_span: Span
+    prompt_strength: Annotated[float, PROMPT_STRENGTH]
+    blend: Annotated[str, IMAGE_BLEND]
 
-    @property
-    def squares(self) -> list[Image.Image]:
-        """What the vision tower is to see, in order."""
-        return [view.picture for views in self.views for view in views]
 
-    def without_pictures(self) -> ConditionOptions:
-        """The same, once the vision tower has its squares: what is left needs no pictures, whose memory can go."""
-        nothing = Image.new("RGB", (1, 1))
-        return replace(self, views=[[replace(view, picture=nothing) for view in views] for views in self.views])
-
-    def check_size(self, tokens_of_view: int) -> None:
-        """Raises InvalidRequest: too many views, or too many tokens come of them."""
-        count = sum(map(len, self.views))
-        if count > MAX_VIEWS:
-            raise InvalidRequest(f"{IMAGE.name} and {IMAGE_FIT.name} make {count} squares, at most {MAX_VIEWS}")
-        tokens = EMPTY_PROMPT_TOKENS + sum(
-            len(views) * pooled_count(tokens_of_view, control.detail)
-            for views, control in zip(self.views, self.controls, strict=True)
+def check_size(images: Sequence[ConditionImage], views: Sequence[Sequence[View]], tokens_of_view: int) -> None:
+    """views: of each image. Raises InvalidRequest: too many views, or too many tokens for them."""
+    count = sum(map(len, views))
+    if count > MAX_VIEWS:
+        raise InvalidRequest(f"{IMAGE.name} and {IMAGE_FIT.name} make {count} squares, at most {MAX_VIEWS}")
+    tokens = EMPTY_PROMPT_TOKENS + sum(
+        len(own) * pooled_count(tokens_of_view, image.control.detail) for image, own in zip(images, views, strict=True)
+    )
+    if tokens > MAX_CONTEXT_TOKENS:
+        raise InvalidRequest(
+            f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} make {tokens} context tokens, "
+            f"at most {MAX_CONTEXT_TOKENS}"
         )
-        if tokens > MAX_CONTEXT_TOKENS:
-            raise InvalidRequest(
-                f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} make {tokens} context tokens, "
-                f"at most {MAX_CONTEXT_TOKENS}"
-            )
 
 
-def compose(options: ConditionOptions, text: EncodedPrompt, tokens: Sequence[Tensor]) -> Context:
-    """tokens: (tokens, width) of each square.
+def compose(
+    options: ConditionOptions, views: Sequence[Sequence[View]], text: EncodedPrompt, tokens: Sequence[Tensor]
+) -> Context:
+    """views: of each image. tokens: (tokens, width) of each view. text: the encoded prompt.
 
-    Raises InvalidRequest: the pictures cannot be added up, or at some time nothing is there that steers.
+    Raises InvalidRequest: the images cannot be summed, or at some step no token is left.
     """
     rest: Iterator[Tensor] = iter(tokens)
     pictures = [
-        picture_part(views, list(islice(rest, len(views))), control)
-        for views, control in zip(options.views, options.controls, strict=True)
+        picture_part(own, list(islice(rest, len(own))), image.control)
+        for image, own in zip(options.images, views, strict=True)
     ]
-    strengths = [control.strength for control in options.controls]
+    strengths = [image.control.strength for image in options.images]
     if options.blend == "sum" and pictures:
         pictures, text = summed(pictures, strengths, text)
     else:

@@ -7,7 +7,7 @@ keep a place from being seen through its neighbours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ class View:
 
     picture: Image.Image
     coverage: Tensor | None = None
+
+    def without_pixels(self) -> View:
+        """The same view with an image of one pixel, to free the memory of the image."""
+        return replace(self, picture=Image.new("RGB", (1, 1)))
 
 
 @dataclass(frozen=True)

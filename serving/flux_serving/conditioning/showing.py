@@ -1,8 +1,9 @@
-"""A request's encoded pictures and masks, to what the vision tower is shown of them. One picture at a time."""
+"""Decodes the images and masks of a request and frames them for the vision tower. One image at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -14,31 +15,35 @@ from flux_serving.conditioning.picture_control import PictureControl
 from flux_serving.images.picture_decoding import Decode, decode_named
 
 
-def show(
-    pictures: Sequence[bytes],
-    masks: Sequence[bytes | None],
-    controls: Sequence[PictureControl],
-    patches: Patches,
-    decode: Decode,
-) -> list[list[View]]:
-    """The views of each picture. masks: of each picture, None or empty where it has none.
+@dataclass(frozen=True)
+class ConditionImage:
+    """One input image. encoded, mask: image files. mask: None or empty for no mask."""
 
-    Raises InvalidRequest: one is no picture, they have too many pixels together, or a mask does not fit its picture.
+    encoded: bytes
+    mask: bytes | None
+    control: PictureControl
+
+
+def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> list[list[View]]:
+    """The views of each image.
+
+    Raises InvalidRequest: a file is not an image, the images have too many pixels together, or a mask does not fit its
+    image.
     """
     shown: list[list[View]] = []
     pixels_left = MAX_PICTURE_PIXELS
     mask: Image.Image | None = None
-    for index, (encoded, encoded_mask, control) in enumerate(zip(pictures, masks, controls, strict=True)):
-        picture = decode_named(decode, IMAGE, index, encoded, pixels_left)
+    for index, image in enumerate(images):
+        picture = decode_named(decode, IMAGE, index, image.encoded, pixels_left)
         size = picture.width * picture.height
         pixels_left -= size
-        if not encoded_mask:
+        if not image.mask:
             mask = None
-        elif not index or encoded_mask is not masks[index - 1]:  # one mask for all is decoded once
-            # What is transparent counts as little as what is black.
-            mask = decode_named(decode, IMAGE_MASK, index, encoded_mask, size, behind="black").convert("L")
+        elif not index or image.mask is not images[index - 1].mask:  # one mask for all images is decoded once
+            # Transparent pixels count as black.
+            mask = decode_named(decode, IMAGE_MASK, index, image.mask, size, behind="black").convert("L")
         try:
-            shown.append(views(picture, control.fit, patches, mask, control.is_cropped))
+            shown.append(views(picture, image.control.fit, patches, mask, image.control.is_cropped))
         except InvalidRequest as error:
             raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
     return shown

@@ -1,10 +1,39 @@
-"""Edges of a picture, as a ControlNet for Canny edges is shown them."""
+"""Edge images, as a ControlNet for Canny edges reads them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from flux_contract.parameters import CANNY_HIGH, CANNY_LOW, CONTROL_IMAGE
+from flux_serving.images.picture_decoding import Decode, decode_named
+from flux_serving.images.resizing import SizedImage, resized
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """low, high: thresholds, as for `edges`. is_photo: edges are detected in the image; else it is an edge map."""
+
+    image: SizedImage
+    low: Annotated[float, CANNY_LOW]
+    high: Annotated[float, CANNY_HIGH]
+    is_photo: bool
+
+
+def draw_edges(options: EdgeOptions, decode: Decode) -> Image.Image:
+    """Returns an RGB image, white on black. Raises InvalidRequest: the file is not an image."""
+    picture = decode_named(decode, CONTROL_IMAGE, 0, options.image.encoded)
+
+    def detected(photo: Image.Image) -> Image.Image:
+        return Image.fromarray(edges(np.asarray(photo), options.low, options.high)).convert("RGB")
+
+    placed = options.image.placement(picture)
+    return resized(picture, placed, around="black", change=detected if options.is_photo else None)
 
 
 def edges(rgb: NDArray[np.uint8], low: float, high: float) -> NDArray[np.uint8]:

@@ -1,31 +1,25 @@
-"""How large the picture asked for is."""
+"""The sizes of generated images that a checkpoint supports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import HEIGHT, WIDTH
-from flux_contract.tensors import Array, Tensor
+from flux_contract.tensors import Tensor
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Of a checkpoint's pictures, in pixels. native: where a request says nothing. multiple: of what a side must be."""
+    """Sides of a checkpoint's images, in pixels. native: the default. multiple: every side is a multiple of it."""
 
     native: int
     multiple: int
 
-    def asked_in(self, values: Mapping[str, Array]) -> tuple[int, int]:
-        """Height and width. values: the tensors that are present, by name.
+    def check(self, tensor: Tensor, side: int) -> int:
+        """Returns the side. tensor: the input that the error names.
 
-        Raises InvalidRequest: one is no such multiple.
+        Raises InvalidRequest: the side is not a multiple of `multiple`.
         """
-        return self._side(HEIGHT, values), self._side(WIDTH, values)
-
-    def _side(self, tensor: Tensor, values: Mapping[str, Array]) -> int:
-        side = int(tensor.value_in(values, default=self.native))
         if side % self.multiple:
             below = side // self.multiple * self.multiple
             nearest = f"{below} or {below + self.multiple}" if below else str(self.multiple)

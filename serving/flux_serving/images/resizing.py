@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from PIL import Image
+
+from flux_contract.parameters import FIT
+
+
+@dataclass(frozen=True)
+class SizedImage:
+    """An image file and the size that it is to have, in pixels."""
+
+    encoded: bytes
+    height: int
+    width: int
+    fit: Annotated[str, FIT]
+
+    def placement(self, picture: Image.Image) -> Placement:
+        """picture: the decoded file."""
+        return placement(*picture.size, self.width, self.height, self.fit)
 
 
 @dataclass(frozen=True)

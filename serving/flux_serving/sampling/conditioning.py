@@ -1,9 +1,13 @@
-"""What steers a picture: what each network reads through a phase of the steps, and how they are put together."""
+"""The inputs of the networks during one phase of the steps, computed once for all images of a request.
+
+`prepare` computes and keeps the tensors of a class, on the device of its network; the properties that return them need
+it. It computes nothing the second time. There is no lock: the thread that begins a request prepares it before any other
+thread sees it, or the thread that takes steps does.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,25 +21,32 @@ from flux_serving.sampling.noise_schedule import NoiseSchedule
 
 
 class Embedding:
-    """The context of a request, whose tokens are embedded once for all of its pictures and phases.
+    """The context of a request. Its tokens are embedded once for all images and phases of the request.
 
-    context: on the CPU, condensed. What is computed from it is on the network's device.
+    context: on the CPU, condensed. Cache: the embedded tokens, from `prepare` on.
     """
 
     def __init__(self, network: TransformerBackbone, context: Context) -> None:
         self.network = network
         self.context = context
+        self._tokens: Tensor | None = None
 
-    @cached_property
+    def prepare(self) -> None:
+        if self._tokens is None:
+            self._tokens = self.network.embed_context(self.network.hold(self.context.tokens))
+
+    @property
     def tokens(self) -> Tensor:
-        """(tokens, width)."""
-        return self.network.embed_context(self.network.hold(self.context.tokens))
+        """(tokens, width), embedded. Needs `prepare`."""
+        assert self._tokens is not None
+        return self._tokens
 
 
 class Conditioning:
-    """What one network reads through one phase of the steps, computed once; the pictures of one request share it.
+    """What one network reads during one phase of the steps; the images of one request share it.
 
-    Source of the changes: diffusers, `FlowMatchEulerDiscreteScheduler.step`.
+    changes: (steps of the phase,) float32, on the CPU: how far each step goes along the velocity. Source: diffusers,
+    `FlowMatchEulerDiscreteScheduler.step`. Cache: the modulation, from `prepare` on.
     """
 
     def __init__(
@@ -45,11 +56,13 @@ class Conditioning:
         self.first_step, self.end_step = phase.first_step, phase.end_step
         self.weights = embedding.context.weights[phase.index]
         self.sigmas: list[float] = schedule.sigmas.tolist()
+        self.changes = schedule.sigmas.diff()[phase.first_step : phase.end_step]
         self._network = embedding.network
         self._embedding = embedding
         self._phase = phase
         self._guidance = guidance
-        self._schedule = schedule
+        self._timesteps = schedule.timesteps[phase.first_step : phase.end_step]
+        self._modulation: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -58,52 +71,65 @@ class Conditioning:
 
     @property
     def prepared_bytes(self) -> int:
-        """Memory of `modulation`, the larger part of what is computed once."""
-        steps = self.end_step - self.first_step
-        return steps * self._network.modulation_size * self._network.dtype.itemsize
+        """Memory of the modulation, the larger part of what `prepare` computes."""
+        return len(self._timesteps) * self._network.modulation_size * self._network.dtype.itemsize
 
     def prepare(self) -> None:
-        """Compute what is computed once, if it isn't yet."""
-        self._embedding.tokens  # noqa: B018
-        self.modulation  # noqa: B018
+        self._embedding.prepare()
+        if self._modulation is None:
+            pooled = self._network.hold(self._embedding.context.pooled)
+            self._modulation = self._network.modulate(
+                self._timesteps.to(pooled.device),
+                self._guidance,
+                pooled if self._phase.is_pooled else torch.zeros_like(pooled),
+            )
 
     @property
     def context(self) -> Tensor:
-        """(tokens, width), embedded."""
+        """(tokens, width), embedded. Needs `prepare`."""
         tokens = self._embedding.tokens
         return tokens if len(self.weights) == len(tokens) else tokens[self._phase.index.to(tokens.device)]
 
-    @cached_property
+    @property
     def modulation(self) -> Tensor:
-        """(steps of the phase, vectors, width)."""
-        pooled = self._network.hold(self._embedding.context.pooled)
-        timesteps = self._schedule.timesteps[self.first_step : self.end_step].to(pooled.device)
-        return self._network.modulate(
-            timesteps, self._guidance, pooled if self._phase.is_pooled else torch.zeros_like(pooled)
-        )
-
-    @cached_property
-    def changes(self) -> Tensor:
-        """(steps of the phase,) float32, on the CPU: how far each step goes along the velocity."""
-        return self._schedule.sigmas.diff()[self.first_step : self.end_step]
+        """(steps of the phase, vectors, width). Needs `prepare`."""
+        assert self._modulation is not None
+        return self._modulation
 
 
 class ControlPicture:
-    """A picture for a ControlNet to follow, embedded once. latents: (image tokens, channels), on the CPU."""
+    """An image for a ControlNet to follow. latents: (image tokens, channels), on the CPU.
+
+    Cache: the embedded tokens, from `prepare` on.
+    """
 
     def __init__(self, network: ControlNet, latents: Tensor) -> None:
         self.network = network
         self._latents = latents
+        self._tokens: Tensor | None = None
 
-    @cached_property
+    def prepare(self) -> None:
+        if self._tokens is None:
+            self._tokens = self.network.embed_control(self.network.hold(self._latents))
+
+    @property
     def tokens(self) -> Tensor:
-        """(image tokens, width)."""
-        return self.network.embed_control(self.network.hold(self._latents))
+        """(image tokens, width), embedded. Needs `prepare`."""
+        assert self._tokens is not None
+        return self._tokens
+
+
+@dataclass(frozen=True)
+class NegativeConditioning:
+    """The negative prompt of true classifier-free guidance, and its scale."""
+
+    conditioning: Conditioning
+    scale: float
 
 
 @dataclass(frozen=True)
 class ControlConditioning:
-    """What a ControlNet reads, the picture that it follows, and how much it has to say."""
+    """What a ControlNet reads, the image that it follows, and the scale of its residuals."""
 
     conditioning: Conditioning
     picture: ControlPicture
@@ -112,18 +138,16 @@ class ControlConditioning:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """Everything that steers a picture through one phase. negative: what true_cfg_scale leads away from."""
+    """Everything that steers an image during one phase."""
 
     transformer: Transformer
     condition: Conditioning
-    negative: Conditioning | None = None
-    true_cfg_scale: float = 1.0
+    negative: NegativeConditioning | None = None
     control: ControlConditioning | None = None
 
     @property
     def _all(self) -> list[Conditioning]:
-        control = None if self.control is None else self.control.conditioning
-        return [conditioning for conditioning in (self.condition, self.negative, control) if conditioning is not None]
+        return [self.condition, *(part.conditioning for part in (self.negative, self.control) if part is not None)]
 
     @property
     def first_step(self) -> int:
@@ -148,8 +172,7 @@ class Steering:
         return sum(conditioning.prepared_bytes for conditioning in self._all)
 
     def prepare(self) -> None:
-        """Compute what is computed once, if it isn't yet."""
         for conditioning in self._all:
             conditioning.prepare()
         if self.control is not None:
-            self.control.picture.tokens  # noqa: B018
+            self.control.picture.prepare()

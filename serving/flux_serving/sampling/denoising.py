@@ -95,7 +95,7 @@ class Denoising:
 def tokens_of_step(members: Sequence[Denoising]) -> int:
     """Tokens that the next step of these together computes: the rows of each network, padded to its longest."""
     steering = [member.steering for member in members]
-    rows = [conditioning for s in steering for conditioning in (s.condition, s.negative) if conditioning is not None]
+    rows = [s.condition for s in steering] + [s.negative.conditioning for s in steering if s.negative is not None]
     controls = [s.control.conditioning for s in steering if s.control is not None]
     return sum(len(network) * max((row.tokens for row in network), default=0) for network in (rows, controls))
 
@@ -117,14 +117,12 @@ class Batch:
         controls = [(row, s.control) for row, s in enumerate(self._steering) if s.control is not None]
         # New members come to the device here, on the stepping thread: a copy from elsewhere would wait for its steps.
         self._rows = _Rows(torch.stack([self._transformer.hold(member.latents) for member in members]))
-        self._inputs = BatchInputs([*conditions, *(negative for _, negative in negatives)], attention)
+        self._inputs = BatchInputs([*conditions, *(negative.conditioning for _, negative in negatives)], attention)
         #: The member that each row of the transformer belongs to.
         self._owners = [*range(len(members)), *(row for row, _ in negatives)]
         self._control = ControlInputs(controls, self._owners, attention) if controls else None
         self._guided = torch.tensor([row for row, _ in negatives], dtype=torch.long, device=self._rows.latents.device)
-        self._scales = torch.tensor([self._steering[row].true_cfg_scale for row, _ in negatives])[:, None, None].to(
-            self._rows.latents
-        )
+        self._scales = torch.tensor([negative.scale for _, negative in negatives])[:, None, None].to(self._rows.latents)
         self._look_ahead([member.step for member in members])
         for row, member in enumerate(members):
             member.join(self._rows, row)

@@ -5,10 +5,14 @@ A preview only reads latents. How it travels to the client is the backend's busi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
+from flux_contract.parameters import PREVIEW_METHOD, PREVIEW_STEPS
 from flux_contract.tensors import Array
 from flux_serving.network.decoding import decode_latents
 from flux_serving.network.latents import Grid, unpack_latents
@@ -18,6 +22,14 @@ from flux_serving.network.weights import BaseWeights
 _PICTURES, _SIDE = 48, 64
 #: Of the normal equations, relative to the latents' variance: keeps them solvable where channels depend on each other.
 _RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """every: steps between previews; 0: none."""
+
+    method: Annotated[str, PREVIEW_METHOD]
+    every: Annotated[int, PREVIEW_STEPS]
 
 
 class Previewer:

@@ -1,19 +1,13 @@
-"""What a request asks of the sampler, checked and complete."""
+"""The parameters of a request for the sampler, checked and complete."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from flux_contract import limits, parameters
 from flux_contract.errors import InvalidRequest
-from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS
-from flux_contract.tensors import Array
+from flux_contract.parameters import CONTROL_SCALE, END_STEP, GUIDANCE_SCALE, TRUE_CFG_SCALE
 from flux_serving.conditioning.context import ALWAYS, Span
-from flux_serving.conditioning.picture_control import spans_in
-from flux_serving.images.picture_size import Sides
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 from flux_serving.sampling.starting import started_at, step_of_strength
 
@@ -37,14 +31,14 @@ class SamplingParameters:
     height: int
     width: int
     steps: int
-    guidance: float
+    guidance: Annotated[float, GUIDANCE_SCALE]
     seeds: tuple[int, ...]
     first_step: int
     end_step: int
-    true_cfg_scale: float = 1.0
+    true_cfg_scale: Annotated[float, TRUE_CFG_SCALE] = 1.0
     strength: float | None = None
     start_sigma: float | None = None
-    control_scale: float = 1.0
+    control_scale: Annotated[float, CONTROL_SCALE] = 1.0
     control_span: Span = ALWAYS
     loras: tuple[Lora, ...] = ()
 
@@ -70,7 +64,7 @@ class SamplingParameters:
         elif self.start_sigma is not None:
             schedule, first = started_at(schedule, self.start_sigma)
         if first >= self.end_step:
-            raise InvalidRequest(f"{parameters.END_STEP.name}={self.end_step}, but the first step to run is {first}")
+            raise InvalidRequest(f"{END_STEP.name}={self.end_step}, but the first step to run is {first}")
         return schedule, first
 
     def as_recipe(self, has_guidance: bool) -> dict[str, Any]:
@@ -90,117 +84,3 @@ class SamplingParameters:
         if self.loras:
             recipe["lora"] = {lora.name: round(lora.scale, 6) for lora in self.loras}
         return recipe
-
-    @classmethod
-    def from_tensors(cls, values: Mapping[str, Array], sides: Sides, default_steps: int) -> SamplingParameters:
-        """values: the tensors that are present, by name, each already within the contract's bounds.
-
-        sides, default_steps: of the checkpoint.
-        Raises InvalidRequest: a side is no multiple of what it must be, the seeds run past the largest, there is no
-        step to run or nothing to begin it with, or one input needs another, or excludes it.
-        """
-        height, width = sides.asked_in(values)
-        steps = int(parameters.NUM_INFERENCE_STEPS.value_in(values, default=default_steps))
-        first_step, end_step = _span(values, steps)
-        strength, start_sigma = _change(values)
-        (control_span,) = spans_in(values, parameters.CONTROL_START, parameters.CONTROL_END, 1)
-        return cls(
-            height=height,
-            width=width,
-            steps=steps,
-            first_step=first_step,
-            end_step=end_step,
-            guidance=float(parameters.GUIDANCE_SCALE.value_in(values)),
-            true_cfg_scale=_true_cfg_scale(values),
-            seeds=_seeds(values),
-            strength=strength,
-            start_sigma=start_sigma,
-            control_scale=float(parameters.CONTROL_SCALE.value_in(values)),
-            # As for the strength: in float32 0.1 comes after the step at which a tenth of them is over.
-            control_span=Span(round(control_span.start, 6), round(control_span.end, 6)),
-            loras=_loras(values),
-        )
-
-
-def _span(values: Mapping[str, Array], steps: int) -> tuple[int, int]:
-    """The first step to run, and the one to stop before."""
-    start = int(parameters.START_STEP.value_in(values))
-    end = int(parameters.END_STEP.value_in(values, default=steps))
-    if end > steps:
-        raise InvalidRequest(f"{parameters.END_STEP.name}={end}, expected at most {steps} steps")
-    if start >= end:
-        raise InvalidRequest(
-            f"{parameters.START_STEP.name}={start}, expected 0..{end - 1}: {end} is where the run ends"
-        )
-    if start and INITIAL_LATENTS.name not in values:
-        raise InvalidRequest(f"{parameters.START_STEP.name}={start} needs {INITIAL_LATENTS.name}")
-    return start, end
-
-
-def _change(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
-    """STRENGTH and START_SIGMA: none where there is no picture to change, or else one of them."""
-    given = [tensor.name for tensor in (parameters.STRENGTH, parameters.START_SIGMA) if tensor.name in values]
-    if SOURCE_LATENTS.name not in values:
-        if given:
-            raise InvalidRequest(f"{given[0]} needs {SOURCE_LATENTS.name}")
-        return None, None
-    if INITIAL_LATENTS.name in values:
-        raise InvalidRequest(f"{SOURCE_LATENTS.name} and {INITIAL_LATENTS.name} are given, expected one of them")
-    return change_in(values)
-
-
-def change_in(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
-    """How much of a picture is to change: the strength or the sigma. Raises InvalidRequest: both are given."""
-    if parameters.START_SIGMA.name not in values:
-        # As float32 0.6 is 0.60000002, which would begin a step earlier than diffusers does.
-        return round(float(parameters.STRENGTH.value_in(values)), 6), None
-    if parameters.STRENGTH.name in values:
-        raise InvalidRequest(
-            f"{parameters.STRENGTH.name} and {parameters.START_SIGMA.name} are two scales of the same, "
-            "expected one of them"
-        )
-    return None, round(float(parameters.START_SIGMA.value_in(values)), 6)
-
-
-def _true_cfg_scale(values: Mapping[str, Array]) -> float:
-    """A scale without a negative prompt would be without effect, and the other way round."""
-    scale = float(parameters.TRUE_CFG_SCALE.value_in(values))
-    has_negative = NEGATIVE_CONTEXT.name in values
-    if scale != 1 and not has_negative:
-        raise InvalidRequest(
-            f"{parameters.TRUE_CFG_SCALE.name}={scale:g} needs {parameters.NEGATIVE_PROMPT.name}, which may be empty"
-        )
-    if scale == 1 and has_negative:
-        raise InvalidRequest(f"{parameters.NEGATIVE_PROMPT.name} needs {parameters.TRUE_CFG_SCALE.name} above 1")
-    return scale
-
-
-def _seeds(values: Mapping[str, Array]) -> tuple[int, ...]:
-    """One for each image."""
-    given: Sequence[int] = [limits.DEFAULT_SEED]
-    if parameters.SEED.name in values:
-        given = values[parameters.SEED.name].tolist()
-    count = int(parameters.NUM_IMAGES.value_in(values, default=len(given)))
-    if len(given) not in (1, count):
-        raise InvalidRequest(
-            f"{parameters.SEED.name} has {len(given)} values and {parameters.NUM_IMAGES.name}={count}, "
-            "expected one seed, or one for each image"
-        )
-    seeds = [secrets.randbelow(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
-    if len(seeds) == count:
-        return tuple(seeds)
-    if seeds[0] + count - 1 > limits.MAX_SEED:
-        raise InvalidRequest(f"{parameters.SEED.name}={seeds[0]} leaves no room for {count} seeds")
-    return tuple(range(seeds[0], seeds[0] + count))
-
-
-def _loras(values: Mapping[str, Array]) -> tuple[Lora, ...]:
-    if parameters.LORA.name not in values:
-        if parameters.LORA_SCALE.name in values:
-            raise InvalidRequest(f"{parameters.LORA_SCALE.name} needs {parameters.LORA.name}")
-        return ()
-    names = parameters.LORA.texts_in(values)
-    if len(set(names)) < len(names):
-        raise InvalidRequest(f"{parameters.LORA.name} names an adapter twice")
-    scales = parameters.LORA_SCALE.values_in(values, len(names), "adapters")
-    return tuple(Lora(name, float(scale)) for name, scale in zip(names, scales, strict=True))

@@ -14,7 +14,14 @@ from flux_serving.conditioning.context import Context, Phase, Span
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.latents import Grid
 from flux_serving.network.transformer import Transformer
-from flux_serving.sampling.conditioning import Conditioning, ControlConditioning, ControlPicture, Embedding, Steering
+from flux_serving.sampling.conditioning import (
+    Conditioning,
+    ControlConditioning,
+    ControlPicture,
+    Embedding,
+    NegativeConditioning,
+    Steering,
+)
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 
@@ -55,8 +62,9 @@ def steer(
         Steering(
             transformer,
             reading(embedding, phase),
-            None if absence is None else reading(absence, _whole(absence, phase)),
-            parameters.true_cfg_scale,
+            None
+            if absence is None
+            else NegativeConditioning(reading(absence, _whole(absence, phase)), parameters.true_cfg_scale),
             ControlConditioning(reading(embedded, phase), followed, parameters.control_scale)
             if followed is not None and phase.first_step in controlled
             else None,

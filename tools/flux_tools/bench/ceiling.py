@@ -15,6 +15,7 @@ import torch
 
 from flux_contract.limits import DEFAULT_STEPS, EMPTY_PROMPT_TOKENS, MAX_STEPS
 from flux_contract.parameters import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
+from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.conditioning.redux_prior import encode_pictures
@@ -96,7 +97,7 @@ def parameters(side: int, seed: int) -> SamplingParameters:
     """As `flux_base` reads them from a request."""
     asked = {HEIGHT: side, WIDTH: side, NUM_INFERENCE_STEPS: MAX_STEPS, GUIDANCE_SCALE: GUIDANCE, SEED: seed}
     values = {tensor.name: tensor.array(value) for tensor, value in asked.items()}
-    return SamplingParameters.from_tensors(values, Sides(side, 16), DEFAULT_STEPS)
+    return read_sampling_parameters(values, Sides(side, 16), DEFAULT_STEPS)
 
 
 def seconds_per_step(step: Callable[[], object]) -> float:

@@ -1,0 +1,58 @@
+"""The options of a request to `flux_stream`, read from its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
+from flux_contract.models import BY_MODE, MODE, Ensemble
+from flux_contract.tensors import Array
+from flux_serving.backend.option_values import read_format, read_text
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """A request to start a stream.
+
+    token: the name by which CANCEL ends the stream; empty if it cannot be cancelled that way. previews_as_base64:
+    previews are sent as base64 text. inputs: tensors that are passed on to the ensemble.
+    """
+
+    ensemble: Ensemble
+    token: str
+    previews_as_base64: bool
+    inputs: Mapping[str, Array]
+
+
+def read_stream_options(values: Mapping[str, Array], unserved: Mapping[str, str]) -> StreamOptions:
+    """values: the tensors that are present, by name, already checked against the contract.
+
+    unserved: modes that the server's checkpoints cannot serve, each with the reason.
+    Raises InvalidRequest: the mode is not served, the token is invalid, or the inputs are not those of the ensemble.
+    """
+    mode = read_text(values, MODE)
+    if mode in unserved:
+        raise InvalidRequest(f"{MODE.name}={mode!r}: {unserved[mode]}")
+    ensemble, token = BY_MODE[mode], ""
+    if STREAM_TOKEN.name in values:
+        token = read_text(values, STREAM_TOKEN)
+        if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, token):
+            raise InvalidRequest(f"{STREAM_TOKEN.name} does not match {limits.STREAM_TOKEN_PATTERN}")
+    inputs = {name: array for name, array in values.items() if name not in (MODE.name, STREAM_TOKEN.name)}
+    known = {tensor.name: tensor for tensor in ensemble.inputs}
+    if missing := [name for name, tensor in known.items() if not tensor.optional and name not in inputs]:
+        raise InvalidRequest(f"{missing[0]} is missing, which {ensemble.name} needs")
+    if strange := [name for name in inputs if name not in known]:
+        raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
+    return StreamOptions(ensemble, token, read_format(values).as_base64, inputs)
+
+
+def read_cancelled_token(values: Mapping[str, Array]) -> str:
+    """The token of the stream to cancel. Raises InvalidRequest: the request has other inputs beside it."""
+    if len(values) > 1:
+        raise InvalidRequest(f"{CANCEL.name} is the only input of its request, found {len(values) - 1} more")
+    return read_text(values, CANCEL)
