@@ -57,7 +57,45 @@ def test_without_the_programs_the_tests_to_be_skipped_are_named(tmp_path: Path) 
 
 def test_an_unknown_argument_of_scripts_test_is_an_error() -> None:
     done = subprocess.run([ROOT / "scripts" / "test", "unti"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected unit or tools\n")
+    assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected fast, unit or tools\n")
+
+
+#: A Python that writes its arguments to a file, and fails where they name a module that is to fail.
+_RECORDING_PYTHON = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in "-m $FAILING"*) exit 1 ;; esac
+"""
+
+
+@pytest.mark.parametrize("failing", ["nothing", "ruff", "mypy", "pytest"])
+def test_fast_runs_each_check_once_in_one_environment(without_environments: Path, tmp_path: Path, failing: str) -> None:
+    checkout = shutil.copytree(without_environments, tmp_path / "checkout")
+    environment = checkout / ".venv-test"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.write_text(_RECORDING_PYTHON)
+    python.chmod(0o755)
+    sums = subprocess.run(
+        "cat pyproject.toml tools/pyproject.toml | cksum", shell=True, cwd=checkout, capture_output=True, text=True
+    )
+    (environment / "made-from").write_text(f"torch==1 [server,embedded,gateway,test] {sums.stdout}")
+    calls = tmp_path / "calls"
+    done = subprocess.run(
+        [checkout / "scripts" / "test", "fast"],
+        env={"PATH": os.environ["PATH"], "TORCH": "torch==1", "CALLS": str(calls), "FAILING": failing},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == (failing != "nothing"), done.stderr
+    made = calls.read_text().splitlines()
+    tests = "-m pytest -q -m not slow tests/unit tests/house"
+    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render_configs --check"]
+    assert made.count(tests) == 1
+    # The first check that fails ends the others.
+    expected = checks[: {"ruff": 1, "mypy": 3}.get(failing, 4)]
+    assert [call for call in made if call != tests] == expected
+    assert [folder.name for folder in checkout.glob(".venv*")] == [".venv-test"]
 
 
 @pytest.mark.parametrize(
