@@ -67,9 +67,14 @@ case "$*" in "-m $FAILING"*) exit 1 ;; esac
 """
 
 
-@pytest.mark.parametrize("failing", ["nothing", "ruff", "mypy", "pytest"])
-def test_fast_runs_each_check_once_in_one_environment(without_environments: Path, tmp_path: Path, failing: str) -> None:
+@pytest.fixture
+def with_recording_python(without_environments: Path, tmp_path: Path) -> Path:
+    """A checkout with the assets' checksums, and with a `.venv-test` that records in `calls` beside the checkout."""
     checkout = shutil.copytree(without_environments, tmp_path / "checkout")
+    asset = checkout / "tools/flux_tools/demo/asset"
+    asset.mkdir()
+    for name in ("demo", "controlnet", "greyscale"):
+        (asset / f"{name}.sha256").write_text(f"{name}\n")
     environment = checkout / ".venv-test"
     (environment / "bin").mkdir(parents=True)
     python = environment / "bin" / "python"
@@ -79,7 +84,12 @@ def test_fast_runs_each_check_once_in_one_environment(without_environments: Path
         "cat pyproject.toml tools/pyproject.toml | cksum", shell=True, cwd=checkout, capture_output=True, text=True
     )
     (environment / "made-from").write_text(f"torch==1 [server,embedded,gateway,test] {sums.stdout}")
-    calls = tmp_path / "calls"
+    return checkout
+
+
+def fast(checkout: Path, failing: str = "nothing") -> list[str]:
+    """The calls of Python by `scripts/test fast`."""
+    calls = checkout.parent / "calls"
     done = subprocess.run(
         [checkout / "scripts" / "test", "fast"],
         env={"PATH": os.environ["PATH"], "TORCH": "torch==1", "CALLS": str(calls), "FAILING": failing},
@@ -88,14 +98,26 @@ def test_fast_runs_each_check_once_in_one_environment(without_environments: Path
         timeout=60,
     )
     assert done.returncode == (failing != "nothing"), done.stderr
-    made = calls.read_text().splitlines()
-    tests = "-m pytest -q -m not slow tests/unit tests/house"
-    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render_configs --check"]
-    assert made.count(tests) == 1
-    # The first check that fails ends the others.
-    expected = checks[: {"ruff": 1, "mypy": 3}.get(failing, 4)]
-    assert [call for call in made if call != tests] == expected
-    assert [folder.name for folder in checkout.glob(".venv*")] == [".venv-test"]
+    return calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("failing", ["nothing", "ruff", "mypy", "pytest"])
+def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Path, failing: str) -> None:
+    first, *others = fast(with_recording_python, failing)
+    assert first == "-m flux_tools.demo --expand-only"
+    unit_tests, house_tests = (f"-m pytest -q -m not slow tests/{folder}" for folder in ("unit", "house"))
+    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render_configs --check", house_tests]
+    assert others.count(unit_tests) == 1
+    # A check that fails ends the others that follow it, but not the unit tests beside them.
+    assert [call for call in others if call != unit_tests] == checks[: {"ruff": 1, "mypy": 3}.get(failing)]
+    assert [folder.name for folder in with_recording_python.glob(".venv*")] == [".venv-test"]
+
+
+def test_fast_leaves_a_demo_checkpoint_of_the_current_assets_as_it_is(with_recording_python: Path) -> None:
+    folder = with_recording_python / "checkpoints/demo"
+    folder.mkdir(parents=True)
+    (folder / "expanded-from.sha256").write_text("demo\ncontrolnet\ngreyscale")
+    assert "-m flux_tools.demo --expand-only" not in fast(with_recording_python)
 
 
 @pytest.mark.parametrize(

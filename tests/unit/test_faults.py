@@ -32,6 +32,7 @@ from pictures import drawn_picture, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
 pytestmark = [
+    pytest.mark.slow,
     # A fault may end a thread, and leave a socket to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
