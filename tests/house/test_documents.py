@@ -72,7 +72,7 @@ def test_every_class_and_function_exists(page: str) -> None:
     parts = [
         part
         for code in code_in((ROOT / page).read_text())
-        if re.fullmatch(r"[A-Z]\w+\.\w+", code)
+        if re.fullmatch(r"[A-Z][a-z]\w+\.\w+", code)
         for part in code.split(".")
     ]
     assert [name for name in (*classes, *parts) if name not in defined()] == []
