@@ -38,7 +38,8 @@ async def started_app(
 ) -> AsyncIterator[FastAPI]:
     """The app after its first look at Triton, which, where Triton is ready, asks for the size of its images."""
     app = make_app(settings, client, content_filter)
-    fake = client._transport.fake  # type: ignore[attr-defined]
+    assert isinstance(client._transport, AsyncFakeTransport)
+    fake = client._transport.fake
     async with app.router.lifespan_context(app):
         for _ in range(40):
             await asyncio.sleep(0.05)

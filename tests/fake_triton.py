@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 FINAL = 1
 
 
 class Tensor:
-    def __init__(self, name: str, array: np.ndarray) -> None:
+    def __init__(self, name: str, array: npt.NDArray[Any]) -> None:
         self._name, self._array = name, array
         for item in array.flat if array.dtype == np.object_ else ():
             assert isinstance(item, (bytes, str))
@@ -25,7 +26,7 @@ class Tensor:
     def name(self) -> str:
         return self._name
 
-    def as_numpy(self) -> np.ndarray:
+    def as_numpy(self) -> npt.NDArray[Any]:
         return self._array
 
 
@@ -76,7 +77,7 @@ class Trace:
 class Request:
     """What Triton hands to `execute`. answers: those that came, in order; only the last is final."""
 
-    def __init__(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], request_id: str = "") -> None:
+    def __init__(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], request_id: str = "") -> None:
         """inputs: with the batch dimension."""
         self._inputs = {name: Tensor(name, array) for name, array in inputs.items()}
         self._outputs, self._id = list(outputs), request_id
@@ -162,8 +163,10 @@ def execute(model: Any, requests: Sequence[Request]) -> None:
 def install() -> None:
     """From now on this is `triton_python_backend_utils` for whoever imports it."""
     module = types.ModuleType("triton_python_backend_utils")
-    module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL  # type: ignore[attr-defined]
-    module.get_input_tensor_by_name = lambda request, name: request.input(name)  # type: ignore[attr-defined]
+    vars(module).update(
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,
+        get_input_tensor_by_name=lambda request, name: request.input(name),
+    )
     for kind in (Tensor, TritonError, InferenceResponse, InferenceRequest, MetricFamily):
         setattr(module, kind.__name__, kind)
     sys.modules.setdefault(module.__name__, module)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from flux_contract.errors import InvalidRequest
@@ -34,10 +35,10 @@ def open_model(module_name: str, args: Any) -> Any:
     ]
     for place in places[:1] + places[2:]:
         if "read_inputs" in vars(place):
-            _wrap(place, "read_inputs", lambda call, model, request: _reading(name, request) or call(model, request))
+            _wrap(place, "read_inputs", partial(_reading, name))
     if name == "flux_base":
         places.append(importlib.import_module("flux_serving.backend.reply"))
-        _wrap(module.Sampler, "step", lambda call, sampler, batch: _stepping() or call(sampler, batch))
+        _wrap(module.Sampler, "step", _stepping)
     for place in places:
         for function in ("answer", "send_last"):
             if function in vars(place):
@@ -61,18 +62,20 @@ def _executing(call: Callable[[Any], Any], requests: Sequence[Any]) -> Any:
     return call(requests)
 
 
-def _reading(name: str, request: Any) -> None:
+def _reading(name: str, call: Callable[[Any, Any], Any], model: Any, request: Any) -> Any:
     fault, _, place = request.request_id().partition(f" {name} ")
     if fault == "fault" and place in _FAULTS:
         raise _FAULTS[place]()
     if fault == "fault":
         _armed.append(place)
+    return call(model, request)
 
 
-def _stepping() -> None:
+def _stepping(call: Callable[[Any, Any], Any], sampler: Any, batch: Any) -> Any:
     if "cuda" in _armed:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     _fail_once("engine")
+    return call(sampler, batch)
 
 
 def _answering(call: Callable[..., Any], *given: Any) -> Any:

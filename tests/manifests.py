@@ -84,10 +84,12 @@ class Pod(NamedTuple):
 
     def container(self) -> Document:
         """The only one that stays."""
+        container: Document
         (container,) = self.spec["containers"]
         return container
 
     def volume(self, name: str) -> Document:
+        found: Document
         (found,) = [volume for volume in self.spec["volumes"] if volume["name"] == name]
         return found
 

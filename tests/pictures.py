@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 
@@ -38,6 +40,6 @@ def _large_jpeg() -> bytes:
     return encoded(Image.new("RGB", (8192, 8192)), "JPEG", progressive=True, quality=30)
 
 
-def pixels(encoded_picture: bytes) -> np.ndarray:
+def pixels(encoded_picture: bytes) -> npt.NDArray[Any]:
     """As signed numbers, so that they can be subtracted."""
     return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)

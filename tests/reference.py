@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import FluxPipeline, FluxPriorReduxPipeline
 from PIL import Image
@@ -20,8 +21,8 @@ NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
 class Reference:
     """latents: (tokens, channels). rgb: (height, width, 3) uint8."""
 
-    latents: np.ndarray
-    rgb: np.ndarray
+    latents: npt.NDArray[Any]
+    rgb: npt.NDArray[Any]
 
 
 class StockDiffusers:
@@ -67,7 +68,7 @@ class StockDiffusers:
         return Reference(latents[0].numpy(), self._decode(latents, height, width))
 
     @torch.no_grad()
-    def _decode(self, packed: torch.Tensor, height: int, width: int) -> np.ndarray:
+    def _decode(self, packed: torch.Tensor, height: int, width: int) -> npt.NDArray[Any]:
         """What the pipeline does with `output_type="pil"`, from the same latents."""
         vae = self.base.vae
         latents = self.base._unpack_latents(packed, height, width, self.base.vae_scale_factor)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
 from torch import nn
@@ -28,7 +28,7 @@ def context(seed: int, count: int = 4) -> Context:
     return Context(tokens, torch.ones(count), torch.randn(POOLED_WIDTH, generator=generator))
 
 
-def latents(seed: int, parameters: SamplingParameters) -> np.ndarray:
+def latents(seed: int, parameters: SamplingParameters) -> npt.NDArray[Any]:
     grid = Grid(parameters.height // 2, parameters.width // 2)
     return torch.randn(grid.tokens, 16, generator=torch.Generator().manual_seed(seed)).numpy()
 
@@ -41,14 +41,14 @@ def embeddings(positive: Context, negative: Context | None = None) -> dict[str, 
     return given
 
 
-def as_picture(packed: np.ndarray, parameters: SamplingParameters) -> torch.Tensor:
+def as_picture(packed: npt.NDArray[Any], parameters: SamplingParameters) -> torch.Tensor:
     """What a stock pipeline takes instead of a picture that it would have to encode."""
     return unpack_latents(torch.tensor(packed)[None], Grid(parameters.height // 2, parameters.width // 2))
 
 
 def run(pipeline: Any, parameters: SamplingParameters, **arguments: Any) -> torch.Tensor:
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(
+    final: torch.Tensor = pipeline(
         height=parameters.height,
         width=parameters.width,
         num_inference_steps=parameters.steps,
@@ -57,10 +57,12 @@ def run(pipeline: Any, parameters: SamplingParameters, **arguments: Any) -> torc
         output_type="latent",
         **arguments,
     ).images[0]
+    return final
 
 
 def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
     pipeline = FluxImg2ImgPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
+    assert sampler_inputs.source_latents is not None
     picture = as_picture(sampler_inputs.source_latents, parameters)
     return run(pipeline, parameters, image=picture, strength=parameters.strength, **embeddings(sampler_inputs.context))
 
@@ -99,7 +101,7 @@ class _Mode:
 
     def __init__(self, posterior: Any) -> None:
         self.latent_dist = self
-        self._mode = posterior.latent_dist.mode()
+        self._mode: torch.Tensor = posterior.latent_dist.mode()
 
     def sample(self, generator: object) -> torch.Tensor:
         return self._mode

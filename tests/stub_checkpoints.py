@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from flux_serving.checkpoint_files import Component
@@ -17,7 +18,7 @@ def stub_checkpoints(folder: Path, *, text: bool = False) -> Checkpoints:
     return made
 
 
-def stub_pipeline(folder: Path, parts: dict[str, Component]) -> None:
+def stub_pipeline(folder: Path, parts: Mapping[str, Component]) -> None:
     for name, component in parts.items():
         stub_component(folder / name, component)
     (folder / "model_index.json").write_text("{}")

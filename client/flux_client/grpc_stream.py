@@ -21,7 +21,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import tritonclient.grpc
 import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2_grpc

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
-import gevent  # type: ignore[import-untyped]
+import gevent
 import tritonclient.http
 import tritonclient.http.aio
 

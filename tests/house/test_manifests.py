@@ -14,6 +14,8 @@ import yaml
 
 from manifests import CUSTOM, DEPLOY, OVERLAYS, RENDERINGS, Document, kubectl, named, of_kind, pods, rendered
 
+pytestmark = pytest.mark.slow
+
 #: The oldest that has all fields we use, one between, and the newest that there are schemas of.
 KUBERNETES = ("1.30", "1.33", "1.37")
 

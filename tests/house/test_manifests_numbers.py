@@ -15,6 +15,8 @@ from flux_tools.sizing.load import target_tokens
 from flux_tools.sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_gibibytes
 from manifests import DEPLOY, Document, named, of_kind, rendered, triton_pods
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = DEPLOY.parent / "docs" / "kubernetes.md"
 
 

@@ -24,6 +24,8 @@ from flux_tools.sizing.gateway import gateway_memory_bytes, gateway_tmp_bytes
 from flux_tools.sizing.shared_memory import BY_CONTRACT, BY_GATEWAY, shared_memory_bytes
 from manifests import DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, quantity, rendered, triton_pods
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Kinds of volumes that the pod security standard `restricted` allows, of those that we use.
 RESTRICTED_VOLUMES = {"emptyDir", "persistentVolumeClaim", "secret"}

@@ -8,6 +8,8 @@ import pytest
 
 from manifests import DEPLOY, DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind, pods, rendered
 
+pytestmark = pytest.mark.slow
+
 
 def matches(selector: Document, labels: dict[str, str]) -> bool:
     """selector: matchLabels and matchExpressions with the operator In."""

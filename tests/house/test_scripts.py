@@ -57,7 +57,67 @@ def test_without_the_programs_the_tests_to_be_skipped_are_named(tmp_path: Path) 
 
 def test_an_unknown_argument_of_scripts_test_is_an_error() -> None:
     done = subprocess.run([ROOT / "scripts" / "test", "unti"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected unit or tools\n")
+    assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected fast, unit or tools\n")
+
+
+#: A Python that writes its arguments to a file, and fails where they name a module that is to fail.
+_RECORDING_PYTHON = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in "-m $FAILING"*) exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def with_recording_python(without_environments: Path, tmp_path: Path) -> Path:
+    """A checkout with the assets' checksums, and with a `.venv-test` that records in `calls` beside the checkout."""
+    checkout = shutil.copytree(without_environments, tmp_path / "checkout")
+    asset = checkout / "tools/flux_tools/demo/asset"
+    asset.mkdir()
+    for name in ("demo", "controlnet", "greyscale"):
+        (asset / f"{name}.sha256").write_text(f"{name}\n")
+    environment = checkout / ".venv-test"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.write_text(_RECORDING_PYTHON)
+    python.chmod(0o755)
+    sums = subprocess.run(
+        "cat pyproject.toml tools/pyproject.toml | cksum", shell=True, cwd=checkout, capture_output=True, text=True
+    )
+    (environment / "made-from").write_text(f"torch==1 [server,embedded,gateway,test] {sums.stdout}")
+    return checkout
+
+
+def fast(checkout: Path, failing: str = "nothing") -> list[str]:
+    """The calls of Python by `scripts/test fast`."""
+    calls = checkout.parent / "calls"
+    done = subprocess.run(
+        [checkout / "scripts" / "test", "fast"],
+        env={"PATH": os.environ["PATH"], "TORCH": "torch==1", "CALLS": str(calls), "FAILING": failing},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == (failing != "nothing"), done.stderr
+    return calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("failing", ["nothing", "ruff", "mypy", "pytest"])
+def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Path, failing: str) -> None:
+    first, *others = fast(with_recording_python, failing)
+    assert first == "-m flux_tools.demo --expand-only"
+    unit_tests, house_tests = (f"-m pytest -q -m not slow tests/{folder}" for folder in ("unit", "house"))
+    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render_configs --check", house_tests]
+    assert others.count(unit_tests) == 1
+    # A check that fails ends the others that follow it, but not the unit tests beside them.
+    assert [call for call in others if call != unit_tests] == checks[: {"ruff": 1, "mypy": 3}.get(failing)]
+    assert [folder.name for folder in with_recording_python.glob(".venv*")] == [".venv-test"]
+
+
+def test_fast_leaves_a_demo_checkpoint_of_the_current_assets_as_it_is(with_recording_python: Path) -> None:
+    folder = with_recording_python / "checkpoints/demo"
+    folder.mkdir(parents=True)
+    (folder / "expanded-from.sha256").write_text("demo\ncontrolnet\ngreyscale")
+    assert "-m flux_tools.demo --expand-only" not in fast(with_recording_python)
 
 
 @pytest.mark.parametrize(

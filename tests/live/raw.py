@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import tritonclient.grpc
 import tritonclient.http
 
@@ -24,6 +25,8 @@ CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "
 
 NEGATIVE = ["NEGATIVE_CONTEXT", "NEGATIVE_CONTEXT_WEIGHTS", "NEGATIVE_POOLED_PROJECTION"]
 
+Tensors = dict[str, npt.NDArray[Any]]
+
 TYPES = {
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
@@ -33,7 +36,7 @@ TYPES = {
 }
 
 
-def inputs_of(client_module: Any, tensors: dict[str, np.ndarray]) -> list[Any]:
+def inputs_of(client_module: Any, tensors: Tensors) -> list[Any]:
     made = []
     for name, values in tensors.items():
         tensor = client_module.InferInput(name, list(values.shape), TYPES[values.dtype])
@@ -42,7 +45,7 @@ def inputs_of(client_module: Any, tensors: dict[str, np.ndarray]) -> list[Any]:
     return made
 
 
-def array_of(name: str, value: Any) -> np.ndarray:
+def array_of(name: str, value: Any) -> npt.NDArray[Any]:
     """With the batch dimension. Text and bytes become BYTES, SEED INT64, other whole numbers INT32, fractions FP32."""
     if isinstance(value, np.ndarray):
         return value[None]
@@ -55,7 +58,7 @@ def array_of(name: str, value: Any) -> np.ndarray:
 
 def tensors_of(
     pictures: list[bytes], *, prompt: str | None = None, strengths: list[float] | None = None, **knobs: float
-) -> dict[str, np.ndarray]:
+) -> Tensors:
     """Knobs by their tensor names in small letters: height, width, num_inference_steps, guidance_scale, seed ..."""
     types = {"guidance_scale": np.float32, "seed": np.int64}
     tensors = {name.upper(): np.array([[value]], types.get(name, np.int32)) for name, value in knobs.items()}
@@ -67,14 +70,14 @@ def tensors_of(
     return tensors
 
 
-def call_grpc(url: str, model: str, tensors: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+def call_grpc(url: str, model: str, tensors: Tensors, outputs: list[str]) -> Tensors:
     with tritonclient.grpc.InferenceServerClient(url) as client:
         wanted = [tritonclient.grpc.InferRequestedOutput(name) for name in outputs]
         result = client.infer(model, inputs_of(tritonclient.grpc, tensors), outputs=wanted)
         return {name: result.as_numpy(name)[0] for name in outputs}
 
 
-def call_http(url: str, model: str, tensors: dict[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+def call_http(url: str, model: str, tensors: Tensors, outputs: list[str]) -> Tensors:
     with tritonclient.http.InferenceServerClient(url, network_timeout=120) as client:
         wanted = [tritonclient.http.InferRequestedOutput(name) for name in outputs]
         result = client.infer(model, inputs_of(tritonclient.http, tensors), outputs=wanted)

@@ -6,9 +6,11 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from flux_client import FluxClient, Overloaded
@@ -51,7 +53,7 @@ class HonestClient(threading.Thread):
         self.join(120)
         assert not self.is_alive(), "the honest client hangs"
 
-    def _image(self, client: FluxClient) -> np.ndarray:
+    def _image(self, client: FluxClient) -> npt.NDArray[Any]:
         # A byte sequence behind the end of the file is no part of the image, but keeps the response cache out.
         self._asked += 1
         picture = _PICTURE + self._asked.to_bytes(4, "little")
@@ -89,7 +91,7 @@ def resident(pid: int) -> int:
 
 def private_memory(server: TritonServer, *others: int) -> dict[str, int]:
     """Bytes of anonymous memory (RssAnon) of Triton, its models, and the processes with these ids."""
-    found = {}
+    found: dict[str, int] = {}
     for process in [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]:
         command = process.cmdline()
         name = command[1].split("/")[-3] if "stub" in command[0] else process.name()

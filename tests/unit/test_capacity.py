@@ -24,6 +24,8 @@ from flux_tools.simulation.policies import StepBatching
 from flux_tools.simulation.report import with_section
 from flux_tools.simulation.study import H100, PROMISES, Site
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "scaling.md"
 
 

@@ -31,6 +31,8 @@ from flux_serving.scheduling.scheduler import Limits, Scheduler
 from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, weights_of
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 
 

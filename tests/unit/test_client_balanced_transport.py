@@ -26,6 +26,8 @@ from flux_client import (
 from flux_client.addresses import Addresses
 from flux_client.balanced_transport import BalancedTransport
 
+pytestmark = pytest.mark.slow
+
 IDLE, BUSY, FULL = [(0.0, 0, 64)], [(60.0, 60, 8)], [(9.0, 64, 0)]
 
 

@@ -391,6 +391,7 @@ def test_readiness_needs_the_server_and_the_model(caller, door):
         caller.wait_until_ready(door.url, 0.6)
 
 
+@pytest.mark.slow
 def test_waiting_ends_soon_after_the_server_has_come(caller):
     url = nobody()
     with ThreadPoolExecutor(1) as pool:
@@ -634,6 +635,7 @@ def test_a_slow_stream_meets_the_deadline_and_is_ended_at_the_server(streamer, s
     assert stream_door.hung_up.wait(5)
 
 
+@pytest.mark.slow
 def test_a_stream_from_nobody_or_from_one_who_says_nothing_ends(streamer):
     with pytest.raises(NotConnected, match=r"127\.0\.0\.1"):
         streamer.stream(nobody())
@@ -672,6 +674,7 @@ def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_server_that_does_not_know_how_to_cancel_is_hung_up_on(stream_door, kind):
     stream_door.pause_s, stream_door.ignores_cancel = 8.0, True

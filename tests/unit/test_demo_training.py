@@ -119,6 +119,7 @@ def test_a_run_that_goes_on_keeps_its_vocabulary(tmp_path: Path) -> None:
     assert keep_tokenizers(tmp_path, ["nothing of it"]) == first == read_tokenizers(tmp_path)
 
 
+@pytest.mark.slow
 def test_t5_learns_what_words_look_like() -> None:
     names = [captions(picture)[0] for picture in PICTURES]
     targets = torch.eye(len(names))

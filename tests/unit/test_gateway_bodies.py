@@ -36,6 +36,8 @@ from flux_serving.launch.processes import free_ports
 from hostile_bodies import hostile_bodies
 from pictures import encoded
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

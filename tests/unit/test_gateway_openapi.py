@@ -17,6 +17,8 @@ from flux_client.fake import AsyncFakeTransport
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 _ALL = Settings(hosts="testserver", concurrency=1000, concurrency_per_caller=1000, result_s=0.1, pixels=256 * 256)
 APP = make_app(_ALL, AsyncFluxClient(transport=AsyncFakeTransport(), retry=RetryPolicy(attempts=1)))
 SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)

@@ -9,6 +9,8 @@ from flux_tools.gpu.__main__ import TINY, decoding, steps
 from flux_tools.gpu.contestants import Ours, run_stock
 from flux_tools.gpu.networks import make_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_contestants_make_the_same_latents_and_the_tables_have_their_rows() -> None:
     pipeline = make_pipeline(torch.device("cpu"), torch.float32, **TINY)

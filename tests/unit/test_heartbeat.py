@@ -25,6 +25,7 @@ def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(beats)
 
 
+@pytest.mark.slow
 def test_the_thread_publishes_nothing_until_triton_has_handled_the_answer_of_initialize(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

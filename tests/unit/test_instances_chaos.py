@@ -24,6 +24,8 @@ from flux_serving.backend.sampling_options import read_sampling_parameters  # no
 from pictures import drawn_picture, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 40
 ARGS = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "model_config": "{}"}
 OUTPUTS = ["LATENTS", "OUTPUT_SEED"]

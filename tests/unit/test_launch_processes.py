@@ -24,6 +24,8 @@ from flux_serving.launch.state import RESTART_S, LauncherState, StateFile, runni
 from flux_serving.launch.urls import fetch, loopback_of
 from waiting import within
 
+pytestmark = pytest.mark.slow
+
 #: Leads a group, prints the ids of two children, and lives on when they end.
 GROUP = """
 import subprocess, sys, time

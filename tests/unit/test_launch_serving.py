@@ -26,6 +26,8 @@ from stand_in_triton import StandInTriton
 from stub_checkpoints import stub_checkpoints
 from waiting import within
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds in which processes start on a busy machine.
 START_S = 60.0

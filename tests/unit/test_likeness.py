@@ -39,6 +39,7 @@ def test_features_are_means_over_cells() -> None:
     assert features(np.full((64, 64, 3), 255, np.uint8)).reshape(8, 8, 3)[..., 0] == pytest.approx(100, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
     sources = pictures(40)
     rng = np.random.default_rng(1)

@@ -101,6 +101,7 @@ def test_adapters_give_what_diffusers_gives(flux: FluxPipeline, tmp_path: Path, 
     assert (latents - made(sampler, None)).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))

@@ -137,6 +137,7 @@ def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeigh
     assert freed() is None
 
 
+@pytest.mark.slow
 def test_freed_memory_goes_back_to_the_system_below_what_still_lives() -> None:
     blocks = [bytearray(60_000) for _ in range(2000)]
     last = blocks.pop()

@@ -158,6 +158,7 @@ def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
     assert (view.coverage.reshape(4, 4) - expected).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pixels", "patches"), [(5, Patches(2, 1 / 2)), (64, Patches(27, 14 / 384)), (9, Patches(4, 0.2))]
 )

@@ -20,6 +20,8 @@ from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.images.picture_decoding import TooMuchWork
 from pictures import encoded, slow_jpeg
 
+pytestmark = pytest.mark.slow
+
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
 
 

@@ -51,6 +51,7 @@ def test_patches_lie_within_the_picture_and_reach_its_ends(length: int) -> None:
     assert places[-1][0] + places[-1][1] + 32 == length
 
 
+@pytest.mark.slow
 def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWeights, picture: np.ndarray) -> None:
     pixels = torch.tensor(picture).movedim(-1, 0)[None].float() / 255 * 2 - 1
     with torch.inference_mode():

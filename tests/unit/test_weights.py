@@ -36,6 +36,7 @@ def without_shift(checkpoints: Checkpoints, folder: Path) -> Checkpoints:
     return replace(checkpoints, base=base)
 
 
+@pytest.mark.slow
 def test_a_few_step_checkpoint_takes_4_steps_and_gives_what_diffusers_gives(
     random_checkpoints: Checkpoints, tmp_path: Path
 ) -> None:

@@ -46,7 +46,8 @@ class Targets:
                 limits=httpx.Limits(keepalive_expiry=1.0),
             )
             self._opened.append(self._local.http)
-        return self._local.http
+        client: httpx.Client = self._local.http
+        return client
 
     def close(self) -> None:
         for each in self._opened:

@@ -189,7 +189,7 @@ def request_by_http(rng: random.Random) -> Hostile:
     model = rng.choice(CALLED)
     tensor = rng.choice(model.inputs)
     shape = rng.choice(([1, 1], [1, 2], [0], [-1, 1], [2**62, 2**62], []))
-    data = rng.choice(([1], ["x"], [[1.5]], [None], [{}], [1e400], ["\ud800"], [], "x", 7, [True], [2**70]))
+    data: Any = rng.choice(([1], ["x"], [[1.5]], [None], [{}], [1e400], ["\ud800"], [], "x", 7, [True], [2**70]))
     body: dict[str, Any] = {
         "inputs": [{"name": tensor.name, "datatype": tensor.dtype.name, "shape": shape, "data": data}]
     }

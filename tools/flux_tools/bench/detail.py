@@ -5,6 +5,8 @@ python -m flux_tools.bench.detail     writes a table for docs/redux-control.md t
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
@@ -30,7 +32,7 @@ def main() -> None:
             fewer, weights = pooled(tokens, None, detail, "area")
             context = assemble([*text_parts(text, ALWAYS, 1.0), ContextPart(fewer, weights)], text.pooled)
             works = steps.sampler.begin(parameters(side, seed=0), SamplerInputs(context))
-            seconds.append(seconds_per_step(lambda works=works: steps.sampler.step(works)))
+            seconds.append(seconds_per_step(partial(steps.sampler.step, works)))
         rows.append([f"{side}x{side}", *(f"{seconds[0] / of_one:.1f}" for of_one in seconds)])
     counts = [f"{detail}: {max(1, 27 // detail) ** 2} tokens" for detail in DETAILS]
     print(table(["steps per second, `IMAGE_DETAIL` 1 = 1", *counts], rows))

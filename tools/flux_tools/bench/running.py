@@ -59,8 +59,9 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
     with (logs / f"{server}.log").open("ab") as log:
         if server == "ours":
             http, grpc, metrics = free_ports()
-            ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
-            options = ServerOptions(ROOT / "model_repository", CHECKPOINTS, **ports)
+            options = ServerOptions(
+                ROOT / "model_repository", CHECKPOINTS, http_port=http, grpc_port=grpc, metrics_port=metrics
+            )
             with TritonServer(options, log) as ours:
                 ours.wait_until_ready(START_S)
                 yield Running(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 PACKAGE = "emoji-datasource-google@16.0.0"
@@ -36,7 +37,7 @@ class DemoImage:
     name: str
     code: str
     family: str
-    rgb: np.ndarray
+    rgb: npt.NDArray[np.uint8]
     short_names: tuple[str, ...] = ()
     kind: str = ""
 
@@ -46,7 +47,7 @@ def family_of(code: str) -> str:
     return "-".join(_PERSONS.get(part, part) for part in code.split("-") if part not in _SIBLING_MARKS)
 
 
-def on_white(encoded: bytes) -> np.ndarray:
+def on_white(encoded: bytes) -> npt.NDArray[np.uint8]:
     """Decode a PNG with transparency. Returns (64, 64, 3) uint8."""
     rgba = Image.open(io.BytesIO(encoded)).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flux_client import FluxClient, FluxError, RetryPolicy, Variation
 
-_SETTINGS = {"height": 64, "width": 64, "num_inference_steps": 8}
+_SETTINGS: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 8}
 
 
 class CallerRequest(NamedTuple):

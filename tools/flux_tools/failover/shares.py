@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flux_client import FAIL_OVER, FluxClient
 from flux_contract.models import FLUX_BASE
@@ -18,7 +18,7 @@ from flux_tools.failover.replica import Replica
 
 #: Seconds of load in each situation, and seconds before that in which the client reads the load of the servers.
 LOAD_S, READ_S = 6.0, 2.0
-_LONG = {"height": 256, "width": 256, "num_inference_steps": 100, "num_images": 8}
+_LONG: dict[str, Any] = {"height": 256, "width": 256, "num_inference_steps": 100, "num_images": 8}
 
 
 class ServerShare(NamedTuple):

@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import diffusers
 import torch
@@ -74,8 +75,8 @@ def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) 
     rows = []
     for side, pictures in cases:
         contestants: dict[str, Callable[[], TimedSteps]] = {
-            "stock": lambda side=side, pictures=pictures: run_stock(pipeline, side, pictures, STEPS),
-            "ours": lambda side=side, pictures=pictures: ours.run(side, pictures, STEPS),
+            "stock": partial(run_stock, pipeline, side, pictures, STEPS),
+            "ours": partial(ours.run, side, pictures, STEPS),
         }
         seconds: dict[str, list[float]] = {who: [] for who in contestants}
         for turn in range(ROUNDS):

@@ -47,9 +47,10 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
         return
     expand(FOLDER)
     http, grpc, port = free_ports()
-    ports = {"http_port": http, "grpc_port": grpc, "metrics_port": port}
     key = secrets.token_urlsafe()
-    started = ServerOptions(ROOT / "model_repository", CHECKPOINTS, **ports, api_key=key)
+    started = ServerOptions(
+        ROOT / "model_repository", CHECKPOINTS, http_port=http, grpc_port=grpc, metrics_port=port, api_key=key
+    )
     with (options.output / "triton.log").open("wb") as log, TritonServer(started, log) as triton:
         triton.wait_until_ready(START_S)
         yield Server(triton.grpc_url, triton.http_url, f"http://127.0.0.1:{port}/metrics", ADAPTER, key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
@@ -93,7 +94,7 @@ def size_of(entry: Entry) -> int:
     return sum(len(tensor["content"]["b64"]) for tensor in entry.values() if "b64" in tensor["content"])
 
 
-def entry_of(tensor: Tensor, values: np.ndarray) -> dict[str, Any]:
+def entry_of(tensor: Tensor, values: npt.NDArray[Any]) -> dict[str, Any]:
     """One tensor of a request, without the batch dimension: its bytes in base64, as they go over the wire."""
     if tensor.dtype is DType.BYTES:
         raw = b"".join(len(value).to_bytes(4, "little") + value for value in values.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,7 +73,7 @@ def edges(client: FluxClient, gallery: Gallery) -> Finding:
 
 def _along_edges(client: FluxClient, sources: Bytes, names: Sequence[str], side: int) -> tuple[Bytes, list[Bytes]]:
     """The edges asked for, (n, side, side), and what is drawn of the names: without control, then by its scales."""
-    size = {"height": side, "width": side}
+    size: dict[str, Any] = {"height": side, "width": side}
     asked = np.stack([np.asarray(client.edges(source, **size).convert("L")) for source in sources])
     told = [{"prompt": name, "seed": seed, **size} for seed, name in enumerate(names)]
     shown = [drawn(client, [Ask((), knobs, "text2img") for knobs in told])]

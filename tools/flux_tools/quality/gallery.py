@@ -49,9 +49,9 @@ class Finding:
 
 def spread(length: int, count: int = SHOWN) -> list[int]:
     """Indices, evenly over the whole list."""
-    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
+    return [int(index) for index in np.linspace(0, length - 1, min(count, length))]
 
 
-def strips(*columns: Sequence[Bytes]) -> list[list[Bytes]]:
+def strips(*columns: Sequence[Bytes] | Bytes) -> list[list[Bytes]]:
     """Rows of a sheet from its columns: a few, evenly over their whole length."""
     return [[column[i] for column in columns] for i in spread(len(columns[0]))]

@@ -42,7 +42,7 @@ def features(rgb: Bytes) -> Floats:
     colour = lab(rgb)
     *lead, side, _, _ = colour.shape
     cell = side // CELLS
-    cells = colour.reshape(*lead, CELLS, cell, CELLS, cell, 3).mean(axis=(-4, -2))
+    cells: Floats = colour.reshape(*lead, CELLS, cell, CELLS, cell, 3).mean(axis=(-4, -2))
     return cells.reshape(*lead, -1)
 
 
@@ -85,13 +85,15 @@ def _to_views(own: Floats, source: Bytes) -> Floats:
     """own: (m, 192). Returns (m,), to the nearest view of the source."""
     seen = views(len(source), source.tobytes())
     squares = (own**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * own @ seen.T
-    return np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1])
+    nearest: Floats = np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1])
+    return nearest
 
 
 def apart(pictures: Bytes) -> Floats:
     """(n, side, side, 3) uint8 to (n, n): as they stand, no views."""
     own = features(pictures)
-    return np.sqrt(((own[:, None] - own[None]) ** 2).mean(axis=-1))
+    each: Floats = np.sqrt(((own[:, None] - own[None]) ** 2).mean(axis=-1))
+    return each
 
 
 def between(first: Bytes, second: Bytes) -> float:

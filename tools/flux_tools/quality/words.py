@@ -121,7 +121,8 @@ class Census:
         return self._right(nearest, self._kinds)
 
     def _distances(self, own: Floats) -> Floats:
-        return ((self._features - own) ** 2).sum(axis=1)
+        squares: Floats = ((self._features - own) ** 2).sum(axis=1)
+        return squares
 
     def _right(self, nearest: Sequence[np.intp], wanted: npt.NDArray[np.str_]) -> tuple[float, float]:
         by_chance = (self._kinds[:, None] == wanted).mean()

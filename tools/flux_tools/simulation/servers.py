@@ -17,7 +17,7 @@ from flux_serving.scheduling.placement import seconds_left
 from flux_serving.scheduling.step_costs import Costs
 from flux_tools.simulation.capacity import highest_safe_percent
 from flux_tools.simulation.merit import Merit, judge
-from flux_tools.simulation.policies import StepBatching
+from flux_tools.simulation.policies import Gpu, StepBatching
 from flux_tools.simulation.simulation import Clock, Route, SimulationOutcome, round_robin, simulate
 from flux_tools.simulation.study import H100, SEED, Site
 from flux_tools.simulation.tables import number, table
@@ -43,7 +43,7 @@ IN_TURN, AT_RANDOM, FEWEST, OURS = "in turn", "at random", "fewest of two", "thi
 class Door(Protocol):
     """What passes the requests on to the servers."""
 
-    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
+    def route(self, gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
         """Returns the index of the server."""
 
     def tick(self, now: float, outcome: SimulationOutcome) -> None:
@@ -66,7 +66,7 @@ class FewestRequests:
     def __init__(self) -> None:
         self._rng = random.Random(SEED)
 
-    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
+    def route(self, gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
         return min(self._rng.sample(range(len(gpus)), 2), key=lambda index: len(gpus[index]))
 
     def tick(self, now: float, outcome: SimulationOutcome) -> None:
@@ -85,7 +85,7 @@ class BalancedClients:
         self._sent: dict[int, tuple[Balancer, RequestInFlight]] = {}
         self._seen = 0
 
-    def route(self, gpus: Sequence[StepBatching], request: SimulatedRequest) -> int:
+    def route(self, gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
         client = self._rng.choice(self._clients)
         server = client.choose()
         self._sent[id(request)] = client, client.began(server)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from flux_tools.demo.pictures import SIZE
 
 
-def augment(rgb: np.ndarray, rng: np.random.Generator, much: float = 1.0) -> np.ndarray:
+def augment(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, much: float = 1.0) -> npt.NDArray[np.uint8]:
     """Scale by up to 15 %, shift by up to 10 %, flip half of the time; white where nothing was. Same shape out.
 
     much: all three by this factor.
@@ -24,14 +25,14 @@ def augment(rgb: np.ndarray, rng: np.random.Generator, much: float = 1.0) -> np.
     return np.asarray(canvas)
 
 
-def augmented(pictures: np.ndarray, copies: int, seed: int, much: float = 1.0) -> np.ndarray:
+def augmented(pictures: npt.NDArray[np.uint8], copies: int, seed: int, much: float = 1.0) -> npt.NDArray[np.uint8]:
     """(n, 64, 64, 3) uint8 to (copies, n, 64, 64, 3); the first copy is the pictures themselves."""
     rng = np.random.default_rng(seed)
     rest = [np.stack([augment(rgb, rng, much) for rgb in pictures]) for _ in range(copies - 1)]
     return np.stack([pictures, *rest])
 
 
-def remixed(pictures: np.ndarray, seed: int) -> np.ndarray:
+def remixed(pictures: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
     """Drawings that nobody drew: two halves of two pictures, in other colours. Shapes as given."""
     rng = np.random.default_rng(seed)
     left, right = (_recoloured(pictures[rng.permutation(len(pictures))], rng) for _ in range(2))
@@ -39,5 +40,5 @@ def remixed(pictures: np.ndarray, seed: int) -> np.ndarray:
     return np.concatenate([left[:, :, :half], right[:, :, half:]], axis=2)
 
 
-def _recoloured(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _recoloured(pictures: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     return np.stack([rgb[..., rng.permutation(3)] for rgb in pictures])

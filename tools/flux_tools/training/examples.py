@@ -9,12 +9,14 @@ same copy: this is what `IMAGE_STRENGTH` means to the demo.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,9 +27,9 @@ from flux_tools.training.captions import captions
 from flux_tools.training.networks import Condition, Flow
 from flux_tools.training.vae import to_model_range
 
-Encode = Callable[[np.ndarray], Tensor]
+Encode = Callable[[npt.NDArray[np.uint8]], Tensor]
 #: (m, height, width, 3) uint8, and the same out.
-Redraw = Callable[[np.ndarray], np.ndarray]
+Redraw = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
 #: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
 GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
@@ -42,6 +44,7 @@ NATIVE_TOKENS = 16 + 17
 #: Of pictures alone, the share that weighs something else than 1, and what then.
 WEIGHED_SHARE = 0.3
 WEIGHTS = (0.15, 2.5)
+_LOG_WEIGHTS = math.log(WEIGHTS[0]), math.log(WEIGHTS[1])
 #: Beside words, the share of pictures that are a relative of the target.
 RELATIVE_SHARE = 0.5
 
@@ -75,11 +78,11 @@ FLOW_MIXTURE = Mixture(
 )
 
 
-def unchanged(rgb: np.ndarray) -> np.ndarray:
+def unchanged(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return rgb
 
 
-def placed(rgb: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def placed(rgb: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
     """(64, 64, 3) to (16 * rows, 16 * columns, 3): as large as fits, in the middle, on white."""
     side = 16 * min(rows, columns)
     picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
@@ -160,7 +163,7 @@ class Examples:
         """The latents of all copies, each redrawn in this way, whose name its file bears."""
         digest = hashlib.sha256(repr(GRIDS).encode())
         for copies in (self._copies, self._remixed_copies):
-            digest.update(copies)
+            digest.update(copies.data)
         suffix = "" if redraw is unchanged else f"-{redraw.__name__}"
         file = self._cache.with_name(f"{self._cache.stem}-{digest.hexdigest()[:8]}{suffix}.pt")
         if not file.exists():
@@ -196,7 +199,7 @@ class Examples:
         weights = np.ones(count)
         if way == "picture":
             weighed = rng.random(count) < WEIGHED_SHARE
-            weights = np.where(weighed, np.exp(rng.uniform(*np.log(WEIGHTS), count)), weights)
+            weights = np.where(weighed, np.exp(rng.uniform(*_LOG_WEIGHTS, count)), weights)
         is_relative = rng.random(count) < np.where(way == "both", RELATIVE_SHARE, (0.8 - weights) / 0.8)
         shown = np.where(is_relative, [rng.choice(self._relatives[i]) for i in index], index)
         copy = rng.integers(0, len(latents), count)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
@@ -47,20 +48,21 @@ class Latents:
         raw = self._encode(np.stack([picture.rgb for picture in self._pictures]))
         return {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
 
-    def __call__(self, rgb: np.ndarray) -> Tensor:
+    def __call__(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
         """(m, height, width, 3) uint8 to (m, tokens, 64)."""
         latents = (self._encode(rgb) - self.statistics["shift_factor"]) * self.statistics["scaling_factor"]
-        return FluxPipeline._pack_latents(latents, *latents.shape)
+        packed: Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+        return packed
 
     @torch.no_grad()
-    def decoded(self, packed: Tensor, grid: Grid) -> np.ndarray:
+    def decoded(self, packed: Tensor, grid: Grid) -> npt.NDArray[np.uint8]:
         """(m, tokens, 64) to (m, height, width, 3) uint8."""
         latents = unpack_latents(packed, grid) / self.statistics["scaling_factor"] + self.statistics["shift_factor"]
         rgb = torch.cat([self._vae.decode(part).sample for part in latents.split(64)]).clamp(-1, 1)
         return ((rgb + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
     @torch.no_grad()
-    def _encode(self, rgb: np.ndarray) -> Tensor:
+    def _encode(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
         parts = np.array_split(rgb, max(1, rgb.size // (64 * 64 * 3 * 64)))
         return torch.cat([self._vae.encode(to_model_range(part)).latent_dist.mode() for part in parts])
 

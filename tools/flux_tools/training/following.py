@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import max_pool2d
 
@@ -28,12 +29,12 @@ SEED = 1
 DISTANCES = (0, 1, 2)
 
 
-def canny(rgb: np.ndarray) -> np.ndarray:
+def canny(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """(m, height, width, 3) uint8 to white edges on black, three equal channels."""
     return np.stack([np.repeat(edges(picture, *CANNY)[..., None], 3, axis=2) for picture in rgb])
 
 
-def f1(asked: np.ndarray, drawn: np.ndarray, distance: int) -> float:
+def f1(asked: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8], distance: int) -> float:
     """Of two edge pictures, (height, width): 1 if each edge is within so many pixels of one of the other, 0 if none.
 
     The harmonic mean of the shares of either's pixels that are near. The distance is the larger of both axes'.
@@ -44,14 +45,16 @@ def f1(asked: np.ndarray, drawn: np.ndarray, distance: int) -> float:
     return float(2 * precision * recall / max(precision + recall, 1e-9))
 
 
-def _widened(edges: np.ndarray, distance: int) -> np.ndarray:
+def _widened(edges: npt.NDArray[np.uint8], distance: int) -> npt.NDArray[np.bool_]:
     """Whether a pixel is within this distance of an edge."""
     widened = max_pool2d(torch.from_numpy(edges).float()[None], 2 * distance + 1, stride=1, padding=distance)
     return widened[0].numpy() > 0
 
 
 @torch.no_grad()
-def drawn(flow: Flow, latents: Latents, pictures: Sequence[DemoImage], control: TrainedControlNet | None) -> np.ndarray:
+def drawn(
+    flow: Flow, latents: Latents, pictures: Sequence[DemoImage], control: TrainedControlNet | None
+) -> npt.NDArray[np.uint8]:
     """What the flow draws of their names, (n, 64, 64, 3) uint8; with a control, along their edges.
 
     The first has seed SEED, each next one more.

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class LoraLayer(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, values: Tensor) -> Tensor:
-        added: Tensor = self.lora_B(self.lora_A(values))
-        return self.linear(values) + added
+        changed: Tensor = self.linear(values) + self.lora_B(self.lora_A(values))
+        return changed
 
 
 def adapt(transformer: nn.Module) -> None:
@@ -55,7 +56,7 @@ def adapter_weights(run: Path) -> dict[str, Tensor]:
     return {f"transformer.{name}": weight for name, weight in averaged_weights(run).items() if ".lora_" in name}
 
 
-def greyscale(rgb: np.ndarray) -> np.ndarray:
+def greyscale(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """(m, height, width, 3) uint8 to its luminance (ITU-R 601), three equal channels."""
     return np.stack([np.asarray(Image.fromarray(picture).convert("L").convert("RGB")) for picture in rgb])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ COURSES = (
 )
 
 
-def to_model_range(rgb: np.ndarray) -> Tensor:
+def to_model_range(rgb: npt.NDArray[np.uint8]) -> Tensor:
     """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
@@ -75,7 +76,7 @@ def train_vae(trained_on: list[DemoImage], held_out: list[DemoImage], folder: Pa
     torch.manual_seed(seed)
     run = TrainingRun(folder)
     originals = np.stack([picture.rgb for picture in trained_on])
-    vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = new_vae().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)
     average = MovingAverage(vae, 0.998)
     done, last = run.resume(vae, optimizer, average), 0

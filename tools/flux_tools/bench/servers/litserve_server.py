@@ -19,7 +19,7 @@ from flux_tools.bench.stock import StockDiffusers, as_png, by_kind, opened
 Order = tuple[Image.Image, ImageOptions]
 
 
-class FluxAPI(litserve.LitAPI):  # type: ignore[misc]
+class FluxAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.stock = StockDiffusers(CHECKPOINTS)
 

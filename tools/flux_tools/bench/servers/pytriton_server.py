@@ -20,9 +20,9 @@ from flux_tools.bench.stock import StockDiffusers, as_png, opened
 stock = StockDiffusers(CHECKPOINTS)
 
 
-@batch  # type: ignore[untyped-decorator]
-@group_by_values("side", "steps", "mode")  # type: ignore[untyped-decorator]
-@first_value("side", "steps", "mode")  # type: ignore[untyped-decorator]
+@batch
+@group_by_values("side", "steps", "mode")
+@first_value("side", "steps", "mode")
 def draw(
     image: npt.NDArray[np.object_],
     prompt: npt.NDArray[np.object_],
