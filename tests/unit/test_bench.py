@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from flux_tools.bench import figures, load, memory_report, pictures, report
-from flux_tools.bench.engine_metrics import SHARES, StepShare, growth, parse_counters, rows_per_step, share_of
+from flux_tools.bench.engine_metrics import SHARES, StepShare, parse_shares, rows_per_step, share_of
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.perf_input import request
 from flux_tools.bench.plan import (
@@ -34,6 +34,7 @@ from flux_tools.bench.processes import model_in, resident_in
 from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, RequestOutcome, merged
 from flux_tools.bench.storages import bytes_in, bytes_of
 from flux_tools.documents import replaced, table
+from flux_tools.metrics import growth
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
 
@@ -286,8 +287,8 @@ def test_failures_count_neither_as_images_nor_as_latencies() -> None:
 
 
 def test_counters_of_all_instances_are_added_up_and_missing_ones_are_told() -> None:
-    before = parse_counters('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
-    after = parse_counters(
+    before = parse_shares('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
+    after = parse_shares(
         "# TYPE flux_forward_seconds_total counter\n"
         'flux_forward_seconds_total{model="flux_base",instance="0"} 4\n'
         'flux_forward_seconds_total{model="flux_base",instance="1"} 3.5\n'

@@ -19,11 +19,12 @@ from flux_contract.models import FLUX_BASE, FLUX_REDUX
 from flux_contract.tensors import DType
 from flux_serving.launch.processes import free_ports
 from flux_serving.settings import ModelSettings
+from flux_tools.metrics import growth, parse_counters
 from flux_tools.perf import __main__ as command
 from flux_tools.perf import binary, inputs, report
 from flux_tools.perf.binary import Binary, NoBinary, Source
 from flux_tools.perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
-from flux_tools.perf.counters import Inside, growth, inside, parse_counters
+from flux_tools.perf.counters import Inside, inside
 from flux_tools.perf.export import Summary, percentile, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.options import FEWEST_PICTURES
