@@ -245,17 +245,6 @@ def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
     assert found["beside_s"] > 0.1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.37, 0.5, 0.95, 0.99, 1.0])
-def test_percentiles_are_those_of_numpy(share: float) -> None:
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    assert figures.percentile(values, share) == pytest.approx(np.percentile(values, 100 * share))
-
-
-def test_a_percentile_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing"):
-        figures.percentile([], 0.5)
-
-
 def test_ratios_are_taken_round_by_round() -> None:
     """A machine twice as slow in round 2 changes no ratio."""
     spread = figures.ratio({1: 6.0, 2: 3.0, 3: 8.0}, {1: 2.0, 2: 1.0, 3: 2.0})
