@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flux_contract import limits, parameters
+from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS
+from flux_contract.seeds import image_seeds
 from flux_contract.tensors import Array
 from flux_serving.conditioning.context import ALWAYS, Span
 from flux_serving.conditioning.picture_control import spans_in
@@ -112,7 +112,7 @@ class SamplingParameters:
             end_step=end_step,
             guidance=float(parameters.GUIDANCE_SCALE.value_in(values)),
             true_cfg_scale=_true_cfg_scale(values),
-            seeds=_seeds(values),
+            seeds=image_seeds(values),
             strength=strength,
             start_sigma=start_sigma,
             control_scale=float(parameters.CONTROL_SCALE.value_in(values)),
@@ -173,25 +173,6 @@ def _true_cfg_scale(values: Mapping[str, Array]) -> float:
     if scale == 1 and has_negative:
         raise InvalidRequest(f"{parameters.NEGATIVE_PROMPT.name} needs {parameters.TRUE_CFG_SCALE.name} above 1")
     return scale
-
-
-def _seeds(values: Mapping[str, Array]) -> tuple[int, ...]:
-    """One for each image."""
-    given: Sequence[int] = [limits.DEFAULT_SEED]
-    if parameters.SEED.name in values:
-        given = values[parameters.SEED.name].tolist()
-    count = int(parameters.NUM_IMAGES.value_in(values, default=len(given)))
-    if len(given) not in (1, count):
-        raise InvalidRequest(
-            f"{parameters.SEED.name} has {len(given)} values and {parameters.NUM_IMAGES.name}={count}, "
-            "expected one seed, or one for each image"
-        )
-    seeds = [secrets.randbelow(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
-    if len(seeds) == count:
-        return tuple(seeds)
-    if seeds[0] + count - 1 > limits.MAX_SEED:
-        raise InvalidRequest(f"{parameters.SEED.name}={seeds[0]} leaves no room for {count} seeds")
-    return tuple(range(seeds[0], seeds[0] + count))
 
 
 def _loras(values: Mapping[str, Array]) -> tuple[Lora, ...]:
