@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from flux_serving.settings import Checkpoints
+from tiny import TINY
 
 WORDS = ("[PAD]", "[START]", "[END]", "[UNK]", "a", "red", "green", "blue", "apple", "tree", "house", "of", "with")
 PAD, START, END, UNKNOWN = range(4)
@@ -67,15 +68,15 @@ def make_random_checkpoint(folder: Path) -> Checkpoints:
         ),
         tokenizer_2=_tokenizer(max_length=512),
         transformer=FluxTransformer2DModel(
-            in_channels=32,
-            num_layers=1,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=3,
-            joint_attention_dim=4096,
-            pooled_projection_dim=768,
-            guidance_embeds=False,
-            axes_dims_rope=(4, 6, 6),
+            **TINY
+            | {
+                "in_channels": 32,
+                "num_layers": 1,
+                "num_attention_heads": 3,
+                "joint_attention_dim": 4096,
+                "pooled_projection_dim": 768,
+                "guidance_embeds": False,
+            }
         ),
     )
     redux = FluxPriorReduxPipeline(

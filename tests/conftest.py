@@ -17,7 +17,7 @@ from flux_serving.settings import Checkpoints
 from flux_tools.demo.folders import demo_checkpoints
 
 if TYPE_CHECKING:
-    from diffusers import FluxPipeline
+    from diffusers import FluxControlNetModel, FluxPipeline
 
     from flux_serving.network.weights import BaseWeights
 
@@ -76,6 +76,13 @@ def tiny_flux() -> FluxPipeline:
     from tiny import make_tiny_flux
 
     return make_tiny_flux()
+
+
+@pytest.fixture(scope="session")
+def controlnet() -> FluxControlNetModel:
+    from tiny import make_tiny_controlnet
+
+    return make_tiny_controlnet()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from typing import Any
 
 import torch
 from diffusers import (
@@ -19,6 +20,19 @@ from flux_serving.network.weights import BaseWeights
 
 CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
 
+#: The smallest FLUX with two blocks of each kind. Other tiny networks name only their differences from it.
+TINY: dict[str, Any] = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": CONTEXT_WIDTH,
+    "pooled_projection_dim": POOLED_WIDTH,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 6, 6),
+}
+
 
 def device() -> torch.device:
     """Where our engine computes, by `pytest --device`; stock diffusers, which it is compared with, stays on the CPU."""
@@ -30,17 +44,7 @@ def make_tiny_flux() -> FluxPipeline:
     torch.manual_seed(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformer = FluxTransformer2DModel(
-            in_channels=16,
-            num_layers=2,
-            num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=CONTEXT_WIDTH,
-            pooled_projection_dim=POOLED_WIDTH,
-            guidance_embeds=True,
-            axes_dims_rope=(4, 6, 6),
-        )
+        transformer = FluxTransformer2DModel(**TINY)
         vae = AutoencoderKL(
             latent_channels=4, norm_num_groups=4, block_out_channels=(8,), sample_size=32, shift_factor=0.1
         )
@@ -58,17 +62,7 @@ def make_tiny_controlnet() -> FluxControlNetModel:
     torch.manual_seed(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = FluxControlNetModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=CONTEXT_WIDTH,
-            pooled_projection_dim=POOLED_WIDTH,
-            guidance_embeds=True,
-            axes_dims_rope=[4, 6, 6],
-        )
+        network = FluxControlNetModel(**TINY | {"num_layers": 1, "num_single_layers": 1})
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return network.eval().requires_grad_(False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import random
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,14 +47,13 @@ from flux_contract.models import (
 from flux_contract.parameters import (
     CONTROL_IMAGE,
     IMAGE,
-    NUM_IMAGES,
     NUM_INFERENCE_STEPS,
     OUTPUT_FORMAT,
     PREVIEW_STEPS,
     PROMPT,
-    SEED,
     SIZE,
 )
+from flux_contract.seeds import image_seeds
 from flux_contract.tensors import Array, Tensor
 
 #: Side of an image in pixels if the request does not set it.
@@ -134,7 +132,7 @@ def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
     height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in SIZE)
     image_format = _choice(model, inputs, OUTPUT_FORMAT, OUTPUT_FORMAT.offered_choices)
     shown = zlib.crc32(b"".join(data for name in (*_PICTURES, PROMPT.name) for data in inputs.get(name, ())))
-    seeds = _seeds(inputs)
+    seeds = image_seeds(inputs)
     return {
         OUTPUT_IMAGE.name: _texts([_picture(seed, shown, (width, height), image_format) for seed in seeds]),
         OUTPUT_SEED.name: np.array([seeds], dtype=np.int64),
@@ -144,14 +142,6 @@ def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
 
 def _asked_for(request: Request, outputs: Answer) -> Answer:
     return {name: array for name, array in outputs.items() if name in request.outputs}
-
-
-def _seeds(inputs: Mapping[str, Array]) -> list[int]:
-    """One seed for each image."""
-    given = inputs.get(SEED.name, np.array([SEED.default])).tolist()
-    seeds = [random.randrange(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
-    count = NUM_IMAGES.value_in(inputs, limits.DEFAULT_IMAGES)
-    return seeds if len(seeds) > 1 else [seeds[0] + index for index in range(count)]
 
 
 def _unknown_model(request: Request) -> InvalidRequest:

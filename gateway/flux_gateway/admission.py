@@ -1,5 +1,10 @@
 """Admission: how many requests, and how much of their memory, may be in flight, of all and of each caller."""
 
+# The rate limit does not use the package `limits`: its strategies count in windows, while the generic cell rate
+# algorithm takes 10 lines and gives the exact time to wait. The memory storage of `limits` starts timer threads, reads
+# the system clock, which a test cannot set, and does not bound the number of callers. Limits of concurrency and memory,
+# the rest of this module, are not part of it.
+
 from __future__ import annotations
 
 import math

@@ -5,21 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from importlib.resources import files
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
-
-from flux_gateway.refusals import Refusal
-
-#: Of the package fastapi-offline, which has FastAPI's own choice of Swagger UI.
-_KINDS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 
 
 def api_docs(title: str, openapi_url: str) -> APIRouter:
     router = APIRouter(prefix="/docs", include_in_schema=False)
-    static = files("fastapi_offline") / "static"
+    # FastAPI's own choice of Swagger UI.
+    static = StaticFiles(packages=[("fastapi_offline", "static")])
     page = get_swagger_ui_html(
         openapi_url=openapi_url,
         title=title,
@@ -34,11 +30,10 @@ def api_docs(title: str, openapi_url: str) -> APIRouter:
         return Response(page.body, media_type="text/html", headers=headers)
 
     @router.get("/{name}")
-    async def file(name: str) -> Response:
-        if name not in _KINDS:
-            raise Refusal(404, "there is no such file")
-        cached = {"Cache-Control": "private, max-age=86400"}
-        return Response((static / name).read_bytes(), media_type=_KINDS[name], headers=cached)
+    async def file(name: str, request: Request) -> Response:
+        response = await static.get_response(name, request.scope)
+        response.headers["Cache-Control"] = "private, max-age=86400"
+        return response
 
     return router
 

@@ -157,7 +157,7 @@ def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page
     async def root(request: Request) -> Response:
         """The page for a browser, the endpoints for others."""
         if "text/html" in request.headers.get("accept", ""):
-            response = page.file("index.html")
+            response = await page.file("index.html", request)
         else:
             about = {"name": "flux-triton", "version": app.version, "status": service.monitor.reason or "running"}
             response = JSONResponse({**about, "endpoints": sorted(app.openapi()["paths"])})

@@ -1,5 +1,9 @@
 """Results that callers fetch later: jobs, and images that are given by a URL."""
 
+# The store does not use `cachetools.TTLCache`: a full TTLCache evicts its oldest entries, but here they were promised
+# to a caller, and new ones are rejected instead. A TTLCache has no reservations and no share per caller, and it frees
+# expired entries only when it is changed, not when their time is over.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,9 @@
 """What the gateway is told at start-up, from the environment. Read once, at the edge; nothing else looks there."""
 
+# The settings do not use `pydantic-settings`: it ignores a misspelt FLUX_GATEWAY_ variable even with `extra="forbid"`
+# (2.16), and such a variable must stop the start. Its ValidationError would have to be translated into CannotStart with
+# the variable's name and range, and it needs `python-dotenv` for `.env` files, which the gateway does not read.
+
 from __future__ import annotations
 
 import re

@@ -4,6 +4,11 @@ Where there is a place for spans, each POST is one, exported by OpenTelemetry's 
 there is none, what came is passed on as it is.
 """
 
+# The middleware does not use `opentelemetry-instrumentation-asgi`: it does not pass `traceparent` on without an SDK,
+# which needs most of this module. It excludes requests by URL, not by method, so every path of probes and scrapes would
+# have to be listed. It adds at least four packages, three of which (0.x) are pinned to one release of the semantic
+# conventions.
+
 from __future__ import annotations
 
 import re

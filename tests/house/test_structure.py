@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,17 +126,29 @@ def test_the_model_repository_holds_only_models() -> None:
     assert {p.name for p in repository.iterdir()} == {model.name for model in (*MODELS, *ENSEMBLES)}
 
 
-def test_every_model_py_is_a_doorway() -> None:
+def test_every_model_py_is_an_entry_point() -> None:
     from flux_contract.models import MODELS
+    from flux_serving.backend.entry_point import EntryPoint
 
-    doorways = sorted((ROOT / "model_repository").glob("*/1/model.py"))
-    assert len(doorways) == len(MODELS)
-    for doorway in doorways:
-        lines = [line for line in doorway.read_text().splitlines() if line.strip()]
-        assert len(lines) <= 14, doorway
-        # Triton 26.03 and newer ask it.
-        assert any("def is_ready(self)" in line for line in lines), doorway
-        assert all(name.startswith("flux_serving.backend") for name in imports_of(doorway))
+    files = sorted((ROOT / "model_repository").glob("*/1/model.py"))
+    assert len(files) == len(MODELS)
+    # Triton 26.03 and newer ask it.
+    assert callable(EntryPoint.is_ready)
+    for file in files:
+        assert len(file.read_text().splitlines()) <= 14, file
+        assert list(imports_of(file)) == ["flux_serving.backend.entry_point.EntryPoint"]
+        model = runpy.run_path(str(file))["TritonPythonModel"]
+        assert issubclass(model, EntryPoint)
+        module, _, name = model.backend.partition(":")
+        tree = ast.parse((ROOT / "serving" / module.replace(".", "/")).with_suffix(".py").read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, file
+
+
+def test_reading_a_model_py_loads_no_torch() -> None:
+    """Triton also reads it in a process that runs no model."""
+    file = ROOT / "model_repository" / "flux_base" / "1" / "model.py"
+    code = f"import runpy, sys; runpy.run_path({str(file)!r}); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_tensor_names_are_literals_only_in_the_contract() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
-import urllib.request
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc
 import tritonclient.http
+from prometheus_client.samples import Sample
 
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
+from flux_tools.metrics import read_samples
 
 #: What flux_prior_redux hands to flux_base.
 CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "POOLED_SPAN"]
@@ -86,20 +86,19 @@ def call_http(url: str, model: str, tensors: Tensors, outputs: list[str]) -> Ten
 
 def triton_metric(server: TritonServer, name: str, model: str) -> float:
     """A metric of one model, Triton's or ours, as Prometheus would read it; 0 before it first appears."""
-    for line in _metrics_page(server):
-        if line.startswith(f"{name}{{") and f'model="{model}"' in line:
-            return float(line.split()[-1])
+    for sample in samples_of(server):
+        if sample.name == name and sample.labels.get("model") == model:
+            return sample.value
     return 0.0
 
 
 def engine_metrics(server: TritonServer) -> dict[str, float]:
     """What flux_base publishes, buckets left out; one with a label of its own as `name:value`. 0 before it appears."""
     values: dict[str, float] = defaultdict(float)
-    for line in _metrics_page(server):
-        if line.startswith("flux_") and 'model="flux_base"' in line and "_bucket" not in line:
-            name, _, labels = line.partition("{")
-            own = re.search(r'(?:outcome|kind)="(\w+)"', labels)
-            values[f"{name}:{own[1]}" if own else name] = float(line.split()[-1])
+    for name, labels, value, *_ in samples_of(server):
+        if name.startswith("flux_") and labels.get("model") == "flux_base" and "le" not in labels:
+            own = labels.get("outcome") or labels.get("kind")
+            values[f"{name}:{own}" if own else name] = value
     return values
 
 
@@ -116,10 +115,8 @@ def memory_of_models(server: TritonServer) -> int:
     return total
 
 
-def _metrics_page(server: TritonServer) -> list[str]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
-        text: str = response.read().decode()
-    return text.splitlines()
+def samples_of(server: TritonServer) -> list[Sample]:
+    return read_samples(f"http://127.0.0.1:{server.options.metrics_port}/metrics", 10)
 
 
 def wait_until_healthy(gateway: Gateway) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from functools import partial
@@ -37,6 +36,7 @@ from flux_client.grpc_transport import GrpcTransport
 from flux_client.request import Request
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded
+from raw import samples_of
 from test_client import assert_alike
 
 pytestmark = pytest.mark.live
@@ -113,10 +113,8 @@ def test_eight_threads_stream_from_one_client_at_once(demo_server: TritonServer)
 
 def unfinished_calls(server: TritonServer) -> float:
     """Calls of the ensemble that ended without a picture, as Triton counts them."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    failures = [line for line in lines if line.startswith('nv_inference_request_failure{model="flux_redux"')]
-    return sum(float(line.split()[-1]) for line in failures)
+    failures = (each for each in samples_of(server) if each.name == "nv_inference_request_failure")
+    return sum(each.value for each in failures if each.labels["model"] == "flux_redux")
 
 
 def assert_work_ended(server: TritonServer, before: float) -> None:

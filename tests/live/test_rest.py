@@ -22,6 +22,7 @@ from flux_client import FluxClient
 from flux_contract.metrics import JOBS
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
+from raw import samples_of
 
 pytestmark = pytest.mark.live
 
@@ -146,9 +147,8 @@ def test_what_triton_refuses_is_the_callers_mistake(gateway: Gateway) -> None:
 
 def test_hanging_up_ends_the_work_at_triton(gateway: Gateway, demo_server: TritonServer) -> None:
     def cancelled() -> float:
-        metrics = httpx.get(f"http://127.0.0.1:{demo_server.options.metrics_port}/metrics").text
-        found = re.findall(rf"^{JOBS.name}\{{.*cancelled.*\}} (\S+)$", metrics, re.MULTILINE)
-        return sum(map(float, found))
+        jobs = (each for each in samples_of(demo_server) if each.name == JOBS.name)
+        return sum(each.value for each in jobs if each.labels["outcome"] == "cancelled")
 
     before = cancelled()
     long = {"mode": "text2img", "prompt": "a", "num_inference_steps": 100, "height": 512, "width": 512}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -19,7 +17,7 @@ from conftest import DEMO, start_server
 from flux_client import Cancelled, FluxClient, Progress, RetryPolicy, Variation
 from flux_serving.launch.server import TritonServer
 from pictures import drawn_picture, encoded, pixels
-from raw import CONTEXT, call_grpc, inputs_of, tensors_of
+from raw import CONTEXT, call_grpc, inputs_of, samples_of, tensors_of
 from waiting import within
 
 pytestmark = pytest.mark.live
@@ -44,9 +42,7 @@ def client(server: TritonServer) -> Iterator[FluxClient]:
 
 
 def by_instance(server: TritonServer, metric: str) -> dict[str, float]:
-    page = httpx.get(f"http://127.0.0.1:{server.options.metrics_port}/metrics", timeout=10).text
-    pattern = rf'^{metric}{{[^}}]*instance="(flux_base_\d_\d)"[^}}]*}} (\S+)$'
-    return {instance: float(value) for instance, value in re.findall(pattern, page, re.MULTILINE)}
+    return {each.labels["instance"]: each.value for each in samples_of(server) if each.name == metric}
 
 
 class Work:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from flux_serving.network import attention_ops
 from flux_serving.network.attention import MaskedAttention, MergedAttention, weighted_attention
 from tiny import device
 
@@ -90,3 +91,18 @@ def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight
     query, key, value = queries_keys_values(2, 60 + IMAGE_TOKENS)
     masked = MaskedAttention(soft, IMAGE_TOKENS, torch.float32)(query, key, value)
     assert torch.allclose(light(query, key, value), masked, atol=1e-5)
+
+
+def test_an_operator_that_torch_lacks_is_named() -> None:
+    with pytest.raises(ImportError, match=r"torch .* has no operator aten::_no_such_attention, expected torch 2\.6 to"):
+        attention_ops._operator("_no_such_attention")
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_log_sum_is_that_of_the_logits(has_bias: bool) -> None:
+    query, key, value = queries_keys_values(2, 9)
+    bias = torch.linspace(-1, 1, 16, device=device()).expand(2, 1, 1, 16)[..., :9] if has_bias else None
+    logits = query @ key.mT / math.sqrt(8) + (0 if bias is None else bias)
+    attended, log_sum = attention_ops.attention_with_log_sum(query, key, value, bias)
+    assert torch.allclose(attended, logits.softmax(-1) @ value, atol=1e-5)
+    assert torch.allclose(log_sum, logits.logsumexp(-1), atol=1e-5)

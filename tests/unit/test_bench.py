@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from flux_contract.modes import BY_NAME
 from flux_tools.bench import figures, load, memory_report, pictures, report
-from flux_tools.bench.engine_metrics import SHARES, StepShare, growth, parse_counters, rows_per_step, share_of
+from flux_tools.bench.engine_metrics import SHARES, StepShare, parse_shares, rows_per_step, share_of
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.perf_input import request
 from flux_tools.bench.plan import (
@@ -35,6 +35,7 @@ from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, Requ
 from flux_tools.bench.storages import bytes_in, bytes_of
 from flux_tools.bench.workloads import WORKLOADS
 from flux_tools.documents import replaced, table
+from flux_tools.metrics import growth
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
 
@@ -249,17 +250,6 @@ def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
     assert found["beside_s"] > 0.1
 
 
-@pytest.mark.parametrize("share", [0.0, 0.37, 0.5, 0.95, 0.99, 1.0])
-def test_percentiles_are_those_of_numpy(share: float) -> None:
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    assert figures.percentile(values, share) == pytest.approx(np.percentile(values, 100 * share))
-
-
-def test_a_percentile_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing"):
-        figures.percentile([], 0.5)
-
-
 def test_ratios_are_taken_round_by_round() -> None:
     """A machine twice as slow in round 2 changes no ratio."""
     spread = figures.ratio({1: 6.0, 2: 3.0, 3: 8.0}, {1: 2.0, 2: 1.0, 3: 2.0})
@@ -291,8 +281,8 @@ def test_failures_count_neither_as_images_nor_as_latencies() -> None:
 
 
 def test_counters_of_all_instances_are_added_up_and_missing_ones_are_told() -> None:
-    before = parse_counters('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
-    after = parse_counters(
+    before = parse_shares('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
+    after = parse_shares(
         "# TYPE flux_forward_seconds_total counter\n"
         'flux_forward_seconds_total{model="flux_base",instance="0"} 4\n'
         'flux_forward_seconds_total{model="flux_base",instance="1"} 3.5\n'

@@ -29,7 +29,7 @@ from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
 from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
-from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_controlnet, weights_of
+from tiny import CONTEXT_WIDTH, POOLED_WIDTH, weights_of
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +44,6 @@ class Wish:
     sampler_inputs: SamplerInputs
     expected: np.ndarray
     lora: bool = False
-
-
-@pytest.fixture(scope="module")
-def controlnet() -> FluxControlNetModel:
-    return make_tiny_controlnet()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from flux_tools.training.examples import GRIDS, NATIVE, Example, Examples, Redra
 from flux_tools.training.following import canny, f1
 from flux_tools.training.lora import adapt, greyscale
 from flux_tools.training.networks import Flow, TrainedControlNet
-from flux_tools.training.progress import descend
+from flux_tools.training.progress import TrainingRun, descend
 from flux_tools.training.text import Teller
 from flux_tools.training.vocabulary import keep_tokenizers, learn_tokenizers, read_tokenizers
 
@@ -261,3 +262,11 @@ def test_an_adapter_starts_by_adding_nothing_and_lies_in_every_block(flow: Flow)
     assert torch.equal(adapted(**given).sample, flow.transformer(**given).sample)
     blocks = (*adapted.transformer_blocks, *adapted.single_transformer_blocks)
     assert all(any(".lora_A." in name for name in block.state_dict()) for block in blocks)
+
+
+def test_a_run_logs_the_mean_of_the_losses_since_its_last_log(tmp_path: Path) -> None:
+    run = TrainingRun(tmp_path)
+    for step in range(5):
+        run.add_loss(step, torch.tensor(float(step)), log_every=2)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [(2, 0.5), (4, 2.5)]

@@ -395,6 +395,10 @@ def test_a_browser_gets_the_page_and_others_the_endpoints() -> None:
                 assert (await caller.get(name)).status_code == 200, name
             for name in ("routes.py", "..%2fapp.py", "nothing.js"):
                 assert (await caller.get(f"/page/{name}")).status_code == 404
+            script = await caller.get("/page/main.js")
+            again = await caller.get("/page/main.js", headers={"If-None-Match": script.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["content-security-policy"] == script.headers["content-security-policy"]
 
     asyncio.run(asked())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,6 +22,7 @@ from flux_gateway.pictures import max_encoded_bytes
 from flux_gateway.refusals import Refusal
 from flux_gateway.results import ResultLimits, ResultStore
 from flux_gateway.settings import Settings
+from flux_tools.metrics import parse_samples
 
 TEXT = {"prompt": "red apple", "num_inference_steps": 1}
 #: Of an image of the fake server without a size.
@@ -62,9 +62,9 @@ async def ask_for_url(caller: httpx.AsyncClient, **more: Any) -> httpx.Response:
 
 
 async def stored_bytes(caller: httpx.AsyncClient) -> float:
-    found = re.search(r"^flux_gateway_result_bytes (\S+)$", (await caller.get("/metrics")).text, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
+    samples = parse_samples((await caller.get("/metrics")).text)
+    (found,) = (sample.value for sample in samples if sample.name == "flux_gateway_result_bytes")
+    return found
 
 
 @pytest.mark.parametrize("flood", [start_job, ask_for_url])

@@ -161,28 +161,33 @@ def test_an_instance_that_is_not_there_takes_nothing(folder: ServerFolder, serve
     assert list(folder.path.iterdir()) == []
 
 
-def test_an_instance_that_stops_responding_takes_nothing(
-    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
+
+
+@pytest.mark.usefixtures("frequent_checks")
+def test_an_instance_that_stops_responding_takes_nothing(
+    folder: ServerFolder, served: Callable[[Take], object]
+) -> None:
     served(lambda reply, values: None)
     with pytest.raises(NotTaken, match="b does not respond"):
         handover(folder, is_alive=lambda instance, seconds: False).run()
 
 
+@pytest.mark.usefixtures("frequent_checks")
 def test_an_instance_that_stops_responding_with_the_work_is_told(
-    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
+    folder: ServerFolder, served: Callable[[Take], object]
 ) -> None:
-    monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
     served(lambda reply, values: reply.accepted())
     with pytest.raises(Overloaded, match="b, which worked on the request, is gone"):
         handover(folder, is_alive=lambda instance, seconds: False).run()
 
 
+@pytest.mark.usefixtures("frequent_checks")
 def test_an_instance_that_hesitates_is_given_up_sooner_than_one_that_works(
-    folder: ServerFolder, served: Callable[[Take], object], monkeypatch: pytest.MonkeyPatch
+    folder: ServerFolder, served: Callable[[Take], object]
 ) -> None:
-    monkeypatch.setattr("flux_serving.backend.handover._LOOK_S", 0.05)
     asked: list[float] = []
 
     def is_alive(instance: str, seconds: float) -> bool:

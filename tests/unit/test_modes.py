@@ -22,15 +22,10 @@ from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.sampling.starting import started_at, step_of_strength
 from flux_serving.sampling.steering import control_steps
 from stock import context, embeddings, latents, of_size, run, stock_cfg, stock_control, stock_img2img
-from tiny import make_tiny_controlnet, weights_of
+from tiny import weights_of
 
 TOLERANCE = 1e-5
 SIZES = [(4, 4), (4, 6), (8, 8)]
-
-
-@pytest.fixture(scope="module")
-def controlnet() -> FluxControlNetModel:
-    return make_tiny_controlnet()
 
 
 @pytest.fixture(scope="module")

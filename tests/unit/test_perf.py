@@ -19,12 +19,13 @@ from flux_contract.models import FLUX_BASE, FLUX_REDUX
 from flux_contract.tensors import DType
 from flux_serving.launch.processes import free_ports
 from flux_serving.settings import ModelSettings
+from flux_tools.metrics import growth, parse_counters
 from flux_tools.perf import __main__ as command
 from flux_tools.perf import binary, inputs, report
 from flux_tools.perf.binary import Binary, NoBinary, Source
 from flux_tools.perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
-from flux_tools.perf.counters import Inside, growth, inside, parse_counters
-from flux_tools.perf.export import Summary, percentile, printed, read_export, summed_up
+from flux_tools.perf.counters import Inside, inside
+from flux_tools.perf.export import PerfRequest, Summary, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.options import FEWEST_PICTURES
 from flux_tools.perf.runs import Measured, PerfResults
@@ -146,9 +147,9 @@ def test_with_shared_memory_what_is_printed_counts() -> None:
 
 
 def test_percentiles_are_values_that_there_were() -> None:
-    values = [float(value) for value in range(1, 11)]
-    assert [percentile(values, share) for share in (1, 50, 90, 99)] == [1, 5, 9, 10]
-    assert percentile([7.0], 50) == 7
+    ten = summed_up([PerfRequest(0.0, float(end), float(end), True) for end in range(1, 11)])
+    assert (ten.p50_s, ten.p90_s, ten.p99_s) == (5, 9, 10)
+    assert summed_up([PerfRequest(0.0, 7.0, 7.0, True)]).p50_s == 7
 
 
 PAGE = """

@@ -19,16 +19,7 @@ from flux_serving.images.picture_size import Sides
 from flux_serving.network.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.sampling_parameters import SamplingParameters
-
-FLUX_DEV_SCHEDULER = {
-    "base_image_seq_len": 256,
-    "base_shift": 0.5,
-    "max_image_seq_len": 4096,
-    "max_shift": 1.15,
-    "num_train_timesteps": 1000,
-    "shift": 3.0,
-    "use_dynamic_shifting": True,
-}
+from flux_tools.demo.architecture import SCHEDULER
 
 
 def test_packing_is_what_diffusers_packs_and_unpacking_undoes_it() -> None:
@@ -52,7 +43,7 @@ def test_the_same_seed_gives_the_same_noise_and_another_seed_another() -> None:
 @pytest.mark.parametrize(("image_tokens", "mu"), [(256, 0.5), (4096, 1.15)])
 def test_the_schedule_is_shifted_by_the_number_of_image_tokens(image_tokens: int, mu: float) -> None:
     """Exponential time shift, Esser et al. 2024, as FLUX uses it: e^mu / (e^mu + 1/t - 1)."""
-    schedule = make_schedule(FLUX_DEV_SCHEDULER, 5, image_tokens)
+    schedule = make_schedule(SCHEDULER, 5, image_tokens)
     raw = np.linspace(1, 1 / 5, 5)
     expected = math.exp(mu) / (math.exp(mu) + (1 / raw - 1))
     assert schedule.sigmas.tolist() == pytest.approx([*expected, 0.0], abs=1e-6)
@@ -60,8 +51,8 @@ def test_the_schedule_is_shifted_by_the_number_of_image_tokens(image_tokens: int
 
 
 def test_every_option_of_the_scheduler_counts() -> None:
-    karras = make_schedule({**FLUX_DEV_SCHEDULER, "use_karras_sigmas": True}, 5, 256)
-    assert not torch.allclose(karras.sigmas, make_schedule(FLUX_DEV_SCHEDULER, 5, 256).sigmas)
+    karras = make_schedule({**SCHEDULER, "use_karras_sigmas": True}, 5, 256)
+    assert not torch.allclose(karras.sigmas, make_schedule(SCHEDULER, 5, 256).sigmas)
 
 
 def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:

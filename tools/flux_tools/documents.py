@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def replaced(page: str, sections: Mapping[str, str]) -> str:
@@ -22,7 +22,15 @@ def replaced(page: str, sections: Mapping[str, str]) -> str:
     return page
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns after the first are aligned right."""
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join([table_head(head), *map(table_row, rows)])
+
+
+def table_head(head: Sequence[str]) -> str:
+    """Returns the first two lines of a table, for programs that print row by row."""
+    return f"{table_row(head)}\n|---{'|---:' * (len(head) - 1)}|"
+
+
+def table_row(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

@@ -1,5 +1,9 @@
 """A stream of OpenAI's events: partial images, and at the end the images."""
 
+# The streams do not use `sse-starlette`: one line formats an event. Importing it replaces `uvicorn.Server.handle_exit`
+# for the whole process, and its response adds pings and a listener for disconnects to those of `GenerationJob` and
+# `while_there`.
+
 from __future__ import annotations
 
 import json

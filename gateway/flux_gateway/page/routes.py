@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.staticfiles import StaticFiles
 
 from flux_gateway.refusals import Refusal
 
-_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+#: The folder holds this module, too.
+_SUFFIXES = (".html", ".css", ".js", ".svg")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'; "
     "base-uri 'none'; form-action 'self'",
@@ -19,25 +21,21 @@ _HEADERS = {
 
 
 class Page:
-    """Its files, read once."""
+    """The page's files."""
 
     def __init__(self) -> None:
-        files = [file for file in Path(__file__).parent.iterdir() if file.suffix in _KINDS]
-        self._files = {file.name: (file.read_bytes(), _KINDS[file.suffix]) for file in files}
+        self._files = StaticFiles(directory=Path(__file__).parent)
 
-    def file(self, name: str) -> Response:
-        """Raises Refusal: 404."""
-        if name not in self._files:
+    async def file(self, name: str, request: Request) -> Response:
+        """Raises Refusal or HTTPException: 404."""
+        if not name.endswith(_SUFFIXES):
             raise Refusal(404, "there is no such file")
-        content, kind = self._files[name]
-        return Response(content, media_type=kind, headers=_HEADERS)
+        response = await self._files.get_response(name, request.scope)
+        response.headers.update(_HEADERS)
+        return response
 
 
 def page_files(page: Page) -> APIRouter:
     router = APIRouter(prefix="/page", include_in_schema=False)
-
-    @router.get("/{name}")
-    async def file(name: str) -> Response:
-        return page.file(name)
-
+    router.add_api_route("/{name}", page.file)
     return router

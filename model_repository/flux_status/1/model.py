@@ -1,19 +1,7 @@
-"""The doorway from Triton to `flux_serving.backend.flux_status`, which is imported only when the model starts."""
+"""Triton's entry point of `flux_status`."""
+
+from flux_serving.backend.entry_point import EntryPoint
 
 
-class TritonPythonModel:
-    def initialize(self, args):
-        from flux_serving.backend.flux_status import FluxStatusModel
-
-        self._model = FluxStatusModel(args)
-
-    def execute(self, requests):
-        return self._model.execute(requests)
-
-    def is_ready(self):
-        from flux_serving.backend.health import HEALTH
-
-        return HEALTH.is_ready()
-
-    def finalize(self):
-        self._model.close()
+class TritonPythonModel(EntryPoint):
+    backend = "flux_serving.backend.flux_status:FluxStatusModel"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from flux_contract import limits, parameters
+from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS
+from flux_contract.seeds import image_seeds
 from flux_contract.tensors import Array
 from flux_serving.backend.option_values import read_declared, read_size, read_spans
 from flux_serving.conditioning.context import Span
@@ -31,14 +31,13 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
     (control_span,) = read_spans(values, parameters.CONTROL_START, parameters.CONTROL_END, 1)
     declared = read_declared(values, SamplingParameters)
     _check_true_cfg(declared["true_cfg_scale"], has_negative=NEGATIVE_CONTEXT.name in values)
-    given = values[parameters.SEED.name].tolist() if parameters.SEED.name in values else [limits.DEFAULT_SEED]
     return SamplingParameters(
         height=height,
         width=width,
         steps=steps,
         first_step=first_step,
         end_step=end_step,
-        seeds=_seeds(given, int(parameters.NUM_IMAGES.value_in(values, len(given)))),
+        seeds=image_seeds(values),
         strength=strength,
         start_sigma=start_sigma,
         # As for the strength: 0.1 in float32 is above 0.1, which is a step later.
@@ -105,18 +104,3 @@ def _check_true_cfg(scale: float, has_negative: bool) -> None:
         )
     if scale == 1 and has_negative:
         raise InvalidRequest(f"{parameters.NEGATIVE_PROMPT.name} needs {parameters.TRUE_CFG_SCALE.name} above 1")
-
-
-def _seeds(given: Sequence[int], count: int) -> tuple[int, ...]:
-    """One seed for each of `count` images."""
-    if len(given) not in (1, count):
-        raise InvalidRequest(
-            f"{parameters.SEED.name} has {len(given)} values and {parameters.NUM_IMAGES.name}={count}, "
-            "expected one seed, or one for each image"
-        )
-    seeds = [secrets.randbelow(2**32) if seed == limits.RANDOM_SEED else seed for seed in given]
-    if len(seeds) == count:
-        return tuple(seeds)
-    if seeds[0] + count - 1 > limits.MAX_SEED:
-        raise InvalidRequest(f"{parameters.SEED.name}={seeds[0]} leaves no room for {count} seeds")
-    return tuple(range(seeds[0], seeds[0] + count))

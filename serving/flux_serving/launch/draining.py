@@ -29,6 +29,9 @@ def wait_until_idle(metrics: str, timeout_s: float) -> None:
 
 
 def in_work(text: str) -> float:
-    """text: of a scrape, in Prometheus' format."""
+    """Returns the sum of the metrics in _IN_WORK. text: in Prometheus' format.
+
+    It needs no labels, so the launcher runs without prometheus-client, which only the gateway requires.
+    """
     lines = (line for line in text.splitlines() if line.startswith(_IN_WORK))
     return sum(float(line.rpartition(" ")[2]) for line in lines)

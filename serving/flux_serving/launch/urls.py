@@ -27,22 +27,22 @@ def fetch(url: str, timeout_s: float, body: bytes | None = None) -> bytes:
 
 
 def answers(url: str, timeout_s: float) -> bool:
-    """Whether there is an answer, an error or not."""
-    try:
-        fetch(url, timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-    except OSError:
-        return False
-    return True
+    """Whether the server answers, also with an error."""
+    return _failure(url, timeout_s) is None
 
 
 def is_silent(url: str, timeout_s: float) -> bool:
     """Whether the server does not respond within the timeout. Refusing or closing the connection is a response."""
+    failure = _failure(url, timeout_s)
+    return isinstance(failure, TimeoutError) or isinstance(getattr(failure, "reason", None), TimeoutError)
+
+
+def _failure(url: str, timeout_s: float) -> OSError | None:
+    """Returns why the server does not answer. An HTTP error is an answer."""
     try:
         fetch(url, timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
     except OSError as error:
-        return isinstance(error, TimeoutError) or isinstance(getattr(error, "reason", None), TimeoutError)
-    return False
+        return error
+    return None

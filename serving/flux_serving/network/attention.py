@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from flux_serving.network.attention_ops import attention_with_log_sum
+
 #: Tokens, of context and image, from which on the merge is the faster way; measured on a CPU (docs/performance.md).
 #: On a GPU nothing was measured: the merge, because a float mask shuts flash attention out there.
 MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
@@ -63,7 +65,7 @@ class MergedAttention:
         parts, sums = [], []
         for start, end in zip(self.starts, self.ends, strict=True):
             bias = self.bias if start == self.starts[-1] else None
-            part, log_sum = _attend(query, key[:, :, start:end], value[:, :, start:end], bias)
+            part, log_sum = attention_with_log_sum(query, key[:, :, start:end], value[:, :, start:end], bias)
             parts.append(part)
             sums.append(log_sum)
         shares = torch.softmax(torch.stack(sums) + self.log_weights, dim=0).to(value.dtype)[..., None]
@@ -99,21 +101,3 @@ def _bias(weights: Tensor, image_tokens: int, dtype: torch.dtype) -> Tensor:
     """
     tokens = weights.shape[1] + image_tokens
     return pad(weights.log(), (0, image_tokens + -tokens % 8)).to(dtype)[:, None, None, :tokens]
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Plain attention and the log-sum-exp of its logits, (batch, heads, tokens) float32, in one fused kernel.
-
-    bias: (batch, 1, 1, keys), added to the logits.
-    """
-    if query.device.type == "cpu":
-        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, attn_mask=bias
-        )
-    elif query.dtype is torch.float32 or bias is not None:
-        if bias is not None:
-            bias = bias.expand(-1, query.shape[1], query.shape[2], -1)
-        attended, log_sum = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[:2]
-    else:
-        attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[:2]
-    return attended, log_sum[:, :, : query.shape[2]]

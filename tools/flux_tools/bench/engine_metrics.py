@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from flux_serving.launch.urls import fetch
+from flux_tools.metrics import parse_counters
 
 
 @dataclass(frozen=True)
@@ -31,31 +32,21 @@ SHARES = (
 )
 #: Their quotient is how many pictures shared a step.
 ROWS, STEPS = StepShare("rows", "flux_rows_per_step_sum"), StepShare("steps", "flux_rows_per_step_count")
-_LINE = re.compile(r"^(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
-_MODEL = re.compile(r'model="([^"]*)"')
 
 
 def read_counters(url: str) -> dict[str, float]:
     """The counters named above that the server publishes, by `StepShare.key`."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=30) as response:
-        return parse_counters(response.read().decode())
+    return parse_shares(fetch(url, 30).decode())
 
 
-def parse_counters(text: str) -> dict[str, float]:
-    """text: in Prometheus' format. Counters of several instances are added up."""
-    counters: dict[str, float] = {}
-    for match in filter(None, map(_LINE.match, text.splitlines())):
-        model = _MODEL.search(match["labels"] or "")
+def parse_shares(text: str) -> dict[str, float]:
+    """Sum the counters of all instances, by `StepShare.key`. text: in Prometheus' format."""
+    shares: dict[str, float] = {}
+    for (metric, model), value in parse_counters(text).items():
         for share in (*SHARES, ROWS, STEPS):
-            if match["name"] == share.metric and share.model in (None, model[1] if model else None):
-                counters[share.key] = counters.get(share.key, 0.0) + float(match["value"])
-    return counters
-
-
-def growth(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
-    """What was published before and after; a counter that appeared meanwhile began at 0."""
-    return {key: value - before.get(key, 0.0) for key, value in after.items()}
+            if metric == share.metric and share.model in (None, model):
+                shares[share.key] = shares.get(share.key, 0.0) + value
+    return shares
 
 
 def share_of(metrics: Mapping[str, float], share: StepShare, wall_s: float) -> str:

@@ -6,23 +6,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from flux_tools.bench.results import Cell
 
 #: The system that the ratios are of.
 OURS = "ours-grpc"
 #: A loop has no clients: it counts at every concurrency with what it did at 1.
 LOOP = "loop"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """share: 0..1. Between two values it is interpolated, as numpy's default does. Raises ValueError: no values."""
-    if not values:
-        raise ValueError("a percentile of nothing")
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def latency(cells: Iterable[Cell]) -> Latency | None:
     answered = [outcome.latency_s for outcome in outcomes if outcome.error is None]
     if not answered:
         return None
-    p50, p95, p99 = (percentile(answered, share) for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = np.percentile(answered, (50, 95, 99)).tolist()
     return Latency(p50, p95, p99, len(outcomes) - len(answered), len(outcomes))
 
 

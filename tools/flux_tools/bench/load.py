@@ -24,10 +24,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from flux_tools.bench.callers import Caller, open_caller
-from flux_tools.bench.engine_metrics import growth, read_counters
+from flux_tools.bench.engine_metrics import read_counters
 from flux_tools.bench.pictures import encoded
 from flux_tools.bench.plan import ImageOptions, respelled, warm_up
 from flux_tools.bench.results import RequestOutcome
+from flux_tools.metrics import growth
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
+from flux_serving.launch.urls import fetch
 from flux_tools.bench.checkpoint import CHECKPOINTS, ROOT
 
 #: Seconds that a server may take to load the checkpoint, and to end.
@@ -93,12 +92,12 @@ def _environment() -> dict[str, str]:
 
 
 def _wait_until_ready(child: subprocess.Popen[bytes], url: str) -> None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     limit = time.monotonic() + START_S
     while time.monotonic() < limit:
         if child.poll() is not None:
             raise ServerFailed(f"{child.args!r} ended with exit status {child.returncode}")
-        with contextlib.suppress(urllib.error.URLError, OSError), direct.open(url, timeout=5):
+        with contextlib.suppress(OSError):
+            fetch(url, 5)
             return
         time.sleep(0.2)
     raise ServerFailed(f"{child.args!r} was not ready after {START_S:g} s")

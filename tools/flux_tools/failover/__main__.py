@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flux_client import FAIL_OVER, RetryPolicy
 from flux_tools.demo.folders import demo_checkpoints
+from flux_tools.documents import table_head, table_row
 from flux_tools.failover.doors import DOORS
 from flux_tools.failover.options import read_options
 from flux_tools.failover.play import play
@@ -23,16 +24,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def _print_shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> int:
     """Of three servers, and then, when the first is gone, of two. Returns the exit status."""
-    print("| servers | the first is | requests | lost | its share | longest request |")
-    print("|---:|---|---:|---:|---:|---:|", flush=True)
+    print(table_head(["servers", "the first is", "requests", "lost", "its share", "longest request"]), flush=True)
     lost = 0
     for first in range(len(replicas) - 1):
         for row in shares(replicas[first:], pictures, callers):
-            print(
-                f"| {row.servers} | {row.situation} | {row.requests} | {row.lost} | {row.share:.0%} "
-                f"| {row.longest_s:.1f} s |",
-                flush=True,
-            )
+            figures = (row.requests, row.lost, f"{row.share:.0%}", f"{row.longest_s:.1f} s")
+            print(table_row([row.servers, row.situation, *figures]), flush=True)
             lost += row.lost
     return 1 if lost else 0
 
@@ -54,16 +51,12 @@ def main() -> int:
             list(pool.map(Replica.start, replicas))
         if given.shares:
             return _print_shares(replicas, pictures, given.callers)
-        print("| door | act | requests | lost | longest request | traffic back after |")
-        print("|---|---|---:|---:|---:|---:|")
+        print(table_head(["door", "act", "requests", "lost", "longest request", "traffic back after"]))
         for door in given.doors:
             for outcome in play(replicas, DOORS[door], folder, pictures, retry=retry, callers=given.callers):
                 longest = max(call.seconds for call in outcome.calls)
-                print(
-                    f"| {door} | {outcome.act} | {len(outcome.calls)} | {len(outcome.lost)} | {longest:.1f} s "
-                    f"| {outcome.back_s:.1f} s |",
-                    flush=True,
-                )
+                figures = (len(outcome.calls), len(outcome.lost), f"{longest:.1f} s", f"{outcome.back_s:.1f} s")
+                print(table_row([door, outcome.act, *figures]), flush=True)
                 for error, count in Counter(outcome.lost).items():
                     print(f"{count} x {error}", file=sys.stderr)
                 lost += len(outcome.lost)

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from typing import IO
 
 import psutil
 
+from flux_contract.metrics import JOBS
 from flux_serving.launch.processes import free_ports
 from flux_serving.settings import Checkpoints
+from flux_tools.metrics import read_samples
 
 #: Seconds that running requests have at SIGTERM.
 EXIT_TIMEOUT_S = 5
@@ -88,12 +89,10 @@ class Replica:
     def done(self) -> float:
         """Images that it has made since it was started."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:  # Triton is ready a moment before it tells its metrics.
+            samples = read_samples(f"http://127.0.0.1:{self.metrics_port}/metrics")
+        except OSError:  # Triton is ready a moment before it publishes its metrics.
             return 0
-        counts = [line for line in lines if line.startswith("flux_jobs_total") and 'outcome="done"' in line]
-        return sum(float(line.rpartition(" ")[2]) for line in counts)
+        return sum(each.value for each in samples if each.name == JOBS.name and each.labels["outcome"] == "done")
 
     def wait_for_traffic(self, timeout_s: float) -> float:
         """Seconds from now until it has made an image."""

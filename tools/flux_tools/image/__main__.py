@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from flux_tools.documents import table
 from flux_tools.image.checks import check
 from flux_tools.image.engines import ContainerEngine, ImageError, Layer, find_engine, output_of
 from flux_tools.image.locks import renew
@@ -66,11 +67,11 @@ def build(engine: ContainerEngine, options: argparse.Namespace, tag: str) -> Non
         engine.build(context, tag, [*arguments, f"--target={options.target}"])
 
 
-def table(layers: list[Layer]) -> str:
-    """In Markdown."""
-    rows = [f"| {layer.size_bytes / 1e6:,.1f} MB | `{_shortened(layer.made_by)}` |" for layer in layers]
+def sizes(layers: list[Layer]) -> str:
+    """As a Markdown table."""
+    rows = [(f"`{_shortened(layer.made_by)}`", f"{layer.size_bytes / 1e6:,.1f} MB") for layer in layers]
     total = sum(layer.size_bytes for layer in layers)
-    return "\n".join(["| size | layer |", "|---:|---|", *rows, f"| {total / 1e6:,.1f} MB | all |"])
+    return table(["layer", "size"], [*rows, ("all", f"{total / 1e6:,.1f} MB")])
 
 
 def _shortened(made_by: str) -> str:
@@ -94,7 +95,7 @@ def main() -> int:
             raise ImageError("the GPU image is tried with the demo checkpoint: scripts/demo --expand-only makes it")
         engine = find_engine()
         build(engine, options, tag)
-        print(f"\n{tag}, unpacked:\n\n{table(engine.layers(tag))}\n")
+        print(f"\n{tag}, unpacked:\n\n{sizes(engine.layers(tag))}\n")
         sbom = OUTPUT / f"{name}.cdx.json"
         print(f"{write_sbom(engine, tag, sbom)} components: {sbom}", flush=True)
         if options.check:

@@ -1,38 +1,18 @@
-"""Triton's and our metrics before and after a run, and what grew: the time that the inner models took."""
+"""The time that the inner models took, from Triton's and our metrics before and after a run."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flux_contract.metrics import DECODE_SECONDS, JOB_SECONDS, QUEUE_SECONDS
 from flux_contract.models import FLUX_BASE, FLUX_PRIOR_REDUX, IMAGE_ENCODE
+from flux_tools.metrics import Counters, parse_counters
 from flux_tools.perf.servers import fetched
-
-#: By metric and model, all instances and reasons added up.
-Counters = Mapping[tuple[str, str], float]
-
-_LINE = re.compile(r'^(\w+)\{(?:.*,)?model="([^"]*)".*\} (\S+)$')
 
 
 def read_counters(metrics_url: str) -> Counters:
     """Raises NoServer."""
     return parse_counters(fetched(metrics_url))
-
-
-def parse_counters(text: str) -> Counters:
-    """text: in Prometheus' format; buckets of histograms are left out, their sums and counts stay."""
-    counters: dict[tuple[str, str], float] = {}
-    for match in filter(None, map(_LINE.match, text.splitlines())):
-        name, model, value = match.groups()
-        if not name.endswith("_bucket"):
-            counters[name, model] = counters.get((name, model), 0.0) + float(value)
-    return counters
-
-
-def growth(before: Counters, after: Counters) -> Counters:
-    return {key: value - before.get(key, 0.0) for key, value in after.items()}
 
 
 @dataclass(frozen=True)

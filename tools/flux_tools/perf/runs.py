@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flux_tools.metrics import growth
 from flux_tools.perf import inputs
 from flux_tools.perf.binary import Binary
 from flux_tools.perf.cases import GRPC, OPEN_THREADS, TURNS, Case, Data, closed, opened
-from flux_tools.perf.counters import Inside, growth, inside, read_counters
+from flux_tools.perf.counters import Inside, inside, read_counters
 from flux_tools.perf.export import Summary, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.servers import Server

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.request
 from dataclasses import dataclass
 
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from flux_contract.models import FLUX_BASE, FLUX_REDUX, FLUX_STREAM
+from flux_serving.launch.urls import fetch
 
 _TIMEOUT_S = 30.0
 
@@ -50,9 +49,7 @@ def check(server: Server) -> None:
 
 def fetched(url: str) -> str:
     """Without a proxy. Raises NoServer."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(url, timeout=_TIMEOUT_S) as response:
-            return str(response.read().decode())
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL
+        return fetch(url, _TIMEOUT_S).decode()
+    except (OSError, ValueError) as error:  # ValueError: no URL
         raise NoServer(f"{url}: {type(error).__name__}: {error!s:.200}") from error

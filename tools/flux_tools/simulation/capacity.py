@@ -10,12 +10,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from flux_tools.documents import table
 from flux_tools.simulation.machine import H100_COMPILED, H100_EAGER, H100_FP8, Machine
 from flux_tools.simulation.merit import Merit
 from flux_tools.simulation.policies import StepBatching
+from flux_tools.simulation.rounding import number
 from flux_tools.simulation.simulation import Route, least_loaded, round_robin
 from flux_tools.simulation.study import H100, PROMISES, REFUSED_SHARE, Site
-from flux_tools.simulation.tables import number, table
 from flux_tools.simulation.workload import SMALL, Mix
 
 Row = dict[str, Any]

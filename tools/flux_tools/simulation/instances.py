@@ -12,12 +12,13 @@ from typing import Any
 
 from flux_serving.scheduling.placement import choose_instance
 from flux_serving.scheduling.scheduler import Limits
+from flux_tools.documents import table
 from flux_tools.simulation.machine import DEMO_CPU
 from flux_tools.simulation.merit import judge
 from flux_tools.simulation.policies import OneQueue, StepBatching, job_left
+from flux_tools.simulation.rounding import number
 from flux_tools.simulation.simulation import Route, round_robin, simulate
 from flux_tools.simulation.study import CPU_LIMITS, H100, SEED, Site
-from flux_tools.simulation.tables import number, table
 from flux_tools.simulation.workload import Mix, SimulatedRequest, arrivals
 
 Row = dict[str, Any]

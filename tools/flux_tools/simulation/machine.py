@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 
 from flux_tools.simulation import figures
 from flux_tools.simulation.figures import Timing
@@ -60,13 +61,9 @@ def fit_flux(name: str, one: Timing, several: Timing) -> Machine:
 
 def fit_demo(name: str, small: Sequence[Timing], large: Timing) -> Machine:
     """Least squares over the small rows, whose pairs of tokens hardly count; what the large row takes more is pairs."""
-    mean_tokens = sum(t.rows * t.tokens for t in small) / len(small)
-    mean_seconds = sum(t.step_seconds for t in small) / len(small)
-    covariance = sum((t.rows * t.tokens - mean_tokens) * (t.step_seconds - mean_seconds) for t in small)
-    per_token = covariance / sum((t.rows * t.tokens - mean_tokens) ** 2 for t in small)
-    overhead = mean_seconds - per_token * mean_tokens
-    per_pair = (large.step_seconds - overhead - per_token * large.tokens) / large.tokens**2
-    return Machine(name, overhead, per_token, per_pair)
+    fit = linear_regression([t.rows * t.tokens for t in small], [t.step_seconds for t in small])
+    per_pair = (large.step_seconds - fit.intercept - fit.slope * large.tokens) / large.tokens**2
+    return Machine(name, fit.intercept, fit.slope, per_pair)
 
 
 H100_EAGER = fit_flux("H100, bfloat16, eager", figures.H100_EAGER, figures.H100_EAGER_OF_8)

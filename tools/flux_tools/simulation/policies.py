@@ -40,10 +40,8 @@ class Gpu(Protocol):
         """The requests that are finished with this slice."""
 
 
-class OneByOne:
-    """First come, first served, one picture at a time: what a lock around the pipeline gives."""
-
-    name = "one by one"
+class _Queued:
+    """A server that keeps its waiting requests in the order of their arrival."""
 
     def __init__(self, machine: Machine, limits: Limits) -> None:
         self._machine = machine
@@ -59,6 +57,12 @@ class OneByOne:
         self._queue.append(request)
         return True
 
+
+class OneByOne(_Queued):
+    """First come, first served, one picture at a time: what a lock around the pipeline gives."""
+
+    name = "one by one"
+
     def begin(self, now: float) -> Slice | None:
         if not self._queue:
             return None
@@ -68,7 +72,7 @@ class OneByOne:
         return (self._queue.popleft(),)
 
 
-class WholeRequests:
+class WholeRequests(_Queued):
     """Dynamic batching: requests of one size and step count start together and run to their end.
 
     The oldest of the highest priority chooses; others like it join from anywhere in the queue, up to a step's rows and
@@ -79,19 +83,11 @@ class WholeRequests:
     delay_seconds = 0.1
 
     def __init__(self, machine: Machine, limits: Limits) -> None:
-        self._machine = machine
-        self._limits = limits
-        self._queue: list[SimulatedRequest] = []
+        super().__init__(machine, limits)
         self._running = 0
 
     def __len__(self) -> int:
         return len(self._queue) + self._running
-
-    def offer(self, request: SimulatedRequest) -> bool:
-        if len(self) >= self._limits.max_jobs:
-            return False
-        self._queue.append(request)
-        return True
 
     def begin(self, now: float) -> Slice | None:
         if not self._queue:

@@ -7,9 +7,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from flux_tools.documents import table
 from flux_tools.simulation import capacity, figures, instances, servers
 from flux_tools.simulation.machine import DEMO_CPU, H100_COMPILED, H100_EAGER, H100_FP8, image_tokens
 from flux_tools.simulation.policies import POLICIES, OneByOne, StepBatching, WholeRequests
+from flux_tools.simulation.rounding import number
 from flux_tools.simulation.study import (
     FLEET_TIMES,
     HEADLINE_GPUS,
@@ -20,7 +22,6 @@ from flux_tools.simulation.study import (
     SEED,
     SITES,
 )
-from flux_tools.simulation.tables import number, table
 from flux_tools.simulation.workload import Mix
 
 Row = dict[str, Any]

@@ -15,12 +15,13 @@ from flux_client.balancing import Balancer, Reading, RequestInFlight
 from flux_client.server_pool import TICK_S
 from flux_serving.scheduling.placement import seconds_left
 from flux_serving.scheduling.step_costs import Costs
+from flux_tools.documents import table
 from flux_tools.simulation.capacity import highest_safe_percent
 from flux_tools.simulation.merit import Merit, judge
 from flux_tools.simulation.policies import Gpu, StepBatching
+from flux_tools.simulation.rounding import number
 from flux_tools.simulation.simulation import Clock, Route, SimulationOutcome, round_robin, simulate
 from flux_tools.simulation.study import H100, SEED, Site
-from flux_tools.simulation.tables import number, table
 from flux_tools.simulation.workload import SimulatedRequest, arrivals
 
 Row = dict[str, Any]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from flux_tools.demo.pictures import DemoImage
@@ -56,7 +55,6 @@ def train_control(
     control.start_from(flow.transformer)
     optimizer = torch.optim.AdamW(control.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
     average = MovingAverage(control, 0.998)
-    losses: list[float] = []
     for step in range(run.resume(control, optimizer, average), steps):
         example = examples.draw(FIRST_STEP + step, GUIDANCE)
         given = (example.noisy, example.condition(flow), example.t, example.guidance, example.rows, example.columns)
@@ -64,10 +62,7 @@ def train_control(
         loss = (velocity - (example.noise - example.target)).square().mean()
         descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 100))
         average.update(control, step)
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
-            losses.clear()
+        run.add_loss(step, loss, log_every=50)
         if (step + 1) % 500 == 0 or step + 1 == steps:
             run.save(control, optimizer, average, step + 1)
             averaged.load_state_dict(average.weights)

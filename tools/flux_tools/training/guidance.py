@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from flux_tools.demo.pictures import DemoImage
@@ -37,7 +36,6 @@ def train_guidance(
         flow.load_state_dict(averaged_weights(flow_run))
     optimizer = torch.optim.AdamW(student.transformer.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98))
     average = MovingAverage(student, 0.99)
-    losses: list[float] = []
     for step in range(run.resume(student, optimizer, average), steps):
         example = examples.draw(FIRST_STEP + step, GUIDANCE)
         grid = (example.rows, example.columns)
@@ -52,9 +50,6 @@ def train_guidance(
         loss = (velocity - guided).square().mean()
         descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 50))
         average.update(student, step)
-        losses.append(loss.item())
-        if (step + 1) % 25 == 0:
-            run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
-            losses.clear()
+        run.add_loss(step, loss, log_every=25)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             run.save(student, optimizer, average, step + 1)

@@ -76,7 +76,6 @@ def train_lora(
     learning = [weight for weight in flow.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     average = MovingAverage(flow.transformer, 0.99)
-    losses: list[float] = []
     for step in range(run.resume(flow.transformer, optimizer, average), steps):
         coloured = examples.draw(FIRST_STEP + step, GUIDANCE)
         example = replace(coloured, target=grey.shown_in(coloured))
@@ -86,9 +85,6 @@ def train_lora(
         loss = (velocity - (example.noise - example.target)).square().mean()
         descend(loss, optimizer, learning_rate(step, steps, PEAK_RATE, 50))
         average.update(flow.transformer, step)
-        losses.append(loss.item())
-        if (step + 1) % 25 == 0:
-            run.log(step=step + 1, loss=round(float(np.mean(losses)), 4))
-            losses.clear()
+        run.add_loss(step, loss, log_every=25)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             run.save(flow.transformer, optimizer, average, step + 1)

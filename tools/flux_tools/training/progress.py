@@ -6,6 +6,7 @@ import json
 import math
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class TrainingRun:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
+        self._losses: list[float] = []
 
     def log(self, **row: Any) -> None:
         row["seconds"] = round(time.monotonic() - self._started, 1)
@@ -61,6 +63,13 @@ class TrainingRun:
         print(line, flush=True)
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(line + "\n")
+
+    def add_loss(self, step: int, loss: Tensor, log_every: int) -> None:
+        """Keep the loss of this step; after every `log_every` steps, log the mean of these losses."""
+        self._losses.append(loss.item())
+        if (step + 1) % log_every == 0:
+            self.log(step=step + 1, loss=round(fmean(self._losses), 4))
+            self._losses.clear()
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage, step: int) -> None:
         """step: of how many steps this is the state."""
