@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from flux_client import Event, FluxError, Variation
 from flux_contract import limits
+from flux_contract.parameters import HEIGHT, PRIORITY, WIDTH
 from flux_gateway.admission import Admission, Slot
 from flux_gateway.content_filter import ContentFilter
 from flux_gateway.generation import GenerationRequest, Generator
@@ -84,15 +85,16 @@ class GenerationService:
                     yield event
 
     def size_of(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """Width and height of the images that it results in: what is not asked for is the checkpoint's own."""
-        width, height = (wanted.knobs.get(name) or self.monitor.native_side for name in ("width", "height"))
+        """Width and height of the generated images; a side that is left out is the checkpoint's own."""
+        width, height = (wanted.keywords.get(side.python_name) or self.monitor.native_side for side in (WIDTH, HEIGHT))
         return width, height
 
     def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
         """The same. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
-            field = wanted.size_field or ("width" if wanted.knobs.get("width") else "height")
+            side = WIDTH if wanted.keywords.get(WIDTH.python_name) else HEIGHT
+            field = wanted.size_field or side.python_name
             raise Refusal(
                 422,
                 f"{field}: {width}x{height} has {width * height} pixels, expected at most {self._pixels}",
@@ -103,14 +105,14 @@ class GenerationService:
     @contextmanager
     def _let_in(self, slot: Slot, wanted: GenerationRequest) -> Iterator[GenerationRequest]:
         """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
-        self.monitor.check(wanted.mode)
+        self.monitor.check(wanted.mode.name)
         width, height = self.checked_size(wanted)
-        priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), slot.caller.priority)
+        priority = min(wanted.keywords.get(PRIORITY.python_name, limits.DEFAULT_PRIORITY), slot.caller.priority)
         with slot.held():
-            slot.reserve(ANSWER_BYTES_PER_PIXEL * width * height * (wanted.knobs.get("num_images") or 1))
+            slot.reserve(ANSWER_BYTES_PER_PIXEL * width * height * wanted.count)
             outcome = "cancelled"
             try:
-                yield wanted.with_knob("priority", priority)
+                yield wanted.with_keyword(PRIORITY.python_name, priority)
                 outcome = "done"
             except Refusal:
                 outcome = "withheld"
@@ -119,7 +121,7 @@ class GenerationService:
                 outcome = "failed"
                 raise refusal_of(error) from error
             finally:
-                self._metrics.ended(wanted.mode, outcome)
+                self._metrics.ended(wanted.mode.name, outcome)
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:

@@ -22,10 +22,10 @@ from asking import gateway
 from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded
 from flux_client.fake import AsyncFakeTransport
 from flux_contract.errors import CannotStart, FluxError
+from flux_contract.modes import MODES
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
 from flux_gateway.generation_service import ClientDisconnected, while_there
-from flux_gateway.genserve.schema import MODES
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
@@ -430,7 +430,7 @@ def test_a_form_may_have_files_that_were_not_chosen_and_end_with_its_boundary_al
 
 def test_the_modes_that_are_offered_are_those_that_are_served() -> None:
     error = ask("/generate", json={"mode": "none"}).json()["error"]
-    assert set(re.findall(r"'(\w+)'", error)) == set(MODES)
+    assert set(re.findall(r"'(\w+)'", error)) == {mode.genserve for mode in MODES}
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])

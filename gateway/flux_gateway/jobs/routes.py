@@ -45,7 +45,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         asked = await read(request, JobRequest)
         wanted = asked.wanted()
         # A preview goes when its image comes, and is never larger.
-        (room,) = results.reserve(slot.caller.name, 1, asked.n * max_encoded_bytes(*service.checked_size(wanted)))
+        (room,) = results.reserve(slot.caller.name, 1, wanted.count * max_encoded_bytes(*service.checked_size(wanted)))
         try:
             events = service.events(slot, wanted, request.state.id, asked.previews)
             # What is refused is refused with its status, before there is a job.
@@ -53,7 +53,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         except BaseException:
             room.release()
             raise
-        job = GenerationJob(request.state.id, asked.mode_name, asked.n)
+        job = GenerationJob(request.state.id, asked.mode_name, wanted.count)
         runner.start(job, room, first, events)
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 

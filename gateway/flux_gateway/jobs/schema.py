@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from flux_client import Preview, Variation
-from flux_contract import limits
-from flux_gateway.generation import GenerationRequest
+from flux_contract.parameters import NUM_IMAGES, OUTPUT_FORMAT
 from flux_gateway.genserve.schema import GenerateRequest
 from flux_gateway.jobs.job import GenerationJob, ImageState, Status
 from flux_gateway.openai_images.bodies import ErrorDetails, error_details
+from flux_gateway.parameter_fields import ParameterField, with_fields
 from flux_gateway.pictures import as_text, size_of
 
+_Request = TypeVar("_Request", bound=GenerateRequest)
 
+
+def with_output_fields(request: type[_Request]) -> type[_Request]:
+    """Decorator: adds the number and the format of the images, as in OpenAI's API."""
+    parameters = (NUM_IMAGES, OUTPUT_FORMAT)
+    fields = [ParameterField(each, each.openai) for each in parameters if each.openai is not None]
+    return with_fields(request, fields)
+
+
+@with_output_fields
 class JobRequest(GenerateRequest):
-    """Fields of `POST /generate`, and how many images of which format, with or without previews of them."""
+    """Fields of `POST /generate`, number and format of the images, and whether there are previews."""
 
-    n: int = Field(1, ge=1, le=limits.MAX_IMAGES)
-    output_format: Literal["png", "jpeg", "webp"] = "png"
     previews: bool = True
-
-    def wanted(self) -> GenerationRequest:
-        return super().wanted().with_knob("num_images", self.n).with_knob("output_format", self.output_format)
 
 
 class JobImage(BaseModel):
