@@ -112,6 +112,18 @@ def test_what_genserve_leaves_to_the_server_is_left_to_it() -> None:
     assert asked["SEED"] == [[42]]
 
 
+def test_redux_parameters_are_sent_in_modes_with_redux_images() -> None:
+    given = {"input_image": in_base64(picture()), "image_strength": 0.5, "image_detail": 3}
+    for asked in ({"mode": "redux"}, {"mode": "img2img"}, {"mode": "img2img", "prompt": "a"}):
+        found = sent("/generate", json={**given, **asked})
+        assert (found["IMAGE_STRENGTH"], found["IMAGE_DETAIL"]) == ([[0.5]], [[3]])
+    for asked in ({"mode": "controlnet"}, {"mode": "text2img", "prompt": "a"}):
+        assert not {"IMAGE_STRENGTH", "IMAGE_DETAIL"} & sent("/generate", json={**given, **asked}).keys()
+    without = {"mode": "img2img", "input_image": given["input_image"]}
+    assert "IMAGE_STRENGTH" not in sent("/generate", json=without)
+    assert sent("/generate", json={**without, "prompt": "a"})["IMAGE_STRENGTH"] == [[0.0]]
+
+
 def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
     text = {"mode": "text2img", "prompt": "red apple"}
     found = [sent("/generate", json={**text, "priority": given})["PRIORITY"] for given in (-5, 0, 3)]

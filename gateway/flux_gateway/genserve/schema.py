@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -20,8 +21,8 @@ from flux_contract.parameters import (
     PRIORITY,
     PROMPT,
     STRENGTH,
-    Parameter,
 )
+from flux_contract.tensors import Bounds
 from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageBytes
 from flux_gateway.parameter_fields import (
@@ -38,6 +39,10 @@ from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
 
 CONTROLNET_TYPE = "canny"
+#: The field of the image that a mode requires.
+IMAGE_FIELD = "input_image"
+#: GenServe's range of an adapter's weight, narrower than the contract's.
+LORA_WEIGHTS = Bounds(0, 2)
 #: A black picture of 16x16 pixels, for the description.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
 #: Maximum of a form's text for `loras`.
@@ -52,7 +57,7 @@ class LoraWeight(RequestBody):
     """An adapter of `GET /loras` and its weight."""
 
     name: str
-    weight: float = Field(1.0, ge=0, le=2)
+    weight: float = Field(1.0, ge=LORA_WEIGHTS.low, le=LORA_WEIGHTS.high)
 
 
 def _loras_of(value: object) -> object:
@@ -73,11 +78,12 @@ def _parse_json(value: object) -> object:
 
 def for_modes(modes: Sequence[Mode]) -> Callable[[type[_Request]], type[_Request]]:
     """Decorator: adds `mode` with GenServe's names of these modes, and a field for each of their exposed parameters."""
-    fields = [
-        ParameterField(parameter, parameter.genserve, default_note=_default_note(parameter, modes))
+    exposed = [
+        ParameterField(parameter, parameter.genserve)
         for parameter in parameters_of_any(modes)
         if parameter.genserve is not None
     ]
+    fields = [replace(field, default_note=_default_note(field, modes)) for field in exposed]
     kind: Any = Literal[tuple(mode.genserve for mode in modes)]
     description = f"Default: the mode of `model_id`, or `{TEXT2IMG.genserve}`"
 
@@ -89,8 +95,9 @@ def for_modes(modes: Sequence[Mode]) -> Callable[[type[_Request]], type[_Request
     return derive
 
 
-def _default_note(parameter: Parameter, modes: Sequence[Mode]) -> str:
+def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
     """How the default depends on the request; empty if it does not."""
+    parameter = field.parameter
     if parameter.name == CONTROL_KIND.name:
         return "Default: `edges` for `control_image`, `photo` for `input_image`"
     if parameter.name == IMAGE_STRENGTH.name:
@@ -101,7 +108,7 @@ def _default_note(parameter: Parameter, modes: Sequence[Mode]) -> str:
     by_value: dict[Value | None, list[str]] = {}
     for mode in modes:
         if takes(mode, parameter):
-            value = mode.genserve_defaults.get(parameter.name, parameter.default)
+            value = mode.genserve_defaults.get(parameter.name, field.default)
             by_value.setdefault(value, []).append(f"`{mode.genserve}`")
     return "Default: " + "; ".join(f"{value} for {', '.join(names)}" for value, names in by_value.items())
 
@@ -127,7 +134,7 @@ class GenerateRequest(ParameterBody):
     mode: str | None = None
     model_id: str | None = Field(None, description="Selects a mode if `mode` is left out")
     priority: int = Field(0, description="Requests with lower numbers are scheduled first")
-    input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices("input_image", "image"))
+    input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices(IMAGE_FIELD, "image"))
     mask_image: ImageBytes | None = None
     control_image: ImageBytes | None = None
     controlnet_type: str | None = None
@@ -166,7 +173,7 @@ class GenerateRequest(ParameterBody):
             keywords |= self._control(keywords)
         elif requires(mode, IMAGE):
             if not self.input_image:
-                raise self._missing("input_image")
+                raise self._missing(IMAGE_FIELD)
             images = [self.input_image]
         elif not has_prompt:
             raise self._missing(self.field_of(PROMPT))

@@ -35,6 +35,11 @@ export class Api {
         }
     }
 
+    /** The page's part of the contract. */
+    contract() {
+        return this.#json("/page/contract.json");
+    }
+
     async loras() {
         const { loras } = await this.#json("/loras");
         return loras.map((lora) => lora.name);

@@ -54,8 +54,10 @@ export class Complaint {
     /** retryAfter: seconds until asking again helps; none: it does not. */
     show({ key, values = {}, param = null, retryAfter = null }) {
         this.clear();
-        const field = param && document.querySelector(`[data-param~="${CSS.escape(param)}"]`);
-        if (field && !field.hidden && !field.closest("[hidden]")) {
+        const fields = param ? [...document.querySelectorAll(`[data-param~="${CSS.escape(param)}"]`)] : [];
+        // The last is the most specific: the sides of a custom size come after the list of sizes.
+        const field = fields.findLast((each) => !each.closest("[hidden]"));
+        if (field) {
             this.#point(field, param);
         }
         this.#box.hidden = false;

@@ -18,7 +18,7 @@ export class Frame {
     #progress = make("progress", { max: 1, value: 0 });
     #step = make("span", { className: "step" });
 
-    /** number: from 1. asked: {fields, before, withKey}. does: {use, seed, copy, remove}, what its buttons do. */
+    /** number: from 1. asked: {fields, picture, before, withKey}. does: {use, seed, copy, remove}, what its buttons do. */
     constructor(number, asked, does) {
         this.#number = number;
         this.#asked = asked;
@@ -70,8 +70,8 @@ export class Frame {
     }
 
     #actions(file, url, seed) {
-        const { fields, withKey } = this.#asked;
-        const one = { origin: location.origin, fields, seed, withKey };
+        const { fields, picture, withKey } = this.#asked;
+        const one = { origin: location.origin, fields, picture, seed, withKey };
         const download = say(make("a", { href: url, download: file.name, role: "button" }), "frame.download");
         return make(
             "div",

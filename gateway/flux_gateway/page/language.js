@@ -19,6 +19,31 @@ export function text(key, values = {}) {
     return textOf(language, key, Object.fromEntries(said));
 }
 
+/** Whether there is a text with this key. */
+export function knows(key) {
+    return key in TEXTS[language];
+}
+
+/** As `say`; without a text with this key, the element says `other`, in every language. */
+export function sayOr(element, key, other) {
+    if (knows(key)) {
+        return say(element, key);
+    }
+    delete element.dataset.text;
+    element.textContent = other;
+    return element;
+}
+
+/** Sets the placeholder to a text; key: null for `other`, in every language. */
+export function placeholder(element, key, other) {
+    if (key) {
+        element.dataset.placeholder = key;
+    } else {
+        delete element.dataset.placeholder;
+    }
+    element.placeholder = key ? text(key) : other;
+}
+
 /** values: to put in. Returns the element. */
 export function say(element, key, values = {}) {
     element.dataset.text = key;

@@ -1,11 +1,13 @@
-"""The page and its files, as they are."""
+"""The page: its files, and its part of the contract as JSON."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fastapi import APIRouter, Response
 
+from flux_gateway.page.contract import page_contract
 from flux_gateway.refusals import Refusal
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -19,11 +21,12 @@ _HEADERS = {
 
 
 class Page:
-    """Its files, read once."""
+    """The page's files, read once, and `contract.json`, built once."""
 
     def __init__(self) -> None:
         files = [file for file in Path(__file__).parent.iterdir() if file.suffix in _KINDS]
         self._files = {file.name: (file.read_bytes(), _KINDS[file.suffix]) for file in files}
+        self._files["contract.json"] = (json.dumps(page_contract()).encode(), "application/json")
 
     def file(self, name: str) -> Response:
         """Raises Refusal: 404."""
