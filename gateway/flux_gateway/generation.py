@@ -51,9 +51,9 @@ class Generator:
     async def events(
         self, wanted: GenerationRequest, request_id: str, preview_steps: int | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Progress, then the variations. Closing it ends the work at Triton.
+        """Yields progress, then the variations. Closing it cancels the request at Triton.
 
-        Raises the errors of `AsyncFluxClient`, in words for callers.
+        Raises the errors of `AsyncFluxClient`, with messages for callers.
         """
         stream = self._client.stream(
             list(wanted.images) or None,
@@ -65,7 +65,7 @@ class Generator:
             **wanted.keywords,
         )
         async with stream:
-            # What is wrong with the arguments was raised before, in words of the client's own.
+            # Invalid arguments were rejected above, with the client's own messages.
             try:
                 async for event in stream:
                     yield event

@@ -1,4 +1,4 @@
-"""Where every generation passes, whichever API asks: who it is, whether there is room, and that somebody waits."""
+"""Runs every generation of both APIs: checks the mode and the size, reserves memory, cancels on disconnect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.server_monitor import ServerMonitor
 
-#: Bytes of memory that a pixel of an answer takes until it is sent: the image, and its text in the answer.
+#: Bytes of memory that a pixel of an answer takes until it is sent: the image and its base64 text.
 ANSWER_BYTES_PER_PIXEL = 7
 
 _T = TypeVar("_T")
 
 
 class GenerationService:
-    """pixels: of the largest picture that may be asked for. content_filter: looks at all that leaves."""
+    """Generations of all callers. pixels: limit of one image. content_filter: checks every preview and image."""
 
     def __init__(
         self,
@@ -54,18 +54,18 @@ class GenerationService:
         return self._admission.at_once
 
     def caller(self, request: Request) -> Caller:
-        """The caller that AccessControl has found."""
+        """The caller, as AccessControl identified it."""
         caller: Caller = request.state.caller_key
         return caller
 
     def slot(self, request: Request) -> Slot:
-        """The slot of a POST, to be asked for before its body is read. Raises Refusal: 503, nothing is served now."""
+        """The slot of a POST; call it before reading the body. Raises Refusal: 503, no mode is served now."""
         self.monitor.check_any()
         slot: Slot = request.state.slot
         return slot
 
     async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[Variation]:
-        """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
+        """Generate the images. Raises Refusal. Raises ClientDisconnected: the client disconnected; Triton cancelled."""
 
         async def collected() -> list[Variation]:
             async with aclosing(self.events(slot, wanted, request_id, with_previews=False)) as events:
@@ -76,7 +76,7 @@ class GenerationService:
     async def events(
         self, slot: Slot, wanted: GenerationRequest, request_id: str, with_previews: bool
     ) -> AsyncGenerator[Event, None]:
-        """As they come, a preview after each step if wanted. Closing it ends the work. Raises Refusal."""
+        """Yields events, with a preview after each step if `with_previews`. Closing it cancels. Raises Refusal."""
         with self._let_in(slot, wanted) as allowed:
             async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
                 async for event in events:
@@ -90,7 +90,7 @@ class GenerationService:
         return width, height
 
     def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """The same. Raises Refusal: 422, too many pixels."""
+        """As `size_of`. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
             side = WIDTH if wanted.keywords.get(WIDTH.python_name) else HEIGHT
@@ -104,7 +104,10 @@ class GenerationService:
 
     @contextmanager
     def _let_in(self, slot: Slot, wanted: GenerationRequest) -> Iterator[GenerationRequest]:
-        """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
+        """Reserve memory for the request, and limit its priority to the caller's.
+
+        Raises Refusal, also for errors of Triton within the block.
+        """
         self.monitor.check(wanted.mode.name)
         width, height = self.checked_size(wanted)
         priority = min(wanted.keywords.get(PRIORITY.python_name, limits.DEFAULT_PRIORITY), slot.caller.priority)
@@ -125,7 +128,7 @@ class GenerationService:
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:
-    """What work gives. Where the client hangs up before, the work is cancelled and Gone is raised."""
+    """Returns the result of the work. Cancels it and raises ClientDisconnected if the client disconnects before."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_hung_up(request))
     try:
@@ -140,7 +143,7 @@ async def while_there(request: Request, work: Awaitable[_T]) -> _T:
 
 
 class ClientDisconnected(Exception):
-    """The client hung up; nobody reads the answer."""
+    """The client disconnected before it was answered."""
 
 
 async def _hung_up(request: Request) -> None:

@@ -31,7 +31,7 @@ LORA_SUFFIX = ".safetensors"
 
 
 def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter:
-    """loras_folder: of the adapters that Triton has."""
+    """Routes of GenServe's API. loras_folder: the folder of Triton's adapters."""
     router = APIRouter(tags=["GenServe"])
 
     async def answered(request: Request) -> JSONResponse:
@@ -43,7 +43,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
             (variation,) = await service.made(request, slot, wanted, request_id)
             outcome = _picture(variation)
         except Refusal as refusal:
-            # Its clients read `error` where the status is 200; what the caller or the load is to blame for is said so.
+            # GenServe's clients read `error` of a 200. Errors of the caller and overload keep their status.
             if refusal.status not in (500, 504):
                 raise
             outcome = {"success": False, "error": refusal.words, "gpu_id": UNKNOWN_GPU}
@@ -71,7 +71,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
-        """What is going on; `/health` says by its status whether anything can be served."""
+        """Running requests and instances. The status code of `/health` tells whether a mode is served."""
         return {
             "status": service.monitor.reason or "running",
             "modes": service.monitor.modes,
@@ -85,7 +85,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/loras")
     async def loras() -> dict[str, Any]:
-        """Adapters by the names that `loras` takes."""
+        """Names of adapters, as `loras` takes them."""
         files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()
         names = sorted(shown(file.name).removesuffix(LORA_SUFFIX) for file in files if file.is_file())
         return {"loras": [{"name": name} for name in names]}

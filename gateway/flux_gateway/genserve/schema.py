@@ -212,7 +212,7 @@ class GenerateRequest(ParameterBody):
 
 
 class GenerateAnswer(BaseModel):
-    """GenServe's nine keys, always all of them, and three more. image_base64: a PNG."""
+    """GenServe's nine keys, which are always there, and `seed`, `width` and `height`. image_base64: a PNG."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -228,5 +228,5 @@ class GenerateAnswer(BaseModel):
     seed: int | None = None
     width: int | None = None
     height: int | None = None
-    #: Of an error only: the same words, where FastAPI puts them.
+    #: Only of an error: the message again, under the key that FastAPI uses.
     detail: str | None = Field(None, exclude_if=lambda value: value is None)

@@ -32,7 +32,7 @@ class JobRequest(GenerateRequest):
 
 
 class JobImage(BaseModel):
-    """One image: steps done, of how many; a JPEG of it on its way; at the end the picture, and what it is."""
+    """One image: completed steps of all steps, a preview as JPEG, and at the end the image, its seed and its size."""
 
     index: int
     step: int
@@ -60,7 +60,7 @@ class JobImage(BaseModel):
 
 
 class JobEnd(BaseModel):
-    """How it stands, without its images. error: why it has failed."""
+    """Status of a job, without its images. error: why it failed."""
 
     id: str
     status: Status
@@ -72,7 +72,7 @@ class JobEnd(BaseModel):
 
 
 class JobAnswer(JobEnd):
-    """created_at, expires_at: seconds since 1970; it expires some time after its end."""
+    """A job with its images. created_at, expires_at: seconds since 1970; a job expires some time after its end."""
 
     mode: str
     created_at: int

@@ -27,7 +27,7 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """Models that can be used now."""
+    """Models that are ready."""
 
     object: Literal["list"] = "list"
     data: list[ModelAnswer]
@@ -44,13 +44,13 @@ def openai_models(service: GenerationService) -> APIRouter:
 
     @router.get("", responses=documented(ErrorAnswer, 401))
     async def models(request: Request) -> ModelsAnswer:
-        """Names that `model` may have in `/v1/images`; those whose modes are not ready are left out."""
+        """Models whose modes are ready. `model` of a request may be any name."""
         service.caller(request)
         return ModelsAnswer(data=served())
 
     @router.get("/{model_id:path}", responses=documented(ErrorAnswer, 401, 404))
     async def model(request: Request, model_id: str) -> ModelAnswer:
-        """One of these models."""
+        """One of the models."""
         service.caller(request)
         found = next((each for each in served() if each.id == model_id), None)
         if found is None:

@@ -22,7 +22,7 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 from flux_gateway.results import Reservation, ResultStore
 
-#: By the end of the path: what is read, and how its events are called.
+#: Request and prefix of the event types, by the last part of the path.
 _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
     "generations": (GenerationsRequest, "image_generation"),
     "edits": (EditsRequest, "image_edit"),
@@ -32,14 +32,14 @@ _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that is given by its URL. kind: its media type."""
+    """An image that is answered by its URL. kind: media type."""
 
     data: bytes = field(repr=False)
     kind: str
 
 
 def openai_images(service: GenerationService, results: ResultStore) -> APIRouter:
-    """results: for images that are given by their URL."""
+    """Routes of OpenAI's images API. results: store of images that are answered by their URL."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
@@ -49,7 +49,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
             wanted = asked.wanted()
             if asked.stream:
                 events = service.events(slot, wanted, request.state.id, asked.partial_images > 0)
-                # What is refused is refused with its status, before the answer begins.
+                # An error before the first event is answered with its status.
                 first = await while_there(request, anext(events))
                 return StreamingResponse(
                     streamed(first, events, event, asked.partial_images, wanted.output_format),
@@ -88,7 +88,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
     @router.get("/files/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
-        """An image by its URL, for as long as it is kept; whoever has the URL may see it."""
+        """An image by its URL, while it is stored. No key is needed."""
         found = results.get(name, StoredImage)
         if found is None:
             raise Refusal(404, "there is no such image, or not any more")
@@ -98,7 +98,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
     @router.delete("/files/{name}", include_in_schema=False)
     async def remove(request: Request, name: str) -> Response:
-        """Forget an image of one's own."""
+        """Remove one of the caller's images."""
         found = results.get(name, StoredImage)
         if found is None or found[1].owner != service.caller(request).name:
             raise Refusal(404, "there is no such image, or not any more")
@@ -129,7 +129,7 @@ def _reserved(
 
 
 def _stored(request: Request, output_format: str, variation: Variation, room: Reservation | None) -> str | None:
-    """Keep an image that is given by its URL, and return the URL. room: None for one that is given as text."""
+    """Store an image that is answered by its URL, and return the URL. room: None for an image in base64."""
     if room is None:
         return None
     name = secrets.token_urlsafe(24)

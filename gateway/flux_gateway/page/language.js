@@ -1,4 +1,4 @@
-/** The page's texts in the language chosen: each element remembers what it says. */
+/** Texts in the chosen language. An element stores the key of its text, so that it can be translated again. */
 
 import { TEXTS, textOf } from "./texts.js";
 
@@ -10,7 +10,7 @@ if (!(language in TEXTS)) {
     language = navigator.language.startsWith("zh") ? "zh" : "en";
 }
 
-/** A value {key, values} is a text, too. */
+/** values: to insert; a value {key, values} is a text itself. */
 export function text(key, values = {}) {
     const said = Object.entries(values).map(([name, value]) => [
         name,
@@ -44,7 +44,7 @@ export function placeholder(element, key, other) {
     element.placeholder = key ? text(key) : other;
 }
 
-/** values: to put in. Returns the element. */
+/** Sets the element's text. values: to insert. Returns the element. */
 export function say(element, key, values = {}) {
     element.dataset.text = key;
     element.dataset.values = JSON.stringify(values);
@@ -52,7 +52,7 @@ export function say(element, key, values = {}) {
     return element;
 }
 
-/** As `say`, for an attribute's text: aria-label, or alt of a picture. */
+/** As `say`, for the attribute aria-label, or alt of an image. */
 export function label(element, key, values = {}) {
     element.dataset.label = key;
     element.dataset.values = JSON.stringify(values);
@@ -77,7 +77,7 @@ export function translate() {
     }
 }
 
-/** button: says the other language, and goes to it. */
+/** Lets a button switch to the other language. */
 export function switchBy(button) {
     const name = () => {
         button.lang = TAGS[language === "en" ? "zh" : "en"];

@@ -116,7 +116,7 @@ function keepTheKey() {
     field.addEventListener("change", offerLoras);
 }
 
-/** error: of the server; where it wants a key, the field for it is shown. */
+/** Shows the field of the API key if the server requires a key. */
 function askForKey(error) {
     find("key-field").hidden &&= error.status !== 401;
 }

@@ -70,7 +70,7 @@ function shell(text) {
     return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** JSON of texts, numbers, lists and objects is Python, too. */
+/** JSON of texts, numbers, lists and objects is valid Python. */
 function literal(value) {
     return JSON.stringify(value);
 }
