@@ -61,7 +61,7 @@ class ParameterField:
         return self.parameter.default if self.rest.default is None else self.rest.default
 
     @property
-    def type(self) -> type[Value]:
+    def value_type(self) -> type[Value]:
         return _TYPES[self.parameter.dtype]
 
     def description(self, names: Mapping[str, str]) -> str:
@@ -77,12 +77,12 @@ class ParameterField:
         constraints: dict[str, Any] = {}
         if self.bounds is not None:
             # Whole numbers stay whole: 2^63-1 is not a float.
-            constraints |= {"ge": self.type(self.bounds.low), "le": self.type(self.bounds.high)}
-        elif self.type is float:
+            constraints |= {"ge": self.value_type(self.bounds.low), "le": self.value_type(self.bounds.high)}
+        elif self.value_type is float:
             constraints["allow_inf_nan"] = False
         if self.parameter.max_characters is not None:
             constraints["max_length"] = self.parameter.max_characters
-        if self.required and self.type is str:
+        if self.required and self.value_type is str:
             constraints["min_length"] = 1
         if self.parameter.multiple_of > 1:
             # Only described: a checkpoint may require another multiple, and the model rejects the others.
@@ -90,7 +90,7 @@ class ParameterField:
         if self.rest.aliases:
             constraints["validation_alias"] = AliasChoices(self.name, *self.rest.aliases)
         default = ... if self.required else None if self.default_note else self.default
-        kind: Any = Literal[self.choices] if self.choices else self.type
+        kind: Any = Literal[self.choices] if self.choices else self.value_type
         return kind, Field(default, description=self.description(names), **constraints)
 
 

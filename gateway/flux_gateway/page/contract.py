@@ -52,10 +52,10 @@ def _parameter(field: ParameterField, modes: Sequence[Mode], requirement: str | 
     low, high = _limits(field)
     return {
         "name": field.name,
-        "type": "choice" if field.choices else _TYPE_NAMES[field.type],
+        "type": "choice" if field.choices else _TYPE_NAMES[field.value_type],
         "min": low,
         "max": high,
-        "step": parameter.multiple_of if field.type is int else None,
+        "step": parameter.multiple_of if field.value_type is int else None,
         "multiple": parameter.multiple_of if parameter.multiple_of > 1 else None,
         "max_length": parameter.max_characters,
         "choices": list(field.choices),
@@ -70,7 +70,7 @@ def _limits(field: ParameterField) -> tuple[Value | None, Value | None]:
     """Lowest and highest value of a number."""
     if field.bounds is None:
         return None, None
-    low, high = field.type(field.bounds.low), field.type(field.bounds.high)
+    low, high = field.value_type(field.bounds.low), field.value_type(field.bounds.high)
     return low, min(high, MAX_JSON_INTEGER) if isinstance(high, int) else high
 
 
