@@ -55,7 +55,7 @@ def test_both_languages_have_every_text_that_is_said_and_no_other() -> None:
     for mode in contract["modes"]:
         said |= {f"mode.{mode['genserve']}", f"mode.{mode['genserve']}.about"}
     for parameter in contract["parameters"]:
-        said |= {parameter["name"], f"{parameter['name']}.about"}
+        said |= {parameter["name"], *(f"{parameter['name']}.{part}" for part in ("about", "default"))}
     assert set(texts["en"]) - said == set()
     marked = re.findall(r'data-(?:text|label|placeholder)="([^"]+)"', sources)
     assert set(marked) - set(texts["en"]) == set()

@@ -34,7 +34,8 @@ export function showDefault(control, parameter, mode) {
             control.dataset.shown = control.value;
         }
     } else if (control.type === "number" && parameter.empty === null) {
-        placeholder(control, value === null ? "default" : null, String(value));
+        const key = knows(`${parameter.name}.default`) ? `${parameter.name}.default` : "default";
+        placeholder(control, value === null ? key : null, String(value));
     }
 }
 

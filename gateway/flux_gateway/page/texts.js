@@ -1,7 +1,8 @@
 /**
  * Every text of the page, in both languages. {name} stands for a value. Pure.
  *
- * A parameter that the page has no place for has its name as key of its label, and `.about` of its hint; a mode has
+ * A parameter that the page has no place for has its name as key of its label, with
+ * `.about` its hint, and with `.default` a default that depends on other fields; a mode has
  * `mode.` and GenServe's name. Without a text the page shows the name.
  */
 
@@ -48,6 +49,7 @@ export const TEXTS = {
         "true_cfg_scale.about": "Guidance away from the negative prompt. 1 disables it; other values double the time.",
         image_strength: "Image weight",
         "image_strength.about": "Weight of the picture as a Redux image: 0 leaves it out, 1 is the standard weight.",
+        "image_strength.default": "1; with a prompt 0",
         image_detail: "Image detail",
         "image_detail.about": "1 keeps all detail. Higher values keep only composition and mood.",
         lora: "LoRA",
@@ -151,6 +153,7 @@ export const TEXTS = {
         "true_cfg_scale.about": "偏离反向提示词的程度。1 表示禁用，其他值会使耗时加倍。",
         image_strength: "图像权重",
         "image_strength.about": "图片作为 Redux 参考图的权重：0 表示不使用，1 为标准权重。",
+        "image_strength.default": "1；有提示词时为 0",
         image_detail: "图像细节",
         "image_detail.about": "1 保留全部细节；数值越大，越只保留构图与氛围。",
         lora: "LoRA",
