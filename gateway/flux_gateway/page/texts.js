@@ -1,9 +1,9 @@
 /**
  * Every text of the page, in both languages. {name} stands for a value. Pure.
  *
- * A parameter that the page has no place for has its name as key of its label, with
- * `.about` its hint, and with `.default` a default that depends on other fields; a mode has
- * `mode.` and GenServe's name. Without a text the page shows the name.
+ * Keys of a parameter without a place in index.html: its name for the label, its name and `.about` for a hint, and its
+ * name and `.default` for a default that depends on other fields. Keys of a mode: `mode.` and GenServe's name, and the
+ * same with `.about`. A label without a text shows the name.
  */
 
 export const TEXTS = {
@@ -14,7 +14,7 @@ export const TEXTS = {
         mode: "Mode",
         "mode.redux": "Variations",
         "mode.img2img": "Change",
-        "mode.text2img": "From a prompt",
+        "mode.text2img": "Generate",
         "mode.controlnet": "Edges",
         "mode.redux.about": "Generates variations of your picture. A prompt is optional.",
         "mode.img2img.about": "Changes your picture. The strength sets how much.",
