@@ -24,13 +24,17 @@ class RestField:
     """How a REST API exposes a parameter.
 
     name: of the field; empty for the keyword. aliases: other names that the API accepts. default: where this API's own
-    contract demands another default than the parameter's. bounds: narrower ones than the parameter's.
+    contract demands another default than the parameter's. bounds: narrower ones than the parameter's. choices: fewer
+    than the parameter accepts. meaning: where the API takes less than the parameter, such as one value instead of a
+    list.
     """
 
     name: str = ""
     aliases: tuple[str, ...] = ()
     default: int | float | str | None = None
     bounds: Bounds | None = None
+    choices: tuple[str, ...] = ()
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Parameter(Tensor):
     `--` and the keyword with dashes, None for a parameter that the command line does not have under a flag of its own.
     client_choices: of the client and the command line, where the tensor accepts more than they offer. genserve,
     openai: the field of the API; None if the API does not expose the parameter. on_page: the web page has a control.
-    per_image: one value for all input images, or one for each.
+    per_image: one value for all input images, or one for each. multiple_of: of a whole number. max_characters: of a
+    text. page_default: the page's first value, where the default disables the parameter.
     """
 
     keyword: str = ""
@@ -51,6 +56,9 @@ class Parameter(Tensor):
     openai: RestField | None = None
     on_page: bool = False
     per_image: bool = False
+    multiple_of: int = 1
+    max_characters: int | None = None
+    page_default: int | float | None = None
 
     @property
     def python_name(self) -> str:
@@ -92,6 +100,10 @@ def with_names(text: str, names: Mapping[str, str]) -> str:
     return re.sub(r"\b[A-Z][A-Z0-9_]+\b", lambda found: names.get(found[0], found[0]), text)
 
 
+#: End of the meaning of a parameter per image.
+PER_IMAGE = ". One value for all images, or one for each"
+
+
 def _value(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
     """An optional parameter of one value."""
     return Parameter(name, dtype, (1,), meaning, optional=True, **rest)
@@ -99,7 +111,7 @@ def _value(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
 
 def _per_image(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
     """An optional parameter with one value for all input images, or one for each."""
-    meaning = f"{meaning}. One value for all images, or one for each"
+    meaning += PER_IMAGE
     return Parameter(name, dtype, (-1,), meaning, optional=True, max_length=limits.MAX_PICTURES, per_image=True, **rest)
 
 
@@ -124,6 +136,8 @@ IMAGE_STRENGTH = _per_image(
     "Weight of an image's tokens in attention: 1 is the same as diffusers, 0 leaves the image out",
     bounds=Bounds(0, limits.MAX_STRENGTH),
     default=limits.DEFAULT_STRENGTH,
+    genserve=RestField(),
+    openai=RestField(),
     on_page=True,
 )
 SIMILARITY = _per_image(
@@ -151,6 +165,8 @@ IMAGE_DETAIL = _per_image(
     flags=("--detail",),
     bounds=Bounds(1, limits.MAX_DETAIL),
     default=1,
+    genserve=RestField(),
+    openai=RestField(),
     on_page=True,
 )
 IMAGE_DETAIL_FILTER = _per_image(
@@ -208,6 +224,7 @@ PROMPT = _value(
     DType.BYTES,
     "Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters, UTF-8",
+    max_characters=limits.MAX_PROMPT_CHARACTERS,
     default="",
     genserve=RestField(),
     openai=RestField(),
@@ -218,6 +235,7 @@ NEGATIVE_PROMPT = _value(
     DType.BYTES,
     "Prompt that the image is moved away from by TRUE_CFG_SCALE, which requires it. It may be empty",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters, UTF-8",
+    max_characters=limits.MAX_PROMPT_CHARACTERS,
     genserve=RestField(),
     openai=RestField(),
     on_page=True,
@@ -242,10 +260,24 @@ PROMPT_END = _value(
 _SIDE = Bounds(limits.MIN_SIDE, limits.MAX_SIDE)
 _SIDE_MEANING = f"of the generated image, a multiple of {limits.SIDE_MULTIPLE}; default: the checkpoint's own size"
 HEIGHT = _value(
-    "HEIGHT", DType.INT32, f"Height {_SIDE_MEANING}", unit="pixels", bounds=_SIDE, genserve=RestField(), on_page=True
+    "HEIGHT",
+    DType.INT32,
+    f"Height {_SIDE_MEANING}",
+    unit="pixels",
+    bounds=_SIDE,
+    multiple_of=limits.SIDE_MULTIPLE,
+    genserve=RestField(),
+    on_page=True,
 )
 WIDTH = _value(
-    "WIDTH", DType.INT32, f"Width {_SIDE_MEANING}", unit="pixels", bounds=_SIDE, genserve=RestField(), on_page=True
+    "WIDTH",
+    DType.INT32,
+    f"Width {_SIDE_MEANING}",
+    unit="pixels",
+    bounds=_SIDE,
+    multiple_of=limits.SIDE_MULTIPLE,
+    genserve=RestField(),
+    on_page=True,
 )
 NUM_INFERENCE_STEPS = _value(
     "NUM_INFERENCE_STEPS",
@@ -281,6 +313,7 @@ TRUE_CFG_SCALE = _value(
     genserve=RestField(),
     openai=RestField(),
     on_page=True,
+    page_default=2.0,
 )
 NUM_IMAGES = _value(
     "NUM_IMAGES",
@@ -289,9 +322,11 @@ NUM_IMAGES = _value(
     unit="images",
     bounds=Bounds(1, limits.MAX_IMAGES),
     flags=("-n", "--number"),
-    openai=RestField("n", default=1),
+    openai=RestField("n", default=limits.DEFAULT_IMAGES, meaning="Number of images to generate"),
     on_page=True,
 )
+#: The REST APIs take one seed.
+_ONE_SEED = "Seed of the first image, image i uses SEED + i. -1 picks a random seed"
 SEED = Parameter(
     "SEED",
     DType.INT64,
@@ -301,8 +336,8 @@ SEED = Parameter(
     bounds=Bounds(limits.RANDOM_SEED, limits.MAX_SEED),
     default=limits.DEFAULT_SEED,
     max_length=limits.MAX_IMAGES,
-    genserve=RestField(),
-    openai=RestField(default=limits.RANDOM_SEED),
+    genserve=RestField(default=limits.DEFAULT_SEED, meaning=_ONE_SEED),
+    openai=RestField(default=limits.RANDOM_SEED, meaning=_ONE_SEED),
     on_page=True,
 )
 LORA = Parameter(
@@ -333,7 +368,7 @@ OUTPUT_FORMAT = _value(
     default=limits.DEFAULT_FORMAT,
     client_choices=limits.FORMATS,
     flags=("--format",),
-    openai=RestField(),
+    openai=RestField(default=limits.DEFAULT_FORMAT, choices=limits.FORMATS, meaning="Format of the generated images"),
 )
 PRIORITY = _value(
     "PRIORITY",

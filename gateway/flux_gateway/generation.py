@@ -1,36 +1,48 @@
-"""One generation, asked of Triton by `flux_stream`, so that it ends there when nobody waits for it any more."""
+"""Runs one generation by `flux_stream`, so that Triton cancels it when the client disconnects."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from flux_client import AsyncFluxClient, Event, FluxError, ModeName
+from flux_contract import limits
+from flux_contract.modes import Mode
+from flux_contract.parameters import NUM_IMAGES, OUTPUT_FORMAT
 from flux_gateway.server_messages import for_callers
 from flux_gateway.tracing import current_traceparent
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to make, whichever API asked for it.
+    """A request to Triton, whichever API received it.
 
-    images: encoded pictures, the first of which img2img changes. knobs: as `AsyncFluxClient.stream` takes them; None is
-    not sent. size_field: the request's field that a too large size is reported for; None: `height` or `width`.
+    images: encoded images; a mode that changes an image changes the first. keywords: of `AsyncFluxClient.stream`; None
+    is not sent. size_field: the request's field that is named if the size is too large; None: `height` or `width`.
     """
 
-    mode: ModeName
+    mode: Mode
     images: Sequence[bytes] = field(default=(), repr=False)
-    knobs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    keywords: Mapping[str, Any] = field(default_factory=dict, repr=False)
     size_field: str | None = None
 
-    def with_knob(self, name: str, value: object) -> GenerationRequest:
-        """The same but for this."""
-        return replace(self, knobs={**self.knobs, name: value})
+    @property
+    def count(self) -> int:
+        """Number of images to generate."""
+        return int(self.keywords.get(NUM_IMAGES.python_name) or limits.DEFAULT_IMAGES)
+
+    @property
+    def output_format(self) -> str:
+        return str(self.keywords.get(OUTPUT_FORMAT.python_name) or limits.DEFAULT_FORMAT)
+
+    def with_keyword(self, name: str, value: object) -> GenerationRequest:
+        """The same request with another value of this keyword."""
+        return replace(self, keywords={**self.keywords, name: value})
 
 
 class Generator:
-    """Makes what is wanted."""
+    """Sends requests to Triton."""
 
     def __init__(self, client: AsyncFluxClient, timeout_s: float) -> None:
         self._client = client
@@ -39,21 +51,21 @@ class Generator:
     async def events(
         self, wanted: GenerationRequest, request_id: str, preview_steps: int | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Progress, then the variations. Closing it ends the work at Triton.
+        """Yields progress, then the variations. Closing it cancels the request at Triton.
 
-        Raises the errors of `AsyncFluxClient`, in words for callers.
+        Raises the errors of `AsyncFluxClient`, with messages for callers.
         """
         stream = self._client.stream(
             list(wanted.images) or None,
-            mode=wanted.mode,
+            mode=cast(ModeName, wanted.mode.name),
             preview_steps=preview_steps,
             timeout_s=self._timeout_s,
             request_id=request_id,
             traceparent=current_traceparent(),
-            **wanted.knobs,
+            **wanted.keywords,
         )
         async with stream:
-            # What is wrong with the arguments was raised before, in words of the client's own.
+            # Invalid arguments were rejected above, with the client's own messages.
             try:
                 async for event in stream:
                     yield event

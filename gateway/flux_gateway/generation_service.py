@@ -1,4 +1,4 @@
-"""Where every generation passes, whichever API asks: who it is, whether there is room, and that somebody waits."""
+"""Runs every generation of both APIs: checks the mode and the size, reserves memory, cancels on disconnect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from flux_client import Event, FluxError, Variation
 from flux_contract import limits
+from flux_contract.parameters import HEIGHT, PRIORITY, WIDTH
 from flux_gateway.admission import Admission, Slot
 from flux_gateway.content_filter import ContentFilter
 from flux_gateway.generation import GenerationRequest, Generator
@@ -19,14 +20,14 @@ from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.server_monitor import ServerMonitor
 
-#: Bytes of memory that a pixel of an answer takes until it is sent: the image, and its text in the answer.
+#: Bytes of memory that a pixel of an answer takes until it is sent: the image and its base64 text.
 ANSWER_BYTES_PER_PIXEL = 7
 
 _T = TypeVar("_T")
 
 
 class GenerationService:
-    """pixels: of the largest picture that may be asked for. content_filter: looks at all that leaves."""
+    """Generations of all callers. pixels: limit of one image. content_filter: checks every preview and image."""
 
     def __init__(
         self,
@@ -53,18 +54,18 @@ class GenerationService:
         return self._admission.at_once
 
     def caller(self, request: Request) -> Caller:
-        """The caller that AccessControl has found."""
+        """The caller, as AccessControl identified it."""
         caller: Caller = request.state.caller_key
         return caller
 
     def slot(self, request: Request) -> Slot:
-        """The slot of a POST, to be asked for before its body is read. Raises Refusal: 503, nothing is served now."""
+        """The slot of a POST; call it before reading the body. Raises Refusal: 503, no mode is served now."""
         self.monitor.check_any()
         slot: Slot = request.state.slot
         return slot
 
     async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[Variation]:
-        """The images. Raises Refusal. Raises Gone: the client hung up, which ended the work."""
+        """Generate the images. Raises Refusal. Raises ClientDisconnected: the client disconnected; Triton cancelled."""
 
         async def collected() -> list[Variation]:
             async with aclosing(self.events(slot, wanted, request_id, with_previews=False)) as events:
@@ -75,7 +76,7 @@ class GenerationService:
     async def events(
         self, slot: Slot, wanted: GenerationRequest, request_id: str, with_previews: bool
     ) -> AsyncGenerator[Event, None]:
-        """As they come, a preview after each step if wanted. Closing it ends the work. Raises Refusal."""
+        """Yields events, with a preview after each step if `with_previews`. Closing it cancels. Raises Refusal."""
         with self._let_in(slot, wanted) as allowed:
             async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
                 async for event in events:
@@ -84,15 +85,16 @@ class GenerationService:
                     yield event
 
     def size_of(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """Width and height of the images that it results in: what is not asked for is the checkpoint's own."""
-        width, height = (wanted.knobs.get(name) or self.monitor.native_side for name in ("width", "height"))
+        """Width and height of the generated images; a side that is left out is the checkpoint's own."""
+        width, height = (wanted.keywords.get(side.python_name) or self.monitor.native_side for side in (WIDTH, HEIGHT))
         return width, height
 
     def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """The same. Raises Refusal: 422, too many pixels."""
+        """As `size_of`. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
-            field = wanted.size_field or ("width" if wanted.knobs.get("width") else "height")
+            side = WIDTH if wanted.keywords.get(WIDTH.python_name) else HEIGHT
+            field = wanted.size_field or side.python_name
             raise Refusal(
                 422,
                 f"{field}: {width}x{height} has {width * height} pixels, expected at most {self._pixels}",
@@ -102,15 +104,18 @@ class GenerationService:
 
     @contextmanager
     def _let_in(self, slot: Slot, wanted: GenerationRequest) -> Iterator[GenerationRequest]:
-        """With no higher priority than the caller's. Raises Refusal, also for what Triton says within the block."""
-        self.monitor.check(wanted.mode)
+        """Reserve memory for the request, and limit its priority to the caller's.
+
+        Raises Refusal, also for errors of Triton within the block.
+        """
+        self.monitor.check(wanted.mode.name)
         width, height = self.checked_size(wanted)
-        priority = min(wanted.knobs.get("priority", limits.DEFAULT_PRIORITY), slot.caller.priority)
+        priority = min(wanted.keywords.get(PRIORITY.python_name, limits.DEFAULT_PRIORITY), slot.caller.priority)
         with slot.held():
-            slot.reserve(ANSWER_BYTES_PER_PIXEL * width * height * (wanted.knobs.get("num_images") or 1))
+            slot.reserve(ANSWER_BYTES_PER_PIXEL * width * height * wanted.count)
             outcome = "cancelled"
             try:
-                yield wanted.with_knob("priority", priority)
+                yield wanted.with_keyword(PRIORITY.python_name, priority)
                 outcome = "done"
             except Refusal:
                 outcome = "withheld"
@@ -119,11 +124,11 @@ class GenerationService:
                 outcome = "failed"
                 raise refusal_of(error) from error
             finally:
-                self._metrics.ended(wanted.mode, outcome)
+                self._metrics.ended(wanted.mode.name, outcome)
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:
-    """What work gives. Where the client hangs up before, the work is cancelled and Gone is raised."""
+    """Returns the result of the work. Cancels it and raises ClientDisconnected if the client disconnects before."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_hung_up(request))
     try:
@@ -138,7 +143,7 @@ async def while_there(request: Request, work: Awaitable[_T]) -> _T:
 
 
 class ClientDisconnected(Exception):
-    """The client hung up; nobody reads the answer."""
+    """The client disconnected before it was answered."""
 
 
 async def _hung_up(request: Request) -> None:

@@ -91,7 +91,7 @@ class ServerMonitor:
         if self.reason is not None:
             raise Refusal(503, self.reason, retry_after_s=RETRY_AFTER_S)
 
-    def check(self, mode: ModeName) -> None:
+    def check(self, mode: str) -> None:
         """Raises Refusal: 503, nothing is served now; 400, this mode is not."""
         self.check_any()
         if mode not in self.modes:

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from conftest import DEMO
 from flux_gateway.keys import new_key
+from flux_gateway.page.contract import page_contract
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
@@ -122,6 +123,55 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page, tmp_path: Path) -> N
     page.unroute("**/v1/jobs")
     page.get_by_role("button", name="Try again", exact=True).click(timeout=PATIENCE)
     expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+
+
+def test_controls_of_redux_images_are_shown_where_they_have_an_effect(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
+    page.get_by_text("More", exact=True).click()
+    weight = page.get_by_label("Image weight")
+    expect(weight).to_be_visible()
+    assert weight.get_attribute("placeholder") == "1"
+    weight.fill("9")
+    run(page, 4)
+    expect(page.get_by_role("alert")).to_have_text("Enter a value from 0 to 4.")
+    weight.fill("0.5")
+    run(page, 4)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+    page.locator("#gallery").get_by_role("button", name="Copy as curl").click()
+    expect(page.get_by_text("Copied.")).to_be_visible()
+    assert "image_strength=0.5" in page.evaluate("navigator.clipboard.readText()")
+    page.locator("#mode-text2img").check(force=True)
+    expect(weight).to_be_hidden()
+    page.locator("#mode-img2img").check(force=True)
+    expect(weight).to_be_visible()
+    expect(page.locator("#strength")).to_have_value("0.8")
+
+
+def test_a_parameter_and_a_mode_without_texts_have_controls_with_their_names(page: Page) -> None:
+    contract = page_contract()
+    mode = {**contract["modes"][2], "name": "redux", "genserve": "poster", "purpose": "make posters"}
+    lens = {"name": "lens_kind", "type": "choice", "choices": ["wide", "long"], "default": {"poster": "wide"}}
+    nothing = dict.fromkeys(("min", "max", "step", "multiple", "max_length", "value", "empty", "requires"))
+    mode["parameters"] = [*mode["parameters"], "lens_kind"]
+    changed = {
+        **contract,
+        "modes": [*contract["modes"], mode],
+        "parameters": [*contract["parameters"], {**nothing, **lens}],
+    }
+    page.route("**/page/contract.json", lambda route: route.fulfill(json=changed))
+    page.reload()
+    page.get_by_text("More", exact=True).click()
+    expect(page.get_by_label("lens kind")).to_be_hidden()
+    page.locator("#mode-poster").check(force=True)
+    expect(page.locator("#mode-about")).to_have_text("make posters")
+    page.get_by_label("lens kind").select_option("long")
+    page.get_by_label("Prompt").first.fill("red apple")
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=422, json={"error": {**FULL, "param": "lens_kind"}}))
+    with page.expect_request("**/v1/jobs") as sent:
+        run(page, 4)
+    assert b'name="lens_kind"\r\n\r\nlong\r\n' in (sent.value.post_data_buffer or b"")
+    expect(page.locator("[data-param=lens_kind]").get_by_role("alert")).to_be_visible()
 
 
 def test_the_commands_that_it_copies_make_the_same_picture(page: Page, tmp_path: Path) -> None:

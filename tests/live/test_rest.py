@@ -92,13 +92,19 @@ def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server:
     knobs = {"num_inference_steps": 4, "seed": 5, "height": 64, "width": 64, "guidance_scale": 2.5}
     with FluxClient(demo_server.grpc_url) as client:
         expected = [
-            client.redux(apple, lora="greyscale", lora_scale=0.5, **knobs),
+            client.redux(apple, lora="greyscale", lora_scale=0.5, image_strength=0.5, image_detail=2, **knobs),
             client.img2img(apple, strength=0.6, prompt="blue heart", image_strength=0, **knobs),
             client.text2img("red apple", negative_prompt="red", true_cfg_scale=2.0, **knobs),
             client.canny(apple, prompt="red apple", control_scale=0.8, **knobs),
         ]
     asked = [
-        {"mode": "redux", "input_image": in_base64, "loras": [{"name": "greyscale", "weight": 0.5}]},
+        {
+            "mode": "redux",
+            "input_image": in_base64,
+            "loras": [{"name": "greyscale", "weight": 0.5}],
+            "image_strength": 0.5,
+            "image_detail": 2,
+        },
         {"mode": "img2img", "input_image": in_base64, "strength": 0.6, "prompt": "blue heart"},
         {"mode": "text2img", "prompt": "red apple", "negative_prompt": "red", "true_cfg_scale": 2},
         {
@@ -125,7 +131,7 @@ def test_openais_package_gets_what_the_client_makes(gateway: Gateway, demo_serve
     ):
         expected = [
             *client.redux(apple, num_images=2, **few),
-            *client.img2img(apple, prompt="blue heart", strength=0.8, image_strength=0, **few),
+            *client.img2img(apple, prompt="blue heart", image_strength=0, **few),
             *client.text2img("red apple", **few),
         ]
         variations = asked.images.create_variation(image=apple, n=2, size="64x64", extra_body=few)

@@ -22,10 +22,10 @@ from asking import gateway
 from flux_client import AsyncFluxClient, GenerationFailed, NotConnected, Overloaded
 from flux_client.fake import AsyncFakeTransport
 from flux_contract.errors import CannotStart, FluxError
+from flux_contract.modes import MODES
 from flux_gateway.admission import Admission
 from flux_gateway.app import make_app
 from flux_gateway.generation_service import ClientDisconnected, while_there
-from flux_gateway.genserve.schema import MODES
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
@@ -110,6 +110,18 @@ def test_what_genserve_leaves_to_the_server_is_left_to_it() -> None:
     assert not {"HEIGHT", "WIDTH", "NUM_INFERENCE_STEPS"} & asked.keys()
     assert asked["GUIDANCE_SCALE"] == [[3.5]]
     assert asked["SEED"] == [[42]]
+
+
+def test_redux_parameters_are_sent_in_modes_with_redux_images() -> None:
+    given = {"input_image": in_base64(picture()), "image_strength": 0.5, "image_detail": 3}
+    for asked in ({"mode": "redux"}, {"mode": "img2img"}, {"mode": "img2img", "prompt": "a"}):
+        found = sent("/generate", json={**given, **asked})
+        assert (found["IMAGE_STRENGTH"], found["IMAGE_DETAIL"]) == ([[0.5]], [[3]])
+    for asked in ({"mode": "controlnet"}, {"mode": "text2img", "prompt": "a"}):
+        assert not {"IMAGE_STRENGTH", "IMAGE_DETAIL"} & sent("/generate", json={**given, **asked}).keys()
+    without = {"mode": "img2img", "input_image": given["input_image"]}
+    assert "IMAGE_STRENGTH" not in sent("/generate", json=without)
+    assert sent("/generate", json={**without, "prompt": "a"})["IMAGE_STRENGTH"] == [[0.0]]
 
 
 def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
@@ -434,7 +446,7 @@ def test_a_form_may_have_files_that_were_not_chosen_and_end_with_its_boundary_al
 
 def test_the_modes_that_are_offered_are_those_that_are_served() -> None:
     error = ask("/generate", json={"mode": "none"}).json()["error"]
-    assert set(re.findall(r"'(\w+)'", error)) == set(MODES)
+    assert set(re.findall(r"'(\w+)'", error)) == {mode.genserve for mode in MODES}
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])

@@ -79,7 +79,19 @@ def test_edits_change_the_first_picture_and_the_others_steer(fidelity: Any, firs
     assert sent["IMAGE"] == [[picture("red"), picture("blue")]]
     assert (sent["MODE"], sent["PROMPT"]) == ([[b"img2img"]], [[b"heart"]])
     assert sent["IMAGE_STRENGTH"] == [[first, 1.0]]
-    assert sent["STRENGTH"] == [[pytest.approx(0.8)]]
+    assert "STRENGTH" not in sent, "the default is the server's"
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_redux_parameters_are_one_number_for_all_images() -> None:
+    body = {"image_strength": 0.5, "image_detail": 3, "prompt": "heart"}
+    _, sent = asked(lambda client: client.images.create_variation(image=picture(), extra_body=body))
+    assert (sent["IMAGE_STRENGTH"], sent["IMAGE_DETAIL"], sent["PROMPT"]) == ([[0.5]], [[3]], [[b"heart"]])
+    images = [picture("red"), picture("blue")]
+    _, sent = asked(
+        lambda client: client.images.edit(image=images, prompt="heart", input_fidelity="high", extra_body=body)
+    )
+    assert (sent["IMAGE_STRENGTH"], sent["IMAGE_DETAIL"]) == ([[0.5]], [[3]])
 
 
 def test_a_stream_has_so_many_partial_images_and_then_the_image() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from flux_client import ModeName, Variation
+from flux_client import Variation
 from flux_contract.environment import shown
+from flux_contract.modes import MODES, Mode
+from flux_contract.parameters import CONTROL_IMAGE
 from flux_gateway.generation_service import GenerationService
-from flux_gateway.genserve.schema import CONTROLNET_TYPE, MODES, GenerateAnswer, GenerateRequest
+from flux_gateway.genserve.schema import CONTROLNET_TYPE, GenerateAnswer, GenerateRequest
+from flux_gateway.parameter_fields import takes
 from flux_gateway.pictures import as_text, size_of
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
@@ -25,15 +28,10 @@ NAME = "flux-triton"
 UNKNOWN_GPU = "triton"
 #: Of an adapter's file.
 LORA_SUFFIX = ".safetensors"
-_DESCRIPTIONS = {
-    "flux1-redux-dev": "Variations of pictures: FLUX.1 Redux",
-    "flux1-dev": "Pictures of a prompt, and changed pictures",
-    "flux1-canny-dev": "Pictures along the edges of another: a ControlNet",
-}
 
 
 def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter:
-    """loras_folder: of the adapters that Triton has."""
+    """Routes of GenServe's API. loras_folder: the folder of Triton's adapters."""
     router = APIRouter(tags=["GenServe"])
 
     async def answered(request: Request) -> JSONResponse:
@@ -45,7 +43,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
             (variation,) = await service.made(request, slot, wanted, request_id)
             outcome = _picture(variation)
         except Refusal as refusal:
-            # Its clients read `error` where the status is 200; what the caller or the load is to blame for is said so.
+            # GenServe's clients read `error` of a 200. Errors of the caller and overload keep their status.
             if refusal.status not in (500, 504):
                 raise
             outcome = {"success": False, "error": refusal.words, "gpu_id": UNKNOWN_GPU}
@@ -54,7 +52,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
             elapsed_time=round(time.monotonic() - started, 3),
             model_id=asked.model_name,
             mode=asked.mode_name,
-            controlnet_type=CONTROLNET_TYPE if wanted.mode == "canny" else None,
+            controlnet_type=CONTROLNET_TYPE if takes(wanted.mode, CONTROL_IMAGE) else None,
             **outcome,
         )
         return JSONResponse(answer.model_dump())
@@ -73,7 +71,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/status")
     async def status() -> dict[str, Any]:
-        """What is going on; `/health` says by its status whether anything can be served."""
+        """Running requests and instances. The status code of `/health` tells whether a mode is served."""
         return {
             "status": service.monitor.reason or "running",
             "modes": service.monitor.modes,
@@ -87,7 +85,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/loras")
     async def loras() -> dict[str, Any]:
-        """Adapters by the names that `loras` takes."""
+        """Names of adapters, as `loras` takes them."""
         files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()
         names = sorted(shown(file.name).removesuffix(LORA_SUFFIX) for file in files if file.is_file())
         return {"loras": [{"name": name} for name in names]}
@@ -95,22 +93,22 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
     return router
 
 
-def _served_models(modes: Collection[ModeName]) -> list[dict[str, Any]]:
-    """GenServe's description of each model that serves one of these modes."""
-    features: dict[str, list[str]] = {}
-    for name, (mode, model_id) in MODES.items():
-        if mode in modes:
-            features.setdefault(model_id, []).append(name)
+def _served_models(served: Collection[str], modes: Sequence[Mode] = MODES) -> list[dict[str, Any]]:
+    """GenServe's description of each model that serves one of these modes. served: names of modes."""
+    features: dict[str, list[Mode]] = {}
+    for mode in modes:
+        if mode.name in served:
+            features.setdefault(mode.genserve_model, []).append(mode)
     return [
         {
             "model_id": model_id,
             "model_name": model_id,
-            "description": _DESCRIPTIONS[model_id],
+            "description": "; ".join(mode.purpose for mode in of_model).capitalize(),
             "total_gpu_processes": 1,
             "available_gpu_processes": 1,
-            "supported_features": names,
+            "supported_features": [mode.genserve for mode in of_model],
         }
-        for model_id, names in features.items()
+        for model_id, of_model in features.items()
     ]
 
 

@@ -1,54 +1,67 @@
-"""GenServe's request, by its own names, to what is wanted of Triton."""
+"""GenServe's request, with its own field names, as a request to Triton."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from flux_client import ModeName
 from flux_contract import limits
+from flux_contract.modes import MODES, TEXT2IMG, Mode
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
+    CONTROL_KIND,
+    IMAGE,
+    IMAGE_STRENGTH,
+    LORA,
+    LORA_SCALE,
+    OUTPUT_FORMAT,
+    PRIORITY,
+    PROMPT,
+    STRENGTH,
+)
+from flux_contract.tensors import Bounds
 from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageBytes
-from flux_gateway.negative_prompts import negative_knobs
+from flux_gateway.parameter_fields import (
+    ParameterBody,
+    ParameterField,
+    Value,
+    parameters_of_any,
+    requires,
+    takes,
+    with_fields,
+)
 from flux_gateway.parsing import json_value
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
 
-#: By GenServe's name of a mode: ours, and the model that stands for it.
-MODES: dict[str, tuple[ModeName, str]] = {
-    "redux": ("redux", "flux1-redux-dev"),
-    "img2img": ("img2img", "flux1-dev"),
-    "text2img": ("text2img", "flux1-dev"),
-    "controlnet": ("canny", "flux1-canny-dev"),
-}
-#: The mode of a request that names a model alone.
-_MODE_OF_MODEL = {"flux1-redux-dev": "redux", "flux1-dev": "text2img", "flux1-canny-dev": "controlnet"}
 CONTROLNET_TYPE = "canny"
+#: The field of the image that a mode requires.
+IMAGE_FIELD = "input_image"
+#: GenServe's range of an adapter's weight, narrower than the contract's.
+LORA_WEIGHTS = Bounds(0, 2)
 #: A black picture of 16x16 pixels, for the description.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
-#: Of a form's text for `loras`.
+#: Maximum of a form's text for `loras`.
 _LORAS_CHARACTERS = 16_384
-#: Distilled guidance where none is asked for.
-_CFG, _REDUX_CFG = 3.5, limits.DEFAULT_GUIDANCE
-
-
-_Side = Annotated[
-    # Triton refuses what is no multiple.
-    int | None,
-    Field(ge=limits.MIN_SIDE, le=limits.MAX_SIDE, json_schema_extra={"multipleOf": limits.SIDE_MULTIPLE}),
-]
+#: Weight of the image to change among the Redux images, if there is a prompt. As in diffusers, only the prompt then
+#: describes the result.
+_WEIGHT_WITH_PROMPT = 0.0
+_Request = TypeVar("_Request", bound="GenerateRequest")
 
 
 class LoraWeight(RequestBody):
-    """An adapter of `GET /loras`, and how much of it."""
+    """An adapter of `GET /loras` and its weight."""
 
     name: str
-    weight: float = Field(1.0, ge=0, le=2)
+    weight: float = Field(1.0, ge=LORA_WEIGHTS.low, le=LORA_WEIGHTS.high)
 
 
 def _loras_of(value: object) -> object:
-    """A list, which a form has as JSON text. Raises ValueError: the text is no JSON, or too long."""
+    """A list, or its JSON text in a form. Raises ValueError: the text is not JSON, or too long."""
     if isinstance(value, list):
         return [_parse_json(each) for each in value]
     parsed = _parse_json(value)
@@ -63,10 +76,48 @@ def _parse_json(value: object) -> object:
     return json_value(value)
 
 
-class GenerateRequest(RequestBody):
-    """Fields of `POST /generate` and, in a form, of `POST /generate/upload`; unknown ones are ignored.
+def for_modes(modes: Sequence[Mode]) -> Callable[[type[_Request]], type[_Request]]:
+    """Decorator: adds `mode` with GenServe's names of these modes, and a field for each of their exposed parameters."""
+    exposed = [
+        ParameterField(parameter, parameter.genserve)
+        for parameter in parameters_of_any(modes)
+        if parameter.genserve is not None
+    ]
+    fields = [replace(field, default_note=_default_note(field, modes)) for field in exposed]
+    kind: Any = Literal[tuple(mode.genserve for mode in modes)]
+    description = f"Default: the mode of `model_id`, or `{TEXT2IMG.genserve}`"
 
-    Left out, height and width are the checkpoint's own size, and num_inference_steps is what it is made for.
+    def derive(request: type[_Request]) -> type[_Request]:
+        derived = with_fields(request, fields, {"mode": (kind, Field(None, description=description))})
+        derived.modes = {mode.genserve: mode for mode in modes}
+        return derived
+
+    return derive
+
+
+def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
+    """How the default depends on the request; empty if it does not."""
+    parameter = field.parameter
+    if parameter.name == CONTROL_KIND.name:
+        return "Default: `edges` for `control_image`, `photo` for `input_image`"
+    if parameter.name == IMAGE_STRENGTH.name:
+        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if takes(mode, STRENGTH))
+        return f"Default: {IMAGE_STRENGTH.default:g}, but {_WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
+    if not any(parameter.name in mode.genserve_defaults for mode in modes):
+        return ""
+    by_value: dict[Value | None, list[str]] = {}
+    for mode in modes:
+        if takes(mode, parameter):
+            value = mode.genserve_defaults.get(parameter.name, field.default)
+            by_value.setdefault(value, []).append(f"`{mode.genserve}`")
+    return "Default: " + "; ".join(f"{value} for {', '.join(names)}" for value, names in by_value.items())
+
+
+@for_modes(MODES)
+class GenerateRequest(ParameterBody):
+    """Fields of `POST /generate` and, in a form, of `POST /generate/upload`; unknown fields are ignored.
+
+    The default of height and width is the checkpoint's own size.
     """
 
     model_config = ConfigDict(
@@ -77,112 +128,91 @@ class GenerateRequest(RequestBody):
             ]
         },
     )
+    #: By GenServe's name; `for_modes` sets them.
+    modes: ClassVar[dict[str, Mode]] = {}
 
-    mode: Literal["text2img", "img2img", "redux", "controlnet"] | None = None
-    model_id: str | None = None
-    prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
-    negative_prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
-    height: _Side = None
-    width: _Side = None
-    num_inference_steps: int | None = Field(None, ge=1, le=limits.MAX_STEPS)
-    cfg: float | None = Field(
-        None, ge=0, le=limits.MAX_GUIDANCE, validation_alias=AliasChoices("cfg", "guidance_scale")
-    )
-    #: With negative_prompt: how far from it.
-    true_cfg_scale: float | None = Field(None, ge=1, le=limits.MAX_GUIDANCE)
-    seed: int = Field(limits.DEFAULT_SEED, ge=limits.RANDOM_SEED, le=limits.MAX_SEED)
-    #: Lower goes first.
-    priority: int = 0
-    strength: float = Field(0.8, ge=0, le=1)
-    input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices("input_image", "image"))
+    mode: str | None = None
+    model_id: str | None = Field(None, description="Selects a mode if `mode` is left out")
+    priority: int = Field(0, description="Requests with lower numbers are scheduled first")
+    input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices(IMAGE_FIELD, "image"))
     mask_image: ImageBytes | None = None
     control_image: ImageBytes | None = None
-    #: By default edges where control_image is given, and photo where only input_image is.
-    control_kind: Literal[limits.CONTROL_KINDS] | None = None  # type: ignore[valid-type]
     controlnet_type: str | None = None
-    controlnet_conditioning_scale: float = Field(1.0, ge=0, le=limits.MAX_CONTROL_SCALE)
-    control_guidance_start: float = Field(0.0, ge=0, le=1)
-    control_guidance_end: float = Field(1.0, ge=0, le=1)
     loras: Annotated[list[LoraWeight], BeforeValidator(_loras_of)] = Field([], max_length=limits.MAX_LORAS)
 
     @property
     def mode_name(self) -> str:
-        return self.mode or _MODE_OF_MODEL.get(self.model_id or "", "text2img")
+        """GenServe's name of the mode."""
+        return self.mode or self._modes_of_models().get(self.model_id or "", TEXT2IMG.genserve)
 
     @property
     def model_name(self) -> str:
-        return self.model_id or MODES[self.mode_name][1]
+        return self.model_id or self.modes[self.mode_name].genserve_model
 
     def wanted(self) -> GenerationRequest:
         """Raises Refusal: 400 or 422, this server has no such mode, or the mode needs or excludes a field."""
-        if self.model_id is not None and self.model_id not in _MODE_OF_MODEL:
-            raise Refusal(
-                422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(_MODE_OF_MODEL)}", "model_id"
-            )
+        models = self._modes_of_models()
+        if self.model_id is not None and self.model_id not in models:
+            raise Refusal(422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(models)}", "model_id")
         if self.mask_image:
             raise Refusal(400, "mask_image: filling a masked part is not served here", "mask_image")
-        mode, _ = MODES[self.mode_name]
-        knobs: dict[str, Any] = {
-            "height": self.height,
-            "width": self.width,
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self._guidance(mode),
-            "seed": self.seed,
-            "priority": max(limits.MIN_PRIORITY, min(limits.MAX_PRIORITY, -self.priority)),
-            "prompt": self.prompt or None,
-            "output_format": "png",
+        mode = self.modes[self.mode_name]
+        keywords: dict[str, Any] = {
+            PRIORITY.python_name: max(limits.MIN_PRIORITY, min(limits.MAX_PRIORITY, -self.priority)),
+            OUTPUT_FORMAT.python_name: limits.DEFAULT_FORMAT,
+            **self.keywords(mode, mode.genserve_defaults),
         }
-        knobs |= negative_knobs(self.negative_prompt, self.true_cfg_scale)
+        has_prompt = PROMPT.python_name in keywords
         if self.loras:
-            knobs |= {
-                "lora": [lora.name for lora in self.loras],
-                "lora_scale": [lora.weight for lora in self.loras],
+            keywords |= {
+                LORA.python_name: [lora.name for lora in self.loras],
+                LORA_SCALE.python_name: [lora.weight for lora in self.loras],
             }
         images: list[bytes] = []
-        if mode == "canny":
-            knobs |= self._control()
-        elif mode == "text2img":
-            self._need("prompt")
-        else:
-            self._need("input_image")
-            images = [self.input_image or b""]
-        if mode == "img2img":
-            # As diffusers: with a prompt, the prompt alone says what the picture becomes.
-            knobs |= {"strength": self.strength, "image_strength": 0.0 if self.prompt else None}
-        return GenerationRequest(mode, images, knobs)
+        if takes(mode, CONTROL_IMAGE):
+            keywords |= self._control(keywords)
+        elif requires(mode, IMAGE):
+            if not self.input_image:
+                raise self._missing(IMAGE_FIELD)
+            images = [self.input_image]
+        elif not has_prompt:
+            raise self._missing(self.field_of(PROMPT))
+        if takes(mode, STRENGTH) and has_prompt:
+            keywords.setdefault(IMAGE_STRENGTH.python_name, _WEIGHT_WITH_PROMPT)
+        return GenerationRequest(mode, images, keywords)
 
-    def _guidance(self, mode: ModeName) -> float:
-        if self.cfg is not None:
-            return self.cfg
-        return _REDUX_CFG if mode == "redux" else _CFG
+    @classmethod
+    def _modes_of_models(cls) -> dict[str, str]:
+        """The mode of a request that names only a model. Of several modes of a model, the last one."""
+        return {mode.genserve_model: name for name, mode in cls.modes.items()}
 
-    def _control(self) -> dict[str, Any]:
+    def _control(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        """The control image, and the keywords whose default depends on it."""
         if self.controlnet_type not in (None, CONTROLNET_TYPE):
             raise Refusal(
                 400,
                 f"controlnet_type: {self.controlnet_type!r} is not served here; served: {CONTROLNET_TYPE}",
                 "controlnet_type",
             )
-        picture = self.control_image or self.input_image
-        if not picture:
-            raise Refusal(422, "control_image: mode 'controlnet' needs it, or a photo in input_image", "control_image")
+        image = self.control_image or self.input_image
+        if not image:
+            raise Refusal(
+                422, f"control_image: mode {self.mode_name!r} needs it, or a photo in input_image", "control_image"
+            )
+        photo, edges = limits.CONTROL_KINDS
         return {
-            "control_image": picture,
-            "control_kind": self.control_kind or ("edges" if self.control_image else "photo"),
-            "control_scale": self.controlnet_conditioning_scale,
-            "control_start": self.control_guidance_start,
-            "control_end": self.control_guidance_end,
-            # The contract wants one, which may be empty.
-            "prompt": self.prompt or "",
+            CONTROL_IMAGE.python_name: image,
+            CONTROL_KIND.python_name: keywords.get(CONTROL_KIND.python_name, edges if self.control_image else photo),
+            # Required, but it may be empty.
+            PROMPT.python_name: keywords.get(PROMPT.python_name, ""),
         }
 
-    def _need(self, field: str) -> None:
-        if not getattr(self, field):
-            raise Refusal(422, f"{field}: mode {self.mode_name!r} needs it", field)
+    def _missing(self, field: str) -> Refusal:
+        return Refusal(422, f"{field}: mode {self.mode_name!r} needs it", field)
 
 
 class GenerateAnswer(BaseModel):
-    """GenServe's nine keys, always all of them, and three more. image_base64: a PNG."""
+    """GenServe's nine keys, which are always there, and `seed`, `width` and `height`. image_base64: a PNG."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -198,5 +228,5 @@ class GenerateAnswer(BaseModel):
     seed: int | None = None
     width: int | None = None
     height: int | None = None
-    #: Of an error only: the same words, where FastAPI puts them.
+    #: Only of an error: the message again, under the key that FastAPI uses.
     detail: str | None = Field(None, exclude_if=lambda value: value is None)

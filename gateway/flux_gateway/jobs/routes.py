@@ -29,7 +29,7 @@ _NOT_FOUND = documented(ErrorAnswer, 401, 403, 404, 421, 429, 503)
 
 
 def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) -> APIRouter:
-    """results: those that the runner uses."""
+    """Routes of jobs. results: the store of the runner."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
     @router.post(
@@ -40,33 +40,33 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         openapi_extra=body_of(JobRequest, "application/json", "multipart/form-data"),
     )
     async def start(request: Request) -> JSONResponse:
-        """Begin a generation; it goes on when you hang up."""
+        """Start a generation. It continues when the client disconnects."""
         slot = service.slot(request)
         asked = await read(request, JobRequest)
         wanted = asked.wanted()
-        # A preview goes when its image comes, and is never larger.
-        (room,) = results.reserve(slot.caller.name, 1, asked.n * max_encoded_bytes(*service.checked_size(wanted)))
+        # An image replaces its preview, which is never larger.
+        (room,) = results.reserve(slot.caller.name, 1, wanted.count * max_encoded_bytes(*service.checked_size(wanted)))
         try:
             events = service.events(slot, wanted, request.state.id, asked.previews)
-            # What is refused is refused with its status, before there is a job.
+            # An error before the first event is answered with its status, without a job.
             first = await while_there(request, anext(events))
         except BaseException:
             room.release()
             raise
-        job = GenerationJob(request.state.id, asked.mode_name, asked.n)
+        job = GenerationJob(request.state.id, asked.mode_name, wanted.count)
         runner.start(job, room, first, events)
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 
     @router.get("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def job(request: Request, job_id: str) -> Response:
-        """How far it is, with previews, and at the end the pictures."""
+        """Progress with previews, and at the end the images."""
         found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         return await _answer(found)
 
     @router.delete("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
     async def remove(request: Request, job_id: str) -> Response:
-        """Cancel it, if it runs, and forget it."""
+        """Cancel the job, if it runs, and remove it."""
         found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         await runner.remove(found)
@@ -78,7 +78,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         responses={200: {"content": {"text/event-stream": {}}}, **_NOT_FOUND},
     )
     async def events(request: Request, job_id: str) -> StreamingResponse:
-        """`image` with an image as it stands, again after each change, and `done` at the end."""
+        """Server-sent events: `image` after each change of an image, and `done` at the end."""
         found = runner.job(job_id, service.caller(request).name)
         if found.watchers >= _MAX_WATCHERS:
             raise Refusal(429, f"concurrency limit exceeded ({_MAX_WATCHERS} readers per job)", None, RETRY_AFTER_S)
@@ -99,6 +99,6 @@ async def _answer(job: GenerationJob) -> Response:
 async def _told(job: GenerationJob) -> AsyncGenerator[str, None]:
     async for image in job.changes():
         yield (
-            ": still at it\n\n" if image is None else f"event: image\ndata: {JobImage.of(image).model_dump_json()}\n\n"
+            ": heartbeat\n\n" if image is None else f"event: image\ndata: {JobImage.of(image).model_dump_json()}\n\n"
         )
     yield f"event: done\ndata: {JobEnd.of_job(job).model_dump_json()}\n\n"

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from flux_client import Preview, Variation
-from flux_contract import limits
-from flux_gateway.generation import GenerationRequest
+from flux_contract.parameters import NUM_IMAGES, OUTPUT_FORMAT
 from flux_gateway.genserve.schema import GenerateRequest
 from flux_gateway.jobs.job import GenerationJob, ImageState, Status
 from flux_gateway.openai_images.bodies import ErrorDetails, error_details
+from flux_gateway.parameter_fields import ParameterField, with_fields
 from flux_gateway.pictures import as_text, size_of
 
+_Request = TypeVar("_Request", bound=GenerateRequest)
 
+
+def with_output_fields(request: type[_Request]) -> type[_Request]:
+    """Decorator: adds the number and the format of the images, as in OpenAI's API."""
+    parameters = (NUM_IMAGES, OUTPUT_FORMAT)
+    fields = [ParameterField(each, each.openai) for each in parameters if each.openai is not None]
+    return with_fields(request, fields)
+
+
+@with_output_fields
 class JobRequest(GenerateRequest):
-    """Fields of `POST /generate`, and how many images of which format, with or without previews of them."""
+    """Fields of `POST /generate`, number and format of the images, and whether there are previews."""
 
-    n: int = Field(1, ge=1, le=limits.MAX_IMAGES)
-    output_format: Literal["png", "jpeg", "webp"] = "png"
     previews: bool = True
-
-    def wanted(self) -> GenerationRequest:
-        return super().wanted().with_knob("num_images", self.n).with_knob("output_format", self.output_format)
 
 
 class JobImage(BaseModel):
-    """One image: steps done, of how many; a JPEG of it on its way; at the end the picture, and what it is."""
+    """One image: completed steps of all steps, a preview as JPEG, and at the end the image, its seed and its size."""
 
     index: int
     step: int
@@ -55,7 +60,7 @@ class JobImage(BaseModel):
 
 
 class JobEnd(BaseModel):
-    """How it stands, without its images. error: why it has failed."""
+    """Status of a job, without its images. error: why it failed."""
 
     id: str
     status: Status
@@ -67,7 +72,7 @@ class JobEnd(BaseModel):
 
 
 class JobAnswer(JobEnd):
-    """created_at, expires_at: seconds since 1970; it expires some time after its end."""
+    """A job with its images. created_at, expires_at: seconds since 1970; a job expires some time after its end."""
 
     mode: str
     created_at: int

@@ -14,22 +14,21 @@ from typing import Any
 
 from flux_client import Event, Preview, Progress, Variation
 from flux_gateway.openai_images.bodies import error_body, size_of
-from flux_gateway.openai_images.schema import ImagesRequest
 from flux_gateway.pictures import as_text
 from flux_gateway.refusals import Refusal
 
 
 async def streamed(
-    first: Event, events: AsyncGenerator[Event, None], name: str, asked: ImagesRequest
+    first: Event, events: AsyncGenerator[Event, None], name: str, partial_images: int, output_format: str
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events. name: what their types begin with."""
-    partials = _Partials(asked.partial_images)
+    """Server-sent events. name: the prefix of their types. output_format: of the images."""
+    partials = _Partials(partial_images)
     async with aclosing(events):
         try:
             event = first
             while True:
                 if isinstance(event, Variation):
-                    yield _image(f"{name}.completed", event, asked.output_format, {"seed": event.seed})
+                    yield _image(f"{name}.completed", event, output_format, {"seed": event.seed})
                 elif event.preview is not None and (index := partials.index(event)) is not None:
                     yield _image(f"{name}.partial_image", event.preview, "jpeg", {"partial_image_index": index})
                 event = await anext(events)

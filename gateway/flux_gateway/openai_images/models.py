@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Literal, get_args
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from flux_client import ModeName
+from flux_contract.modes import MODES
 from flux_gateway.generation_service import GenerationService
-from flux_gateway.genserve.schema import MODES
 from flux_gateway.openai_images.bodies import ErrorAnswer
+from flux_gateway.openai_images.schema import REQUESTS
 from flux_gateway.refusals import Refusal, documented
 
-#: What the images endpoints do.
-ImagesMode = Literal["text2img", "img2img", "redux"]
 _OWNER = "flux-triton"
 
 
@@ -29,7 +27,7 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """Models that can be used now."""
+    """Models that are ready."""
 
     object: Literal["list"] = "list"
     data: list[ModelAnswer]
@@ -40,19 +38,19 @@ def openai_models(service: GenerationService) -> APIRouter:
     created = int(time.time())
 
     def served() -> list[ModelAnswer]:
-        modes: set[ModeName] = {mode for mode in get_args(ImagesMode) if mode in service.monitor.modes}
-        ids = dict.fromkeys(model_id for mode, model_id in MODES.values() if mode in modes)
+        names = {request.mode.name for request in REQUESTS} & {*service.monitor.modes}
+        ids = dict.fromkeys(mode.genserve_model for mode in MODES if mode.name in names)
         return [ModelAnswer(id=model_id, created=created) for model_id in ids]
 
     @router.get("", responses=documented(ErrorAnswer, 401))
     async def models(request: Request) -> ModelsAnswer:
-        """Names that `model` may have in `/v1/images`; those whose modes are not ready are left out."""
+        """Models whose modes are ready. `model` of a request may be any name."""
         service.caller(request)
         return ModelsAnswer(data=served())
 
     @router.get("/{model_id:path}", responses=documented(ErrorAnswer, 401, 404))
     async def model(request: Request, model_id: str) -> ModelAnswer:
-        """One of these models."""
+        """One of the models."""
         service.caller(request)
         found = next((each for each in served() if each.id == model_id), None)
         if found is None:

@@ -22,7 +22,7 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 from flux_gateway.results import Reservation, ResultStore
 
-#: By the end of the path: what is read, and how its events are called.
+#: Request and prefix of the event types, by the last part of the path.
 _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
     "generations": (GenerationsRequest, "image_generation"),
     "edits": (EditsRequest, "image_edit"),
@@ -32,14 +32,14 @@ _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that is given by its URL. kind: its media type."""
+    """An image that is answered by its URL. kind: media type."""
 
     data: bytes = field(repr=False)
     kind: str
 
 
 def openai_images(service: GenerationService, results: ResultStore) -> APIRouter:
-    """results: for images that are given by their URL."""
+    """Routes of OpenAI's images API. results: store of images that are answered by their URL."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
@@ -49,20 +49,23 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
             wanted = asked.wanted()
             if asked.stream:
                 events = service.events(slot, wanted, request.state.id, asked.partial_images > 0)
-                # What is refused is refused with its status, before the answer begins.
+                # An error before the first event is answered with its status.
                 first = await while_there(request, anext(events))
-                return StreamingResponse(streamed(first, events, event, asked), media_type="text/event-stream")
+                return StreamingResponse(
+                    streamed(first, events, event, asked.partial_images, wanted.output_format),
+                    media_type="text/event-stream",
+                )
             most_bytes = max_encoded_bytes(*service.checked_size(wanted))
-            with _reserved(results, slot.caller.name, asked, most_bytes) as rooms:
+            with _reserved(results, slot.caller.name, asked, wanted.count, most_bytes) as rooms:
                 variations = await service.made(request, slot, wanted, request.state.id)
-                urls = [_stored(request, asked, *each) for each in zip(variations, rooms, strict=True)]
+                urls = [_stored(request, wanted.output_format, *each) for each in zip(variations, rooms, strict=True)]
 
             def body() -> str:
                 answer = ImagesAnswer(
                     created=int(time.time()),
                     data=[_datum(*each) for each in zip(variations, urls, strict=True)],
                     size=size_of(variations[0]),
-                    output_format=asked.output_format,
+                    output_format=wanted.output_format,
                 )
                 return answer.model_dump_json(exclude_none=True)
 
@@ -85,7 +88,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
     @router.get("/files/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
-        """An image by its URL, for as long as it is kept; whoever has the URL may see it."""
+        """An image by its URL, while it is stored. No key is needed."""
         found = results.get(name, StoredImage)
         if found is None:
             raise Refusal(404, "there is no such image, or not any more")
@@ -95,7 +98,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
     @router.delete("/files/{name}", include_in_schema=False)
     async def remove(request: Request, name: str) -> Response:
-        """Forget an image of one's own."""
+        """Remove one of the caller's images."""
         found = results.get(name, StoredImage)
         if found is None or found[1].owner != service.caller(request).name:
             raise Refusal(404, "there is no such image, or not any more")
@@ -107,16 +110,16 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
 @contextmanager
 def _reserved(
-    results: ResultStore, owner: str, asked: ImagesRequest, most_bytes: int
+    results: ResultStore, owner: str, asked: ImagesRequest, count: int, most_bytes: int
 ) -> Iterator[Sequence[Reservation | None]]:
-    """Room for each image, where they are asked for by URL; what is not used is freed at the end.
+    """Reserve room for each image that is requested by URL; unused room is released at the end.
 
-    most_bytes: of one image. Raises Refusal, as `ResultStore.reserve`.
+    count: number of images. most_bytes: of one image. Raises Refusal, as `ResultStore.reserve`.
     """
     if asked.response_format == "b64_json":
-        yield [None] * asked.n
+        yield [None] * count
         return
-    rooms = results.reserve(owner, asked.n, most_bytes)
+    rooms = results.reserve(owner, count, most_bytes)
     try:
         yield rooms
     finally:
@@ -125,12 +128,12 @@ def _reserved(
                 room.release()
 
 
-def _stored(request: Request, asked: ImagesRequest, variation: Variation, room: Reservation | None) -> str | None:
-    """Keep an image that is given by its URL, and return the URL. room: None for one that is given as text."""
+def _stored(request: Request, output_format: str, variation: Variation, room: Reservation | None) -> str | None:
+    """Store an image that is answered by its URL, and return the URL. room: None for an image in base64."""
     if room is None:
         return None
     name = secrets.token_urlsafe(24)
-    room.publish(name, StoredImage(variation.data, f"image/{asked.output_format}"))
+    room.publish(name, StoredImage(variation.data, f"image/{output_format}"))
     room.keep(len(variation.data))
     return str(request.url_for("file", name=name))
 

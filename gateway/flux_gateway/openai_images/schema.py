@@ -1,27 +1,28 @@
-"""OpenAI's requests for images, by their own names, to what is wanted of Triton.
+"""Requests of OpenAI's images API, with its own field names, as requests to Triton.
 
-Beside OpenAI's fields these take some of ours, which the `openai` package sends by `extra_body`.
+Beside OpenAI's fields they have fields of this server, which the `openai` package sends by `extra_body`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from flux_contract import limits
+from flux_contract.modes import IMG2IMG, REDUX, TEXT2IMG, Mode
+from flux_contract.parameters import HEIGHT, IMAGE_STRENGTH, PROMPT, WIDTH, Parameter
 from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageList
-from flux_gateway.negative_prompts import negative_knobs
+from flux_gateway.parameter_fields import ParameterBody, ParameterField, parameters_of, requires, with_fields
 from flux_gateway.refusals import Refusal
-from flux_gateway.request_body import RequestBody
 
-#: Partial images that a stream may have, as OpenAI's.
+#: Maximum of partial images in a stream, as in OpenAI's API.
 MOST_PARTIAL = 3
-#: How much an edit with a prompt changes, where it is not said.
-_EDIT_STRENGTH = 0.8
 _SIZE_FIELD = "size"
+_Request = TypeVar("_Request", bound="ImagesRequest")
 
 
 def _size(value: object) -> object:
@@ -40,22 +41,40 @@ def _size(value: object) -> object:
 _SIZE_SCHEMA: dict[str, Any] = {"type": "string", "examples": ["1024x1024", "auto"]}
 
 
-class ImagesRequest(RequestBody):
-    """What all three have. Unknown fields, and what only OpenAI's models have, such as `quality`, are ignored."""
+def for_mode(mode: Mode, required: tuple[Parameter, ...] = ()) -> Callable[[type[_Request]], type[_Request]]:
+    """Decorator: sets the mode, and adds a field for each of its exposed parameters.
+
+    required: parameters that the API requires although the mode does not.
+    """
+    names = {parameter.name for parameter in required}
+    fields = [
+        ParameterField(parameter, parameter.openai, parameter.name in names or requires(mode, parameter))
+        for parameter in parameters_of(mode)
+        if parameter.openai is not None
+    ]
+
+    def derive(request: type[_Request]) -> type[_Request]:
+        derived = with_fields(request, fields)
+        derived.mode = mode
+        return derived
+
+    return derive
+
+
+class ImagesRequest(ParameterBody):
+    """Fields of all three requests. Unknown fields, and those that only OpenAI's models have, such as `quality`, are
+    ignored.
+    """
+
+    #: What the endpoint does; `for_mode` sets it.
+    mode: ClassVar[Mode]
 
     model: str | None = None
-    n: int = Field(1, ge=1, le=limits.MAX_IMAGES)
     size: Annotated[tuple[int, int] | None, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)] = None
     stream: bool = False
     response_format: Literal["b64_json", "url"] = "b64_json"
-    output_format: Literal["png", "jpeg", "webp"] = "png"
     partial_images: int = Field(0, ge=0, le=MOST_PARTIAL)
     user: str | None = None
-    seed: int = Field(limits.RANDOM_SEED, ge=limits.RANDOM_SEED, le=limits.MAX_SEED)
-    num_inference_steps: int | None = Field(None, ge=1, le=limits.MAX_STEPS)
-    guidance_scale: float | None = Field(None, ge=0, le=limits.MAX_GUIDANCE)
-    negative_prompt: str | None = Field(None, max_length=limits.MAX_PROMPT_CHARACTERS)
-    true_cfg_scale: float | None = Field(None, ge=1, le=limits.MAX_GUIDANCE)
 
     @field_validator("response_format")
     @classmethod
@@ -64,35 +83,25 @@ class ImagesRequest(RequestBody):
             raise ValueError("url is not supported with stream, expected b64_json")
         return value
 
-    def knobs(self) -> dict[str, Any]:
-        """Of every one."""
-        width, height = self.size or (None, None)
-        return {
-            "num_images": self.n,
-            "width": width,
-            "height": height,
-            "output_format": self.output_format,
-            "seed": self.seed,
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            **negative_knobs(self.negative_prompt, self.true_cfg_scale),
-        }
-
     def wanted(self) -> GenerationRequest:
-        raise NotImplementedError
+        """Raises Refusal: 400, a field is not supported; 422, a value is wrong or missing."""
+        keywords = self.keywords(self.mode)
+        if self.size is not None:
+            keywords[WIDTH.python_name], keywords[HEIGHT.python_name] = self.size
+        return GenerationRequest(self.mode, self.all_images(), keywords, _SIZE_FIELD)
+
+    def all_images(self) -> list[bytes]:
+        """The images of the request."""
+        return []
 
 
+@for_mode(TEXT2IMG)
 class GenerationsRequest(ImagesRequest):
     """`POST /v1/images/generations`."""
 
-    prompt: str = Field(min_length=1, max_length=limits.MAX_PROMPT_CHARACTERS)
-
-    def wanted(self) -> GenerationRequest:
-        return GenerationRequest("text2img", (), {**self.knobs(), "prompt": self.prompt}, _SIZE_FIELD)
-
 
 class ImagesOfImagesRequest(ImagesRequest):
-    """What variations and edits have: images in `image`, or, as OpenAI's JSON has them, in `images`."""
+    """Fields of variations and edits: images in `image`, or, as in OpenAI's JSON, in `images`."""
 
     image: ImageList = Field([])
     images: ImageList = Field([])
@@ -105,35 +114,33 @@ class ImagesOfImagesRequest(ImagesRequest):
         return found
 
 
+@for_mode(REDUX)
 class VariationsRequest(ImagesOfImagesRequest):
-    """`POST /v1/images/variations`: what Redux is for."""
-
-    def wanted(self) -> GenerationRequest:
-        """Raises Refusal: 422, no image."""
-        return GenerationRequest("redux", self.all_images(), self.knobs(), _SIZE_FIELD)
+    """`POST /v1/images/variations`: variations by Redux."""
 
 
+@for_mode(IMG2IMG, required=(PROMPT,))
 class EditsRequest(ImagesOfImagesRequest):
-    """`POST /v1/images/edits`: the first picture is changed, the others steer."""
+    """`POST /v1/images/edits`: changes the first image; the others are Redux images."""
 
     mask: object = None
     markup: object = None
-    prompt: str = Field(min_length=1, max_length=limits.MAX_PROMPT_CHARACTERS)
-    #: high: what the pictures show counts beside the prompt; low: of the first only what is not changed.
-    input_fidelity: Literal["high", "low"] = "low"
-    strength: float = Field(_EDIT_STRENGTH, ge=0, le=1)
+    input_fidelity: Literal["high", "low"] = Field(
+        "low", description="`high`: the first image is also a Redux image; `low`: only the other images are"
+    )
 
     def wanted(self) -> GenerationRequest:
         """Raises Refusal: 400, with a mask or markup; 422, no image."""
         for name, value in (("mask", self.mask), ("markup", self.markup)):
             if value not in (None, ""):
                 raise Refusal(400, f"{name}: changing marked parts is not supported", name)
+        wanted = super().wanted()
+        if IMAGE_STRENGTH.python_name in wanted.keywords:
+            return wanted
         first = 1.0 if self.input_fidelity == "high" else 0.0
-        images = self.all_images()
-        steering = [first, *(1.0 for _ in images[1:])]
-        return GenerationRequest(
-            "img2img",
-            images,
-            {**self.knobs(), "prompt": self.prompt, "strength": self.strength, "image_strength": steering},
-            _SIZE_FIELD,
-        )
+        weights = [first, *(1.0 for _ in wanted.images[1:])]
+        return wanted.with_keyword(IMAGE_STRENGTH.python_name, weights)
+
+
+#: Requests of the endpoints.
+REQUESTS: tuple[type[ImagesRequest], ...] = (GenerationsRequest, EditsRequest, VariationsRequest)

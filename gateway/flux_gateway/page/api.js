@@ -1,11 +1,11 @@
-/** The server's side: requests, the API key, events. */
+/** Requests to the gateway, the API key, and server-sent events. */
 
 import { asText } from "./request.js";
 import { EventParser } from "./sse.js";
 
 const KEY = "flux-api-key";
 
-/** status: 0 where there was no answer at all. */
+/** status: 0 if there was no answer. */
 export class ApiError extends Error {
     constructor(status, message, param = null, retryAfter = null) {
         super(message);
@@ -35,6 +35,11 @@ export class Api {
         }
     }
 
+    /** The page's part of the contract. */
+    contract() {
+        return this.#json("/page/contract.json");
+    }
+
     async loras() {
         const { loras } = await this.#json("/loras");
         return loras.map((lora) => lora.name);
@@ -52,12 +57,12 @@ export class Api {
         return this.#json("/v1/jobs", { method: "POST", body });
     }
 
-    /** Ends the job where it still runs. Outlives the page. */
+    /** Cancels and removes the job, also while the page closes. */
     async forget(id) {
         await this.#fetch(`/v1/jobs/${id}`, { method: "DELETE", keepalive: true });
     }
 
-    /** Yields {event, data} as they come. */
+    /** Yields {event, data} as they arrive. */
     async *events(id, signal) {
         const response = await this.#fetch(`/v1/jobs/${id}/events`, { signal });
         const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -88,7 +93,7 @@ export class Api {
 }
 
 async function refusal(response) {
-    // Something in between, such as a proxy, may answer in words of its own.
+    // A proxy may answer with a body of another form.
     const body = await response.json().catch(() => ({}));
     const error = typeof body.error === "object" ? body.error : { message: body.error };
     const message = error?.message ?? response.statusText;

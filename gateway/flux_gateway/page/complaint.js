@@ -1,4 +1,4 @@
-/** What went wrong, said beside the field that it is about, and once. */
+/** An error message, beside the field that it is about. */
 
 import { find } from "./dom.js";
 import { say } from "./language.js";
@@ -51,11 +51,13 @@ export class Complaint {
         this.#retry.addEventListener("click", onRetry);
     }
 
-    /** retryAfter: seconds until asking again helps; none: it does not. */
+    /** retryAfter: seconds until a retry is useful; null: it is not. */
     show({ key, values = {}, param = null, retryAfter = null }) {
         this.clear();
-        const field = param && document.querySelector(`[data-param~="${CSS.escape(param)}"]`);
-        if (field && !field.hidden && !field.closest("[hidden]")) {
+        const fields = param ? [...document.querySelectorAll(`[data-param~="${CSS.escape(param)}"]`)] : [];
+        // The last is the most specific: the sides of a custom size come after the list of sizes.
+        const field = fields.findLast((each) => !each.closest("[hidden]"));
+        if (field) {
             this.#point(field, param);
         }
         this.#box.hidden = false;
@@ -89,7 +91,7 @@ export class Complaint {
         this.#control.focus();
     }
 
-    /** In the button alone: an alert that counts would be read aloud each second. */
+    /** Counts down in the button: a screen reader would read an alert aloud each second. */
     #count(seconds) {
         this.#retry.hidden = false;
         this.#retry.disabled = seconds > 0;

@@ -1,26 +1,21 @@
-/** The controls: what they hold, which of them the mode has, and what is wrong with them. */
+/** The form: values of its controls, controls of the chosen mode, and the first invalid control. */
 
+import { limit, makeModes, prepareControls, showDefault } from "./controls.js";
 import { find, make } from "./dom.js";
-import { say, text } from "./language.js";
-import { MODES, MODE_OF_SERVED, fieldsOf, missing, pictureField } from "./request.js";
-
-const GUIDANCE = { redux: 2.5, img2img: 3.5, text2img: 3.5, controlnet: 3.5 };
-/** The parameter that a control is, where its name is another. */
-const PARAMS = {
-    count: "n",
-    steps: "num_inference_steps",
-    guidance: "cfg",
-    trueCfg: "true_cfg_scale",
-    loraWeight: "lora_scale",
-    width: "sides",
-    height: "sides",
-};
+import { say, sayOr, text } from "./language.js";
+import { fieldsOf, isIdle, missing, modeOf, pictureField } from "./request.js";
 
 export class Form {
     #form = find("form");
+    #contract;
 
-    /** onRun: called where running is asked for. */
-    constructor(onRun) {
+    /** contract: of /page/contract.json. onRun: called when the form is submitted. */
+    constructor(contract, onRun) {
+        this.#contract = contract;
+        makeModes(contract, find("modes"), "mode-about");
+        prepareControls(contract, this.#form, find("made"));
+        limit(find("lora-weight"), contract.lora_weight);
+        find("lora-weight").value = contract.lora_weight.default;
         this.#form.addEventListener("submit", (event) => {
             event.preventDefault();
             onRun();
@@ -38,23 +33,27 @@ export class Form {
         find("seed").value = seed;
     }
 
-    /** Goes to a mode that takes pictures, unless it is there. */
+    /** The field of the chosen mode's image; null: the mode takes none. */
+    get pictureField() {
+        return pictureField(this.#contract, this.mode);
+    }
+
+    /** Chooses a mode that takes an image, unless the chosen mode does. */
     takePictures() {
-        if (!pictureField(this.mode)) {
-            this.#choose(MODES.filter(pictureField));
+        if (!this.pictureField) {
+            this.#choose(this.#contract.modes.filter(({ image }) => image));
         }
     }
 
-    /** served: as /health names the modes; others cannot be chosen. */
+    /** served: names of modes, as in /health; other modes cannot be chosen. */
     offer(served) {
-        const modes = served.map((name) => MODE_OF_SERVED[name]);
-        for (const mode of MODES) {
-            const radio = find(`mode-${mode}`);
-            radio.disabled = !modes.includes(mode);
+        for (const { name, genserve } of this.#contract.modes) {
+            const radio = find(`mode-${genserve}`);
+            radio.disabled = !served.includes(name);
             radio.parentElement.title = radio.disabled ? text("mode.absent") : "";
         }
         if (find(`mode-${this.mode}`).disabled) {
-            this.#choose(MODES);
+            this.#choose(this.#contract.modes);
         }
     }
 
@@ -65,52 +64,68 @@ export class Form {
     }
 
     fields() {
-        return fieldsOf(Object.fromEntries(Array.from(this.#form.elements, (control) => [control.name, control])
-            .filter(([name]) => name)
-            .map(([name]) => [name, this.#form.elements[name].value])));
+        return fieldsOf(this.#contract, this.#values());
     }
 
-    /** Returns what is wrong, as a complaint; null: nothing. */
+    /** Returns what is invalid, as a complaint; null: nothing. */
     fault(hasPicture) {
         for (const control of this.#form.elements) {
             if (control.willValidate && !control.validity.valid) {
-                return { param: PARAMS[control.name] ?? control.name, ...faultOf(control) };
+                return { param: control.name, ...faultOf(control, this.#parameter(control.name)) };
             }
         }
-        const param = missing(this.fields(), hasPicture);
-        return param && { param, key: param === "prompt" ? "error.missing.prompt" : "error.missing.picture" };
+        const param = missing(this.#contract, this.fields(), hasPicture);
+        return param && { param, key: param === this.pictureField ? "error.missing.picture" : "error.empty" };
+    }
+
+    #parameter(name) {
+        return this.#contract.parameters.find((parameter) => parameter.name === name);
+    }
+
+    /** Texts of the controls, by name. */
+    #values() {
+        const names = Array.from(this.#form.elements, (control) => control.name).filter((name) => name);
+        return Object.fromEntries(names.map((name) => [name, this.#form.elements[name].value]));
     }
 
     #choose(modes) {
-        const mode = modes.find((name) => !find(`mode-${name}`).disabled);
+        const mode = modes.find(({ genserve }) => !find(`mode-${genserve}`).disabled);
         if (mode) {
-            find(`mode-${mode}`).checked = true;
+            find(`mode-${mode.genserve}`).checked = true;
             this.#adapt();
         }
     }
 
-    /** Shows what the mode has, and disables what counts for nothing, which is then not looked at for faults. */
+    /** Shows the controls that the mode takes. Controls without effect are disabled, so they are not validated. */
     #adapt() {
-        const { mode } = this;
-        say(find("mode-about"), `mode.${mode}.about`);
-        say(find("prompt-need"), mode === "text2img" ? "prompt.required" : "prompt.optional");
-        find("picture-field").hidden = !pictureField(mode);
-        find("strength-field").hidden = mode !== "img2img";
+        const mode = modeOf(this.#contract, this.mode);
+        sayOr(find("mode-about"), `mode.${mode.genserve}.about`, mode.purpose);
+        say(find("prompt-need"), mode.required.includes("prompt") ? "prompt.required" : "prompt.optional");
+        find("picture-field").hidden = !mode.image;
+        const values = this.#values();
+        for (const parameter of this.#contract.parameters) {
+            const control = this.#form.elements[parameter.name];
+            const isTaken = mode.parameters.includes(parameter.name);
+            control.closest(".field").hidden = !isTaken;
+            control.disabled = !isTaken || isIdle(parameter, values);
+            showDefault(control, parameter, mode.genserve);
+        }
         find("strength-shown").value = Number(find("strength").value).toFixed(2);
-        find("guidance").placeholder = GUIDANCE[mode];
         find("sides").hidden = find("size").value !== "custom";
         find("width").disabled = find("height").disabled = find("sides").hidden;
-        find("true-cfg").disabled = find("negative").value.trim() === "";
         find("lora-weight").disabled = find("lora").value === "";
     }
 }
 
-function faultOf({ validity, min, max, step }) {
+function faultOf({ validity, min, max }, parameter) {
     if (validity.valueMissing) {
         return { key: "error.empty" };
     }
     if (validity.rangeUnderflow || validity.rangeOverflow) {
         return { key: "error.range", values: { min, max } };
     }
-    return step && validity.stepMismatch ? { key: "error.multiple", values: { step } } : { key: "error.number" };
+    if (validity.stepMismatch && parameter?.multiple) {
+        return { key: "error.multiple", values: { step: parameter.multiple } };
+    }
+    return { key: validity.stepMismatch ? "error.integer" : "error.number" };
 }

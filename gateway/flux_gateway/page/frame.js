@@ -1,4 +1,4 @@
-/** One picture of the gallery, from its first step to the result. */
+/** One image of the gallery, from its first step to the result. */
 
 import { compare } from "./compare.js";
 import { find, make } from "./dom.js";
@@ -18,7 +18,7 @@ export class Frame {
     #progress = make("progress", { max: 1, value: 0 });
     #step = make("span", { className: "step" });
 
-    /** number: from 1. asked: {fields, before, withKey}. does: {use, seed, copy, remove}, what its buttons do. */
+    /** number: from 1. asked: {fields, picture, before, withKey}. does: {use, seed, copy, remove}, the actions of its buttons. */
     constructor(number, asked, does) {
         this.#number = number;
         this.#asked = asked;
@@ -28,7 +28,7 @@ export class Frame {
         this.element.append(this.#shown, make("div", { className: "caption" }, this.#progress, this.#step));
     }
 
-    /** image: as the job tells it. */
+    /** image: of a job's event. */
     take(image) {
         if (image.b64_json) {
             this.#finish(image);
@@ -46,7 +46,7 @@ export class Frame {
         }
     }
 
-    /** Frees what the browser holds of it. */
+    /** Removes the image and frees its memory. */
     remove() {
         this.element.remove();
         this.#urls.forEach((url) => URL.revokeObjectURL(url));
@@ -70,8 +70,8 @@ export class Frame {
     }
 
     #actions(file, url, seed) {
-        const { fields, withKey } = this.#asked;
-        const one = { origin: location.origin, fields, seed, withKey };
+        const { fields, picture, withKey } = this.#asked;
+        const one = { origin: location.origin, fields, picture, seed, withKey };
         const download = say(make("a", { href: url, download: file.name, role: "button" }), "frame.download");
         return make(
             "div",

@@ -1,4 +1,4 @@
-/** The page's texts in the language chosen: each element remembers what it says. */
+/** Texts in the chosen language. An element stores the key of its text, so that it can be translated again. */
 
 import { TEXTS, textOf } from "./texts.js";
 
@@ -10,7 +10,7 @@ if (!(language in TEXTS)) {
     language = navigator.language.startsWith("zh") ? "zh" : "en";
 }
 
-/** A value {key, values} is a text, too. */
+/** values: to insert; a value {key, values} is a text itself. */
 export function text(key, values = {}) {
     const said = Object.entries(values).map(([name, value]) => [
         name,
@@ -19,7 +19,32 @@ export function text(key, values = {}) {
     return textOf(language, key, Object.fromEntries(said));
 }
 
-/** values: to put in. Returns the element. */
+/** Whether there is a text with this key. */
+export function knows(key) {
+    return key in TEXTS[language];
+}
+
+/** As `say`; without a text with this key, the element says `other`, in every language. */
+export function sayOr(element, key, other) {
+    if (knows(key)) {
+        return say(element, key);
+    }
+    delete element.dataset.text;
+    element.textContent = other;
+    return element;
+}
+
+/** Sets the placeholder to a text; key: null for `other`, in every language. */
+export function placeholder(element, key, other) {
+    if (key) {
+        element.dataset.placeholder = key;
+    } else {
+        delete element.dataset.placeholder;
+    }
+    element.placeholder = key ? text(key) : other;
+}
+
+/** Sets the element's text. values: to insert. Returns the element. */
 export function say(element, key, values = {}) {
     element.dataset.text = key;
     element.dataset.values = JSON.stringify(values);
@@ -27,7 +52,7 @@ export function say(element, key, values = {}) {
     return element;
 }
 
-/** As `say`, for an attribute's text: aria-label, or alt of a picture. */
+/** As `say`, for the attribute aria-label, or alt of an image. */
 export function label(element, key, values = {}) {
     element.dataset.label = key;
     element.dataset.values = JSON.stringify(values);
@@ -52,7 +77,7 @@ export function translate() {
     }
 }
 
-/** button: says the other language, and goes to it. */
+/** Lets a button switch to the other language. */
 export function switchBy(button) {
     const name = () => {
         button.lang = TAGS[language === "en" ? "zh" : "en"];

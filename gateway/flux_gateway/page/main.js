@@ -1,4 +1,4 @@
-/** The page: its rooms put together. */
+/** The page: connects its parts. */
 
 import { Api } from "./api.js";
 import { copy } from "./clipboard.js";
@@ -6,14 +6,14 @@ import { Complaint, complaintOf } from "./complaint.js";
 import { find } from "./dom.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
-import { switchBy } from "./language.js";
+import { say, switchBy } from "./language.js";
 import { Picture } from "./picture.js";
-import { pictureField } from "./request.js";
 import { Run } from "./run.js";
 import { status, watch } from "./status.js";
 
 const api = new Api();
-const form = new Form(run);
+switchBy(find("language"));
+const form = new Form(await readContract(), run);
 const complaint = new Complaint(run);
 const picture = new Picture({
     onTaken: () => {
@@ -33,6 +33,15 @@ const gallery = new Gallery({
 let server = { healthy: false, reason: { key: "server.asking" } };
 let current = null;
 
+async function readContract() {
+    try {
+        return await api.contract();
+    } catch (error) {
+        say(find("server").firstElementChild, "server.silent");
+        throw error;
+    }
+}
+
 async function run() {
     if (current || !server.healthy) {
         return;
@@ -44,9 +53,9 @@ async function run() {
         return;
     }
     const fields = form.fields();
-    const field = pictureField(fields.mode);
+    const field = form.pictureField;
     const given = field && { field, file: picture.file };
-    const frames = gallery.begin(fields.n, { fields, before: given?.file ?? null, withKey: api.key !== "" });
+    const frames = gallery.begin(fields.n, { fields, picture: field, before: given?.file ?? null, withKey: api.key !== "" });
     current = new Run(api);
     showWhatGoes();
     status("status.sending");
@@ -107,7 +116,7 @@ function keepTheKey() {
     field.addEventListener("change", offerLoras);
 }
 
-/** error: of the server; where it wants a key, the field for it is shown. */
+/** Shows the field of the API key if the server requires a key. */
 function askForKey(error) {
     find("key-field").hidden &&= error.status !== 401;
 }
@@ -120,7 +129,6 @@ async function offerLoras() {
     }
 }
 
-switchBy(find("language"));
 keepTheKey();
 listenToKeys();
 find("cancel").addEventListener("click", cancel);

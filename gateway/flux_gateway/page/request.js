@@ -1,64 +1,68 @@
-/** From what the form holds to the fields of a request. Pure. */
+/** Fields of a request, from the texts of the form's controls. Pure. contract: of /page/contract.json. */
 
-export const MODES = ["redux", "img2img", "text2img", "controlnet"];
-
-/** By what /health calls the modes. */
-export const MODE_OF_SERVED = { redux: "redux", img2img: "img2img", text2img: "text2img", canny: "controlnet" };
-
-/** The field that the picture goes into; null: the mode takes none. */
-export function pictureField(mode) {
-    return { redux: "input_image", img2img: "input_image", controlnet: "input_image" }[mode] ?? null;
+/** mode: GenServe's name. */
+export function modeOf(contract, mode) {
+    return contract.modes.find((each) => each.genserve === mode);
 }
 
-/** values: of the form, all of them text. Returns everything but the picture; what is left to the server is left out. */
-export function fieldsOf(values) {
+/** The field of the mode's image; null: the mode takes none. */
+export function pictureField(contract, mode) {
+    return modeOf(contract, mode)?.image ?? null;
+}
+
+/** Parameters that the mode takes. */
+export function parametersOf(contract, mode) {
+    const names = modeOf(contract, mode)?.parameters ?? [];
+    return contract.parameters.filter(({ name }) => names.includes(name));
+}
+
+/** Whether another field is empty that this parameter requires. */
+export function isIdle(parameter, values) {
+    return parameter.requires !== null && textIn(values, parameter.requires) === "";
+}
+
+/** values: texts of the controls, by name. Returns all fields but the image; an empty control has no field. */
+export function fieldsOf(contract, values) {
     const fields = { mode: values.mode };
-    const prompt = values.prompt.trim();
-    const negative = values.negative.trim();
-    if (prompt) {
-        fields.prompt = prompt;
-    }
-    if (negative) {
-        fields.negative_prompt = negative;
-        fields.true_cfg_scale = Number(values.trueCfg);
-    }
-    if (values.mode === "img2img") {
-        fields.strength = Number(values.strength);
-    }
-    fields.n = Number(values.count);
-    fields.seed = values.seed.trim() === "" ? -1 : Number(values.seed);
-    Object.assign(fields, sizeOf(values));
-    if (values.steps) {
-        fields.num_inference_steps = Number(values.steps);
-    }
-    if (values.guidance) {
-        fields.cfg = Number(values.guidance);
+    const all = { ...values, ...sidesOf(values) };
+    for (const parameter of parametersOf(contract, values.mode)) {
+        const text = isIdle(parameter, all) ? "" : textIn(all, parameter.name);
+        if (text !== "") {
+            fields[parameter.name] = valueOf(parameter, text);
+        } else if (parameter.empty !== null) {
+            fields[parameter.name] = parameter.empty;
+        }
     }
     if (values.lora) {
-        fields.loras = [{ name: values.lora, weight: Number(values.loraWeight) }];
+        fields.loras = [{ name: values.lora, weight: Number(values.lora_weight) }];
     }
     return fields;
 }
 
-/** size: "own", "custom" or WIDTHxHEIGHT. */
-function sizeOf({ size, width, height }) {
-    if (size === "own") {
-        return {};
-    }
-    const [wide, high] = size === "custom" ? [width, height] : size.split("x");
-    return { width: Number(wide), height: Number(high) };
-}
-
-/** What a mode needs and there is not, as a parameter of the request; null: nothing. */
-export function missing(fields, hasPicture) {
-    const picture = pictureField(fields.mode);
+/** The first field that the mode requires and the request does not have; null: none. */
+export function missing(contract, fields, hasPicture) {
+    const picture = pictureField(contract, fields.mode);
     if (picture && !hasPicture) {
         return picture;
     }
-    return fields.mode === "text2img" && !fields.prompt ? "prompt" : null;
+    return modeOf(contract, fields.mode)?.required.find((name) => fields[name] === undefined) ?? null;
 }
 
-/** As a form has it, where a list is JSON. */
+/** As a field of a form: a list is JSON. */
 export function asText(value) {
     return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+function textIn(values, name) {
+    return (values[name] ?? "").trim();
+}
+
+function valueOf({ type }, text) {
+    return type === "integer" || type === "number" ? Number(text) : text;
+}
+
+/** size: "own", "custom" or WIDTHxHEIGHT; only with "custom" the controls of the sides count. */
+function sidesOf({ size, width, height }) {
+    const [wide, high] = size === "custom" ? [width, height] : size === "own" ? ["", ""] : size.split("x");
+    return { width: wide, height: high };
 }

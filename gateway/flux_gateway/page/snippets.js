@@ -1,6 +1,6 @@
-/** Commands that make one of the pictures again. Pure. */
+/** Commands that generate one of the images again. Pure. */
 
-import { asText, pictureField } from "./request.js";
+import { asText } from "./request.js";
 
 const PICTURE = "input.png";
 const KEY = "FLUX_API_KEY";
@@ -9,10 +9,9 @@ export function fileName(mode, seed, extension = "png") {
     return `flux-${mode}-${seed}.${extension}`;
 }
 
-/** fields: of the request; seed: of the one picture; withKey: the server wants one. */
-export function curl({ origin, fields, seed, withKey }) {
+/** fields: of the request; picture: field of its image, or null; seed: of the result; withKey: the server requires one. */
+export function curl({ origin, fields, picture, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const picture = pictureField(one.mode);
     const lines = [`curl -sS ${shell(origin + pathFor(picture))}`];
     if (withKey) {
         lines.push(`-H "Authorization: Bearer $${KEY}"`);
@@ -28,9 +27,8 @@ export function curl({ origin, fields, seed, withKey }) {
     return `${lines.join(" \\\n    ")}\n`;
 }
 
-export function python({ origin, fields, seed, withKey }) {
+export function python({ origin, fields, picture, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const picture = pictureField(one.mode);
     const given = [literal(origin + pathFor(picture))];
     if (withKey) {
         given.push(`headers={"Authorization": f"Bearer {os.environ['${KEY}']}"}`);
@@ -72,7 +70,7 @@ function shell(text) {
     return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** JSON of texts, numbers, lists and objects is Python, too. */
+/** JSON of texts, numbers, lists and objects is valid Python. */
 function literal(value) {
     return JSON.stringify(value);
 }

@@ -1,0 +1,93 @@
+"""The page's part of the contract, as JSON: modes and parameters, with their bounds and the defaults of `/v1/jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from flux_contract import limits
+from flux_contract.modes import MODES, Mode
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
+    IMAGE,
+    IMAGE_STRENGTH,
+    LORA_SCALE,
+    NEGATIVE_PROMPT,
+    PROMPT,
+    SEED,
+    STRENGTH,
+    TRUE_CFG_SCALE,
+)
+from flux_gateway.genserve.schema import IMAGE_FIELD, LORA_WEIGHTS
+from flux_gateway.jobs.schema import JobRequest
+from flux_gateway.parameter_fields import ParameterField, Value, requires, takes
+
+#: The largest whole number that JavaScript represents exactly.
+MAX_JSON_INTEGER = 2**53 - 1
+_TYPE_NAMES = {int: "integer", float: "number", str: "text"}
+
+
+def page_contract(modes: Sequence[Mode] = MODES, request: type[JobRequest] = JobRequest) -> dict[str, Any]:
+    """Returns the answer of `GET /page/contract.json`.
+
+    A parameter has `min`, `max`, `step`, `multiple` and `max_length`, null where there is no limit, and
+    `default`: the API's default in each mode, null if the server or other fields decide;
+    `value`: the first value of the control, if it is not the default;
+    `empty`: the value that an empty control stands for, null if the field is then left out;
+    `requires`: the field without which the parameter has no effect.
+    A mode has `image`: the field of its image, null if it takes none, and `required`: fields that must not be empty.
+    """
+    fields = [field for field in request.parameter_fields if field.parameter.on_page]
+    negative_prompt = next((field.name for field in fields if field.parameter.name == NEGATIVE_PROMPT.name), None)
+    requirements = {TRUE_CFG_SCALE.name: negative_prompt}
+    return {
+        "parameters": [_parameter(field, modes, requirements.get(field.parameter.name)) for field in fields],
+        "modes": [_mode(mode, fields) for mode in modes],
+        "lora_weight": {"min": LORA_WEIGHTS.low, "max": LORA_WEIGHTS.high, "default": LORA_SCALE.default},
+    }
+
+
+def _parameter(field: ParameterField, modes: Sequence[Mode], requirement: str | None) -> dict[str, Any]:
+    parameter = field.parameter
+    low, high = _limits(field)
+    return {
+        "name": field.name,
+        "type": "choice" if field.choices else _TYPE_NAMES[field.value_type],
+        "min": low,
+        "max": high,
+        "step": parameter.multiple_of if field.value_type is int else None,
+        "multiple": parameter.multiple_of if parameter.multiple_of > 1 else None,
+        "max_length": parameter.max_characters,
+        "choices": list(field.choices),
+        "default": {mode.genserve: _default(field, mode) for mode in modes if takes(mode, parameter)},
+        "value": parameter.page_default,
+        "empty": limits.RANDOM_SEED if parameter.name == SEED.name else None,
+        "requires": requirement,
+    }
+
+
+def _limits(field: ParameterField) -> tuple[Value | None, Value | None]:
+    """Lowest and highest value of a number."""
+    if field.bounds is None:
+        return None, None
+    low, high = field.value_type(field.bounds.low), field.value_type(field.bounds.high)
+    return low, min(high, MAX_JSON_INTEGER) if isinstance(high, int) else high
+
+
+def _default(field: ParameterField, mode: Mode) -> Value | None:
+    if field.parameter.name == IMAGE_STRENGTH.name and takes(mode, STRENGTH):
+        # It depends on whether there is a prompt.
+        return None
+    return mode.genserve_defaults.get(field.parameter.name, field.default)
+
+
+def _mode(mode: Mode, fields: Sequence[ParameterField]) -> dict[str, Any]:
+    takes_image = requires(mode, IMAGE) or takes(mode, CONTROL_IMAGE)
+    return {
+        "name": mode.name,
+        "genserve": mode.genserve,
+        "purpose": mode.purpose,
+        "parameters": [field.name for field in fields if takes(mode, field.parameter)],
+        "image": IMAGE_FIELD if takes_image else None,
+        "required": [] if takes_image else [field.name for field in fields if field.parameter.name == PROMPT.name],
+    }

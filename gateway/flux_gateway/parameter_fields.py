@@ -1,0 +1,192 @@
+"""Parameters as REST fields: pydantic fields from the contract, and the values of a request as client keywords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import AliasChoices, Field, create_model
+from pydantic.fields import FieldInfo
+
+from flux_contract.modes import Mode
+from flux_contract.parameters import (
+    IMAGE,
+    NEGATIVE_PROMPT,
+    PER_IMAGE,
+    PROMPT,
+    TRUE_CFG_SCALE,
+    Parameter,
+    RestField,
+)
+from flux_contract.tensors import Bounds, DType
+from flux_gateway.refusals import Refusal
+from flux_gateway.request_body import RequestBody
+
+Value = int | float | str
+_TYPES: dict[DType, type[Value]] = {DType.INT32: int, DType.INT64: int, DType.FP32: float, DType.BYTES: str}
+_TENSOR_NAME = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
+
+
+@dataclass(frozen=True)
+class ParameterField:
+    """A parameter as a field of a REST API.
+
+    required: the API does not accept a request without it. default_note: how the default depends on the rest of the
+    request; empty if it is always `default`.
+    """
+
+    parameter: Parameter
+    rest: RestField
+    required: bool = False
+    default_note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The field's name."""
+        return self.rest.name or self.parameter.python_name
+
+    @property
+    def bounds(self) -> Bounds | None:
+        return self.rest.bounds or self.parameter.bounds
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return self.rest.choices or self.parameter.choices
+
+    @property
+    def default(self) -> Value | None:
+        """Of a request without the field; None if the server decides."""
+        return self.parameter.default if self.rest.default is None else self.rest.default
+
+    @property
+    def value_type(self) -> type[Value]:
+        return _TYPES[self.parameter.dtype]
+
+    def description(self, names: Mapping[str, str]) -> str:
+        """The meaning, with this API's field names. names: fields by tensor name."""
+        meaning = self.rest.meaning or self.parameter.meaning
+        if meaning.endswith(PER_IMAGE):
+            meaning = f"{meaning.removesuffix(PER_IMAGE)}. One value for all images"
+        meaning = _TENSOR_NAME.sub(lambda found: names.get(found[0], found[0]), meaning)
+        return f"{meaning}. {self.default_note}" if self.default_note else meaning
+
+    def definition(self, names: Mapping[str, str]) -> tuple[Any, FieldInfo]:
+        """Type and field, as `pydantic.create_model` takes them. names: fields by tensor name."""
+        constraints: dict[str, Any] = {}
+        if self.bounds is not None:
+            # Whole numbers stay whole: 2^63-1 is not a float.
+            constraints |= {"ge": self.value_type(self.bounds.low), "le": self.value_type(self.bounds.high)}
+        elif self.value_type is float:
+            constraints["allow_inf_nan"] = False
+        if self.parameter.max_characters is not None:
+            constraints["max_length"] = self.parameter.max_characters
+        if self.required and self.value_type is str:
+            constraints["min_length"] = 1
+        if self.parameter.multiple_of > 1:
+            # Only described: a checkpoint may require another multiple, and the model rejects the others.
+            constraints["json_schema_extra"] = {"multipleOf": self.parameter.multiple_of}
+        if self.rest.aliases:
+            constraints["validation_alias"] = AliasChoices(self.name, *self.rest.aliases)
+        default = ... if self.required else None if self.default_note else self.default
+        kind: Any = Literal[self.choices] if self.choices else self.value_type
+        return kind, Field(default, description=self.description(names), **constraints)
+
+
+def parameters_of(mode: Mode) -> tuple[Parameter, ...]:
+    """Parameters that a REST request of this mode may set.
+
+    The REST APIs send Redux images only in the modes that require them, so other modes have no parameters per image.
+    """
+    has_images = requires(mode, IMAGE)
+    return tuple(parameter for parameter in mode.parameters if has_images or not parameter.per_image)
+
+
+def requires(mode: Mode, parameter: Parameter) -> bool:
+    """Whether the mode rejects requests without this parameter."""
+    return any(each.name == parameter.name and not each.optional for each in mode.parameters)
+
+
+def takes(mode: Mode, parameter: Parameter) -> bool:
+    """Whether a REST request of the mode may set this parameter."""
+    return any(each.name == parameter.name for each in parameters_of(mode))
+
+
+def parameters_of_any(modes: Iterable[Mode]) -> tuple[Parameter, ...]:
+    """Each parameter that a REST request of one of these modes may set, once."""
+    found: dict[str, Parameter] = {}
+    for mode in modes:
+        for parameter in parameters_of(mode):
+            found.setdefault(parameter.name, parameter)
+    return tuple(found.values())
+
+
+class ParameterBody(RequestBody):
+    """A request with fields that are derived from the contract.
+
+    parameter_fields: the derived fields; `with_fields` sets them.
+    """
+
+    parameter_fields: ClassVar[tuple[ParameterField, ...]] = ()
+
+    def keywords(self, mode: Mode, api_defaults: Mapping[str, Value] | None = None) -> dict[str, Any]:
+        """Values of the mode's parameters, by the client's keywords.
+
+        A parameter without a value has the API's own default, or is left out, and the server's default applies.
+        api_defaults: defaults of the API in this mode, by tensor name.
+        Raises Refusal: 422, a true CFG scale without a negative prompt.
+        """
+        defaults = api_defaults or {}
+        settable = {parameter.name for parameter in parameters_of(mode)}
+        values: dict[str, Any] = {}
+        for field in self.parameter_fields:
+            name = field.parameter.name
+            if name in settable:
+                is_given = field.name in self.model_fields_set
+                value = getattr(self, field.name) if is_given else defaults.get(name, field.rest.default)
+                if value is not None:
+                    values[field.parameter.python_name] = value
+        self._check_negative_prompt(values)
+        if not values.get(PROMPT.python_name):
+            values.pop(PROMPT.python_name, None)
+        return values
+
+    def field_of(self, parameter: Parameter) -> str:
+        """Name of the parameter's field."""
+        return next(field.name for field in self.parameter_fields if field.parameter.name == parameter.name)
+
+    def _check_negative_prompt(self, values: dict[str, Any]) -> None:
+        """Remove what has no effect: a scale of 1 without a prompt, and an empty prompt without a scale.
+
+        Raises Refusal: 422, another scale without a prompt. Triton rejects a prompt without a scale.
+        """
+        prompt = values.get(NEGATIVE_PROMPT.python_name)
+        has_scale = values.get(TRUE_CFG_SCALE.python_name, 1) != 1
+        if has_scale and prompt is None:
+            scale_field, prompt_field = self.field_of(TRUE_CFG_SCALE), self.field_of(NEGATIVE_PROMPT)
+            raise Refusal(422, f"{scale_field}: needs {prompt_field}, which may be empty in JSON", scale_field)
+        if not (prompt or has_scale):
+            for parameter in (NEGATIVE_PROMPT, TRUE_CFG_SCALE):
+                values.pop(parameter.python_name, None)
+
+
+_Body = TypeVar("_Body", bound=ParameterBody)
+
+
+def with_fields(
+    body: type[_Body], fields: Sequence[ParameterField], more: Mapping[str, tuple[Any, Any]] | None = None
+) -> type[_Body]:
+    """A subclass of the body with a pydantic field for each parameter. more: further fields."""
+    all_fields = tuple({field.name: field for field in (*body.parameter_fields, *fields)}.values())
+    names = {field.parameter.name: field.name for field in all_fields}
+    definitions: dict[str, Any] = {field.name: field.definition(names) for field in fields}
+    derived = create_model(
+        body.__name__,
+        __base__=body,
+        __doc__=body.__doc__,
+        __module__=body.__module__,
+        **{**(more or {}), **definitions},
+    )
+    derived.parameter_fields = all_fields
+    return derived
