@@ -16,6 +16,8 @@ REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
 OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
 #: Folder in which the models of one server exchange progress and load. Default: one in the temporary folder.
 FOLDER_VARIABLE = "FLUX_SERVER_FOLDER"
+#: Prefix of the file in that folder that a model's process makes when it has loaded; its process id follows.
+LOADED_PREFIX = "loaded-"
 #: All variables that the models read.
 VARIABLES = (*REQUIRED, *OPTIONAL, FOLDER_VARIABLE)
 

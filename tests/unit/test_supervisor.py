@@ -29,6 +29,7 @@ class FakeService:
     def __init__(self, cannot_start: str = "") -> None:
         self.reason: str | None = None
         self.looks = 0
+        self.hung = False
         self.is_killed = False
         self._cannot_start = cannot_start
 
@@ -39,6 +40,9 @@ class FakeService:
     def is_ready(self) -> bool:
         self.looks += 1
         return self.looks > 1
+
+    def is_hung(self) -> bool:
+        return self.hung
 
     def failure(self) -> str | None:
         return self.reason
@@ -118,6 +122,32 @@ def test_the_first_start_that_fails_is_not_repeated() -> None:
     bench.supervised.start()
     bench.runs[0].reason = "Triton ended with exit status 1"
     with pytest.raises(CannotStart, match="Triton ended with exit status 1 before it was ready"):
+        bench.supervised.look()
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy(), NEVER])
+def test_a_first_start_that_hangs_is_repeated(policy: RestartPolicy) -> None:
+    bench = Bench(policy)
+    bench.supervised.start()
+    bench.runs[0].looks = -1000
+    bench.runs[0].hung = True
+    bench.pass_time(4)
+    assert bench.runs[0].is_killed
+    assert bench.supervised.state is State.READY
+    assert "Triton hangs at its start; starting it again" in bench.log[0]
+
+
+def test_without_restarts_a_second_start_that_hangs_ends_it() -> None:
+    bench = Bench(NEVER)
+    bench.supervised.start()
+    for run in range(2):
+        bench.runs[run].looks = -1000
+        bench.runs[run].hung = True
+        if run == 0:
+            bench.supervised.look()
+            bench.clock.now += 1
+            bench.supervised.look()
+    with pytest.raises(ServiceFailed, match="hangs at its start; gave up after 2 failures in a row"):
         bench.supervised.look()
 
 

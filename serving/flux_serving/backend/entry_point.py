@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
+
+from flux_contract.environment import FOLDER_VARIABLE, LOADED_PREFIX
 
 
 class EntryPoint:
@@ -15,6 +20,10 @@ class EntryPoint:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self._model = resolve_name(self.backend)(args)
+        # The launcher looks for this file, to recognize a start that hangs.
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            with suppress(OSError):
+                Path(folder, f"{LOADED_PREFIX}{os.getpid()}").touch(mode=0o600)
 
     def execute(self, requests: Sequence[Any]) -> Any:
         return self._model.execute(requests)

@@ -122,6 +122,10 @@ class Gateway:
         self._asked = time.monotonic()
         return True
 
+    def is_hung(self) -> bool:
+        """Never: a gateway that does not start in time has failed."""
+        return False
+
     def failure(self) -> str | None:
         """Why the gateway no longer serves: it has ended or hangs. Checks its health at intervals."""
         if self._process is None:

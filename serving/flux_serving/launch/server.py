@@ -29,6 +29,7 @@ from flux_serving.launch.installation import find_installation
 from flux_serving.launch.instances import configured_instances, missing_processes
 from flux_serving.launch.processes import Terminated, end_with_parent, exit_reason, refuse_taken
 from flux_serving.launch.repository import assemble_repository
+from flux_serving.launch.start_watch import StartWatch
 from flux_serving.launch.stubs import ModelProcess, model_processes
 from flux_serving.launch.tracing import trace_arguments
 from flux_serving.launch.urls import fetch, loopback_of
@@ -111,6 +112,7 @@ class TritonServer:
         self._models: list[ModelProcess] = []
         #: The models with too few processes when Triton became ready; empty if there were none.
         self._missing = ""
+        self._start_watch: StartWatch | None = None
 
     @property
     def http_url(self) -> str:
@@ -168,6 +170,8 @@ class TritonServer:
             preexec_fn=end_with_parent,
         )
         self._start_guardian()
+        models = len(list(repository.glob("*/1/model.py")))
+        self._start_watch = StartWatch(self._models_folder, models, lambda: model_processes(self.pid))
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
         """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
@@ -177,6 +181,8 @@ class TritonServer:
                 raise CannotStart(f"{reason} before it was ready; its log says why")
             if self.is_ready():
                 return
+            if self.is_hung():
+                raise CannotStart("Triton hangs at its start: it is not ready, but all models have loaded")
             time.sleep(0.2)
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
 
@@ -187,6 +193,10 @@ class TritonServer:
         except OSError:
             return False
         return bool(self._models) or self._has_all_processes()
+
+    def is_hung(self) -> bool:
+        """Whether the start hangs. Another one may succeed."""
+        return self._start_watch is not None and not self._models and self._start_watch.is_hung()
 
     def failure(self) -> str | None:
         """Why it cannot serve: Triton has ended, or a model's process has, which Triton 2.51 does not notice.
@@ -293,6 +303,10 @@ class TritonServer:
             self._guardian.server_is_ready()
         return True
 
+    @property
+    def _models_folder(self) -> Path:
+        return self._folder / "models"
+
     def _start_guardian(self) -> None:
         grace_s = self.options.exit_timeout_s + 10.0
         self._guardian = Guardian(self.pid, grace_s, f"{self._name}_", str(self._folder))
@@ -301,7 +315,7 @@ class TritonServer:
 
     def _model_variables(self) -> Mapping[str, str]:
         """Environment variables for the models. Their folder is inside this server's folder and is removed with it."""
-        return {FOLDER_VARIABLE: str(self._folder / "models"), **self.options.checkpoints.as_environment()}
+        return {FOLDER_VARIABLE: str(self._models_folder), **self.options.checkpoints.as_environment()}
 
 
 def _temporary_folder() -> Path:

@@ -23,6 +23,9 @@ class Service(Protocol):
     def is_ready(self) -> bool:
         """Whether it serves. Returns within seconds."""
 
+    def is_hung(self) -> bool:
+        """Whether its start hangs, so that another one may succeed."""
+
     def failure(self) -> str | None:
         """Why it serves no more, for the log; None while nothing is wrong."""
 
@@ -127,6 +130,8 @@ class Supervised(Generic[S]):
             if self.was_ready:
                 self._say(f"{self.name} is ready again after {seconds:.0f} s")
             self.was_ready = True
+        elif service.is_hung():
+            self._fail(f"{self.name} hangs at its start", repeats_first=True)
         elif seconds > self._policy.start_timeout_s:
             self._fail(f"{self.name} was not ready after {seconds:.0f} s")
 
@@ -136,20 +141,20 @@ class Supervised(Generic[S]):
         except CannotStart as error:
             self._fail(str(error))
 
-    def _fail(self, reason: str) -> None:
-        if not self.was_ready:
+    def _fail(self, reason: str, repeats_first: bool = False) -> None:
+        """repeats_first: even a first start is repeated, at least once."""
+        if not (self.was_ready or repeats_first):
             raise CannotStart(f"{reason} before it was ready; its log says why")
         if self.state is State.READY and self._clock() - self._since >= self._policy.stable_s:
             self._failures = 0
         self._failures += 1
-        if self._failures > self._policy.attempts:
-            failures = f"; gave up after {self._failures} failures in a row" if self._policy.attempts else ""
+        attempts = max(1, self._policy.attempts) if repeats_first else self._policy.attempts
+        if self._failures > attempts:
+            failures = f"; gave up after {self._failures} failures in a row" if attempts else ""
             raise ServiceFailed(f"{reason}{failures}")
         self.kill()
         self._delay_s = self._policy.delay_s(self._failures)
-        self._say(
-            f"{reason}; starting it again in {self._delay_s:g} s (attempt {self._failures} of {self._policy.attempts})"
-        )
+        self._say(f"{reason}; starting it again in {self._delay_s:g} s (attempt {self._failures} of {attempts})")
         self._enter(State.WAITING)
 
     def _enter(self, state: State) -> None:
