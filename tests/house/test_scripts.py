@@ -106,7 +106,7 @@ def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Pat
     first, *others = fast(with_recording_python, failing)
     assert first == "-m flux_tools.demo --expand-only"
     unit_tests, house_tests = (f"-m pytest -q -m not slow tests/{folder}" for folder in ("unit", "house"))
-    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render_configs --check", house_tests]
+    checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render --check", house_tests]
     assert others.count(unit_tests) == 1
     # A check that fails ends the others that follow it, but not the unit tests beside them.
     assert [call for call in others if call != unit_tests] == checks[: {"ruff": 1, "mypy": 3}.get(failing)]
