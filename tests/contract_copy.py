@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from flux_contract import models, modes
 from flux_contract.modes import Mode
-from flux_contract.parameters import Parameter, RestField
+from flux_contract.parameter import Parameter, RestField
 from flux_contract.tensors import Bounds, DType
 
 #: In `flux_base` and in every ensemble.

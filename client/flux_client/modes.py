@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from flux_contract.models import CANNY_EDGES
 from flux_contract.modes import MODES, Mode
-from flux_contract.parameters import OUTPUT_FORMAT, PREVIEW_PARAMETERS, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import OUTPUT_FORMAT, PREVIEW_PARAMETERS
 from flux_contract.tensors import Tensor
 
 

@@ -16,7 +16,8 @@ from flux_client.values import array_of
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
 from flux_contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
-from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED, SIMILARITY, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED, SIMILARITY
 from flux_contract.tensors import Array, Tensor
 
 _PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)

@@ -10,7 +10,8 @@ import numpy as np
 from flux_client.pictures import encode_masks, encode_picture, encode_pictures
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, PROMPT, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, PROMPT
 from flux_contract.tensors import Array, DType, Tensor
 
 _ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flux_contract.parameter import Parameter
 from flux_contract.parameters import (
     CONTROL_IMAGE,
     CONTROL_PARAMETERS,
@@ -21,7 +22,6 @@ from flux_contract.parameters import (
     SAMPLING_PARAMETERS,
     SIMILARITY,
     SIZE,
-    Parameter,
 )
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
-from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY
 
 
 class Needs(Enum):

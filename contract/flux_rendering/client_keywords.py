@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from flux_contract.groups import GROUPS, ParameterGroup
 from flux_contract.models import CANNY_EDGES
 from flux_contract.modes import MODES, Mode
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, OUTPUT_FORMAT, Parameter, with_names
+from flux_contract.parameter import Parameter, with_names
+from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, OUTPUT_FORMAT
 from flux_contract.tensors import DType
 
 _HEAD = '''\

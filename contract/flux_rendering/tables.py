@@ -15,7 +15,8 @@ from flux_contract.groups import GROUPS, ParameterGroup
 from flux_contract.metrics import HEARTBEAT, METRICS, PRIVATE_MEMORY, SHARED_MEMORY
 from flux_contract.models import ENSEMBLES, FLUX_BASE, MODELS, Ensemble, Model
 from flux_contract.modes import MODES, Mode
-from flux_contract.parameters import LORA, LORA_SCALE, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import LORA, LORA_SCALE
 from flux_contract.tensors import Tensor
 
 _SECTION = re.compile(r"<!-- rendered: (.+?) -->\n.*?<!-- rendered end -->", re.DOTALL)

@@ -11,15 +11,8 @@ from pydantic import AliasChoices, Field, create_model
 from pydantic.fields import FieldInfo
 
 from flux_contract.modes import Mode
-from flux_contract.parameters import (
-    IMAGE,
-    NEGATIVE_PROMPT,
-    PER_IMAGE,
-    PROMPT,
-    TRUE_CFG_SCALE,
-    Parameter,
-    RestField,
-)
+from flux_contract.parameter import PER_IMAGE, Parameter, RestField
+from flux_contract.parameters import IMAGE, NEGATIVE_PROMPT, PROMPT, TRUE_CFG_SCALE
 from flux_contract.tensors import Bounds, DType
 from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flux_contract.modes import IMG2IMG, MODES, REDUX, TEXT2IMG, Mode
-from flux_contract.parameters import Parameter, RestField
+from flux_contract.parameter import Parameter, RestField
 from flux_contract.tensors import Bounds, DType
 from flux_gateway.genserve.schema import GenerateRequest, for_modes
 from flux_gateway.jobs.schema import JobRequest

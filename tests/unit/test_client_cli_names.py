@@ -85,6 +85,7 @@ def test_a_prompt_that_is_not_utf_8_fails_alone(tmp_path: Path) -> None:
     assert line.startswith(rb"flux-client: an \udcff owl: ")
 
 
+@pytest.mark.slow
 def test_help_is_printed_on_every_encoding() -> None:
     for word in ("redux", "img2img", "text2img", "canny"):
         ended = command(word, "--help", PYTHONIOENCODING="ascii")

@@ -31,7 +31,7 @@ from flux_client.similarity import CURVE, weight_of
 from flux_client.variation import read_variations
 from flux_contract.models import BY_MODE, FLUX_STREAM
 from flux_contract.modes import BY_NAME
-from flux_contract.parameters import Parameter
+from flux_contract.parameter import Parameter
 
 
 def png(size=(8, 8)):

@@ -60,6 +60,7 @@ def routes_of(settings: Settings) -> list[tuple[str, str]]:
     return [*described, ("GET", "/docs"), ("GET", "/docs/swagger-ui-bundle.js"), ("GET", "/openapi.json")]
 
 
+@pytest.mark.slow
 def test_with_keys_every_endpoint_needs_one_but_those_that_reveal_nothing(keys: tuple[str, Path]) -> None:
     key, file = keys
     settings = Settings(keys_file=file)

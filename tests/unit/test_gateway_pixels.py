@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from asking import gateway
 from flux_client import AsyncFluxClient, RetryPolicy, Unreachable
@@ -75,6 +76,7 @@ def test_jobs_and_openais_endpoints_have_the_same_limit() -> None:
     assert (auto.status_code, auto.json()["error"]["param"]) == (422, "size")
 
 
+@pytest.mark.slow
 def test_the_limit_names_the_setting() -> None:
     (answer,) = answers(DEFAULT_SIDE**2, ("/generate", {"json": {**TEXT, "height": 1024}}))
     assert answer.json()["error"] == (

@@ -83,6 +83,7 @@ def test_a_wrong_exit_timeout_is_refused(said_of: SaidOf, seconds: str) -> None:
     assert said == f"argument --exit-timeout: {seconds!r}, expected 1..86400 seconds"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [

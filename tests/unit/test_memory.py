@@ -33,6 +33,8 @@ from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Scheduler
 from stock import context, of_size
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_collector() -> Iterator[None]:
@@ -137,7 +139,6 @@ def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeigh
     assert freed() is None
 
 
-@pytest.mark.slow
 def test_freed_memory_goes_back_to_the_system_below_what_still_lives() -> None:
     blocks = [bytearray(60_000) for _ in range(2000)]
     last = blocks.pop()

@@ -60,6 +60,7 @@ def test_the_map_is_the_same_every_time(demo: BaseWeights, previewer: Previewer)
     assert (Previewer(demo).latent2rgb(latents, Grid(4, 4)) == previewer.latent2rgb(latents, Grid(4, 4))).all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_other_channels_and_another_factor_has_previews(random_checkpoints: Checkpoints) -> None:
     base = load_base(random_checkpoints, CPU, torch.float32)
     previewer = Previewer(base)

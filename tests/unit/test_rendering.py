@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flux_contract.groups import GROUPS
-from flux_contract.parameters import CANNY_LOW, PROMPT, SEED, with_names
+from flux_contract.parameter import with_names
+from flux_contract.parameters import CANNY_LOW, PROMPT, SEED
 from flux_rendering.tables import replace_sections
 
 PAGE = "# Page\n\n<!-- rendered: {} -->\n{}<!-- rendered end -->\n\nText\n"

@@ -15,6 +15,8 @@ from flux_tools.simulation.policies import POLICIES, OneByOne, Policy, StepBatch
 from flux_tools.simulation.simulation import SimulationOutcome, round_robin, simulate
 from flux_tools.simulation.workload import Mix, SimulatedRequest, arrivals
 
+pytestmark = pytest.mark.slow
+
 MIX = Mix()
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flux_client.cli.values import adapter, folder, integers, numbers
 from flux_contract.groups import GROUPS
 from flux_contract.modes import Mode
+from flux_contract.parameter import Parameter, with_names
 from flux_contract.parameters import (
     CONTROL_KIND,
     IMAGE,
@@ -19,8 +20,6 @@ from flux_contract.parameters import (
     LORA_SCALE,
     PREVIEW_STEPS,
     PROMPT,
-    Parameter,
-    with_names,
 )
 from flux_contract.tensors import DType
 

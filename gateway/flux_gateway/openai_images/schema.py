@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from flux_contract import limits
 from flux_contract.modes import IMG2IMG, REDUX, TEXT2IMG, Mode
-from flux_contract.parameters import HEIGHT, IMAGE_STRENGTH, PROMPT, WIDTH, Parameter
+from flux_contract.parameter import Parameter
+from flux_contract.parameters import HEIGHT, IMAGE_STRENGTH, PROMPT, WIDTH
 from flux_gateway.generation import GenerationRequest
 from flux_gateway.image_fields import ImageList
 from flux_gateway.parameter_fields import ParameterBody, ParameterField, parameters_of, requires, with_fields

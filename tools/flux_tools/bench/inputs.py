@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flux_contract.modes import BY_NAME, REDUX
+from flux_contract.parameter import Parameter
 from flux_contract.parameters import (
     CONTROL_IMAGE,
     FIT,
@@ -17,7 +18,6 @@ from flux_contract.parameters import (
     SEED,
     SOURCE_IMAGE,
     WIDTH,
-    Parameter,
 )
 from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
