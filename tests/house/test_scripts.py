@@ -106,8 +106,8 @@ def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Pat
     first, *others = fast(with_recording_python, failing)
     assert first == "-m flux_tools.demo --expand-only"
     tests = "-m pytest -q -m not slow"
-    unit_tests = f"{tests} tests/unit --ignore-glob=*/test_client_* --ignore-glob=*/test_gateway*"
-    other_tests = f"{tests} tests/house tests/unit/test_client_*.py tests/unit/test_gateway*.py"
+    unit_tests = f"{tests} tests/unit --ignore-glob=*/test_client_*"
+    other_tests = f"{tests} tests/house tests/unit/test_client_*.py"
     checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render --check", other_tests]
     assert others.count(unit_tests) == 1
     # A check that fails ends the others that follow it, but not the unit tests beside them.
