@@ -56,13 +56,15 @@ _BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
 # What Triton itself writes. Each pattern is the whole message, so that no text of a caller's, not even a request id,
 # can stand for it.
 #: A stopping Triton says NOT_FOUND, or its like, before it stops answering; one whose model's process died says that
-#: its stub process is not healthy until the launcher restarts it.
+#: its stub process is not healthy until the launcher restarts it. flux_stream passes these messages on.
 _DRAINING = re.compile(
+    r"(?:flux_stream: )?(?:Model \w+ - Error when running inference: )?(?:"
     r"Request for unknown model: '\w+' has no available versions"
     r"|Server is stopping, scheduler for model [\w' ]*has stopped accepting new inference requests"
-    r"|(?:(?:flux_stream: )?Model \w+ - Error when running inference: )?Server not ready"
+    r"|Server not ready"
     r"|Model '?\w+'? is not ready"
-    r"|(?:(?:flux_stream: )?Model \w+ - Error when running inference: )?Stub process '\w+' is not healthy\."
+    r"|Stub process '\w+' is not healthy\."
+    r")"
 )
 #: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
 #: requests always have every required input, so it is the server's fault.

@@ -61,9 +61,10 @@ def _servers(protocol: str, url: str | None) -> list[str]:
     servers = [server.strip() for server in address.split(",")]
     for server in servers:
         host, _, port = server.rpartition(":")
-        if not host or "/" in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        if not host or "/" in host or " " in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ValueError(
-                f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}; protocol= names the protocol"
+                f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}, or several with commas; "
+                "protocol= names the protocol"
             )
     if len(servers) > 1 and protocol != STREAMING_PROTOCOL:
         raise ValueError(f"url={url!r}: several servers go with protocol={STREAMING_PROTOCOL!r}")

@@ -377,7 +377,9 @@ def test_edges_that_are_missing_or_no_picture_are_the_servers_mistake():
         read_edges({"EDGE_IMAGE": images(b"junk")})
 
 
-@pytest.mark.parametrize("url", ["localhost", "localhost:99999", "localhost:abc", ":8001", "http://localhost:8000", ""])
+@pytest.mark.parametrize(
+    "url", ["localhost", "localhost:99999", "localhost:abc", ":8001", "http://localhost:8000", "", "a:1 b:2"]
+)
 def test_a_url_is_a_host_and_a_port(url):
     with pytest.raises(ValueError, match="expected host:port"):
         open_transport("grpc", url)

@@ -95,12 +95,16 @@ def read_options() -> argparse.Namespace:
         help="when Triton, a model's process or the gateway dies: start it again, at most "
         f"{RestartPolicy().attempts} times in a row, or end; default: on-failure",
     )
-    parser.add_argument("--model-repository", type=Path, default=Path("model_repository"))
+    parser.add_argument(
+        "--model-repository", type=Path, default=Path("model_repository"), help="folder of the models (%(default)s)"
+    )
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
         parser.error("--gpus goes with --profile gpu")
     if options.cpu_instances and options.profile != "cpu":
         parser.error("--cpu-instances goes with --profile cpu")
+    if not options.model_repository.is_dir():
+        parser.error(f"--model-repository={options.model_repository}: no such folder")
     if options.gateway_host and not options.gateway_port:
         parser.error("--gateway-host goes with --gateway-port")
     check_ports(parser, options)
