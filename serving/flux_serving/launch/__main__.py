@@ -103,8 +103,6 @@ def read_options() -> argparse.Namespace:
         parser.error("--gpus goes with --profile gpu")
     if options.cpu_instances and options.profile != "cpu":
         parser.error("--cpu-instances goes with --profile cpu")
-    if not options.model_repository.is_dir():
-        parser.error(f"--model-repository={options.model_repository}: no such folder")
     if options.gateway_host and not options.gateway_port:
         parser.error("--gateway-host goes with --gateway-port")
     check_ports(parser, options)

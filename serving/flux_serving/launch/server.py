@@ -128,8 +128,12 @@ class TritonServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Raises CannotStart: a checkpoint is incomplete, a port is taken, or no Triton can run here."""
+        """Raises CannotStart: the repository is missing, a checkpoint is incomplete, a port is taken, or no Triton can run
+        here.
+        """
         options = self.options
+        if not options.repository.is_dir():
+            raise CannotStart(f"--model-repository={options.repository}: no such folder")
         if missing := options.checkpoints.missing():
             raise CannotStart("\n".join(missing))
         for port in (options.http_port, options.grpc_port, options.metrics_port):
