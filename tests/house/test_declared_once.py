@@ -6,6 +6,7 @@ The gateway's part is in test_declared_once_gateway.py.
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import sys
 from io import BytesIO
@@ -23,9 +24,11 @@ from flux_client.fake import FakeTransport
 from flux_client.fake_server import answer
 from flux_client.modes import KEYWORDS, keywords_of, stream_keywords_of
 from flux_client.request import Request
+from flux_contract import models, seeds
 from flux_contract.errors import InvalidRequest
 from flux_contract.groups import GROUPS
 from flux_contract.models import FLUX_BASE, FLUX_STREAM
+from flux_contract.parameter import Parameter
 from flux_rendering.client_keywords import render_keywords
 from flux_rendering.pbtxt import render_all
 from flux_rendering.tables import render_parameters, render_tensors
@@ -33,6 +36,7 @@ from flux_tools.bench.memory_report import wanted_weights
 from flux_tools.bench.workloads import mixed
 from flux_tools.perf.inputs import Work, of_every_input
 
+ROOT = Path(__file__).resolve().parents[2]
 NAME, KEYWORD, FLAG = "PROBE_LEVEL", "probe_level", "--probe-level"
 
 
@@ -145,3 +149,15 @@ def test_both_are_in_the_benchmarks() -> None:
     assert MODE.name in wanted_weights(MODES)
     [entry] = of_every_input(1, "test", Work(), "adapter", MODE.ensemble)
     assert entry[NAME]["shape"] == [1]
+
+
+def test_the_backend_reads_every_parameter_of_its_models() -> None:
+    """A declared parameter that no code uses would be accepted and ignored."""
+    served = {tensor.name for model in models.MODELS for tensor in model.inputs if isinstance(tensor, Parameter)}
+    used = {
+        node.id if isinstance(node, ast.Name) else node.attr
+        for file in (*(ROOT / "serving" / "flux_serving").rglob("*.py"), Path(seeds.__file__))
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, (ast.Name, ast.Attribute))
+    }
+    assert served - used == set()

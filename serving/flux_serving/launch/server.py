@@ -128,7 +128,7 @@ class TritonServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Raises CannotStart: no repository, an incomplete checkpoint, a port in use, or no Triton that can run here."""
+        """Raises CannotStart: no repository, an incomplete checkpoint, a port in use, or no Triton that runs here."""
         options = self.options
         if not options.repository.is_dir():
             raise CannotStart(f"--model-repository={options.repository}: no such folder")
