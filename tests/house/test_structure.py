@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import subprocess
@@ -117,6 +118,17 @@ def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("model", ["canny_edges", "image_encode", "flux_stream", "flux_status"])
+def test_the_processes_of_cpu_models_load_no_torch(model: str) -> None:
+    """It takes about 250 MB of each process, and a second of the start."""
+    code = (
+        "import sys, importlib, fake_triton; fake_triton.install(); "
+        f"importlib.import_module('flux_serving.backend.{model}'); sys.exit('torch' in sys.modules)"
+    )
+    path = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=path)
 
 
 def test_the_model_repository_holds_only_models() -> None:

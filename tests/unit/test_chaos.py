@@ -17,7 +17,8 @@ import torch
 from diffusers import FluxControlNetModel, FluxPipeline
 
 from flux_contract.errors import Cancelled, FluxError
-from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.conditioning.context import Context
+from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.network.lora import Adapter, summed
 from flux_serving.network.projections import LowRank
 from flux_serving.network.weights import BaseWeights

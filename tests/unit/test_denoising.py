@@ -8,7 +8,8 @@ import torch
 from diffusers import FluxPipeline
 
 from flux_contract.errors import InvalidRequest
-from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.conditioning.context import Context
+from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Batch, Denoising
 from flux_serving.sampling.sampler import Sampler

@@ -11,7 +11,7 @@ import torch
 from diffusers import FluxControlNetModel, FluxPipeline
 
 from flux_contract.errors import InvalidRequest
-from flux_serving.conditioning.context import Span
+from flux_serving.conditioning.span import Span
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights

@@ -15,11 +15,12 @@ from flux_contract.errors import InvalidRequest
 from flux_serving.backend.condition_options import read_picture_controls
 from flux_serving.backend.option_values import read_spans
 from flux_serving.conditioning.blending import concatenated, summed
-from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, Span
+from flux_serving.conditioning.context import ContextPart, EncodedPrompt
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import Patches, View, coverage, views
 from flux_serving.conditioning.picture_control import PictureControl, picture_part
 from flux_serving.conditioning.prompt_encoding import text_parts
+from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.network.attention import weighted_attention
 
 WIDTH = 6

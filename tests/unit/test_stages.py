@@ -13,8 +13,9 @@ from flux_contract.errors import InvalidRequest
 from flux_contract.parameters import PROMPT
 from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.blending import concatenated
-from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
+from flux_serving.conditioning.context import ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts
+from flux_serving.conditioning.span import ALWAYS
 from flux_serving.images.picture_size import Sides
 from flux_serving.network.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.sampling.noise_schedule import make_schedule

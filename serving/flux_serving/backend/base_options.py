@@ -29,7 +29,8 @@ from flux_contract.parameters import PRIORITY
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.option_values import read_declared, read_format, read_text
 from flux_serving.backend.sampling_options import read_sampling_parameters
-from flux_serving.conditioning.context import ALWAYS, Context, Span
+from flux_serving.conditioning.context import Context
+from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.images.picture_size import Sides
 from flux_serving.sampling.preview import PreviewOptions
 from flux_serving.sampling.sampler_inputs import SamplerInputs

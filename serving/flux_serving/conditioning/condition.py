@@ -13,12 +13,13 @@ from flux_contract.errors import InvalidRequest
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_CONTEXT_TOKENS, MAX_VIEWS
 from flux_contract.parameters import IMAGE, IMAGE_BLEND, IMAGE_DETAIL, IMAGE_FIT, IMAGE_STRENGTH, PROMPT_STRENGTH
 from flux_serving.conditioning.blending import concatenated, summed
-from flux_serving.conditioning.context import Context, EncodedPrompt, Span, assemble
+from flux_serving.conditioning.context import Context, EncodedPrompt, assemble
 from flux_serving.conditioning.detail import pooled_count
 from flux_serving.conditioning.framing import View
 from flux_serving.conditioning.picture_control import picture_part
 from flux_serving.conditioning.prompt_encoding import text_parts
 from flux_serving.conditioning.showing import ConditionImage
+from flux_serving.conditioning.span import Span
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,10 @@ import torch
 from torch import Tensor
 
 from flux_contract.limits import EMPTY_PROMPT_TOKENS
+from flux_serving.conditioning.span import ALWAYS, Span
 
 #: Of a step: far more than float32 loses of a fraction of 100 steps, far less than anybody means.
 _ROUNDING = 1e-4
-
-
-@dataclass(frozen=True)
-class Span:
-    """From when to when something is there, in fractions of the steps: at step i of n where start <= i / n < end."""
-
-    start: float = 0.0
-    end: float = 1.0
-
-
-ALWAYS = Span()
 
 
 @dataclass(frozen=True)

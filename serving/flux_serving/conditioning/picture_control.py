@@ -17,9 +17,10 @@ from flux_contract.parameters import (
     IMAGE_MASK_CROP,
     IMAGE_STRENGTH,
 )
-from flux_serving.conditioning.context import ContextPart, Span
+from flux_serving.conditioning.context import ContextPart
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import View
+from flux_serving.conditioning.span import Span
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from diffusers import FluxPriorReduxPipeline
 from flux_contract.errors import InvalidRequest
 from flux_contract.limits import EMPTY_PROMPT_TOKENS, MAX_PROMPT_CHARACTERS
 from flux_contract.tensors import Tensor as Input
-from flux_serving.conditioning.context import Context, ContextPart, EncodedPrompt, Span, no_text
+from flux_serving.conditioning.context import Context, ContextPart, EncodedPrompt, no_text
 from flux_serving.conditioning.redux_prior import context_width
+from flux_serving.conditioning.span import Span
 
 #: CLIP's pooled width, hard-coded in diffusers' FluxPriorReduxPipeline.
 POOLED_WIDTH = 768

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.parameters import CONTROL_SCALE, END_STEP, GUIDANCE_SCALE, TRUE_CFG_SCALE
-from flux_serving.conditioning.context import ALWAYS, Span
+from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.sampling.noise_schedule import NoiseSchedule
 from flux_serving.sampling.starting import started_at, step_of_strength
 

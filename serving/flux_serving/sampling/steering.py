@@ -10,7 +10,8 @@ from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import CONTEXT_WEIGHTS
-from flux_serving.conditioning.context import Context, Phase, Span
+from flux_serving.conditioning.context import Context, Phase
+from flux_serving.conditioning.span import Span
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.latents import Grid
 from flux_serving.network.transformer import Transformer

@@ -16,9 +16,10 @@ import torch
 from flux_contract.limits import DEFAULT_STEPS, EMPTY_PROMPT_TOKENS, MAX_STEPS
 from flux_contract.parameters import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS, SEED, WIDTH
 from flux_serving.backend.sampling_options import read_sampling_parameters
-from flux_serving.conditioning.context import ALWAYS, ContextPart, EncodedPrompt, assemble, no_text
+from flux_serving.conditioning.context import ContextPart, EncodedPrompt, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
 from flux_serving.conditioning.redux_prior import encode_pictures
+from flux_serving.conditioning.span import ALWAYS
 from flux_serving.images.picture_size import Sides
 from flux_serving.network.weights import load_base, load_prior
 from flux_serving.sampling.sampler import Sampler

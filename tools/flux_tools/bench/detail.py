@@ -9,9 +9,10 @@ from functools import partial
 
 import torch
 
-from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
+from flux_serving.conditioning.context import ContextPart, assemble, no_text
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
+from flux_serving.conditioning.span import ALWAYS
 from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_tools.bench.ceiling import CeilingSteps, parameters, seconds_per_step
 from flux_tools.documents import table

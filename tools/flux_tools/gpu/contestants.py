@@ -14,8 +14,9 @@ from torch import Tensor
 
 from flux_contract.limits import EMPTY_PROMPT_TOKENS
 from flux_contract.tensors import Array
-from flux_serving.conditioning.context import ALWAYS, ContextPart, assemble, no_text
+from flux_serving.conditioning.context import ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import text_parts
+from flux_serving.conditioning.span import ALWAYS
 from flux_serving.sampling.sampler import Sampler
 from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
