@@ -32,7 +32,8 @@ from flux_client.retry import DEFAULT_TIMEOUT_S, RetryBudget, RetryPolicy
 from flux_client.transport import Answer, AsyncTransport
 from flux_client.variation import Variation, read_variations
 from flux_contract.errors import FluxError
-from flux_contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
+from flux_contract.models import FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
+from flux_contract.modes import BY_NAME
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -160,7 +161,11 @@ class AsyncFluxClient:
         """`FluxClient.ready_modes`."""
         if not await self._transport.is_ready(FLUX_STREAM.name, timeout_s):
             return []
-        return [mode for mode in get_args(ModeName) if await self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
+        return [
+            mode
+            for mode in get_args(ModeName)
+            if await self._transport.is_ready(BY_NAME[mode].ensemble.name, timeout_s)
+        ]
 
     async def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
         """`FluxClient.instances`."""
@@ -182,7 +187,7 @@ class AsyncFluxClient:
         self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
     ) -> list[Variation]:
         request = partial(call_request, mode, arguments)
-        return read_variations(await self._ask(request, timeout_s, request_id), BY_MODE[mode].name)
+        return read_variations(await self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
 
     async def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
         budget = self._budget(self._retry, timeout_s)

@@ -31,7 +31,8 @@ from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
 from flux_client.variation import Variation, read_variations
 from flux_contract.errors import FluxError
-from flux_contract.models import BY_MODE, FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
+from flux_contract.models import FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
+from flux_contract.modes import BY_NAME
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -221,7 +222,7 @@ class FluxClient:
         """
         if not self._transport.is_ready(FLUX_STREAM.name, timeout_s):
             return []
-        return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_MODE[mode].name, timeout_s)]
+        return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_NAME[mode].ensemble.name, timeout_s)]
 
     def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
         """The work that each living instance of `flux_base` has left, by name.
@@ -248,7 +249,7 @@ class FluxClient:
         self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
     ) -> list[Variation]:
         request = partial(call_request, mode, arguments)
-        return read_variations(self._ask(request, timeout_s, request_id), BY_MODE[mode].name)
+        return read_variations(self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
 
     def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
         """prepare: makes the request; its time counts."""

@@ -15,7 +15,8 @@ from flux_client.similarity import with_weights
 from flux_client.values import array_of
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import EDGE_IMAGE, OUTPUT_IMAGE, OUTPUT_SEED, PREVIEW, PROGRESS
-from flux_contract.models import BY_MODE, CANNY_EDGES, FLUX_STREAM, MODE
+from flux_contract.models import CANNY_EDGES, FLUX_STREAM, MODE
+from flux_contract.modes import BY_NAME
 from flux_contract.parameter import Parameter
 from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED, SIMILARITY
 from flux_contract.tensors import Array, Tensor
@@ -43,7 +44,7 @@ def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
     Raises InvalidRequest: an image or a value breaks the contract, or values contradict each other.
     Raises TypeError: the mode has no such argument, a required one is missing, or a value is not an image.
     """
-    model = BY_MODE[mode].name
+    model = BY_NAME[mode].ensemble.name
     return Request(model, _inputs(model, KEYWORDS[mode], arguments), _PICTURES)
 
 

@@ -51,7 +51,7 @@ def sendable(text: str) -> str:
 
 
 def without_code(message: str) -> tuple[str, str | None]:
-    """The arguments of `with_code`. The code is None if the message has none."""
+    """Split a message of `with_code` into its words and its code, None if it has no code."""
     found = _WITH_CODE.fullmatch(message)
     return (found[1], found[2]) if found else (message, None)
 

@@ -337,8 +337,6 @@ def stream_model(ensembles: Sequence[Ensemble]) -> Model:
 
 
 MODE = mode_tensor(ENSEMBLES)
-#: The ensemble of each mode.
-BY_MODE = {mode_name(ensemble): ensemble for ensemble in ENSEMBLES}
 FLUX_STREAM = stream_model(ENSEMBLES)
 
 FLUX_STATUS = Model(

@@ -46,12 +46,12 @@ class Mode:
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """What a caller may set, in the order of the ensemble's inputs."""
+        """The parameters that a caller may set, in the order of the ensemble's inputs."""
         return tuple(tensor for tensor in self.ensemble.inputs if isinstance(tensor, Parameter))
 
     @property
     def subjects(self) -> tuple[Parameter, ...]:
-        """What a request is about: the required parameters without a default, and the images."""
+        """The required parameters without a default, and the images."""
         return tuple(
             parameter
             for parameter in self.parameters

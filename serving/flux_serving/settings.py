@@ -25,6 +25,7 @@ from flux_contract.environment import (
 )
 from flux_contract.errors import CannotStart
 from flux_contract.models import Model
+from flux_contract.modes import MODES, Needs
 from flux_serving.checkpoint_files import (
     DIFFUSERS_MODEL,
     IMAGE_PROCESSOR,
@@ -122,12 +123,12 @@ class Checkpoints:
 
     def unserved_modes(self) -> dict[str, str]:
         """Modes that these checkpoints cannot serve, each with the reason."""
-        reasons = {}
+        missing = {}
         if not self.has_text_encoders():
-            reasons["text2img"] = NO_TEXT_ENCODERS
+            missing[Needs.TEXT_ENCODERS] = NO_TEXT_ENCODERS
         if self.controlnet is None:
-            reasons["canny"] = NO_CONTROLNET
-        return reasons
+            missing[Needs.CONTROLNET] = NO_CONTROLNET
+        return {mode.name: missing[need] for mode in MODES for need in mode.needs if need in missing}
 
     def _base_parts(self) -> dict[str, Component]:
         """With all that prompts need, where it has any of that: then it is a half checkpoint without the others."""

@@ -20,7 +20,7 @@ PATH = re.compile(r"[\w.*-]+(/[\w.*-]+)+|\w+\.(py|md|toml|pbtxt|yaml)")
 
 
 def code_in(text: str) -> list[str]:
-    """What stands between single backticks, outside of blocks."""
+    """The code spans outside of code blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 

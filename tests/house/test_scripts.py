@@ -110,7 +110,7 @@ def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Pat
     other_tests = f"{tests} tests/house tests/unit/test_client_*.py"
     checks = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "scripts/render --check", other_tests]
     assert others.count(unit_tests) == 1
-    # A check that fails ends the others that follow it, but not the unit tests beside them.
+    # A failing check skips the checks after it, but not the unit tests in the other process.
     assert [call for call in others if call != unit_tests] == checks[: {"ruff": 1, "mypy": 3}.get(failing)]
     assert [folder.name for folder in with_recording_python.glob(".venv*")] == [".venv-test"]
 

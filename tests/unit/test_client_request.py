@@ -29,7 +29,7 @@ from flux_client.opening import open_transport
 from flux_client.request import call_request, edges_request, stream_request
 from flux_client.similarity import CURVE, weight_of
 from flux_client.variation import read_variations
-from flux_contract.models import BY_MODE, FLUX_STREAM
+from flux_contract.models import FLUX_STREAM
 from flux_contract.modes import BY_NAME
 from flux_contract.parameter import Parameter
 
@@ -57,7 +57,7 @@ OF_STREAMS = {"STREAM_TOKEN", "CANCEL"}
 
 
 def test_every_mode_of_the_contract_is_a_call():
-    assert get_args(ModeName) == tuple(BY_NAME) == tuple(BY_MODE) == tuple(CALLS)
+    assert get_args(ModeName) == tuple(BY_NAME) == tuple(CALLS)
 
 
 @pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])

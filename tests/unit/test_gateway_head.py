@@ -15,7 +15,7 @@ import pytest
 from asking import Endless, gateway, started_app
 from flux_client import AsyncFluxClient, RetryPolicy
 from flux_client.fake import AsyncFakeTransport
-from flux_contract.models import BY_MODE
+from flux_contract.modes import BY_NAME
 from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
 
@@ -140,7 +140,7 @@ class Serving(AsyncFakeTransport):
 
     def __init__(self, *modes: str) -> None:
         super().__init__(ready=bool(modes))
-        self._models = {"flux_stream", *(BY_MODE[mode].name for mode in modes)}
+        self._models = {"flux_stream", *(BY_NAME[mode].ensemble.name for mode in modes)}
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
         return model in self._models and await super().is_ready(model, timeout_s)

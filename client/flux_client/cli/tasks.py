@@ -19,7 +19,7 @@ _MAX_SHOWN = 60
 
 
 class GenerationTask(NamedTuple):
-    """One request. name: in messages. stem: start of the names of its output files. arguments: what it is about."""
+    """One request. name: for messages. stem: start of its output files' names. arguments: of the client's method."""
 
     name: str
     stem: str

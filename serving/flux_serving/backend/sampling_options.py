@@ -48,7 +48,7 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
 
 
 def read_change(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
-    """STRENGTH and START_SIGMA of a source image; one of them is None. Raises InvalidRequest: both are given."""
+    """Return STRENGTH and START_SIGMA of a source image; one is None. Raises InvalidRequest: both are given."""
     if parameters.START_SIGMA.name not in values:
         # 0.6 in float32 is 0.60000002, which would begin a step earlier than diffusers does.
         return round(float(parameters.STRENGTH.value_in(values)), 6), None

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
-from flux_contract.models import BY_MODE, MODE, Ensemble
+from flux_contract.models import MODE, Ensemble
+from flux_contract.modes import BY_NAME
 from flux_contract.tensors import Array
 from flux_serving.backend.option_values import read_format, read_text
 
@@ -37,7 +38,7 @@ def read_stream_options(values: Mapping[str, Array], unserved: Mapping[str, str]
     mode = read_text(values, MODE)
     if mode in unserved:
         raise InvalidRequest(f"{MODE.name}={mode!r}: {unserved[mode]}")
-    ensemble, token = BY_MODE[mode], ""
+    ensemble, token = BY_NAME[mode].ensemble, ""
     if STREAM_TOKEN.name in values:
         token = read_text(values, STREAM_TOKEN)
         if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, token):

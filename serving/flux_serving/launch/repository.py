@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from flux_contract.models import BY_MODE, FLUX_BASE
+from flux_contract.models import FLUX_BASE
+from flux_contract.modes import BY_NAME
 from flux_rendering.pbtxt import DEFAULT_GPUS, render_all
 
 
@@ -24,7 +25,7 @@ def assemble_repository(
     unserved modes are left out, so that Triton says that they are not ready. GPUs other than the committed ones, and
     another number of CPU instances, get a copy with configurations for them; the committed files stay.
     """
-    left_out = {BY_MODE[mode].name for mode in unserved_modes}
+    left_out = {BY_NAME[mode].ensemble.name for mode in unserved_modes}
     is_committed = {"gpu": gpus == DEFAULT_GPUS, "cpu": cpu_instances == FLUX_BASE.cpu_instances}.get(profile, True)
     if is_committed:
         target.mkdir()

@@ -129,7 +129,7 @@ class NegativeConditioning:
 
 @dataclass(frozen=True)
 class ControlConditioning:
-    """What a ControlNet reads, the image that it follows, and the scale of its residuals."""
+    """The input of a ControlNet, its control image, and the scale of its residuals."""
 
     conditioning: Conditioning
     picture: ControlPicture

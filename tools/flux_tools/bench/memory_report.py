@@ -24,7 +24,7 @@ _LABELS = {REDUX.name: "pictures that steer, as in redux", TEXT2IMG.name: "promp
 
 
 def weights_of(mode: Mode) -> tuple[str, ...]:
-    """Weights of a mode, beside those of every mode."""
+    """Weights that only some modes need, of this mode."""
     models = [step.model for step in mode.ensemble.steps]
     redux = (SIGLIP, EMBEDDER) if mode == REDUX else ()
     encoder = (VAE_ENCODER,) if FLUX_VAE_ENCODER in models else ()
