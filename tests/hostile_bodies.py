@@ -6,11 +6,11 @@ import base64
 
 from PIL import Image
 
-from pictures import encoded
+from images import encoded
 
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
-PICTURE = base64.b64encode(encoded(Image.new("RGB", (32, 32), "red")))
+IMAGE = base64.b64encode(encoded(Image.new("RGB", (32, 32), "red")))
 
 
 def multipart(*parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
@@ -44,7 +44,7 @@ def hostile_bodies(size: int) -> dict[str, tuple[bytes, dict[str, str], set[int]
         "utf-32": (('{"prompt":"' + "a" * (size // 4) + '"}').encode("utf-32"), JSON, {400, 422}),
         "unknown text": (b'{"zz":"' + b"a" * size + b'","seed":"x"}', JSON, {422}),
         "controlnet_type": (
-            b'{"mode":"controlnet","control_image":"%s","controlnet_type":"%s"}' % (PICTURE, b"a" * size),
+            b'{"mode":"controlnet","control_image":"%s","controlnet_type":"%s"}' % (IMAGE, b"a" * size),
             JSON,
             {400, 422},
         ),

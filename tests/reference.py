@@ -36,14 +36,14 @@ class StockDiffusers:
             pipeline.set_progress_bar_config(disable=True)
 
     def variation(
-        self, picture: Image.Image, *, height: int, width: int, steps: int, guidance: float, seed: int, prompt: str = ""
+        self, image: Image.Image, *, height: int, width: int, steps: int, guidance: float, seed: int, prompt: str = ""
     ) -> Reference:
         """The two steps of the seed document: prior pipeline, then base pipeline."""
-        prior = self.prior_with_text(picture, prompt=prompt) if prompt else self.prior(picture)
+        prior = self.prior_with_text(image, prompt=prompt) if prompt else self.prior(image)
         return self._run(self.base, prior, height, width, steps, guidance, seed)
 
     def drawing(self, prompt: str, *, height: int, width: int, steps: int, guidance: float, seed: int) -> Reference:
-        """Text to image, without a picture."""
+        """Text to image, without an image."""
         return self._run(self.base_with_text, {"prompt": prompt}, height, width, steps, guidance, seed)
 
     def _run(

@@ -41,8 +41,8 @@ def embeddings(positive: Context, negative: Context | None = None) -> dict[str, 
     return given
 
 
-def as_picture(packed: npt.NDArray[Any], parameters: SamplingParameters) -> torch.Tensor:
-    """What a stock pipeline takes instead of a picture that it would have to encode."""
+def as_image(packed: npt.NDArray[Any], parameters: SamplingParameters) -> torch.Tensor:
+    """What a stock pipeline takes instead of an image that it would have to encode."""
     return unpack_latents(torch.tensor(packed)[None], Grid(parameters.height // 2, parameters.width // 2))
 
 
@@ -63,8 +63,8 @@ def run(pipeline: Any, parameters: SamplingParameters, **arguments: Any) -> torc
 def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
     pipeline = FluxImg2ImgPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
     assert sampler_inputs.source_latents is not None
-    picture = as_picture(sampler_inputs.source_latents, parameters)
-    return run(pipeline, parameters, image=picture, strength=parameters.strength, **embeddings(sampler_inputs.context))
+    image = as_image(sampler_inputs.source_latents, parameters)
+    return run(pipeline, parameters, image=image, strength=parameters.strength, **embeddings(sampler_inputs.context))
 
 
 def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
@@ -75,7 +75,7 @@ def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs
 def stock_control(
     flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, sampler_inputs: SamplerInputs
 ) -> torch.Tensor:
-    """The pipeline encodes its picture by a random sample; here it is latents already."""
+    """The pipeline encodes its image by a random sample; here it is latents already."""
     pipeline = FluxControlNetPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer, controlnet)
     packed = torch.tensor(sampler_inputs.control_latents)[None]
 

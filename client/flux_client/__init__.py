@@ -10,6 +10,8 @@ from flux_client.async_client import AsyncFluxClient
 from flux_client.async_stream import AsyncStream
 from flux_client.client import FluxClient
 from flux_client.events import Event, Preview, Progress
+from flux_client.image_result import ImageResult
+from flux_client.images import ImageInput, ImageInputs
 from flux_client.instance_load import InstanceLoad
 from flux_client.keywords import (
     CannyOptions,
@@ -20,10 +22,8 @@ from flux_client.keywords import (
     StreamOptions,
     Text2ImgOptions,
 )
-from flux_client.pictures import Picture, Pictures
 from flux_client.retry import FAIL_OVER, RetryPolicy
 from flux_client.stream import Stream
-from flux_client.variation import Variation
 from flux_contract.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -47,14 +47,15 @@ __all__ = [
     "FluxClient",
     "FluxError",
     "GenerationFailed",
+    "ImageInput",
+    "ImageInputs",
+    "ImageResult",
     "Img2ImgOptions",
     "InstanceLoad",
     "InvalidRequest",
     "ModeName",
     "NotConnected",
     "Overloaded",
-    "Picture",
-    "Pictures",
     "Preview",
     "Progress",
     "ReduxOptions",
@@ -63,5 +64,4 @@ __all__ = [
     "StreamOptions",
     "Text2ImgOptions",
     "Unreachable",
-    "Variation",
 ]

@@ -13,6 +13,8 @@ from PIL import Image
 
 from flux_client.async_stream import AsyncStream
 from flux_client.edges import read_edges
+from flux_client.image_result import ImageResult, read_results
+from flux_client.images import ImageInput, ImageInputs
 from flux_client.instance_load import InstanceLoad, load_request, read_instances
 from flux_client.keywords import (
     CannyOptions,
@@ -25,12 +27,10 @@ from flux_client.keywords import (
     Text2ImgOptions,
 )
 from flux_client.opening import ProtocolName, open_async_transport, usual_policy
-from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, RetryBudget, RetryPolicy
 from flux_client.transport import Answer, AsyncTransport
-from flux_client.variation import Variation, read_variations
 from flux_contract.errors import FluxError
 from flux_contract.models import FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
 from flux_contract.modes import BY_NAME
@@ -63,23 +63,23 @@ class AsyncFluxClient:
 
     async def redux(
         self,
-        images: Pictures,
+        images: ImageInputs,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[ReduxOptions],
-    ) -> list[Variation]:
-        """`FluxClient.redux`. Pictures are read and encoded in a thread; cancelling the task ends the call."""
+    ) -> list[ImageResult]:
+        """`FluxClient.redux`. Images are read and encoded in a thread; cancelling the task ends the call."""
         return await self._make("redux", {"images": images, **options}, timeout_s, request_id)
 
     async def img2img(
         self,
-        images: Pictures,
+        images: ImageInputs,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[Img2ImgOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """`FluxClient.img2img`."""
         return await self._make("img2img", {"images": images, **options}, timeout_s, request_id)
 
@@ -90,26 +90,26 @@ class AsyncFluxClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[Text2ImgOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """`FluxClient.text2img`."""
         return await self._make("text2img", {"prompt": prompt, **options}, timeout_s, request_id)
 
     async def canny(
         self,
-        control_image: Picture,
+        control_image: ImageInput,
         *,
-        images: Pictures | None = None,
+        images: ImageInputs | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[CannyOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """`FluxClient.canny`."""
         arguments = {"control_image": control_image, "images": images, **options}
         return await self._make("canny", arguments, timeout_s, request_id)
 
     async def edges(
         self,
-        control_image: Picture,
+        control_image: ImageInput,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
@@ -121,7 +121,7 @@ class AsyncFluxClient:
 
     def stream(
         self,
-        images: Pictures | None = None,
+        images: ImageInputs | None = None,
         *,
         mode: ModeName = "redux",
         preview_steps: int | None = None,
@@ -185,9 +185,9 @@ class AsyncFluxClient:
 
     async def _make(
         self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         request = partial(call_request, mode, arguments)
-        return read_variations(await self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
+        return read_results(await self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
 
     async def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
         budget = self._budget(self._retry, timeout_s)

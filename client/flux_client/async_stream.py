@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class AsyncStream:
-    """Iterate for `Progress`, and at the end one `Variation` for each image; one task at a time iterates.
+    """Iterate for `Progress`, and at the end one `ImageResult` for each image; one task at a time iterates.
 
-    The pictures are read and the request is sent when its block is entered or the first event is asked for. Leaving
+    The images are read and the request is sent when its block is entered or the first event is asked for. Leaving
     the block, `aclose`, dropping the stream, and cancelling the task that waits for an event end the call at the
     server, as `cancel` does.
     """

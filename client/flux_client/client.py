@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from PIL import Image
 
 from flux_client.edges import read_edges
+from flux_client.image_result import ImageResult, read_results
+from flux_client.images import ImageInput, ImageInputs
 from flux_client.instance_load import InstanceLoad, load_request, read_instances
 from flux_client.keywords import (
     CannyOptions,
@@ -23,13 +25,11 @@ from flux_client.keywords import (
     Text2ImgOptions,
 )
 from flux_client.opening import ProtocolName, open_transport, usual_policy
-from flux_client.pictures import Picture, Pictures
 from flux_client.readiness import PROBE_S, UNTIL_READY, gave_up, not_ready
 from flux_client.request import Request, call_request, edges_request, stream_request
 from flux_client.retry import DEFAULT_TIMEOUT_S, RetryBudget, RetryPolicy
 from flux_client.stream import Stream
 from flux_client.transport import Answer, Transport
-from flux_client.variation import Variation, read_variations
 from flux_contract.errors import FluxError
 from flux_contract.models import FLUX_REDUX, FLUX_STATUS, FLUX_STREAM
 from flux_contract.modes import BY_NAME
@@ -76,12 +76,12 @@ class FluxClient:
 
     def redux(
         self,
-        images: Pictures,
+        images: ImageInputs,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[ReduxOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """Variations of one image, or of a mixture of several.
 
         images: a path, encoded bytes, a PIL image or a uint8 array (height, width[, 3 or 4]); or a list of up to 8.
@@ -96,12 +96,12 @@ class FluxClient:
 
     def img2img(
         self,
-        images: Pictures,
+        images: ImageInputs,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[Img2ImgOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """Change an image, as far as `strength` says.
 
         images: as in `redux`. The first is the one to change. All of them are also Redux images with the weight
@@ -120,7 +120,7 @@ class FluxClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[Text2ImgOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """Images from a prompt. It needs a base checkpoint with text encoders.
 
         options: those of `flux_client.Text2ImgOptions`. Other arguments and errors are those of `redux`.
@@ -129,13 +129,13 @@ class FluxClient:
 
     def canny(
         self,
-        control_image: Picture,
+        control_image: ImageInput,
         *,
-        images: Pictures | None = None,
+        images: ImageInputs | None = None,
         timeout_s: float | None = None,
         request_id: str | None = None,
         **options: Unpack[CannyOptions],
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         """Images that follow the edges of an image, guided by a prompt and Redux images.
 
         control_image: an image whose edges are detected, or with `control_kind="edges"` an edge map. `edges` returns
@@ -148,7 +148,7 @@ class FluxClient:
 
     def edges(
         self,
-        control_image: Picture,
+        control_image: ImageInput,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
@@ -163,7 +163,7 @@ class FluxClient:
 
     def stream(
         self,
-        images: Pictures | None = None,
+        images: ImageInputs | None = None,
         *,
         mode: ModeName = "redux",
         preview_steps: int | None = None,
@@ -173,7 +173,7 @@ class FluxClient:
         traceparent: str | None = None,
         **options: Unpack[StreamOptions],
     ) -> Stream:
-        """The images of another method with their progress: `Progress` events, then one `Variation` for each image.
+        """The images of another method with their progress: `Progress` events, then one `ImageResult` for each image.
 
         mode: the method, whose arguments are given by keyword. preview_steps: number of steps between two previews;
         0, the default, disables them. preview_method: `latent2rgb` (fast, an eighth of the size) or `vae`.
@@ -182,7 +182,7 @@ class FluxClient:
 
             with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
                 for event in stream:
-                    if isinstance(event, Variation):
+                    if isinstance(event, ImageResult):
                         event.save(f"cat-{event.seed}.png")
                     else:
                         print(f"image {event.image}: step {event.step} of {event.steps}")
@@ -247,9 +247,9 @@ class FluxClient:
 
     def _make(
         self, mode: ModeName, arguments: Mapping[str, Any], timeout_s: float | None, request_id: str | None
-    ) -> list[Variation]:
+    ) -> list[ImageResult]:
         request = partial(call_request, mode, arguments)
-        return read_variations(self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
+        return read_results(self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
 
     def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
         """prepare: makes the request; its time counts."""

@@ -1,4 +1,4 @@
-"""What a stream tells: how far each image is, perhaps with a preview, and at the end the variations."""
+"""Events of a stream: progress of each image, previews, and the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from flux_client.image_result import ImageResult, decoded, read_results
 from flux_client.transport import Answer
-from flux_client.variation import Variation, decoded, read_variations
 from flux_contract.errors import GenerationFailed
 from flux_contract.internal_tensors import OUTPUT_IMAGE, PREVIEW, PROGRESS
 from flux_contract.models import FLUX_STREAM
@@ -20,13 +20,13 @@ from flux_contract.tensors import Tensor
 
 @dataclass(frozen=True)
 class Preview:
-    """An image on its way, smaller than the picture will be. data: a JPEG."""
+    """An image on its way, smaller than the image will be. data: a JPEG."""
 
     data: bytes = field(repr=False)
 
     @cached_property
     def image(self) -> Image.Image:
-        """The decoded picture; decoded when first asked for. Raises GenerationFailed: the bytes are no picture."""
+        """The decoded image; decoded when first asked for. Raises GenerationFailed: the bytes are not images."""
         return decoded(self.data, f"{FLUX_STREAM.name}: {PREVIEW.name}")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -51,8 +51,8 @@ class Progress:
     preview: Preview | None = None
 
 
-#: Any number of Progress, then one Variation for each image.
-Event: TypeAlias = "Progress | Variation"
+#: Any number of Progress, then one ImageResult for each image.
+Event: TypeAlias = "Progress | ImageResult"
 
 
 def read_events(answer: Answer) -> list[Event]:
@@ -63,7 +63,7 @@ def read_events(answer: Answer) -> list[Event]:
         preview = Preview(bytes(*_values(answer, PREVIEW))) if PREVIEW.name in answer else None
         events.append(Progress(image, step, steps, preview))
     if OUTPUT_IMAGE.name in answer:
-        events += read_variations(answer, FLUX_STREAM.name)
+        events += read_results(answer, FLUX_STREAM.name)
     return events
 
 

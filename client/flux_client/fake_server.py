@@ -63,7 +63,7 @@ _STREAM = FLUX_STREAM.name
 #: Number of images that an idle instance accepts.
 _ROOM = next(int(parameter.default) for parameter in FLUX_BASE.parameters if parameter.name == "MAX_WAITING")
 _ANY_TOKEN = "0" * 22
-_PICTURES = (IMAGE.name, CONTROL_IMAGE.name)
+_IMAGES = (IMAGE.name, CONTROL_IMAGE.name)
 
 
 def is_served(model: str, ensembles: Sequence[Ensemble] = ENSEMBLES) -> bool:
@@ -105,7 +105,7 @@ def stream_answers(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) 
         for image, seed in enumerate(last[OUTPUT_SEED.name][0].tolist()):
             progress: dict[str, Array] = {PROGRESS.name: np.array([[image, step, steps]], dtype=np.int32)}
             if 0 < step < steps and preview_steps and step % preview_steps == 0:
-                progress[PREVIEW.name] = _texts([_picture(seed, step, (8, 8), "jpeg")])
+                progress[PREVIEW.name] = _texts([_image(seed, step, (8, 8), "jpeg")])
             yield _asked_for(request, progress)
     yield _asked_for(request, last)
 
@@ -131,12 +131,12 @@ def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
     """Images, their seeds, and the edge map."""
     height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in SIZE)
     image_format = _choice(model, inputs, OUTPUT_FORMAT, OUTPUT_FORMAT.offered_choices)
-    shown = zlib.crc32(b"".join(data for name in (*_PICTURES, PROMPT.name) for data in inputs.get(name, ())))
+    shown = zlib.crc32(b"".join(data for name in (*_IMAGES, PROMPT.name) for data in inputs.get(name, ())))
     seeds = image_seeds(inputs)
     return {
-        OUTPUT_IMAGE.name: _texts([_picture(seed, shown, (width, height), image_format) for seed in seeds]),
+        OUTPUT_IMAGE.name: _texts([_image(seed, shown, (width, height), image_format) for seed in seeds]),
         OUTPUT_SEED.name: np.array([seeds], dtype=np.int64),
-        EDGE_IMAGE.name: _texts([_picture(0, shown, (width, height), "png")]),
+        EDGE_IMAGE.name: _texts([_image(0, shown, (width, height), "png")]),
     }
 
 
@@ -160,9 +160,9 @@ def _checked(request: Request, tensors: tuple[Tensor, ...]) -> dict[str, Array]:
         elif not tensor.optional:
             raise InvalidRequest(f"{request.model}: {tensor.name} is missing")
     inputs = {name: array[0] for name, array in request.inputs.items()}
-    for name in _PICTURES:
+    for name in _IMAGES:
         for data in inputs.get(name, ()):
-            _check_picture(request.model, name, data)
+            _check_image(request.model, name, data)
     return inputs
 
 
@@ -178,14 +178,14 @@ def _check(model: str, tensor: Tensor, array: Array) -> None:
         raise InvalidRequest(f"{model}: {tensor.name}={array.item()}, expected a multiple of {limits.SIDE_MULTIPLE}")
 
 
-def _check_picture(model: str, name: str, data: bytes) -> None:
+def _check_image(model: str, name: str, data: bytes) -> None:
     try:
         Image.open(BytesIO(data)).close()
     except UnidentifiedImageError:
         try:
             Image.open(BytesIO(base64.b64decode(data.rpartition(b",")[2], validate=True))).close()
         except (UnidentifiedImageError, binascii.Error):
-            raise InvalidRequest(f"{model}: {name} is no picture") from None
+            raise InvalidRequest(f"{model}: {name} is not an image") from None
 
 
 def _choice(model: str, inputs: Mapping[str, Array], tensor: Tensor, choices: tuple[str, ...]) -> str:
@@ -207,7 +207,7 @@ def _texts(values: list[bytes]) -> Array:
     return texts
 
 
-def _picture(seed: int, shown: int, size: tuple[int, int], image_format: str) -> bytes:
+def _image(seed: int, shown: int, size: tuple[int, int], image_format: str) -> bytes:
     patches = np.random.default_rng([seed, shown]).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = BytesIO()
     Image.fromarray(patches).resize(size).save(buffer, format=image_format)

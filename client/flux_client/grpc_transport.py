@@ -24,7 +24,7 @@ from flux_contract.errors import FluxError
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = [
-    # gRPC's own limit is 4 MiB, less than one picture.
+    # gRPC's own limit is 4 MiB, less than one image.
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     # All addresses of a name are used until `balanced_transport` has resolved it.

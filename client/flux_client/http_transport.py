@@ -2,7 +2,7 @@
 
 Each call has a connection of its own. tritonclient binds a client's timeouts to the client, and a synchronous client to
 one thread; this way every call keeps its own deadline and may come from any thread. A new connection costs a fraction
-of a millisecond in a data centre, a picture seconds.
+of a millisecond in a data centre, an image seconds.
 """
 
 from __future__ import annotations

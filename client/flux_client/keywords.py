@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict
 
-from flux_client.pictures import Masks, Picture
+from flux_client.images import ImageInput, Masks
 
 #: A mode: the name of a method of the client, and `mode` of `stream`.
 ModeName = Literal["redux", "img2img", "text2img", "canny"]
@@ -193,4 +193,4 @@ class StreamOptions(ReduxOptions, Img2ImgOptions, Text2ImgOptions, CannyOptions,
     """Options of `stream` in any mode. Each mode accepts its own."""
 
     #: Encoded image whose edges are followed, or an edge map; control_kind says which. Bytes.
-    control_image: Picture | None
+    control_image: ImageInput | None

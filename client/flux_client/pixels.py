@@ -29,7 +29,7 @@ def from_array(pixels: npt.NDArray[Any]) -> Image.Image:
     grey = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     grey = grey.astype(grey.dtype.newbyteorder("="), copy=False)
     if grey.size == 0 or not (grey.ndim == 2 or (grey.ndim == 3 and grey.shape[2] in (2, 3, 4))):
-        raise _no_picture(pixels)
+        raise _no_image(pixels)
     if grey.dtype == np.int32 and grey.ndim == 2:
         return Image.fromarray(_grey_of_wide(grey, _WHITE["I"]))
     if grey.dtype == np.uint16:
@@ -81,7 +81,7 @@ def _8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     if pixels.dtype.kind != "f":
-        raise _no_picture(pixels)
+        raise _no_image(pixels)
     least, most = float(pixels.min()), float(pixels.max())
     if not 0 <= least <= most <= 1:  # NaN neither
         raise InvalidRequest(
@@ -106,9 +106,9 @@ def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDAr
     return grey
 
 
-def _no_picture(pixels: npt.NDArray[Any]) -> InvalidRequest:
+def _no_image(pixels: npt.NDArray[Any]) -> InvalidRequest:
     return InvalidRequest(
-        f"an array of {pixels.dtype} and shape {list(pixels.shape)} is no picture, expected uint8, uint16, bool or "
+        f"an array of {pixels.dtype} and shape {list(pixels.shape)} is not an image, expected uint8, uint16, bool or "
         "floats 0..1 of [height, width], or [height, width, channels] with 1 to 4 channels, or int32 of [height, "
-        "width]; several pictures go as a list"
+        "width]; several images go as a list"
     )

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flux_client.images import ImageInputs
 from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS
-from flux_client.pictures import Pictures
 from flux_client.similarity import with_weights
 from flux_client.values import array_of
 from flux_contract.errors import InvalidRequest
@@ -21,7 +21,7 @@ from flux_contract.parameter import Parameter
 from flux_contract.parameters import IMAGE, IMAGE_PARAMETERS, LORA, LORA_SCALE, NUM_IMAGES, SEED, SIMILARITY
 from flux_contract.tensors import Array, Tensor
 
-_PICTURES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
+_IMAGES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
     Raises TypeError: the mode has no such argument, a required one is missing, or a value is not an image.
     """
     model = BY_NAME[mode].ensemble.name
-    return Request(model, _inputs(model, KEYWORDS[mode], arguments), _PICTURES)
+    return Request(model, _inputs(model, KEYWORDS[mode], arguments), _IMAGES)
 
 
 def stream_request(
-    mode: str, images: Pictures | None, arguments: Mapping[str, Any], traceparent: str | None = None
+    mode: str, images: ImageInputs | None, arguments: Mapping[str, Any], traceparent: str | None = None
 ) -> Request:
     """A request to flux_stream, which also accepts the options of previews.
 
@@ -60,7 +60,7 @@ def stream_request(
     arguments = arguments if images is None else {"images": images, **arguments}
     told = {} if mode == MODE.default else {MODE.name: array_of(model, MODE, mode)}
     inputs = _inputs(model, STREAM_KEYWORDS[mode], arguments)
-    return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_PICTURES), traceparent)
+    return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_IMAGES), traceparent)
 
 
 def edges_request(arguments: Mapping[str, Any]) -> Request:
@@ -81,7 +81,7 @@ def _inputs(model: str, keywords: Mapping[str, Parameter], arguments: Mapping[st
                 raise TypeError(f"missing argument {keyword!r}")
             given[keyword] = tensor.default
     inputs = {keywords[keyword].name: array_of(model, keywords[keyword], value) for keyword, value in given.items()}
-    _check_one_each(model, inputs, IMAGE_PARAMETERS, _count(inputs, IMAGE), "pictures")
+    _check_one_each(model, inputs, IMAGE_PARAMETERS, _count(inputs, IMAGE), "images")
     _check_one_each(model, inputs, [LORA_SCALE], _count(inputs, LORA), "adapters")
     if NUM_IMAGES.name in inputs:
         _check_one_each(model, inputs, [SEED], inputs[NUM_IMAGES.name].item(), "images")

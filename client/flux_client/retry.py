@@ -16,7 +16,7 @@ from flux_contract.errors import (
     Unreachable,
 )
 
-#: Seconds for one call where nobody says otherwise: 8 pictures of 50 steps on a busy GPU.
+#: Seconds for one call where nobody says otherwise: 8 images of 50 steps on a busy GPU.
 DEFAULT_TIMEOUT_S = 600.0
 
 
@@ -25,7 +25,7 @@ class RetryPolicy:
     """Exponential back-off: each delay is twice the one before, up to a ceiling, less a random part.
 
     By default it tries again only where no work was done: the server had no room, or no connection was made. A
-    connection that broke under a request is left to the caller, since the server may still be making that picture;
+    connection that broke under a request is left to the caller, since the server may still be making that image;
     with several servers it is better asked of another: `FAIL_OVER`.
     """
 
@@ -39,7 +39,7 @@ class RetryPolicy:
     jitter: float = 0.5
     #: Errors after which the call is sent again.
     retried: tuple[type[FluxError], ...] = (Overloaded, NotConnected)
-    #: Whether a stream that told of progress, but has no picture yet, is begun again, too: progress then starts anew.
+    #: Whether a stream that told of progress, but has no image yet, is begun again, too: progress then starts anew.
     restarts: bool = False
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Iterate for `Progress`, and at the end one `Variation` for each image; one thread at a time iterates.
+    """Iterate for `Progress`, and at the end one `ImageResult` for each image; one thread at a time iterates.
 
     Leaving its `with` block, `close`, and dropping it end the call at the server, as `cancel` does.
     """

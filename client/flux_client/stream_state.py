@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 
 from flux_client.events import Event, read_events
+from flux_client.image_result import ImageResult
 from flux_client.retry import RetryBudget
 from flux_client.transport import Answer
-from flux_client.variation import Variation
 from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
 from flux_contract.models import FLUX_STREAM
 
@@ -19,7 +19,7 @@ class StreamState:
     """One stream from its first attempt to its end.
 
     It may be sent again until its first event is there, from when on the server has taken it; with a policy that
-    restarts, until a picture is there.
+    restarts, until an image is there.
     """
 
     def __init__(self, budget: RetryBudget) -> None:
@@ -47,12 +47,12 @@ class StreamState:
         events = read_events(answer)
         self._told.extend(events)
         self._begun = self._begun or bool(events)
-        self._has_variations = self._has_variations or any(isinstance(event, Variation) for event in events)
+        self._has_variations = self._has_variations or any(isinstance(event, ImageResult) for event in events)
 
     def end(self) -> None:
-        """The server has no more answers. Raises GenerationFailed: it has made no picture."""
+        """The server has no more answers. Raises GenerationFailed: it has made no image."""
         if not self._has_variations:
-            raise self._failed(GenerationFailed(f"{FLUX_STREAM.name}: the stream ended without a picture"))
+            raise self._failed(GenerationFailed(f"{FLUX_STREAM.name}: the stream ended without an image"))
         self.ended = True
 
     def cancel(self) -> bool:

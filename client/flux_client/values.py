@@ -1,4 +1,4 @@
-"""One argument to one tensor, checked by the contract. Pure, but for reading pictures."""
+"""One argument to one tensor, checked by the contract. Pure, but for reading images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flux_client.pictures import encode_masks, encode_picture, encode_pictures
+from flux_client.images import encode_image, encode_images, encode_masks
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 from flux_contract.parameter import Parameter
@@ -15,9 +15,9 @@ from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_
 from flux_contract.tensors import Array, DType, Tensor
 
 _ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {
-    IMAGE.name: encode_pictures,
+    IMAGE.name: encode_images,
     IMAGE_MASK.name: encode_masks,
-    CONTROL_IMAGE.name: encode_picture,
+    CONTROL_IMAGE.name: encode_image,
 }
 _PROMPTS = (PROMPT.name, NEGATIVE_PROMPT.name)
 
@@ -25,7 +25,7 @@ _PROMPTS = (PROMPT.name, NEGATIVE_PROMPT.name)
 def array_of(model: str, tensor: Tensor, value: Any) -> Array:
     """With Triton's leading batch dimension of 1.
 
-    Raises InvalidRequest: the value breaks the contract. Raises TypeError: not a picture, where one belongs.
+    Raises InvalidRequest: the value breaks the contract. Raises TypeError: not an image, where one belongs.
     """
     if tensor.name in _ENCODERS:
         value = _ENCODERS[tensor.name](value)

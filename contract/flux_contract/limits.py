@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 #: Images of one request.
-MAX_PICTURES = 8
+MAX_INPUT_IMAGES = 8
 #: Bytes of one encoded image.
-MAX_PICTURE_BYTES = 32 * 2**20
+MAX_IMAGE_BYTES = 32 * 2**20
 #: Pixels of all images of one request, checked in their headers before decoding (8192 x 8192; 200 MB as RGB).
-MAX_PICTURE_PIXELS = 8192 * 8192
+MAX_IMAGE_PIXELS = 8192 * 8192
 #: Scans of one JPEG: the maximum of libjpeg's own tools. Usual progressive files have 10. Decoding a scan of 100 bytes
 #: can take as long as decoding the whole image.
 MAX_JPEG_SCANS = 100
@@ -89,7 +89,7 @@ DEFAULT_PREVIEW_METHOD = "latent2rgb"
 #: Formats of generated images. A request can append BASE64_SUFFIX.
 FORMATS = ("png", "jpeg", "webp")
 #: Formats of input images.
-PICTURE_FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF")
+INPUT_FORMATS = ("PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF")
 BASE64_SUFFIX = ";base64"
 
 #: How several images are combined: all of their tokens, or diffusers' weighted sum.

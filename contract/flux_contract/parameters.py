@@ -26,7 +26,9 @@ def _value(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
 def _per_image(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
     """An optional parameter with one value for all input images, or one for each."""
     meaning += PER_IMAGE
-    return Parameter(name, dtype, (-1,), meaning, optional=True, max_length=limits.MAX_PICTURES, per_image=True, **rest)
+    return Parameter(
+        name, dtype, (-1,), meaning, optional=True, max_length=limits.MAX_INPUT_IMAGES, per_image=True, **rest
+    )
 
 
 _FRACTION = Bounds(0, 1)
@@ -38,9 +40,9 @@ IMAGE = Parameter(
     "IMAGE",
     DType.BYTES,
     (-1,),
-    f"Encoded images ({', '.join(limits.PICTURE_FORMATS)}), as bytes, base64 or a data URL",
+    f"Encoded images ({', '.join(limits.INPUT_FORMATS)}), as bytes, base64 or a data URL",
     unit="bytes",
-    max_length=limits.MAX_PICTURES,
+    max_length=limits.MAX_INPUT_IMAGES,
     keyword="images",
     flags=None,
 )

@@ -97,7 +97,7 @@ class Tensor:
         """The texts of this tensor. Raises KeyError: there are none."""
         return list(map(_text, values[self.name].tolist()))
 
-    def values_in(self, values: Mapping[str, Array], count: int, of_what: str = "pictures") -> list[Any]:
+    def values_in(self, values: Mapping[str, Array], count: int, of_what: str = "images") -> list[Any]:
         """The values of this tensor, one for each of `count` things. Values of a tensor with choices are str.
 
         One value is used for all of them. If there is none, the contract's default is used.

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, TypedDict
 
-from flux_client.pictures import {images}
+from flux_client.images import {images}
 
 #: A mode: the name of a method of the client, and `mode` of `stream`.
 ModeName = Literal[{modes}]
@@ -34,7 +34,7 @@ ModeName = Literal[{modes}]
 _WIDTH = 120
 _TYPES = {DType.BYTES: "str", DType.INT32: "int", DType.INT64: "int", DType.FP32: "float"}
 #: Of images, which the client encodes.
-_IMAGE_TYPES = {IMAGE.name: "Pictures", CONTROL_IMAGE.name: "Picture", IMAGE_MASK.name: "Masks"}
+_IMAGE_TYPES = {IMAGE.name: "ImageInputs", CONTROL_IMAGE.name: "ImageInput", IMAGE_MASK.name: "Masks"}
 
 
 def render_keywords(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:

@@ -16,7 +16,7 @@ from flux_gateway.bodies import LimitedBody
 from flux_gateway.keys import Caller, Keys
 from flux_gateway.refusals import Refusal
 
-#: Need no key: they reveal nothing but whether the server is ready. A kept picture's name is its credential.
+#: Need no key: they reveal nothing but whether the server is ready. A kept image's name is its credential.
 OPEN_PATHS = frozenset({"/", "/health"})
 OPEN_PREFIXES = ("/page/", "/v1/images/files/")
 METRICS_PATH = "/metrics"

@@ -22,7 +22,7 @@ _LOG = logging.getLogger("flux_gateway.access")
 class AccessLog:
     """Gives each request an id, which Triton's requests of it have too, and logs one JSON line for it.
 
-    Neither bodies nor headers nor the query are logged: they may hold pictures or keys. Of the path only the route is
+    Neither bodies nor headers nor the query are logged: they may hold images or keys. Of the path only the route is
     logged, such as `/v1/images/files/{name}`, because such a name is a credential; an unknown path is `other`.
     """
 

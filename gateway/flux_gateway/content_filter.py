@@ -1,4 +1,4 @@
-"""What looks at each picture before it leaves, previews too: FLUX.1-dev's licence asks for a filter or a review."""
+"""What looks at each image before it leaves, previews too: FLUX.1-dev's licence asks for a filter or a review."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from flux_gateway.refusals import Refusal
 GROUP = "flux_gateway.content_filters"
 #: Seconds that one look may take.
 MOST_S = 30.0
-#: Why this picture must not leave; None: it may. Called in a thread, several at once.
+#: Why this image must not leave; None: it may. Called in a thread, several at once.
 Check: TypeAlias = Callable[[Image.Image], "str | None"]
 _LOG = logging.getLogger(__name__)
 
 
 class ContentFilter:
-    """Fails closed: no picture leaves that the check could not look at."""
+    """Fails closed: no image leaves that the check could not look at."""
 
     def __init__(self, check: Check, most_s: float = MOST_S) -> None:
         self._check = check
@@ -35,15 +35,15 @@ class ContentFilter:
 
     async def look(self, event: Event) -> None:
         """Raises Refusal: 400, it must not leave; 500, the check broke or took too long."""
-        picture = event.preview if isinstance(event, Progress) else event
-        if picture is None:
+        image = event.preview if isinstance(event, Progress) else event
+        if image is None:
             return
-        looking = asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._check(picture.image))
+        looking = asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._check(image.image))
         try:
             reason = await asyncio.wait_for(looking, self._most_s)
         except Exception as error:
             _LOG.error("the content filter broke: %s", type(error).__name__)
-            raise Refusal(500, "the content filter broke, so no picture leaves") from error
+            raise Refusal(500, "the content filter broke, so no image leaves") from error
         if reason is not None:
             raise Refusal(400, f"withheld by the content filter: {reason}", code="content_policy_violation")
 

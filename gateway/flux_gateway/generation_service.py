@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from flux_client import Event, FluxError, Variation
+from flux_client import Event, FluxError, ImageResult
 from flux_contract import limits
 from flux_contract.parameters import HEIGHT, PRIORITY, WIDTH
 from flux_gateway.admission import Admission, Slot
@@ -64,12 +64,12 @@ class GenerationService:
         slot: Slot = request.state.slot
         return slot
 
-    async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[Variation]:
+    async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[ImageResult]:
         """Generate the images. Raises Refusal. Raises ClientDisconnected: the client disconnected; Triton cancelled."""
 
-        async def collected() -> list[Variation]:
+        async def collected() -> list[ImageResult]:
             async with aclosing(self.events(slot, wanted, request_id, with_previews=False)) as events:
-                return [event async for event in events if isinstance(event, Variation)]
+                return [event async for event in events if isinstance(event, ImageResult)]
 
         return await while_there(request, collected())
 

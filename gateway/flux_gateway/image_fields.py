@@ -21,7 +21,7 @@ _WHITESPACE = b" \t\r\n\v\f"
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 #: How a URL may write the characters of base64 that mean something else in it.
 _PERCENT_ENCODED = {b"%2B": b"+", b"%2b": b"+", b"%2F": b"/", b"%2f": b"/", b"%3D": b"=", b"%3d": b"="}
-#: First bytes of each of `limits.PICTURE_FORMATS`.
+#: First bytes of each of `limits.INPUT_FORMATS`.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II", b"MM")
 
 
@@ -29,7 +29,7 @@ def decode_image(value: object) -> bytes:
     """Returns the encoded image of one field, which may be empty.
 
     value: a file's bytes, text (base64 or a data URL), or OpenAI's object with `image_url`.
-    Raises ValueError: it is none of these, or the image has more than `limits.MAX_PICTURE_BYTES` bytes.
+    Raises ValueError: it is none of these, or the image has more than `limits.MAX_IMAGE_BYTES` bytes.
     """
     if isinstance(value, Mapping):
         value = _image_url(value)
@@ -86,8 +86,8 @@ def _decode_base64(text: str, is_url: bool) -> bytes:
 
 
 def _check_size(count: int) -> None:
-    if count > limits.MAX_PICTURE_BYTES:
-        raise ValueError(f"an image of {count} bytes, expected at most {limits.MAX_PICTURE_BYTES}")
+    if count > limits.MAX_IMAGE_BYTES:
+        raise ValueError(f"an image of {count} bytes, expected at most {limits.MAX_IMAGE_BYTES}")
 
 
 def _decode_only_image(value: object) -> bytes:
@@ -126,7 +126,7 @@ ImageBytes = Annotated[bytes, BeforeValidator(_decode_only_image), WithJsonSchem
 _LIST_SCHEMA: dict[str, Any] = {
     "type": "array",
     "items": {"anyOf": [_TEXT_SCHEMA, _URL_SCHEMA]},
-    "maxItems": limits.MAX_PICTURES,
+    "maxItems": limits.MAX_INPUT_IMAGES,
 }
 #: One or several encoded images, none of them empty. How many there are is not checked.
 ImageList = Annotated[

@@ -13,7 +13,7 @@ from flux_gateway.generation_service import ClientDisconnected
 from flux_gateway.parsing import json_fields, multipart_items, urlencoded_items
 from flux_gateway.refusals import Refusal
 
-#: Bytes of a form's field that is no file: one may be a picture in base64.
+#: Bytes of a form's field that is no file: one may be an image in base64.
 _FIELD_BYTES = 48 * 2**20
 _Schema = TypeVar("_Schema", bound=BaseModel)
 

@@ -26,7 +26,7 @@ _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Refusal(Exception):
-    """An answer without a picture.
+    """An answer without an image.
 
     field: what of the request it is about. retry_after_s: where asking again helps. code: OpenAI's, where it has one.
     """

@@ -17,7 +17,7 @@ _REFUSAL = re.compile(rf"(?:{_NAMES}): .", re.DOTALL)
 #: `flux_stream` puts its name before what Triton says of a failed ensemble, too; so these are listed.
 _FAILURE = re.compile(
     rf"(?:{_NAMES}): (?:the latents are not finite|unexpected \w+; the server's log has the details"
-    "|the stream ended without a picture)"
+    "|the stream ended without an image)"
 )
 #: What the client says when the time is over.
 _ADDRESS = re.compile(r"^no answer from .+ within", re.DOTALL)

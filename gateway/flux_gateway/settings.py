@@ -57,7 +57,7 @@ class Settings:
     #: Open connections, and those of one address.
     connections: int = 1024
     connections_per_caller: int = 256
-    #: Pixels of one picture asked for.
+    #: Pixels of one image asked for.
     pixels: int = 2048 * 2048
     #: Folder of LoRA adapters, to list them; without it, FLUX_LORA_PATH.
     loras: Path | None = None

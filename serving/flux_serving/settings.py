@@ -96,10 +96,10 @@ class Checkpoints:
     def vae_folder(self) -> Path:
         return self.vae or self.base / "vae"
 
-    def picture_sides(self) -> tuple[int, int]:
-        """Pixels of a side of the checkpoint's own picture size, and what a side is a multiple of."""
+    def image_sides(self) -> tuple[int, int]:
+        """Pixels of a side of the checkpoint's own image size, and what a side is a multiple of."""
         config = json.loads((self.vae_folder / "config.json").read_text())
-        # The VAE halves the picture between its blocks, and packing halves it once more.
+        # The VAE halves the image between its blocks, and packing halves it once more.
         return config["sample_size"], 2 ** len(config["block_out_channels"])
 
     def missing(self) -> list[str]:
@@ -190,9 +190,9 @@ class ModelSettings:
     attention: str = "auto"
     #: Requests that may wait or be in work in one instance.
     max_pending: int = limits.DEFAULT_PENDING
-    #: Requests whose pictures are decoded or encoded at once.
+    #: Requests whose images are decoded or encoded at once.
     workers: int = 2
-    #: CPU seconds that decoding the pictures of one request may take.
+    #: CPU seconds that decoding the images of one request may take.
     decode_s: int = limits.DEFAULT_DECODE_SECONDS
 
     @classmethod

@@ -226,6 +226,6 @@ def test_what_a_lock_says_of_other_platforms_is_left_out() -> None:
 
 def test_a_check_takes_nothing_but_a_png() -> None:
     assert png_size((ROOT / "docs" / "pictures" / "scaling.png").read_bytes())[0] > 0
-    for data in (b"", b"\xff\xd8\xff\xe0 a JPEG", b'{"error": "no picture"}'):
+    for data in (b"", b"\xff\xd8\xff\xe0 a JPEG", b'{"error": "no image"}'):
         with pytest.raises(ImageError):
             png_size(data)

@@ -1,4 +1,4 @@
-"""deploy/: pods that are allowed to start, are started rightly, have room, and end without losing a picture."""
+"""deploy/: pods that are allowed to start, are started rightly, have room, and end without losing an image."""
 
 from __future__ import annotations
 
@@ -307,11 +307,9 @@ def test_shared_memory_holds_the_largest_requests_and_the_limit_holds_both(name:
 
 
 def weights_of_flux() -> float:
-    """Bytes of what every mode, pictures and prompts take of FLUX.1-dev, by docs/memory.md."""
+    """Bytes of what every mode, images and prompts take of FLUX.1-dev, by docs/memory.md."""
     text = (ROOT / "docs" / "memory.md").read_text()
-    rows = re.findall(
-        r"^\| (?:every mode|pictures that steer|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE
-    )
+    rows = re.findall(r"^\| (?:every mode|images that steer|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE)
     assert len(rows) == 4
     return sum(map(float, rows)) * 1e9
 

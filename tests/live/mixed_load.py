@@ -32,12 +32,12 @@ from PIL import ExifTags, Image
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flux_client import DeadlineExceeded, FluxClient, FluxError, ModeName, RetryPolicy, Variation
-from pictures import drawn_picture, encoded
+from flux_client import DeadlineExceeded, FluxClient, FluxError, ImageResult, ModeName, RetryPolicy
+from images import drawn_image, encoded
 
 MODES: tuple[ModeName, ...] = get_args(ModeName)
-#: Pictures that the requests draw from.
-PICTURES = 16
+#: Images that the requests draw from.
+IMAGES = 16
 #: Seconds after which a call that has no answer counts as hanging.
 PATIENCE_S = 60.0
 #: Seconds between a failed request and the next one of the same caller.
@@ -87,7 +87,7 @@ class MixedLoad:
         self._rest_url = rest_url
         self._seed = seed
         self._seeds = iter(range(1 + 10**6 * seed, 10**6 * (seed + 1)))
-        self._pictures = [encoded(drawn_picture(number)) for number in range(PICTURES)]
+        self._images = [encoded(drawn_image(number)) for number in range(IMAGES)]
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -145,7 +145,7 @@ class MixedLoad:
         previews: Any = {"preview_steps": rng.choice((0, 1, 3)), "preview_method": rng.choice(("latent2rgb", "vae"))}
         with client.stream(mode=mode, timeout_s=PATIENCE_S, **previews, **arguments) as events:
             for event in events:
-                if isinstance(event, Variation):
+                if isinstance(event, ImageResult):
                     return "right" if event.seed == seed else "wrong"
                 chance = rng.random()
                 if chance < self.mix.cancel:
@@ -167,9 +167,9 @@ class MixedLoad:
         fields = {name: arguments[name] for name in ("height", "width", "num_inference_steps", "seed", "prompt")}
         images = {name: arguments[name] for name in ("images", "control_image") if name in arguments}
         names = {"images": "input_image", "control_image": "control_image"}
-        pictures = {names[name]: base64.b64encode(data).decode() for name, data in images.items()}
+        fields_of_images = {names[name]: base64.b64encode(data).decode() for name, data in images.items()}
         mode_name = "controlnet" if mode == "canny" else mode
-        answer = http.post("/generate", json={"mode": mode_name, **fields, **pictures})
+        answer = http.post("/generate", json={"mode": mode_name, **fields, **fields_of_images})
         if answer.status_code != 200:
             self._note("rest", str(answer.status_code), answer.text)
             time.sleep(PAUSE_S)
@@ -192,13 +192,13 @@ class MixedLoad:
         if mode == "text2img":
             arguments["prompt"] = arguments["prompt"] or "yellow sun"
         elif mode == "canny":
-            arguments["control_image"] = rng.choice(self._pictures)
+            arguments["control_image"] = rng.choice(self._images)
         else:
-            arguments["images"] = rng.choice(self._pictures)
+            arguments["images"] = rng.choice(self._images)
         return arguments, seed, mode
 
     @staticmethod
-    def _checked(ask: Callable[[], list[Variation]], seed: int) -> str:
+    def _checked(ask: Callable[[], list[ImageResult]], seed: int) -> str:
         (variation,) = ask()
         return "right" if variation.seed == seed else "wrong"
 

@@ -57,12 +57,12 @@ def array_of(name: str, value: Any) -> npt.NDArray[Any]:
 
 
 def tensors_of(
-    pictures: list[bytes], *, prompt: str | None = None, strengths: list[float] | None = None, **knobs: float
+    images: list[bytes], *, prompt: str | None = None, strengths: list[float] | None = None, **knobs: float
 ) -> Tensors:
     """Knobs by their tensor names in small letters: height, width, num_inference_steps, guidance_scale, seed ..."""
     types = {"guidance_scale": np.float32, "seed": np.int64}
     tensors = {name.upper(): np.array([[value]], types.get(name, np.int32)) for name, value in knobs.items()}
-    tensors["IMAGE"] = np.array([pictures], dtype=object)
+    tensors["IMAGE"] = np.array([images], dtype=object)
     if prompt is not None:
         tensors["PROMPT"] = np.array([[prompt.encode()]], dtype=object)
     if strengths is not None:

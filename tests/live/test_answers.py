@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from conftest import DEMO, ROOT, start_server
-from flux_client import FluxClient, GenerationFailed, InvalidRequest, Overloaded, RetryPolicy, Variation
+from flux_client import FluxClient, GenerationFailed, ImageResult, InvalidRequest, Overloaded, RetryPolicy
 from flux_contract.models import MODELS
 from flux_serving.launch.server import ModelDied, TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 pytestmark = pytest.mark.live
 
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 ONCE = RetryPolicy(attempts=1)
 #: Seconds after which an answer counts as none; a busy machine answers in a few.
 PATIENCE_S = 30.0
@@ -82,22 +82,22 @@ def client(server: TritonServer) -> Iterator[FluxClient]:
         yield opened
 
 
-def pictures_of(client: FluxClient, **knobs: Any) -> list[Variation]:
-    return client.redux(PICTURE, num_inference_steps=1, **knobs)
+def images_of(client: FluxClient, **knobs: Any) -> list[ImageResult]:
+    return client.redux(IMAGE, num_inference_steps=1, **knobs)
 
 
 def test_paths_that_are_not_ascii_serve_every_mode(client: FluxClient) -> None:
-    assert pictures_of(client, prompt="a red disc")
-    assert client.img2img(PICTURE, strength=0.5, num_inference_steps=2)
-    assert client.canny(PICTURE, prompt="a red disc", num_inference_steps=1)
+    assert images_of(client, prompt="a red disc")
+    assert client.img2img(IMAGE, strength=0.5, num_inference_steps=2)
+    assert client.canny(IMAGE, prompt="a red disc", num_inference_steps=1)
 
 
 def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(client: FluxClient) -> None:
-    plain, umlaut = (pictures_of(client, lora=name, seed=1) for name in ("plain", "ü 画"))
+    plain, umlaut = (images_of(client, lora=name, seed=1) for name in ("plain", "ü 画"))
     assert plain[0].data == umlaut[0].data or plain[0].image.tobytes() == umlaut[0].image.tobytes()
     for ask in (
-        lambda: pictures_of(client, lora="missing"),
-        lambda: list(client.stream(PICTURE, lora="missing", num_inference_steps=1)),
+        lambda: images_of(client, lora="missing"),
+        lambda: list(client.stream(IMAGE, lora="missing", num_inference_steps=1)),
     ):
         with pytest.raises(InvalidRequest, match="LORA='missing', expected one of: plain, ü 画"):
             ask()
@@ -106,7 +106,7 @@ def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(clien
 @pytest.mark.parametrize("name", ["\x00", "a" * 100_000, "画" * 300, "\N{PILE OF POO}" * 50, "../x", "'(INTERNAL)"])
 def test_any_name_of_an_adapter_is_answered(client: FluxClient, name: str) -> None:
     with pytest.raises(InvalidRequest, match="LORA"):
-        pictures_of(client, lora=name)
+        images_of(client, lora=name)
 
 
 #: Where each model's request fails, as `faulty_model` knows it, and the mode that passes the model.
@@ -128,10 +128,10 @@ def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: 
     mode, places = PLACES[model]
     for place in places:
         for is_streamed in (False, True) if model != "flux_stream" else (True,):
-            # A picture of its own, which the response cache does not know.
-            arguments: dict[str, Any] = {"images": drawn_picture(next(_numbers)), "num_inference_steps": 2}
+            # An image of its own, which the response cache does not know.
+            arguments: dict[str, Any] = {"images": drawn_image(next(_numbers)), "num_inference_steps": 2}
             if mode == "canny":
-                arguments |= {"control_image": drawn_picture(next(_numbers)), "prompt": "a disc"}
+                arguments |= {"control_image": drawn_image(next(_numbers)), "prompt": "a disc"}
             options = {"request_id": f"fault {model} {place}"}
             if is_streamed:
                 ask = partial(lambda **given: list(client.stream(**given)), mode=mode, **arguments, **options)
@@ -142,30 +142,30 @@ def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: 
             # image_encode's code is lost between an ensemble and flux_stream; others have checked what comes there.
             is_told = not (is_streamed and model == "image_encode")
             assert isinstance(caught.value, InvalidRequest) == (place == "unencodable" and is_told), caught.value
-    assert pictures_of(client)
+    assert images_of(client)
 
 
 def test_a_stream_s_place_is_free_when_its_caller_leaves_even_if_a_model_never_answers(server: TritonServer) -> None:
     """Thirty streams, of which 24 may run at once, into a model that keeps their requests for ever."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client:
         for number in range(30):
-            picture = drawn_picture(100 + number)
-            stream = client.stream(picture, num_inference_steps=1, request_id="fault flux_base silence")
+            image = drawn_image(100 + number)
+            stream = client.stream(image, num_inference_steps=1, request_id="fault flux_base silence")
             time.sleep(0.1)
             stream.cancel()
-        assert list(client.stream(PICTURE, num_inference_steps=1))
+        assert list(client.stream(IMAGE, num_inference_steps=1))
 
 
 def test_a_lost_gpu_ends_the_model_s_process_after_its_answers(server: TritonServer) -> None:
     """Last: without flux_base the server cannot go on, and the launcher notices."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client, ThreadPoolExecutor(3) as pool:
         others = [
-            pool.submit(client.redux, PICTURE, num_inference_steps=100, height=512, width=512, num_images=8)
+            pool.submit(client.redux, IMAGE, num_inference_steps=100, height=512, width=512, num_images=8)
             for _ in range(2)
         ]
         time.sleep(2)
         with pytest.raises(GenerationFailed, match="unexpected RuntimeError; the server's log has the details"):
-            pictures_of(client, request_id="fault flux_base cuda")
+            images_of(client, request_id="fault flux_base cuda")
         for other in others:
             error = other.exception(PATIENCE_S)
             assert isinstance(error, (Overloaded, GenerationFailed)), repr(error)

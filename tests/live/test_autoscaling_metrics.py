@@ -16,8 +16,8 @@ import yaml
 from flux_client import FluxClient
 from flux_contract.metrics import METRICS, TOKENS_RUNNING, TOKENS_WAITING
 from flux_serving.launch.server import TritonServer
+from images import drawn_image
 from manifests import DEPLOY, named, of_kind, rendered
-from pictures import drawn_picture
 from prometheus import Prometheus, scraping
 from raw import engine_metrics
 from test_monitoring import names_in, pytestmark  # noqa: F401
@@ -66,7 +66,7 @@ def two_long_images(server: TritonServer) -> Iterator[None]:
     def ask() -> None:
         with (
             FluxClient(server.grpc_url) as client,
-            client.stream(drawn_picture(1), num_images=2, height=512, width=512, num_inference_steps=100) as stream,
+            client.stream(drawn_image(1), num_images=2, height=512, width=512, num_inference_steps=100) as stream,
         ):
             for _ in stream:
                 if over.is_set():

@@ -14,7 +14,7 @@ import pytest
 from conftest import DEMO, start_server
 from flux_client import AsyncFluxClient, FluxClient
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture
+from images import drawn_image
 from raw import engine_metrics
 
 pytestmark = pytest.mark.live
@@ -36,7 +36,7 @@ def busy(server: TritonServer) -> Iterator[None]:
     """Long jobs run there, sent past the client under test."""
     with FluxClient(server.grpc_url) as client, ExitStack() as streams:
         for seed in range(2):
-            stream = streams.enter_context(client.stream(drawn_picture(1), seed=seed, **LONG))
+            stream = streams.enter_context(client.stream(drawn_image(1), seed=seed, **LONG))
             next(stream)
         yield
 
@@ -51,7 +51,7 @@ def ask(url: str) -> None:
     """The first request finds no readings; the others come when there are some."""
     with FluxClient(url) as client:
         for number in range(COUNT):
-            client.redux(drawn_picture(number), seed=number, **SHORT)
+            client.redux(drawn_image(number), seed=number, **SHORT)
             time.sleep(1.5 if number == 0 else 0.1)
 
 
@@ -59,7 +59,7 @@ def ask_async(url: str) -> None:
     async def run() -> None:
         async with AsyncFluxClient(url) as client:
             for number in range(COUNT):
-                await client.redux(drawn_picture(number), seed=number, **SHORT)
+                await client.redux(drawn_image(number), seed=number, **SHORT)
                 await asyncio.sleep(1.5 if number == 0 else 0.1)
 
     asyncio.run(run())
@@ -80,14 +80,14 @@ def test_calls_succeed_while_one_server_is_stopped_and_it_works_again_afterwards
 ) -> None:
     """Stopped by SIGSTOP it accepts connections, and answers nothing. A call that it has waits until its deadline."""
     with FluxClient(f"{other_server.grpc_url},{demo_server.grpc_url}") as client:
-        client.redux(drawn_picture(0), **SHORT)
+        client.redux(drawn_image(0), **SHORT)
         time.sleep(1.5)
         os.kill(other_server.pid, signal.SIGSTOP)
         try:
             # Until the client has noticed.
             time.sleep(2.0)
             for number in range(COUNT):
-                client.redux(drawn_picture(number), seed=number, timeout_s=60, **SHORT)
+                client.redux(drawn_image(number), seed=number, timeout_s=60, **SHORT)
         finally:
             os.kill(other_server.pid, signal.SIGCONT)
         before = done(other_server)
@@ -95,4 +95,4 @@ def test_calls_succeed_while_one_server_is_stopped_and_it_works_again_afterwards
         while done(other_server) == before:
             assert time.monotonic() < limit, "it got no request after it had come back"
             for number in range(4):
-                client.redux(drawn_picture(number), seed=number, **SHORT)
+                client.redux(drawn_image(number), seed=number, **SHORT)

@@ -12,8 +12,8 @@ import pytest
 from flux_client import FluxClient, Progress
 from flux_serving.launch.server import TritonServer
 from test_stream import (
+    IMAGE,
     LONG,
-    PICTURE,
     Stream,
     answers_of,
     assert_serves_promptly,
@@ -80,7 +80,7 @@ def test_nobody_cancels_a_stream_whose_token_they_do_not_know(demo_server: Trito
 def test_a_token_that_could_be_guessed_and_a_request_that_does_both_are_refused(
     demo_server: TritonServer, texts: dict[str, str], message: str
 ) -> None:
-    tensors = with_text({"IMAGE": np.array([[PICTURE]], dtype=object)}, **texts)
+    tensors = with_text({"IMAGE": np.array([[IMAGE]], dtype=object)}, **texts)
     assert [answer.error for answer in answers_of(demo_server, tensors)] == [message]
 
 
@@ -90,7 +90,7 @@ def test_a_hundred_cancelled_streams_end_by_themselves_and_leave_the_server_aliv
     def cancel_some(number: int) -> None:
         with FluxClient(demo_server.grpc_url) as client:
             for _ in range(25):
-                stream = client.stream(PICTURE, num_inference_steps=50)
+                stream = client.stream(IMAGE, num_inference_steps=50)
                 if number % 2:
                     assert isinstance(next(stream), Progress)
                 answers = stream._answers

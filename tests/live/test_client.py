@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flux_client import AsyncFluxClient, DeadlineExceeded, FluxClient, InvalidRequest, Variation
+from flux_client import AsyncFluxClient, DeadlineExceeded, FluxClient, ImageResult, InvalidRequest
 from flux_client.fake import FakeTransport
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 pytestmark = pytest.mark.live
 
@@ -23,7 +23,7 @@ def url_of(server: TritonServer, protocol: str) -> str:
     return server.grpc_url if protocol == "grpc" else server.http_url
 
 
-def assert_alike(ones: list[Variation], others: list[Variation]) -> None:
+def assert_alike(ones: list[ImageResult], others: list[ImageResult]) -> None:
     """Equal to one 8-bit step: images that share a denoising step are rounded in another order."""
     assert [variation.seed for variation in ones] == [variation.seed for variation in others]
     for one, other in zip(ones, others, strict=True):
@@ -35,7 +35,7 @@ def assert_alike(ones: list[Variation], others: list[Variation]) -> None:
 def test_variations_come_with_their_seeds(demo_server: TritonServer, protocol: Any) -> None:
     with FluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
         client.wait_until_ready(30)
-        variations = client.redux(drawn_picture(1), num_images=2, seed=9, num_inference_steps=2)
+        variations = client.redux(drawn_image(1), num_images=2, seed=9, num_inference_steps=2)
     assert [variation.seed for variation in variations] == [9, 10]
     assert [variation.image.size for variation in variations] == [(64, 64)] * 2
     assert variations[0].data != variations[1].data
@@ -43,30 +43,30 @@ def test_variations_come_with_their_seeds(demo_server: TritonServer, protocol: A
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_async_client_gives_what_the_sync_one_gives(demo_server: TritonServer, protocol: Any) -> None:
-    async def call() -> list[list[Variation]]:
+    async def call() -> list[list[ImageResult]]:
         async with AsyncFluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
             await client.wait_until_ready(30)
-            calls = (client.redux(drawn_picture(1), seed=seed, num_inference_steps=2) for seed in range(3))
+            calls = (client.redux(drawn_image(1), seed=seed, num_inference_steps=2) for seed in range(3))
             return await asyncio.gather(*calls)
 
     together = asyncio.run(call())
     with FluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
         for seed, variations in enumerate(together):
-            assert_alike(variations, client.redux(drawn_picture(1), seed=seed, num_inference_steps=2))
+            assert_alike(variations, client.redux(drawn_image(1), seed=seed, num_inference_steps=2))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_server_s_refusal_is_the_client_s_exception(demo_server: TritonServer, protocol: Any) -> None:
     with (
         FluxClient(url_of(demo_server, protocol), protocol=protocol) as client,
-        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not a picture"),
+        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not an image"),
     ):
-        client.redux(b"not a picture")
+        client.redux(b"not an image")
 
 
 def test_a_call_ends_at_its_deadline(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client, pytest.raises(DeadlineExceeded):
-        client.redux(drawn_picture(1), height=512, width=512, num_inference_steps=100, timeout_s=1)
+        client.redux(drawn_image(1), height=512, width=512, num_inference_steps=100, timeout_s=1)
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -82,9 +82,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-def outcome(client: FluxClient, pictures: Any, knobs: dict[str, Any]) -> Any:
+def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
     try:
-        variations = client.redux(pictures, **knobs)
+        variations = client.redux(images, **knobs)
     except InvalidRequest:
         return InvalidRequest
     return [(v.seed, v.format, v.image.size, v.image.mode) for v in variations]
@@ -94,13 +94,13 @@ def outcome(client: FluxClient, pictures: Any, knobs: dict[str, Any]) -> Any:
 def test_the_fake_answers_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
     knobs = {"num_inference_steps": 1} | REQUESTS[name]
     with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
-        for pictures in (drawn_picture(1), [drawn_picture(1), drawn_picture(2)], b"not a picture"):
-            assert outcome(fake, pictures, knobs) == outcome(real, pictures, knobs)
+        for images in (drawn_image(1), [drawn_image(1), drawn_image(2)], b"not an image"):
+            assert outcome(fake, images, knobs) == outcome(real, images, knobs)
 
 
 def test_the_command_line_writes_the_variations(demo_server: TritonServer, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / f"{name}.png").write_bytes(encoded(drawn_picture(len(name))))
+        (tmp_path / f"{name}.png").write_bytes(encoded(drawn_image(len(name))))
     subprocess.run(
         [
             *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "two.png", "-n", "2", "-o", "out"),

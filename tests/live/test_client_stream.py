@@ -1,4 +1,4 @@
-"""Streams against the real server: the same pictures as plain calls, progress, cancellation, and a server that dies."""
+"""Streams against the real server: the same images as plain calls, progress, cancellation, and a server that dies."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from flux_client import (
     Event,
     FluxClient,
     FluxError,
+    ImageResult,
     InvalidRequest,
     NotConnected,
     Progress,
     Unreachable,
-    Variation,
 )
 from flux_client.fake import FakeTransport
 from flux_client.grpc_transport import GrpcTransport
 from flux_client.request import Request
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from raw import samples_of
 from test_client import assert_alike
 
@@ -51,16 +51,16 @@ def progress_in(events: list[Event]) -> list[Progress]:
     return [event for event in events if isinstance(event, Progress)]
 
 
-def variations_in(events: list[Event]) -> list[Variation]:
-    return [event for event in events if isinstance(event, Variation)]
+def results_in(events: list[Event]) -> list[ImageResult]:
+    return [event for event in events if isinstance(event, ImageResult)]
 
 
-def test_a_stream_gives_the_pictures_of_a_plain_call_after_their_progress(demo_server: TritonServer) -> None:
+def test_a_stream_gives_the_images_of_a_plain_call_after_their_progress(demo_server: TritonServer) -> None:
     knobs: dict[str, Any] = {"num_images": 2, "seed": 9, "num_inference_steps": 4}
     with FluxClient(demo_server.grpc_url) as client:
-        events = list(client.stream(drawn_picture(1), preview_steps=2, **knobs))
-        assert_alike(variations_in(events), client.redux(drawn_picture(1), **knobs))
-    assert variations_in(events) == events[-2:]
+        events = list(client.stream(drawn_image(1), preview_steps=2, **knobs))
+        assert_alike(results_in(events), client.redux(drawn_image(1), **knobs))
+    assert results_in(events) == events[-2:]
     progress = progress_in(events)
     for image in (0, 1):
         steps = [event.step for event in progress if event.image == image]
@@ -76,43 +76,41 @@ def test_a_stream_gives_the_pictures_of_a_plain_call_after_their_progress(demo_s
 def test_previews_come_after_every_so_many_steps_and_not_otherwise(demo_server: TritonServer, method: str) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         told = progress_in(
-            list(client.stream(drawn_picture(1), num_inference_steps=60, preview_steps=30, preview_method=method))
+            list(client.stream(drawn_image(1), num_inference_steps=60, preview_steps=30, preview_method=method))
         )
-        plain = progress_in(list(client.stream(drawn_picture(1), num_inference_steps=6)))
+        plain = progress_in(list(client.stream(drawn_image(1), num_inference_steps=6)))
     (with_preview,) = (event.step for event in told if event.preview is not None)
     assert with_preview == 30 if method == "latent2rgb" else 30 <= with_preview < 60
     assert {event.preview for event in plain} == {None}
 
 
 def test_the_async_stream_gives_what_the_sync_one_gives(demo_server: TritonServer) -> None:
-    async def pictures(client: AsyncFluxClient, seed: int) -> list[Variation]:
-        return variations_in(
-            [event async for event in client.stream(drawn_picture(1), seed=seed, num_inference_steps=3)]
-        )
+    async def images(client: AsyncFluxClient, seed: int) -> list[ImageResult]:
+        return results_in([event async for event in client.stream(drawn_image(1), seed=seed, num_inference_steps=3)])
 
-    async def call() -> list[list[Variation]]:
+    async def call() -> list[list[ImageResult]]:
         async with AsyncFluxClient(demo_server.grpc_url) as client:
-            return await asyncio.gather(*(pictures(client, seed) for seed in range(3)))
+            return await asyncio.gather(*(images(client, seed) for seed in range(3)))
 
     together = asyncio.run(call())
     with FluxClient(demo_server.grpc_url) as client:
         for seed, variations in enumerate(together):
-            events = list(client.stream(drawn_picture(1), seed=seed, num_inference_steps=3))
-            assert_alike(variations, variations_in(events))
+            events = list(client.stream(drawn_image(1), seed=seed, num_inference_steps=3))
+            assert_alike(variations, results_in(events))
 
 
 def test_eight_threads_stream_from_one_client_at_once(demo_server: TritonServer) -> None:
-    def pictures(client: FluxClient, seed: int) -> list[Variation]:
-        return variations_in(list(client.stream(drawn_picture(1), seed=seed, num_inference_steps=4)))
+    def images(client: FluxClient, seed: int) -> list[ImageResult]:
+        return results_in(list(client.stream(drawn_image(1), seed=seed, num_inference_steps=4)))
 
     with FluxClient(demo_server.grpc_url) as client, ThreadPoolExecutor(8) as pool:
-        streamed = list(pool.map(lambda seed: pictures(client, seed), range(8)))
+        streamed = list(pool.map(lambda seed: images(client, seed), range(8)))
         for seed, variations in enumerate(streamed):
-            assert_alike(variations, client.redux(drawn_picture(1), seed=seed, num_inference_steps=4))
+            assert_alike(variations, client.redux(drawn_image(1), seed=seed, num_inference_steps=4))
 
 
 def unfinished_calls(server: TritonServer) -> float:
-    """Calls of the ensemble that ended without a picture, as Triton counts them."""
+    """Calls of the ensemble that ended without an image, as Triton counts them."""
     failures = (each for each in samples_of(server) if each.name == "nv_inference_request_failure")
     return sum(each.value for each in failures if each.labels["model"] == "flux_redux")
 
@@ -124,13 +122,13 @@ def assert_work_ended(server: TritonServer, before: float) -> None:
         time.sleep(0.1)
     assert unfinished_calls(server) > before
     with FluxClient(server.grpc_url) as client:
-        client.redux(drawn_picture(2), num_inference_steps=1, timeout_s=PROMPT_S)
+        client.redux(drawn_image(2), num_inference_steps=1, timeout_s=PROMPT_S)
 
 
 def test_cancelling_from_another_thread_ends_the_work(demo_server: TritonServer) -> None:
     before = unfinished_calls(demo_server)
     with FluxClient(demo_server.grpc_url) as client:
-        stream = client.stream(drawn_picture(1), **LONG)
+        stream = client.stream(drawn_image(1), **LONG)
         assert isinstance(next(stream), Progress)
         threading.Timer(0.2, stream.cancel).start()
         started = time.monotonic()
@@ -145,11 +143,11 @@ def test_cancelling_from_another_thread_ends_the_work(demo_server: TritonServer)
 def test_leaving_the_block_or_dropping_the_stream_ends_the_work(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         before = unfinished_calls(demo_server)
-        with client.stream(drawn_picture(1), **LONG) as stream:
+        with client.stream(drawn_image(1), **LONG) as stream:
             next(stream)
         assert_work_ended(demo_server, before)
         before = unfinished_calls(demo_server)
-        for _ in client.stream(drawn_picture(1), **LONG):
+        for _ in client.stream(drawn_image(1), **LONG):
             break
         assert_work_ended(demo_server, before)
 
@@ -157,7 +155,7 @@ def test_leaving_the_block_or_dropping_the_stream_ends_the_work(demo_server: Tri
 @pytest.mark.parametrize("how", ["cancel", "block", "aclose", "drop", "task"])
 def test_an_async_stream_ends_the_work_in_every_way(demo_server: TritonServer, how: str) -> None:
     async def begin_and_end(client: AsyncFluxClient) -> None:
-        stream = client.stream(drawn_picture(1), **LONG)
+        stream = client.stream(drawn_image(1), **LONG)
         if how == "block":
             async with stream:
                 await anext(stream)
@@ -197,7 +195,7 @@ def test_a_stream_ends_at_its_deadline_and_so_does_its_work(demo_server: TritonS
     with FluxClient(demo_server.grpc_url) as client:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            list(client.stream(drawn_picture(1), timeout_s=1, **LONG))
+            list(client.stream(drawn_image(1), timeout_s=1, **LONG))
         assert time.monotonic() - started < 3
     assert_work_ended(demo_server, before)
 
@@ -205,9 +203,9 @@ def test_a_stream_ends_at_its_deadline_and_so_does_its_work(demo_server: TritonS
 def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServer) -> None:
     with (
         FluxClient(demo_server.grpc_url) as client,
-        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not a picture"),
+        pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not an image"),
     ):
-        list(client.stream(b"not a picture"))
+        list(client.stream(b"not an image"))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +221,7 @@ def test_triton_s_own_refusal_of_a_stream_is_an_invalid_request(
     demo_server: TritonServer, model: str, inputs: dict[str, Any], words: str
 ) -> None:
     transport = GrpcTransport(demo_server.grpc_url)
-    request = Request(model, {"IMAGE": np.array([[b"a picture"]], dtype=object), **inputs}, ("OUTPUT_IMAGE",))
+    request = Request(model, {"IMAGE": np.array([[b"an image"]], dtype=object), **inputs}, ("OUTPUT_IMAGE",))
     with closing(transport), pytest.raises(InvalidRequest, match=f"^{words}"):
         next(transport.stream(request, timeout_s=PROMPT_S, request_id="mine"))
 
@@ -232,14 +230,14 @@ def test_triton_s_own_refusal_of_a_stream_is_an_invalid_request(
 def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer, manner: str) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         for _ in range(30):
-            stream = client.stream(b"not a picture")
+            stream = client.stream(b"not an image")
             with pytest.raises(InvalidRequest):
                 next(stream)
             if manner == "lingers":
                 time.sleep(0.05)
             else:
                 stream.cancel()
-        client.redux(drawn_picture(1), num_inference_steps=1, timeout_s=PROMPT_S)
+        client.redux(drawn_image(1), num_inference_steps=1, timeout_s=PROMPT_S)
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -253,30 +251,30 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-def outcome(client: FluxClient, pictures: Any, knobs: dict[str, Any]) -> Any:
-    """What a stream told: the pictures, and of each image which steps came with a preview.
+def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
+    """What a stream told: the images, and of each image which steps came with a preview.
 
     Progress may be lost on the way, as a preview may; so only what came last for each image has to be the same.
     """
     try:
-        events = list(client.stream(pictures, **knobs))
+        events = list(client.stream(images, **knobs))
     except InvalidRequest:
         return InvalidRequest
     last = {event.image: (event.step, event.steps) for event in progress_in(events)}
     has_previews = any(event.preview for event in progress_in(events))
-    return last, has_previews, [(v.seed, v.format, v.image.size, v.image.mode) for v in variations_in(events)]
+    return last, has_previews, [(v.seed, v.format, v.image.size, v.image.mode) for v in results_in(events)]
 
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_fake_streams_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
     knobs = {"num_inference_steps": 2} | REQUESTS[name]
     with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
-        for pictures in (drawn_picture(1), b"not a picture"):
-            assert outcome(fake, pictures, knobs) == outcome(real, pictures, knobs)
+        for images in (drawn_image(1), b"not an image"):
+            assert outcome(fake, images, knobs) == outcome(real, images, knobs)
 
 
 def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer, tmp_path: Path) -> None:
-    (tmp_path / "one.png").write_bytes(encoded(drawn_picture(1)))
+    (tmp_path / "one.png").write_bytes(encoded(drawn_image(1)))
     subprocess.run(
         [
             *(sys.executable, "-m", "flux_client.cli", "redux", "one.png", "-o", "out", "--seed", "3", "--steps", "4"),
@@ -291,7 +289,7 @@ def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer
 
 
 def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tmp_path: Path) -> None:
-    (tmp_path / "one.png").write_bytes(encoded(drawn_picture(1)))
+    (tmp_path / "one.png").write_bytes(encoded(drawn_image(1)))
     before = unfinished_calls(demo_server)
     with subprocess.Popen(
         [
@@ -318,7 +316,7 @@ def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tm
 def test_a_server_that_dies_under_a_stream_is_unreachable_soon(tmp_path: Path, kind: str) -> None:
     async def follow(url: str, begun: threading.Event) -> None:
         async with AsyncFluxClient(url) as client:
-            async for _ in client.stream(drawn_picture(1), **LONG):
+            async for _ in client.stream(drawn_image(1), **LONG):
                 begun.set()
 
     def call(url: str, begun: threading.Event) -> None:
@@ -326,7 +324,7 @@ def test_a_server_that_dies_under_a_stream_is_unreachable_soon(tmp_path: Path, k
             asyncio.run(follow(url, begun))
             return
         with FluxClient(url) as client:
-            for _ in client.stream(drawn_picture(1), **LONG):
+            for _ in client.stream(drawn_image(1), **LONG):
                 begun.set()
 
     for server in start_server(DEMO, tmp_path / "triton.log"):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from conftest import DEMO
-from flux_client import FluxClient, InvalidRequest, Variation
+from flux_client import FluxClient, ImageResult, InvalidRequest
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture
+from images import drawn_image
 from reference import StockDiffusers
 
 pytestmark = pytest.mark.live
@@ -32,7 +32,7 @@ IDENTITY: dict[str, Any] = {
     "prompt_end": 1.0,
 }
 
-#: The left half of a picture of 80 x 60 pixels.
+#: The left half of an image of 80 x 60 pixels.
 LEFT = Image.new("L", (80, 60), 0)
 LEFT.paste(255, (0, 0, 40, 60))
 
@@ -59,23 +59,23 @@ def client(demo_server: TritonServer) -> FluxClient:
     return FluxClient(demo_server.grpc_url)
 
 
-def varied(client: FluxClient, *pictures: Image.Image, **knobs: Any) -> np.ndarray:
-    (variation,) = client.redux(list(pictures), num_inference_steps=4, seed=5, **knobs)
+def varied(client: FluxClient, *images: Image.Image, **knobs: Any) -> np.ndarray:
+    (variation,) = client.redux(list(images), num_inference_steps=4, seed=5, **knobs)
     return np.asarray(variation.image).astype(int)
 
 
 def test_identity_settings_change_no_bit(client: FluxClient) -> None:
-    picture = drawn_picture(1)
-    plain = varied(client, picture)
-    assert np.array_equal(varied(client, picture, **IDENTITY), plain)
+    image = drawn_image(1)
+    plain = varied(client, image)
+    assert np.array_equal(varied(client, image, **IDENTITY), plain)
     for knob, value in IDENTITY.items():
-        assert np.array_equal(varied(client, picture, **{knob: value}), plain), knob
+        assert np.array_equal(varied(client, image, **{knob: value}), plain), knob
 
 
 @pytest.mark.parametrize("knob", TURNED)
 def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
     """Beside what it needs to mean anything."""
-    pictures = [drawn_picture(1), drawn_picture(2)]
+    images = [drawn_image(1), drawn_image(2)]
     needed = {
         "prompt_strength": {"prompt": "red apple"},
         "prompt_start": {"prompt": "red apple", "prompt_end": 0.5},
@@ -85,26 +85,26 @@ def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
         "image_mask_crop": {"image_mask": [None, LEFT]},
     }.get(knob, {})
     value = LEFT if knob == "image_mask" else TURNED[knob]
-    turned, plain = (varied(client, *pictures, **needed, **more) for more in ({knob: value}, {}))
+    turned, plain = (varied(client, *images, **needed, **more) for more in ({knob: value}, {}))
     assert np.abs(turned - plain).max() > 1
 
 
 def test_a_sum_is_what_diffusers_gives_for_lists_and_scales(client: FluxClient) -> None:
     stock = StockDiffusers(DEMO)
-    pictures, scales = [drawn_picture(3), drawn_picture(4)], [0.6, 0.9]
+    images, scales = [drawn_image(3), drawn_image(4)], [0.6, 0.9]
     for prompt in ("", "green tree"):
         prior = stock.prior_with_text if prompt else stock.prior
         texts = {"prompt": [prompt] * 2} if prompt else {}
-        condition = prior(pictures, prompt_embeds_scale=scales, pooled_prompt_embeds_scale=scales, **texts)
+        condition = prior(images, prompt_embeds_scale=scales, pooled_prompt_embeds_scale=scales, **texts)
         expected = stock._run(stock.base, condition, 64, 64, 4, 2.5, 5).rgb
-        actual = varied(client, *pictures, image_strength=scales, image_blend="sum", prompt=prompt)
+        actual = varied(client, *images, image_strength=scales, image_blend="sum", prompt=prompt)
         assert np.abs(actual - expected).max() <= 1
 
 
 def test_what_lies_outside_the_mask_changes_nothing(client: FluxClient) -> None:
     mask = Image.new("L", (80, 60), 0)
     mask.paste(255, (20, 10, 60, 50))
-    one, other = drawn_picture(1), drawn_picture(2)
+    one, other = drawn_image(1), drawn_image(2)
     other.paste(one, mask=mask)
     for crop in (0, 1):
         knobs = {"image_mask": mask, "image_mask_crop": crop}
@@ -113,24 +113,24 @@ def test_what_lies_outside_the_mask_changes_nothing(client: FluxClient) -> None:
 
 
 def test_contain_sees_what_cover_cuts_off(client: FluxClient) -> None:
-    """Two pictures of 3:1 that differ at their ends."""
-    one = drawn_picture(1, width=180, height=60)
+    """Two images of 3:1 that differ at their ends."""
+    one = drawn_image(1, width=180, height=60)
     other = one.copy()
     other.paste((200, 0, 0), (0, 0, 50, 60))
-    assert np.array_equal(*(varied(client, picture, image_fit="cover") for picture in (one, other)))
+    assert np.array_equal(*(varied(client, image, image_fit="cover") for image in (one, other)))
     for fit in ("contain", "tiles", "stretch"):
-        first, second = (varied(client, picture, image_fit=fit) for picture in (one, other))
+        first, second = (varied(client, image, image_fit=fit) for image in (one, other))
         assert np.abs(first - second).max() > 1, fit
 
 
 def test_what_is_transparent_of_a_mask_does_not_count(client: FluxClient) -> None:
     cut_out = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
     cut_out.paste((255, 255, 255, 255), (0, 0, 40, 60))
-    pictures = [varied(client, drawn_picture(1), image_mask=mask) for mask in (cut_out, LEFT)]
-    assert np.array_equal(*pictures)
+    images = [varied(client, drawn_image(1), image_mask=mask) for mask in (cut_out, LEFT)]
+    assert np.array_equal(*images)
 
 
-def test_a_very_oblong_picture_takes_no_more_memory_than_others(client: FluxClient) -> None:
+def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient) -> None:
     """Padded to a square as it is, it would take 14 GB."""
     assert varied(client, Image.new("RGB", (60000, 1), "red"), image_fit="contain").shape == (64, 64, 3)
 
@@ -143,37 +143,37 @@ def test_more_squares_than_one_request_may_show_are_refused(client: FluxClient) 
 
 
 def test_all_knobs_at_once_give_the_same_alone_in_company_and_by_stream(client: FluxClient) -> None:
-    pictures = [drawn_picture(1), drawn_picture(2)]
-    alone = varied(client, *pictures, **TURNED)
-    with client.stream(pictures, num_inference_steps=4, seed=5, **TURNED) as stream:
-        (streamed,) = [event for event in stream if isinstance(event, Variation)]
+    images = [drawn_image(1), drawn_image(2)]
+    alone = varied(client, *images, **TURNED)
+    with client.stream(images, num_inference_steps=4, seed=5, **TURNED) as stream:
+        (streamed,) = [event for event in stream if isinstance(event, ImageResult)]
     assert np.array_equal(np.asarray(streamed.image), alone)
-    streams = [client.stream(drawn_picture(seed), num_inference_steps=30, seed=seed) for seed in range(4)]
-    in_company = varied(client, *pictures, **TURNED)
+    streams = [client.stream(drawn_image(seed), num_inference_steps=30, seed=seed) for seed in range(4)]
+    in_company = varied(client, *images, **TURNED)
     for stream in streams:
-        assert sum(isinstance(event, Variation) for event in stream) == 1
+        assert sum(isinstance(event, ImageResult) for event in stream) == 1
     assert np.abs(in_company - alone).max() <= 1
 
 
-TWO = (drawn_picture(1), drawn_picture(2))
+TWO = (drawn_image(1), drawn_image(2))
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no number": ({"image_strength": float("nan")}, "IMAGE_STRENGTH=nan, expected 0..4"),
     "a negative start": ({"image_start": -0.5}, "IMAGE_START=-0.5, expected 0..1"),
-    "a list of the wrong length": ({"image_detail": [1, 2, 3]}, "IMAGE_DETAIL has 3 values for 2 pictures"),
+    "a list of the wrong length": ({"image_detail": [1, 2, 3]}, "IMAGE_DETAIL has 3 values for 2 images"),
     "too little detail": ({"image_detail": 10}, "IMAGE_DETAIL=10, expected 1..9"),
     "an unknown fit": ({"image_fit": "crop"}, "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
     "an unknown blend": ({"image_blend": "mean"}, "IMAGE_BLEND='mean', expected one of: concat, sum"),
     "a mask of another size": (
         {"image_mask": Image.new("L", (60, 80), 255)},
-        "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels for a picture of 80x60, expected the same",
+        "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels for an image of 80x60, expected the same",
     ),
     "a mask that leaves nothing": (
         {"image_mask": [None, Image.new("L", (80, 60), 0)]},
-        "flux_prior_redux: IMAGE[1]: IMAGE_MASK leaves nothing of the picture",
+        "flux_prior_redux: IMAGE[1]: IMAGE_MASK leaves nothing of the image",
     ),
-    "a mask that is no picture": (
+    "a mask that is not an image": (
         {"image_mask": [None, b"%PDF-1.7"]},
-        "flux_prior_redux: IMAGE_MASK[1]: not a picture",
+        "flux_prior_redux: IMAGE_MASK[1]: not an image",
     ),
     "an end before the start": (
         {"image_start": 0.5, "image_end": 0.25},
@@ -185,7 +185,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a sum of unlike tokens": (
         {"image_blend": "sum", "image_detail": [1, 2]},
-        "flux_prior_redux: IMAGE_BLEND='sum' needs pictures of the same number of tokens",
+        "flux_prior_redux: IMAGE_BLEND='sum' needs images of the same number of tokens",
     ),
     "nothing that steers": (
         {"image_strength": 0.0, "prompt_strength": 0.0},

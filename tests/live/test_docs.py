@@ -12,7 +12,7 @@ from PIL import Image
 
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture
+from images import drawn_image
 
 pytestmark = pytest.mark.live
 
@@ -23,18 +23,16 @@ BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS, ids=[f"{n}-{lang}" for n, (lang, _) in enumerate(BLOCKS)])
-def test_a_block_of_the_page_writes_pictures(
-    demo_server: TritonServer, tmp_path: Path, language: str, code: str
-) -> None:
-    drawn_picture(11).save(tmp_path / "picture.png")
+def test_a_block_of_the_page_writes_images(demo_server: TritonServer, tmp_path: Path, language: str, code: str) -> None:
+    drawn_image(11).save(tmp_path / "image.png")
     code = code.replace("localhost:8001", demo_server.grpc_url).replace("localhost:8000", demo_server.http_url)
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euc", code]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
     variations = sorted(tmp_path.glob("variation*.png"))
     assert variations
     for variation in variations:
-        with Image.open(variation) as picture:
-            assert picture.size == (64, 64)
+        with Image.open(variation) as image:
+            assert image.size == (64, 64)
 
 
 def test_the_page_has_all_seven_ways() -> None:

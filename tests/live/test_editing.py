@@ -18,9 +18,9 @@ from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPi
 from PIL import Image
 
 from conftest import DEMO, ROOT
-from flux_client import FluxClient, InvalidRequest, Variation
+from flux_client import FluxClient, ImageResult, InvalidRequest
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from raw import CONTEXT, NEGATIVE, array_of, call_grpc
 from reference import StockDiffusers
 from stock import deterministic
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.live
 
 SIZES = [(64, 64), (96, 64), (128, 128)]
 STEPS, SEED, PROMPT = 10, 11, "red apple"
-#: A picture of the kind that the demo checkpoint was trained for.
+#: An image of the kind that the demo checkpoint was trained for.
 APPLE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
 LATENT_TOLERANCE = 1e-4
 
@@ -69,8 +69,8 @@ def latents_of(server: TritonServer, for_prior: dict[str, Any], for_base: dict[s
     return call_grpc(server.grpc_url, "flux_base", tensors, ["LATENTS"])["LATENTS"][0]
 
 
-def encoded_latents(server: TritonServer, picture: bytes, height: int, width: int, fit: str = "stretch") -> np.ndarray:
-    given = {"IMAGE": [picture], "HEIGHT": height, "WIDTH": width, "FIT": fit}
+def encoded_latents(server: TritonServer, image: bytes, height: int, width: int, fit: str = "stretch") -> np.ndarray:
+    given = {"IMAGE": [image], "HEIGHT": height, "WIDTH": width, "FIT": fit}
     tensors = {name: array_of(name, value) for name, value in given.items()}
     return call_grpc(server.grpc_url, "flux_vae_encoder", tensors, ["SOURCE_LATENTS"])["SOURCE_LATENTS"]
 
@@ -80,7 +80,7 @@ def apple_on_white() -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", apple.size, "white"), apple).convert("RGB")
 
 
-def check_picture(variation: Variation, rgb: np.ndarray) -> None:
+def check_image(variation: ImageResult, rgb: np.ndarray) -> None:
     """Latents that differ in the last digits may round to the neighbouring level."""
     difference = np.abs(np.asarray(variation.image, int) - rgb)
     assert difference.shape == rgb.shape
@@ -92,7 +92,7 @@ def check_picture(variation: Variation, rgb: np.ndarray) -> None:
 def test_image_to_image_gives_what_diffusers_gives(
     demo_server: TritonServer, client: FluxClient, stock: StockDiffusers, height: int, width: int, strength: float
 ) -> None:
-    """By a prompt alone, as the stock pipeline has it; a square picture, so that both squash it alike."""
+    """By a prompt alone, as the stock pipeline has it; a square image, so that both squash it alike."""
     size = {"height": height, "width": width}
     arguments = {"prompt": PROMPT, "image": apple_on_white(), "strength": strength, "guidance_scale": 3.0, **size}
     latents, rgb = run_stock(stock, FluxImg2ImgPipeline, arguments)
@@ -108,7 +108,7 @@ def test_image_to_image_gives_what_diffusers_gives(
         seed=SEED,
         **size,
     )
-    check_picture(variation, rgb)
+    check_image(variation, rgb)
     own = latents_of(
         demo_server,
         {"IMAGE": [png], "IMAGE_STRENGTH": [0.0], "PROMPT": PROMPT},
@@ -141,7 +141,7 @@ def test_text_to_image_gives_what_diffusers_gives(
     arguments = {"prompt": PROMPT, "guidance_scale": 2.0, **against, **size}
     latents, rgb = run_stock(stock, type(stock.base_with_text), arguments)
     (variation,) = client.text2img(PROMPT, num_inference_steps=STEPS, guidance_scale=2.0, seed=SEED, **against, **size)
-    check_picture(variation, rgb)
+    check_image(variation, rgb)
     of_prior = {"PROMPT": PROMPT} | ({} if negative is None else {"NEGATIVE_PROMPT": negative})
     of_base = {"HEIGHT": height, "WIDTH": width, "NUM_INFERENCE_STEPS": STEPS, "GUIDANCE_SCALE": 2.0, "SEED": SEED}
     of_base |= {} if negative is None else {"TRUE_CFG_SCALE": 1.5}
@@ -187,7 +187,7 @@ def test_edge_control_gives_what_diffusers_gives(
     (variation,) = client.canny(
         png, prompt=PROMPT, fit="stretch", num_inference_steps=STEPS, guidance_scale=2.0, seed=SEED, **knobs, **size
     )
-    check_picture(variation, rgb)
+    check_image(variation, rgb)
     own = latents_of(
         demo_server,
         {"PROMPT": PROMPT},
@@ -204,14 +204,14 @@ def test_edge_control_gives_what_diffusers_gives(
     assert np.abs(own - latents).max() <= LATENT_TOLERANCE
 
 
-def test_strength_0_gives_the_picture_back_and_1_what_is_drawn_without_it(client: FluxClient) -> None:
+def test_strength_0_gives_the_image_back_and_1_what_is_drawn_without_it(client: FluxClient) -> None:
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
+    image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
     for nothing in ({"strength": 0.0}, {"start_sigma": 0.0}):
-        back = client.img2img(picture, num_images=2, seed=5, **nothing)
+        back = client.img2img(image, num_images=2, seed=5, **nothing)
         assert [variation.seed for variation in back] == [5, 6]
-        assert all(np.array_equal(variation.image, picture) for variation in back)
-    drawn = drawn_picture(seed=6)
+        assert all(np.array_equal(variation.image, image) for variation in back)
+    drawn = drawn_image(seed=6)
     (redux,) = client.redux(drawn, num_inference_steps=6, seed=5)
     for all_of_it in ({"strength": 1.0}, {"start_sigma": 1.0}):
         (changed,) = client.img2img(drawn, num_inference_steps=6, seed=5, **all_of_it)
@@ -222,10 +222,10 @@ def test_strength_0_gives_the_picture_back_and_1_what_is_drawn_without_it(client
 
 
 @pytest.mark.parametrize(("fit", "colour"), [("cover", None), ("contain", (255, 255, 255)), ("stretch", None)])
-def test_a_picture_of_another_shape_fits_as_it_is_asked_to(
+def test_an_image_of_another_shape_fits_as_it_is_asked_to(
     client: FluxClient, fit: str, colour: tuple[int, int, int] | None
 ) -> None:
-    """A red stripe across the left quarter of a wide picture: cut off, narrow beside white, or squashed."""
+    """A red stripe across the left quarter of a wide image: cut off, narrow beside white, or squashed."""
     wide = Image.new("RGB", (128, 64), "blue")
     wide.paste((255, 0, 0), (0, 0, 32, 64))
     (back,) = client.img2img(wide, strength=0.0, fit=fit)
@@ -238,7 +238,7 @@ def test_a_picture_of_another_shape_fits_as_it_is_asked_to(
 
 
 def test_ready_edges_are_followed_as_the_photo_that_they_come_from(client: FluxClient) -> None:
-    photo = drawn_picture(seed=8)
+    photo = drawn_image(seed=8)
     edges = client.edges(photo)
     assert set(np.unique(np.asarray(edges))) <= {0, 255}
     wanted = {"prompt": PROMPT, "num_inference_steps": 4, "seed": 2}
@@ -270,7 +270,7 @@ def test_a_list_of_seeds_is_one_for_each_image_and_random_ones_are_told(client: 
 def test_a_stream_of_any_mode_ends_with_what_the_call_gives(
     client: FluxClient, mode: str, given: dict[str, Any]
 ) -> None:
-    png = encoded(drawn_picture(seed=9))
+    png = encoded(drawn_image(seed=9))
     given = {name: png if value is True else value for name, value in given.items()}
     events = list(client.stream(mode=mode, num_inference_steps=6, preview_steps=2, **given))
     *progress, last = events
@@ -284,11 +284,11 @@ def test_a_stream_of_any_mode_ends_with_what_the_call_gives(
 
 def test_an_adapter_changes_its_own_request_and_no_other(client: FluxClient) -> None:
     wanted = {"num_inference_steps": 6, "seed": 3}
-    picture = drawn_picture(seed=10)
-    (before,) = client.redux(picture, **wanted)
-    (with_it,) = client.redux(picture, lora="greyscale", **wanted)
-    (nothing_of_it,) = client.redux(picture, lora=["greyscale"], lora_scale=0.0, **wanted)
-    (after,) = client.redux(picture, **wanted)
+    image = drawn_image(seed=10)
+    (before,) = client.redux(image, **wanted)
+    (with_it,) = client.redux(image, lora="greyscale", **wanted)
+    (nothing_of_it,) = client.redux(image, lora=["greyscale"], lora_scale=0.0, **wanted)
+    (after,) = client.redux(image, **wanted)
     assert before.data == after.data
     assert np.array_equal(before.image, nothing_of_it.image)
     assert np.abs(np.asarray(before.image, int) - np.asarray(with_it.image, int)).mean() > 3
@@ -303,8 +303,8 @@ def test_an_adapter_changes_its_own_request_and_no_other(client: FluxClient) -> 
         (lambda c: c.text2img(PROMPT, negative_prompt="x"), "flux_base: NEGATIVE_PROMPT needs TRUE_CFG_SCALE above 1"),
         (lambda c: c.img2img(_PNG, strength=0.5, start_sigma=0.5), "STRENGTH and START_SIGMA are two scales"),
         (lambda c: c.img2img(_PNG, strength=0.5, num_inference_steps=1), "begins with nothing but noise"),
-        (lambda c: c.img2img(b"no picture"), r"flux_vae_encoder: IMAGE\[0\]|flux_prior_redux: IMAGE\[0\]"),
-        (lambda c: c.canny(b"no picture"), r"canny_edges: CONTROL_IMAGE\[0\]"),
+        (lambda c: c.img2img(b"no image"), r"flux_vae_encoder: IMAGE\[0\]|flux_prior_redux: IMAGE\[0\]"),
+        (lambda c: c.canny(b"no image"), r"canny_edges: CONTROL_IMAGE\[0\]"),
         (lambda c: c.canny(_PNG, canny_low=300.0), "canny_edges: CANNY_LOW=300, expected at most CANNY_HIGH=200"),
         (lambda c: c.canny(_PNG, control_start=0.5, control_end=0.5), "flux_base: CONTROL_START=0.5, expected less"),
         (lambda c: c.img2img(_PNG, height=100), "HEIGHT=100, expected a multiple of 16; nearest: 96 or 112"),
@@ -334,14 +334,14 @@ def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServe
         client.redux(_PNG, lora=Path("x").stem)
 
 
-_PNG = encoded(drawn_picture(seed=12))
+_PNG = encoded(drawn_image(seed=12))
 
 
 def test_over_json_edges_come_as_base64_too(demo_server: TritonServer, client: FluxClient) -> None:
     """Raw bytes would make the answer invalid JSON."""
-    picture = APPLE.read_bytes()
-    expected = np.asarray(client.edges(picture))
-    asked = {"CONTROL_IMAGE": base64.b64encode(picture).decode(), "OUTPUT_FORMAT": "png;base64"}
+    image = APPLE.read_bytes()
+    expected = np.asarray(client.edges(image))
+    asked = {"CONTROL_IMAGE": base64.b64encode(image).decode(), "OUTPUT_FORMAT": "png;base64"}
     drawing = asked | {"PROMPT": "", "NUM_INFERENCE_STEPS": 2}
     for model, body in (("canny_edges", asked), ("flux_canny", drawing)):
         url = f"http://{demo_server.http_url}/v2/models/{model}/generate"

@@ -11,7 +11,7 @@ from conftest import DEMO, ROOT
 from flux_tools.failover.doors import client
 from flux_tools.failover.play import Act, play
 from flux_tools.failover.replica import Replica
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 pytestmark = pytest.mark.live
 
@@ -34,8 +34,8 @@ def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
 def test_no_request_is_lost_when_one_of_two_is_restarted_and_the_other_killed(
     replicas: list[Replica], tmp_path: Path
 ) -> None:
-    pictures = [encoded(drawn_picture(number)) for number in range(8)]
+    images = [encoded(drawn_image(number)) for number in range(8)]
     acts = (Act("restarted", 0, Replica.stop), Act("killed", 1, Replica.kill_triton))
-    outcomes = play(replicas, client, tmp_path, pictures, acts)
+    outcomes = play(replicas, client, tmp_path, images, acts)
     assert [outcome.lost for outcome in outcomes] == [[], []]
     assert all(len(outcome.calls) > 10 for outcome in outcomes)

@@ -17,11 +17,11 @@ from flux_client.request import Request
 from flux_contract.codes import CODES
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 pytestmark = pytest.mark.live
 
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 PATIENCE_S = 30.0
 #: What Triton, gRPC, proxies and our own models say of other errors.
 HOSTILE = [
@@ -53,7 +53,7 @@ def text(value: str | bytes) -> np.ndarray:
 def inputs_with(name: str, value: str) -> dict[str, np.ndarray]:
     value = value + " " * 5000 if name == "PROMPT" else value
     steps = {"NUM_INFERENCE_STEPS": np.array([[1]], np.int32)}
-    return {"IMAGE": text(PICTURE), **steps, name: text(value)}
+    return {"IMAGE": text(IMAGE), **steps, name: text(value)}
 
 
 @pytest.fixture(scope="module", params=["grpc", "http"])

@@ -11,13 +11,13 @@ import httpx
 import pytest
 
 from conftest import DEMO
-from flux_client import FluxClient, InstanceLoad, Variation
+from flux_client import FluxClient, ImageResult, InstanceLoad
 from flux_client.fake import FakeTransport
 from flux_contract.errors import CannotStart
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import ServerOptions, TritonServer
-from pictures import drawn_picture
+from images import drawn_image
 
 pytestmark = pytest.mark.live
 
@@ -43,7 +43,7 @@ def test_an_idle_server_has_the_instance_that_the_fake_has(demo_server: TritonSe
 def test_a_busy_instance_tells_its_images_and_the_time_that_they_take(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         wait_until_idle(client)
-        with client.stream(drawn_picture(1), num_images=3, num_inference_steps=100, height=256, width=256) as stream:
+        with client.stream(drawn_image(1), num_images=3, num_inference_steps=100, height=256, width=256) as stream:
             next(iter(stream))
             limit = time.monotonic() + 10
             while (busy := client.instances()[0]).jobs == 0 and time.monotonic() < limit:
@@ -63,7 +63,7 @@ def test_the_gateway_tells_the_instances_and_where_an_image_was_made(gateway: Ga
     asked = {"prompt": "red apple", "height": 64, "width": 64, "num_inference_steps": 1}
     answer = httpx.post(f"{gateway.url}/generate", json=asked, timeout=60).json()
     assert answer["gpu_id"] == "cpu"
-    recipe = Variation(base64.b64decode(answer["image_base64"]), answer["seed"]).recipe
+    recipe = ImageResult(base64.b64decode(answer["image_base64"]), answer["seed"]).recipe
     assert recipe is not None
     assert (recipe["instance"], recipe["device"]) == ("flux_base_0_0", "cpu")
 

@@ -16,9 +16,9 @@ import pytest
 
 from flux_client import FluxClient, FluxError, RetryPolicy
 from flux_serving.launch.server import TritonServer
+from images import drawn_image
 from launched import stub_of
 from manifests import rendered, triton_pods
-from pictures import drawn_picture
 from test_server_life import wait_until_denoising
 
 pytestmark = pytest.mark.live
@@ -77,7 +77,7 @@ def test_a_busy_server_is_not_taken_for_a_dead_one(mortal_server: TritonServer) 
         once = RetryPolicy(attempts=1)
         # The server ends under it.
         with suppress(FluxError), FluxClient(mortal_server.grpc_url, retry=once) as client:
-            client.redux(drawn_picture(1), num_images=8, height=512, width=512, num_inference_steps=100, timeout_s=600)
+            client.redux(drawn_image(1), num_images=8, height=512, width=512, num_inference_steps=100, timeout_s=600)
 
     idle = [run_probe(mortal_server) for _ in range(3)]
     caller = threading.Thread(target=ask)

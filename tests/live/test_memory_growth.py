@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from process_memory import growth, private_bytes
 from raw import inputs_of, tensors_of
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 CALLERS = 8
 STEPS = 60
 KNOBS = {"num_inference_steps": STEPS, "height": 64, "width": 64, "preview_steps": 5}
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 #: Megabytes that a process may grow by, whatever the streams, and for each of them: 20 MB for 4,000 streams.
 NOISE_MB, MB_PER_STREAM = 10.0, 10 / 4000
 #: A process must exceed its bound in every round for the test to fail.
@@ -60,18 +60,18 @@ def events(server: TritonServer, tensors: dict[str, np.ndarray], most: int | Non
 
 
 def complete(server: TritonServer) -> None:
-    received = list(events(server, tensors_of([PICTURE], **KNOBS)))
+    received = list(events(server, tensors_of([IMAGE], **KNOBS)))
     assert len(received) > 1
     assert not any(received), received
 
 
 def cancel(server: TritonServer) -> None:
-    assert list(events(server, tensors_of([PICTURE], **KNOBS), most=3)) == [None] * 3
+    assert list(events(server, tensors_of([IMAGE], **KNOBS), most=3)) == [None] * 3
 
 
 def be_refused(server: TritonServer) -> None:
     """By the last model of the ensemble."""
-    (error,) = events(server, tensors_of([PICTURE], **{**KNOBS, "width": 500}))
+    (error,) = events(server, tensors_of([IMAGE], **{**KNOBS, "width": 500}))
     assert error is not None
     assert "WIDTH=500" in error
 

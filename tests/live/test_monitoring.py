@@ -17,7 +17,7 @@ import yaml
 
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from prometheus import Prometheus, scraping
 from raw import call_grpc, tensors_of
 
@@ -40,7 +40,7 @@ OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 def prometheus(
     demo_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """One that has seen pictures made, asked for again, and refused."""
+    """One that has seen images made, asked for again, and refused."""
     folder = tmp_path_factory.mktemp("prometheus")
     targets = {
         "flux-triton": f"127.0.0.1:{demo_server.options.metrics_port}",
@@ -63,13 +63,13 @@ def prometheus(
 
 
 def load(server: TritonServer, gateway: Gateway) -> None:
-    picture = encoded(drawn_picture(3))
+    image = encoded(drawn_image(3))
     for _ in range(2):
         form = {"mode": "redux", "num_inference_steps": "4", "height": "64", "width": "64"}
-        answer = httpx.post(f"{gateway.url}/generate/upload", data=form, files={"input_image": picture}, timeout=60)
+        answer = httpx.post(f"{gateway.url}/generate/upload", data=form, files={"input_image": image}, timeout=60)
         assert answer.json()["success"], answer.text
     with pytest.raises(tritonclient.utils.InferenceServerException):
-        call_grpc(server.grpc_url, "flux_redux", tensors_of([b"no picture"]), ["OUTPUT_IMAGE"])
+        call_grpc(server.grpc_url, "flux_redux", tensors_of([b"no image"]), ["OUTPUT_IMAGE"])
 
 
 def filled(expression: str) -> str:

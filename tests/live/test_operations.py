@@ -88,7 +88,7 @@ def test_an_adapter_is_added_replaced_and_removed_without_a_restart(adapted: Ada
     assert told(url, lora="anew", num_inference_steps=2) == refusal
 
 
-def test_a_picture_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapted: Adapted) -> None:
+def test_an_image_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapted: Adapted) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(adapted.loras / "greyscale.safetensors")

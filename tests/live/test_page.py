@@ -32,7 +32,7 @@ DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 FULL = {"message": "full: 64 requests are in work", "type": "server_error", "param": None, "code": None}
 #: jq is not everywhere.
 JQ = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"image_base64\"])'"
-#: Milliseconds: that a picture may take on a busy machine.
+#: Milliseconds: that an image may take on a busy machine.
 PATIENCE = 60_000
 
 
@@ -63,17 +63,17 @@ def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> 
 
 def run(page: Page, steps: int, count: int = 1) -> None:
     page.get_by_label("Steps").fill(str(steps))
-    page.get_by_label("Pictures", exact=True).fill(str(count))
+    page.get_by_label("Images", exact=True).fill(str(count))
     page.get_by_role("button", name="Run", exact=True).click()
 
 
-def test_a_picture_becomes_variations(page: Page, tmp_path: Path) -> None:
-    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
-    expect(page.locator("#picture-shown")).to_be_visible()
+def test_an_image_becomes_variations(page: Page, tmp_path: Path) -> None:
+    page.locator("#image").set_input_files(UNSEEN / "doughnut.png")
+    expect(page.locator("#image-shown")).to_be_visible()
     page.get_by_label("Seed", exact=True).fill("5")
     run(page, 60, 2)
     expect(page.get_by_role("progressbar")).to_have_count(2)
-    expect(page.get_by_alt_text("Preview of picture 1")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_alt_text("Preview of image 1")).to_be_visible(timeout=PATIENCE)
     page.screenshot(path=tmp_path / "running.png")
     expect(page.get_by_text("Done: 2")).to_be_visible(timeout=PATIENCE)
     frames = page.locator("#gallery > li")
@@ -89,7 +89,7 @@ def test_a_picture_becomes_variations(page: Page, tmp_path: Path) -> None:
     assert download.value.suggested_filename == "flux-redux-5.png"
     assert Image.open(io.BytesIO(download.value.path().read_bytes())).size == (64, 64)
     frames.first.get_by_role("button", name="Use as input").click()
-    expect(page.locator("#picture-name")).to_contain_text("flux-redux-5.png")
+    expect(page.locator("#image-name")).to_contain_text("flux-redux-5.png")
     page.screenshot(path=tmp_path / "done.png", full_page=True)
     width = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert width <= 0, "it can be scrolled sideways"
@@ -109,9 +109,9 @@ def test_what_runs_can_be_cancelled(page: Page) -> None:
 
 def test_what_is_wrong_is_said_beside_its_field(page: Page, tmp_path: Path) -> None:
     run(page, 4)
-    expect(page.get_by_role("alert")).to_have_text("This mode needs a picture.")
-    (tmp_path / "notes.png").write_text("no picture")
-    page.locator("#picture").set_input_files(tmp_path / "notes.png")
+    expect(page.get_by_role("alert")).to_have_text("This mode needs an image.")
+    (tmp_path / "notes.png").write_text("no image")
+    page.locator("#image").set_input_files(tmp_path / "notes.png")
     expect(page.get_by_role("alert")).to_contain_text("cannot read this file")
     page.locator("#mode-text2img").check(force=True)
     page.get_by_label("Prompt").first.fill("red apple")
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_said_beside_its_field(page: Page, tmp_path: Path) -> N
 
 def test_controls_of_redux_images_are_shown_where_they_have_an_effect(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
+    page.locator("#image").set_input_files(UNSEEN / "doughnut.png")
     page.get_by_text("More", exact=True).click()
     weight = page.get_by_label("Image weight")
     expect(weight).to_be_visible()
@@ -174,9 +174,9 @@ def test_a_parameter_and_a_mode_without_texts_have_controls_with_their_names(pag
     expect(page.locator("[data-param=lens_kind]").get_by_role("alert")).to_be_visible()
 
 
-def test_the_commands_that_it_copies_make_the_same_picture(page: Page, tmp_path: Path) -> None:
+def test_the_commands_that_it_copies_make_the_same_image(page: Page, tmp_path: Path) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.locator("#picture").set_input_files(UNSEEN / "doughnut.png")
+    page.locator("#image").set_input_files(UNSEEN / "doughnut.png")
     page.get_by_label("Prompt").first.fill('it\'s "red"\n@home; $HOME')
     run(page, 4)
     expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)

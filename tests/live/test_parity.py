@@ -8,7 +8,7 @@ import pytest
 from conftest import DEMO
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
-from pictures import drawn_picture, encoded, pixels
+from images import drawn_image, encoded, pixels
 from raw import CONTEXT, call_grpc, call_http, tensors_of
 from reference import Reference, StockDiffusers
 
@@ -41,10 +41,10 @@ def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarr
 def check_parity(
     server: TritonServer, stock: StockDiffusers, *, height: int, width: int, steps: int, **more: str
 ) -> None:
-    picture, seed, guidance = drawn_picture(seed=height + steps), 1000 + width, 3.0
-    expected = stock.variation(picture, height=height, width=width, steps=steps, guidance=guidance, seed=seed, **more)
+    image, seed, guidance = drawn_image(seed=height + steps), 1000 + width, 3.0
+    expected = stock.variation(image, height=height, width=width, steps=steps, guidance=guidance, seed=seed, **more)
     knobs = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": guidance, "seed": seed}
-    check_answers(server, tensors_of([encoded(picture)], **more, **knobs), expected, seed)
+    check_answers(server, tensors_of([encoded(image)], **more, **knobs), expected, seed)
 
 
 def check_answers(server: TritonServer, tensors: dict[str, np.ndarray], expected: Reference, seed: int) -> None:
@@ -78,7 +78,7 @@ WHICH = [("demo_server", "demo_stock"), ("random_server", "random_stock")]
 
 
 @pytest.mark.parametrize(("server", "stock"), WHICH)
-def test_a_prompt_beside_the_picture_gives_what_diffusers_gives(
+def test_a_prompt_beside_the_image_gives_what_diffusers_gives(
     server: str, stock: str, request: pytest.FixtureRequest
 ) -> None:
     prompt = "a red apple with a green tree"
@@ -86,24 +86,24 @@ def test_a_prompt_beside_the_picture_gives_what_diffusers_gives(
 
 
 @pytest.mark.parametrize(("server", "stock"), WHICH)
-def test_a_prompt_and_a_picture_that_weighs_nothing_are_text_to_image(
+def test_a_prompt_and_an_image_that_weighs_nothing_are_text_to_image(
     server: str, stock: str, request: pytest.FixtureRequest
 ) -> None:
     prompt, knobs = "a green house", {"height": 64, "width": 48, "seed": 9}
     flux: StockDiffusers = request.getfixturevalue(stock)
     expected = flux.drawing(prompt, height=64, width=48, steps=6, guidance=2.0, seed=9)
     tensors = tensors_of(
-        [encoded(drawn_picture(3))], prompt=prompt, strengths=[0.0], num_inference_steps=6, guidance_scale=2.0, **knobs
+        [encoded(drawn_image(3))], prompt=prompt, strengths=[0.0], num_inference_steps=6, guidance_scale=2.0, **knobs
     )
     check_answers(request.getfixturevalue(server), tensors, expected, seed=9)
 
 
 def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_server: TritonServer) -> None:
-    picture = encoded(drawn_picture(7))
+    image = encoded(drawn_image(7))
     together = call_grpc(
         demo_server.grpc_url,
         "flux_redux",
-        tensors_of([picture], num_inference_steps=4, num_images=3, seed=70),
+        tensors_of([image], num_inference_steps=4, num_images=3, seed=70),
         ["OUTPUT_IMAGE", "OUTPUT_SEED"],
     )
     assert together["OUTPUT_SEED"].tolist() == [70, 71, 72]
@@ -111,17 +111,17 @@ def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_serve
         alone = call_grpc(
             demo_server.grpc_url,
             "flux_redux",
-            tensors_of([picture], num_inference_steps=4, seed=seed),
+            tensors_of([image], num_inference_steps=4, seed=seed),
             ["OUTPUT_IMAGE", "OUTPUT_SEED"],
         )
         assert np.abs(pixels(image) - pixels(alone["OUTPUT_IMAGE"][0])).max() <= 1
 
 
 @pytest.mark.parametrize("which", ["demo_server", "random_server"])
-def test_the_picture_matters_far_beyond_the_tolerance(which: str, request: pytest.FixtureRequest) -> None:
+def test_the_image_matters_far_beyond_the_tolerance(which: str, request: pytest.FixtureRequest) -> None:
     """Without this, a context that never reaches the transformer could pass for exact."""
     server: TritonServer = request.getfixturevalue(which)
     one, other = (
-        latents_of(server, tensors_of([encoded(drawn_picture(seed))], num_inference_steps=8)) for seed in (1, 2)
+        latents_of(server, tensors_of([encoded(drawn_image(seed))], num_inference_steps=8)) for seed in (1, 2)
     )
     assert np.abs(one - other).max() > 100 * LATENT_TOLERANCE

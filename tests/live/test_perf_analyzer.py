@@ -13,7 +13,7 @@ from flux_tools.perf import inputs
 from flux_tools.perf.binary import SOURCES, Binary, NoBinary, find_binary, glibc_version
 from flux_tools.perf.cases import BASE, GRPC, SEEN, Case, Data
 from flux_tools.perf.inputs import Work
-from flux_tools.perf.options import FEWEST_PICTURES
+from flux_tools.perf.options import FEWEST_IMAGES
 from flux_tools.perf.runs import PerfRunner
 from flux_tools.perf.servers import NoServer, Server, check
 
@@ -44,35 +44,35 @@ def server_of(server: TritonServer) -> Server:
 
 
 def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: Work) -> PerfRunner:
-    return PerfRunner(perf_analyzer, server_of(server), folder, FEWEST_PICTURES, work)
+    return PerfRunner(perf_analyzer, server_of(server), folder, FEWEST_IMAGES, work)
 
 
-def test_fifty_pictures_are_made_and_none_of_them_is_in_the_cache(runner: PerfRunner, tmp_path: Path) -> None:
+def test_fifty_images_are_made_and_none_of_them_is_in_the_cache(runner: PerfRunner, tmp_path: Path) -> None:
     measured = runner.measure(replace(GRPC, concurrency=4))
     assert measured.error == ""
     assert measured.summary is not None
-    assert measured.summary.requests == measured.summary.pictures == FEWEST_PICTURES
+    assert measured.summary.requests == measured.summary.images == FEWEST_IMAGES
     assert measured.failed == 0
-    assert (measured.inside.cache_misses, measured.inside.cache_hits) == (FEWEST_PICTURES, 0)
-    sent = json.loads((tmp_path / "pictures.json").read_text())["data"]
-    assert len({entry["IMAGE"]["content"]["b64"] for entry in sent}) == FEWEST_PICTURES
+    assert (measured.inside.cache_misses, measured.inside.cache_hits) == (FEWEST_IMAGES, 0)
+    sent = json.loads((tmp_path / "images.json").read_text())["data"]
+    assert len({entry["IMAGE"]["content"]["b64"] for entry in sent}) == FEWEST_IMAGES
 
     inside = measured.inside
     assert 0 < inside.prior_s < measured.summary.mean_s
     assert 0 < inside.denoise_s + inside.decode_s < measured.summary.mean_s
 
     again = runner.measure(replace(SEEN, concurrency=4))
-    assert (again.inside.cache_misses, again.inside.cache_hits, again.failed) == (0, FEWEST_PICTURES, 0)
+    assert (again.inside.cache_misses, again.inside.cache_hits, again.failed) == (0, FEWEST_IMAGES, 0)
 
 
 @pytest.mark.parametrize(
     "case", [replace(GRPC, protocol="http", parts=5), replace(GRPC, rate=5.0, parts=5), STREAM, SHARED, BASE]
 )
-def test_every_way_to_ask_is_answered_with_pictures(runner: PerfRunner, case: Case) -> None:
+def test_every_way_to_ask_is_answered_with_images(runner: PerfRunner, case: Case) -> None:
     measured = runner.measure(case)
     assert (measured.error, measured.failed) == ("", 0)
     assert measured.summary is not None
-    assert measured.summary.pictures == measured.asked >= FEWEST_PICTURES // case.parts
+    assert measured.summary.images == measured.asked >= FEWEST_IMAGES // case.parts
     assert (measured.summary.first_s is not None) == case.streaming
     assert measured.inside.denoise_s > 0
 
@@ -81,7 +81,7 @@ def test_what_the_server_refuses_is_told(perf_analyzer: Binary, demo_server: Tri
     measured = runner_of(perf_analyzer, demo_server, tmp_path, Work(side=63, steps=2)).measure(GRPC)
     assert "HEIGHT=63" in measured.error
     assert measured.summary is None
-    assert measured.failed == FEWEST_PICTURES
+    assert measured.failed == FEWEST_IMAGES
 
 
 def test_contexts_as_large_as_flux1s_are_few_and_are_not_exported(
@@ -93,7 +93,7 @@ def test_contexts_as_large_as_flux1s_are_few_and_are_not_exported(
     measured = runner.measure(replace(BASE, parts=5))
     assert (measured.error, measured.failed) == ("", 0)
     assert measured.summary is not None
-    assert measured.summary.requests == measured.asked == FEWEST_PICTURES // 5
+    assert measured.summary.requests == measured.asked == FEWEST_IMAGES // 5
     assert 0 < measured.inside.denoise_s < measured.summary.mean_s
     assert len(json.loads((tmp_path / "contexts.json").read_text())["data"]) == 3
     assert not list(tmp_path.glob("*.export.json"))

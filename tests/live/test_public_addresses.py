@@ -20,7 +20,7 @@ from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
 from flux_tools.demo.__main__ import gateway_of
-from pictures import drawn_picture
+from images import drawn_image
 from test_server_life import serve
 
 pytestmark = pytest.mark.live
@@ -144,13 +144,13 @@ def test_modes_without_their_checkpoint_are_offered_nowhere(bare: Served) -> Non
     assert not [name for names in features.values() for name in names if name.startswith("text")]
     with FluxClient(triton, retry=ONCE) as client:
         assert client.ready_modes() == ["redux", "img2img"]
-        assert client.redux(drawn_picture(1), num_inference_steps=1)
+        assert client.redux(drawn_image(1), num_inference_steps=1)
         with pytest.raises(InvalidRequest, match="flux_text2img"):
             client.text2img("red apple")
         with pytest.raises(InvalidRequest, match="MODE='text2img': the base checkpoint has no text encoders"):
             list(client.stream(mode="text2img", prompt="red apple"))
         with pytest.raises(InvalidRequest, match="MODE='canny': this server has no ControlNet"):
-            list(client.stream(mode="canny", control_image=drawn_picture(1), prompt=""))
+            list(client.stream(mode="canny", control_image=drawn_image(1), prompt=""))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_seeds_curl_gets_its_picture(gateway: Gateway, folder: Path) -> None:
+def test_the_seeds_curl_gets_its_image(gateway: Gateway, folder: Path) -> None:
     command = seed("bash", "curl", gateway).replace("curl -X", "curl -sS -w '%{stderr}%{http_code}' -X")
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=200, check=True)
     answer = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def test_the_seeds_curl_gets_its_picture(gateway: Gateway, folder: Path) -> None
     assert (image.format, image.size) == ("PNG", (512, 512))
 
 
-def test_the_seeds_python_saves_its_picture(gateway: Gateway, folder: Path) -> None:
+def test_the_seeds_python_saves_its_image(gateway: Gateway, folder: Path) -> None:
     code = seed("python", "requests", gateway)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200, check=True
@@ -77,7 +77,7 @@ def test_the_seeds_python_saves_its_picture(gateway: Gateway, folder: Path) -> N
         assert (image.format, image.size) == ("PNG", (512, 512))
 
 
-def test_the_seeds_javascript_shows_its_picture(gateway: Gateway, folder: Path) -> None:
+def test_the_seeds_javascript_shows_its_image(gateway: Gateway, folder: Path) -> None:
     (folder / "page.js").write_text(PAGE + seed("javascript", "fetch", gateway))
     done = node(["page.js"], return_completed_process=True, cwd=folder, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")

@@ -28,7 +28,7 @@ from flux_serving.launch.server import TritonServer
 from flux_tools.metrics import read_samples
 from flux_tools.sizing.gateway import gateway_memory_bytes
 from hostile_bodies import hostile_bodies
-from pictures import encoded
+from images import encoded
 from raw import wait_until_healthy
 from test_rest_life import Pulse, resident, wait_until_idle
 

@@ -90,9 +90,9 @@ class Crowd:
         return "told to wait"
 
     @staticmethod
-    def _checked(picture: str, seed: int) -> str:
-        """The picture itself says whose it is."""
-        image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    def _checked(text: str, seed: int) -> str:
+        """The image itself says whose it is."""
+        image = Image.open(io.BytesIO(base64.b64decode(text)))
         recipe: dict[str, Any] = json.loads(image.getexif()[ExifTags.Base.ImageDescription])
         return "right" if recipe["seed"] == seed else "wrong"
 
@@ -104,7 +104,7 @@ def wait_until_idle(gateway: Gateway) -> None:
         time.sleep(0.1)
 
 
-def test_a_crowd_that_comes_and_goes_gets_its_own_pictures(
+def test_a_crowd_that_comes_and_goes_gets_its_own_images(
     demo_server: TritonServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

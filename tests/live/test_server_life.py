@@ -15,14 +15,14 @@ from typing import NamedTuple
 import pytest
 
 from conftest import DEMO, ROOT, start_server
-from flux_client import FluxClient, FluxError, NotConnected, Progress, RetryPolicy, Unreachable, Variation
+from flux_client import FluxClient, FluxError, ImageResult, NotConnected, Progress, RetryPolicy, Unreachable
 from flux_serving.launch.probe import Dead, look
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.launch.stubs import running_instances
 from flux_serving.settings import Checkpoints
+from images import drawn_image
 from launched import processes_of_group, stub_of
-from pictures import drawn_picture
 from raw import engine_metrics
 from stub_checkpoints import stub_component
 
@@ -49,7 +49,7 @@ def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
     def call() -> None:
         with FluxClient(url, protocol=protocol) as client:  # type: ignore[arg-type]
             try:
-                client.redux(drawn_picture(1), height=512, width=512, num_inference_steps=100, timeout_s=120)
+                client.redux(drawn_image(1), height=512, width=512, num_inference_steps=100, timeout_s=120)
             except FluxError as error:
                 outcomes.append((error, time.monotonic()))
 
@@ -96,7 +96,7 @@ def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) 
         def call(url: str = server.grpc_url) -> None:
             with FluxClient(url, retry=RetryPolicy(attempts=1)) as client:
                 try:
-                    outcomes.append(client.redux(drawn_picture(1), num_inference_steps=100, timeout_s=60))
+                    outcomes.append(client.redux(drawn_image(1), num_inference_steps=100, timeout_s=60))
                 except FluxError as error:
                     outcomes.append(error)
 
@@ -178,11 +178,11 @@ def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served)
     once = RetryPolicy(attempts=1)
     with (
         FluxClient(served.grpc_url, retry=once) as client,
-        client.stream(drawn_picture(1), num_images=2, num_inference_steps=50) as events,
+        client.stream(drawn_image(1), num_images=2, num_inference_steps=50) as events,
     ):
         assert isinstance(next(events), Progress)
         served.process.send_signal(signal.SIGTERM)
-        assert sum(isinstance(event, Variation) for event in events) == 2
+        assert sum(isinstance(event, ImageResult) for event in events) == 2
     assert served.process.wait(60) == 0
 
 

@@ -1,4 +1,4 @@
-"""Requests that share steps: each gets its own picture, one too many is refused at once, and nothing is left behind."""
+"""Requests that share steps: each gets its own image, one too many is refused at once, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import DEMO, start_server
 from flux_client import FluxClient, Progress
 from flux_contract.models import MODELS
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded, pixels
+from images import drawn_image, encoded, pixels
 from raw import CONTEXT, call_grpc, engine_metrics, inputs_of, memory_of_models, tensors_of, triton_metric
 from reference import StockDiffusers
 
@@ -30,15 +30,15 @@ def second_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonSe
     yield from start_server(DEMO, tmp_path_factory.mktemp("second-server") / "triton.log")
 
 
-def context_of(server: TritonServer, picture: bytes) -> dict[str, np.ndarray]:
-    context = call_grpc(server.grpc_url, "flux_prior_redux", tensors_of([picture]), CONTEXT)
+def context_of(server: TritonServer, image: bytes) -> dict[str, np.ndarray]:
+    context = call_grpc(server.grpc_url, "flux_prior_redux", tensors_of([image]), CONTEXT)
     return {name: values[None] for name, values in context.items()}
 
 
-def test_each_of_many_requests_at_once_gets_the_picture_that_diffusers_gives(demo_server: TritonServer) -> None:
+def test_each_of_many_requests_at_once_gets_the_image_that_diffusers_gives(demo_server: TritonServer) -> None:
     """Two sizes, two step counts, two guidance scales, all at the same time."""
     stock = StockDiffusers(DEMO)
-    wishes = [
+    jobs = [
         {
             "height": 64,
             "width": (64, 96)[index % 2],
@@ -49,39 +49,39 @@ def test_each_of_many_requests_at_once_gets_the_picture_that_diffusers_gives(dem
         for index in range(12)
     ]
     before = engine_metrics(demo_server)
-    with ThreadPoolExecutor(len(wishes)) as pool:
+    with ThreadPoolExecutor(len(jobs)) as pool:
         answers = list(
             pool.map(
-                lambda wish: call_grpc(
+                lambda job: call_grpc(
                     demo_server.grpc_url,
                     "flux_redux",
-                    tensors_of([encoded(drawn_picture(wish["seed"]))], **wish),
+                    tensors_of([encoded(drawn_image(job["seed"]))], **job),
                     ["OUTPUT_IMAGE", "OUTPUT_SEED"],
                 ),
-                wishes,
+                jobs,
             )
         )
     time.sleep(0.5)
     after = engine_metrics(demo_server)
-    for wish, answer in zip(wishes, answers, strict=True):
-        assert answer["OUTPUT_SEED"].tolist() == [wish["seed"]]
+    for job, answer in zip(jobs, answers, strict=True):
+        assert answer["OUTPUT_SEED"].tolist() == [job["seed"]]
         expected = stock.variation(
-            drawn_picture(wish["seed"]),
-            height=wish["height"],
-            width=wish["width"],
-            steps=wish["num_inference_steps"],
-            guidance=wish["guidance_scale"],
-            seed=wish["seed"],
+            drawn_image(job["seed"]),
+            height=job["height"],
+            width=job["width"],
+            steps=job["num_inference_steps"],
+            guidance=job["guidance_scale"],
+            seed=job["seed"],
         )
         assert np.abs(pixels(answer["OUTPUT_IMAGE"][0]) - expected.rgb).max() <= 1
     rows = after["flux_rows_per_step_sum"] - before["flux_rows_per_step_sum"]
-    assert rows == sum(wish["num_inference_steps"] for wish in wishes)
+    assert rows == sum(job["num_inference_steps"] for job in jobs)
     assert after["flux_rows_per_step_count"] - before["flux_rows_per_step_count"] < rows, "no step was shared"
 
 
 def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     before = engine_metrics(demo_server)
-    tensors = tensors_of([encoded(drawn_picture(5))], num_inference_steps=6, num_images=2)
+    tensors = tensors_of([encoded(drawn_image(5))], num_inference_steps=6, num_images=2)
     call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     # Triton brings its metrics up to date every two seconds at most, and ours come from a thread of their own.
     time.sleep(0.5)
@@ -90,7 +90,7 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert change["flux_jobs_total:done"] == 2
     assert change["flux_step_seconds_count"] == 6
     assert change["flux_rows_per_step_sum"] == 12
-    # One token of text, 16 of the picture, 16 of the image.
+    # One token of text, 16 of the image, 16 of the image.
     assert change["flux_tokens_total"] == 12 * 33
     assert 0 < change["flux_forward_seconds_total"] <= change["flux_step_seconds_sum"]
     assert change["flux_queue_seconds_count"] == change["flux_job_seconds_count"] == 2
@@ -109,7 +109,7 @@ def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at
         done = 0
         with FluxClient(demo_server.grpc_url) as client:
             size = {"height": 256, "width": 256, "num_inference_steps": 100}
-            events = client.stream(drawn_picture(1), seed=seed, preview_steps=1, preview_method="vae", **size)
+            events = client.stream(drawn_image(1), seed=seed, preview_steps=1, preview_method="vae", **size)
             with events:
                 for event in events:
                     assert isinstance(event, Progress), "it ended first"
@@ -126,7 +126,7 @@ def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at
             for _ in streams:
                 assert begun.acquire(timeout=60)
             with FluxClient(demo_server.grpc_url) as client:
-                client.redux(drawn_picture(2), height=256, width=256, num_inference_steps=1)
+                client.redux(drawn_image(2), height=256, width=256, num_inference_steps=1)
         finally:
             may_leave.set()
         assert max(one.result() for one in streams) < 100
@@ -147,10 +147,10 @@ def test_every_models_process_tells_that_it_lives_and_how_full_the_shared_memory
     assert 0 < published["flux_shared_memory_bytes:used"] <= memory.total
 
 
-def test_a_run_cut_in_two_on_two_servers_gives_the_same_picture(
+def test_a_run_cut_in_two_on_two_servers_gives_the_same_image(
     demo_server: TritonServer, second_server: TritonServer
 ) -> None:
-    context = context_of(demo_server, encoded(drawn_picture(3)))
+    context = context_of(demo_server, encoded(drawn_image(3)))
     knobs = tensors_of([], num_inference_steps=10, num_images=2, seed=7)
     del knobs["IMAGE"]
     whole = call_grpc(demo_server.grpc_url, "flux_base", {**context, **knobs}, ["PIXELS", "LATENTS"])
@@ -178,14 +178,14 @@ def test_a_run_cut_in_two_on_two_servers_gives_the_same_picture(
 def test_a_part_of_a_run_that_cannot_be_is_refused(
     demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
 ) -> None:
-    context = context_of(demo_server, encoded(drawn_picture(3)))
+    context = context_of(demo_server, encoded(drawn_image(3)))
     steps = {"NUM_INFERENCE_STEPS": np.array([[4]], np.int32)}
     with pytest.raises(InferenceServerException, match=message) as caught:
         call_grpc(demo_server.grpc_url, "flux_base", {**context, **steps, **tensors}, ["LATENTS"])
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_of_200_requests_at_once_each_gets_a_picture_or_is_told_that_there_is_no_room(
+def test_of_200_requests_at_once_each_gets_an_image_or_is_told_that_there_is_no_room(
     second_server: TritonServer, tmp_path: Path
 ) -> None:
     """The waiting list has 64 places. Afterwards the models hold no more memory than before."""
@@ -194,7 +194,7 @@ def test_of_200_requests_at_once_each_gets_a_picture_or_is_told_that_there_is_no
         with tritonclient.grpc.InferenceServerClient(second_server.grpc_url) as client:
             calls = []
             for seed in range(first_seed, first_seed + 200):
-                tensors = tensors_of([encoded(drawn_picture(seed % 4))], num_inference_steps=30, seed=seed)
+                tensors = tensors_of([encoded(drawn_image(seed % 4))], num_inference_steps=30, seed=seed)
                 done: list[object] = []
                 client.async_infer(
                     "flux_redux",
@@ -214,15 +214,15 @@ def test_of_200_requests_at_once_each_gets_a_picture_or_is_told_that_there_is_no
                 outcomes.append("refused")
             else:
                 assert pixels(outcome.as_numpy("OUTPUT_IMAGE")[0, 0]).shape == (64, 64, 3)
-                outcomes.append("picture")
+                outcomes.append("image")
         return outcomes
 
     first = flood(0)
-    assert first.count("picture") >= 64
+    assert first.count("image") >= 64
     assert first.count("refused") > 0
     after_first = memory_of_models(second_server)
     second = flood(1000)
-    assert second.count("picture") >= 64
+    assert second.count("image") >= 64
     time.sleep(1)
     grown_mb = (memory_of_models(second_server) - after_first) / 2**20
     assert grown_mb < 64, f"the models grew by {grown_mb:.0f} MB"

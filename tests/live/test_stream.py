@@ -29,16 +29,16 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from conftest import DEMO, start_server
-from flux_client import FluxClient, Variation
+from flux_client import FluxClient, ImageResult
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded, pixels
+from images import drawn_image, encoded, pixels
 from raw import call_grpc, inputs_of, tensors_of
 
 pytestmark = pytest.mark.live
 
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 #: A step of it takes tenths of a second here, so that whoever is told of one has time to act before the next.
-LONG = tensors_of([PICTURE], num_inference_steps=100, height=512, width=512)
+LONG = tensors_of([IMAGE], num_inference_steps=100, height=512, width=512)
 #: Streams at once that flux_stream takes.
 MAX_STREAMS = 24
 
@@ -164,13 +164,13 @@ def one_more_dropped(server: TritonServer, least: int, most: int) -> Iterator[No
 
 def assert_serves_promptly(server: TritonServer) -> None:
     started = time.monotonic()
-    answers = answers_of(server, tensors_of([PICTURE], num_inference_steps=2))
+    answers = answers_of(server, tensors_of([IMAGE], num_inference_steps=2))
     assert answers[-1].error is None
     assert time.monotonic() - started < 10
 
 
-def test_progress_comes_step_by_step_and_then_the_picture_that_flux_redux_gives(demo_server: TritonServer) -> None:
-    tensors = tensors_of([PICTURE], num_inference_steps=8, seed=31)
+def test_progress_comes_step_by_step_and_then_the_image_that_flux_redux_gives(demo_server: TritonServer) -> None:
+    tensors = tensors_of([IMAGE], num_inference_steps=8, seed=31)
     *told, last = answers_of(demo_server, tensors)
     assert [answer.progress for answer in told] == [(0, done, 8) for done in range(9)]
     assert all(set(answer.outputs) == {"PROGRESS"} and not answer.is_final for answer in told)
@@ -182,7 +182,7 @@ def test_progress_comes_step_by_step_and_then_the_picture_that_flux_redux_gives(
 
 
 def test_every_image_has_progress_of_its_own(demo_server: TritonServer) -> None:
-    *told, last = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=6, num_images=3, seed=5))
+    *told, last = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=6, num_images=3, seed=5))
     for image in range(3):
         steps = [answer.progress[1] for answer in told if answer.progress[0] == image]
         # On a busy machine the queue of 10 datagrams may run over.
@@ -195,12 +195,12 @@ def test_every_image_has_progress_of_its_own(demo_server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize(("method", "size"), [("latent2rgb", (12, 8)), ("vae", (96, 64))])
-def test_previews_are_pictures_after_every_so_many_steps_but_the_last(
+def test_previews_are_images_after_every_so_many_steps_but_the_last(
     demo_server: TritonServer, method: str, size: tuple[int, int]
 ) -> None:
     """Those of the VAE are made while steps go on, so they come some steps later, or are left out at the end."""
     knobs = {"num_inference_steps": 60, "height": 64, "width": 96}
-    tensors = tensors_of([PICTURE], **knobs, preview_steps=20)
+    tensors = tensors_of([IMAGE], **knobs, preview_steps=20)
     *told, last = answers_of(demo_server, with_text(tensors, preview_method=method))
     previews = {answer.progress[1]: answer.outputs["PREVIEW"][0] for answer in told if "PREVIEW" in answer.outputs}
     assert set(previews) == {20, 40} if method == "latent2rgb" else 20 <= min(previews) <= max(previews) < 60
@@ -208,19 +208,19 @@ def test_previews_are_pictures_after_every_so_many_steps_but_the_last(
         image = Image.open(io.BytesIO(preview))
         image.load()
         assert (image.format, image.size) == ("JPEG", size)
-    plain = answers_of(demo_server, tensors_of([PICTURE], **knobs))[-1]
+    plain = answers_of(demo_server, tensors_of([IMAGE], **knobs))[-1]
     assert np.abs(pixels(last.outputs["OUTPUT_IMAGE"][0]) - pixels(plain.outputs["OUTPUT_IMAGE"][0])).max() <= 1
 
 
-def test_a_late_preview_looks_like_the_picture(demo_server: TritonServer) -> None:
-    tensors = with_text(tensors_of([PICTURE], num_inference_steps=100, preview_steps=80), preview_method="vae")
+def test_a_late_preview_looks_like_the_image(demo_server: TritonServer) -> None:
+    tensors = with_text(tensors_of([IMAGE], num_inference_steps=100, preview_steps=80), preview_method="vae")
     *told, last = answers_of(demo_server, tensors)
     (preview,) = (answer.outputs["PREVIEW"][0] for answer in told if "PREVIEW" in answer.outputs)
     assert np.abs(pixels(preview) - pixels(last.outputs["OUTPUT_IMAGE"][0])).mean() < 12
 
 
-def test_a_picture_larger_than_a_preview_may_be_has_a_smaller_preview(demo_server: TritonServer) -> None:
-    tensors = tensors_of([PICTURE], num_inference_steps=60, height=512, width=256, preview_steps=20)
+def test_an_image_larger_than_a_preview_may_be_has_a_smaller_preview(demo_server: TritonServer) -> None:
+    tensors = tensors_of([IMAGE], num_inference_steps=60, height=512, width=256, preview_steps=20)
     answers = answers_of(demo_server, with_text(tensors, preview_method="vae"))
     previews = [answer.outputs["PREVIEW"][0] for answer in answers if "PREVIEW" in answer.outputs]
     assert {Image.open(io.BytesIO(preview)).size for preview in previews} == {(128, 256)}
@@ -235,7 +235,7 @@ def test_cancelling_lets_one_more_step_run_at_most(demo_server: TritonServer) ->
 
 
 def test_cancelling_among_other_streams_leaves_them_alone(demo_server: TritonServer) -> None:
-    quick = tensors_of([PICTURE], num_inference_steps=12, seed=3)
+    quick = tensors_of([IMAGE], num_inference_steps=12, seed=3)
     with (
         ThreadPoolExecutor(3) as pool,
         one_more_dropped(demo_server, least=1, most=4),
@@ -267,8 +267,8 @@ CLIENT = """
 
 
 def test_killing_the_client_s_process_lets_one_more_step_run_at_most(demo_server: TritonServer, tmp_path: Path) -> None:
-    (tmp_path / "picture.png").write_bytes(PICTURE)
-    command = [sys.executable, "-c", textwrap.dedent(CLIENT), demo_server.grpc_url, str(tmp_path / "picture.png")]
+    (tmp_path / "image.png").write_bytes(IMAGE)
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), demo_server.grpc_url, str(tmp_path / "image.png")]
     with (
         one_more_dropped(demo_server, least=2, most=3),
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client,
@@ -303,29 +303,29 @@ def test_a_request_s_time_limit_ends_it(demo_server: TritonServer) -> None:
     ("tensors", "message"),
     [
         (
-            tensors_of([PICTURE], num_inference_steps=0),
+            tensors_of([IMAGE], num_inference_steps=0),
             "flux_stream: NUM_INFERENCE_STEPS=0, expected 1..100 (INVALID_ARG)",
         ),
-        (tensors_of([PICTURE], preview_steps=-1), "flux_stream: PREVIEW_STEPS=-1, expected 0..100 (INVALID_ARG)"),
+        (tensors_of([IMAGE], preview_steps=-1), "flux_stream: PREVIEW_STEPS=-1, expected 0..100 (INVALID_ARG)"),
         (
-            tensors_of([PICTURE], width=500),
+            tensors_of([IMAGE], width=500),
             "flux_base: WIDTH=500, expected a multiple of 16; nearest: 496 or 512 (INVALID_ARG)",
         ),
         (
-            with_text(tensors_of([PICTURE]), preview_method="taesd"),
+            with_text(tensors_of([IMAGE]), preview_method="taesd"),
             "flux_stream: PREVIEW_METHOD='taesd', expected one of: latent2rgb, vae (INVALID_ARG)",
         ),
         (
             tensors_of([b"hello, world!"]),
-            "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello, world!'; "
+            "flux_prior_redux: IMAGE[0]: not an image: starts with 'hello, world!'; "
             "expected PNG, JPEG, WebP, GIF, BMP or TIFF (INVALID_ARG)",
         ),
         (
-            {"IMAGE": np.array([[PICTURE], [PICTURE]], dtype=object)},
+            {"IMAGE": np.array([[IMAGE], [IMAGE]], dtype=object)},
             "[request id: <id_unknown>] inference request batch-size must be <= 1 for 'flux_stream'",
         ),
     ],
-    ids=["steps", "previews", "size", "method", "picture", "batch"],
+    ids=["steps", "previews", "size", "method", "image", "batch"],
 )
 def test_a_wrong_input_is_refused_in_the_words_of_whoever_found_it(
     demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
@@ -339,7 +339,7 @@ def test_a_wrong_input_is_refused_in_the_words_of_whoever_found_it(
 def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer) -> None:
     """With the header `triton_grpc_error` Triton 2.51 crashes here after two."""
     for number in range(30):
-        with Stream(demo_server, tensors_of([PICTURE], num_inference_steps=0)) as stream:
+        with Stream(demo_server, tensors_of([IMAGE], num_inference_steps=0)) as stream:
             (refused,) = stream
             assert refused.error is not None
             if number % 3 == 0:
@@ -351,7 +351,7 @@ def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer
 
 @pytest.mark.parametrize("address", ["../progress", "x" * 32, "0" * 32, "A" * 32, "/tmp/" + "0" * 32])
 def test_a_bad_or_foreign_progress_address_is_refused(demo_server: TritonServer, address: str) -> None:
-    tensors = with_text(tensors_of([PICTURE], num_inference_steps=1), progress_address=address)
+    tensors = with_text(tensors_of([IMAGE], num_inference_steps=1), progress_address=address)
     with pytest.raises(InferenceServerException) as caught:
         call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     assert str(caught.value.status()) == "StatusCode.INVALID_ARGUMENT"
@@ -362,7 +362,7 @@ def test_a_file_in_the_progress_folder_is_no_progress_address(demo_server: Trito
     file = server_folder(demo_server) / ("f" * 32)
     file.write_text("a file, no socket")
     try:
-        tensors = with_text(tensors_of([PICTURE], num_inference_steps=1), progress_address=file.name)
+        tensors = with_text(tensors_of([IMAGE], num_inference_steps=1), progress_address=file.name)
         with pytest.raises(InferenceServerException, match=r"PROGRESS_ADDRESS=.f+. is no address at which"):
             call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     finally:
@@ -371,7 +371,7 @@ def test_a_file_in_the_progress_folder_is_no_progress_address(demo_server: Trito
 
 def test_twelve_streams_at_once_all_end_and_leave_nothing(demo_server: TritonServer) -> None:
     def stream(seed: int) -> list[Answer]:
-        return answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=10, seed=seed, preview_steps=1))
+        return answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=10, seed=seed, preview_steps=1))
 
     with ThreadPoolExecutor(12) as pool:
         for seed, (*told, last) in enumerate(pool.map(stream, range(12))):
@@ -388,13 +388,13 @@ def test_a_stream_too_many_is_refused_at_once_and_served_when_one_has_gone(demo_
         for stream in streams:
             next(iter(stream))
         started = time.monotonic()
-        (refused,) = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=1))
+        (refused,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))
         assert time.monotonic() - started < 2
         assert refused.error == "flux_stream: no room for one more stream: 24 are running, at most 24 may (UNAVAILABLE)"
         streams[0].cancel()
         limit = time.monotonic() + 10
         while time.monotonic() < limit:
-            answer = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=1))[-1]
+            answer = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))[-1]
             if answer.error is None:
                 break
         assert answer.error is None
@@ -408,19 +408,19 @@ def test_a_stream_that_a_full_engine_refuses_was_told_nothing_before_and_may_ask
     demo_server: TritonServer,
 ) -> None:
     """What has had no progress may be sent again, as the client does."""
-    streams = [accepted(demo_server, LONG | tensors_of([PICTURE], num_images=8)) for _ in range(8)]
+    streams = [accepted(demo_server, LONG | tensors_of([IMAGE], num_images=8)) for _ in range(8)]
     try:
-        (refused,) = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=1))
+        (refused,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))
         assert refused.error == (
             "flux_base: no room for 1 more images: 64 are waiting or running, at most 64 may (UNAVAILABLE)"
         )
         with (
             FluxClient(demo_server.grpc_url, timeout_s=60) as client,
-            client.stream(PICTURE, num_inference_steps=1) as asked,
+            client.stream(IMAGE, num_inference_steps=1) as asked,
         ):
             time.sleep(1)
             streams[0].cancel()
-            assert [type(event) for event in asked][-1] is Variation
+            assert [type(event) for event in asked][-1] is ImageResult
     finally:
         for stream in streams:
             stream.cancel()
@@ -428,7 +428,7 @@ def test_a_stream_that_a_full_engine_refuses_was_told_nothing_before_and_may_ask
 
 
 def test_nothing_follows_the_last_answer(demo_server: TritonServer) -> None:
-    tensors = tensors_of([PICTURE], num_inference_steps=5, num_images=4, preview_steps=1)
+    tensors = tensors_of([IMAGE], num_inference_steps=5, num_images=4, preview_steps=1)
     for _ in range(5):
         with Stream(demo_server, tensors) as stream:
             assert [answer.is_final for answer in stream].count(True) == 1
@@ -437,12 +437,12 @@ def test_nothing_follows_the_last_answer(demo_server: TritonServer) -> None:
 
 def test_outputs_that_are_not_asked_for_do_not_come(demo_server: TritonServer) -> None:
     wanted = [tritonclient.grpc.InferRequestedOutput("OUTPUT_IMAGE")]
-    (only,) = answers_of(demo_server, tensors_of([PICTURE], num_inference_steps=3, preview_steps=1), outputs=wanted)
+    (only,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=3, preview_steps=1), outputs=wanted)
     assert set(only.outputs) == {"OUTPUT_IMAGE"}
 
 
 def generate_stream(server: TritonServer, **knobs: Any) -> Any:
-    body = {"IMAGE": base64.b64encode(PICTURE).decode(), "OUTPUT_FORMAT": "png;base64", **knobs}
+    body = {"IMAGE": base64.b64encode(IMAGE).decode(), "OUTPUT_FORMAT": "png;base64", **knobs}
     return urllib.request.urlopen(
         f"http://{server.http_url}/v2/models/flux_stream/generate_stream", json.dumps(body).encode(), timeout=60
     )
@@ -479,7 +479,7 @@ def test_a_server_that_stops_ends_its_streams_and_leaves_no_folder(tmp_path: Pat
             ends.append(list(stream)[-1])
 
     for server in start_server(DEMO, tmp_path / "triton.log"):
-        stream = Stream(server, tensors_of([PICTURE], num_inference_steps=100))
+        stream = Stream(server, tensors_of([IMAGE], num_inference_steps=100))
         stream.until_step(1)
         thread = threading.Thread(target=follow, args=[stream])
         thread.start()

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from flux_client import FAIL_OVER, FluxClient
+from images import drawn_image
 from launched import Launched, launched, processes_of_group, stub_of, wait_for
 from mixed_load import Mix, MixedLoad
-from pictures import drawn_picture
 
 pytestmark = pytest.mark.live
 
@@ -101,7 +101,7 @@ def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_
         old = server.triton()
         with FluxClient(server.grpc_url, retry=FAIL_OVER) as client:
             restarts(server, stub_of("flux_base", old), signal.SIGKILL, old)
-            assert client.redux(drawn_picture(1), num_inference_steps=2)
+            assert client.redux(drawn_image(1), num_inference_steps=2)
 
         gateway = server.child("flux_gateway")
         assert gateway is not None

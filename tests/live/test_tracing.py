@@ -20,7 +20,7 @@ from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from raw import wait_until_healthy
 
 pytestmark = pytest.mark.live
@@ -134,10 +134,10 @@ def traced_gateway(
             yield gateway
 
 
-def ask(gateway: Gateway, picture: int, **headers: str) -> str:
-    """picture: one not asked for before, since what the cache answers computes nothing. Returns the request's id."""
+def ask(gateway: Gateway, image: int, **headers: str) -> str:
+    """image: one not asked for before, since what the cache answers computes nothing. Returns the request's id."""
     form = {"mode": "redux", "num_inference_steps": "3", "height": "64", "width": "64"}
-    files = {"input_image": encoded(drawn_picture(picture))}
+    files = {"input_image": encoded(drawn_image(image))}
     answer = httpx.post(f"{gateway.url}/generate/upload", data=form, files=files, headers=headers, timeout=60)
     assert answer.json()["success"], answer.text
     return answer.headers["X-Request-Id"]
@@ -202,9 +202,9 @@ def test_streams_that_are_traced_and_cancelled_harm_nobody(traced_server: Triton
     with FluxClient(traced_server.grpc_url) as client:
         for index in range(40):
             parent = f"00-{index + 1:032x}-{CALLER}-01"
-            stream = client.stream(drawn_picture(3), num_inference_steps=50, traceparent=parent)
+            stream = client.stream(drawn_image(3), num_inference_steps=50, traceparent=parent)
             time.sleep(0.004 * (index % 10))
             stream.cancel()
-        with client.stream(drawn_picture(3), num_inference_steps=3, request_id="the-last") as stream:
+        with client.stream(drawn_image(3), num_inference_steps=3, request_id="the-last") as stream:
             assert list(stream)
     sink.when(lambda span: span.attributes.get("triton.request_id") == "the-last", len(MODELS))

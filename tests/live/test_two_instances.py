@@ -14,15 +14,15 @@ import pytest
 import tritonclient.grpc
 
 from conftest import DEMO, start_server
-from flux_client import Cancelled, FluxClient, Progress, RetryPolicy, Variation
+from flux_client import Cancelled, FluxClient, ImageResult, Progress, RetryPolicy
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded, pixels
+from images import drawn_image, encoded, pixels
 from raw import CONTEXT, call_grpc, inputs_of, samples_of, tensors_of
 from waiting import within
 
 pytestmark = pytest.mark.live
 
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 #: The largest share of the work over the smallest: at most 1.3 on a quiet machine, 25 where requests are given in turn.
 #: On a busy one the instances differ in speed, and so in what they get.
 MOST_IMBALANCE = 4.0
@@ -66,22 +66,22 @@ class Work:
         return max(self.done.values()) / max(1.0, min(self.done.values()))
 
 
-def all_made(client: FluxClient, wishes: Sequence[dict[str, Any]], pause_s: float = 0.0) -> list[Variation]:
+def all_made(client: FluxClient, jobs: Sequence[dict[str, Any]], pause_s: float = 0.0) -> list[ImageResult]:
     """Ask for all of them at once, or one after each pause."""
 
-    def ask(number: int) -> Variation:
+    def ask(number: int) -> ImageResult:
         time.sleep(number * pause_s)
-        (variation,) = client.redux(PICTURE, timeout_s=120, **wishes[number])
+        (variation,) = client.redux(IMAGE, timeout_s=120, **jobs[number])
         return variation
 
-    with ThreadPoolExecutor(len(wishes)) as pool:
-        return list(pool.map(ask, range(len(wishes))))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return list(pool.map(ask, range(len(jobs))))
 
 
 def test_long_and_short_requests_in_turn_are_shared_evenly(server: TritonServer, client: FluxClient) -> None:
-    wishes = [{"num_inference_steps": (50, 2)[number % 2], "seed": number} for number in range(20)]
+    jobs = [{"num_inference_steps": (50, 2)[number % 2], "seed": number} for number in range(20)]
     with Work(server) as work:
-        variations = all_made(client, wishes, pause_s=0.03)
+        variations = all_made(client, jobs, pause_s=0.03)
     assert [variation.seed for variation in variations] == list(range(20))
     assert work.imbalance < MOST_IMBALANCE
 
@@ -89,7 +89,7 @@ def test_long_and_short_requests_in_turn_are_shared_evenly(server: TritonServer,
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_random_requests_are_shared_evenly(server: TritonServer, client: FluxClient, seed: int) -> None:
     rng = random.Random(seed)
-    wishes = [
+    jobs = [
         {
             "num_inference_steps": rng.choice((2, 4, 10, 28, 50)),
             "height": rng.choice((64, 128, 256)),
@@ -99,20 +99,20 @@ def test_random_requests_are_shared_evenly(server: TritonServer, client: FluxCli
         for number in range(60)
     ]
     with Work(server) as work:
-        variations = all_made(client, wishes, pause_s=0.02)
+        variations = all_made(client, jobs, pause_s=0.02)
     assert [variation.seed for variation in variations] == list(range(60))
     assert work.imbalance < MOST_IMBALANCE
 
 
 def test_images_are_the_same_whichever_instance_makes_them(server: TritonServer, client: FluxClient) -> None:
-    wishes = [
+    jobs = [
         {"num_inference_steps": 2 + number % 5, "width": (64, 96)[number % 2], "height": 64, "seed": number}
         for number in range(24)
     ]
-    alone = [pixels(client.redux(PICTURE, **wish)[0].data) for wish in wishes]
+    alone = [pixels(client.redux(IMAGE, **job)[0].data) for job in jobs]
     handed_over = by_instance(server, "flux_handed_over_total")
     with Work(server) as work:
-        together = [pixels(variation.data) for variation in all_made(client, wishes)]
+        together = [pixels(variation.data) for variation in all_made(client, jobs)]
     assert min(work.done.values()) > 0
     assert sum(by_instance(server, "flux_handed_over_total").values()) > sum(handed_over.values())
     for one, other in zip(alone, together, strict=True):
@@ -121,14 +121,14 @@ def test_images_are_the_same_whichever_instance_makes_them(server: TritonServer,
 
 def test_several_images_of_one_request_stay_together(server: TritonServer, client: FluxClient) -> None:
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda seed: client.redux(PICTURE, num_images=4, seed=seed), (0, 10, 20, 30)))
+        answers = list(pool.map(lambda seed: client.redux(IMAGE, num_images=4, seed=seed), (0, 10, 20, 30)))
     assert [[variation.seed for variation in answer] for answer in answers] == [
         list(range(seed, seed + 4)) for seed in (0, 10, 20, 30)
     ]
 
 
 def test_a_burst_fills_both_instances_before_any_request_is_refused(server: TritonServer) -> None:
-    values = tensors_of([PICTURE])
+    values = tensors_of([IMAGE])
     context = call_grpc(server.grpc_url, "flux_prior_redux", values, CONTEXT)
     tensors = {name: array[None] for name, array in context.items()} | {
         "NUM_INFERENCE_STEPS": np.array([[100]], np.int32),
@@ -171,14 +171,14 @@ def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
 ) -> None:
     def follow(seed: int) -> list[int]:
         steps = []
-        with client.stream(PICTURE, num_inference_steps=10, seed=seed, timeout_s=60) as events:
+        with client.stream(IMAGE, num_inference_steps=10, seed=seed, timeout_s=60) as events:
             for event in events:
                 if isinstance(event, Progress):
                     steps.append(event.step)
         return steps
 
     def cancel(seed: int) -> None:
-        with client.stream(PICTURE, num_inference_steps=100, seed=seed, timeout_s=60) as events:
+        with client.stream(IMAGE, num_inference_steps=100, seed=seed, timeout_s=60) as events:
             next(iter(events))
             events.cancel()
             with pytest.raises(Cancelled):

@@ -18,12 +18,12 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 from raw import call_grpc, call_http, inputs_of, tensors_of
 
 pytestmark = pytest.mark.live
 
-GOOD = encoded(drawn_picture(1))
+GOOD = encoded(drawn_image(1))
 
 
 def png_that_claims(width: int, height: int) -> bytes:
@@ -46,21 +46,21 @@ def without_image() -> dict[str, np.ndarray]:
 
 WRONG = {
     # Triton's own words: no model is asked before it has all it needs.
-    "no picture": (without_image(), "unexpected deadlock, at least one output is not set"),
-    "an empty list of pictures": (tensors_of([]), "IMAGE"),
-    "an empty picture": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty picture"),
-    "not a picture": (tensors_of([b"hello, world!"]), "flux_prior_redux: IMAGE[0]: not a picture: starts with 'hello"),
-    "the second is not a picture": (tensors_of([GOOD, b"%PDF-1.7"]), "IMAGE[1]: not a picture"),
-    "a truncated JPEG": (tensors_of([encoded(drawn_picture(1), "JPEG")[:400]]), "IMAGE[0]: picture is truncated"),
+    "no image": (without_image(), "unexpected deadlock, at least one output is not set"),
+    "an empty list of images": (tensors_of([]), "IMAGE"),
+    "an empty image": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty image"),
+    "not an image": (tensors_of([b"hello, world!"]), "flux_prior_redux: IMAGE[0]: not an image: starts with 'hello"),
+    "the second is not an image": (tensors_of([GOOD, b"%PDF-1.7"]), "IMAGE[1]: not an image"),
+    "a truncated JPEG": (tensors_of([encoded(drawn_image(1), "JPEG")[:400]]), "IMAGE[0]: image is truncated"),
     "a decompression bomb": (
         tensors_of([png_that_claims(30000, 30000)]),
-        "IMAGE[0]: picture has 30000x30000 pixels, at most 67108864 are allowed",
+        "IMAGE[0]: image has 30000x30000 pixels, at most 67108864 are allowed",
     ),
-    "two pictures that are too large together": (
+    "two images that are too large together": (
         tensors_of([encoded(Image.new("L", (8192, 4096))), encoded(Image.new("L", (8192, 4097)))]),
-        "IMAGE[1]: picture has 8192x4097 pixels, at most 33554432 are allowed",
+        "IMAGE[1]: image has 8192x4097 pixels, at most 33554432 are allowed",
     ),
-    "nine pictures": (tensors_of([GOOD] * 9), "flux_prior_redux: IMAGE has 9 values, expected 1..8"),
+    "nine images": (tensors_of([GOOD] * 9), "flux_prior_redux: IMAGE has 9 values, expected 1..8"),
     "zero steps": (
         tensors_of([GOOD], num_inference_steps=0),
         "flux_base: NUM_INFERENCE_STEPS=0, expected 1..100",
@@ -75,11 +75,11 @@ WRONG = {
         "flux_base: GUIDANCE_SCALE=nan, expected 0..30",
     ),
     "a seed below -1": (tensors_of([GOOD], seed=-7), "flux_base: SEED=-7, expected -1..2^63-1"),
-    "nine images": (tensors_of([GOOD], num_images=9), "flux_base: NUM_IMAGES=9, expected 1..8"),
+    "nine images asked for": (tensors_of([GOOD], num_images=9), "flux_base: NUM_IMAGES=9, expected 1..8"),
     "an unknown format": (with_format("tga"), "flux_base: OUTPUT_FORMAT='tga', expected png, jpeg or webp"),
     "a strength too many": (
         tensors_of([GOOD], strengths=[1.0, 1.0]),
-        "flux_prior_redux: IMAGE_STRENGTH has 2 values for 1 pictures",
+        "flux_prior_redux: IMAGE_STRENGTH has 2 values for 1 images",
     ),
     "a strength below 0": (
         tensors_of([GOOD], strengths=[-1.0]),
@@ -123,7 +123,7 @@ def test_a_payload_of_100_megabytes_is_refused_without_being_decoded(demo_server
     payload = GOOD + bytes(100 * 2**20)
     status, said = refusal(tritonclient.grpc, demo_server.grpc_url, tensors_of([payload]))
     assert status == "StatusCode.INVALID_ARGUMENT"
-    assert f"picture has {len(payload)} bytes, at most 33554432 are allowed" in said
+    assert f"image has {len(payload)} bytes, at most 33554432 are allowed" in said
     assert_serves(demo_server)
 
 
@@ -174,12 +174,12 @@ def test_tensors_between_the_models_are_checked_too(demo_server: TritonServer) -
 
 def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServer) -> None:
     def call(index: int) -> int:
-        pictures = [GOOD] if index % 2 else [b"not a picture"]
+        images = [GOOD] if index % 2 else [b"not an image"]
         try:
             answer = call_grpc(
                 demo_server.grpc_url,
                 "flux_redux",
-                tensors_of(pictures, num_inference_steps=1, seed=index),
+                tensors_of(images, num_inference_steps=1, seed=index),
                 ["OUTPUT_IMAGE", "OUTPUT_SEED"],
             )
         except InferenceServerException:
@@ -191,7 +191,7 @@ def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServe
 
 
 def test_too_many_images_are_refused_at_once_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
-    """Ten requests for eight long pictures each, where 64 pictures may wait; each caller gives ten seconds."""
+    """Ten requests for eight long images each, where 64 images may wait; each caller gives ten seconds."""
     tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=512, width=512)
 
     def call(_: int) -> tuple[str, str]:

@@ -15,9 +15,9 @@ import psutil
 
 from flux_client import FluxClient, Overloaded
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
-_PICTURE = encoded(drawn_picture(1))
+_IMAGE = encoded(drawn_image(1))
 
 
 class HonestClient(threading.Thread):
@@ -56,8 +56,8 @@ class HonestClient(threading.Thread):
     def _image(self, client: FluxClient) -> npt.NDArray[Any]:
         # A byte sequence behind the end of the file is no part of the image, but keeps the response cache out.
         self._asked += 1
-        picture = _PICTURE + self._asked.to_bytes(4, "little")
-        (variation,) = client.redux(picture, num_inference_steps=3, seed=7, height=64, width=64)
+        image = _IMAGE + self._asked.to_bytes(4, "little")
+        (variation,) = client.redux(image, num_inference_steps=3, seed=7, height=64, width=64)
         return np.asarray(variation.image).astype(int)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from flux_contract.modes import BY_NAME
-from flux_tools.bench import figures, load, memory_report, pictures, report
+from flux_tools.bench import figures, images, load, memory_report, report
 from flux_tools.bench.engine_metrics import SHARES, StepShare, parse_shares, rows_per_step, share_of
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.perf_input import request
@@ -56,9 +56,9 @@ def cell(
 
 def test_a_workload_is_the_same_every_time_and_longer_ones_begin_alike() -> None:
     mixed = WORKLOADS["mixed"]
-    assert mixed.wishes(8) == mixed.wishes(40)[:8]
-    assert [wish.index for wish in mixed.wishes(40)] == list(range(40))
-    assert len({wish.seed for wish in mixed.wishes(40)}) == 40
+    assert mixed.jobs(8) == mixed.jobs(40)[:8]
+    assert [job.index for job in mixed.jobs(40)] == list(range(40))
+    assert len({job.seed for job in mixed.jobs(40)}) == 40
 
 
 def test_the_command_line_names_every_workload() -> None:
@@ -67,8 +67,8 @@ def test_the_command_line_names_every_workload() -> None:
 
 def test_a_mix_has_every_kind_equally_often() -> None:
     mixed = WORKLOADS["mixed"]
-    assert Counter(wish.kind for wish in mixed.wishes(40)) == dict.fromkeys(mixed.kinds, 5)
-    assert {wish.kind for wish in mixed.wishes(8)} == set(mixed.kinds)  # which are those that are compared
+    assert Counter(job.kind for job in mixed.jobs(40)) == dict.fromkeys(mixed.kinds, 5)
+    assert {job.kind for job in mixed.jobs(8)} == set(mixed.kinds)  # which are those that are compared
 
 
 def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
@@ -85,7 +85,7 @@ def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
 
 def test_the_other_workloads_are_redux() -> None:
     for name in ("demo", "grid512"):
-        assert {wish.mode for wish in WORKLOADS[name].wishes(10)} == {"redux"}
+        assert {job.mode for job in WORKLOADS[name].jobs(10)} == {"redux"}
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 8, 16])
@@ -97,20 +97,20 @@ def test_every_client_asks_equally_often(concurrency: int) -> None:
 
 
 def test_a_warm_up_touches_every_kind_with_few_steps() -> None:
-    wishes = WORKLOADS["mixed"].wishes(40)
-    assert [wish.index for wish in warm_up(wishes, 4)] == list(range(8))
-    assert {(wish.mode, wish.side) for wish in warm_up(wishes, 4)} == {(w.mode, w.side) for w in wishes}
-    assert {wish.steps for wish in warm_up(wishes, 4)} == {3}
-    assert [wish.index for wish in warm_up(WORKLOADS["demo"].wishes(40), 4)] == list(range(4))
+    jobs = WORKLOADS["mixed"].jobs(40)
+    assert [job.index for job in warm_up(jobs, 4)] == list(range(8))
+    assert {(job.mode, job.side) for job in warm_up(jobs, 4)} == {(w.mode, w.side) for w in jobs}
+    assert {job.steps for job in warm_up(jobs, 4)} == {3}
+    assert [job.index for job in warm_up(WORKLOADS["demo"].jobs(40), 4)] == list(range(4))
 
 
 def test_prompts_have_other_bytes_in_every_request_and_the_same_words() -> None:
-    wishes = WORKLOADS["mixed"].wishes(8)
-    one, other = respelled(wishes, "round 1"), respelled(wishes, "round 2")
-    assert len({wish.prompt for wish in one + other}) == 16
-    assert {" ".join(wish.prompt.split()) for wish in one + other} == {"red apple"}
-    assert [wish.kind for wish in one] == [wish.kind for wish in wishes]
-    assert respelled(wishes, "round 1") == one
+    jobs = WORKLOADS["mixed"].jobs(8)
+    one, other = respelled(jobs, "round 1"), respelled(jobs, "round 2")
+    assert len({job.prompt for job in one + other}) == 16
+    assert {" ".join(job.prompt.split()) for job in one + other} == {"red apple"}
+    assert [job.kind for job in one] == [job.kind for job in jobs]
+    assert respelled(jobs, "round 1") == one
 
 
 def test_arrivals_follow_their_seed_and_their_rate() -> None:
@@ -130,13 +130,13 @@ def test_every_system_comes_first_in_some_round() -> None:
     assert sorted(rotated(["a", "b", "c"], 7)) == ["a", "b", "c"]
 
 
-def test_every_number_is_a_picture_of_its_own() -> None:
-    assert len({pictures.picture(number).tobytes() for number in range(40)}) == 40
-    assert pictures.picture(3).tobytes() == pictures.picture(3).tobytes()
+def test_every_number_is_an_image_of_its_own() -> None:
+    assert len({images.image(number).tobytes() for number in range(40)}) == 40
+    assert images.image(3).tobytes() == images.image(3).tobytes()
 
 
 def test_another_occasion_has_other_bytes_and_the_same_pixels() -> None:
-    one, other = pictures.encoded(5, "round 1"), pictures.encoded(5, "round 2")
+    one, other = images.encoded(5, "round 1"), images.encoded(5, "round 2")
     assert one != other
     assert Image.open(io.BytesIO(one)).tobytes() == Image.open(io.BytesIO(other)).tobytes()
 
@@ -145,18 +145,18 @@ def test_perf_analyzer_gets_the_length_before_the_bytes() -> None:
     entry = request(3, side=64, steps=20, occasion="x")
     element = base64.b64decode(entry["IMAGE"]["content"]["b64"])
     assert int.from_bytes(element[:4], "little") == len(element) - 4
-    assert element[4:] == pictures.encoded(3, "x")
+    assert element[4:] == images.encoded(3, "x")
     assert entry["NUM_INFERENCE_STEPS"] == {"content": [20], "shape": [1]}
 
 
-def wishes(count: int) -> list[ImageOptions]:
+def jobs(count: int) -> list[ImageOptions]:
     return [ImageOptions(index, 64, 4, 1000 + index) for index in range(count)]
 
 
 def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
     running, most, counting = 0, 0, threading.Lock()
 
-    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
         nonlocal running, most
         with counting:
             running += 1
@@ -164,20 +164,20 @@ def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> N
         time.sleep(0.02)
         with counting:
             running -= 1
-        return b"picture"
+        return b"image"
 
-    answers = load.closed_loop(caller, wishes(12), [b""] * 12, concurrency=3)
+    answers = load.closed_loop(caller, jobs(12), [b""] * 12, concurrency=3)
     assert most == 3
     assert sorted(answer.outcome.index for answer in answers) == list(range(12))
 
 
 def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
-    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
         time.sleep(0.01)
-        return b"picture"
+        return b"image"
 
     def answered(seconds: float) -> int:
-        return len(load.closed_loop(caller, wishes(40), [b""] * 40, concurrency=2, block=4, seconds=seconds))
+        return len(load.closed_loop(caller, jobs(40), [b""] * 40, concurrency=2, block=4, seconds=seconds))
 
     assert answered(0.0) == 4
     assert answered(0.05) in range(4, 44, 4)
@@ -187,12 +187,12 @@ def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
 def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
     one_at_a_time = threading.Lock()
 
-    def caller(_picture: bytes, _wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
         with one_at_a_time:
             time.sleep(0.1)
-        return b"picture"
+        return b"image"
 
-    answers = load.open_loop(caller, wishes(3), [b""] * 3, [0.0, 0.01, 0.02])
+    answers = load.open_loop(caller, jobs(3), [b""] * 3, [0.0, 0.01, 0.02])
     due = [answer.outcome.due_s for answer in answers]
     assert due == pytest.approx([0.0, 0.01, 0.02], abs=1e-6)
     # Three wait for one lock, in whatever order they get it.
@@ -200,12 +200,12 @@ def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
 
 
 def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
-    def caller(_picture: bytes, wish: ImageOptions) -> bytes:
-        if wish.index == 1:
+    def caller(_image: bytes, job: ImageOptions) -> bytes:
+        if job.index == 1:
             raise TimeoutError("too slow")
-        return b"picture"
+        return b"image"
 
-    answers = load.closed_loop(caller, wishes(3), [b""] * 3, concurrency=1)
+    answers = load.closed_loop(caller, jobs(3), [b""] * 3, concurrency=1)
     assert [answer.outcome.error for answer in answers] == [None, "TimeoutError: too slow", None]
 
 
@@ -221,7 +221,7 @@ def test_runs_are_merged_and_their_rounds_numbered_on() -> None:
     assert "3 of demo, 2 of grid512" in report.machine(whole)
 
 
-def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
+def test_an_image_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
     expected = np.full((4, 4, 3), 100, np.int16)
     np.save(tmp_path / "0.npy", expected)
     buffer = io.BytesIO()
@@ -232,15 +232,15 @@ def test_a_picture_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
 
     assert compared(buffer.getvalue()).difference == 2
     assert compared(buffer.getvalue(), index=9).difference is None
-    assert "no picture" in (compared(b"nonsense").error or "")
+    assert "no image" in (compared(b"nonsense").error or "")
 
 
 def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
     one_at_a_time = threading.Lock()
 
-    def caller(_picture: bytes, wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, job: ImageOptions) -> bytes:
         with one_at_a_time:
-            time.sleep(0.01 * wish.steps)
+            time.sleep(0.01 * job.steps)
         return b""
 
     orders = [ImageOptions(0, 64, 50, 0), *(ImageOptions(index, 64, 1, 0) for index in range(1, 5))]

@@ -1,4 +1,4 @@
-"""What a GPU makes and a picture costs: the arithmetic, and that one run tells for machines of other speed."""
+"""What a GPU makes and an image costs: the arithmetic, and that one run tells for machines of other speed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_safe_load_keeps_every_promise_and_one_percent_more_does_not(rows: lis
     assert not kept(row["load"] + 0.01)
 
 
-def test_pictures_an_hour_are_the_safe_share_of_what_a_gpu_does_one_by_one(rows: list[dict[str, Any]]) -> None:
+def test_images_an_hour_are_the_safe_share_of_what_a_gpu_does_one_by_one(rows: list[dict[str, Any]]) -> None:
     for machine in MACHINES:
         for row in rows:
             if row["machine"] == machine.name:
@@ -79,8 +79,8 @@ def test_the_section_is_put_where_the_old_one_was() -> None:
         with_section("# Page\n", f"{TITLE}\n")
 
 
-def test_the_page_has_the_costs_of_its_own_pictures_an_hour() -> None:
-    """No number was changed by hand: each price column is 1000 x price / pictures of the table above it."""
+def test_the_page_has_the_costs_of_its_own_images_an_hour() -> None:
+    """No number was changed by hand: each price column is 1000 x price / images of the table above it."""
     _, _, part = PAGE.read_text().partition(TITLE)
     numbers: dict[tuple[str, str], list[list[float]]] = {}
     for line in part.split("\n## ")[0].splitlines():

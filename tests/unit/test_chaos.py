@@ -1,4 +1,4 @@
-"""Parity under chaos: whatever joins, leaves, is cancelled or waits, each picture is the one that diffusers gives.
+"""Parity under chaos: whatever joins, leaves, is cancelled or waits, each image is the one that diffusers gives.
 
 `pytest tests/unit/test_chaos.py --schedules 1000` is the soak; fewer run by default.
 """
@@ -38,8 +38,8 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A picture, and what stock diffusers gives for it. lora: whether by the adapted transformer."""
+class ParityCase:
+    """An image, and what stock diffusers gives for it. lora: whether by the adapted transformer."""
 
     parameters: SamplingParameters
     sampler_inputs: SamplerInputs
@@ -66,7 +66,7 @@ def adapter(tiny_flux: FluxPipeline) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Adapter) -> list[Wish]:
+def cases(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Adapter) -> list[ParityCase]:
     """Eighty-four, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of
     the steps only; the others of each mode, and four with contexts so long that nothing shorter may share their steps.
     """
@@ -88,16 +88,16 @@ def wishes(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Ad
         given = Context(tokens, weights, pooled, spans, pooled_span)
         is_adapted = choice.random() < 0.3
         expected = stock_latents(merged if is_adapted else tiny_flux, parameters, given)
-        made.append(Wish(parameters, SamplerInputs(given), expected.numpy(), is_adapted))
+        made.append(ParityCase(parameters, SamplerInputs(given), expected.numpy(), is_adapted))
     for seed in range(40, 80):
         made.append(edited(tiny_flux, controlnet, choice, seed))
     for seed in range(80, 84):
         parameters, given = of_size(8, 8, steps=choice.randint(2, 5), seed=seed), context(seed, 600)
-        made.append(Wish(parameters, SamplerInputs(given), stock_latents(tiny_flux, parameters, given).numpy()))
+        made.append(ParityCase(parameters, SamplerInputs(given), stock_latents(tiny_flux, parameters, given).numpy()))
     return made
 
 
-def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.Random, seed: int) -> Wish:
+def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.Random, seed: int) -> ParityCase:
     """Image-to-image, true CFG, edge control, or the last two together."""
     height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
     steps, mode = choice.randint(2, 9), choice.choice(["img2img", "cfg", "control", "both"])
@@ -107,20 +107,20 @@ def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.R
         # Of the strengths at which diffusers, too, leaves out the first step.
         parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
         sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters))
-        return Wish(parameters, sampler_inputs, stock_img2img(flux, parameters, sampler_inputs).numpy())
+        return ParityCase(parameters, sampler_inputs, stock_img2img(flux, parameters, sampler_inputs).numpy())
     if mode in ("cfg", "both"):
         parameters = replace(parameters, true_cfg_scale=choice.choice([1.3, 2.5]))
         sampler_inputs = replace(sampler_inputs, negative=context(seed + 1000, len(sampler_inputs.context.tokens)))
     if mode == "cfg":
-        return Wish(parameters, sampler_inputs, stock_cfg(flux, parameters, sampler_inputs).numpy())
+        return ParityCase(parameters, sampler_inputs, stock_cfg(flux, parameters, sampler_inputs).numpy())
     start, end = sorted(choice.sample(range(5), 2))
     parameters = replace(parameters, control_scale=choice.choice([0.5, 1.0]), control_span=Span(start / 4, end / 4))
     sampler_inputs = replace(sampler_inputs, control_latents=latents(seed, parameters))
-    return Wish(parameters, sampler_inputs, stock_control(flux, controlnet, parameters, sampler_inputs).numpy())
+    return ParityCase(parameters, sampler_inputs, stock_control(flux, controlnet, parameters, sampler_inputs).numpy())
 
 
 def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | None, Span]:
-    """None for half of the wishes. The first token always stays."""
+    """None for half of the cases. The first token always stays."""
     if choice.random() < 0.5:
         return None, ALWAYS
     quarters = [sorted(choice.sample(range(5), 2)) for _ in range(tokens)]
@@ -128,9 +128,9 @@ def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | Non
 
 
 class Faulty(Sampler):
-    """A sampler some of whose steps fail as if memory had run out; a picture alone always fits.
+    """A sampler some of whose steps fail as if memory had run out; an image alone always fits.
 
-    limits: that no step of several pictures may exceed.
+    limits: that no step of several images may exceed.
     """
 
     def __init__(self, base: BaseWeights, attention: str, faults: random.Random, limits: Limits) -> None:
@@ -147,7 +147,7 @@ class Faulty(Sampler):
         return super().step(batch)
 
 
-def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], number: int) -> tuple[int, int]:
+def run_schedule(base: BaseWeights, adapter: Adapter, cases: Sequence[ParityCase], number: int) -> tuple[int, int]:
     """Jobs arrive at random moments, some are cancelled after a random number of steps, some steps fail.
 
     Returns how many were done and how many cancelled.
@@ -160,16 +160,16 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
     held = {name: LowRank(hold(addition.down), hold(addition.up)) for name, addition in adapter.items()}
     adapted = sampler.transformer.adapted(summed([(held, 1.0)]))
     engine: Engine[Denoising, GeneratedImage] = Engine(sampler, Scheduler(limits))
-    ended: list[tuple[Wish, GeneratedImage | FluxError]] = []
+    ended: list[tuple[ParityCase, GeneratedImage | FluxError]] = []
     done = threading.Semaphore(0)
-    chosen = [dice.choice(wishes) for _ in range(dice.randint(1, 14))]
-    for wish in chosen:
-        (work,) = sampler.begin(wish.parameters, wish.sampler_inputs, adapted if wish.lora else None)
+    chosen = [dice.choice(cases) for _ in range(dice.randint(1, 14))]
+    for case in chosen:
+        (work,) = sampler.begin(case.parameters, case.sampler_inputs, adapted if case.lora else None)
         first = work.step
         patience = dice.choice([None, None, None, None, 0, 1, 3])
 
-        def finish(outcome: GeneratedImage | FluxError, wish: Wish = wish) -> None:
-            ended.append((wish, outcome))
+        def finish(outcome: GeneratedImage | FluxError, case: ParityCase = case) -> None:
+            ended.append((case, outcome))
             done.release()
 
         def is_wanted(work: Denoising = work, first: int = first, patience: int | None = patience) -> bool:
@@ -191,31 +191,31 @@ def run_schedule(base: BaseWeights, adapter: Adapter, wishes: Sequence[Wish], nu
     for _ in chosen:
         assert done.acquire(timeout=60), "a job hangs"
     engine.close()
-    assert sorted(id(wish) for wish, _ in ended) == sorted(id(wish) for wish in chosen), "a job ended twice"
+    assert sorted(id(case) for case, _ in ended) == sorted(id(case) for case in chosen), "a job ended twice"
     cancelled = 0
-    for wish, outcome in ended:
+    for case, outcome in ended:
         if isinstance(outcome, FluxError):
             assert isinstance(outcome, Cancelled), outcome
             cancelled += 1
         else:
-            assert np.abs(outcome.latents - wish.expected).max() <= TOLERANCE, f"schedule {number}: {wish.parameters}"
+            assert np.abs(outcome.latents - case.expected).max() <= TOLERANCE, f"schedule {number}: {case.parameters}"
     return len(ended) - cancelled, cancelled
 
 
 def test_every_surviving_job_equals_its_solo_run(
-    controlled: BaseWeights, adapter: Adapter, wishes: list[Wish], pytestconfig: pytest.Config
+    controlled: BaseWeights, adapter: Adapter, cases: list[ParityCase], pytestconfig: pytest.Config
 ) -> None:
     done = cancelled = 0
     for number in range(pytestconfig.getoption("schedules")):
-        of_this = run_schedule(controlled, adapter, wishes, number)
+        of_this = run_schedule(controlled, adapter, cases, number)
         done, cancelled = done + of_this[0], cancelled + of_this[1]
-    print(f"{done} pictures equal diffusers' to {TOLERANCE}, {cancelled} were cancelled")
+    print(f"{done} images equal diffusers' to {TOLERANCE}, {cancelled} were cancelled")
     assert done > cancelled > 0
 
 
-def test_no_two_wishes_could_be_taken_for_each_other(wishes: list[Wish]) -> None:
+def test_no_two_cases_could_be_taken_for_each_other(cases: list[ParityCase]) -> None:
     """Otherwise a result that reached the wrong request could pass."""
-    for index, one in enumerate(wishes):
-        for other in wishes[:index]:
+    for index, one in enumerate(cases):
+        for other in cases[:index]:
             if one.expected.shape == other.expected.shape:
                 assert np.abs(one.expected - other.expected).max() > 100 * TOLERANCE

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from test_client_transports import ONCE, PICTURE, GrpcDoor, listening, nobody, say_nothing
+from test_client_transports import IMAGE, ONCE, GrpcDoor, listening, nobody, say_nothing
 
 from flux_client import (
     AsyncFluxClient,
@@ -40,13 +40,13 @@ class Caller:
         self.client = AsyncFluxClient(url, **options) if self.loop else FluxClient(url, **options)
 
     def redux(self, **options):
-        return self._result(self.client.redux(PICTURE, **options))
+        return self._result(self.client.redux(IMAGE, **options))
 
     def stream(self):
         async def collected():
-            return [event async for event in self.client.stream(PICTURE)]
+            return [event async for event in self.client.stream(IMAGE)]
 
-        return self._result(collected()) if self.loop else list(self.client.stream(PICTURE))
+        return self._result(collected()) if self.loop else list(self.client.stream(IMAGE))
 
     def wait_until_ready(self):
         self._result(self.client.wait_until_ready(10))
@@ -127,7 +127,7 @@ def test_a_burst_is_not_sent_to_one_server(call):
             door.pause_s = 0.5
 
         async def burst():
-            await asyncio.gather(*(caller.client.redux(PICTURE) for _ in range(12)))
+            await asyncio.gather(*(caller.client.redux(IMAGE) for _ in range(12)))
 
         if caller.kind == "async":
             caller._result(burst())
@@ -245,11 +245,11 @@ def test_a_server_that_comes_back_gets_requests_again(call):
 @pytest.mark.parametrize(
     "code",
     [
-        "import flux_client, sys; client = flux_client.FluxClient(sys.argv[1]); client.redux(b'picture')",
+        "import flux_client, sys; client = flux_client.FluxClient(sys.argv[1]); client.redux(b'image')",
         "import asyncio, flux_client, sys\n"
         "async def run():\n"
         "    client = flux_client.AsyncFluxClient(sys.argv[1])\n"
-        "    await client.redux(b'picture')\n"
+        "    await client.redux(b'image')\n"
         "asyncio.run(run())",
     ],
     ids=["sync", "async"],
@@ -312,7 +312,7 @@ def test_a_name_is_called_at_once_and_its_addresses_are_found_meanwhile(monkeypa
         with FluxClient(transport=BalancedTransport(Addresses([f"localhost:{port}"]))) as client:
             limit = time.monotonic() + 20
             while not second.requests and time.monotonic() < limit:
-                client.redux(PICTURE)
+                client.redux(IMAGE)
         assert first.requests
         assert second.requests
 

@@ -17,7 +17,7 @@ from flux_client.fake import FakeTransport
 from flux_client.similarity import weight_of
 
 
-def picture(path, colour="red"):
+def image(path, colour="red"):
     path.parent.mkdir(exist_ok=True, parents=True)
     Image.new("RGB", (8, 8), colour).save(path)
     return str(path)
@@ -42,9 +42,9 @@ def stems(*argv):
     return [task.stem for task in plan(make_parser().parse_args(argv))]
 
 
-def test_it_writes_each_variation_under_its_pictures_name_and_seed(tmp_path, capsys):
+def test_it_writes_each_variation_under_its_images_name_and_seed(tmp_path, capsys):
     out = tmp_path / "new" / "out"
-    assert Command()("redux", picture(tmp_path / "cat.png"), "-n", 2, "--seed", 5, "-o", out, "--format", "jpeg") == 0
+    assert Command()("redux", image(tmp_path / "cat.png"), "-n", 2, "--seed", 5, "-o", out, "--format", "jpeg") == 0
     assert sorted(file.name for file in out.iterdir()) == ["cat-5.jpeg", "cat-6.jpeg"]
     assert Image.open(BytesIO((out / "cat-5.jpeg").read_bytes())).format == "JPEG"
     printed = capsys.readouterr()
@@ -52,14 +52,14 @@ def test_it_writes_each_variation_under_its_pictures_name_and_seed(tmp_path, cap
     assert printed.err == ""
 
 
-def test_pictures_are_written_although_nobody_takes_their_names(tmp_path):
+def test_images_are_written_although_nobody_takes_their_names(tmp_path):
     call = textwrap.dedent(
         f"""
         import sys
         from flux_client import FluxClient
         from flux_client.cli import main
         from flux_client.fake import FakeTransport
-        argv = ["redux", {picture(tmp_path / "cat.png")!r}, "-n", "3", "--seed", "1", "-o", {str(tmp_path / "out")!r}]
+        argv = ["redux", {image(tmp_path / "cat.png")!r}, "-n", "3", "--seed", "1", "-o", {str(tmp_path / "out")!r}]
         sys.exit(main(argv, lambda url, **_: FluxClient(transport=FakeTransport())))
         """
     )
@@ -70,10 +70,10 @@ def test_pictures_are_written_although_nobody_takes_their_names(tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
-def test_pictures_are_written_with_standard_output_closed(tmp_path, monkeypatch):
+def test_images_are_written_with_standard_output_closed(tmp_path, monkeypatch):
     """Python has None for it then."""
     monkeypatch.setattr(sys, "stdout", None)
-    assert Command()("redux", picture(tmp_path / "cat.png"), "-n", 3, "-o", tmp_path / "out") == 0
+    assert Command()("redux", image(tmp_path / "cat.png"), "-n", 3, "-o", tmp_path / "out") == 0
     assert len(list((tmp_path / "out").iterdir())) == 3
 
 
@@ -91,7 +91,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "--detail-weight",
         "all",
         "--mask",
-        str(picture(tmp_path / "mask.png")),
+        str(image(tmp_path / "mask.png")),
         "--crop",
         "--image-fit",
         "contain",
@@ -131,7 +131,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "-1",
     ]
     argv += ["--url", "host:1", "--protocol", "http", "--timeout", "9"]
-    assert command("redux", picture(tmp_path / "cat.png"), "-o", tmp_path, *argv) == 0
+    assert command("redux", image(tmp_path / "cat.png"), "-o", tmp_path, *argv) == 0
     inputs = command.transport.sent[0].request.inputs
     assert {name: array.ravel().tolist() for name, array in inputs.items() if name != "IMAGE"} == {
         "PROMPT": [b"owl"],
@@ -163,17 +163,17 @@ def test_every_option_reaches_the_request(tmp_path):
     assert command.opened == ("host:1", {"protocol": "http", "timeout_s": 9.0})
 
 
-def test_many_pictures_are_one_request_each_and_show_progress(tmp_path, capsys):
+def test_many_images_are_one_request_each_and_show_progress(tmp_path, capsys):
     command = Command()
-    assert command("redux", picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out") == 0
+    assert command("redux", image(tmp_path / "a.png"), image(tmp_path / "b.png"), "-o", tmp_path / "out") == 0
     assert len(command.transport.sent) == 2
     assert "2/2" in capsys.readouterr().err
 
 
-def test_blended_pictures_are_one_request(tmp_path):
+def test_blended_images_are_one_request(tmp_path):
     command = Command()
-    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
-    assert command("redux", *pictures, "--blend", "--similarity", "1,0.5", "-o", tmp_path / "out") == 0
+    images = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
+    assert command("redux", *images, "--blend", "--similarity", "1,0.5", "-o", tmp_path / "out") == 0
     [sent] = command.transport.sent
     assert sent.request.inputs["IMAGE"].shape == (1, 2)
     assert sent.request.inputs["IMAGE_STRENGTH"].tolist() == [[1, pytest.approx(weight_of(0.5))]]
@@ -182,19 +182,19 @@ def test_blended_pictures_are_one_request(tmp_path):
 
 def test_a_sum_is_one_request_too(tmp_path):
     command = Command()
-    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
-    assert command("redux", *pictures, "--sum", "-o", tmp_path / "out") == 0
+    images = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
+    assert command("redux", *images, "--sum", "-o", tmp_path / "out") == 0
     [sent] = command.transport.sent
     assert sent.request.inputs["IMAGE_BLEND"].item() == b"sum"
 
 
-def test_pictures_of_the_same_name_do_not_overwrite_each_other(tmp_path):
-    pictures = [picture(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
-    assert Command()("redux", *pictures, "-o", tmp_path / "out") == 0
+def test_images_of_the_same_name_do_not_overwrite_each_other(tmp_path):
+    images = [image(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
+    assert Command()("redux", *images, "-o", tmp_path / "out") == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["cat-2-42.png", "cat-42.png"]
 
 
-def test_no_two_tasks_share_a_name_however_their_pictures_are_called():
+def test_no_two_tasks_share_a_name_however_their_images_are_called():
     assert stems("redux", "a/x.png", "b/x.png", "x-2.png", "c/x.jpg") == ["x", "x-2", "x-2-2", "x-3"]
 
 
@@ -205,29 +205,29 @@ def test_a_name_is_cut_to_what_a_file_system_takes(argv):
     assert stems(*argv) == ["\u753b" * 66]
 
 
-def test_a_picture_given_is_never_overwritten(tmp_path, capsys):
-    given = picture(tmp_path / "cat-42.png")
+def test_an_image_given_is_never_overwritten(tmp_path, capsys):
+    given = image(tmp_path / "cat-42.png")
     before = (tmp_path / "cat-42.png").read_bytes()
-    assert Command()("redux", picture(tmp_path / "cat.png"), given, "-o", tmp_path) == 1
+    assert Command()("redux", image(tmp_path / "cat.png"), given, "-o", tmp_path) == 1
     assert (tmp_path / "cat-42.png").read_bytes() == before
     assert "is one of the input images" in capsys.readouterr().err
 
 
 def test_one_failure_is_one_line_and_the_others_are_made(tmp_path, capsys):
-    pictures = [picture(tmp_path / f"{name}.png") for name in "abc"]
-    assert Command(GenerationFailed("bug\nin two lines"))("redux", *pictures, "-o", tmp_path / "out") == 1
+    images = [image(tmp_path / f"{name}.png") for name in "abc"]
+    assert Command(GenerationFailed("bug\nin two lines"))("redux", *images, "-o", tmp_path / "out") == 1
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b-42.png", "c-42.png"]
-    assert f"flux-client: {pictures[0]}: bug in two lines\n" in capsys.readouterr().err
+    assert f"flux-client: {images[0]}: bug in two lines\n" in capsys.readouterr().err
 
 
-def test_a_missing_picture_is_one_line(tmp_path, capsys):
+def test_a_missing_image_is_one_line(tmp_path, capsys):
     assert Command()("redux", tmp_path / "nowhere.png", "-o", tmp_path / "out") == 1
     [line] = capsys.readouterr().err.splitlines()
     assert "nowhere.png" in line
 
 
 def test_an_unreachable_server_is_one_line(tmp_path, capsys):
-    assert Command(Unreachable("host:8001: refused"))("redux", picture(tmp_path / "a.png"), "-o", tmp_path) == 1
+    assert Command(Unreachable("host:8001: refused"))("redux", image(tmp_path / "a.png"), "-o", tmp_path) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.endswith("a.png: host:8001: refused")
 
@@ -235,27 +235,27 @@ def test_an_unreachable_server_is_one_line(tmp_path, capsys):
 def test_it_streams_over_grpc_and_asks_plainly_over_http(tmp_path):
     command = Command()
     for protocol in ("grpc", "http"):
-        command("redux", picture(tmp_path / "a.png"), "-o", tmp_path / "out", "--protocol", protocol)
+        command("redux", image(tmp_path / "a.png"), "-o", tmp_path / "out", "--protocol", protocol)
     assert [sent.request.model for sent in command.transport.sent] == ["flux_stream", "flux_redux"]
 
 
 def test_previews_are_written_as_they_come(tmp_path):
-    pictures = [picture(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
+    images = [image(tmp_path / folder / "cat.png", colour) for folder, colour in (("a", "red"), ("b", "blue"))]
     argv = ["-o", tmp_path / "out", "-n", 2, "--steps", 7]
-    assert Command()("redux", *pictures, *argv, "--previews", tmp_path / "seen" / "here", "--preview-steps", 3) == 0
+    assert Command()("redux", *images, *argv, "--previews", tmp_path / "seen" / "here", "--preview-steps", 3) == 0
     assert sorted(file.name for file in (tmp_path / "seen" / "here").iterdir()) == sorted(
         f"{stem}-{image}-{step}.jpg" for stem in ("cat", "cat-2") for image in (0, 1) for step in (3, 6)
     )
-    assert Command()("redux", pictures[0], *argv, "--previews", tmp_path / "usual") == 0
+    assert Command()("redux", images[0], *argv, "--previews", tmp_path / "usual") == 0
     usual = sorted(file.name for file in (tmp_path / "usual").iterdir())
     assert usual == ["cat-0-3.jpg", "cat-0-6.jpg", "cat-1-3.jpg", "cat-1-6.jpg"]
 
 
-def test_a_picture_given_is_never_overwritten_by_a_preview(tmp_path, capsys):
-    given = picture(tmp_path / "cat-0-5.jpg")
+def test_an_image_given_is_never_overwritten_by_a_preview(tmp_path, capsys):
+    given = image(tmp_path / "cat-0-5.jpg")
     before = (tmp_path / "cat-0-5.jpg").read_bytes()
     argv = ["-o", tmp_path / "out", "--previews", tmp_path]
-    assert Command()("redux", picture(tmp_path / "cat.png"), given, *argv) == 1
+    assert Command()("redux", image(tmp_path / "cat.png"), given, *argv) == 1
     assert (tmp_path / "cat-0-5.jpg").read_bytes() == before
     assert "is one of the input images" in capsys.readouterr().err
 
@@ -267,22 +267,22 @@ def bar_of(monkeypatch, capsys, is_terminal, *argv):
 
 
 def test_a_terminal_shows_the_steps_of_all_images(tmp_path, monkeypatch, capsys):
-    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out", "-n", 2]
+    argv = [image(tmp_path / "a.png"), image(tmp_path / "b.png"), "-o", tmp_path / "out", "-n", 2]
     assert "200/200" in bar_of(monkeypatch, capsys, True, *argv)
     assert "12/12" in bar_of(monkeypatch, capsys, True, *argv, "--steps", 3)
     assert "10/10" in bar_of(monkeypatch, capsys, True, argv[0], "--steps", 10, "-o", tmp_path / "out")
     assert "12/12" in bar_of(monkeypatch, capsys, True, *argv[:-2], "--steps", 3, "--seed", "7,9")
 
 
-def test_where_no_steps_are_told_or_seen_there_is_a_bar_of_pictures(tmp_path, monkeypatch, capsys):
-    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out"]
+def test_where_no_steps_are_told_or_seen_there_is_a_bar_of_images(tmp_path, monkeypatch, capsys):
+    argv = [image(tmp_path / "a.png"), image(tmp_path / "b.png"), "-o", tmp_path / "out"]
     assert "2/2" in bar_of(monkeypatch, capsys, True, *argv, "--protocol", "http")
     assert "2/2" in bar_of(monkeypatch, capsys, False, *argv)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_quiet_shows_no_bar(tmp_path, monkeypatch, capsys, is_terminal):
-    argv = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png"), "-o", tmp_path / "out", "--quiet"]
+    argv = [image(tmp_path / "a.png"), image(tmp_path / "b.png"), "-o", tmp_path / "out", "--quiet"]
     assert bar_of(monkeypatch, capsys, is_terminal, *argv) == ""
 
 
@@ -299,8 +299,8 @@ def test_ctrl_c_ends_the_work_at_the_server_and_exits_with_130(tmp_path, capsys)
 
     command = Command()
     command.transport = Interrupted()
-    pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "b.png")]
-    assert command("redux", *pictures, "--quiet", "-o", tmp_path / "out") == 130
+    images = [image(tmp_path / "a.png"), image(tmp_path / "b.png")]
+    assert command("redux", *images, "--quiet", "-o", tmp_path / "out") == 130
     assert [stream.cancelled for stream in command.transport.streams] == [True]
     assert command.transport.closed
     assert capsys.readouterr().err == ""
@@ -366,7 +366,7 @@ def test_a_url_with_a_scheme_is_a_wrong_command_line(capsys):
 @pytest.mark.parametrize("option", ["-o", "--previews"])
 def test_an_empty_folder_name_is_refused(option, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        Command()("redux", picture(tmp_path / "cat.png"), option, "")
+        Command()("redux", image(tmp_path / "cat.png"), option, "")
     assert "expected the name of a folder" in capsys.readouterr().err
 
 
@@ -374,11 +374,11 @@ def test_an_empty_folder_name_is_refused(option, tmp_path, capsys):
 def test_a_file_where_a_folder_belongs_is_said_to_be_no_folder(inside, tmp_path, capsys):
     file = tmp_path / "out"
     file.touch()
-    assert Command()("redux", picture(tmp_path / "cat.png"), "-o", file / inside) == 1
+    assert Command()("redux", image(tmp_path / "cat.png"), "-o", file / inside) == 1
     assert capsys.readouterr().err == f"flux-client: {file / inside} is not a folder and cannot become one\n"
 
 
-def test_a_pipe_is_no_picture(tmp_path, capsys):
+def test_a_pipe_is_no_image(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert Command()("redux", tmp_path / "pipe", "-o", tmp_path / "out") == 1
     assert f"{tmp_path / 'pipe'} is not a regular file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`flux-client` beyond variations: changed pictures, pictures of prompts, pictures after edges."""
+"""`flux-client` beyond variations: changed images, images of prompts, images after edges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_client_cli import Command, picture, stems
+from test_client_cli import Command, image, stems
 
 from flux_client import GenerationFailed
 from flux_client.fake import FakeTransport
@@ -25,9 +25,9 @@ def names_in(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_each_picture_is_changed_by_itself_beside_all_references(tmp_path):
+def test_each_image_is_changed_by_itself_beside_all_references(tmp_path):
     command = Command()
-    cat, dog, ink = (picture(tmp_path / f"{name}.png", name) for name in ("red", "blue", "black"))
+    cat, dog, ink = (image(tmp_path / f"{name}.png", name) for name in ("red", "blue", "black"))
     argv = ["--reference", ink, "--strength", 0.5, "--image-strength", "0,1", "--fit", "contain", "--seed", "7,9"]
     assert command("img2img", cat, dog, *argv, "--image-fit", "cover", "--sum", "-o", tmp_path / "out") == 0
     told = {
@@ -46,15 +46,15 @@ def test_each_picture_is_changed_by_itself_beside_all_references(tmp_path):
     assert names_in(tmp_path / "out") == ["blue-7.png", "blue-9.png", "red-7.png", "red-9.png"]
 
 
-def test_a_picture_may_be_changed_by_a_share_of_noise(tmp_path):
+def test_an_image_may_be_changed_by_a_share_of_noise(tmp_path):
     command = Command()
-    assert command("img2img", picture(tmp_path / "a.png"), "--start-sigma", 0.25, "-o", tmp_path / "out") == 0
+    assert command("img2img", image(tmp_path / "a.png"), "--start-sigma", 0.25, "-o", tmp_path / "out") == 0
     [(_, inputs)] = sent_by(command)
     assert inputs["START_SIGMA"] == [0.25]
     assert "STRENGTH" not in inputs
 
 
-def test_each_prompt_is_a_request_and_names_its_pictures(tmp_path, capsys):
+def test_each_prompt_is_a_request_and_names_its_images(tmp_path, capsys):
     command = Command()
     prompts = ["A red apple, on a table!", "a red apple on a table", "../../etc/passwd", "\N{OWL}"]
     argv = ["--negative-prompt", "fog", "--true-cfg", 3, "--lora", "ink:-0.5", "--prompt-strength", 2, "--steps", 2]
@@ -73,7 +73,7 @@ def test_each_prompt_is_a_request_and_names_its_pictures(tmp_path, capsys):
         "a-red-apple-on-a-table-2-42.png",
         "a-red-apple-on-a-table-42.png",
         "etc-passwd-42.png",
-        "picture-42.png",
+        "image-42.png",
     ]
     assert "4/4" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_a_prompt_that_fails_is_one_line_with_its_beginning(tmp_path, capsys):
 
 def test_edges_are_followed_and_written(tmp_path):
     command = Command()
-    house, ink = picture(tmp_path / "house.png"), picture(tmp_path / "ink.png", "black")
+    house, ink = image(tmp_path / "house.png"), image(tmp_path / "ink.png", "black")
     argv = ["--canny-low", 50, "--canny-high", 150, "--fit", "stretch", "--height", 32, "--width", 48]
     steering = ["--reference", ink, "--control-scale", 0.5, "--control-start", 0.25, "--control-end", 0.75]
     out, seen = tmp_path / "out", tmp_path / "new" / "seen"
@@ -122,7 +122,7 @@ def test_edges_are_followed_and_written(tmp_path):
 
 def test_edges_may_be_given(tmp_path):
     command = Command()
-    assert command("canny", picture(tmp_path / "house.png"), "--edges-ready", "-o", tmp_path / "out") == 0
+    assert command("canny", image(tmp_path / "house.png"), "--edges-ready", "-o", tmp_path / "out") == 0
     [(_, inputs)] = sent_by(command)
     assert inputs["CONTROL_KIND"] == [b"edges"]
     assert "IMAGE" not in inputs
@@ -130,7 +130,7 @@ def test_edges_may_be_given(tmp_path):
 
 def test_over_http_each_mode_is_asked_plainly(tmp_path):
     command = Command()
-    cat, out = picture(tmp_path / "cat.png"), ["-o", tmp_path / "out", "--protocol", "http"]
+    cat, out = image(tmp_path / "cat.png"), ["-o", tmp_path / "out", "--protocol", "http"]
     for argv in (["img2img", cat], ["text2img", "owl"], ["canny", cat]):
         assert command(*argv, *out) == 0
     assert [model for model, _ in sent_by(command)] == ["flux_img2img", "flux_text2img", "flux_canny"]
@@ -155,8 +155,8 @@ def test_previews_of_a_prompt_are_named_by_it(tmp_path):
 )
 def test_nothing_given_is_ever_overwritten(tmp_path, monkeypatch, capsys, command, given, argv):
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "cat.png")
-    picture(tmp_path / given, "blue")
+    image(tmp_path / "cat.png")
+    image(tmp_path / given, "blue")
     before = (tmp_path / given).read_bytes()
     assert Command()(command, "cat.png", *argv, "-o", ".") == 1
     assert (tmp_path / given).read_bytes() == before
@@ -187,6 +187,6 @@ def test_a_terminal_shows_the_steps_that_the_server_tells(tmp_path, monkeypatch,
     assert "16/16" in capsys.readouterr().err
 
 
-def test_the_pictures_are_in_the_format_asked_for(tmp_path):
+def test_the_images_are_in_the_format_asked_for(tmp_path):
     assert Command()("text2img", "an owl", "--format", "webp", "-o", tmp_path / "out") == 0
     assert Image.open(BytesIO((tmp_path / "out" / "an-owl-42.webp").read_bytes())).format == "WEBP"

@@ -56,7 +56,7 @@ def test_every_file_name_is_served_and_printed_on_one_line(tmp_path: Path, varia
     assert b"\x1b" not in ended.stdout
 
 
-def test_each_bad_picture_is_reported_and_the_others_are_made(tmp_path: Path) -> None:
+def test_each_bad_image_is_reported_and_the_others_are_made(tmp_path: Path) -> None:
     """Missing, a folder, empty, unreadable links in a circle; between them good ones."""
     for name in ("a", "b", "c"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")

@@ -21,6 +21,7 @@ from flux_client import (
     DeadlineExceeded,
     FluxClient,
     GenerationFailed,
+    ImageResult,
     InvalidRequest,
     NotConnected,
     Overloaded,
@@ -28,7 +29,6 @@ from flux_client import (
     Progress,
     RetryPolicy,
     Unreachable,
-    Variation,
 )
 from flux_client.events import read_events
 from flux_client.fake import AsyncFakeTransport, FakeTransport
@@ -144,14 +144,14 @@ def test_a_preview_opens_and_saves_its_bytes(tmp_path):
     assert preview.image.size == (8, 8)
     assert preview.save(tmp_path / "p.jpg").read_bytes() == preview.data
     assert repr(Progress(0, 1, 2, preview)) == "Progress(image=0, step=1, steps=2, preview=Preview())"
-    with pytest.raises(GenerationFailed, match="flux_stream: PREVIEW is no picture"):
+    with pytest.raises(GenerationFailed, match="flux_stream: PREVIEW is not an image"):
         _ = Preview(b"junk").image
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("refused")])
 def test_a_refusal_before_the_first_event_is_tried_again(caller, error):
     caller.follow(FakeTransport(error, error), num_inference_steps=1)
-    assert isinstance(caller.events[-1], Variation)
+    assert isinstance(caller.events[-1], ImageResult)
     assert caller.clock.now_s == pytest.approx(103)
     assert [sent.timeout_s for sent in caller.fake.sent] == pytest.approx([600, 599, 597])
     assert len({sent.request_id for sent in caller.fake.sent}) == 1
@@ -171,7 +171,7 @@ def test_after_the_first_event_nothing_is_tried_again(caller, error):
 
 
 @pytest.mark.parametrize("error", [Overloaded("stopping"), Unreachable("broke"), Cancelled("stopping")])
-def test_failing_over_a_stream_begins_anew_while_it_has_no_picture(caller, error):
+def test_failing_over_a_stream_begins_anew_while_it_has_no_image(caller, error):
     fake = Breaking(error, after=2)
     caller.follow(fake, retry=replace(FAIL_OVER, attempts=3), num_inference_steps=2)
     assert caller.error is error
@@ -179,18 +179,18 @@ def test_failing_over_a_stream_begins_anew_while_it_has_no_picture(caller, error
     assert len({sent.request_id for sent in fake.sent}) == 1
 
 
-def test_failing_over_a_stream_that_gave_its_picture_is_left_alone(caller):
+def test_failing_over_a_stream_that_gave_its_image_is_left_alone(caller):
     caller.follow(Breaking(Unreachable("broke"), after=4), retry=FAIL_OVER, num_inference_steps=2)
-    assert isinstance(caller.events[-1], Variation)
+    assert isinstance(caller.events[-1], ImageResult)
     assert isinstance(caller.error, Unreachable)
     assert len(caller.fake.sent) == 1
 
 
-def test_a_stream_that_ends_without_a_picture_is_the_servers_mistake(caller):
+def test_a_stream_that_ends_without_an_image_is_the_servers_mistake(caller):
     caller.follow(Breaking(None, after=2))
     assert len(caller.events) == 2
     assert isinstance(caller.error, GenerationFailed)
-    assert str(caller.error) == "flux_stream: the stream ended without a picture"
+    assert str(caller.error) == "flux_stream: the stream ended without an image"
 
 
 def test_no_attempt_starts_after_the_deadline(caller):
@@ -414,7 +414,7 @@ def test_an_answer_that_tells_nothing_is_passed_over(caller):
             return answers
 
     caller.follow(Quiet(), num_inference_steps=1)
-    assert [type(event) for event in caller.events] == [Progress, Progress, Variation]
+    assert [type(event) for event in caller.events] == [Progress, Progress, ImageResult]
 
 
 @pytest.mark.parametrize(

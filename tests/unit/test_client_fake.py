@@ -26,7 +26,7 @@ def client():
         yield client
 
 
-def test_it_makes_as_many_pictures_of_the_size_and_format_asked_for(client):
+def test_it_makes_as_many_images_of_the_size_and_format_asked_for(client):
     variations = client.redux(png(), height=64, width=96, num_images=3, seed=7, output_format="webp")
     assert [(v.seed, v.image.size, v.format) for v in variations] == [
         (7, (96, 64), "webp"),
@@ -40,14 +40,14 @@ def test_without_knobs_it_answers_with_the_contracts_defaults(client):
     assert (variation.seed, variation.image.size, variation.format) == (42, (DEFAULT_SIDE, DEFAULT_SIDE), "png")
 
 
-def test_the_same_seed_and_picture_give_the_same_bytes_and_others_do_not(client):
+def test_the_same_seed_and_image_give_the_same_bytes_and_others_do_not(client):
     [first], [again] = client.redux(png(), seed=1), client.redux(png(), seed=1)
-    [other_seed], [other_picture] = client.redux(png(), seed=2), client.redux(png("blue"), seed=1)
+    [other_seed], [other_image] = client.redux(png(), seed=2), client.redux(png("blue"), seed=1)
     assert first == again
-    assert len({first.data, other_seed.data, other_picture.data}) == 3
+    assert len({first.data, other_seed.data, other_image.data}) == 3
 
 
-def test_a_random_seed_is_told_and_gives_the_picture_again(client):
+def test_a_random_seed_is_told_and_gives_the_image_again(client):
     [variation] = client.redux(png(), seed=-1)
     assert variation.seed >= 0
     assert client.redux(png(), seed=variation.seed) == [variation]
@@ -82,7 +82,7 @@ def test_the_asynchronous_one_answers_alike():
     assert asyncio.run(ask()) == [sync.redux(png(), seed=seed) for seed in (1, 2)]
 
 
-def test_pictures_may_come_as_base64_or_a_data_url(client):
+def test_images_may_come_as_base64_or_a_data_url(client):
     text = base64.b64encode(png())
     assert client.redux(text)
     assert client.redux(b"data:image/png;base64," + text)
@@ -98,7 +98,7 @@ def text(value):
     ("inputs", "message"),
     [
         ({}, "IMAGE is missing"),
-        ({"IMAGE": text(b"junk")}, "IMAGE is no picture"),
+        ({"IMAGE": text(b"junk")}, "IMAGE is not an image"),
         ({"IMAGE": text(png()), "COLOUR": text(b"red")}, "unexpected input COLOUR"),
         ({"IMAGE": text(png()), "SEED": np.array([[1]], np.int32)}, "SEED has type int32, expected INT64"),
         ({"IMAGE": text(png()), "SEED": np.array([1], np.int64)}, "SEED has shape"),
@@ -124,7 +124,7 @@ def test_every_model_that_a_client_calls_is_ready_and_no_other():
     assert [FakeTransport().is_ready(model, 1) for model in models] == [True] * 6 + [False]
 
 
-def test_the_prompt_and_the_control_picture_change_the_pictures_too(client):
+def test_the_prompt_and_the_control_image_change_the_images_too(client):
     made = [
         *client.redux(png(), prompt="owl"),
         *client.redux(png()),
@@ -158,7 +158,10 @@ def test_it_gives_no_more_than_was_asked_for(client):
         ({"MODE": text(b"text2img")}, "PROMPT is missing"),
         ({"MODE": text(b"text2img"), "IMAGE": text(png())}, "unexpected input IMAGE"),
         ({"MODE": text(b"canny")}, "CONTROL_IMAGE is missing"),
-        ({"MODE": text(b"canny"), "CONTROL_IMAGE": text(b"junk"), "PROMPT": text(b"")}, "CONTROL_IMAGE is no picture"),
+        (
+            {"MODE": text(b"canny"), "CONTROL_IMAGE": text(b"junk"), "PROMPT": text(b"")},
+            "CONTROL_IMAGE is not an image",
+        ),
         ({"IMAGE": text(png()), "PROGRESS_ADDRESS": text(b"x")}, "unexpected input PROGRESS_ADDRESS"),
         ({"IMAGE": text(png()), "STREAM_TOKEN": text(b"guessable")}, "STREAM_TOKEN does not match"),
         ({"CANCEL": text(b"0" * 22)}, "CANCEL: no running stream has this token"),

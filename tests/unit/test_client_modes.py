@@ -13,12 +13,12 @@ from flux_client import (
     AsyncFluxClient,
     FluxClient,
     GenerationFailed,
+    ImageResult,
     InvalidRequest,
     NotConnected,
     Overloaded,
     Progress,
     RetryPolicy,
-    Variation,
 )
 from flux_client.fake import AsyncFakeTransport, FakeTransport
 from flux_client.similarity import weight_of
@@ -72,10 +72,10 @@ def caller(request):
     return Caller(request.param)
 
 
-def test_a_picture_is_changed_by_diffusers_strength_and_steers_by_its_own(caller):
+def test_an_image_is_changed_by_diffusers_strength_and_steers_by_its_own(caller):
     knobs = {"strength": 0.5, "image_strength": [0, 1], "fit": "stretch", "prompt": "owl"}
     made = caller.call("img2img", [png(), png("blue")], **knobs)
-    assert [type(one) for one in made] == [Variation]
+    assert [type(one) for one in made] == [ImageResult]
     assert caller.sent() == (
         "flux_img2img",
         {
@@ -88,7 +88,7 @@ def test_a_picture_is_changed_by_diffusers_strength_and_steers_by_its_own(caller
     )
 
 
-def test_a_prompt_alone_makes_pictures(caller):
+def test_a_prompt_alone_makes_images(caller):
     made = caller.call("text2img", "an owl", negative_prompt="fog", true_cfg_scale=4, seed=[5, 9], lora="ink")
     assert [one.seed for one in made] == [5, 9]
     assert caller.sent() == (
@@ -103,7 +103,7 @@ def test_a_prompt_alone_makes_pictures(caller):
     )
 
 
-def test_edges_are_followed_with_pictures_that_steer(caller):
+def test_edges_are_followed_with_images_that_steer(caller):
     made = caller.call("canny", png(), images=png("blue"), control_scale=0.5, canny_high=300, num_images=2)
     assert len(made) == 2
     assert caller.sent() == (
@@ -119,7 +119,7 @@ def test_edges_are_followed_with_pictures_that_steer(caller):
     )
 
 
-def test_edges_are_followed_without_a_picture_that_steers(caller):
+def test_edges_are_followed_without_an_image_that_steers(caller):
     caller.call("canny", png(), control_kind="edges")
     assert caller.sent() == ("flux_canny", {"CONTROL_IMAGE": [png()], "CONTROL_KIND": [b"edges"], "PROMPT": [b""]})
 
@@ -182,7 +182,7 @@ def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, nam
         ("canny", {"control_image": png(), "images": png("blue"), "prompt": "owl"}),
     ],
 )
-def test_a_stream_gives_the_pictures_of_its_mode_s_call(caller, mode, arguments):
+def test_a_stream_gives_the_images_of_its_mode_s_call(caller, mode, arguments):
     events = caller.stream(mode=mode, num_inference_steps=2, **arguments)
     model, streamed = caller.sent()
     assert model == "flux_stream"
@@ -191,7 +191,7 @@ def test_a_stream_gives_the_pictures_of_its_mode_s_call(caller, mode, arguments)
     _, called = caller.sent()
     told = {} if mode == "redux" else {"MODE": [mode.encode()]}
     assert streamed == {**told, **called, "NUM_INFERENCE_STEPS": [2]}
-    assert [event for event in events if isinstance(event, Variation)] == made
+    assert [event for event in events if isinstance(event, ImageResult)] == made
     assert {event.steps for event in events if isinstance(event, Progress)} == {2}
 
 

@@ -11,16 +11,16 @@ import torch
 from PIL import Image
 
 from flux_client import InvalidRequest
-from flux_client.pictures import encode_pictures
-from flux_serving.images.picture_decoding import decode_picture
+from flux_client.images import encode_images
+from flux_serving.images.image_decoding import decode_image
 
 RAMP = np.linspace(0, 1, 48).reshape(6, 8)
 
 
-def read(picture: object) -> np.ndarray:
+def read(image: object) -> np.ndarray:
     """What the server makes of it."""
-    [data] = encode_pictures(picture)  # type: ignore[arg-type]
-    return np.asarray(decode_picture(data))
+    [data] = encode_images(image)  # type: ignore[arg-type]
+    return np.asarray(decode_image(data))
 
 
 def file_of(image: Image.Image, form: str, **options: object) -> bytes:
@@ -103,7 +103,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", list(FILES))
 def test_a_pil_image_means_what_its_file_means(name: str) -> None:
     content = FILES[name]()
-    expected = np.asarray(decode_picture(content))
+    expected = np.asarray(decode_image(content))
     assert expected.min() < expected.max()
     np.testing.assert_array_equal(read(Image.open(BytesIO(content))), expected)
 
@@ -114,7 +114,7 @@ def test_a_pil_image_means_what_its_file_means(name: str) -> None:
 def test_an_array_of_a_file_s_pixels_means_what_the_file_means(name: str) -> None:
     content = FILES[name]()
     pixels = np.asarray(Image.open(BytesIO(content)))
-    np.testing.assert_array_equal(read(pixels), np.asarray(decode_picture(content)))
+    np.testing.assert_array_equal(read(pixels), np.asarray(decode_image(content)))
 
 
 @pytest.mark.parametrize(("mode", "premultiplied"), [("RGBA", "RGBa"), ("LA", "La")])
@@ -149,12 +149,12 @@ def test_floats_outside_0_to_1_are_refused_and_not_clipped(value: float) -> None
     pixels = np.full((4, 4, 3), 0.5, np.float32)
     pixels[1, 2, 0] = value
     with pytest.raises(InvalidRequest, match=r"expected 0\.\.1; for 0\.\.255, convert it to uint8"):
-        encode_pictures(pixels)
+        encode_images(pixels)
 
 
 def test_a_pil_image_of_numbers_that_are_not_finite_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="mode F has pixels that are not finite"):
-        encode_pictures(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
+        encode_images(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
 
 
 def test_arrays_that_are_not_contiguous_or_writable_are_taken() -> None:
@@ -166,5 +166,5 @@ def test_arrays_that_are_not_contiguous_or_writable_are_taken() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (20, 4, 3)])
 def test_a_tensor_is_a_type_error_that_says_what_to_convert_it_to(shape: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError, match=r"Tensor is no picture.*convert a tensor to a NumPy array of \[height, width"):
-        encode_pictures(torch.zeros(shape))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Tensor is not an image.*convert a tensor to a NumPy array of \[height"):
+        encode_images(torch.zeros(shape))  # type: ignore[arg-type]

@@ -15,20 +15,20 @@ from flux_client import (
     EdgesOptions,
     FluxClient,
     GenerationFailed,
+    ImageResult,
     Img2ImgOptions,
     InvalidRequest,
     ModeName,
     ReduxOptions,
     StreamOptions,
     Text2ImgOptions,
-    Variation,
 )
 from flux_client.edges import read_edges
+from flux_client.image_result import read_results
 from flux_client.modes import EDGES_KEYWORDS, KEYWORDS, STREAM_KEYWORDS
 from flux_client.opening import open_transport
 from flux_client.request import call_request, edges_request, stream_request
 from flux_client.similarity import CURVE, weight_of
-from flux_client.variation import read_variations
 from flux_contract.models import FLUX_STREAM
 from flux_contract.modes import BY_NAME
 from flux_contract.parameter import Parameter
@@ -130,8 +130,8 @@ def test_what_a_mode_needs_and_has_not_is_a_type_error(mode, missing):
             ask()
 
 
-def test_a_stream_asks_flux_stream_for_progress_previews_and_pictures():
-    request = stream_request("redux", b"picture", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
+def test_a_stream_asks_flux_stream_for_progress_previews_and_images():
+    request = stream_request("redux", b"image", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
     assert request.model == "flux_stream"
     assert request.outputs == ("PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED")
     assert {name: array.tolist() for name, array in request.inputs.items() if name != "IMAGE"} == {
@@ -145,13 +145,13 @@ def test_a_stream_of_another_mode_says_which():
     sent = {
         mode: {name: array.tolist() for name, array in stream_request(mode, images, told).inputs.items()}
         for mode, images, told in (
-            ("img2img", b"picture", {"strength": 0.5}),
+            ("img2img", b"image", {"strength": 0.5}),
             ("text2img", None, {"prompt": "owl"}),
             ("canny", None, {"control_image": b"house"}),
         )
     }
     assert sent == {
-        "img2img": {"MODE": [[b"img2img"]], "IMAGE": [[b"picture"]], "STRENGTH": [[0.5]]},
+        "img2img": {"MODE": [[b"img2img"]], "IMAGE": [[b"image"]], "STRENGTH": [[0.5]]},
         "text2img": {"MODE": [[b"text2img"]], "PROMPT": [[b"owl"]]},
         "canny": {"MODE": [[b"canny"]], "CONTROL_IMAGE": [[b"house"]], "PROMPT": [[b""]]},
     }
@@ -160,7 +160,7 @@ def test_a_stream_of_another_mode_says_which():
 @pytest.mark.parametrize("mode", ["video", "", None, 7])
 def test_an_unknown_mode_is_refused_by_name(mode):
     with pytest.raises(InvalidRequest, match=r"flux_stream: MODE=.*, expected one of: redux, img2img, text2img"):
-        stream_request(mode, b"picture", {})
+        stream_request(mode, b"image", {})
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_an_unknown_mode_is_refused_by_name(mode):
 )
 def test_a_stream_is_held_to_the_contract_in_its_own_name(knob, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
-        stream_request("redux", b"picture", {knob: value})
+        stream_request("redux", b"image", {knob: value})
 
 
 def test_what_is_left_out_is_not_sent():
-    request = redux_request(b"picture", {"prompt": None, "seed": None})
+    request = redux_request(b"image", {"prompt": None, "seed": None})
     assert list(request.inputs) == ["IMAGE"]
     assert request.model == "flux_redux"
     assert request.outputs == ("OUTPUT_IMAGE", "OUTPUT_SEED")
@@ -213,7 +213,7 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
         ("num_inference_steps", 101, r"NUM_INFERENCE_STEPS=101, expected 1\.\.100"),
         ("guidance_scale", float("nan"), "GUIDANCE_SCALE=nan"),
         ("image_strength", -0.1, "IMAGE_STRENGTH=-0.1"),
-        ("image_strength", [1.0, 1.0], "IMAGE_STRENGTH has 2 values for 1 pictures"),
+        ("image_strength", [1.0, 1.0], "IMAGE_STRENGTH has 2 values for 1 images"),
         ("image_strength", [], "IMAGE_STRENGTH has 0 values"),
         ("image_strength", [[1.0], [1.0, 2.0]], "IMAGE_STRENGTH="),
         ("seed", -2, "SEED=-2"),
@@ -240,12 +240,12 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
 )
 def test_a_value_outside_the_contract_is_refused_by_name(knob, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_redux: {message}"):
-        redux_request(b"picture", {knob: value})
+        redux_request(b"image", {knob: value})
 
 
 def test_an_unknown_knob_is_a_type_error_that_lists_the_known():
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'heigth', expected one of: .*height"):
-        redux_request(b"picture", {"heigth": 512})
+        redux_request(b"image", {"heigth": 512})
 
 
 def images(*values):
@@ -254,9 +254,9 @@ def images(*values):
     return array
 
 
-def test_an_answer_becomes_one_variation_for_each_picture():
+def test_an_answer_becomes_one_variation_for_each_image():
     answer = {"OUTPUT_IMAGE": images(png(), b"b"), "OUTPUT_SEED": np.array([[4, 5]], np.int64)}
-    assert read_variations(answer, "flux_redux") == [Variation(png(), 4), Variation(b"b", 5)]
+    assert read_results(answer, "flux_redux") == [ImageResult(png(), 4), ImageResult(b"b", 5)]
 
 
 @pytest.mark.parametrize(
@@ -269,27 +269,27 @@ def test_an_answer_becomes_one_variation_for_each_picture():
 )
 def test_an_answer_that_does_not_add_up_is_the_servers_mistake(answer):
     with pytest.raises(GenerationFailed, match="flux_redux: the answer has"):
-        read_variations(answer, "flux_redux")
+        read_results(answer, "flux_redux")
 
 
 def test_a_variation_opens_names_its_format_and_saves_its_bytes(tmp_path):
-    variation = Variation(png((16, 32)), 9)
+    variation = ImageResult(png((16, 32)), 9)
     assert variation.image.size == (16, 32)
     assert variation.format == "png"
     assert variation.save(tmp_path / "v.png").read_bytes() == variation.data
-    assert repr(variation) == "Variation(seed=9)"
+    assert repr(variation) == "ImageResult(seed=9)"
 
 
-def test_bytes_that_are_no_picture_are_the_servers_mistake():
-    with pytest.raises(GenerationFailed, match="seed 3 is no picture"):
-        _ = Variation(b"junk", 3).image
-    with pytest.raises(GenerationFailed, match="seed 3 is no picture"):
-        _ = Variation(png((512, 512))[:-100], 3).image
+def test_bytes_that_are_no_image_are_the_servers_mistake():
+    with pytest.raises(GenerationFailed, match="seed 3 is not an image"):
+        _ = ImageResult(b"junk", 3).image
+    with pytest.raises(GenerationFailed, match="seed 3 is not an image"):
+        _ = ImageResult(png((512, 512))[:-100], 3).image
 
 
 def test_a_prompt_that_is_no_unicode_is_refused():
     with pytest.raises(InvalidRequest, match="PROMPT is no valid Unicode"):
-        redux_request(b"picture", {"prompt": "\udcff"})
+        redux_request(b"image", {"prompt": "\udcff"})
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_values_that_do_not_go_together_are_refused(knobs, message):
         call_request("text2img", {"prompt": "owl", **knobs})
 
 
-def test_seeds_and_adapters_are_counted_apart_from_pictures():
+def test_seeds_and_adapters_are_counted_apart_from_images():
     knobs = {"seed": (7, 8, -1), "num_images": 3, "lora": ["ink", "gold"], "lora_scale": (1, -0.5)}
     sent = redux_request([b"one", b"two"], knobs).inputs
     assert sent["SEED"].tolist() == [[7, 8, -1]]
@@ -317,17 +317,17 @@ def test_seeds_and_adapters_are_counted_apart_from_pictures():
     assert redux_request(b"one", {"seed": [7, 8]}).inputs.keys() == {"IMAGE", "SEED"}
 
 
-def test_knobs_of_pictures_are_held_against_the_pictures_that_steer():
+def test_knobs_of_images_are_held_against_the_images_that_steer():
     canny = {"control_image": b"house", "image_start": [0, 0.5]}
     assert call_request("canny", {**canny, "images": [b"one", b"two"]}).inputs["IMAGE_START"].shape == (1, 2)
-    with pytest.raises(InvalidRequest, match="flux_canny: IMAGE_START has 2 values for 0 pictures"):
+    with pytest.raises(InvalidRequest, match="flux_canny: IMAGE_START has 2 values for 0 images"):
         call_request("canny", canny)
-    with pytest.raises(InvalidRequest, match="flux_img2img: IMAGE_STRENGTH has 2 values for 3 pictures"):
+    with pytest.raises(InvalidRequest, match="flux_img2img: IMAGE_STRENGTH has 2 values for 3 images"):
         call_request("img2img", {"images": [b"one", b"two", b"three"], "image_strength": [0, 1]})
 
 
-def test_strength_is_diffusers_own_where_a_picture_is_changed():
-    sent = call_request("img2img", {"images": b"picture", "strength": 0.3, "image_strength": 2}).inputs
+def test_strength_is_diffusers_own_where_an_image_is_changed():
+    sent = call_request("img2img", {"images": b"image", "strength": 0.3, "image_strength": 2}).inputs
     assert sent["STRENGTH"].tolist() == [[pytest.approx(0.3)]]
     assert sent["IMAGE_STRENGTH"].tolist() == [[2]]
 
@@ -343,7 +343,7 @@ def test_strength_is_diffusers_own_where_a_picture_is_changed():
         ("canny", {"control_image": b"a", "control_kind": "depth"}, "flux_canny: CONTROL_KIND='depth', expected one"),
         ("canny", {"control_image": b"a", "canny_low": 2001}, "flux_canny: CANNY_LOW=2001"),
         ("canny", {"control_image": b"a", "control_scale": 2.5}, "flux_canny: CONTROL_SCALE=2.5"),
-        ("canny", {"control_image": b""}, "a picture is empty"),
+        ("canny", {"control_image": b""}, "an image is empty"),
     ],
 )
 def test_each_mode_is_held_to_the_contract_in_its_own_name(mode, told, message):
@@ -351,8 +351,8 @@ def test_each_mode_is_held_to_the_contract_in_its_own_name(mode, told, message):
         call_request(mode, told)
 
 
-def test_there_is_one_control_picture():
-    with pytest.raises(TypeError, match=r"list is no picture, .* or a NumPy array$"):
+def test_there_is_one_control_image():
+    with pytest.raises(TypeError, match=r"list is not an image, .* or a NumPy array$"):
         call_request("canny", {"control_image": [b"one"]})
 
 
@@ -369,11 +369,11 @@ def test_edges_are_asked_of_canny_edges():
         edges_request({"control_image": b"house", "prompt": "owl"})
 
 
-def test_edges_that_are_missing_or_no_picture_are_the_servers_mistake():
+def test_edges_that_are_missing_or_no_image_are_the_servers_mistake():
     assert read_edges({"EDGE_IMAGE": images(png((16, 32)))}).size == (16, 32)
     with pytest.raises(GenerationFailed, match="canny_edges: the answer has no EDGE_IMAGE"):
         read_edges({})
-    with pytest.raises(GenerationFailed, match="canny_edges: EDGE_IMAGE is no picture"):
+    with pytest.raises(GenerationFailed, match="canny_edges: EDGE_IMAGE is not an image"):
         read_edges({"EDGE_IMAGE": images(b"junk")})
 
 
@@ -408,10 +408,10 @@ def test_a_similarity_out_of_bounds_is_rejected(similarity):
 
 def test_two_scales_at_once_are_refused():
     with pytest.raises(InvalidRequest, match="similarity and image_strength set the same weight"):
-        redux_request(b"picture", {"similarity": 0.5, "image_strength": 0.5})
+        redux_request(b"image", {"similarity": 0.5, "image_strength": 0.5})
 
 
-def test_every_picture_may_have_a_mask_or_none():
+def test_every_image_may_have_a_mask_or_none():
     mask = Image.new("L", (8, 8), 255)
     sent = redux_request([png(), png()], {"image_mask": [None, mask]}).inputs["IMAGE_MASK"]
     assert sent[0, 0] == b""
@@ -425,7 +425,7 @@ def test_every_picture_may_have_a_mask_or_none():
         ("image_fit", 7, "IMAGE_FIT=7, expected one of"),
         ("image_blend", "mean", "IMAGE_BLEND='mean', expected one of: concat, sum"),
         ("image_detail", 1.5, "IMAGE_DETAIL=1.5, expected INT32"),
-        ("image_detail", [1, 2, 3], "IMAGE_DETAIL has 3 values for 2 pictures, expected one, or one each"),
+        ("image_detail", [1, 2, 3], "IMAGE_DETAIL has 3 values for 2 images, expected one, or one each"),
         ("image_start", float("nan"), "IMAGE_START=nan, expected 0..1"),
     ],
 )

@@ -39,7 +39,7 @@ from flux_contract.codes import CODES, with_code
 
 ONCE = RetryPolicy(attempts=1)
 
-PICTURE = b"an encoded picture"
+IMAGE = b"an encoded image"
 
 TRANSPORTS = [("sync", "grpc"), ("async", "grpc"), ("sync", "http"), ("async", "http")]
 
@@ -54,12 +54,12 @@ class Caller:
         """All events."""
 
         async def collected(client):
-            return [event async for event in client.stream(PICTURE, **options)]
+            return [event async for event in client.stream(IMAGE, **options)]
 
-        ask = (lambda client: list(client.stream(PICTURE, **options))) if self.kind == "sync" else collected
+        ask = (lambda client: list(client.stream(IMAGE, **options))) if self.kind == "sync" else collected
         return self._call(url, timeout_s, retry, ask)
 
-    def redux(self, url, images=PICTURE, *, timeout_s=10.0, retry=ONCE, **options):
+    def redux(self, url, images=IMAGE, *, timeout_s=10.0, retry=ONCE, **options):
         return self._call(url, timeout_s, retry, lambda client: client.redux(images, **options))
 
     def wait_until_ready(self, url, timeout_s):
@@ -96,10 +96,10 @@ class Door:
         self.refusal = None
         self.pause_s = 0.0
         self.ready = True
-        self.pictures = [b"first", b"second"]
+        self.images = [b"first", b"second"]
 
     def raw_outputs(self):
-        return bytes_tensor(self.pictures), np.arange(len(self.pictures), dtype=np.int64).tobytes()
+        return bytes_tensor(self.images), np.arange(len(self.images), dtype=np.int64).tobytes()
 
 
 def inputs_of(request):
@@ -152,7 +152,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         time.sleep(self.pause_s)
         if self.refusal:
             context.abort(self.codes[type(self.refusal)], f"in ensemble 'flux_redux', {self.refusal}")
-        return self._pictures()
+        return self._images()
 
     def _status(self, context):
         self.readings += 1
@@ -169,7 +169,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelStreamInfer(self, requests, context):  # noqa: N802
-        """Progress with a pause after each step, then the pictures; or a refusal after `steps_before_refusal` steps.
+        """Progress with a pause after each step, then the images; or a refusal after `steps_before_refusal` steps.
 
         A request to cancel ends it, as at the real server; unless it `ignores_cancel`.
         """
@@ -197,7 +197,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
                         self.ended_well.set()
                 return
         answered.set()
-        yield service_pb2.ModelStreamInferResponse(infer_response=self._pictures())
+        yield service_pb2.ModelStreamInferResponse(infer_response=self._images())
 
     def _read_cancellation(self, first, requests, over):
         with suppress(grpc.RpcError):
@@ -209,9 +209,9 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
                     self.hung_up.set()
                     over.set()
 
-    def _pictures(self):
+    def _images(self):
         images, seeds = self.raw_outputs()
-        shape = [1, len(self.pictures)]
+        shape = [1, len(self.images)]
         return infer_response(OUTPUT_IMAGE=("BYTES", shape, images), OUTPUT_SEED=("INT64", shape, seeds))
 
     @contextmanager
@@ -252,7 +252,7 @@ class HttpDoor(Door):
                     self._reply(door.codes[type(door.refusal)], json.dumps({"error": message}).encode())
                     return
                 raw = door.raw_outputs()
-                shape = [1, len(door.pictures)]
+                shape = [1, len(door.images)]
                 outputs = [
                     {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
                     for name, kind, data in zip(("OUTPUT_IMAGE", "OUTPUT_SEED"), ("BYTES", "INT64"), raw, strict=True)
@@ -347,17 +347,17 @@ def test_a_request_and_its_answer_cross_the_wire_unchanged(caller, door):
     assert [(v.data, v.seed) for v in variations] == [(b"first", 0), (b"second", 1)]
     [(model, request_id, timeout_us, image)] = door.requests
     assert (model, request_id) == ("flux_redux", "mine")
-    assert image == bytes_tensor([PICTURE])
+    assert image == bytes_tensor([IMAGE])
     assert 8e6 < timeout_us <= 9e6
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
-def test_pictures_of_many_megabytes_pass_both_ways(caller, door):
-    picture = os.urandom(6 * 2**20)
-    door.pictures = [picture]
-    [variation] = caller.redux(door.url, [picture, picture])
-    assert variation.data == picture
-    assert door.requests[0][-1] == bytes_tensor([picture, picture])
+def test_images_of_many_megabytes_pass_both_ways(caller, door):
+    image = os.urandom(6 * 2**20)
+    door.images = [image]
+    [variation] = caller.redux(door.url, [image, image])
+    assert variation.data == image
+    assert door.requests[0][-1] == bytes_tensor([image, image])
 
 
 @pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
@@ -478,7 +478,7 @@ def test_cancelling_a_task_ends_its_call_at_once(protocol):
 
     async def run(url):
         async with AsyncFluxClient(url, protocol=protocol) as client:
-            task = asyncio.create_task(client.redux(PICTURE))
+            task = asyncio.create_task(client.redux(IMAGE))
             await asyncio.sleep(0.3)
             task.cancel()
             await asyncio.wait([task], timeout=0.3)
@@ -495,7 +495,7 @@ def test_threads_share_a_client(protocol):
         FluxClient(url, protocol=protocol, timeout_s=10) as client,
         ThreadPoolExecutor(4) as pool,
     ):
-        answers = list(pool.map(lambda _: client.redux(PICTURE), range(12)))
+        answers = list(pool.map(lambda _: client.redux(IMAGE), range(12)))
     assert [len(variations) for variations in answers] == [2] * 12
 
 
@@ -536,16 +536,16 @@ def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
     tensors = {tensor.name: (tensor.datatype, [*tensor.shape], data) for tensor, data in inputs}
     assert len(tensors.pop("STREAM_TOKEN")[2]) == 4 + 22
     assert tensors == {
-        "IMAGE": ("BYTES", [1, 1], bytes_tensor([PICTURE])),
+        "IMAGE": ("BYTES", [1, 1], bytes_tensor([IMAGE])),
         "SEED": ("INT64", [1, 1], np.array([7]).tobytes()),
         "IMAGE_STRENGTH": ("FP32", [1, 1], np.array([0.5], np.float32).tobytes()),
         "PREVIEW_STEPS": ("INT32", [1, 1], np.array([3], np.int32).tobytes()),
     }
 
 
-def test_pictures_of_many_megabytes_pass_through_a_stream(streamer, stream_door):
-    stream_door.pictures = [os.urandom(6 * 2**20)]
-    assert streamer.stream(stream_door.url)[-1].data == stream_door.pictures[0]
+def test_images_of_many_megabytes_pass_through_a_stream(streamer, stream_door):
+    stream_door.images = [os.urandom(6 * 2**20)]
+    assert streamer.stream(stream_door.url)[-1].data == stream_door.images[0]
 
 
 def test_a_new_client_does_not_inherit_a_closed_one_s_failure_to_connect(streamer):
@@ -571,11 +571,11 @@ def test_several_servers_are_asked_in_turn_and_one_does_what_another_lost(kind, 
 
     def ask(url):
         with FluxClient(url) as client:
-            return [client.redux(PICTURE, num_images=2) for _ in range(6)]
+            return [client.redux(IMAGE, num_images=2) for _ in range(6)]
 
     async def ask_async(url):
         async with AsyncFluxClient(url) as client:
-            return [await client.redux(PICTURE, num_images=2) for _ in range(6)]
+            return [await client.redux(IMAGE, num_images=2) for _ in range(6)]
 
     with staying.open() as first, leaving.open() as second:
         url = f"{first}, {second}".replace("127.0.0.1", name)
@@ -584,7 +584,7 @@ def test_several_servers_are_asked_in_turn_and_one_does_what_another_lost(kind, 
         gone.start()
         answers = ask(url) if kind == "sync" else asyncio.run(ask_async(url))
         gone.join()
-    assert [len(pictures) for pictures in answers] == [2] * 6
+    assert [len(images) for images in answers] == [2] * 6
     assert len(leaving.requests) == 1
     assert len(staying.requests) == 6
 
@@ -664,7 +664,7 @@ def test_a_server_killed_under_a_stream_is_unreachable_and_not_asked_again(strea
 def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
     stream_door.pause_s = 8.0
     with FluxClient(stream_door.url) as client:
-        stream = client.stream(PICTURE)
+        stream = client.stream(IMAGE)
         next(stream)
         threading.Timer(0.1, stream.cancel).start()
         started = time.monotonic()
@@ -681,14 +681,14 @@ def test_a_server_that_does_not_know_how_to_cancel_is_hung_up_on(stream_door, ki
 
     async def run():
         async with AsyncFluxClient(stream_door.url) as client:
-            stream = client.stream(PICTURE)
+            stream = client.stream(IMAGE)
             await anext(stream)
             stream.cancel()
 
     started = time.monotonic()
     if kind == "sync":
         with FluxClient(stream_door.url) as client:
-            stream = client.stream(PICTURE)
+            stream = client.stream(IMAGE)
             next(stream)
             stream.cancel()
     else:
@@ -704,11 +704,11 @@ def test_a_stream_is_cancelled_by_a_message_and_its_call_ends_by_itself(stream_d
     stream_door.pause_s = 8.0
 
     async def run():
-        async with AsyncFluxClient(stream_door.url) as client, client.stream(PICTURE) as stream:
+        async with AsyncFluxClient(stream_door.url) as client, client.stream(IMAGE) as stream:
             await anext(stream)
 
     if kind == "sync":
-        with FluxClient(stream_door.url) as client, client.stream(PICTURE) as stream:
+        with FluxClient(stream_door.url) as client, client.stream(IMAGE) as stream:
             next(stream)
     else:
         asyncio.run(run())
@@ -719,7 +719,7 @@ def test_a_stream_is_cancelled_by_a_message_and_its_call_ends_by_itself(stream_d
 def test_a_stream_that_is_dropped_hangs_up(stream_door):
     stream_door.pause_s = 8.0
     with FluxClient(stream_door.url) as client:
-        for _ in client.stream(PICTURE):
+        for _ in client.stream(IMAGE):
             break
         assert stream_door.hung_up.wait(2)
 
@@ -727,7 +727,7 @@ def test_a_stream_that_is_dropped_hangs_up(stream_door):
 def test_closing_the_client_ends_its_streams(stream_door):
     stream_door.pause_s = 8.0
     client = FluxClient(stream_door.url)
-    stream = client.stream(PICTURE)
+    stream = client.stream(IMAGE)
     next(stream)
     client.close()
     with pytest.raises(Cancelled):
@@ -742,7 +742,7 @@ def test_an_async_stream_hangs_up_at_once_however_it_is_ended(stream_door, how, 
 
     async def run():
         async with AsyncFluxClient(stream_door.url) as client:
-            stream = client.stream(PICTURE)
+            stream = client.stream(IMAGE)
             await stream.__aenter__()
             for _ in range(events_before):
                 await anext(stream)
@@ -774,7 +774,7 @@ def test_threads_stream_from_one_client_at_once(stream_door):
     stream_door.pause_s = 0.1
     with FluxClient(stream_door.url) as client, ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
-        streams = list(pool.map(lambda _: list(client.stream(PICTURE)), range(8)))
+        streams = list(pool.map(lambda _: list(client.stream(IMAGE)), range(8)))
         assert time.monotonic() - started < 2
     assert [len(events) for events in streams] == [5] * 8
 

@@ -1,4 +1,4 @@
-"""The demo checkpoint's assets and the split of its pictures."""
+"""The demo checkpoint's assets and the split of its images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from flux_tools.demo import asset
 from flux_tools.demo.architecture import CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH, new_controlnet, new_transformer
-from flux_tools.demo.pictures import DemoImage, family_of, split
+from flux_tools.demo.images import DemoImage, family_of, split
 
 
 @pytest.mark.parametrize("name", [file.name for file in asset.ASSETS])
@@ -82,20 +82,20 @@ def test_siblings_by_gender_are_one_family() -> None:
     assert family_of("1F34E") != family_of("1F34F")
 
 
-def test_what_is_drawn_like_a_held_out_picture_is_not_trained_on() -> None:
+def test_what_is_drawn_like_a_held_out_image_is_not_trained_on() -> None:
     blank, other = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64, 3), np.uint8)
     codes = [f"{code:X}" for code in range(0x1F300, 0x1F340)]
     alone = split([DemoImage("", code, code, blank) for code in codes])[1]
-    twin = next(code for code in codes if code not in {picture.code for picture in alone})
+    twin = next(code for code in codes if code not in {image.code for image in alone})
     trained_on, held_out = split([*alone, DemoImage("", twin, twin, blank), DemoImage("", twin + "-1", twin, other)])
-    assert [picture.code for picture in trained_on] == [twin + "-1"]
+    assert [image.code for image in trained_on] == [twin + "-1"]
     assert len(held_out) == len(alone)
 
 
 def test_no_family_is_both_trained_on_and_held_out() -> None:
     codes = [f"{person}-200D-{thing:X}" for thing in range(0x1F300, 0x1F500) for person in ("1F468", "1F469")]
-    pictures = [np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8) for index in range(len(codes))]
-    trained_on, held_out = split([DemoImage("", c, family_of(c), rgb) for c, rgb in zip(codes, pictures, strict=True)])
+    images = [np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8) for index in range(len(codes))]
+    trained_on, held_out = split([DemoImage("", c, family_of(c), rgb) for c, rgb in zip(codes, images, strict=True)])
     assert trained_on
     assert held_out
     assert not {p.family for p in trained_on} & {p.family for p in held_out}

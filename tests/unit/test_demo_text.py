@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from flux_tools.demo.architecture import CONTEXT_WIDTH, TEXT_TOKENS
 from flux_tools.demo.asset import _load_padded
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.demo.text import PADDING, at_width, clip_tokenizer, new_t5, t5_tokenizer
 from flux_tools.training.captions import captions, paraphrase
 from flux_tools.training.networks import t5_tokens
@@ -76,10 +76,10 @@ def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
 
 
 def test_captions_and_paraphrase_of_a_name() -> None:
-    picture = DemoImage("RED APPLE", "1F34E", "1F34E", np.zeros((64, 64, 3), np.uint8), ("apple",), "food-fruit")
-    assert captions(picture) == [
+    image = DemoImage("RED APPLE", "1F34E", "1F34E", np.zeros((64, 64, 3), np.uint8), ("apple",), "food-fruit")
+    assert captions(image) == [
         *("red apple", "a red apple", "red apple food fruit"),
         *("apple", "an apple", "apple food fruit"),
         "food fruit",
     ]
-    assert paraphrase(picture) == "apple red"
+    assert paraphrase(image) == "apple red"

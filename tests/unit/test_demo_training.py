@@ -12,7 +12,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from flux_tools.demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKENS, new_controlnet, new_transformer
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.augmentation import remixed
 from flux_tools.training.captions import captions
 from flux_tools.training.examples import GRIDS, NATIVE, Example, Examples, Redraw, placed
@@ -33,11 +33,11 @@ def coloured(index: int) -> DemoImage:
     return DemoImage(f"square {index}", str(index), str(index), rgb, (), "even" if index % 2 == 0 else "odd")
 
 
-PICTURES = [coloured(index) for index in range(6)]
+IMAGES = [coloured(index) for index in range(6)]
 
 
 def mean_colours(rgb: np.ndarray) -> Tensor:
-    """Stands for the autoencoder: every token of a picture holds its mean colour."""
+    """Stands for the autoencoder: every token of an image holds its mean colour."""
     height, width = (side // 16 for side in rgb.shape[1:3])
     return torch.from_numpy(rgb.mean(axis=(1, 2))).float()[:, None].expand(-1, height * width, 3)
 
@@ -50,7 +50,7 @@ def all_pixels(rgb: np.ndarray) -> Tensor:
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return Examples(PICTURES, mean_colours, 0, tmp_path_factory.mktemp("examples") / "latents.pt")
+    return Examples(IMAGES, mean_colours, 0, tmp_path_factory.mktemp("examples") / "latents.pt")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def drawn(examples: Examples) -> list[Example]:
 @pytest.fixture(scope="module")
 def flow() -> Flow:
     torch.manual_seed(0)
-    return Flow(learn_tokenizers(text for picture in PICTURES for text in captions(picture))).eval()
+    return Flow(learn_tokenizers(text for image in IMAGES for text in captions(image))).eval()
 
 
 def test_a_step_sees_the_same_at_every_call(examples: Examples, drawn: list[Example]) -> None:
@@ -80,7 +80,7 @@ def test_every_grid_is_seen_and_the_native_one_most(drawn: list[Example]) -> Non
 
 @pytest.mark.parametrize("redraw", [canny, greyscale])
 def test_what_is_shown_beside_a_target_is_that_very_copy_redrawn(redraw: Redraw, tmp_path: Path) -> None:
-    examples = Examples(PICTURES, all_pixels, 0, tmp_path / "latents.pt")
+    examples = Examples(IMAGES, all_pixels, 0, tmp_path / "latents.pt")
     redrawn = examples.encoded(redraw)
     for step in range(20):
         example = examples.draw(step, GUIDANCE)
@@ -94,20 +94,20 @@ def test_what_is_shown_beside_a_target_is_that_very_copy_redrawn(redraw: Redraw,
 
 def test_one_row_in_ten_is_told_nothing(drawn: list[Example]) -> None:
     told = [
-        bool(prompt) or (example.pictures is not None and weight > 0)
+        bool(prompt) or (example.images is not None and weight > 0)
         for example in drawn
         for prompt, weight in zip(example.prompts, example.weights.tolist(), strict=True)
     ]
     assert 0.05 < 1 - np.mean(told) < 0.15
 
 
-def test_the_less_a_picture_weighs_the_less_it_tells(drawn: list[Example]) -> None:
+def test_the_less_an_image_weighs_the_less_it_tells(drawn: list[Example]) -> None:
     """Of its colour, in which relatives differ and copies do not."""
     weak, usual, strong = [], [], []
     for example in drawn:
-        if example.pictures is None or any(example.prompts) or (example.rows, example.columns) != NATIVE:
+        if example.images is None or any(example.prompts) or (example.rows, example.columns) != NATIVE:
             continue
-        shown = (example.pictures.mean(dim=(2, 3)) + 1) * 127.5
+        shown = (example.images.mean(dim=(2, 3)) + 1) * 127.5
         difference = (shown - example.target[:, 0]).abs().amax(dim=1)
         for weight, apart in zip(example.weights.tolist(), difference.tolist(), strict=True):
             (weak if 0 < weight < 0.4 else strong if weight >= 2 else usual if weight == 1 else []).append(apart)
@@ -115,14 +115,14 @@ def test_the_less_a_picture_weighs_the_less_it_tells(drawn: list[Example]) -> No
 
 
 def test_a_run_that_goes_on_keeps_its_vocabulary(tmp_path: Path) -> None:
-    first = keep_tokenizers(tmp_path, (text for picture in PICTURES for text in captions(picture)))
+    first = keep_tokenizers(tmp_path, (text for image in IMAGES for text in captions(image)))
     assert first["clip.vocab"]
     assert keep_tokenizers(tmp_path, ["nothing of it"]) == first == read_tokenizers(tmp_path)
 
 
 @pytest.mark.slow
 def test_t5_learns_what_words_look_like() -> None:
-    names = [captions(picture)[0] for picture in PICTURES]
+    names = [captions(image)[0] for image in IMAGES]
     targets = torch.eye(len(names))
     teller = Teller(learn_tokenizers(names), targets.shape[1])
     optimizer = torch.optim.AdamW(teller.parameters(), lr=3e-3)
@@ -133,23 +133,23 @@ def test_t5_learns_what_words_look_like() -> None:
     assert not teller.text_encoder_2.shared.weight[0].any()
 
 
-def test_a_remixed_picture_is_two_halves() -> None:
-    halves = remixed(np.stack([picture.rgb for picture in PICTURES]), seed=1)
+def test_a_remixed_image_is_two_halves() -> None:
+    halves = remixed(np.stack([image.rgb for image in IMAGES]), seed=1)
     assert halves.shape == (6, 64, 64, 3)
     colours = {tuple(rgb[32, column].tolist()) for rgb in halves for column in (20, 44)}
     assert len(colours) > 6
 
 
-def test_a_picture_is_placed_in_the_middle_as_large_as_fits() -> None:
-    rgb = placed(PICTURES[0].rgb, rows=4, columns=8)
+def test_an_image_is_placed_in_the_middle_as_large_as_fits() -> None:
+    rgb = placed(IMAGES[0].rgb, rows=4, columns=8)
     assert rgb.shape == (64, 128, 3)
-    assert np.array_equal(rgb[:, 32:96], PICTURES[0].rgb)
+    assert np.array_equal(rgb[:, 32:96], IMAGES[0].rgb)
     assert (rgb[:, :32] == 255).all()
 
 
 @torch.no_grad()
-def test_pictures_that_weigh_nothing_are_as_none(flow: Flow) -> None:
-    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+def test_images_that_weigh_nothing_are_as_none(flow: Flow) -> None:
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
     none = torch.zeros(2)
     noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
     prompts = ["square 1", ""]
@@ -157,8 +157,8 @@ def test_pictures_that_weigh_nothing_are_as_none(flow: Flow) -> None:
         flow.velocity(noisy, condition, t, guidance, *NATIVE)
         for condition in (
             flow.condition(None, none, prompts),
-            flow.condition(pictures, none, prompts),
-            flow.condition(pictures, none + 1, prompts),
+            flow.condition(images, none, prompts),
+            flow.condition(images, none + 1, prompts),
         )
     )
     assert torch.allclose(without, weightless, atol=1e-5)
@@ -168,13 +168,13 @@ def test_pictures_that_weigh_nothing_are_as_none(flow: Flow) -> None:
 @torch.no_grad()
 def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
     """With 512 tokens of text, each of weight 1: padded, or zeros where there are no words."""
-    prompts, pictures = ["square 1", ""], torch.rand(2, 3, 64, 64) * 2 - 1
+    prompts, images = ["square 1", ""], torch.rand(2, 3, 64, 64) * 2 - 1
     noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
     ids = flow.t5_tokenizer(prompts[0], padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
     text = flow.text_encoder_2(ids).last_hidden_state
     clip_ids = flow.clip_tokenizer(prompts[0], padding="max_length", return_tensors="pt").input_ids
     pooled = flow.text_encoder(clip_ids).pooler_output
-    redux = flow.image_embedder(flow.image_encoder(pictures).last_hidden_state).image_embeds
+    redux = flow.image_embedder(flow.image_encoder(images).last_hidden_state).image_embeds
     context = torch.cat([torch.cat([text, torch.zeros_like(text)]), redux], dim=1)
     expected = flow.transformer(
         noisy,
@@ -185,12 +185,12 @@ def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
         torch.zeros(context.shape[1], 3),
         guidance,
     ).sample
-    velocity = flow.velocity(noisy, flow.condition(pictures, torch.ones(2), prompts), t, guidance, *NATIVE)
+    velocity = flow.velocity(noisy, flow.condition(images, torch.ones(2), prompts), t, guidance, *NATIVE)
     assert torch.allclose(velocity, expected, atol=1e-4)
 
 
 def test_edges_are_white_lines_on_black_where_colours_meet() -> None:
-    lines = canny(PICTURES[0].rgb[None])[0]
+    lines = canny(IMAGES[0].rgb[None])[0]
     assert set(np.unique(lines)) == {0, 255}
     rows, columns = lines[..., 0].nonzero()
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (15, 47, 15, 47)

@@ -1,4 +1,4 @@
-"""Our forward and our steps against stock diffusers, and batches of different pictures against each alone."""
+"""Our forward and our steps against stock diffusers, and batches of different images against each alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parameters(seed: int, steps: int, guidance: float, height: int = 4, width: i
 
 @pytest.mark.parametrize("attention", ["mask", "merge"])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 8)])
-def test_a_picture_is_the_one_that_diffusers_gives(
+def test_an_image_is_the_one_that_diffusers_gives(
     tiny_flux: FluxPipeline, tiny_base: BaseWeights, attention: str, height: int, width: int
 ) -> None:
     wanted = parameters(1, 5, 3.5, height, width)
@@ -47,7 +47,7 @@ def test_a_picture_is_the_one_that_diffusers_gives(
     assert (work.latents.cpu() - stock_latents(tiny_flux, wanted, context)).abs().max() < 1e-5
 
 
-def test_a_batch_of_different_pictures_gives_each_what_diffusers_gives(
+def test_a_batch_of_different_images_gives_each_what_diffusers_gives(
     tiny_flux: FluxPipeline, tiny_base: BaseWeights
 ) -> None:
     """Joining late, leaving early, other guidance, other steps, other lengths of context."""
@@ -112,28 +112,28 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
     plain = random_context(1, 4)
     always = Context(plain.tokens, plain.weights, plain.pooled, torch.tensor([[0.0, 1.0]] * 4))
     sampler = Sampler(tiny_base)
-    pictures = []
+    images = []
     for context in (plain, always):
         (work,) = sampler.begin(parameters(1, 3, 1.0), SamplerInputs(context))
         for _ in range(3):
             sampler.step([work])
-        pictures.append(work.latents)
-    assert torch.equal(*pictures)
+        images.append(work.latents)
+    assert torch.equal(*images)
 
 
-def test_a_picture_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
+def test_an_image_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
     nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
         Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(nothing))
 
 
-def test_a_picture_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
+def test_an_image_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, at least one token must be there"):
         Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(spanned(1, [(0, 0.5), (0.75, 1)])))
 
 
 @pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
-def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
+def test_a_run_cut_in_two_gives_the_same_image(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
     """At the end of a phase, and in the middle of another."""
     sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
@@ -156,7 +156,7 @@ def test_a_run_cut_in_two_gives_the_same_picture(tiny_base: BaseWeights, spans: 
         assert torch.equal(one.latents, other.latents)
 
 
-def test_numbers_that_are_not_finite_end_one_picture_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
+def test_numbers_that_are_not_finite_end_one_image_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
     good, bad = (sampler.begin(parameters(seed, 4, 1.0), SamplerInputs(random_context(seed, 3)))[0] for seed in (1, 2))
     (alone,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
@@ -186,7 +186,7 @@ def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: py
     assert work.step == 1
 
 
-def test_after_the_last_step_the_estimate_is_the_picture(tiny_base: BaseWeights) -> None:
+def test_after_the_last_step_the_estimate_is_the_image(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
     (work,) = sampler.begin(parameters(1, 3, 1.0), SamplerInputs(random_context(1, 3)))
     noisy: Denoising = work

@@ -294,7 +294,7 @@ def test_a_full_engine_refuses_at_once() -> None:
     engine.close()
 
 
-def test_a_picture_that_nobody_waits_for_is_not_decoded() -> None:
+def test_an_image_that_nobody_waits_for_is_not_decoded() -> None:
     """Its last step is taken, but its time runs out, or its caller leaves, before its result is made."""
     now, wanted = 0.0, True
     answers, runner = Answers(3), Letters()

@@ -28,7 +28,7 @@ from faults import Injector, Place  # noqa: E402
 from flux_contract.models import MODELS  # noqa: E402
 from flux_serving.backend import health, instance, work_sharing  # noqa: E402
 from flux_serving.backend.progress_channel import ProgressFolder, ProgressMessage  # noqa: E402
-from pictures import drawn_picture, encoded  # noqa: E402
+from images import drawn_image, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
 pytestmark = [
@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-PICTURE = encoded(drawn_picture(1))
+IMAGE = encoded(drawn_image(1))
 ARGS = {
     "model_instance_kind": "CPU",
     "model_instance_name": "a_0_0",
@@ -167,7 +167,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Co
 
 def _context(lab: Lab) -> dict[str, np.ndarray]:
     """What flux_prior_redux hands on."""
-    (answer,) = lab.ask(Case("flux_prior_redux", tensors_of([PICTURE]))).answers
+    (answer,) = lab.ask(Case("flux_prior_redux", tensors_of([IMAGE]))).answers
     assert answer is not None
     return {tensor.name(): tensor.as_numpy() for tensor in answer.output_tensors() if tensor.name() != "REFUSAL"}
 
@@ -185,14 +185,14 @@ def _number(value: int) -> np.ndarray:
 
 
 PIXELS = np.zeros((1, 2, 64, 64, 3), np.uint8)
-STREAM = {"IMAGE": _array(PICTURE), "STREAM_TOKEN": _text("t" * 22)}
+STREAM = {"IMAGE": _array(IMAGE), "STREAM_TOKEN": _text("t" * 22)}
 SIMPLE = {
-    "flux_prior_redux": Case("flux_prior_redux", tensors_of([PICTURE], prompt="a red disc")),
-    "flux_prior_redux, refused": Case("flux_prior_redux", tensors_of([b"no picture"]), is_good=False),
-    "flux_vae_encoder": Case("flux_vae_encoder", {"IMAGE": _array(PICTURE)}),
-    "flux_vae_encoder, refused": Case("flux_vae_encoder", {"IMAGE": _array(b"no picture")}, is_good=False),
-    "canny_edges": Case("canny_edges", {"CONTROL_IMAGE": _array(PICTURE)}),
-    "canny_edges, refused": Case("canny_edges", {"CONTROL_IMAGE": _array(b"no picture")}, is_good=False),
+    "flux_prior_redux": Case("flux_prior_redux", tensors_of([IMAGE], prompt="a red disc")),
+    "flux_prior_redux, refused": Case("flux_prior_redux", tensors_of([b"no image"]), is_good=False),
+    "flux_vae_encoder": Case("flux_vae_encoder", {"IMAGE": _array(IMAGE)}),
+    "flux_vae_encoder, refused": Case("flux_vae_encoder", {"IMAGE": _array(b"no image")}, is_good=False),
+    "canny_edges": Case("canny_edges", {"CONTROL_IMAGE": _array(IMAGE)}),
+    "canny_edges, refused": Case("canny_edges", {"CONTROL_IMAGE": _array(b"no image")}, is_good=False),
     "image_encode": Case("image_encode", {"PIXELS": PIXELS, "OUTPUT_FORMAT": _text("webp;base64")}),
     "flux_status": Case("flux_status", {"QUERY": _text("load")}),
     "flux_status, refused": Case("flux_status", {"QUERY": _text("weather")}, is_good=False),

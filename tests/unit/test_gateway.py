@@ -29,7 +29,7 @@ from flux_gateway.generation_service import ClientDisconnected, while_there
 from flux_gateway.keys import Caller, Keys, new_key
 from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
-from pictures import encoded
+from images import encoded
 
 NINE = {
     "success",
@@ -68,7 +68,7 @@ def sent(path: str, **how: Any) -> dict[str, Any]:
     return {name: value.tolist() for name, value in request.inputs.items()}
 
 
-def picture(size: tuple[int, int] = (32, 32)) -> bytes:
+def red_image(size: tuple[int, int] = (32, 32)) -> bytes:
     return encoded(Image.new("RGB", size, "red"))
 
 
@@ -80,10 +80,10 @@ def in_base64(data: bytes) -> str:
     ("asked", "model_id"),
     [
         ({"mode": "text2img", "prompt": "red apple"}, "flux1-dev"),
-        ({"mode": "redux", "input_image": in_base64(picture())}, "flux1-redux-dev"),
-        ({"mode": "img2img", "image": f"data:image/png;base64,{in_base64(picture())}"}, "flux1-dev"),
-        ({"mode": "controlnet", "control_image": in_base64(picture())}, "flux1-canny-dev"),
-        ({"model_id": "flux1-redux-dev", "input_image": in_base64(picture())}, "flux1-redux-dev"),
+        ({"mode": "redux", "input_image": in_base64(red_image())}, "flux1-redux-dev"),
+        ({"mode": "img2img", "image": f"data:image/png;base64,{in_base64(red_image())}"}, "flux1-dev"),
+        ({"mode": "controlnet", "control_image": in_base64(red_image())}, "flux1-canny-dev"),
+        ({"model_id": "flux1-redux-dev", "input_image": in_base64(red_image())}, "flux1-redux-dev"),
     ],
 )
 def test_each_mode_answers_with_the_nine_keys_and_a_png_of_the_size(asked: dict[str, Any], model_id: str) -> None:
@@ -99,9 +99,9 @@ def test_each_mode_answers_with_the_nine_keys_and_a_png_of_the_size(asked: dict[
 
 def test_a_form_says_the_same_as_json() -> None:
     asked = {"mode": "redux", "height": 64, "width": 64, "seed": 7, "cfg": 3, "num_inference_steps": 4}
-    by_json = sent("/generate", json={**asked, "input_image": in_base64(picture()), "loras": [{"name": "a"}]})
+    by_json = sent("/generate", json={**asked, "input_image": in_base64(red_image()), "loras": [{"name": "a"}]})
     form = {name: str(value) for name, value in asked.items()} | {"loras": '[{"name": "a"}]', "prompt": ""}
-    by_form = sent("/generate/upload", data=form, files={"input_image": picture()})
+    by_form = sent("/generate/upload", data=form, files={"input_image": red_image()})
     assert by_json == by_form
 
 
@@ -113,7 +113,7 @@ def test_what_genserve_leaves_to_the_server_is_left_to_it() -> None:
 
 
 def test_redux_parameters_are_sent_in_modes_with_redux_images() -> None:
-    given = {"input_image": in_base64(picture()), "image_strength": 0.5, "image_detail": 3}
+    given = {"input_image": in_base64(red_image()), "image_strength": 0.5, "image_detail": 3}
     for asked in ({"mode": "redux"}, {"mode": "img2img"}, {"mode": "img2img", "prompt": "a"}):
         found = sent("/generate", json={**given, **asked})
         assert (found["IMAGE_STRENGTH"], found["IMAGE_DETAIL"]) == ([[0.5]], [[3]])
@@ -282,7 +282,7 @@ def test_who_hangs_up_ends_the_work() -> None:
     assert ended == [True]
 
 
-def test_the_log_has_the_request_and_neither_picture_nor_key_nor_prompt(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_the_request_and_neither_image_nor_key_nor_prompt(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         response = ask("/generate?secret=1", json={"prompt": "words"}, headers={"X-API-Key": "hush"})
     (line,) = [json.loads(record.message) for record in caplog.records if record.name == "flux_gateway.access"]

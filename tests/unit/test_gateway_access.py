@@ -332,8 +332,8 @@ def test_the_documents_name_every_setting() -> None:
     assert [field.name for field in fields(Settings) if f"`FLUX_GATEWAY_{field.name.upper()}`" not in text] == []
 
 
-def test_the_log_has_routes_and_no_names_of_pictures_or_jobs(caplog: pytest.LogCaptureFixture) -> None:
-    name = "secret-name-of-a-picture"
+def test_the_log_has_routes_and_no_names_of_images_or_jobs(caplog: pytest.LogCaptureFixture) -> None:
+    name = "secret-name-of-a-image"
     asked: list[Asked] = [
         ("GET", f"/v1/images/files/{name}", {}),
         ("GET", f"/v1/jobs/{name}/events", {}),

@@ -34,7 +34,7 @@ from flux_gateway.refusals import Refusal
 from flux_gateway.settings import Settings
 from flux_serving.launch.processes import free_ports
 from hostile_bodies import hostile_bodies
-from pictures import encoded
+from images import encoded
 
 pytestmark = pytest.mark.slow
 
@@ -259,11 +259,11 @@ def test_a_form_writes_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a temporary file")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    picture = encoded(Image.new("RGB", (32, 32))) + b"\0" * (3 * MIB)
+    image = encoded(Image.new("RGB", (32, 32))) + b"\0" * (3 * MIB)
 
     async def asked() -> int:
         async with gateway() as caller:
-            files = {"input_image": picture}
+            files = {"input_image": image}
             return (await caller.post("/generate/upload", data={"mode": "redux"}, files=files)).status_code
 
     assert asyncio.run(asked()) == 200

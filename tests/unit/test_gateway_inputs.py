@@ -26,7 +26,7 @@ from flux_gateway.image_fields import decode_image
 from flux_gateway.jobs.schema import JobRequest
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, VariationsRequest
 from flux_gateway.request_body import RequestBody
-from pictures import encoded
+from images import encoded
 
 SCHEMAS: tuple[type[RequestBody], ...] = (
     GenerateRequest,
@@ -37,11 +37,11 @@ SCHEMAS: tuple[type[RequestBody], ...] = (
 )
 
 
-def picture(colour: str = "red") -> bytes:
+def image(colour: str = "red") -> bytes:
     return encoded(Image.new("RGB", (32, 32), colour))
 
 
-RED, GREEN, BLUE = picture("red"), picture("green"), picture("blue")
+RED, GREEN, BLUE = image("red"), image("green"), image("blue")
 #: A PNG whose base64 has padding and both characters that url-safe base64 writes differently. Bytes after a PNG's end
 #: are no part of it.
 AWKWARD = RED + b"\0" * (-len(RED) % 3) + b"\xfb\xff\xfe\0"
@@ -234,9 +234,9 @@ def test_base64_takes_a_few_times_its_size_and_time_that_grows_with_it(text: str
 
 
 def test_an_image_beyond_the_limit_is_refused_before_it_is_decoded() -> None:
-    text = "A" * (limits.MAX_PICTURE_BYTES * 4 // 3 + 8)
+    text = "A" * (limits.MAX_IMAGE_BYTES * 4 // 3 + 8)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=f"at most {limits.MAX_PICTURE_BYTES}"):
+    with pytest.raises(ValueError, match=f"at most {limits.MAX_IMAGE_BYTES}"):
         decode_image(text)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

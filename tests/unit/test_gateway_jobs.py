@@ -22,7 +22,7 @@ from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.keys import new_key
 from flux_gateway.results import ResultStore
 from flux_gateway.settings import Settings
-from pictures import encoded
+from images import encoded
 
 TEXT = {"mode": "text2img", "prompt": "red apple", "num_inference_steps": 4}
 
@@ -41,7 +41,7 @@ async def events_of(caller: httpx.AsyncClient, job: str) -> list[tuple[str, dict
     return [(block["event"], json.loads(block["data"])) for block in blocks]
 
 
-def picture_of(image: dict[str, Any]) -> Image.Image:
+def image_of(image: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
 
 
@@ -58,7 +58,7 @@ def test_a_job_is_begun_watched_and_read() -> None:
         assert (found["status"], found["mode"]) == ("succeeded", "text2img")
         assert found["expires_at"] > found["created_at"]
         assert [image["seed"] for image in found["images"]] == [5, 6]
-        assert [picture_of(image).size for image in found["images"]] == [(96, 64)] * 2
+        assert [image_of(image).size for image in found["images"]] == [(96, 64)] * 2
         assert found["images"] == list({data["index"]: data for kind, data in events[:-1]}.values())
 
     run(ask)
@@ -70,7 +70,7 @@ def test_a_job_takes_a_form_with_files() -> None:
         begun = await caller.post("/v1/jobs", data=form, files={"input_image": encoded(Image.new("RGB", (32, 32)))})
         events = await events_of(caller, begun.json()["id"])
         assert not any(data["preview_b64_json"] for kind, data in events if kind == "image")
-        assert picture_of(events[-2][1]).format == "WEBP"
+        assert image_of(events[-2][1]).format == "WEBP"
 
     run(ask)
 

@@ -18,7 +18,7 @@ from flux_client.fake import AsyncFakeTransport
 from flux_contract.errors import FluxError
 from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
-from pictures import encoded
+from images import encoded
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def asked(ask: Callable[[openai.AsyncOpenAI], Awaitable[T]], *errors: FluxError)
     return result, {name: value.tolist() for name, value in sent[-1].request.inputs.items()} if sent else {}
 
 
-def picture(colour: str = "red") -> bytes:
+def red_image(colour: str = "red") -> bytes:
     return encoded(Image.new("RGB", (32, 32), colour))
 
 
@@ -51,10 +51,10 @@ def size_of(b64_json: str | None) -> tuple[int, int]:
 # OpenAI's own model for them is gone; the endpoint stays.
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_variations_are_redux() -> None:
-    answer, sent = asked(lambda client: client.images.create_variation(image=picture(), n=2, size="96x64"))
+    answer, sent = asked(lambda client: client.images.create_variation(image=red_image(), n=2, size="96x64"))
     assert [size_of(image.b64_json) for image in answer.data or []] == [(96, 64)] * 2
     assert "MODE" not in sent
-    assert (sent["IMAGE"], sent["NUM_IMAGES"], sent["WIDTH"]) == ([[picture()]], [[2]], [[96]])
+    assert (sent["IMAGE"], sent["NUM_IMAGES"], sent["WIDTH"]) == ([[red_image()]], [[2]], [[96]])
 
 
 def test_generations_are_text2img() -> None:
@@ -70,13 +70,13 @@ def test_generations_are_text2img() -> None:
 
 
 @pytest.mark.parametrize(("fidelity", "first"), [("low", 0.0), ("high", 1.0)])
-def test_edits_change_the_first_picture_and_the_others_steer(fidelity: Any, first: float) -> None:
+def test_edits_change_the_first_image_and_the_others_steer(fidelity: Any, first: float) -> None:
     _, sent = asked(
         lambda client: client.images.edit(
-            image=[picture("red"), picture("blue")], prompt="heart", input_fidelity=fidelity
+            image=[red_image("red"), red_image("blue")], prompt="heart", input_fidelity=fidelity
         )
     )
-    assert sent["IMAGE"] == [[picture("red"), picture("blue")]]
+    assert sent["IMAGE"] == [[red_image("red"), red_image("blue")]]
     assert (sent["MODE"], sent["PROMPT"]) == ([[b"img2img"]], [[b"heart"]])
     assert sent["IMAGE_STRENGTH"] == [[first, 1.0]]
     assert "STRENGTH" not in sent, "the default is the server's"
@@ -85,9 +85,9 @@ def test_edits_change_the_first_picture_and_the_others_steer(fidelity: Any, firs
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_redux_parameters_are_one_number_for_all_images() -> None:
     body = {"image_strength": 0.5, "image_detail": 3, "prompt": "heart"}
-    _, sent = asked(lambda client: client.images.create_variation(image=picture(), extra_body=body))
+    _, sent = asked(lambda client: client.images.create_variation(image=red_image(), extra_body=body))
     assert (sent["IMAGE_STRENGTH"], sent["IMAGE_DETAIL"], sent["PROMPT"]) == ([[0.5]], [[3]], [[b"heart"]])
-    images = [picture("red"), picture("blue")]
+    images = [red_image("red"), red_image("blue")]
     _, sent = asked(
         lambda client: client.images.edit(image=images, prompt="heart", input_fidelity="high", extra_body=body)
     )
@@ -107,7 +107,7 @@ def test_a_stream_has_so_many_partial_images_and_then_the_image() -> None:
     assert size_of(events[-1].b64_json) == (64, 64)
 
 
-def test_a_picture_by_its_url_can_be_fetched() -> None:
+def test_an_image_by_its_url_can_be_fetched() -> None:
     async def ask(client: openai.AsyncOpenAI) -> tuple[httpx.Response, httpx.Response]:
         answer = await client.images.generate(prompt="red apple", response_format="url")
         (image,) = answer.data or []
@@ -139,7 +139,7 @@ def test_bad_requests_are_told_in_openais_words(wrong: dict[str, Any], param: st
 
 def test_a_mask_is_refused_because_it_would_be_without_effect() -> None:
     with pytest.raises(openai.BadRequestError, match="mask"):
-        asked(lambda client: client.images.edit(image=picture(), mask=picture(), prompt="a"))
+        asked(lambda client: client.images.edit(image=red_image(), mask=red_image(), prompt="a"))
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])

@@ -18,7 +18,7 @@ from flux_client import AsyncFluxClient, GenerationFailed, RetryPolicy
 from flux_client.fake import AsyncFakeAnswers, AsyncFakeTransport
 from flux_client.request import Request
 from flux_client.transport import Answer
-from flux_gateway.pictures import max_encoded_bytes
+from flux_gateway.images import max_encoded_bytes
 from flux_gateway.refusals import Refusal
 from flux_gateway.results import ResultLimits, ResultStore
 from flux_gateway.settings import Settings

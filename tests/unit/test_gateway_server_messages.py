@@ -19,7 +19,7 @@ OURS = [
     Overloaded("flux_base: no room for 8 more images: 64 are waiting or running, at most 64 may"),
     GenerationFailed("flux_base: the latents are not finite"),
     GenerationFailed("flux_prior_redux: unexpected RuntimeError; the server's log has the details"),
-    GenerationFailed("flux_stream: the stream ended without a picture"),
+    GenerationFailed("flux_stream: the stream ended without an image"),
 ]
 TRITONS: list[FluxError] = [
     GenerationFailed(f"Failed to increase the shared memory pool size for key '{REGION}' to 67108864 bytes."),

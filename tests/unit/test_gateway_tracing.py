@@ -17,7 +17,7 @@ from flux_gateway.app import make_app
 from flux_gateway.settings import Settings
 from flux_gateway.tracing import Tracing
 from flux_serving.launch.tracing import trace_arguments, traces_url
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
@@ -34,8 +34,8 @@ def passed_on(**headers: str) -> str | None:
             while (await client.get("/health")).status_code != 200:
                 await asyncio.sleep(0.01)
             form = {"mode": "redux", "num_inference_steps": "2", "height": "64", "width": "64"}
-            picture = {"input_image": encoded(drawn_picture(3))}
-            return await client.post("/generate/upload", data=form, files=picture, headers=headers)
+            image = {"input_image": encoded(drawn_image(3))}
+            return await client.post("/generate/upload", data=form, files=image, headers=headers)
 
     answer = asyncio.run(asked())
     assert answer.json()["success"], answer.text

@@ -21,9 +21,9 @@ from PIL import ExifTags, Image  # noqa: E402
 from asking import gateway  # noqa: E402
 from flux_client import AsyncFluxClient, FluxClient, GenerationFailed, InstanceLoad, Overloaded, RetryPolicy  # noqa: E402
 from flux_client.fake import AsyncFakeTransport, FakeTransport  # noqa: E402
+from flux_client.image_result import ImageResult  # noqa: E402
 from flux_client.request import Request  # noqa: E402
 from flux_client.transport import Answer  # noqa: E402
-from flux_client.variation import Variation  # noqa: E402
 from flux_contract.errors import CannotStart, InvalidRequest  # noqa: E402
 from flux_contract.internal_tensors import JOBS, QUERY, ROOM  # noqa: E402
 from flux_contract.models import FLUX_BASE, FLUX_STATUS, MODELS  # noqa: E402
@@ -249,13 +249,13 @@ def test_instances_of_a_server_that_is_away_are_forgotten() -> None:
     assert monitor.instances == []
 
 
-def image_with(recipe: object, image_format: str = "PNG") -> Variation:
+def image_with(recipe: object, image_format: str = "PNG") -> ImageResult:
     exif = Image.Exif()
     if recipe is not None:
         exif[ExifTags.Base.ImageDescription] = recipe if isinstance(recipe, str) else json.dumps(recipe)
     buffer = BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, image_format, exif=exif)
-    return Variation(buffer.getvalue(), seed=1)
+    return ImageResult(buffer.getvalue(), seed=1)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])

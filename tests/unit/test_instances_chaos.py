@@ -21,7 +21,7 @@ from conftest import DEMO  # noqa: E402
 from flux_serving.backend import base_options, flux_base, flux_prior_redux, instance, work_sharing  # noqa: E402
 from flux_serving.backend.progress_channel import ProgressFolder  # noqa: E402
 from flux_serving.backend.sampling_options import read_sampling_parameters  # noqa: E402
-from pictures import drawn_picture, encoded  # noqa: E402
+from images import drawn_image, encoded  # noqa: E402
 from raw import tensors_of  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -45,12 +45,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProgressFolder:
 
 @pytest.fixture
 def contexts(folder: ProgressFolder) -> list[dict[str, np.ndarray]]:
-    """What the prior hands on for some pictures and prompts."""
+    """What the prior hands on for some images and prompts."""
     prior = flux_prior_redux.FluxPriorReduxModel(ARGS | {"model_instance_name": "prior"})
     names = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
     made = []
     for number in range(3):
-        given = tensors_of([encoded(drawn_picture(number))], prompt=("", "a red disc", "")[number])
+        given = tensors_of([encoded(drawn_image(number))], prompt=("", "a red disc", "")[number])
         made.append(outputs_of(ask(prior, given, names)))
     prior.close()
     return made

@@ -10,7 +10,7 @@ from flux_tools.quality.likeness import Bytes, apart, distances, features, found
 from flux_tools.training.augmentation import augment
 
 
-def pictures(count: int) -> Bytes:
+def images(count: int) -> Bytes:
     """Coloured shapes on white."""
     rng = np.random.default_rng(5)
     drawn = []
@@ -41,7 +41,7 @@ def test_features_are_means_over_cells() -> None:
 
 @pytest.mark.slow
 def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
-    sources = pictures(40)
+    sources = images(40)
     rng = np.random.default_rng(1)
     copies = np.stack([augment(source, rng) for source in sources])
     to_sources = distances(copies, sources)
@@ -49,15 +49,15 @@ def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
     assert to_sources.diagonal().mean() < 0.4 * to_sources.mean()
 
 
-def test_the_middle_of_an_oblong_picture_is_its_square() -> None:
-    source = pictures(1)[0]
+def test_the_middle_of_an_oblong_image_is_its_square() -> None:
+    source = images(1)[0]
     wide = np.pad(source, ((0, 0), (32, 32), (0, 0)), constant_values=255)
     assert np.array_equal(middle(wide), source)
     assert middle(np.repeat(np.repeat(wide, 2, 0), 2, 1)).shape == source.shape
 
 
-def test_a_picture_is_no_distance_from_itself() -> None:
-    sources = pictures(3)
+def test_an_image_is_no_distance_from_itself() -> None:
+    sources = images(3)
     assert distances(sources, sources).diagonal() == pytest.approx(0, abs=0.05)
     assert apart(sources).diagonal() == pytest.approx(0)
     assert apart(sources)[0, 1] == pytest.approx(apart(sources)[1, 0])

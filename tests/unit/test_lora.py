@@ -102,7 +102,7 @@ def test_adapters_give_what_diffusers_gives(flux: FluxPipeline, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tmp_path: Path) -> None:
+def test_a_thousand_swaps_leave_the_weights_and_every_other_image_bit_equal(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))
 
@@ -128,7 +128,7 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_picture_bit_equal(tm
     assert torch.equal(made(sampler, None), plain)
 
 
-def test_pictures_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> None:
+def test_images_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))
     read = read_adapter(adapter(tmp_path, flux, "one", seed=1), sampler.transformer)

@@ -107,8 +107,8 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
     works = [sampler.begin(*sort)[0] for sort in sorts]
     while left := [work for work in works if work.steps_left]:
         sampler.step(left)
-    for work, picture in zip(works, expected, strict=True):
-        assert (work.latents.cpu() - picture).abs().max() < 3 * TOLERANCE
+    for work, image in zip(works, expected, strict=True):
+        assert (work.latents.cpu() - image).abs().max() < 3 * TOLERANCE
 
 
 def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
@@ -148,7 +148,7 @@ def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
         assert len(batch) > 1 or batch[0].most_tokens >= expected
     image_tokens = works[0].grid.tokens
     assert works[0].most_tokens == 3 + image_tokens
-    # The picture, what it moves away from, and the ControlNet's row, each as long as the longest.
+    # The image, what it moves away from, and the ControlNet's row, each as long as the longest.
     assert (works[2].most_rows, works[2].most_tokens) == (3, 3 * (60 + image_tokens))
 
 
@@ -164,7 +164,7 @@ def test_strength_1_is_drawing_from_noise_bit_for_bit(base: BaseWeights) -> None
     ("strength", "steps", "first"),
     [(1, 4, 0), (0.95, 4, 1), (0.75, 4, 1), (0.5, 4, 2), (0.01, 4, 3), (1e-6, 100, 99), (0.3, 10, 7), (0.55, 20, 9)],
 )
-def test_below_strength_1_something_of_the_picture_is_left_and_above_0_a_step_runs(
+def test_below_strength_1_something_of_the_image_is_left_and_above_0_a_step_runs(
     strength: float, steps: int, first: int
 ) -> None:
     assert step_of_strength(strength, steps) == first

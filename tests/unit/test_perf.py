@@ -27,7 +27,7 @@ from flux_tools.perf.cases import BASE, GRPC, OPEN_THREADS, SEEN, closed, opened
 from flux_tools.perf.counters import Inside, inside
 from flux_tools.perf.export import PerfRequest, Summary, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
-from flux_tools.perf.options import FEWEST_PICTURES
+from flux_tools.perf.options import FEWEST_IMAGES
 from flux_tools.perf.runs import Measured, PerfResults
 from flux_tools.perf.servers import NoServer, Server, check
 
@@ -46,18 +46,18 @@ def elements_of(entry: Any) -> list[bytes]:
     return elements
 
 
-def test_the_file_holds_as_many_distinct_pictures_as_it_has_requests(tmp_path: Path) -> None:
-    file = inputs.write(tmp_path / "data.json", inputs.of_pictures(FEWEST_PICTURES, "x", WORK))
+def test_the_file_holds_as_many_distinct_images_as_it_has_requests(tmp_path: Path) -> None:
+    file = inputs.write(tmp_path / "data.json", inputs.of_images(FEWEST_IMAGES, "x", WORK))
     entries = json.loads(file.read_text())["data"]
-    pictures = [element for entry in entries for element in elements_of(entry["IMAGE"])]
-    assert len(entries) == len(set(pictures)) == FEWEST_PICTURES
-    assert len({Image.open(io.BytesIO(picture)).tobytes() for picture in pictures}) == FEWEST_PICTURES
-    assert len({entry["SEED"]["content"][0] for entry in entries}) == FEWEST_PICTURES
+    images = [element for entry in entries for element in elements_of(entry["IMAGE"])]
+    assert len(entries) == len(set(images)) == FEWEST_IMAGES
+    assert len({Image.open(io.BytesIO(image)).tobytes() for image in images}) == FEWEST_IMAGES
+    assert len({entry["SEED"]["content"][0] for entry in entries}) == FEWEST_IMAGES
     assert {entry["NUM_INFERENCE_STEPS"]["content"][0] for entry in entries} == {8}
 
 
-def test_another_run_has_other_pictures() -> None:
-    one, other = (inputs.of_pictures(4, occasion, WORK) for occasion in ("one", "other"))
+def test_another_run_has_other_images() -> None:
+    one, other = (inputs.of_images(4, occasion, WORK) for occasion in ("one", "other"))
     assert not {elements_of(entry["IMAGE"])[0] for entry in one} & {elements_of(entry["IMAGE"])[0] for entry in other}
 
 
@@ -85,19 +85,19 @@ def test_context_tokens_come_back_as_they_were() -> None:
     np.testing.assert_array_equal(decoded, context)
 
 
-def test_an_export_of_a_stream_has_its_requests_times_and_pictures() -> None:
-    """Recorded from perf_analyzer 2.51 on flux_stream; three of its requests, the pictures cut short."""
+def test_an_export_of_a_stream_has_its_requests_times_and_images() -> None:
+    """Recorded from perf_analyzer 2.51 on flux_stream; three of its requests, the images cut short."""
     requests = read_export(RECORDED / "stream.export.json")
     raw = json.loads((RECORDED / "stream.export.json").read_text(encoding="latin-1"))["experiments"][0]["requests"]
     assert len(requests) == 3
     for request, one in zip(requests, sorted(raw, key=lambda one: one["timestamp"]), strict=True):
-        assert request.has_picture
+        assert request.has_image
         stamps = one["response_timestamps"]
-        assert len(stamps) == 10  # the start, eight steps, the picture
+        assert len(stamps) == 10  # the start, eight steps, the image
         assert request.latency_s == pytest.approx(1e-9 * (stamps[-1] - one["timestamp"]), abs=1e-9)
         assert request.first_s - request.sent_s == pytest.approx(1e-9 * (stamps[0] - one["timestamp"]), abs=1e-9)
     summary = summed_up(requests)
-    assert summary.pictures == 3
+    assert summary.images == 3
     assert summary.first_s is not None
     assert summary.first_s < summary.p50_s
 
@@ -108,10 +108,10 @@ def export(tmp_path: Path, *requests: dict[str, Any]) -> Path:
     return file
 
 
-def request(sent_ms: int, *answers_ms: int, picture: str = "PNG") -> dict[str, Any]:
+def request(sent_ms: int, *answers_ms: int, image: str = "PNG") -> dict[str, Any]:
     start = 1_795_732_957_000_000_000
     stamps = [start + 1_000_000 * at for at in answers_ms]
-    outputs = [{"OUTPUT_IMAGE": picture} for _ in answers_ms]
+    outputs = [{"OUTPUT_IMAGE": image} for _ in answers_ms]
     return {"timestamp": start + 1_000_000 * sent_ms, "response_timestamps": stamps, "response_outputs": outputs}
 
 
@@ -121,10 +121,10 @@ def test_throughput_is_from_the_first_sending_to_the_last_answer(tmp_path: Path)
     assert summary == Summary(4, 4, *(pytest.approx(value) for value in (2.5, 0.4, 0.4, 0.4, 0.4)), first_s=None)
 
 
-def test_what_has_no_answer_or_no_picture_is_not_counted_as_one(tmp_path: Path) -> None:
-    file = export(tmp_path, request(0, 100), request(100, 200, picture=""), request(200))
+def test_what_has_no_answer_or_no_image_is_not_counted_as_one(tmp_path: Path) -> None:
+    file = export(tmp_path, request(0, 100), request(100, 200, image=""), request(200))
     summary = summed_up(read_export(file))
-    assert (summary.requests, summary.pictures) == (2, 1)
+    assert (summary.requests, summary.images) == (2, 1)
     assert measured(summary=summary, asked=3).failed == 2
 
 
@@ -313,7 +313,7 @@ def test_the_newest_wheel_is_for_the_newest_glibc() -> None:
 
 def test_of_a_folder_only_what_an_earlier_run_left_is_removed(tmp_path: Path) -> None:
     theirs = ["thesis.txt", "2026-flux.txt", "x.export.json", "src/report.md"]
-    ours = ["07-flux_redux.export.json", "107-flux_base.txt", "contexts.json", "pictures.json", "results.json"]
+    ours = ["07-flux_redux.export.json", "107-flux_base.txt", "contexts.json", "images.json", "results.json"]
     (tmp_path / "src").mkdir()
     for name in theirs + ours:
         (tmp_path / name).touch()

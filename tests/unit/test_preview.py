@@ -14,7 +14,7 @@ from conftest import DEMO, ROOT
 from flux_contract.limits import PREVIEW_METHODS
 from flux_serving.network.latents import Grid, pack_latents
 from flux_serving.network.weights import BaseWeights, load_base
-from flux_serving.sampling.preview import Previewer, encode, shrunk, synthetic_pictures
+from flux_serving.sampling.preview import Previewer, encode, shrunk, synthetic_images
 from flux_serving.settings import Checkpoints
 
 CPU = torch.device("cpu")
@@ -30,23 +30,23 @@ def previewer(demo: BaseWeights) -> Previewer:
     return Previewer(demo)
 
 
-def unseen_pictures(side: int) -> torch.Tensor:
-    """(pictures, 3, side, side), 0..1."""
-    pictures = []
+def unseen_images(side: int) -> torch.Tensor:
+    """(images, 3, side, side), 0..1."""
+    images = []
     for path in sorted(Path(ROOT, "tools/flux_tools/demo/unseen").glob("*.png")):
         with Image.open(path) as image:
             rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         white.alpha_composite(rgba)
-        pictures.append(np.array(white.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)))
-    return torch.from_numpy(np.stack(pictures)).movedim(-1, 1) / 255
+        images.append(np.array(white.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)))
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1) / 255
 
 
-def test_latent2rgb_is_close_to_pictures_that_it_was_not_fitted_to(demo: BaseWeights, previewer: Previewer) -> None:
+def test_latent2rgb_is_close_to_images_that_it_was_not_fitted_to(demo: BaseWeights, previewer: Previewer) -> None:
     """18.9 of 255 levels off on average, where one colour for all of them is 52.5 off."""
-    pictures = unseen_pictures(64)
-    expected = (adaptive_avg_pool2d(pictures, (8, 8)).movedim(1, -1) * 255).numpy()
-    packed = pack_latents(encode(demo, pictures))
+    images = unseen_images(64)
+    expected = (adaptive_avg_pool2d(images, (8, 8)).movedim(1, -1) * 255).numpy()
+    packed = pack_latents(encode(demo, images))
     previews = np.stack([previewer.latent2rgb(latents, Grid(4, 4)) for latents in packed])
     assert previews.shape == expected.shape
     assert previews.dtype == np.uint8
@@ -98,9 +98,9 @@ def test_no_side_is_longer_than_asked_for(shape: tuple[int, int], expected: tupl
     assert shrunk(np.zeros((*shape, 3), np.uint8), 256).shape == (*expected, 3)
 
 
-def test_synthetic_pictures_are_colours_and_differ() -> None:
-    pictures = synthetic_pictures(6, 32, seed=1)
-    assert pictures.shape == (6, 3, 32, 32)
-    assert 0 <= float(pictures.min()) < 0.1
-    assert 0.9 < float(pictures.max()) <= 1
-    assert len({tuple(picture.flatten().tolist()) for picture in pictures}) == 6
+def test_synthetic_images_are_colours_and_differ() -> None:
+    images = synthetic_images(6, 32, seed=1)
+    assert images.shape == (6, 3, 32, 32)
+    assert 0 <= float(images.min()) < 0.1
+    assert 0.9 < float(images.max()) <= 1
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 6

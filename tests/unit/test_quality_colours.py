@@ -11,9 +11,9 @@ from flux_tools.quality.likeness import Bytes
 
 def square(*rgb: int) -> Bytes:
     """Small, on white."""
-    picture = np.full((32, 32, 3), 255, np.uint8)
-    picture[12:20, 12:20] = rgb
-    return picture
+    image = np.full((32, 32, 3), 255, np.uint8)
+    image[12:20, 12:20] = rgb
+    return image
 
 
 @pytest.mark.parametrize("name", SWATCHES)

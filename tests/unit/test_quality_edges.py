@@ -52,8 +52,8 @@ def test_the_mean_is_over_pairs() -> None:
 
 
 def test_edges_are_where_colours_change() -> None:
-    picture = np.full((1, 32, 32, 3), 255, np.uint8)
-    picture[:, :, 16:] = 0
-    (found,) = edges_of(picture)
+    image = np.full((1, 32, 32, 3), 255, np.uint8)
+    image[:, :, 16:] = 0
+    (found,) = edges_of(image)
     assert f1(upright(16), found) == 1.0
     assert not edges_of(np.full((1, 32, 32, 3), 255, np.uint8)).any()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.quality.gallery import Gallery
 from flux_tools.quality.words import Census, combinations, paraphrases
 from flux_tools.training.captions import captions
 
 
-def picture(name: str, kind: str, level: int) -> DemoImage:
+def image(name: str, kind: str, level: int) -> DemoImage:
     return DemoImage(name, name, name, np.full((64, 64, 3), level, np.uint8), (), kind)
 
 
-TRAINED = [picture("red apple", "fruit", 10), picture("green pear", "fruit", 40), picture("key", "tool", 240)]
-HELD_OUT = [picture("green apple", "fruit", 80), picture("blue apple", "fruit", 90), picture("red apple", "fruit", 95)]
+TRAINED = [image("red apple", "fruit", 10), image("green pear", "fruit", 40), image("key", "tool", 240)]
+HELD_OUT = [image("green apple", "fruit", 80), image("blue apple", "fruit", 90), image("red apple", "fruit", 95)]
 GALLERY = Gallery(TRAINED, HELD_OUT, np.stack([one.rgb for one in HELD_OUT]))
 
 
@@ -37,9 +37,9 @@ def test_right_is_the_kind_of_the_nearest_and_chance_is_how_common_it_is() -> No
     assert chance == (5 + 1 + 5 + 5) / 6 / 4
 
 
-def test_a_real_picture_is_not_its_own_neighbour() -> None:
+def test_a_real_image_is_not_its_own_neighbour() -> None:
     levels = {"fruit": (10, 40, 240), "tool": (150, 160)}
-    pictures = [picture(f"{kind} {level}", kind, level) for kind, own in levels.items() for level in own]
-    share, chance = Census(pictures).of_real()
+    images = [image(f"{kind} {level}", kind, level) for kind, own in levels.items() for level in own]
+    share, chance = Census(images).of_real()
     assert share == 4 / 5
     assert chance == pytest.approx((3 * 3 + 2 * 2) / 25)

@@ -16,7 +16,7 @@ from flux_serving.conditioning.blending import concatenated
 from flux_serving.conditioning.context import ContextPart, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import check_prompt, text_parts
 from flux_serving.conditioning.span import ALWAYS
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_size import Sides
 from flux_serving.network.latents import Grid, initial_noise, pack_latents, unpack_latents
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.sampling_parameters import SamplingParameters
@@ -56,7 +56,7 @@ def test_every_option_of_the_scheduler_counts() -> None:
     assert not torch.allclose(karras.sigmas, make_schedule(SCHEDULER, 5, 256).sigmas)
 
 
-def test_context_is_text_then_pictures_each_with_its_own_weight() -> None:
+def test_context_is_text_then_images_each_with_its_own_weight() -> None:
     parts = [ContextPart(torch.full((count, 8), value), torch.ones(count)) for count, value in ((2, 1.0), (3, 2.0))]
     text = text_parts(no_text(8, 4, like=torch.ones(1)), ALWAYS, strength=1.0)
     context = assemble([*text, *concatenated(parts, [0.5, 0.0])], torch.zeros(4))

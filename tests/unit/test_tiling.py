@@ -1,4 +1,4 @@
-"""Large pictures in tiles: close to the whole, without seams, and exact where nothing is tiled."""
+"""Large images in tiles: close to the whole, without seams, and exact where nothing is tiled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flux_serving.network.latent_encoding import encode_pixels, encode_tiled
 from flux_serving.network.latents import Grid, pack_latents
 from flux_serving.network.tiling import OVERLAP, TILE, _places, _shares, _twin
 from flux_serving.network.weights import BaseWeights, load_base, load_vae_encoder
-from pictures import drawn_picture
+from images import drawn_image
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +24,11 @@ def demo() -> BaseWeights:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """1024 x 1024: one large drawing, and a quarter of it full of small ones, so that no two tiles are alike."""
-    whole = drawn_picture(seed=1).resize((1024, 1024), Image.Resampling.LANCZOS)
+    whole = drawn_image(seed=1).resize((1024, 1024), Image.Resampling.LANCZOS)
     for index in range(64):
-        small = drawn_picture(seed=index).resize((64, 64), Image.Resampling.LANCZOS)
+        small = drawn_image(seed=index).resize((64, 64), Image.Resampling.LANCZOS)
         whole.paste(small, (64 * (index % 8), 64 * (index // 8)))
     return np.asarray(whole)
 
@@ -44,7 +44,7 @@ def test_shares_of_overlapping_tiles_add_up_to_one(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [48, 64, 128, 512])
-def test_patches_lie_within_the_picture_and_reach_its_ends(length: int) -> None:
+def test_patches_lie_within_the_image_and_reach_its_ends(length: int) -> None:
     places = _places(length)
     assert all(begin >= 0 and begin + 48 <= length and 0 <= first <= 16 for begin, first in places)
     assert places[0][0] + places[0][1] == 0
@@ -52,8 +52,8 @@ def test_patches_lie_within_the_picture_and_reach_its_ends(length: int) -> None:
 
 
 @pytest.mark.slow
-def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWeights, picture: np.ndarray) -> None:
-    pixels = torch.tensor(picture).movedim(-1, 0)[None].float() / 255 * 2 - 1
+def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWeights, image: np.ndarray) -> None:
+    pixels = torch.tensor(image).movedim(-1, 0)[None].float() / 255 * 2 - 1
     with torch.inference_mode():
         latents = demo.vae.encode(pixels).latent_dist.mode()
     scaled = (latents - demo.vae.config.shift_factor) * demo.vae.config.scaling_factor
@@ -67,8 +67,8 @@ def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWe
     assert difference[:, 480:544].mean() < 2
 
 
-def test_a_picture_that_is_not_large_is_encoded_as_diffusers_does(demo: BaseWeights) -> None:
-    rgb = np.asarray(drawn_picture(seed=3).resize((96, 64)))
+def test_an_image_that_is_not_large_is_encoded_as_diffusers_does(demo: BaseWeights) -> None:
+    rgb = np.asarray(drawn_image(seed=3).resize((96, 64)))
     own = encode_pixels(load_vae_encoder(DEMO, torch.device("cpu"), torch.float32), rgb)
     with torch.inference_mode():
         pixels = demo.image_processor.preprocess(Image.fromarray(rgb))

@@ -75,7 +75,7 @@ def test_another_vae_takes_the_place_of_the_base_s(random_checkpoints: Checkpoin
     checkpoints = replace(random_checkpoints, vae=tmp_path / "vae")
     base = loaded(checkpoints)
     assert (base.vae.config.scaling_factor, base.native_side) == (0.9, 96)
-    assert checkpoints.picture_sides() == (96, base.token_side)
+    assert checkpoints.image_sides() == (96, base.token_side)
 
 
 def test_a_vae_of_other_channels_is_refused(random_checkpoints: Checkpoints, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from flux_client.cli.outputs import Names, failed, free
 from flux_client.cli.tasks import GenerationTask, plan
 from flux_client.cli.values import keywords_from
 from flux_client.client import FluxClient
+from flux_client.image_result import ImageResult
 from flux_client.modes import EDGES_KEYWORDS
 from flux_client.opening import STREAMING_PROTOCOL
-from flux_client.variation import Variation
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 
@@ -31,9 +31,9 @@ def generate(client: FluxClient, options: argparse.Namespace) -> int:
             try:
                 if options.edges_out is not None:
                     _write_edges(client, task, arguments, options)
-                for variation in _variations(client, task, arguments, options, meter):
-                    target = free(options.out / f"{task.stem}-{variation.seed}.{variation.format}", options)
-                    names.tell(variation.save(target))
+                for result in _results(client, task, arguments, options, meter):
+                    target = free(options.out / f"{task.stem}-{result.seed}.{result.format}", options)
+                    names.tell(result.save(target))
             except Exception as error:  # one failure does not end the others
                 exit_code = failed(error, task.name)
             meter.task_done()
@@ -47,25 +47,25 @@ def _make_folder(folder: Path) -> None:
         raise InvalidRequest(f"{folder} is not a folder and cannot become one") from error
 
 
-def _variations(
+def _results(
     client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace, meter: Meter
-) -> list[Variation]:
+) -> list[ImageResult]:
     """Images of one task. Previews are written as they arrive."""
     if options.protocol != STREAMING_PROTOCOL:
-        made: list[Variation] = getattr(client, options.command)(**arguments)
+        made: list[ImageResult] = getattr(client, options.command)(**arguments)
         return made
-    variations: list[Variation] = []
+    results: list[ImageResult] = []
     previews = {"preview_steps": _preview_steps(options), "preview_method": options.preview_method}
     with client.stream(mode=options.command, **previews, **arguments) as stream:
         for event in stream:
-            if isinstance(event, Variation):
-                variations.append(event)
+            if isinstance(event, ImageResult):
+                results.append(event)
                 continue
             meter.show(event)
             if event.preview is not None:
                 name = f"{task.stem}-{event.image}-{event.step}.jpg"
                 event.preview.save(free(options.previews / name, options))
-    return variations
+    return results
 
 
 def _preview_steps(options: argparse.Namespace) -> int | None:

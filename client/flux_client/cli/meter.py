@@ -30,7 +30,7 @@ class Meter:
         self._tasks_done = 0
         self._bar: tqdm[Any] = tqdm(
             total=None if self._by_steps else tasks,
-            unit="step" if self._by_steps else "picture",
+            unit="step" if self._by_steps else "image",
             file=sys.stderr,
             disable=options.quiet or sys.stderr is None or (tasks == 1 and not self._by_steps),
         )

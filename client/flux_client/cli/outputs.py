@@ -34,9 +34,9 @@ class Names:
 
 def free(target: Path, options: argparse.Namespace) -> Path:
     """Return `target`. Raises InvalidRequest: it is one of the input images."""
-    given = (*options.pictures, *options.reference, *(options.image_mask or ()))
+    given = (*options.images, *options.reference, *(options.image_mask or ()))
     # Unlike `Path.resolve`, this raises for no file, not even for links that lead in a circle.
-    if os.path.realpath(target) in {os.path.realpath(picture) for picture in given}:
+    if os.path.realpath(target) in {os.path.realpath(image) for image in given}:
         raise InvalidRequest(f"{target} is one of the input images; choose another folder")
     return target
 

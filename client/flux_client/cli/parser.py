@@ -18,7 +18,7 @@ def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flux-client", description="Call FLUX on Triton.")
     # Of commands that do not have these.
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
-    parser.set_defaults(pictures=[], reference=[], previews=None, edges_out=None, **missing)
+    parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", help="host:port of Triton (default: localhost and the protocol's port)")
     server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="default: %(default)s")
@@ -62,7 +62,7 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
     if takes_prompts(mode):
         command.add_argument("prompts", nargs="+", metavar="TEXT")
     else:
-        command.add_argument("pictures", nargs="+", type=Path, metavar="FILE")
+        command.add_argument("images", nargs="+", type=Path, metavar="FILE")
     command.add_argument(
         "-o", "--out", type=folder, default=Path("out"), metavar="FOLDER", help="Write images there (%(default)s)"
     )

@@ -35,29 +35,27 @@ def plan(options: argparse.Namespace) -> list[GenerationTask]:
 
 def _blended(options: argparse.Namespace) -> Iterator[GenerationTask]:
     if options.blend or options.image_blend:
-        name = ", ".join(map(str, options.pictures))
-        yield GenerationTask(name, "+".join(picture.stem for picture in options.pictures), {"images": options.pictures})
+        name = ", ".join(map(str, options.images))
+        yield GenerationTask(name, "+".join(image.stem for image in options.images), {"images": options.images})
     else:
-        for picture in options.pictures:
-            yield GenerationTask(str(picture), picture.stem, {"images": [picture]})
+        for image in options.images:
+            yield GenerationTask(str(image), image.stem, {"images": [image]})
 
 
 def _changed(options: argparse.Namespace) -> Iterator[GenerationTask]:
-    for picture in options.pictures:
-        yield GenerationTask(str(picture), picture.stem, {"images": [picture, *options.reference]})
+    for image in options.images:
+        yield GenerationTask(str(image), image.stem, {"images": [image, *options.reference]})
 
 
 def _prompted(options: argparse.Namespace) -> Iterator[GenerationTask]:
     for prompt in options.prompts:
         words = re.sub(r"\W+", "-", prompt.lower()).strip("-")
-        yield GenerationTask(" ".join(prompt.split())[:_MAX_SHOWN], words or "picture", {"prompt": prompt})
+        yield GenerationTask(" ".join(prompt.split())[:_MAX_SHOWN], words or "image", {"prompt": prompt})
 
 
 def _controlled(options: argparse.Namespace) -> Iterator[GenerationTask]:
-    for picture in options.pictures:
-        yield GenerationTask(
-            str(picture), picture.stem, {"control_image": picture, "images": options.reference or None}
-        )
+    for image in options.images:
+        yield GenerationTask(str(image), image.stem, {"control_image": image, "images": options.reference or None})
 
 
 def _plan_of(mode: Mode) -> Callable[[argparse.Namespace], Iterator[GenerationTask]]:

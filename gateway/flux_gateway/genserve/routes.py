@@ -12,19 +12,19 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from flux_client import Variation
+from flux_client import ImageResult
 from flux_contract.environment import shown
 from flux_contract.modes import MODES, Mode
 from flux_contract.parameters import CONTROL_IMAGE
 from flux_gateway.generation_service import GenerationService
 from flux_gateway.genserve.schema import CONTROLNET_TYPE, GenerateAnswer, GenerateRequest
+from flux_gateway.images import as_text, size_of
 from flux_gateway.parameter_fields import takes
-from flux_gateway.pictures import as_text, size_of
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 
 NAME = "flux-triton"
-#: `gpu_id` if there is no image, or if its metadata does not name the device.
+#: `gpu_id` if there is not an image, or if its metadata does not name the device.
 UNKNOWN_GPU = "triton"
 #: Of an adapter's file.
 LORA_SUFFIX = ".safetensors"
@@ -40,8 +40,8 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
         asked = await read(request, GenerateRequest)
         wanted = asked.wanted()
         try:
-            (variation,) = await service.made(request, slot, wanted, request_id)
-            outcome = _picture(variation)
+            (result,) = await service.made(request, slot, wanted, request_id)
+            outcome = _image(result)
         except Refusal as refusal:
             # GenServe's clients read `error` of a 200. Errors of the caller and overload keep their status.
             if refusal.status not in (500, 504):
@@ -119,19 +119,19 @@ def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
     ).model_dump()
 
 
-def gpu_of(variation: Variation) -> str:
+def gpu_of(result: ImageResult) -> str:
     """The device in the recipe of the image, such as `cuda:7` or `cpu`."""
-    device = (variation.recipe or {}).get("device")
+    device = (result.recipe or {}).get("device")
     return device if isinstance(device, str) and device else UNKNOWN_GPU
 
 
-def _picture(variation: Variation) -> dict[str, Any]:
-    width, height = size_of(variation.data)
+def _image(result: ImageResult) -> dict[str, Any]:
+    width, height = size_of(result.data)
     return {
         "success": True,
-        "image_base64": as_text(variation.data),
-        "gpu_id": gpu_of(variation),
-        "seed": variation.seed,
+        "image_base64": as_text(result.data),
+        "gpu_id": gpu_of(result),
+        "seed": result.seed,
         "width": width,
         "height": height,
     }

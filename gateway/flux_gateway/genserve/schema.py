@@ -43,7 +43,7 @@ CONTROLNET_TYPE = "canny"
 IMAGE_FIELD = "input_image"
 #: GenServe's range of an adapter's weight, narrower than the contract's.
 LORA_WEIGHTS = Bounds(0, 2)
-#: A black picture of 16x16 pixels, for the description.
+#: A black image of 16x16 pixels, for the description.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
 #: Maximum of a form's text for `loras`.
 _LORAS_CHARACTERS = 16_384

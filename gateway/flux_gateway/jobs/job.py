@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
-from flux_client import Event, Preview, Progress, Variation
+from flux_client import Event, ImageResult, Preview, Progress
 from flux_gateway.refusals import Refusal
 
 Status = Literal["running", "succeeded", "failed", "cancelled"]
@@ -27,7 +27,7 @@ class ImageState:
     step: int = 0
     steps: int = 0
     preview: Preview | None = None
-    variation: Variation | None = None
+    result: ImageResult | None = None
     version: int = 0
 
 
@@ -50,9 +50,9 @@ class GenerationJob:
 
     @property
     def size(self) -> int:
-        """Bytes of its pictures."""
-        pictures = [picture for image in self.images for picture in (image.preview, image.variation) if picture]
-        return sum(len(picture.data) for picture in pictures)
+        """Bytes of its images."""
+        files = [encoded for image in self.images for encoded in (image.preview, image.result) if encoded]
+        return sum(len(encoded.data) for encoded in files)
 
     def leave(self) -> None:
         """One reader of its changes has left."""
@@ -103,8 +103,8 @@ class GenerationJob:
             image.preview = event.preview or image.preview
         else:
             # They come at the end, in their order.
-            image = next(image for image in self.images if image.variation is None)
-            image.variation, image.preview = event, None
+            image = next(image for image in self.images if image.result is None)
+            image.result, image.preview = event, None
             image.step = image.steps
         self._change(image)
 

@@ -10,18 +10,18 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from flux_gateway.admission import Slot
 from flux_gateway.conversions import converted
 from flux_gateway.generation_service import GenerationService, while_there
+from flux_gateway.images import max_encoded_bytes
 from flux_gateway.jobs.job import GenerationJob
 from flux_gateway.jobs.runner import JobRunner
 from flux_gateway.jobs.schema import JobAnswer, JobEnd, JobImage, JobRequest
 from flux_gateway.openai_images.bodies import ErrorAnswer
-from flux_gateway.pictures import max_encoded_bytes
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal, documented
 from flux_gateway.results import ResultStore
 
-#: Bytes of memory that an answer takes for each byte of its pictures: their text, and the JSON of it.
+#: Bytes of memory that an answer takes for each byte of its images: their text, and the JSON of it.
 _ANSWER_COPIES = 4
-#: Bytes of memory that an event takes: the text of a picture of 1024x1024 pixels that cannot be compressed.
+#: Bytes of memory that an event takes: the text of an image of 1024x1024 pixels that cannot be compressed.
 _EVENT_BYTES = 4 * 1024 * 1024
 #: Readers of one job's events: each is told every change in a text of its own.
 _MAX_WATCHERS = 8

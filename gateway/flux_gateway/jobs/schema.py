@@ -6,13 +6,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from flux_client import Preview, Variation
+from flux_client import ImageResult, Preview
 from flux_contract.parameters import NUM_IMAGES, OUTPUT_FORMAT
 from flux_gateway.genserve.schema import GenerateRequest
+from flux_gateway.images import as_text, size_of
 from flux_gateway.jobs.job import GenerationJob, ImageState, Status
 from flux_gateway.openai_images.bodies import ErrorDetails, error_details
 from flux_gateway.parameter_fields import ParameterField, with_fields
-from flux_gateway.pictures import as_text, size_of
 
 _Request = TypeVar("_Request", bound=GenerateRequest)
 
@@ -45,15 +45,15 @@ class JobImage(BaseModel):
 
     @classmethod
     def of(cls, image: ImageState) -> JobImage:
-        variation = image.variation
-        width, height = (None, None) if variation is None else size_of(variation.data)
+        result = image.result
+        width, height = (None, None) if result is None else size_of(result.data)
         return cls(
             index=image.index,
             step=image.step,
             steps=image.steps,
             preview_b64_json=_text_of(image.preview),
-            b64_json=_text_of(variation),
-            seed=None if variation is None else variation.seed,
+            b64_json=_text_of(result),
+            seed=None if result is None else result.seed,
             width=width,
             height=height,
         )
@@ -90,5 +90,5 @@ class JobAnswer(JobEnd):
         )
 
 
-def _text_of(picture: Preview | Variation | None) -> str | None:
-    return None if picture is None else as_text(picture.data)
+def _text_of(image: Preview | ImageResult | None) -> str | None:
+    return None if image is None else as_text(image.data)

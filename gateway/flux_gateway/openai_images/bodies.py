@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flux_client import Preview, Variation
-from flux_gateway import pictures
+from flux_client import ImageResult, Preview
+from flux_gateway import images
 from flux_gateway.refusals import Refusal
 
 
@@ -44,9 +44,9 @@ class ImagesAnswer(BaseModel):
     background: str = "opaque"
 
 
-def size_of(picture: Variation | Preview) -> str:
+def size_of(image: ImageResult | Preview) -> str:
     """As OpenAI's `size`."""
-    width, height = pictures.size_of(picture.data)
+    width, height = images.size_of(image.data)
     return f"{width}x{height}"
 
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from flux_client import Event, Preview, Progress, Variation
+from flux_client import Event, ImageResult, Preview, Progress
+from flux_gateway.images import as_text
 from flux_gateway.openai_images.bodies import error_body, size_of
-from flux_gateway.pictures import as_text
 from flux_gateway.refusals import Refusal
 
 
@@ -27,7 +27,7 @@ async def streamed(
         try:
             event = first
             while True:
-                if isinstance(event, Variation):
+                if isinstance(event, ImageResult):
                     yield _image(f"{name}.completed", event, output_format, {"seed": event.seed})
                 elif event.preview is not None and (index := partials.index(event)) is not None:
                     yield _image(f"{name}.partial_image", event.preview, "jpeg", {"partial_image_index": index})
@@ -53,11 +53,11 @@ class _Partials:
         return told
 
 
-def _image(kind: str, picture: Variation | Preview, output_format: str, more: dict[str, Any]) -> str:
+def _image(kind: str, image: ImageResult | Preview, output_format: str, more: dict[str, Any]) -> str:
     fields = {
         "created_at": int(time.time()),
-        "b64_json": as_text(picture.data),
-        "size": size_of(picture),
+        "b64_json": as_text(image.data),
+        "size": size_of(image),
         "output_format": output_format,
         "quality": "auto",
         "background": "opaque",

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from flux_client import Variation
+from flux_client import ImageResult
 from flux_gateway.conversions import converted
 from flux_gateway.generation_service import GenerationService, while_there
+from flux_gateway.images import as_text, max_encoded_bytes
 from flux_gateway.openai_images.bodies import ErrorAnswer, ImageDatum, ImagesAnswer, size_of
 from flux_gateway.openai_images.events import streamed
 from flux_gateway.openai_images.schema import EditsRequest, GenerationsRequest, ImagesRequest, VariationsRequest
-from flux_gateway.pictures import as_text, max_encoded_bytes
 from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 from flux_gateway.results import Reservation, ResultStore
@@ -57,21 +57,21 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
                 )
             most_bytes = max_encoded_bytes(*service.checked_size(wanted))
             with _reserved(results, slot.caller.name, asked, wanted.count, most_bytes) as rooms:
-                variations = await service.made(request, slot, wanted, request.state.id)
-                urls = [_stored(request, wanted.output_format, *each) for each in zip(variations, rooms, strict=True)]
+                images = await service.made(request, slot, wanted, request.state.id)
+                urls = [_stored(request, wanted.output_format, *each) for each in zip(images, rooms, strict=True)]
 
             def body() -> str:
                 answer = ImagesAnswer(
                     created=int(time.time()),
-                    data=[_datum(*each) for each in zip(variations, urls, strict=True)],
-                    size=size_of(variations[0]),
+                    data=[_datum(*each) for each in zip(images, urls, strict=True)],
+                    size=size_of(images[0]),
                     output_format=wanted.output_format,
                 )
                 return answer.model_dump_json(exclude_none=True)
 
             # URLs are short.
             is_text = asked.response_format == "b64_json"
-            size = sum(len(variation.data) for variation in variations) if is_text else 0
+            size = sum(len(result.data) for result in images) if is_text else 0
             return Response(await converted(size, body), media_type="application/json")
 
         kinds = ["application/json"] if schema is GenerationsRequest else ["multipart/form-data", "application/json"]
@@ -128,17 +128,17 @@ def _reserved(
                 room.release()
 
 
-def _stored(request: Request, output_format: str, variation: Variation, room: Reservation | None) -> str | None:
+def _stored(request: Request, output_format: str, result: ImageResult, room: Reservation | None) -> str | None:
     """Store an image that is answered by its URL, and return the URL. room: None for an image in base64."""
     if room is None:
         return None
     name = secrets.token_urlsafe(24)
-    room.publish(name, StoredImage(variation.data, f"image/{output_format}"))
-    room.keep(len(variation.data))
+    room.publish(name, StoredImage(result.data, f"image/{output_format}"))
+    room.keep(len(result.data))
     return str(request.url_for("file", name=name))
 
 
-def _datum(variation: Variation, url: str | None) -> ImageDatum:
+def _datum(result: ImageResult, url: str | None) -> ImageDatum:
     if url is None:
-        return ImageDatum(b64_json=as_text(variation.data), seed=variation.seed)
-    return ImageDatum(url=url, seed=variation.seed)
+        return ImageDatum(b64_json=as_text(result.data), seed=result.seed)
+    return ImageDatum(url=url, seed=result.seed)

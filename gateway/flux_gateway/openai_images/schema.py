@@ -110,8 +110,8 @@ class ImagesOfImagesRequest(ImagesRequest):
     def all_images(self) -> list[bytes]:
         """Raises Refusal: 422, none or too many."""
         found = [*self.image, *self.images]
-        if not 1 <= len(found) <= limits.MAX_PICTURES:
-            raise Refusal(422, f"image: {len(found)} images, expected 1..{limits.MAX_PICTURES}", "image")
+        if not 1 <= len(found) <= limits.MAX_INPUT_IMAGES:
+            raise Refusal(422, f"image: {len(found)} images, expected 1..{limits.MAX_INPUT_IMAGES}", "image")
         return found
 
 

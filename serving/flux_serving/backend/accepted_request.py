@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class AcceptedRequest:
-    """Collects the pictures of the request and answers it once, with all of them or with the first error."""
+    """Collects the images of the request and answers it once, with all of them or with the first error."""
 
     def __init__(self, reply: Reply, report: ProgressReport) -> None:
         self.report = report
         self._reply = reply
         self._told: dict[Tensor, Array] = {}
-        self._pictures: list[GeneratedImage | None] = []
+        self._images: list[GeneratedImage | None] = []
         self._open = True
         self._lock = threading.Lock()
 
@@ -38,9 +38,9 @@ class AcceptedRequest:
         return self._reply.timeout_us
 
     def expect(self, seeds: Sequence[int], recipes: Sequence[str]) -> None:
-        """From now on as many pictures. recipes: of each, as JSON."""
+        """From now on as many images. recipes: of each, as JSON."""
         self._told = {OUTPUT_SEED: OUTPUT_SEED.array(seeds), RECIPE: RECIPE.array(recipes)}
-        self._pictures = [None] * len(seeds)
+        self._images = [None] * len(seeds)
 
     def wants(self, output: Tensor) -> bool:
         return output.name in self._reply.wanted
@@ -50,7 +50,7 @@ class AcceptedRequest:
         return self._open and self._reply.is_awaited() and self.report.is_heard()
 
     def taker(self, index: int) -> Callable[[GeneratedImage | FluxError], None]:
-        """What takes the outcome of this picture. It does not raise."""
+        """What takes the outcome of this image. It does not raise."""
 
         def take(outcome: GeneratedImage | FluxError) -> None:
             try:
@@ -80,18 +80,18 @@ class AcceptedRequest:
             self.fail(outcome)
             return
         with self._lock:
-            self._pictures[index] = outcome
-            pictures = [picture for picture in self._pictures if picture is not None]
-        if len(pictures) == len(self._pictures):
-            outputs = self._told | self._outputs(pictures)
+            self._images[index] = outcome
+            images = [image for image in self._images if image is not None]
+        if len(images) == len(self._images):
+            outputs = self._told | self._outputs(images)
             self._end(lambda: self._reply.answer(outputs))
 
-    def _outputs(self, pictures: Sequence[GeneratedImage]) -> dict[Tensor, Array]:
+    def _outputs(self, images: Sequence[GeneratedImage]) -> dict[Tensor, Array]:
         outputs = {}
         if self.wants(LATENTS):
-            outputs[LATENTS] = np.stack([picture.latents for picture in pictures])
+            outputs[LATENTS] = np.stack([image.latents for image in images])
         if self.wants(PIXELS):
-            outputs[PIXELS] = np.stack([picture.rgb for picture in pictures if picture.rgb is not None])
+            outputs[PIXELS] = np.stack([image.rgb for image in images if image.rgb is not None])
         return outputs
 
     def _end(self, send: Callable[[], None], error: BaseException | None = None) -> None:

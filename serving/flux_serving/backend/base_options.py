@@ -31,7 +31,7 @@ from flux_serving.backend.option_values import read_declared, read_format, read_
 from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.context import Context
 from flux_serving.conditioning.span import ALWAYS, Span
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_size import Sides
 from flux_serving.sampling.preview import PreviewOptions
 from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters

@@ -16,9 +16,9 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.option_values import read_declared, read_format, read_sized_image, read_text
 from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.images.edges import EdgeOptions, draw_edges
-from flux_serving.images.picture_decoding import Decode
-from flux_serving.images.picture_encoding import as_png
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_decoding import Decode
+from flux_serving.images.image_encoding import as_png
+from flux_serving.images.image_size import Sides
 from flux_serving.settings import Checkpoints
 
 
@@ -35,7 +35,7 @@ class CannyEdgesModel(QueuedModelBase[CannyOptions, bytes]):
     max_together = 8
 
     def load(self, instance: Instance) -> None:
-        self._sides = Sides(*Checkpoints.from_environment(os.environ).picture_sides())
+        self._sides = Sides(*Checkpoints.from_environment(os.environ).image_sides())
 
     def parse(self, values: Mapping[str, Array]) -> CannyOptions:
         declared = read_declared(values, EdgeOptions)

@@ -10,7 +10,7 @@ from flux_contract import parameters
 from flux_contract.tensors import Array
 from flux_serving.backend.option_values import read_declared, read_declared_each, read_spans, read_text
 from flux_serving.conditioning.condition import ConditionOptions
-from flux_serving.conditioning.picture_control import PictureControl
+from flux_serving.conditioning.image_control import ImageControl
 from flux_serving.conditioning.prompt_encoding import check_prompt
 from flux_serving.conditioning.showing import ConditionImage
 
@@ -31,7 +31,7 @@ def read_condition_options(values: Mapping[str, Array], prior: FluxPriorReduxPip
         prompt = None
     check_prompt(prior, parameters.PROMPT, prompt)
     check_prompt(prior, parameters.NEGATIVE_PROMPT, negative_prompt)
-    controls = read_picture_controls(values, len(encoded))
+    controls = read_image_controls(values, len(encoded))
     (prompt_span,) = read_spans(values, parameters.PROMPT_START, parameters.PROMPT_END, 1)
     masks = parameters.IMAGE_MASK.values_in(values, len(encoded))
     return ConditionOptions(
@@ -43,8 +43,8 @@ def read_condition_options(values: Mapping[str, Array], prior: FluxPriorReduxPip
     )
 
 
-def read_picture_controls(values: Mapping[str, Array], count: int) -> list[PictureControl]:
+def read_image_controls(values: Mapping[str, Array], count: int) -> list[ImageControl]:
     """count: of images. Raises InvalidRequest: a tensor has another number of values, or a span ends too early."""
     spans = read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, count)
-    declared = read_declared_each(values, PictureControl, count)
-    return [PictureControl(span=span, **of_one) for span, of_one in zip(spans, declared, strict=True)]
+    declared = read_declared_each(values, ImageControl, count)
+    return [ImageControl(span=span, **of_one) for span, of_one in zip(spans, declared, strict=True)]

@@ -1,4 +1,4 @@
-"""`flux_base`: weighted context tokens to pictures.
+"""`flux_base`: weighted context tokens to images.
 
 `execute` parses the request once into `BaseOptions` and submits jobs to the engine; the engine's thread answers through
 the request's response sender. Every request gets exactly one answer.
@@ -31,7 +31,7 @@ from flux_serving.backend.reply import Reply, TritonReply, is_streamed, refuse_s
 from flux_serving.backend.server_folder import ServerFolder
 from flux_serving.backend.wire import read_inputs, refuse
 from flux_serving.backend.work_sharing import WorkSharing
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_size import Sides
 from flux_serving.network.weights import choose_dtype, load_base, open_device
 from flux_serving.sampling.denoising import Denoising
 from flux_serving.sampling.preview import Previewer
@@ -43,7 +43,7 @@ from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
 
 #: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
-#: a thousand tokens (docs/performance.md); on an H100, at four pictures of 512 x 512 pixels (docs/gpu.md).
+#: a thousand tokens (docs/performance.md); on an H100, at four images of 512 x 512 pixels (docs/gpu.md).
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 #: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
 TOKENS_OF_ONE = DEFAULT_LIMITS.max_tokens // DEFAULT_LIMITS.max_jobs
@@ -233,5 +233,5 @@ class FluxBaseModel:
 def _unchanged(image: UnchangedImage, accepted: AcceptedRequest) -> GeneratedImage:
     """Raises InvalidRequest: its latents are requested, but it is not encoded."""
     if accepted.wants(LATENTS) and image.latents.size == 1:
-        raise InvalidRequest(f"{LATENTS.name} are wanted, but a picture that stays as it is, is not encoded")
+        raise InvalidRequest(f"{LATENTS.name} are wanted, but an image that stays as it is, is not encoded")
     return GeneratedImage(image.latents, image.pixels)

@@ -23,7 +23,7 @@ from flux_serving.conditioning.framing import Patches, View
 from flux_serving.conditioning.prompt_encoding import as_context, encode_prompt
 from flux_serving.conditioning.redux_prior import encode_squares, preprocess
 from flux_serving.conditioning.showing import show
-from flux_serving.images.picture_decoding import Decode
+from flux_serving.images.image_decoding import Decode
 from flux_serving.network.weights import choose_dtype, load_prior, open_device
 from flux_serving.settings import Checkpoints
 
@@ -59,7 +59,7 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
         patches = Patches.of_vision(vision.image_size, vision.patch_size)
         views = show(options.images, patches, decode)
         check_size(options.images, views, patches.side**2)
-        squares = preprocess(self._prior, [view.picture for own in views for view in own])
+        squares = preprocess(self._prior, [view.image for own in views for view in own])
         return _Framed(options, [[view.without_pixels() for view in own] for own in views], squares)
 
     def finish(self, batch: Sequence[tuple[PendingRequest[ConditionOptions], _Framed]]) -> None:

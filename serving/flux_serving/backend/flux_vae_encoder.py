@@ -16,8 +16,8 @@ from flux_serving.backend.instance import Instance
 from flux_serving.backend.option_values import read_sized_image
 from flux_serving.backend.request_queue import QueuedModelBase
 from flux_serving.backend.sampling_options import read_change
-from flux_serving.images.picture_decoding import Decode, decode_named
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_decoding import Decode, decode_named
+from flux_serving.images.image_size import Sides
 from flux_serving.images.resizing import SizedImage, resized
 from flux_serving.network.latent_encoding import encode_pixels
 from flux_serving.network.weights import choose_dtype, load_vae_encoder, open_device
@@ -46,15 +46,15 @@ class FluxVaeEncoderModel(QueuedModelBase[SourceOptions, _Source]):
         device = open_device(instance.device)
         dtype = choose_dtype(instance.settings.dtype, device)
         checkpoints = Checkpoints.from_environment(os.environ)
-        self._sides = Sides(*checkpoints.picture_sides())
+        self._sides = Sides(*checkpoints.image_sides())
         self._vae = load_vae_encoder(checkpoints, device, dtype)
 
     def parse(self, values: Mapping[str, Array]) -> SourceOptions:
         return SourceOptions(read_sized_image(values, IMAGE, self._sides), is_unchanged=0 in read_change(values))
 
     def prepare(self, options: SourceOptions, decode: Decode) -> _Source:
-        picture = decode_named(decode, IMAGE, 0, options.image.encoded)
-        return _Source(np.asarray(resized(picture, options.image.placement(picture))), options.is_unchanged)
+        decoded = decode_named(decode, IMAGE, 0, options.image.encoded)
+        return _Source(np.asarray(resized(decoded, options.image.placement(decoded))), options.is_unchanged)
 
     def outputs(self, prepared: _Source) -> dict[Tensor, Array]:
         latents, pixels = np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.uint8)

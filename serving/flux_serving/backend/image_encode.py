@@ -11,8 +11,8 @@ from flux_contract.models import IMAGE_ENCODE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.option_values import read_format
 from flux_serving.backend.request_queue import QueuedModelBase
-from flux_serving.images.picture_decoding import Decode
-from flux_serving.images.picture_encoding import OutputFormat, encode_picture
+from flux_serving.images.image_decoding import Decode
+from flux_serving.images.image_encoding import OutputFormat, encode_image
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class ImageEncodeModel(QueuedModelBase[EncodeOptions, Sequence[bytes]]):
         if RECIPE.name in values:
             recipes = [item.decode(errors="replace") for item in values[RECIPE.name]]
         if len(recipes) != len(pixels):
-            raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} pictures")
+            raise InvalidRequest(f"{RECIPE.name} has {len(recipes)} values for {len(pixels)} images")
         return EncodeOptions(pixels, recipes, read_format(values))
 
     def prepare(self, options: EncodeOptions, decode: Decode) -> list[bytes]:
         return [
-            encode_picture(rgb, recipe, options.output_format)
+            encode_image(rgb, recipe, options.output_format)
             for rgb, recipe in zip(options.pixels, options.recipes, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""Lanes of a request queue: by how long their pictures take to decode, so that short work overtakes long work."""
+"""Lanes of a request queue: by how long their images take to decode, so that short work overtakes long work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flux_serving.backend.pending_request import PendingRequest
 class LaneLimits:
     """Of a lane. A request that needs more goes to the next one.
 
-    max_work: pixels of each picture, times `PictureFile.work_factor`. cpu_s: of decoding all pictures of a request.
+    max_work: pixels of each image, times `EncodedImage.work_factor`. cpu_s: of decoding all images of a request.
     max_pending: requests that may wait or be in work; more are refused.
     """
 
@@ -32,9 +32,9 @@ MAX_LARGE_PENDING = 8
 
 
 def make_lanes(workers: int, decode_s: float) -> tuple[Lane, ...]:
-    """From small to large. One thread for large pictures bounds the memory that decoding takes.
+    """From small to large. One thread for large images bounds the memory that decoding takes.
 
-    workers: threads of each of the others. decode_s: CPU seconds of a request's large pictures.
+    workers: threads of each of the others. decode_s: CPU seconds of a request's large images.
     """
     large = LaneLimits(math.inf, decode_s, MAX_LARGE_PENDING)
     return Lane("small", SMALL, workers), Lane("medium", MEDIUM, workers), Lane("large", large, 1)
@@ -56,9 +56,7 @@ class Lane:
         with self._lock:
             count = sum(other.is_open for other in self._requests)
             if count >= self.bounds.max_pending:
-                raise Overloaded(
-                    f"no room for one more request with {self._name} pictures: {count} wait or are in work"
-                )
+                raise Overloaded(f"no room for one more request with {self._name} images: {count} wait or are in work")
             self._requests.add(pending)
 
     def leave(self, pending: PendingRequest[Any]) -> None:

@@ -123,7 +123,7 @@ class EngineMetrics(Observer):
 
         self._due.put(publish)
 
-    def decoded(self, pictures: int, decode_s: float) -> None:
+    def decoded(self, images: int, decode_s: float) -> None:
         self._due.put(lambda: self._decode_s.observe(decode_s))
 
     def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:

@@ -14,8 +14,8 @@ from flux_contract.errors import InvalidRequest
 from flux_contract.parameters import HEIGHT, OUTPUT_FORMAT, WIDTH
 from flux_contract.tensors import Array, DType, Tensor
 from flux_serving.conditioning.span import Span
-from flux_serving.images.picture_encoding import OutputFormat, parse_format
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_encoding import OutputFormat, parse_format
+from flux_serving.images.image_size import Sides
 from flux_serving.images.resizing import SizedImage
 
 

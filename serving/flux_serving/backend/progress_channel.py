@@ -2,7 +2,7 @@
 
 `flux_stream` makes the socket and sends its address, a bare random file name, through the ensemble; `flux_base`
 connects to it and writes after every step without ever blocking. When the socket is closed, nobody waits for the
-picture.
+image.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class ProgressReport:
     def _tell(self, image: int, job: Job[Denoising, GeneratedImage]) -> None:
         """After a step, on the engine's thread. A `vae` preview takes as long as a step, so it is made aside.
 
-        After the last step there is no preview: the picture itself follows, and is being made meanwhile.
+        After the last step there is no preview: the image itself follows, and is being made meanwhile.
         """
         assert self._sender is not None
         every = self._preview.every
@@ -91,7 +91,7 @@ class ProgressReport:
             self._run_aside(show)
 
     def _show(self, image: int, job: Job[Denoising, GeneratedImage], latents: Tensor) -> None:
-        """Send progress with a preview of these latents, unless the picture itself follows or nobody listens."""
+        """Send progress with a preview of these latents, unless the image itself follows or nobody listens."""
         assert self._sender is not None
         if job.steps_done >= job.steps or not self._sender.is_heard():
             return
@@ -100,6 +100,6 @@ class ProgressReport:
             rgb = self._previewer.preview(self._preview.method, latents, job.work.grid, MAX_PREVIEW_SIDE)
             preview = PreviewMessage(rgb.shape[0], rgb.shape[1], rgb.tobytes())
         except Exception:
-            log.exception("a preview failed; its picture goes on")
+            log.exception("a preview failed; its image goes on")
         if job.steps_done < job.steps:
             self._sender.send(ProgressMessage(image, job.steps_done, job.steps, preview))

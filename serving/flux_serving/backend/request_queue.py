@@ -27,13 +27,13 @@ from flux_contract.errors import GenerationFailed, InvalidRequest, Overloaded
 from flux_contract.models import Model
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.health import HEALTH
+from flux_serving.backend.image_decoder import Allowance, ImageDecoder
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.lanes import Lane, LaneLimits, make_lanes
 from flux_serving.backend.pending_request import Options, PendingRequest
-from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
 from flux_serving.backend.progress_channel import ProgressFolder
 from flux_serving.backend.wire import refuse
-from flux_serving.images.picture_decoding import Decode, TooMuchWork
+from flux_serving.images.image_decoding import Decode, TooMuchWork
 from flux_serving.settings import ModelSettings
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class RequestQueue(Generic[Options, Prepared]):
         self._model = model
         self._settings = settings
         self._folder = ProgressFolder.of_server(os.environ)
-        self._decoder = PictureDecoder() if model.decodes else None
+        self._decoder = ImageDecoder() if model.decodes else None
         #: Accepted and not answered.
         self._pending: set[PendingRequest[Options]] = set()
         self._pending_bytes = 0
@@ -228,7 +228,7 @@ class RequestQueue(Generic[Options, Prepared]):
         options = pending.open_options()
         allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
 
-        def decode(encoded: bytes, max_pixels: int = limits.MAX_PICTURE_PIXELS, behind: str = "white") -> Image.Image:
+        def decode(encoded: bytes, max_pixels: int = limits.MAX_IMAGE_PIXELS, behind: str = "white") -> Image.Image:
             assert self._decoder is not None
             return self._decoder.decode(encoded, max_pixels, behind, allowance)
 

@@ -11,7 +11,7 @@ from flux_contract.seeds import image_seeds
 from flux_contract.tensors import Array
 from flux_serving.backend.option_values import read_declared, read_size, read_spans
 from flux_serving.conditioning.span import Span
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_size import Sides
 from flux_serving.sampling.sampling_parameters import Lora, SamplingParameters
 
 

@@ -1,4 +1,4 @@
-"""Several pictures as one condition: all of their tokens, or diffusers' weighted sum of them."""
+"""Several images as one condition: all of their tokens, or diffusers' weighted sum of them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from flux_serving.conditioning.context import ContextPart, EncodedPrompt
 
 
 def concatenated(parts: Sequence[ContextPart], strengths: Sequence[float]) -> list[ContextPart]:
-    """Each picture's tokens weigh its strength."""
+    """Each image's tokens weigh its strength."""
     return [replace(part, weights=part.weights * strength) for part, strength in zip(parts, strengths, strict=True)]
 
 
 def summed(
     parts: Sequence[ContextPart], strengths: Sequence[float], text: EncodedPrompt
 ) -> tuple[list[ContextPart], EncodedPrompt]:
-    """diffusers scales each picture's tokens by its strength, and a prompt's by all of them, since each has its own.
+    """diffusers scales each image's tokens by its strength, and a prompt's by all of them, since each has its own.
 
     Source: diffusers, `FluxPriorReduxPipeline.__call__`, with `prompt_embeds_scale` and `pooled_prompt_embeds_scale`.
-    Raises InvalidRequest: the pictures' tokens do not weigh the same at the same times, so they cannot be added.
+    Raises InvalidRequest: the images' tokens do not weigh the same at the same times, so they cannot be added.
     """
     first = parts[0]
     for part in parts[1:]:
         if part.span != first.span or not torch.equal(part.weights, first.weights):
             raise InvalidRequest(
-                f"{IMAGE_BLEND.name}='sum' needs pictures of the same number of tokens, with the same weights at the "
+                f"{IMAGE_BLEND.name}='sum' needs images of the same number of tokens, with the same weights at the "
                 "same steps: the same detail, fit, mask, start and end"
             )
     tokens = torch.stack([part.tokens * strength for part, strength in zip(parts, strengths, strict=True)]).sum(0)

@@ -16,7 +16,7 @@ from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import Context, EncodedPrompt, assemble
 from flux_serving.conditioning.detail import pooled_count
 from flux_serving.conditioning.framing import View
-from flux_serving.conditioning.picture_control import picture_part
+from flux_serving.conditioning.image_control import image_part
 from flux_serving.conditioning.prompt_encoding import text_parts
 from flux_serving.conditioning.showing import ConditionImage
 from flux_serving.conditioning.span import Span
@@ -57,16 +57,16 @@ def compose(
     Raises InvalidRequest: the images cannot be summed, or at some step no token is left.
     """
     rest: Iterator[Tensor] = iter(tokens)
-    pictures = [
-        picture_part(own, list(islice(rest, len(own))), image.control)
+    image_parts = [
+        image_part(own, list(islice(rest, len(own))), image.control)
         for image, own in zip(options.images, views, strict=True)
     ]
     strengths = [image.control.strength for image in options.images]
-    if options.blend == "sum" and pictures:
-        pictures, text = summed(pictures, strengths, text)
+    if options.blend == "sum" and image_parts:
+        image_parts, text = summed(image_parts, strengths, text)
     else:
-        pictures = concatenated(pictures, strengths)
-    parts = [*text_parts(text, options.prompt_span, options.prompt_strength), *pictures]
+        image_parts = concatenated(image_parts, strengths)
+    parts = [*text_parts(text, options.prompt_span, options.prompt_strength), *image_parts]
     there = [part.span for part in parts if bool((part.weights > 0).any())]
     for start in {0.0, *(span.end for span in there)} - {1.0}:
         if not any(span.start <= start < span.end for span in there):

@@ -1,7 +1,7 @@
 """Context tokens with weights: what the prior hands to the transformer.
 
 A token of weight w acts as w equal tokens would: attention adds log(w) to its logit. So the 512 equal zero tokens that
-diffusers feeds for "no prompt" are one token of weight 512, a picture's strength is the weight of its tokens, and a
+diffusers feeds for "no prompt" are one token of weight 512, an image's strength is the weight of its tokens, and a
 token of weight 0 is not there.
 """
 
@@ -116,7 +116,7 @@ def no_text(width: int, pooled_width: int, like: Tensor) -> EncodedPrompt:
 
 
 def assemble(parts: Sequence[ContextPart], pooled: Tensor, pooled_span: Span = ALWAYS) -> Context:
-    """All tokens in the order of the parts: text first, then the pictures, as diffusers orders them."""
+    """All tokens in the order of the parts: text first, then the images, as diffusers orders them."""
     tokens, weights = torch.cat([part.tokens for part in parts]), torch.cat([part.weights for part in parts])
     spans = torch.cat([_rows_of(part.span, len(part.tokens)) for part in parts])
     return Context(tokens, weights, pooled, spans, pooled_span)

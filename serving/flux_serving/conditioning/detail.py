@@ -1,4 +1,4 @@
-"""Less detail: Redux tokens pooled on their grid, so that a picture gives its mood rather than its shapes.
+"""Less detail: Redux tokens pooled on their grid, so that an image gives its mood rather than its shapes.
 
 Source of the idea: ComfyUI_AdvancedRefluxControl (kaibioinfo), whose simple node divides the grid's side by 1 to 5,
 rounded down as here. What a mask or padding covers in part counts in part: a pooled token is the mean of the tokens

@@ -1,4 +1,4 @@
-"""What the vision tower is shown of a picture: squares of it, and how much of each of its patches counts.
+"""What the vision tower is shown of an image: squares of it, and how much of each of its patches counts.
 
 The tower's processor squashes whatever it gets to its own square, so all that is decided here is what it gets. What a
 mask leaves out becomes white, as what is transparent does: the tower looks everywhere, so a weight of 0 alone would not
@@ -42,45 +42,45 @@ class Patches:
 
 @dataclass(frozen=True)
 class View:
-    """picture: RGB. coverage: (patches,) float32, the share of each that counts; None: all of all."""
+    """image: RGB. coverage: (patches,) float32, the share of each that counts; None: all of all."""
 
-    picture: Image.Image
+    image: Image.Image
     coverage: Tensor | None = None
 
     def without_pixels(self) -> View:
         """The same view with an image of one pixel, to free the memory of the image."""
-        return replace(self, picture=Image.new("RGB", (1, 1)))
+        return replace(self, image=Image.new("RGB", (1, 1)))
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """picture: RGB. cover: mode L of the same size, 255 where the picture counts; None: everywhere."""
+    """image: RGB. cover: mode L of the same size, 255 where the image counts; None: everywhere."""
 
-    picture: Image.Image
+    image: Image.Image
     cover: Image.Image | None = None
 
     def crop(self, box: tuple[int, int, int, int]) -> _Cut:
-        return _Cut(self.picture.crop(box), self.cover and self.cover.crop(box))
+        return _Cut(self.image.crop(box), self.cover and self.cover.crop(box))
 
 
 def views(
-    picture: Image.Image, fit: str, patches: Patches, mask: Image.Image | None = None, is_cropped: bool = False
+    image: Image.Image, fit: str, patches: Patches, mask: Image.Image | None = None, is_cropped: bool = False
 ) -> list[View]:
     """One view, or as many as `tiles` needs.
 
-    picture: RGB. fit: one of the contract's FITS. mask: mode L of the same size. is_cropped: to the box around what the
-    mask leaves. Raises InvalidRequest: the mask is of another size, nothing is left of the picture, or it is too long.
+    image: RGB. fit: one of the contract's FITS. mask: mode L of the same size. is_cropped: to the box around what the
+    mask leaves. Raises InvalidRequest: the mask is of another size, nothing is left of the image, or it is too long.
     """
-    cut = _Cut(picture) if mask is None else _masked(picture, mask, is_cropped)
+    cut = _Cut(image) if mask is None else _masked(image, mask, is_cropped)
     cuts = {"stretch": _stretched, "cover": _covering, "contain": _contained, "tiles": _tiled}[fit](cut)
     shown = [_view(cut, patches) for cut in cuts]
     if not any(view.coverage is None or bool(view.coverage.any()) for view in shown):
-        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the picture")
+        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the image")
     return shown
 
 
 def _view(cut: _Cut, patches: Patches) -> View:
-    return View(cut.picture, None if cut.cover is None else coverage(np.asarray(cut.cover), patches))
+    return View(cut.image, None if cut.cover is None else coverage(np.asarray(cut.cover), patches))
 
 
 def coverage(cover: Array, patches: Patches) -> Tensor:
@@ -99,18 +99,18 @@ def _means(rows: Array, patches: Patches) -> Array:
     return means
 
 
-def _masked(picture: Image.Image, mask: Image.Image, is_cropped: bool) -> _Cut:
-    if mask.size != picture.size:
+def _masked(image: Image.Image, mask: Image.Image, is_cropped: bool) -> _Cut:
+    if mask.size != image.size:
         raise InvalidRequest(
-            f"{IMAGE_MASK.name} has {mask.width}x{mask.height} pixels for a picture of "
-            f"{picture.width}x{picture.height}, expected the same"
+            f"{IMAGE_MASK.name} has {mask.width}x{mask.height} pixels for an image of "
+            f"{image.width}x{image.height}, expected the same"
         )
     box = mask.getbbox()
     if box is None:
-        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the picture")
+        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the image")
     if mask.getextrema() == (_ALL, _ALL):
-        return _Cut(picture)
-    cut = _Cut(Image.composite(picture, Image.new("RGB", picture.size, "white"), mask), mask)
+        return _Cut(image)
+    cut = _Cut(Image.composite(image, Image.new("RGB", image.size, "white"), mask), mask)
     return cut.crop(box) if is_cropped else cut
 
 
@@ -120,36 +120,36 @@ def _stretched(cut: _Cut) -> list[_Cut]:
 
 def _covering(cut: _Cut) -> list[_Cut]:
     """The largest square, in the middle."""
-    side = min(cut.picture.size)
-    left, top = (cut.picture.width - side) // 2, (cut.picture.height - side) // 2
+    side = min(cut.image.size)
+    left, top = (cut.image.width - side) // 2, (cut.image.height - side) // 2
     return [cut.crop((left, top, left + side, top + side))]
 
 
 def _contained(cut: _Cut) -> list[_Cut]:
     """All of it, in the middle of a square."""
-    picture = cut.picture
-    if picture.width == picture.height:
+    image = cut.image
+    if image.width == image.height:
         return [cut]
-    cover = cut.cover or Image.new("L", picture.size, _ALL)
-    return [_Cut(_padded(picture, "white"), _padded(cover, "black"))]
+    cover = cut.cover or Image.new("L", image.size, _ALL)
+    return [_Cut(_padded(image, "white"), _padded(cover, "black"))]
 
 
-def _padded(picture: Image.Image, colour: str) -> Image.Image:
-    side = min(max(picture.size), _MAX_PADDED)
-    width, height = (max(1, round(length * side / max(picture.size))) for length in picture.size)
-    square = Image.new(picture.mode, (side, side), colour)
-    square.paste(picture.resize((width, height)), ((side - width) // 2, (side - height) // 2))
+def _padded(image: Image.Image, colour: str) -> Image.Image:
+    side = min(max(image.size), _MAX_PADDED)
+    width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
+    square = Image.new(image.mode, (side, side), colour)
+    square.paste(image.resize((width, height)), ((side - width) // 2, (side - height) // 2))
     return square
 
 
 def _tiled(cut: _Cut) -> list[_Cut]:
     """Squares of the shorter side, evenly along the longer one: as few as cover it."""
-    width, height = cut.picture.size
+    width, height = cut.image.size
     short, long = sorted((width, height))
     count = -(-long // short)
     if count > MAX_TILES:
         raise InvalidRequest(
-            f"{IMAGE_FIT.name}='tiles' takes {count} tiles for a picture of {width}x{height}, at most {MAX_TILES}"
+            f"{IMAGE_FIT.name}='tiles' takes {count} tiles for an image of {width}x{height}, at most {MAX_TILES}"
         )
     starts = [round(i * (long - short) / max(1, count - 1)) for i in range(count)]
     boxes = [(s, 0, s + short, short) if width > height else (0, s, short, s + short) for s in starts]

@@ -1,4 +1,4 @@
-"""Pictures to Redux tokens, many pictures in one batch."""
+"""Images to Redux tokens, many images in one batch."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from torch import Tensor
 
 from flux_serving.network.cpu_threads import cpu_threads
 
-#: Pictures that go through SigLIP at once; more are encoded in several goes, to bound memory.
+#: Images that go through SigLIP at once; more are encoded in several goes, to bound memory.
 MAX_BATCH = 16
 #: Image tokens from which on more than one thread of a CPU is worth it.
 MANY_THREADS_FROM_TOKENS = 1024
 
 
 @torch.inference_mode()
-def encode_pictures(prior: FluxPriorReduxPipeline, pictures: Sequence[Image.Image]) -> list[Tensor]:
+def encode_images(prior: FluxPriorReduxPipeline, images: Sequence[Image.Image]) -> list[Tensor]:
     """`preprocess`, then `encode_squares`."""
-    return encode_squares(prior, preprocess(prior, pictures))
+    return encode_squares(prior, preprocess(prior, images))
 
 
 @torch.inference_mode()
-def preprocess(prior: FluxPriorReduxPipeline, pictures: Sequence[Image.Image]) -> Tensor:
-    """pictures: RGB, of any size; SigLIP sees each squashed to its own square.
+def preprocess(prior: FluxPriorReduxPipeline, images: Sequence[Image.Image]) -> Tensor:
+    """images: RGB, of any size; SigLIP sees each squashed to its own square.
 
-    Returns (pictures, 3, side, side) float32 on the CPU.
+    Returns (images, 3, side, side) float32 on the CPU.
     Source: diffusers, `FluxPriorReduxPipeline.encode_image`.
     """
     side = prior.image_encoder.config.image_size
-    squares = torch.empty(len(pictures), 3, side, side)
+    squares = torch.empty(len(images), 3, side, side)
     with cpu_threads(squares.device, is_small=True):
-        for square, picture in zip(squares, pictures, strict=True):
+        for square, image in zip(squares, images, strict=True):
             made = prior.feature_extractor.preprocess(
-                images=picture, do_resize=True, return_tensors="pt", do_convert_rgb=True
+                images=image, do_resize=True, return_tensors="pt", do_convert_rgb=True
             )
             square.copy_(made["pixel_values"][0])
     return squares
@@ -46,7 +46,7 @@ def encode_squares(prior: FluxPriorReduxPipeline, squares: Tensor) -> list[Tenso
     """SigLIP, then the Redux embedder. squares: as `preprocess` makes them, of any number.
 
     Returns one (tokens, context width) for each, in the prior's dtype.
-    Source: diffusers, `FluxPriorReduxPipeline.__call__`, which sums its pictures and so can't batch requests.
+    Source: diffusers, `FluxPriorReduxPipeline.__call__`, which sums its images and so can't batch requests.
     """
     device, dtype = prior.image_encoder.device, prior.image_encoder.dtype
     vision = prior.image_encoder.config

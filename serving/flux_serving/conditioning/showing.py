@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from flux_contract.errors import InvalidRequest
-from flux_contract.limits import MAX_PICTURE_PIXELS
+from flux_contract.limits import MAX_IMAGE_PIXELS
 from flux_contract.parameters import IMAGE, IMAGE_MASK
 from flux_serving.conditioning.framing import Patches, View, views
-from flux_serving.conditioning.picture_control import PictureControl
-from flux_serving.images.picture_decoding import Decode, decode_named
+from flux_serving.conditioning.image_control import ImageControl
+from flux_serving.images.image_decoding import Decode, decode_named
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ConditionImage:
 
     encoded: bytes
     mask: bytes | None
-    control: PictureControl
+    control: ImageControl
 
 
 def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> list[list[View]]:
@@ -31,11 +31,11 @@ def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> 
     image.
     """
     shown: list[list[View]] = []
-    pixels_left = MAX_PICTURE_PIXELS
+    pixels_left = MAX_IMAGE_PIXELS
     mask: Image.Image | None = None
     for index, image in enumerate(images):
-        picture = decode_named(decode, IMAGE, index, image.encoded, pixels_left)
-        size = picture.width * picture.height
+        decoded = decode_named(decode, IMAGE, index, image.encoded, pixels_left)
+        size = decoded.width * decoded.height
         pixels_left -= size
         if not image.mask:
             mask = None
@@ -43,7 +43,7 @@ def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> 
             # Transparent pixels count as black.
             mask = decode_named(decode, IMAGE_MASK, index, image.mask, size, behind="black").convert("L")
         try:
-            shown.append(views(picture, image.control.fit, patches, mask, image.control.is_cropped))
+            shown.append(views(decoded, image.control.fit, patches, mask, image.control.is_cropped))
         except InvalidRequest as error:
             raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
     return shown

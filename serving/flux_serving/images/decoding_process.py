@@ -1,7 +1,7 @@
-"""The process that decodes pictures for a model, one at a time, so that a decode can be stopped and may even crash.
+"""The process that decodes images for a model, one at a time, so that a decode can be stopped and may even crash.
 
 Messages in both directions are bytes and JSON: what decodes a stranger's files is not trusted with pickles.
-A request is a JSON object with the keywords of `decode_picture`, then the file. The answer is a JSON object with one
+A request is a JSON object with the keywords of `decode_image`, then the file. The answer is a JSON object with one
 key, and with `size` (width and height) the RGB pixels, row by row.
 """
 
@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from flux_contract.errors import InvalidRequest
-from flux_serving.images.picture_decoding import TooMuchWork, decode_picture
+from flux_serving.images.image_decoding import TooMuchWork, decode_image
 
 #: The first message of the process.
 READY = b"ready"
-#: Bytes of address space: several times what the largest picture takes.
+#: Bytes of address space: several times what the largest image takes.
 MAX_MEMORY_BYTES = 6 * 2**30
 #: Seconds between two looks at whether the model's process still lives.
 _PARENT_CHECK_S = 1.0
@@ -42,14 +42,14 @@ def main(descriptor: int) -> None:
 
 def _answer(connection: Connection, encoded: bytes, options: dict[str, object]) -> None:
     try:
-        picture = decode_picture(encoded, **options)  # type: ignore[arg-type]
-        pixels = picture.tobytes()
+        image = decode_image(encoded, **options)  # type: ignore[arg-type]
+        pixels = image.tobytes()
     except TooMuchWork:
         _send(connection, {"too_much_work": True})
     except (InvalidRequest, MemoryError) as error:
-        _send(connection, {"refused": str(error) or "picture takes too much memory to decode"})
+        _send(connection, {"refused": str(error) or "image takes too much memory to decode"})
     else:
-        _send(connection, {"size": picture.size})
+        _send(connection, {"size": image.size})
         connection.send_bytes(pixels)
 
 

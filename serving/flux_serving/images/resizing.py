@@ -1,4 +1,4 @@
-"""A picture of any shape to one of the size asked for, by the contract's SIZE_FITS. Nothing is squashed unasked."""
+"""An image of any shape to one of the size asked for, by the contract's SIZE_FITS. Nothing is squashed unasked."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class SizedImage:
     width: int
     fit: Annotated[str, FIT]
 
-    def placement(self, picture: Image.Image) -> Placement:
-        """picture: the decoded file."""
-        return placement(*picture.size, self.width, self.height, self.fit)
+    def placement(self, image: Image.Image) -> Placement:
+        """image: the decoded file."""
+        return placement(*image.size, self.width, self.height, self.fit)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What becomes of a picture: this box of it, (left, top, right, bottom), at this size, at this place of the canvas.
+    """What becomes of an image: this box of it, (left, top, right, bottom), at this size, at this place of the canvas.
 
     size, place, canvas: (width, height) and (left, top), pixels.
     """
@@ -54,22 +54,22 @@ def placement(width: int, height: int, wanted_width: int, wanted_height: int, fi
 
 
 def resized(
-    picture: Image.Image,
+    image: Image.Image,
     placed: Placement,
     around: str = "white",
     change: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
-    """picture: RGB. around: the colour of what it leaves free. change: what is done at the new size, before that.
+    """image: RGB. around: the colour of what it leaves free. change: what is done at the new size, before that.
 
     Source of the filter: diffusers, `VaeImageProcessor`, which resizes by Lanczos.
     """
-    is_whole = placed.box == (0, 0, *picture.size)
-    if not (is_whole and picture.size == placed.size):
-        picture = picture.resize(placed.size, Image.Resampling.LANCZOS, box=placed.box)
+    is_whole = placed.box == (0, 0, *image.size)
+    if not (is_whole and image.size == placed.size):
+        image = image.resize(placed.size, Image.Resampling.LANCZOS, box=placed.box)
     if change is not None:
-        picture = change(picture)
+        image = change(image)
     if placed.size == placed.canvas:
-        return picture
+        return image
     canvas = Image.new("RGB", placed.canvas, around)
-    canvas.paste(picture, placed.place)
+    canvas.paste(image, placed.place)
     return canvas

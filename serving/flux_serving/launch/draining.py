@@ -6,7 +6,7 @@ import time
 
 from flux_serving.launch.urls import fetch
 
-#: What counts requests that Triton has taken, and pictures of the engine that are not done.
+#: What counts requests that Triton has taken, and images of the engine that are not done.
 _IN_WORK = ("nv_inference_pending_request_count", "flux_jobs_waiting", "flux_jobs_running")
 #: Seconds between two looks; Triton refreshes its own numbers no more often.
 _PAUSE_S = 1.0

@@ -35,7 +35,7 @@ from flux_serving.launch.tracing import trace_arguments
 from flux_serving.launch.urls import fetch, loopback_of
 from flux_serving.settings import Checkpoints
 
-#: Bytes of Triton's response cache, which keeps the context tokens of pictures seen before (12 MB each for FLUX.1).
+#: Bytes of Triton's response cache, which keeps the context tokens of images seen before (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
 #: The models share the cores. An OpenMP thread that spins long while it waits keeps the one that it waits for from
 #: running (on two busy cores a denoising step of 6 ms took 400); one that never spins is woken too late.
@@ -239,7 +239,7 @@ class TritonServer:
                 raise ModelDied(reason)
 
     def drain(self) -> None:
-        """Return when no picture is in the making, or after the exit timeout.
+        """Return when no image is in the making, or after the exit timeout.
 
         A Triton that stops refuses an ensemble's next model, and so loses what is half done; until then it works.
         """

@@ -54,7 +54,7 @@ class ControlNet(TransformerBackbone):
 
     @torch.inference_mode()
     def embed_control(self, latents: Tensor) -> Tensor:
-        """(image tokens, channels) of the control picture to (image tokens, width)."""
+        """(image tokens, channels) of the control image to (image tokens, width)."""
         return self._embed_control(latents)
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 """How many of a CPU's threads a computation takes.
 
 On small tensors threads spend their time waiting for each other, and the models of one server share the cores: the
-demo checkpoint's pictures cost a quarter less of two cores where small computations keep to one.
+demo checkpoint's images cost a quarter less of two cores where small computations keep to one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pixels to latents. Always the mode of what the VAE makes of them: the same picture gives the same latents."""
+"""Pixels to latents. Always the mode of what the VAE makes of them: the same image gives the same latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents: noise from a seed, and the fold between a latent picture and the transformer's tokens."""
+"""Latents: noise from a seed, and the fold between a latent image and the transformer's tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Image tokens of a picture: rows x columns, each covering 2x2 latents."""
+    """Image tokens of an image: rows x columns, each covering 2x2 latents."""
 
     rows: int
     columns: int

@@ -1,8 +1,8 @@
-"""A VAE over a large picture in overlapping tiles with blended seams; memory is that of some tiles and the result.
+"""A VAE over a large image in overlapping tiles with blended seams; memory is that of some tiles and the result.
 
-A VAE normalises over the whole picture, so tiles that each normalised for themselves would differ in colour. Here they
-share statistics, which a first pass takes from patches spread over the picture. This is close, not exact: so it is for
-pictures that are too large for anything else. Source of the idea of shared statistics: Tiled VAE, by pkuliyi2015.
+A VAE normalises over the whole image, so tiles that each normalised for themselves would differ in colour. Here they
+share statistics, which a first pass takes from patches spread over the image. This is close, not exact: so it is for
+images that are too large for anything else. Source of the idea of shared statistics: Tiled VAE, by pkuliyi2015.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 #: Latents of a tile's side, and of the overlap of two: tiles of 1024 pixels that share 256.
 TILE, OVERLAP = 128, 32
-#: Patches along each side of the picture, latents of a patch's side, and of the margin around it that is not counted.
+#: Patches along each side of the image, latents of a patch's side, and of the margin around it that is not counted.
 _PATCHES, _PATCH, _MARGIN = 4, 32, 8
 
 
@@ -30,7 +30,7 @@ def over_tiles(
     cell_out: int,
     tile: int = TILE,
 ) -> Tensor:
-    """run: encodes or decodes (batch, channels, height, width), some part of the picture, with the VAE given to it.
+    """run: encodes or decodes (batch, channels, height, width), some part of the image, with the VAE given to it.
 
     whole: (1, channels, height, width), at least 48 latents a side. cell_in, cell_out: pixels of a latent's side in
     what goes in and comes out. tile: latents of a tile's side. Returns float32.
@@ -118,9 +118,9 @@ def _twin(vae: AutoencoderKL) -> tuple[AutoencoderKL, list[_SharedNorm]]:
 
 
 def _measure(norms: list[_SharedNorm], run: Callable[[Tensor], Tensor], whole: Tensor, cell: int) -> None:
-    """Run patches from all over the picture together, so that each norm sees statistics of all of it.
+    """Run patches from all over the image together, so that each norm sees statistics of all of it.
 
-    A margin around a patch is not counted, because it sees the patch's end as the picture's.
+    A margin around a patch is not counted, because it sees the patch's end as the image's.
     """
     places = [_places(length // cell) for length in whole.shape[-2:]]
     side = (_PATCH + 2 * _MARGIN) * cell
@@ -137,7 +137,7 @@ def _measure(norms: list[_SharedNorm], run: Callable[[Tensor], Tensor], whole: T
 
 
 def _places(length: int) -> list[tuple[int, int]]:
-    """Where each patch begins, in latents, and what of it is counted: at the picture's ends the margin is inside."""
+    """Where each patch begins, in latents, and what of it is counted: at the image's ends the margin is inside."""
     last = length - _PATCH - 2 * _MARGIN
     begins = _spread(length, _PATCH, _PATCHES)
     return [(top := min(max(begin - _MARGIN, 0), last), begin - top) for begin in begins]

@@ -33,7 +33,7 @@ class BaseWeights:
     Cache: device and dtype, because diffusers looks through all parameters each time: 0.4 ms for the demo's.
     """
 
-    #: The checkpoint folder's name, as it stands in a picture's recipe.
+    #: The checkpoint folder's name, as it stands in an image's recipe.
     name: str
     transformer: FluxTransformer2DModel
     vae: AutoencoderKL
@@ -42,7 +42,7 @@ class BaseWeights:
     scheduler_config: dict[str, Any]
     #: Pixels of one latent's side.
     vae_scale_factor: int
-    #: Pixels of one side of the checkpoint's own picture size.
+    #: Pixels of one side of the checkpoint's own image size.
     native_side: int
     #: Denoising steps that the checkpoint is made for.
     default_steps: int
@@ -61,7 +61,7 @@ class BaseWeights:
 
     @property
     def token_side(self) -> int:
-        """Pixels of one image token's side: a side of a picture is a multiple of it."""
+        """Pixels of one image token's side: a side of an image is a multiple of it."""
         return 2 * self.vae_scale_factor
 
 

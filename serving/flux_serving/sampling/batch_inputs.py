@@ -44,13 +44,13 @@ class ControlInputs:
     ) -> None:
         """controls: of which members. owners: the member of each row of the transformer."""
         first = controls[0][1]
-        self._network = first.picture.network
+        self._network = first.image.network
         self._inputs = BatchInputs([control.conditioning for _, control in controls], attention)
-        self._pictures = torch.stack([control.picture.tokens for _, control in controls])
-        self._scales = torch.tensor([control.scale for _, control in controls])[:, None, None].to(self._pictures)
+        self._images = torch.stack([control.image.tokens for _, control in controls])
+        self._scales = torch.tensor([control.scale for _, control in controls])[:, None, None].to(self._images)
         self._members = [member for member, _ in controls]
         place = {member: index for index, member in enumerate(self._members)}
-        device = self._pictures.device
+        device = self._images.device
         self._rows = torch.tensor([row for row, owner in enumerate(owners) if owner in place], device=device)
         self._sources = torch.tensor([place[owner] for owner in owners if owner in place], device=device)
 
@@ -63,7 +63,7 @@ class ControlInputs:
         inputs = self._inputs
         double, single = self._network.residuals(
             latents[self._members],
-            self._pictures,
+            self._images,
             self._scales,
             inputs.context,
             inputs.modulation[:, ahead],

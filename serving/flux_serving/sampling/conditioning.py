@@ -97,7 +97,7 @@ class Conditioning:
         return self._modulation
 
 
-class ControlPicture:
+class ControlImage:
     """An image for a ControlNet to follow. latents: (image tokens, channels), on the CPU.
 
     Cache: the embedded tokens, from `prepare` on.
@@ -132,7 +132,7 @@ class ControlConditioning:
     """The input of a ControlNet, its control image, and the scale of its residuals."""
 
     conditioning: Conditioning
-    picture: ControlPicture
+    image: ControlImage
     scale: float
 
 
@@ -175,4 +175,4 @@ class Steering:
         for conditioning in self._all:
             conditioning.prepare()
         if self.control is not None:
-            self.control.picture.prepare()
+            self.control.image.prepare()

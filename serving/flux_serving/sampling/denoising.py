@@ -1,4 +1,4 @@
-"""One denoising step over a batch of pictures, each at its own step, with its own guidance, seed and context."""
+"""One denoising step over a batch of images, each at its own step, with its own guidance, seed and context."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_AHEAD = 4
 
 @dataclass(eq=False)
 class _Rows:
-    """Pictures that take their steps together. latents, velocity: (rows, image tokens, channels)."""
+    """Images that take their steps together. latents, velocity: (rows, image tokens, channels)."""
 
     latents: Tensor
     velocity: Tensor | None = None
@@ -26,7 +26,7 @@ class _Rows:
 
 
 class Denoising:
-    """A picture in the making: a row of those it last took a step with."""
+    """An image in the making: a row of those it last took a step with."""
 
     def __init__(
         self, latents: Tensor, phases: Sequence[Steering], first_step: int, end_step: int, is_decoded: bool = True
@@ -64,7 +64,7 @@ class Denoising:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that a step of this picture alone computes at most: its rows, padded to the longest."""
+        """Tokens that a step of this image alone computes at most: its rows, padded to the longest."""
         return self.most_rows * max(phase.row_tokens for phase in self._phases)
 
     @property
@@ -83,7 +83,7 @@ class Denoising:
 
     @property
     def estimate(self) -> Tensor:
-        """(image tokens, channels): the picture that the last step was heading for; before any step, the latents."""
+        """(image tokens, channels): the image that the last step was heading for; before any step, the latents."""
         if self._rows.velocity is None:
             return self.latents
         return self.latents - self.steering.condition.sigmas[self.step] * self._rows.velocity[self._row]
@@ -101,9 +101,9 @@ def tokens_of_step(members: Sequence[Denoising]) -> int:
 
 
 class Batch:
-    """Pictures of one grid that take their steps together until one of them leaves, another joins, or a phase ends.
+    """Images of one grid that take their steps together until one of them leaves, another joins, or a phase ends.
 
-    A picture is one row of the transformer, or two with true CFG; those with a ControlNet are rows of that too.
+    An image is one row of the transformer, or two with true CFG; those with a ControlNet are rows of that too.
     Taking a step loops over no rows.
     """
 

@@ -1,4 +1,4 @@
-"""Previews: what an unfinished picture will look like, from its latents, without decoding them.
+"""Previews: what an unfinished image will look like, from its latents, without decoding them.
 
 A preview only reads latents. How it travels to the client is the backend's business.
 """
@@ -18,8 +18,8 @@ from flux_serving.network.decoding import decode_latents
 from flux_serving.network.latents import Grid, unpack_latents
 from flux_serving.network.weights import BaseWeights
 
-#: Synthetic pictures that the colours are fitted to, and pixels of their side.
-_PICTURES, _SIDE = 48, 64
+#: Synthetic images that the colours are fitted to, and pixels of their side.
+_IMAGES, _SIDE = 48, 64
 #: Of the normal equations, relative to the latents' variance: keeps them solvable where channels depend on each other.
 _RIDGE = 1e-4
 
@@ -33,24 +33,24 @@ class PreviewOptions:
 
 
 class Previewer:
-    """Latents to small pictures, by each of the contract's PREVIEW_METHODS.
+    """Latents to small images, by each of the contract's PREVIEW_METHODS.
 
     `latent2rgb` is a linear map from a latent's channels to a colour, fitted to the checkpoint's own VAE, so that it
-    fits every checkpoint: least squares over synthetic pictures drawn from a fixed seed. On pictures that it never saw
+    fits every checkpoint: least squares over synthetic images drawn from a fixed seed. On images that it never saw
     it is 19 of 255 levels off on average, with the demo checkpoint, where one colour for all would be 53 off.
     The idea of such a map: ComfyUI's latent previews.
     """
 
     def __init__(self, base: BaseWeights) -> None:
-        """Encodes the synthetic pictures: half a second for the demo's VAE on two CPU cores."""
+        """Encodes the synthetic images: half a second for the demo's VAE on two CPU cores."""
         self._base = base
         self._methods = {"latent2rgb": self.latent2rgb, "vae": self.vae}
-        pictures = synthetic_pictures(_PICTURES, _SIDE, seed=0)
-        latents = encode(base, pictures)
+        images = synthetic_images(_IMAGES, _SIDE, seed=0)
+        latents = encode(base, images)
         height, width = latents.shape[-2:]
         # (samples, channels), in float64 on the CPU: the same map on every device.
         x = latents.movedim(1, -1).flatten(0, 2).double().cpu()
-        y = adaptive_avg_pool2d(pictures, (height, width)).movedim(1, -1).flatten(0, 2).double()
+        y = adaptive_avg_pool2d(images, (height, width)).movedim(1, -1).flatten(0, 2).double()
         centred = x - x.mean(0)
         covariance = centred.mT @ centred
         covariance += _RIDGE * covariance.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype)
@@ -74,7 +74,7 @@ class Previewer:
         return rgb
 
     def vae(self, packed: Tensor, grid: Grid) -> Array:
-        """The whole picture, (height, width, 3), at the cost of decoding it."""
+        """The whole image, (height, width, 3), at the cost of decoding it."""
         rgb: Array = decode_latents(self._base, packed[None].to(self._base.dtype), grid)[0]
         return rgb
 
@@ -89,7 +89,7 @@ def shrunk(rgb: Array, longest: int) -> Array:
     return small
 
 
-def synthetic_pictures(count: int, side: int, seed: int) -> Tensor:
+def synthetic_images(count: int, side: int, seed: int) -> Tensor:
     """(count, 3, side, side), 0..1: boxes and ellipses, on white or on a ground whose colour changes slowly.
 
     A map that was fitted to patches of noise instead is 28 levels off where that of the shapes is 19.
@@ -101,28 +101,28 @@ def synthetic_pictures(count: int, side: int, seed: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
     def shaded(slope: float) -> Tensor:
-        """A colour and its change over the picture; as often pure as pale."""
+        """A colour and its change over the image; as often pure as pale."""
         colour = ((random(3, 1, 1) - 0.5) * 2 + 0.5).clamp(0, 1)
         across, down = slope * (random(2, 3, 1, 1) - 0.5)
         area: Tensor = (colour + across * columns + down * rows).clamp(0, 1)
         return area
 
-    pictures = []
+    images = []
     for index in range(count):
-        picture = shaded(0.5) if index % 2 else torch.ones(3, side, side)
+        image = shaded(0.5) if index % 2 else torch.ones(3, side, side)
         for shape in range(6):
             centre, radius = random(2), 0.05 + 0.4 * random(2)
             y, x = (rows - centre[0]).abs() / radius[0], (columns - centre[1]).abs() / radius[1]
             inside = torch.maximum(y, x) < 1 if shape % 2 else y**2 + x**2 < 1
-            picture = torch.where(inside, shaded(0.5), picture)
-        pictures.append(picture)
-    return torch.stack(pictures)
+            image = torch.where(inside, shaded(0.5), image)
+        images.append(image)
+    return torch.stack(images)
 
 
 @torch.inference_mode()
-def encode(base: BaseWeights, pictures: Tensor) -> Tensor:
-    """pictures: (batch, 3, height, width), 0..1. Returns VAE-scaled latents, (batch, channels, height/8, width/8)."""
+def encode(base: BaseWeights, images: Tensor) -> Tensor:
+    """images: (batch, 3, height, width), 0..1. Returns VAE-scaled latents, (batch, channels, height/8, width/8)."""
     vae = base.vae
-    encoded: Tensor = vae.encode((2 * pictures - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    encoded: Tensor = vae.encode((2 * images - 1).to(vae.device, vae.dtype)).latent_dist.mode()
     scaled: Tensor = (encoded.float() - vae.config.shift_factor) * vae.config.scaling_factor
     return scaled

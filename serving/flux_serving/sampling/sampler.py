@@ -1,4 +1,4 @@
-"""A request's pictures from noise to pixels: begin, step, result. This is what the engine drives."""
+"""A request's images from noise to pixels: begin, step, result. This is what the engine drives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flux_serving.sampling.starting import noised
 from flux_serving.sampling.steering import steer
 from flux_serving.settings import NO_CONTROLNET
 
-#: Pixels that go through the VAE's decoder at once, if there are several pictures. Small pictures gain from company; a
+#: Pixels that go through the VAE's decoder at once, if there are several images. Small images gain from company; a
 #: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
 MAX_DECODED_PIXELS = 512 * 512
 
@@ -146,7 +146,7 @@ class Sampler:
         return tokens_of_step(batch)
 
     def results(self, works: Sequence[Denoising]) -> list[GeneratedImage]:
-        """The pictures of finished work of one grid; those that are wanted as pixels are decoded together."""
+        """The images of finished work of one grid; those that are wanted as pixels are decoded together."""
         decoded = [work for work in works if work.is_decoded]
         pixels: list[Array] = []
         if decoded:
@@ -162,7 +162,7 @@ class Sampler:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
     def recipes(self, parameters: SamplingParameters) -> list[dict[str, Any]]:
-        """How each picture is made; values that JSON can hold."""
+        """How each image is made; values that JSON can hold."""
         has_guidance = self.base.transformer.config.guidance_embeds
         return [
             {"model": self.base.name, "seed": seed} | parameters.as_recipe(has_guidance) for seed in parameters.seeds

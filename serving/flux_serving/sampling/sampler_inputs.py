@@ -31,7 +31,7 @@ class SamplerInputs:
     """context, negative: float32, on the CPU. negative: None where there is no negative prompt.
 
     initial_latents: (images, image tokens, channels) as they are before the first step; None for noise. source_latents:
-    (image tokens, channels) of the picture to change. control_latents: the same of the picture to follow.
+    (image tokens, channels) of the image to change. control_latents: the same of the image to follow.
     """
 
     context: Context

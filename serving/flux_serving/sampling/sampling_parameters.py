@@ -25,7 +25,7 @@ class SamplingParameters:
     """height, width: pixels. seeds: one for each image wanted.
 
     steps: of the whole schedule, of which those from first_step on, and before end_step, are run. strength,
-    start_sigma: at most one of them, and only where a picture is to be changed.
+    start_sigma: at most one of them, and only where an image is to be changed.
     """
 
     height: int
@@ -44,7 +44,7 @@ class SamplingParameters:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the picture is to come back as it is."""
+        """Whether the image is to come back as it is."""
         return 0 in (self.strength, self.start_sigma)
 
     @property
@@ -68,7 +68,7 @@ class SamplingParameters:
         return schedule, first
 
     def as_recipe(self, has_guidance: bool) -> dict[str, Any]:
-        """For a picture's metadata: what is usual is left out. has_guidance: whether the checkpoint reads it."""
+        """For an image's metadata: what is usual is left out. has_guidance: whether the checkpoint reads it."""
         recipe: dict[str, Any] = {
             "steps": self.steps,
             "guidance": round(self.guidance, 6) if has_guidance else None,

@@ -1,6 +1,6 @@
-"""Where an image-to-image run begins: at which step, with how much noise over the picture.
+"""Where an image-to-image run begins: at which step, with how much noise over the image.
 
-Noise and picture mix by the noise schedule's sigma, not by the strength, and the same strength is another sigma at
+Noise and image mix by the noise schedule's sigma, not by the strength, and the same strength is another sigma at
 another size; a start at a sigma is the same change at all of them.
 """
 
@@ -18,7 +18,7 @@ from flux_serving.sampling.noise_schedule import NoiseSchedule
 def step_of_strength(strength: float, steps: int) -> int:
     """The first step to run, above strength 0, as diffusers counts it.
 
-    Below 1 it is at least the second: at the first one the picture would be noise alone, and without effect, which is
+    Below 1 it is at least the second: at the first one the image would be noise alone, and without effect, which is
     what diffusers gives. Source: diffusers, `FluxImg2ImgPipeline.get_timesteps`.
     Raises InvalidRequest: there is only one step.
     """
@@ -28,7 +28,7 @@ def step_of_strength(strength: float, steps: int) -> int:
     if steps == 1:
         raise InvalidRequest(
             f"{STRENGTH.name}={strength:g} with {NUM_INFERENCE_STEPS.name}=1 begins with nothing but noise; "
-            f"more steps or {START_SIGMA.name} keep something of the picture"
+            f"more steps or {START_SIGMA.name} keep something of the image"
         )
     return 1
 

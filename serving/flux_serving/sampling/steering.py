@@ -1,4 +1,4 @@
-"""A request's phases: from when to when the same things steer its pictures."""
+"""A request's phases: from when to when the same things steer its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flux_serving.network.transformer import Transformer
 from flux_serving.sampling.conditioning import (
     Conditioning,
     ControlConditioning,
-    ControlPicture,
+    ControlImage,
     Embedding,
     NegativeConditioning,
     Steering,
@@ -37,7 +37,7 @@ def steer(
     grid: Grid,
     schedule: NoiseSchedule,
 ) -> list[Steering]:
-    """What steers through each phase of these steps. control: the network, and the latents of the picture to follow.
+    """What steers through each phase of these steps. control: the network, and the latents of the image to follow.
 
     Raises InvalidRequest: nothing does at one of them.
     """
@@ -50,7 +50,7 @@ def steer(
     followed, controlled = None, range(0)
     if control is not None:
         network, latents = control
-        followed, embedded = ControlPicture(network, latents), Embedding(network, embedding.context)
+        followed, embedded = ControlImage(network, latents), Embedding(network, embedding.context)
         controlled = control_steps(parameters.control_span, parameters.steps)
     phases = [
         phase

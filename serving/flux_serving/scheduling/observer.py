@@ -22,7 +22,7 @@ class Observer:
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
         """A step of so many jobs took step_s seconds. tokens: that it computed, padding included."""
 
-    def decoded(self, pictures: int, decode_s: float) -> None:
+    def decoded(self, images: int, decode_s: float) -> None:
         """So many finished jobs were turned into results together, in decode_s seconds."""
 
     def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
@@ -44,8 +44,8 @@ class Observers(Observer):
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
         self._tell(lambda observer: observer.stepped(rows, tokens, step_s))
 
-    def decoded(self, pictures: int, decode_s: float) -> None:
-        self._tell(lambda observer: observer.decoded(pictures, decode_s))
+    def decoded(self, images: int, decode_s: float) -> None:
+        self._tell(lambda observer: observer.decoded(images, decode_s))
 
     def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
         self._tell(lambda observer: observer.ended(job, outcome, total_s))

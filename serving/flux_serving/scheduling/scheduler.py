@@ -261,5 +261,5 @@ def reason_to_drop(job: AnyJob, now: float) -> FluxError | None:
     if job.deadline is not None and now >= job.deadline:
         return DeadlineExceeded(f"the request's time ran out {steps}")
     if not job.is_wanted():
-        return Cancelled(f"nobody waits for the picture any more, {steps}")
+        return Cancelled(f"nobody waits for the image any more, {steps}")
     return None

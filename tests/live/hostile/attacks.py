@@ -21,7 +21,7 @@ from flux_client import FluxClient, FluxError
 from hostile.cases import Targets, by_grpc
 from hostile.images import progressive_with_scans
 from hostile.tensors import add_input, add_text
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
 #: Sends one piece of hostile traffic; called again and again, by several threads.
 Blow = Callable[[Targets, random.Random], None]
@@ -72,7 +72,7 @@ def jpeg_with_many_scans(targets: Targets, rng: random.Random) -> None:
 def unknown_adapters(targets: Targets, rng: random.Random) -> None:
     with (
         FluxClient(targets.grpc_url) as client,
-        client.stream(drawn_picture(1), lora=f"ü{rng.random()}", num_inference_steps=1) as stream,
+        client.stream(drawn_image(1), lora=f"ü{rng.random()}", num_inference_steps=1) as stream,
     ):
         list(stream)
 
@@ -114,7 +114,7 @@ def vae_previews(targets: Targets, rng: random.Random) -> None:
     with (
         FluxClient(targets.grpc_url) as client,
         client.stream(
-            drawn_picture(1), num_inference_steps=20, preview_steps=1, preview_method="vae", seed=rng.randrange(99)
+            drawn_image(1), num_inference_steps=20, preview_steps=1, preview_method="vae", seed=rng.randrange(99)
         ) as stream,
     ):
         list(stream)
@@ -132,7 +132,7 @@ def long_contexts(targets: Targets, rng: random.Random) -> None:
 
 def flood_of_images(targets: Targets, rng: random.Random) -> None:
     request = service_pb2.ModelInferRequest(model_name="flux_redux")
-    add_text(request, "IMAGE", encoded(drawn_picture(rng.randrange(10**6), 64, 64)))
+    add_text(request, "IMAGE", encoded(drawn_image(rng.randrange(10**6), 64, 64)))
     add_input(request, "NUM_INFERENCE_STEPS", "INT32", [1, 1], struct.pack("<i", 1))
     by_grpc(targets, request)
 
@@ -140,7 +140,7 @@ def flood_of_images(targets: Targets, rng: random.Random) -> None:
 def cancelled_streams(targets: Targets, rng: random.Random) -> None:
     with (
         FluxClient(targets.grpc_url) as client,
-        client.stream(drawn_picture(1), num_inference_steps=60, seed=rng.randrange(99)) as stream,
+        client.stream(drawn_image(1), num_inference_steps=60, seed=rng.randrange(99)) as stream,
     ):
         for _, _ in zip(range(2), stream, strict=False):
             pass

@@ -13,21 +13,21 @@ from tritonclient.grpc import service_pb2
 
 from hostile.cases import Answer, Hostile, Targets, by_grpc, by_http
 from hostile.tensors import add_input, add_text
-from pictures import drawn_picture, encoded
+from images import drawn_image, encoded
 
-_DRAWN = drawn_picture(5, 48, 32)
+_DRAWN = drawn_image(5, 48, 32)
 #: Good files of every format, and of their less usual kinds.
 FILES: dict[str, bytes] = {
     "png": encoded(_DRAWN),
     "palette png": encoded(_DRAWN.quantize(16), "PNG", transparency=3),
     "16-bit png": encoded(_DRAWN.convert("L").convert("I").point(lambda v: v * 257).convert("I;16")),
-    "apng": encoded(_DRAWN, "PNG", save_all=True, append_images=[drawn_picture(6, 48, 32)] * 3),
+    "apng": encoded(_DRAWN, "PNG", save_all=True, append_images=[drawn_image(6, 48, 32)] * 3),
     "jpeg": encoded(_DRAWN, "JPEG"),
     "progressive jpeg": encoded(_DRAWN, "JPEG", progressive=True),
     "cmyk jpeg": encoded(_DRAWN.convert("CMYK"), "JPEG"),
     "webp": encoded(_DRAWN, "WEBP"),
     "lossless webp": encoded(_DRAWN, "WEBP", lossless=True),
-    "animated webp": encoded(_DRAWN, "WEBP", save_all=True, append_images=[drawn_picture(7, 48, 32)]),
+    "animated webp": encoded(_DRAWN, "WEBP", save_all=True, append_images=[drawn_image(7, 48, 32)]),
     "gif": encoded(_DRAWN, "GIF"),
     "bmp": encoded(_DRAWN, "BMP"),
     "tiff": encoded(_DRAWN, "TIFF"),
@@ -161,5 +161,5 @@ def progressive_with_scans(scans: int, side: int = 8192) -> bytes:
     return content[:-2] + content[last:-2] * scans + content[-2:]
 
 
-def picture_of(content: bytes) -> Image.Image:
+def image_of(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")

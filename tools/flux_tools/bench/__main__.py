@@ -20,7 +20,7 @@ from flux_tools.demo.asset import expand
 from flux_tools.documents import replaced
 
 PAGE = ROOT / "docs" / "performance.md"
-PICTURE = ROOT / "docs" / "pictures" / "performance.png"
+IMAGE = ROOT / "docs" / "pictures" / "performance.png"
 
 #: Load average above which somebody else is computing.
 QUIET_LOAD = 0.5
@@ -61,7 +61,7 @@ def settings_of(options: argparse.Namespace) -> BenchSettings:
 def write(results: BenchResults, options: argparse.Namespace) -> None:
     for name, text in sections(results).items():
         print(f"\n## {name}\n\n{text}")
-    draw(results, PICTURE if options.docs else options.output / "performance.png")
+    draw(results, IMAGE if options.docs else options.output / "performance.png")
     if options.docs:
         PAGE.write_text(replaced(PAGE.read_text(), sections(results)))
 

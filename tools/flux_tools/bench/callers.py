@@ -1,4 +1,4 @@
-"""How the load generator asks each kind of server for one picture."""
+"""How the load generator asks each kind of server for one image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_contract.modes import BY_NAME
 from flux_tools.bench.inputs import inputs_of
 from flux_tools.bench.plan import ImageOptions
 
-#: Encoded picture and wish in, encoded picture out; raises whatever its library raises. Threads may share one.
+#: Encoded image and job in, encoded image out; raises whatever its library raises. Threads may share one.
 Caller: TypeAlias = Callable[[bytes, ImageOptions], bytes]
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -33,28 +33,28 @@ def _form(address: str) -> Caller:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     client = httpx.Client(base_url=f"http://{address}", timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
-    def call(picture: bytes, wish: ImageOptions) -> bytes:
-        fields = {name: str(getattr(wish, name)) for name in ("side", "steps", "seed", "mode", "prompt")}
-        response = client.post("/predict", data=fields, files={"image": ("picture.png", picture, "image/png")})
+    def call(image: bytes, job: ImageOptions) -> bytes:
+        fields = {name: str(getattr(job, name)) for name in ("side", "steps", "seed", "mode", "prompt")}
+        response = client.post("/predict", data=fields, files={"image": ("image.png", image, "image/png")})
         return response.raise_for_status().content
 
     return call
 
 
 def _pytriton(address: str) -> Caller:
-    def request(picture: bytes, wish: ImageOptions) -> tuple[str, Tensors]:
-        numbers = {name: np.array([[getattr(wish, name)]], np.int64) for name in ("side", "steps", "seed")}
-        texts = {"image": picture, "mode": wish.mode.encode(), "prompt": wish.prompt.encode()}
+    def request(image: bytes, job: ImageOptions) -> tuple[str, Tensors]:
+        numbers = {name: np.array([[getattr(job, name)]], np.int64) for name in ("side", "steps", "seed")}
+        texts = {"image": image, "mode": job.mode.encode(), "prompt": job.prompt.encode()}
         return "flux", numbers | {name: np.array([[text]], dtype=object) for name, text in texts.items()}
 
     return _tritonclient(address, request, "drawn")
 
 
 def _raw(address: str) -> Caller:
-    def request(picture: bytes, wish: ImageOptions) -> tuple[str, Tensors]:
-        inputs = inputs_of(picture, wish).items()
+    def request(image: bytes, job: ImageOptions) -> tuple[str, Tensors]:
+        inputs = inputs_of(image, job).items()
         tensors = {parameter.name: parameter.array(value)[np.newaxis] for parameter, value in inputs}
-        return BY_NAME[wish.mode].ensemble.name, tensors
+        return BY_NAME[job.mode].ensemble.name, tensors
 
     return _tritonclient(address, request, OUTPUT_IMAGE.name)
 
@@ -66,8 +66,8 @@ def _tritonclient(address: str, request: Callable[[bytes, ImageOptions], tuple[s
 
     client = triton.InferenceServerClient(address)
 
-    def call(picture: bytes, wish: ImageOptions) -> bytes:
-        model, tensors = request(picture, wish)
+    def call(image: bytes, job: ImageOptions) -> bytes:
+        model, tensors = request(image, job)
         inputs = []
         for name, values in tensors.items():
             tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
@@ -86,10 +86,10 @@ def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
         # A refusal counts as a failure here, so nothing is tried twice.
         client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
-        def call(picture: bytes, wish: ImageOptions) -> bytes:
-            inputs = inputs_of(picture, wish).items()
+        def call(image: bytes, job: ImageOptions) -> bytes:
+            inputs = inputs_of(image, job).items()
             keywords = {parameter.python_name: value for parameter, value in inputs}
-            drawn = getattr(client, wish.mode)(**keywords)
+            drawn = getattr(client, job.mode)(**keywords)
             return bytes(drawn[0].data)
 
         return call
@@ -103,8 +103,8 @@ def _loop(_: str) -> Caller:
 
     stock = StockDiffusers(CHECKPOINTS)
 
-    def call(picture: bytes, wish: ImageOptions) -> bytes:
-        return as_png(stock.draw(opened(picture), wish))
+    def call(image: bytes, job: ImageOptions) -> bytes:
+        return as_png(stock.draw(opened(image), job))
 
     return call
 

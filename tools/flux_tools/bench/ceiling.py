@@ -18,15 +18,15 @@ from flux_contract.parameters import GUIDANCE_SCALE, HEIGHT, NUM_INFERENCE_STEPS
 from flux_serving.backend.sampling_options import read_sampling_parameters
 from flux_serving.conditioning.context import ContextPart, EncodedPrompt, assemble, no_text
 from flux_serving.conditioning.prompt_encoding import POOLED_WIDTH, text_parts
-from flux_serving.conditioning.redux_prior import encode_pictures
+from flux_serving.conditioning.redux_prior import encode_images
 from flux_serving.conditioning.span import ALWAYS
-from flux_serving.images.picture_size import Sides
+from flux_serving.images.image_size import Sides
 from flux_serving.network.weights import load_base, load_prior
 from flux_serving.sampling.sampler import Sampler
 from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_tools.bench.checkpoint import CHECKPOINTS
-from flux_tools.bench.pictures import picture
+from flux_tools.bench.images import image
 from flux_tools.bench.plan import GUIDANCE
 
 #: Steps that are timed: at least this many seconds of them, at least this many steps.
@@ -34,7 +34,7 @@ AT_LEAST_S, AT_LEAST_STEPS = 2.0, 3
 
 
 class CeilingSteps:
-    """Both ways to take a step, with the same weights on the same pictures.
+    """Both ways to take a step, with the same weights on the same images.
 
     A prompt is 512 random tokens here, none like another, as FLUX.1's T5 gives them: of the demo's own, the padding is
     all alike, and collapses.
@@ -45,14 +45,14 @@ class CeilingSteps:
         self.sampler = Sampler(load_base(CHECKPOINTS, cpu, torch.float32))
         self.prior = load_prior(CHECKPOINTS, cpu, torch.float32)
 
-    def pictures(self, rows: int) -> list[torch.Tensor]:
-        """Tokens of as many pictures."""
-        return encode_pictures(self.prior, [picture(row) for row in range(rows)])
+    def images(self, rows: int) -> list[torch.Tensor]:
+        """Tokens of as many images."""
+        return encode_images(self.prior, [image(row) for row in range(rows)])
 
     def raw_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
-        """A step of ours over `rows` jobs, each with a picture of its own, as the engine calls it."""
+        """A step of ours over `rows` jobs, each with an image of its own, as the engine calls it."""
         works = []
-        for row, tokens in enumerate(self.pictures(rows)):
+        for row, tokens in enumerate(self.images(rows)):
             text = no_text(tokens.shape[1], POOLED_WIDTH, tokens)
             if has_prompt:
                 text = EncodedPrompt(prompt(tokens.shape[1], seed=row), 1.0, text.pooled)
@@ -61,9 +61,9 @@ class CeilingSteps:
         return lambda: self.sampler.step(works)
 
     def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
-        """The stock transformer on what FluxPipeline hands it: 512 text tokens, 0 without a prompt, and a picture."""
+        """The stock transformer on what FluxPipeline hands it: 512 text tokens, 0 without a prompt, and an image."""
         base = self.sampler.base
-        tokens = torch.stack(self.pictures(rows))
+        tokens = torch.stack(self.images(rows))
         text = tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, tokens.shape[2])
         if has_prompt:
             text = torch.stack([prompt(tokens.shape[2], seed=row) for row in range(rows)])

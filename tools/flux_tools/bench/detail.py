@@ -1,4 +1,4 @@
-"""How much less a step takes with fewer picture tokens: 729 of them, as FLUX.1's SigLIP gives, pooled by IMAGE_DETAIL.
+"""How much less a step takes with fewer image tokens: 729 of them, as FLUX.1's SigLIP gives, pooled by IMAGE_DETAIL.
 
 python -m flux_tools.bench.detail     writes a table for docs/redux-control.md to standard output
 """

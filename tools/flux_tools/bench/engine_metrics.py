@@ -30,7 +30,7 @@ SHARES = (
     StepShare("`flux_prior_redux`, by Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
     StepShare("`image_encode`, by Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
 )
-#: Their quotient is how many pictures shared a step.
+#: Their quotient is how many images shared a step.
 ROWS, STEPS = StepShare("rows", "flux_rows_per_step_sum"), StepShare("steps", "flux_rows_per_step_count")
 
 

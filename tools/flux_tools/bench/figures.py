@@ -87,7 +87,7 @@ def latency(cells: Iterable[Cell]) -> Latency | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """compared: pictures. worst: the largest difference to stock diffusers, 8-bit steps. failed, asked: requests."""
+    """compared: images. worst: the largest difference to stock diffusers, 8-bit steps. failed, asked: requests."""
 
     compared: int
     worst: int | None

@@ -23,24 +23,24 @@ from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
 
 
-def inputs_of(picture: bytes, wish: ImageOptions) -> dict[Parameter, Any]:
+def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
     """Values by parameter.
 
     As in the stock pipelines, only the image guides redux and only the prompt guides the other modes, and images of
     another shape are stretched.
     """
-    mode = BY_NAME[wish.mode]
+    mode = BY_NAME[job.mode]
     values: dict[str, Any] = {
-        IMAGE.name: picture,
-        CONTROL_IMAGE.name: picture,
-        PROMPT.name: wish.prompt,
+        IMAGE.name: image,
+        CONTROL_IMAGE.name: image,
+        PROMPT.name: job.prompt,
         STRENGTH_PARAMETER.name: STRENGTH,
         FIT.name: "stretch",
-        HEIGHT.name: wish.side,
-        WIDTH.name: wish.side,
-        NUM_INFERENCE_STEPS.name: wish.steps,
+        HEIGHT.name: job.side,
+        WIDTH.name: job.side,
+        NUM_INFERENCE_STEPS.name: job.steps,
         GUIDANCE_SCALE.name: GUIDANCE,
-        SEED.name: wish.seed,
+        SEED.name: job.seed,
     }
     if SOURCE_IMAGE in mode.subjects:
         values[IMAGE_STRENGTH.name] = 0.0

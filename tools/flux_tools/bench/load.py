@@ -1,8 +1,8 @@
-"""The load generator: a process of its own that asks one system for pictures, and takes the time.
+"""The load generator: a process of its own that asks one system for images, and takes the time.
 
     python -m flux_tools.bench.load TASK.json ANSWER.json
 
-Pictures are made before the first request and compared after the last, so that neither costs the server any time.
+Images are made before the first request and compared after the last, so that neither costs the server any time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 
 from flux_tools.bench.callers import Caller, open_caller
 from flux_tools.bench.engine_metrics import read_counters
-from flux_tools.bench.pictures import encoded
+from flux_tools.bench.images import encoded
 from flux_tools.bench.plan import ImageOptions, respelled, warm_up
 from flux_tools.bench.results import RequestOutcome
 from flux_tools.metrics import growth
@@ -35,9 +35,9 @@ from flux_tools.metrics import growth
 class LoadTask:
     """mode: closed, open, fairness or reference.
 
-    wishes: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
-    mode open, one for each. occasion: makes the bytes of the pictures and the prompts new. references: a folder with
-    stock diffusers' pictures, INDEX.npy; mode reference writes them.
+    jobs: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
+    mode open, one for each. occasion: makes the bytes of the images and the prompts new. references: a folder with
+    stock diffusers' images, INDEX.npy; mode reference writes them.
     """
 
     caller: str
@@ -45,7 +45,7 @@ class LoadTask:
     mode: str
     occasion: str
     references: str
-    wishes: tuple[ImageOptions, ...]
+    jobs: tuple[ImageOptions, ...]
     concurrency: int = 1
     block: int = 1
     seconds: float = 0.0
@@ -55,45 +55,45 @@ class LoadTask:
     @classmethod
     def read(cls, path: Path) -> LoadTask:
         raw = json.loads(path.read_text())
-        wishes = tuple(ImageOptions(**wish) for wish in raw["wishes"])
-        return cls(**{**raw, "wishes": wishes, "arrivals_s": tuple(raw["arrivals_s"])})
+        jobs = tuple(ImageOptions(**job) for job in raw["jobs"])
+        return cls(**{**raw, "jobs": jobs, "arrivals_s": tuple(raw["arrivals_s"])})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An outcome with its picture."""
+    """An outcome with its image."""
 
     outcome: RequestOutcome
     data: bytes | None
 
 
-def ask(caller: Caller, wish: ImageOptions, picture: bytes, due: float, origin: float) -> Answer:
+def ask(caller: Caller, job: ImageOptions, image: bytes, due: float, origin: float) -> Answer:
     """due, origin: on the clock of `time.perf_counter`."""
     data, error = None, None
     try:
-        data = caller(picture, wish)
+        data = caller(image, job)
     except Exception as failure:
         error = f"{type(failure).__name__}: {failure}"
-    return Answer(RequestOutcome(wish.index, due - origin, time.perf_counter() - origin, error), data)
+    return Answer(RequestOutcome(job.index, due - origin, time.perf_counter() - origin, error), data)
 
 
 def closed_loop(
     caller: Caller,
-    wishes: Sequence[ImageOptions],
-    pictures: Sequence[bytes],
+    jobs: Sequence[ImageOptions],
+    images: Sequence[bytes],
     concurrency: int,
     block: int | None = None,
     seconds: float = 0.0,
 ) -> list[Answer]:
     """`concurrency` clients; each asks again as soon as it has its answer.
 
-    block: wishes; another block of them is begun for as long as `seconds` have not passed and wishes are left. None:
-    all the wishes are one block.
+    block: jobs; another block of them is begun for as long as `seconds` have not passed and jobs are left. None:
+    all the jobs are one block.
     """
     origin = time.perf_counter()
 
     def in_blocks() -> Iterator[tuple[ImageOptions, bytes]]:
-        for number, order in enumerate(zip(wishes, pictures, strict=True)):
+        for number, order in enumerate(zip(jobs, images, strict=True)):
             if number and block and number % block == 0 and time.perf_counter() - origin >= seconds:
                 return
             yield order
@@ -115,16 +115,16 @@ def closed_loop(
 
 
 def open_loop(
-    caller: Caller, wishes: Sequence[ImageOptions], pictures: Sequence[bytes], arrivals_s: Sequence[float]
+    caller: Caller, jobs: Sequence[ImageOptions], images: Sequence[bytes], arrivals_s: Sequence[float]
 ) -> list[Answer]:
     """Every request at its own time, whether or not the earlier ones are answered; its latency counts from then."""
-    with ThreadPoolExecutor(len(wishes)) as pool:
+    with ThreadPoolExecutor(len(jobs)) as pool:
         origin = time.perf_counter()
         asked = []
-        for wish, picture, arrival in zip(wishes, pictures, arrivals_s, strict=True):
+        for job, image, arrival in zip(jobs, images, arrivals_s, strict=True):
             due = origin + arrival
             time.sleep(max(0.0, due - time.perf_counter()))
-            asked.append(pool.submit(ask, caller, wish, picture, due, origin))
+            asked.append(pool.submit(ask, caller, job, image, due, origin))
         return [future.result() for future in asked]
 
 
@@ -132,9 +132,9 @@ def open_loop(
 HEAD_START_S = 0.3
 
 
-def short_beside_long(caller: Caller, wishes: Sequence[ImageOptions], pictures: Sequence[bytes]) -> dict[str, Any]:
-    """wishes: the long ones, then short ones: three asked alone first, the last beside the long ones."""
-    *long, first, second, third, last = zip(wishes, pictures, strict=True)
+def short_beside_long(caller: Caller, jobs: Sequence[ImageOptions], images: Sequence[bytes]) -> dict[str, Any]:
+    """jobs: the long ones, then short ones: three asked alone first, the last beside the long ones."""
+    *long, first, second, third, last = zip(jobs, images, strict=True)
     errors: list[str] = []
 
     def seconds(order: tuple[ImageOptions, bytes]) -> float:
@@ -166,42 +166,42 @@ def pixels(data: bytes) -> npt.NDArray[np.int16]:
 
 
 def compared(answer: Answer, references: Path) -> RequestOutcome:
-    """The outcome with the largest difference to stock diffusers' picture, where there is one to compare with."""
+    """The outcome with the largest difference to stock diffusers' image, where there is one to compare with."""
     reference = references / f"{answer.outcome.index}.npy"
     if answer.data is None or not reference.exists():
         return answer.outcome
     try:
         got, expected = pixels(answer.data), np.load(reference)
         if got.shape != expected.shape:
-            return replace(answer.outcome, error=f"a picture of {got.shape}, expected {expected.shape}")
+            return replace(answer.outcome, error=f"an image of {got.shape}, expected {expected.shape}")
         return replace(answer.outcome, difference=int(np.abs(got - expected).max()))
     except Exception as failure:
-        return replace(answer.outcome, error=f"no picture: {failure}")
+        return replace(answer.outcome, error=f"no image: {failure}")
 
 
-def orders(wishes: Sequence[ImageOptions], occasion: str) -> tuple[list[ImageOptions], list[bytes]]:
-    """The wishes and their pictures, in bytes that no cache has seen."""
-    return respelled(wishes, occasion), [encoded(wish.index, occasion) for wish in wishes]
+def orders(jobs: Sequence[ImageOptions], occasion: str) -> tuple[list[ImageOptions], list[bytes]]:
+    """The jobs and their images, in bytes that no cache has seen."""
+    return respelled(jobs, occasion), [encoded(job.index, occasion) for job in jobs]
 
 
 def run(task: LoadTask) -> dict[str, Any]:
     caller = open_caller(task.caller, task.address)
     references = Path(task.references)
-    wishes, pictures = orders(task.wishes, task.occasion)
+    jobs, images = orders(task.jobs, task.occasion)
     if task.mode == "reference":
         references.mkdir(parents=True, exist_ok=True)
-        for wish, picture in zip(wishes, pictures, strict=True):
-            np.save(references / f"{wish.index}.npy", pixels(caller(picture, wish)))
+        for job, image in zip(jobs, images, strict=True):
+            np.save(references / f"{job.index}.npy", pixels(caller(image, job)))
         return {}
-    first = warm_up(task.wishes, max(task.concurrency, 2))
+    first = warm_up(task.jobs, max(task.concurrency, 2))
     closed_loop(caller, *orders(first, f"{task.occasion} warm-up"), task.concurrency)
     if task.mode == "fairness":
-        return short_beside_long(caller, wishes, pictures)
+        return short_beside_long(caller, jobs, images)
     before = read_counters(task.metrics_url) if task.metrics_url else {}
     if task.mode == "open":
-        answers = open_loop(caller, wishes, pictures, task.arrivals_s)
+        answers = open_loop(caller, jobs, images, task.arrivals_s)
     else:
-        answers = closed_loop(caller, wishes, pictures, task.concurrency, task.block, task.seconds)
+        answers = closed_loop(caller, jobs, images, task.concurrency, task.block, task.seconds)
     after = read_counters(task.metrics_url) if task.metrics_url else {}
     outcomes = sorted((compared(answer, references) for answer in answers), key=lambda outcome: outcome.index)
     return {"outcomes": [asdict(outcome) for outcome in outcomes], "metrics": growth(before, after)}

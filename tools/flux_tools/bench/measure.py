@@ -19,7 +19,7 @@ from flux_tools.bench.results import BenchResults, Ceiling, Cell, Fairness, read
 from flux_tools.bench.running import Running, ServerFailed, running
 from flux_tools.bench.systems import SYSTEMS, System
 
-#: Pictures of each workload that stock diffusers makes beforehand, for every system's to be compared with.
+#: Images of each workload that stock diffusers makes beforehand, for every system's to be compared with.
 REFERENCES = 8
 #: Blocks of one closed-loop measurement.
 MAX_BLOCKS = 12
@@ -33,7 +33,7 @@ BATCHES = (1, 8)
 class BenchSettings:
     """open_share: arrivals of the open loop, as a share of our throughput at the highest concurrency; 0: no open loop.
 
-    long_jobs, long_steps, short_steps: of the fairness scenario; no long jobs: no scenario. ceiling_rows: pictures in a
+    long_jobs, long_steps, short_steps: of the fairness scenario; no long jobs: no scenario. ceiling_rows: images in a
     step of the raw loop; empty: none.
     """
 
@@ -83,9 +83,9 @@ class BenchRun:
         return self._batch[workload.name, name] if SYSTEMS[name].batches else None
 
     def _reference(self, workload: Workload) -> None:
-        wishes = workload.wishes(min(REFERENCES, max(map(workload.count, workload.concurrency))))
-        say(f"{workload.name}: stock diffusers makes {len(wishes)} pictures to compare with")
-        self._ask(SYSTEMS["loop"], None, "reference", workload, wishes, "reference")
+        jobs = workload.jobs(min(REFERENCES, max(map(workload.count, workload.concurrency))))
+        say(f"{workload.name}: stock diffusers makes {len(jobs)} images to compare with")
+        self._ask(SYSTEMS["loop"], None, "reference", workload, jobs, "reference")
 
     def _calibrate(self, workload: Workload) -> None:
         """The batch size that is best for each batching system, and how much we do at the highest concurrency."""
@@ -134,11 +134,11 @@ class BenchRun:
             with running(server, batch, self.settings.folder / "logs") as at:
                 for name in names:
                     for clients in concurrency:
-                        wishes = workload.wishes(MAX_BLOCKS * workload.count(clients))
-                        cells.append(self._cell(number, workload, name, batch, at, wishes, clients))
+                        jobs = workload.jobs(MAX_BLOCKS * workload.count(clients))
+                        cells.append(self._cell(number, workload, name, batch, at, jobs, clients))
                 for name in names if is_open else ():
-                    wishes = workload.wishes(OPEN_REQUESTS * workload.count(1))
-                    cells.append(self._cell(number, workload, name, batch, at, wishes, 0))
+                    jobs = workload.jobs(OPEN_REQUESTS * workload.count(1))
+                    cells.append(self._cell(number, workload, name, batch, at, jobs, 0))
         except (ServerFailed, CannotStart, LoadFailed) as error:
             self.results.failures.append(f"round {number}, {workload.name}, {server or 'loop'}: {error}")
             say(self.results.failures[-1])
@@ -151,15 +151,15 @@ class BenchRun:
         name: str,
         batch: int | None,
         at: Running | None,
-        wishes: Sequence[ImageOptions],
+        jobs: Sequence[ImageOptions],
         clients: int,
     ) -> Cell:
         """clients: of the closed loop; 0 is the open loop."""
         rate = None if clients else self._rate_per_s[workload.name]
-        arrivals = () if rate is None else tuple(poisson_arrivals_s(rate, len(wishes), seed=number))
+        arrivals = () if rate is None else tuple(poisson_arrivals_s(rate, len(jobs), seed=number))
         mode = "closed" if clients else "open"
         occasion = f"{number} {workload.name} {name} {mode} {clients} {batch}"
-        answer = self._ask(SYSTEMS[name], at, mode, workload, wishes, occasion, max(clients, 1), arrivals)
+        answer = self._ask(SYSTEMS[name], at, mode, workload, jobs, occasion, max(clients, 1), arrivals)
         cell = read_cell(
             {
                 "round": number,
@@ -185,10 +185,10 @@ class BenchRun:
         batch = self._batch_of(workload, name)
         side = workload.kinds[0].side
         steps = [settings.long_steps] * settings.long_jobs + [settings.short_steps] * 4
-        wishes = [ImageOptions(index, side, count, seed=1000 + index) for index, count in enumerate(steps)]
+        jobs = [ImageOptions(index, side, count, seed=1000 + index) for index, count in enumerate(steps)]
         try:
             with running(server, batch, settings.folder / "logs") as at:
-                answer = self._ask(SYSTEMS[name], at, "fairness", workload, wishes, f"{number} fairness {name}", 1)
+                answer = self._ask(SYSTEMS[name], at, "fairness", workload, jobs, f"{number} fairness {name}", 1)
         except (ServerFailed, CannotStart, LoadFailed) as error:
             self.results.failures.append(f"round {number}, fairness, {server}: {error}")
             say(self.results.failures[-1])
@@ -220,7 +220,7 @@ class BenchRun:
         at: Running | None,
         mode: str,
         workload: Workload,
-        wishes: Sequence[ImageOptions],
+        jobs: Sequence[ImageOptions],
         occasion: str,
         concurrency: int = 1,
         arrivals_s: tuple[float, ...] = (),
@@ -233,7 +233,7 @@ class BenchRun:
             mode=mode,
             occasion=occasion,
             references=str(folder / "references" / workload.name),
-            wishes=tuple(wishes),
+            jobs=tuple(jobs),
             concurrency=concurrency,
             block=workload.count(concurrency),
             seconds=workload.seconds,

@@ -22,9 +22,9 @@ from flux_tools.bench import flux_dev
 from flux_tools.bench import memory_report as report
 from flux_tools.bench.callers import open_caller
 from flux_tools.bench.checkpoint import CHECKPOINTS, FOLDER, ROOT
+from flux_tools.bench.images import encoded
 from flux_tools.bench.memory_report import Loaded, MemoryPart
 from flux_tools.bench.options import read_memory_options
-from flux_tools.bench.pictures import encoded
 from flux_tools.bench.plan import ImageOptions
 from flux_tools.bench.processes import resident_bytes
 from flux_tools.bench.running import running
@@ -89,7 +89,7 @@ def dev() -> list[MemoryPart]:
 
 
 def resident_after_every_mode() -> dict[str, list[int]]:
-    """Bytes by model. Weights lie in mapped files, and come into memory with the first picture that needs them."""
+    """Bytes by model. Weights lie in mapped files, and come into memory with the first image that needs them."""
     with running("ours", None, LOGS) as server:
         assert server is not None
         call = open_caller("flux-grpc", server.grpc)

@@ -20,7 +20,7 @@ FUSED, ADAPTER = "what fusing its layers adds", "one LoRA adapter"
 #: Weights that a part of the checkpoints adds.
 _OF_NEEDS = {Needs.TEXT_ENCODERS: (CLIP, T5), Needs.CONTROLNET: (CONTROLNET,)}
 #: Labels of the modes that stand for an input of other modes, too.
-_LABELS = {REDUX.name: "pictures that steer, as in redux", TEXT2IMG.name: "prompts, as in text2img"}
+_LABELS = {REDUX.name: "images that steer, as in redux", TEXT2IMG.name: "prompts, as in text2img"}
 
 
 def weights_of(mode: Mode) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes, to see that all of it works")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "bench", help="folder; default: out/bench")
-    parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its picture too")
+    parser.add_argument("--docs", action="store_true", help="write docs/performance.md's tables and its image too")
     parser.add_argument(
         "--render", type=Path, nargs="+", metavar="BENCH.json", help="measure nothing: write from these results"
     )

@@ -1,8 +1,8 @@
-"""Requests for NVIDIA's perf_analyzer, each with its own picture and seed.
+"""Requests for NVIDIA's perf_analyzer, each with its own image and seed.
 
     python -m flux_tools.bench.perf_input COUNT SIDE STEPS OCCASION > requests.json
 
-OCCASION is any word. With another one for each run of perf_analyzer, Triton's response cache has seen no picture yet.
+OCCASION is any word. With another one for each run of perf_analyzer, Triton's response cache has seen no image yet.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import struct
 import sys
 from typing import Any
 
-from flux_tools.bench.pictures import encoded
+from flux_tools.bench.images import encoded
 
 
 def request(number: int, side: int, steps: int, occasion: str) -> dict[str, Any]:
     """One entry of `--input-data`. The base64 of BYTES holds each element with its length before it, little-endian."""
-    picture = encoded(number, occasion)
-    element = struct.pack("<I", len(picture)) + picture
+    image = encoded(number, occasion)
+    element = struct.pack("<I", len(image)) + image
     numbers = {"HEIGHT": side, "WIDTH": side, "NUM_INFERENCE_STEPS": steps, "SEED": 1000 + number}
     return {
         "IMAGE": {"content": {"b64": base64.b64encode(element).decode()}, "shape": [1]},

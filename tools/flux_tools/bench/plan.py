@@ -1,4 +1,4 @@
-"""What is asked for: workloads, the pictures wanted of each, and when. Pure: the same seeds give the same plan."""
+"""What is asked for: workloads, the images wanted of each, and when. Pure: the same seeds give the same plan."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ GUIDANCE = 2.5
 DEFAULT_MODE = "redux"
 #: Names of `workloads.WORKLOADS`, for the command line, whose help needs no installed package.
 WORKLOAD_NAMES = ("demo", "grid512", "mixed")
-#: Of every mode but redux, which goes by the picture alone.
+#: Of every mode but redux, which goes by the image alone.
 PROMPT = "red apple"
-#: How much of the picture img2img changes, as diffusers' `strength`.
+#: How much of the image img2img changes, as diffusers' `strength`.
 STRENGTH = 0.6
 #: Denoising steps of a warm-up request: enough to touch every size, too few to cost much. Of fewer than three, img2img
 #: would leave none out, and begin with nothing but noise.
@@ -25,7 +25,7 @@ WARM_UP_STEPS = 3
 
 
 class WorkloadKind(NamedTuple):
-    """What wishes must have in common to share a call of a stock pipeline. side: pixels. steps: denoising steps."""
+    """What jobs must have in common to share a call of a stock pipeline. side: pixels. steps: denoising steps."""
 
     side: int
     steps: int
@@ -34,10 +34,10 @@ class WorkloadKind(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """One picture wanted.
+    """One image wanted.
 
-    index: its place in the workload's list, which also picks the input picture. side: pixels. steps: denoising steps.
-    mode: of the contract; text2img has no use for the input picture, nor redux for the prompt.
+    index: its place in the workload's list, which also picks the input image. side: pixels. steps: denoising steps.
+    mode: of the contract; text2img has no use for the input image, nor redux for the prompt.
     """
 
     index: int
@@ -54,14 +54,14 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Workload:
-    """A list of wishes without end, and how much of it one measurement takes.
+    """A list of jobs without end, and how much of it one measurement takes.
 
     A closed loop goes on in blocks: one at least, and another for as long as `seconds` have not passed, so that a fast
     system is not measured by how it starts and stops.
     """
 
     name: str
-    #: Of the wishes; several are mixed by a seeded shuffle: each once, then each once more, and so on.
+    #: Of the jobs; several are mixed by a seeded shuffle: each once, then each once more, and so on.
     kinds: tuple[WorkloadKind, ...]
     #: Clients that each wait for their answer before they ask again.
     concurrency: tuple[int, ...]
@@ -74,7 +74,7 @@ class Workload:
     #: Whether Poisson arrivals are measured too.
     open_loop: bool = True
 
-    def wishes(self, count: int) -> list[ImageOptions]:
+    def jobs(self, count: int) -> list[ImageOptions]:
         shuffled = random.Random(self.name)
         kinds: list[WorkloadKind] = []
         while len(kinds) < count:
@@ -93,14 +93,14 @@ class Workload:
         return math.ceil(at_least / unit) * unit
 
 
-def warm_up(wishes: Sequence[ImageOptions], count: int) -> list[ImageOptions]:
-    """The first `count` of a workload's wishes, or as many as it has kinds, each with few steps."""
-    count = max(count, len({wish.kind for wish in wishes}))
-    return [replace(wish, steps=min(wish.steps, WARM_UP_STEPS)) for wish in wishes[:count]]
+def warm_up(jobs: Sequence[ImageOptions], count: int) -> list[ImageOptions]:
+    """The first `count` of a workload's jobs, or as many as it has kinds, each with few steps."""
+    count = max(count, len({job.kind for job in jobs}))
+    return [replace(job, steps=min(job.steps, WARM_UP_STEPS)) for job in jobs[:count]]
 
 
-def respelled(wishes: Sequence[ImageOptions], occasion: str) -> list[ImageOptions]:
-    """The wishes with blanks behind their prompts: the same words to the demo's tokenizers, and new bytes.
+def respelled(jobs: Sequence[ImageOptions], occasion: str) -> list[ImageOptions]:
+    """The jobs with blanks behind their prompts: the same words to the demo's tokenizers, and new bytes.
 
     Triton's response cache goes by the bytes, and would otherwise answer for every prompt but the first.
     """
@@ -109,11 +109,11 @@ def respelled(wishes: Sequence[ImageOptions], occasion: str) -> list[ImageOption
         drawn = int.from_bytes(hashlib.sha256(f"{occasion} {index}".encode()).digest()[:6], "big")
         return f"{drawn:048b}".translate({ord("0"): " ", ord("1"): "\t"})
 
-    return [replace(wish, prompt=wish.prompt + blanks(wish.index)) for wish in wishes]
+    return [replace(job, prompt=job.prompt + blanks(job.index)) for job in jobs]
 
 
 def poisson_arrivals_s(rate_per_s: float, count: int, seed: int) -> list[float]:
-    """Seconds from the start at which `count` wishes arrive, on average `rate_per_s` of them in a second."""
+    """Seconds from the start at which `count` jobs arrive, on average `rate_per_s` of them in a second."""
     if rate_per_s <= 0:
         raise ValueError(f"rate_per_s={rate_per_s}, expected more than 0")
     gaps = random.Random(seed)

@@ -1,4 +1,4 @@
-"""The picture of docs/performance.md: throughput by concurrency for each workload, and the short job's wait."""
+"""The image of docs/performance.md: throughput by concurrency for each workload, and the short job's wait."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from flux_tools.documents import table
 def sections(results: BenchResults) -> dict[str, str]:
     """Every section by its marker's name."""
     return {
-        "picture": "![Throughput by concurrency, and what a short job waits](pictures/performance.png)",
+        "image": "![Throughput by concurrency, and what a short job waits](pictures/performance.png)",
         "machine": machine(results),
         "throughput": per_workload(results, _throughput),
         "ratios": per_workload(results, _ratios),
@@ -59,7 +59,7 @@ def kinds(values: Sequence[Sequence[Any]]) -> str:
     if by_mode.keys() <= {DEFAULT_MODE}:
         return "; ".join(*by_mode.values())
     asked = "; ".join(f"{mode} {', '.join(sizes)}" for mode, sizes in by_mode.items())
-    return f"{asked}. redux goes by a picture, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"
+    return f"{asked}. redux goes by an image, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"
 
 
 def systems(results: BenchResults) -> list[str]:
@@ -165,7 +165,7 @@ def where_the_time_goes(results: BenchResults) -> str:
     keys = set().union(*(cell.metrics for cell in cells))
     total = {key: sum(cell.metrics.get(key, 0.0) for cell in cells) for key in keys}
     rows = [[share.label, share_of(total, share, wall)] for share in SHARES]
-    rows.append(["pictures that shared a step, on average", rows_per_step(total)])
+    rows.append(["images that shared a step, on average", rows_per_step(total)])
     return table([f"`{workload['name']}`, concurrency {max(workload['concurrency'])}", "of the wall time"], rows)
 
 
@@ -210,5 +210,5 @@ def agreements(results: BenchResults) -> str:
         worst = "–" if found.worst is None else str(found.worst)
         rows.append([SYSTEMS[name].label, str(found.asked), str(found.failed), str(found.compared), worst])
     lost = "".join(f"\n- not measured: {failure}" for failure in results.failures)
-    head = ["", "requests", "failed", "pictures compared", "largest difference, 8-bit steps"]
+    head = ["", "requests", "failed", "images compared", "largest difference, 8-bit steps"]
     return table(head, rows) + ("\n" + lost if lost else "")

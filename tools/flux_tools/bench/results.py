@@ -14,7 +14,7 @@ class RequestOutcome:
     """One request. Times are seconds since the first one was due.
 
     due_s: when it should have been sent. error: what went wrong, None for an answer. difference: the largest one to
-    stock diffusers' picture in 8-bit steps, None where it was not compared.
+    stock diffusers' image in 8-bit steps, None where it was not compared.
     """
 
     index: int
@@ -74,7 +74,7 @@ class Fairness:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Denoising steps called in a loop, with no server around them. step_s: seconds a step of `rows` pictures takes."""
+    """Denoising steps called in a loop, with no server around them. step_s: seconds a step of `rows` images takes."""
 
     round: int
     code: str

@@ -45,37 +45,37 @@ class StockDiffusers:
         for pipeline in self.pipelines.values():
             pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, picture: Image.Image, wish: ImageOptions) -> Image.Image:
-        return self.draw_all([picture], [wish])[0]
+    def draw(self, image: Image.Image, job: ImageOptions) -> Image.Image:
+        return self.draw_all([image], [job])[0]
 
-    def draw_all(self, pictures: Sequence[Image.Image], wishes: Sequence[ImageOptions]) -> list[Image.Image]:
-        """A batch; all wishes are of one kind. Row i starts from the noise of its own seed."""
-        side, steps, mode = wishes[0].kind
-        images: list[Image.Image] = self.pipelines[mode](
-            **self._condition(mode, list(pictures), [wish.prompt for wish in wishes], side),
+    def draw_all(self, images: Sequence[Image.Image], jobs: Sequence[ImageOptions]) -> list[Image.Image]:
+        """A batch; all jobs are of one kind. Row i starts from the noise of its own seed."""
+        side, steps, mode = jobs[0].kind
+        generated: list[Image.Image] = self.pipelines[mode](
+            **self._condition(mode, list(images), [job.prompt for job in jobs], side),
             height=side,
             width=side,
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
-            generator=[torch.Generator("cpu").manual_seed(wish.seed) for wish in wishes],
+            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         ).images
-        return images
+        return generated
 
-    def _condition(self, mode: str, pictures: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
+    def _condition(self, mode: str, images: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
         if mode == "redux":
-            # One picture as diffusers' documentation does it: `base(**prior(picture))`.
-            prior: Mapping[str, Any] = self.prior(pictures[0]) if len(pictures) == 1 else self._priors(pictures)
+            # One image as diffusers' documentation does it: `base(**prior(image))`.
+            prior: Mapping[str, Any] = self.prior(images[0]) if len(images) == 1 else self._priors(images)
             return prior
         if mode == "img2img":
-            return {"prompt": prompts, "image": pictures, "strength": STRENGTH}
+            return {"prompt": prompts, "image": images, "strength": STRENGTH}
         if mode == "canny":
-            return {"prompt": prompts, "control_image": [edge_map(picture, side) for picture in pictures]}
+            return {"prompt": prompts, "control_image": [edge_map(image, side) for image in images]}
         return {"prompt": prompts}
 
     @torch.no_grad()
-    def _priors(self, pictures: list[Image.Image]) -> Mapping[str, Any]:
-        """A row for each picture. The prior's `__call__` adds them up into one, so its own steps are called instead."""
-        hidden = self.prior.encode_image(pictures, torch.device("cpu"), 1)
+    def _priors(self, images: list[Image.Image]) -> Mapping[str, Any]:
+        """A row for each image. The prior's `__call__` adds them up into one, so its own steps are called instead."""
+        hidden = self.prior.encode_image(images, torch.device("cpu"), 1)
         tokens = self.prior.image_embedder(hidden).image_embeds
         rows, _, width = tokens.shape
         text = tokens.new_zeros(rows, 512, width)
@@ -94,9 +94,9 @@ def _encode_to_the_mode(vae: AutoencoderKL) -> None:
     vae.encode = lambda pixels: SimpleNamespace(latents=encode(pixels).latent_dist.mode())
 
 
-def edge_map(picture: Image.Image, side: int) -> Image.Image:
+def edge_map(image: Image.Image, side: int) -> Image.Image:
     """White on black, at the size asked for, by the thresholds that everybody takes."""
-    photo = picture.resize((side, side), Image.Resampling.LANCZOS)
+    photo = image.resize((side, side), Image.Resampling.LANCZOS)
     return Image.fromarray(edges(np.asarray(photo), DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH)).convert("RGB")
 
 
@@ -112,7 +112,7 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def as_png(picture: Image.Image) -> bytes:
+def as_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Memory and time of a large picture through the VAE in tiles, and as a whole where that is small enough.
+"""Memory and time of a large image through the VAE in tiles, and as a whole where that is small enough.
 
     python -m flux_tools.bench.tiles encode 4096
 
@@ -23,7 +23,7 @@ from flux_tools.bench.checkpoint import CHECKPOINTS
 
 
 def measured(direction: str, side: int) -> dict[str, float]:
-    """direction: encode or decode. side: pixels of a square picture's side."""
+    """direction: encode or decode. side: pixels of a square image's side."""
     base = load_base(CHECKPOINTS, torch.device("cpu"), torch.float32)
     grid = Grid(side // base.token_side, side // base.token_side)
     rgb = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)

@@ -1,5 +1,5 @@
 """The demo checkpoint: a small FLUX and Redux, trained on a CPU, in stock diffusers layout.
 
-Here live its pictures, its architecture, and the compact asset that set-up expands; `flux_tools.training` made it.
+Here live its images, its architecture, and the compact asset that set-up expands; `flux_tools.training` made it.
 Nothing that serves imports this package.
 """

@@ -1,4 +1,4 @@
-"""`scripts/demo`: the real Triton on a CPU, pictures it never saw, their variations, and a sheet of them all."""
+"""`scripts/demo`: the real Triton on a CPU, images it never saw, their variations, and a sheet of them all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from flux_client import FluxClient, Variation
+from flux_client import FluxClient, ImageResult
 from flux_contract.errors import FluxError
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals, free_ports
@@ -41,13 +41,13 @@ def gateway_of(server: ServerOptions, port: int = GATEWAY_PORT) -> Gateway:
     return Gateway(server.grpc_url, "127.0.0.1", port, loras=server.checkpoints.loras)
 
 
-def make_variations(client: FluxClient, pictures: Sequence[Path], folder: Path) -> list[list[Variation]]:
+def make_variations(client: FluxClient, images: Sequence[Path], folder: Path) -> list[list[ImageResult]]:
     rows = []
-    for picture in pictures:
-        variations = client.redux(picture, num_images=VARIATIONS, num_inference_steps=STEPS, seed=SEED)
+    for image in images:
+        variations = client.redux(image, num_images=VARIATIONS, num_inference_steps=STEPS, seed=SEED)
         for variation in variations:
-            variation.save(folder / f"{picture.stem}-{variation.seed}.png")
-        print(f"  {picture.stem}: seeds {', '.join(str(v.seed) for v in variations)}", flush=True)
+            variation.save(folder / f"{image.stem}-{variation.seed}.png")
+        print(f"  {image.stem}: seeds {', '.join(str(v.seed) for v in variations)}", flush=True)
         rows.append(variations)
     return rows
 
@@ -63,7 +63,7 @@ def main() -> int:
     if arguments.expand_only:
         return 0
     arguments.output.mkdir(parents=True, exist_ok=True)
-    pictures = sorted(UNSEEN.glob("*.png"))
+    images = sorted(UNSEEN.glob("*.png"))
     log = arguments.output / "triton.log"
     end_on_signals()
     started = time.monotonic()
@@ -75,12 +75,12 @@ def main() -> int:
             ready = time.monotonic()
             print(f"Triton is ready after {ready - started:.0f} s: http {server.http_url}, grpc {server.grpc_url}")
             with FluxClient(server.grpc_url) as client:
-                rows = make_variations(client, pictures, arguments.output)
+                rows = make_variations(client, images, arguments.output)
             done = time.monotonic()
             sheet = arguments.output / "contact_sheet.png"
-            contact_sheet(pictures, [[v.image for v in row] for row in rows]).save(sheet)
+            contact_sheet(images, [[v.image for v in row] for row in rows]).save(sheet)
             print(
-                f"served {len(rows) * VARIATIONS} variations of {len(rows)} unseen pictures, {STEPS} steps each, "
+                f"served {len(rows) * VARIATIONS} variations of {len(rows)} unseen images, {STEPS} steps each, "
                 f"in {done - ready:.1f} s by Triton's ensemble flux_redux over gRPC: {sheet.resolve()}",
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""Pictures and their variations on one sheet: a row each, the picture first."""
+"""Images and their variations on one sheet: a row each, the image first."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def contact_sheet(sources: Sequence[Path], variations: Sequence[Sequence[Image.I
     sheet = Image.new("RGB", (COLUMNS * block_width, HEAD + rows * (TILE + GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for column in range(COLUMNS):
-        draw.text((column * block_width + GAP, 8), "picture", fill="black")
+        draw.text((column * block_width + GAP, 8), "image", fill="black")
         draw.text((column * block_width + 2 * GAP + TILE + GAP, 8), "variations of it", fill="black")
     for index, (source, row) in enumerate(zip(sources, variations, strict=True)):
         column, line = divmod(index, rows)
         left, top = column * block_width + GAP, HEAD + line * (TILE + GAP)
-        for position, picture in enumerate([_on_white(source), *row]):
+        for position, image in enumerate([_on_white(source), *row]):
             shift = position * (TILE + GAP) + (GAP if position else 0)
-            sheet.paste(picture.resize((TILE, TILE), Image.Resampling.NEAREST), (left + shift, top))
+            sheet.paste(image.resize((TILE, TILE), Image.Resampling.NEAREST), (left + shift, top))
         draw.rectangle((left - 1, top - 1, left + TILE, top + TILE), outline="#bbbbbb")
     return sheet
 

@@ -22,12 +22,12 @@ from flux_tools.failover.shares import shares
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def _print_shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> int:
+def _print_shares(replicas: Sequence[Replica], images: Sequence[bytes], callers: int) -> int:
     """Of three servers, and then, when the first is gone, of two. Returns the exit status."""
     print(table_head(["servers", "the first is", "requests", "lost", "its share", "longest request"]), flush=True)
     lost = 0
     for first in range(len(replicas) - 1):
-        for row in shares(replicas[first:], pictures, callers):
+        for row in shares(replicas[first:], images, callers):
             figures = (row.requests, row.lost, f"{row.share:.0%}", f"{row.longest_s:.1f} s")
             print(table_row([row.servers, row.situation, *figures]), flush=True)
             lost += row.lost
@@ -37,7 +37,7 @@ def _print_shares(replicas: Sequence[Replica], pictures: Sequence[bytes], caller
 def main() -> int:
     given = read_options()
     retry = RetryPolicy(attempts=1) if given.no_retry else FAIL_OVER
-    pictures = [path.read_bytes() for path in sorted((ROOT / "tools/flux_tools/demo/unseen").glob("*.png"))]
+    images = [path.read_bytes() for path in sorted((ROOT / "tools/flux_tools/demo/unseen").glob("*.png"))]
     lost = 0
     with tempfile.TemporaryDirectory() as name, ExitStack() as held:
         folder = Path(name)
@@ -50,10 +50,10 @@ def main() -> int:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Replica.start, replicas))
         if given.shares:
-            return _print_shares(replicas, pictures, given.callers)
+            return _print_shares(replicas, images, given.callers)
         print(table_head(["door", "act", "requests", "lost", "longest request", "traffic back after"]))
         for door in given.doors:
-            for outcome in play(replicas, DOORS[door], folder, pictures, retry=retry, callers=given.callers):
+            for outcome in play(replicas, DOORS[door], folder, images, retry=retry, callers=given.callers):
                 longest = max(call.seconds for call in outcome.calls)
                 figures = (len(outcome.calls), len(outcome.lost), f"{longest:.1f} s", f"{outcome.back_s:.1f} s")
                 print(table_row([door, outcome.act, *figures]), flush=True)

@@ -51,14 +51,14 @@ def play(
     replicas: Sequence[Replica],
     door: Door,
     folder: Path,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     acts: Sequence[Act] = ACTS,
     retry: RetryPolicy = FAIL_OVER,
     callers: int = 6,
 ) -> list[PhaseOutcome]:
     """replicas: started. folder: for the proxy's configuration."""
     marks, backs = [], []
-    with door(replicas, folder) as url, CallerLoad(url, pictures, callers, retry) as load:
+    with door(replicas, folder) as url, CallerLoad(url, images, callers, retry) as load:
         time.sleep(CALM_S)
         for act in acts:
             marks.append(time.monotonic())

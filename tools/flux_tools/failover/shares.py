@@ -33,22 +33,22 @@ class ServerShare(NamedTuple):
 
 
 @contextmanager
-def _long_jobs(replica: Replica, picture: bytes, images: int) -> Iterator[None]:
+def _long_jobs(replica: Replica, image: bytes, images: int) -> Iterator[None]:
     """Keep the server busy with this number of images, sent directly to it."""
     with FluxClient(replica.grpc_url) as client, ExitStack() as streams:
         for seed in range(images // 8):
-            streams.enter_context(client.stream(picture, seed=seed, timeout_s=600, **_LONG))
+            streams.enter_context(client.stream(image, seed=seed, timeout_s=600, **_LONG))
         time.sleep(1.0)
         yield
 
 
 @contextmanager
-def _equal(replica: Replica, picture: bytes) -> Iterator[None]:
+def _equal(replica: Replica, image: bytes) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def _stopped(replica: Replica, picture: bytes) -> Iterator[None]:
+def _stopped(replica: Replica, image: bytes) -> Iterator[None]:
     """SIGSTOP for 5 seconds, under load."""
 
     def stop() -> None:
@@ -65,7 +65,7 @@ def _stopped(replica: Replica, picture: bytes) -> Iterator[None]:
 
 
 @contextmanager
-def _slow(replica: Replica, picture: bytes) -> Iterator[None]:
+def _slow(replica: Replica, image: bytes) -> Iterator[None]:
     """Stop the process of flux_base for three quarters of the time."""
     (pid,) = (found.process.pid for found in model_processes(replica.triton_pid) if found.model == FLUX_BASE.name)
     ended = threading.Event()
@@ -87,7 +87,7 @@ def _slow(replica: Replica, picture: bytes) -> Iterator[None]:
 
 
 @contextmanager
-def _draining(replica: Replica, picture: bytes) -> Iterator[None]:
+def _draining(replica: Replica, image: bytes) -> Iterator[None]:
     """SIGTERM for `scripts/serve`, under load."""
     timer = threading.Timer(READ_S, replica.stop)
     timer.start()
@@ -102,21 +102,21 @@ Situation = Callable[[Replica, bytes], AbstractContextManager[None]]
 #: The last two end the server.
 SITUATIONS: dict[str, Situation] = {
     "all idle": _equal,
-    "busy: 16 long images": lambda replica, picture: _long_jobs(replica, picture, 16),
+    "busy: 16 long images": lambda replica, image: _long_jobs(replica, image, 16),
     "four times slower": _slow,
-    "full": lambda replica, picture: _long_jobs(replica, picture, 128),
+    "full": lambda replica, image: _long_jobs(replica, image, 128),
     "SIGSTOP for 5 s": _stopped,
     "SIGTERM": _draining,
     "gone": _equal,
 }
 
 
-def shares(replicas: Sequence[Replica], pictures: Sequence[bytes], callers: int) -> Iterator[ServerShare]:
+def shares(replicas: Sequence[Replica], images: Sequence[bytes], callers: int) -> Iterator[ServerShare]:
     """replicas: running servers. Each situation applies to the first one."""
     url = ",".join(replica.grpc_url for replica in replicas)
     others = replicas[1:]
     for name, situation in SITUATIONS.items():
-        with situation(replicas[0], pictures[0]), CallerLoad(url, pictures, callers, FAIL_OVER) as load:
+        with situation(replicas[0], images[0]), CallerLoad(url, images, callers, FAIL_OVER) as load:
             time.sleep(READ_S)
             made, before = len(load.calls), _done(others)
             time.sleep(LOAD_S)

@@ -23,7 +23,7 @@ from flux_tools.documents import table
 from flux_tools.gpu.contestants import Ours, TimedSteps, run_stock
 from flux_tools.gpu.networks import make_pipeline
 
-#: Pixels of a side, and pictures that share a step.
+#: Pixels of a side, and images that share a step.
 CASES = [(512, 1), (512, 4), (512, 8), (1024, 1), (1024, 2), (1024, 4)]
 STEPS, ROUNDS = 6, 3
 #: The networks of two dtypes have room beside each other.
@@ -34,7 +34,7 @@ TINY = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flux_tools.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--tiny", action="store_true", help="few narrow blocks and small pictures")
+    parser.add_argument("--tiny", action="store_true", help="few narrow blocks and small images")
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -73,10 +73,10 @@ def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
 def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) -> str:
     """The first step of each run is left out: it also prepares."""
     rows = []
-    for side, pictures in cases:
+    for side, images in cases:
         contestants: dict[str, Callable[[], TimedSteps]] = {
-            "stock": partial(run_stock, pipeline, side, pictures, STEPS),
-            "ours": partial(ours.run, side, pictures, STEPS),
+            "stock": partial(run_stock, pipeline, side, images, STEPS),
+            "ours": partial(ours.run, side, images, STEPS),
         }
         seconds: dict[str, list[float]] = {who: [] for who in contestants}
         for turn in range(ROUNDS):
@@ -85,9 +85,9 @@ def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) 
                 # The first round warms up.
                 seconds[who] += course.step_seconds[1:] if turn else []
         stock, own = (statistics.median(seconds[who]) for who in ("stock", "ours"))
-        cells = [f"{1000 * each:.1f}" for each in (stock, own, stock / pictures, own / pictures)]
-        rows.append([f"{side}x{side}", str(pictures), *cells, f"{stock / own:.2f}"])
-    head = ["pictures", "in a step", "stock, ms", "ours, ms", "stock, each", "ours, each", "stock / ours"]
+        cells = [f"{1000 * each:.1f}" for each in (stock, own, stock / images, own / images)]
+        rows.append([f"{side}x{side}", str(images), *cells, f"{stock / own:.2f}"])
+    head = ["images", "in a step", "stock, ms", "ours, ms", "stock, each", "ours, each", "stock / ours"]
     return table(head, rows)
 
 
@@ -102,7 +102,7 @@ def decoding(ours: Ours, sides: Sequence[int]) -> str:
             decode_latents(base, latents, grid)
             seconds.append(time.perf_counter() - started)
         rows.append([f"{side}x{side}", f"{1000 * statistics.median(seconds[1:]):.0f}"])
-    return table(["decoding one picture", "ms"], rows)
+    return table(["decoding one image", "ms"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stock diffusers and our engine over the same networks, each taking FLUX Redux's steps for a batch of pictures."""
+"""Stock diffusers and our engine over the same networks, each taking FLUX Redux's steps for a batch of images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_tools.gpu.networks import weights_of
 
-#: Tokens that FLUX.1's SigLIP makes of a picture, and their width.
-PICTURE_TOKENS, CONTEXT_WIDTH, POOLED_WIDTH = 27 * 27, 4096, 768
+#: Tokens that FLUX.1's SigLIP makes of an image, and their width.
+IMAGE_TOKENS, CONTEXT_WIDTH, POOLED_WIDTH = 27 * 27, 4096, 768
 GUIDANCE = 2.5
 
 
@@ -35,10 +35,10 @@ class TimedSteps:
     step_seconds: Sequence[float]
 
 
-def picture_tokens(row: int) -> Tensor:
+def image_tokens(row: int) -> Tensor:
     """(tokens, width), as Redux might make them."""
     generator = torch.Generator().manual_seed(row)
-    return torch.randn(PICTURE_TOKENS, CONTEXT_WIDTH, generator=generator) / 4
+    return torch.randn(IMAGE_TOKENS, CONTEXT_WIDTH, generator=generator) / 4
 
 
 def noise(side: int, rows: int) -> Array:
@@ -50,7 +50,7 @@ def noise(side: int, rows: int) -> Array:
 def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> TimedSteps:
     """With the 512 empty text tokens, as FluxPriorReduxPipeline has them."""
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
-    tokens = torch.stack([picture_tokens(row) for row in range(rows)])
+    tokens = torch.stack([image_tokens(row) for row in range(rows)])
     embeds = torch.cat([tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, CONTEXT_WIDTH), tokens], 1).to(device, dtype)
     times = [_now(device)]
 
@@ -80,7 +80,7 @@ class Ours:
         device = self.sampler.base.device
         works = []
         for row, start in enumerate(noise(side, rows)):
-            tokens = picture_tokens(row)
+            tokens = image_tokens(row)
             text = no_text(CONTEXT_WIDTH, POOLED_WIDTH, tokens)
             parts = [*text_parts(text, ALWAYS, 1.0), ContextPart(tokens, torch.ones(len(tokens)))]
             wanted = SamplingParameters(side, side, steps, GUIDANCE, (row,), first_step=0, end_step=steps)

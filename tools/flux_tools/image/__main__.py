@@ -32,7 +32,7 @@ def read_options() -> argparse.Namespace:
         action="store_true",
         help="build the GPU image on the embedded Triton and the CPU's torch, to try it without NVIDIA's image",
     )
-    parser.add_argument("--check", action="store_true", help="start it, ask it for a picture, stop it")
+    parser.add_argument("--check", action="store_true", help="start it, ask it for an image, stop it")
     parser.add_argument("--lock", action="store_true", help="only write requirements/*.lock")
     parser.add_argument("--upgrade", action="store_true", help="with --lock: to the newest versions")
     parser.add_argument("engine_arguments", nargs="*", metavar="-- ...")

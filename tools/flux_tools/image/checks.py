@@ -1,4 +1,4 @@
-"""What an image must do: serve a picture, not as root and on a root that nobody can write to, and end when asked."""
+"""What an image must do: serve an image, not as root and on a root that nobody can write to, and end when asked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from flux_tools.image.container import Container, running
 from flux_tools.image.engines import ContainerEngine, ImageError
 
 ROOT = Path(__file__).resolve().parents[3]
-PICTURE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
+IMAGE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
 MANIFEST = ROOT / "deploy" / "base" / "triton" / "deployment.yaml"
-#: Pixels of the picture's sides.
+#: Pixels of the image's sides.
 SIDE = 64
 
 _WAIT = """
@@ -80,22 +80,22 @@ for port in (8000, 8001, 8002):
 """
 
 
-def check(engine: ContainerEngine, tag: str, target: str, checkpoints: Path, picture: Path) -> None:
-    """checkpoints: the demo's, which the GPU image gets as a volume. picture: where the one that it makes is written.
+def check(engine: ContainerEngine, tag: str, target: str, checkpoints: Path, image: Path) -> None:
+    """checkpoints: the demo's, which the GPU image gets as a volume. image: where the one that it makes is written.
 
     Raises ImageError: what is wrong.
     """
     if target == "cpu":
-        _check(engine, tag, {}, None, picture)
+        _check(engine, tag, {}, None, image)
         return
     with tempfile.TemporaryDirectory() as folder:
         # diffusers saves weights that their owner alone may read; here that is not the image's user.
         shutil.copytree(checkpoints, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
         Path(folder).chmod(0o755)
-        _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), picture)
+        _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), image)
 
 
-def _check(engine: ContainerEngine, tag: str, variables: Mapping[str, str], models: Path | None, picture: Path) -> None:
+def _check(engine: ContainerEngine, tag: str, variables: Mapping[str, str], models: Path | None, image: Path) -> None:
     with running(engine, tag, (), variables, models) as container:
         _say_ready(container, "the image's own command")
         container.execute(["python3", "-c", _CONFINED])
@@ -106,11 +106,11 @@ def _check(engine: ContainerEngine, tag: str, variables: Mapping[str, str], mode
             raise ImageError(f"tools to build with are left: {' '.join(tools)}")
         print(f"- tools to build with: {' '.join(tools) + ', of the base image' if tools else 'none'}")
         started = time.monotonic()
-        made = container.execute(["python3", "-c", _ASK, str(SIDE)], given=PICTURE.read_bytes())
+        made = container.execute(["python3", "-c", _ASK, str(SIDE)], given=IMAGE.read_bytes())
         if png_size(made) != (SIDE, SIDE):
             raise ImageError(f"asked for {SIDE}x{SIDE}, got {png_size(made)}")
-        picture.write_bytes(made)
-        print(f"- `flux_client` was given a PNG of {SIDE}x{SIDE} in {time.monotonic() - started:.1f} s: {picture}")
+        image.write_bytes(made)
+        print(f"- `flux_client` was given a PNG of {SIDE}x{SIDE} in {time.monotonic() - started:.1f} s: {image}")
         healthcheck = engine.config(tag).healthcheck
         container.execute(healthcheck)
         print(f"- HEALTHCHECK ended with 0: {' '.join(healthcheck)}")

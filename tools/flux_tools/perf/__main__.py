@@ -74,7 +74,7 @@ def measured(options: argparse.Namespace) -> PerfResults:
     of_machine.pop("threads of each process")
     about = {"perf_analyzer": f"{binary.version}, on the same machine as the server"} | of_machine
     about |= {
-        "pictures": f"{options.requests} for each run, {options.side}x{options.side}, {options.steps} steps",
+        "images": f"{options.requests} for each run, {options.side}x{options.side}, {options.steps} steps",
         "server": "the one that ran at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
     }
     with serving(options) as server:

@@ -19,7 +19,7 @@ RATES = (0.4, 0.7)
 class Data(Enum):
     """Which `--input-data` a case takes; see inputs.py."""
 
-    PICTURES = "pictures"
+    IMAGES = "images"
     EVERY_INPUT = "every input"
     CONTEXTS = "contexts"
 
@@ -28,13 +28,13 @@ class Data(Enum):
 class Case:
     """One run of perf_analyzer. rate: requests a second of an open loop, in place of the concurrency.
 
-    is_seen: the pictures are those of the run before, which the response cache has. parts: it asks that part of the
+    is_seen: the images are those of the run before, which the response cache has. parts: it asks that part of the
     requests that others ask.
     """
 
     name: str
     model: str
-    data: Data = Data.PICTURES
+    data: Data = Data.IMAGES
     protocol: str = "grpc"
     concurrency: int = 1
     rate: float | None = None
@@ -72,7 +72,7 @@ class Case:
 
 GRPC = Case("`flux_redux`, gRPC", FLUX_REDUX.name)
 BASE = Case("`flux_base` alone, gRPC", FLUX_BASE.name, Data.CONTEXTS)
-SEEN = replace(GRPC, name="`flux_redux`, gRPC, pictures seen before", is_seen=True)
+SEEN = replace(GRPC, name="`flux_redux`, gRPC, images seen before", is_seen=True)
 _WAYS = (
     GRPC,
     replace(GRPC, name="`flux_redux`, HTTP", protocol="http"),

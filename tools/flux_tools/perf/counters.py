@@ -21,7 +21,7 @@ class Inside:
 
     prior_s, encode_s: from the model's queue to its answer, by Triton; a hit of the response cache is counted as prior.
     queue_s: until the first denoising step. denoise_s: the steps, those of others between them, and the wait for the
-    decoder. decode_s: one call of the VAE's decoder, which may be for several pictures. All three are by the engine's
+    decoder. decode_s: one call of the VAE's decoder, which may be for several images. All three are by the engine's
     own metrics, because Triton's times of `flux_base` end before its work begins.
     """
 

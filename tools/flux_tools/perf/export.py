@@ -21,13 +21,13 @@ _NANOSECONDS = 1e9
 class PerfRequest:
     """Seconds since the first request of its run: when it was sent, when its first answer came, and its last.
 
-    has_picture: whether an answer holds one; as good as yes where the export shows no answers.
+    has_image: whether an answer holds one; as good as yes where the export shows no answers.
     """
 
     sent_s: float
     first_s: float
     last_s: float
-    has_picture: bool
+    has_image: bool
 
     @property
     def latency_s(self) -> float:
@@ -37,13 +37,13 @@ class PerfRequest:
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one run. requests: that were answered. pictures: requests whose answer holds one.
+    """Of one run. requests: that were answered. images: requests whose answer holds one.
 
     first_s: p50 until the first of several answers; None where each request has one.
     """
 
     requests: int
-    pictures: int
+    images: int
     images_per_s: float
     mean_s: float
     p50_s: float
@@ -54,7 +54,7 @@ class Summary:
 
 def read_export(file: Path) -> list[PerfRequest]:
     """In the order of sending; what has no answer is left out. Raises ValueError: this is no export of one run."""
-    # Pictures are written into it as they are, between quotes, so it is not always UTF-8, as JSON should be.
+    # Images are written into it as they are, between quotes, so it is not always UTF-8, as JSON should be.
     try:
         (experiment,) = json.loads(file.read_text(encoding="latin-1"))["experiments"]
         raw = [one for one in experiment["requests"] if one["response_timestamps"]]
@@ -85,7 +85,7 @@ def summed_up(requests: Sequence[PerfRequest]) -> Summary:
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99), method="inverted_cdf").tolist()
     return Summary(
         requests=len(requests),
-        pictures=sum(request.has_picture for request in requests),
+        images=sum(request.has_image for request in requests),
         images_per_s=len(requests) / wall,
         mean_s=fmean(latencies),
         p50_s=p50,

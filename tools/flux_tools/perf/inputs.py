@@ -1,4 +1,4 @@
-"""What perf_analyzer sends: `--input-data` files, each request with a picture and a seed of its own."""
+"""What perf_analyzer sends: `--input-data` files, each request with an image and a seed of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flux_contract.internal_tensors import CONTEXT_SPANS, POOLED_SPAN, POSITIVE
 from flux_contract.models import FLUX_PRIOR_REDUX, FLUX_REDUX, Ensemble
 from flux_contract.parameters import IMAGE, IMAGE_MASK, LORA, NEGATIVE_PROMPT, NUM_IMAGES, TRUE_CFG_SCALE
 from flux_contract.tensors import DType, Tensor
+from flux_tools.bench.images import encoded
 from flux_tools.bench.perf_input import request
-from flux_tools.bench.pictures import encoded
 from flux_tools.perf.options import SIDE, STEPS
 from flux_tools.perf.servers import NoServer
 
@@ -45,7 +45,7 @@ LARGEST_EXPORTED = 2**20
 _HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
 
 
-def of_pictures(count: int, occasion: str, work: Work) -> list[Entry]:
+def of_images(count: int, occasion: str, work: Work) -> list[Entry]:
     """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
     return [request(number, work.side, work.steps, occasion) for number in range(count)]
 
@@ -63,17 +63,17 @@ def of_every_input(count: int, occasion: str, work: Work, adapter: str, ensemble
     given |= {LORA.name: adapter}
     by_name = {tensor.name: tensor for tensor in ensemble.inputs}
     rest = {name: entry_of(by_name[name], by_name[name].array(value)) for name, value in given.items()}
-    return [{**rest, **pictures} for pictures in of_pictures(count, occasion, work)]
+    return [{**rest, **images} for images in of_images(count, occasion, work)]
 
 
 def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
-    """For `flux_base`: what `flux_prior_redux` makes of each picture, asked of the server once; fewer where that many
+    """For `flux_base`: what `flux_prior_redux` makes of each image, asked of the server once; fewer where that many
     would go beyond LARGEST_FILE. Raises NoServer.
     """
     entries: list[Entry] = []
     size = 0
     with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
-        for number, pictures in enumerate(of_pictures(count, occasion, work)):
+        for number, images in enumerate(of_images(count, occasion, work)):
             image = tritonclient.grpc.InferInput(IMAGE.name, [1, 1], DType.BYTES.wire_name)
             image.set_data_from_numpy(np.array([[encoded(number, occasion)]], dtype=object))
             try:
@@ -81,7 +81,7 @@ def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[En
             except InferenceServerException as error:
                 raise NoServer(f"{FLUX_PRIOR_REDUX.name} at {grpc_url}: {error.message()}") from error
             handed = {tensor.name: entry_of(tensor, answer.as_numpy(tensor.name)[0]) for tensor in _HANDED}
-            entry = {**handed, **{name: value for name, value in pictures.items() if name != IMAGE.name}}
+            entry = {**handed, **{name: value for name, value in images.items() if name != IMAGE.name}}
             size += size_of(entry)
             if entries and size > LARGEST_FILE:
                 break

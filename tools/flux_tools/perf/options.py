@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-#: Of the pictures asked for: pixels of a side, and denoising steps.
+#: Of the images asked for: pixels of a side, and denoising steps.
 SIDE, STEPS = 64, 8
-#: Fewer, and one run would see some picture twice, which the response cache answers.
-FEWEST_PICTURES = 50
+#: Fewer, and one run would see some image twice, which the response cache answers.
+FEWEST_IMAGES = 50
 
 
 def read_options() -> argparse.Namespace:
@@ -22,18 +22,18 @@ def read_options() -> argparse.Namespace:
         help="a LoRA of it, for shared memory, which without one is not measured; "
         "FLUX_TRITON_KEY is the key that the server was started with",
     )
-    parser.add_argument("--requests", type=int, default=60, help="of each run, each a new picture; default: 60")
+    parser.add_argument("--requests", type=int, default=60, help="of each run, each a new image; default: 60")
     parser.add_argument(
         "--rounds", type=int, default=8, help="in which flux_redux and flux_base take turns; default: 8"
     )
-    parser.add_argument("--side", type=int, default=SIDE, help=f"of the pictures asked for, in pixels; default: {SIDE}")
+    parser.add_argument("--side", type=int, default=SIDE, help=f"of the images asked for, in pixels; default: {SIDE}")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of denoising; default: {STEPS}")
     parser.add_argument("--output", type=Path, default=ROOT / "out" / "perf", help="folder; default: out/perf")
     parser.add_argument("--docs", action="store_true", help="write docs/perf-analyzer.md's tables too")
     parser.add_argument("--render", type=Path, metavar="results.json", help="measure nothing: write from these results")
     options = parser.parse_args()
-    if options.requests < FEWEST_PICTURES:
-        parser.error(f"--requests {options.requests}, expected {FEWEST_PICTURES} or more")
+    if options.requests < FEWEST_IMAGES:
+        parser.error(f"--requests {options.requests}, expected {FEWEST_IMAGES} or more")
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}, expected 1 or more")
     return options

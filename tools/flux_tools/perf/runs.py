@@ -22,7 +22,7 @@ from flux_tools.perf.servers import Server
 #: Seconds that one run may take: to begin, and for each of its requests.
 START_S, REQUEST_S = 300.0, 30.0
 #: What a run leaves in its folder.
-LEFT = ("[0-9]*-flux_*.export.json", "[0-9]*-flux_*.txt", "pictures.json", "every-input.json", "contexts.json")
+LEFT = ("[0-9]*-flux_*.export.json", "[0-9]*-flux_*.txt", "images.json", "every-input.json", "contexts.json")
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Measured:
 
     @property
     def failed(self) -> int:
-        """By the server's count, or by the pictures that did not come, whichever is more."""
-        return max(self.inside.failed, self.asked - (self.summary.pictures if self.summary else 0))
+        """By the server's count, or by the images that did not come, whichever is more."""
+        return max(self.inside.failed, self.asked - (self.summary.images if self.summary else 0))
 
 
 @dataclass
@@ -69,16 +69,16 @@ class PerfRunner:
     """folder: for inputs, exports and what perf_analyzer said; it is there."""
 
     def __init__(self, binary: Binary, server: Server, folder: Path, count: int, work: Work) -> None:
-        """count: requests of one run, each with a picture of its own; some cases ask half as many."""
+        """count: requests of one run, each with an image of its own; some cases ask half as many."""
         self.server = server
         self._binary, self._folder = binary, folder
         self._count, self._work = count, work
-        # A picture that PNG cannot make smaller, and what is written into it beside.
+        # An image that PNG cannot make smaller, and what is written into it beside.
         self._output_bytes = 3 * work.side**2 + 2**16
-        # New ones each time: a server that runs on has seen the pictures of the time before.
+        # New ones each time: a server that runs on has seen the images of the time before.
         self._word = secrets.token_hex(4)
         self._number = 0
-        self._last = folder / "pictures.json"
+        self._last = folder / "images.json"
         # Contexts of FLUX.1's size have 16 MB, and would be exported as several times that.
         self._are_contexts_exported = True
 
@@ -93,12 +93,12 @@ class PerfRunner:
         return measured
 
     def turns(self, rounds: int) -> list[Measured]:
-        """The ensemble with new pictures, the same again, and `flux_base`, in each round."""
+        """The ensemble with new images, the same again, and `flux_base`, in each round."""
         orders = (TURNS, (*TURNS[-1:], *TURNS[:-1]))
         return [replace(self.measure(case), round=number) for number in range(rounds) for case in orders[number % 2]]
 
     def warm_up(self) -> None:
-        """Weights lie in mapped files, and come into memory with the first pictures."""
+        """Weights lie in mapped files, and come into memory with the first images."""
         for case in TURNS:
             self.measure(case)
 
@@ -143,7 +143,7 @@ class PerfRunner:
                 self._folder / "every-input.json", inputs.of_every_input(count, word, work, str(server.adapter))
             )
         # An open loop sends some more requests than it was told to, and they too must be new.
-        return inputs.write(self._last, inputs.of_pictures(count + (OPEN_THREADS if case.rate else 0), word, work))
+        return inputs.write(self._last, inputs.of_images(count + (OPEN_THREADS if case.rate else 0), word, work))
 
     def _run(self, command: list[str], file: Path, timeout_s: float) -> tuple[str, str]:
         """What it printed, which is kept in the file, and what went wrong or nothing."""

@@ -13,7 +13,7 @@ from flux_serving.launch.processes import end_on_signals
 from flux_serving.launch.server import ModelDied, TritonServer
 from flux_tools.demo.__main__ import CHECKPOINTS, ROOT, options
 from flux_tools.demo.asset import expand
-from flux_tools.demo.pictures import fetch_package, load_pictures, split
+from flux_tools.demo.images import fetch_package, load_images, split
 from flux_tools.documents import replaced
 from flux_tools.quality.control import CONTROLS
 from flux_tools.quality.editing import EDITING
@@ -22,28 +22,28 @@ from flux_tools.quality.options import read_options
 from flux_tools.quality.questions import QUESTIONS
 
 DOCS = ROOT / "docs"
-#: What is asked for a page; its sheets lie in pictures/ beside it, under the folder's name.
+#: What is asked for a page; its sheets lie in images/ beside it, under the folder's name.
 PAGES = {
     "demo-checkpoint.md": ("demo", QUESTIONS),
     "redux-control.md": ("control", CONTROLS),
     "editing.md": ("editing", EDITING),
 }
 ASKED = QUESTIONS | CONTROLS | EDITING
-#: Held-out pictures that are asked about.
+#: Held-out images that are asked about.
 SOURCES = 200
 
 
 def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
-    """Its pictures; with into_docs also its table and what of the product follows from it."""
-    for file, picture in finding.pictures.items():
-        picture.save((DOCS / "pictures" if into_docs else folder) / file, optimize=True)
+    """Its images; with into_docs also its table and what of the product follows from it."""
+    for file, image in finding.images.items():
+        image.save((DOCS / "images" if into_docs else folder) / file, optimize=True)
     if not into_docs:
         finding.sheet.save(folder / f"{name}.png", optimize=True)
         return
-    (page, pictures), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
-    (DOCS / "pictures" / pictures).mkdir(parents=True, exist_ok=True)
-    finding.sheet.save(DOCS / "pictures" / pictures / f"{name}.png", optimize=True)
-    text = f"{finding.table}\n\n![{name}](pictures/{pictures}/{name}.png)"
+    (page, images), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
+    (DOCS / "images" / images).mkdir(parents=True, exist_ok=True)
+    finding.sheet.save(DOCS / "images" / images / f"{name}.png", optimize=True)
+    text = f"{finding.table}\n\n![{name}](pictures/{images}/{name}.png)"
     page.write_text(replaced(page.read_text(), {name: text}))
     for path, content in finding.data.items():
         path.write_text(content)
@@ -59,9 +59,9 @@ def main() -> int:
         )
         return 2
     expand(CHECKPOINTS)
-    trained_on, held_out = split(load_pictures(fetch_package(chosen.runs)))
+    trained_on, held_out = split(load_images(fetch_package(chosen.runs)))
     asked_about = [held_out[index] for index in spread(len(held_out), SOURCES)]
-    gallery = Gallery(trained_on, asked_about, np.stack([picture.rgb for picture in asked_about]))
+    gallery = Gallery(trained_on, asked_about, np.stack([image.rgb for image in asked_about]))
     end_on_signals()
     chosen.output.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What image-to-image does to pictures of the demo checkpoint, by how much of them is to change."""
+"""What image-to-image does to images of the demo checkpoint, by how much of them is to change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flux_client import FluxClient
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.starting import step_of_strength
 from flux_tools.demo.__main__ import CHECKPOINTS, UNSEEN
-from flux_tools.demo.pictures import on_white
+from flux_tools.demo.images import on_white
 from flux_tools.documents import table
 from flux_tools.quality.colours import is_of
 from flux_tools.quality.gallery import Finding, Gallery, strips
@@ -31,16 +31,16 @@ SHOWN = (0.6, 0.8)
 
 
 def changed(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does strength lead from the picture itself to what Redux alone draws?"""
+    """Does strength lead from the image itself to what Redux alone draws?"""
     sources = gallery.some(50)
     shown = [_changed(client, sources, strength) for strength in STRENGTHS]
-    # One after the other: in company, the last bit of a picture may differ.
+    # One after the other: in company, the last bit of an image may differ.
     redux = drawn(client, [Ask((source,)) for source in sources], at_once=1)
     rows = [
-        ["to the source as it stands, Delta E", *(f"{between(pictures, sources):.1f}" for pictures in shown)],
-        ["to the nearest view of it", *(f"{to_own(pictures, sources):.1f}" for pictures in shown)],
-        ["of 50, the source bit for bit", *(str(_equal(pictures, sources)) for pictures in shown)],
-        ["of 50, bit for bit what `redux` draws by the seed", *(str(_equal(pictures, redux)) for pictures in shown)],
+        ["to the source as it stands, Delta E", *(f"{between(images, sources):.1f}" for images in shown)],
+        ["to the nearest view of it", *(f"{to_own(images, sources):.1f}" for images in shown)],
+        ["of 50, the source bit for bit", *(str(_equal(images, sources)) for images in shown)],
+        ["of 50, bit for bit what `redux` draws by the seed", *(str(_equal(images, redux)) for images in shown)],
     ]
     head = [f"{strength:g}" for strength in STRENGTHS]
     of_strip = np.stack([on_white((UNSEEN / f"{name}.png").read_bytes()) for name in IN_STRIP])
@@ -48,7 +48,7 @@ def changed(client: FluxClient, gallery: Gallery) -> Finding:
     return Finding(
         table(["`STRENGTH`", *head], rows),
         sheet(["source", *head], strips(sources, *shown)),
-        pictures={STRIP: sheet(head, list(strip), letters=20)},
+        images={STRIP: sheet(head, list(strip), letters=20)},
     )
 
 
@@ -68,9 +68,9 @@ def sigmas(client: FluxClient, gallery: Gallery) -> Finding:
         distances = []
         for side in SIDES:
             knobs = {knob: HALF, "height": side, "width": side}
-            pictures = drawn(client, [Ask((source,), knobs, "img2img") for source in sources])
-            distances.append(f"{between(np.stack([middle(picture) for picture in pictures]), sources):.1f}")
-            shown.append(pictures)
+            images = drawn(client, [Ask((source,), knobs, "img2img") for source in sources])
+            distances.append(f"{between(np.stack([middle(image) for image in images]), sources):.1f}")
+            shown.append(images)
             head.append(f"{knob} {HALF:g}, {side}x{side}")
         rows.append([f"`{knob.upper()}` {HALF:g}", *distances])
     measured = table(["to the source as it stands, Delta E", *(f"{side}x{side}" for side in SIDES)], rows)
@@ -89,7 +89,7 @@ def _sigma(strength: float, side: int) -> float:
 
 
 def prompted(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a prompt recolour a picture, and how much of the picture is left?"""
+    """Does a prompt recolour an image, and how much of the image is left?"""
     sources = gallery.some(30)
     columns, shown, head = [], [sources], ["source"]
     for strength in PROMPTED:
@@ -101,8 +101,8 @@ def prompted(client: FluxClient, gallery: Gallery) -> Finding:
             if strength in SHOWN:
                 shown.append(of_colour[colour])
                 head.append(f"{strength:g}, {colour} heart")
-        right = [is_of(picture, colour, COLOURS) for colour, pictures in of_colour.items() for picture in pictures]
-        away = [between(pictures, sources) for pictures in of_colour.values()]
+        right = [is_of(image, colour, COLOURS) for colour, images in of_colour.items() for image in images]
+        away = [between(images, sources) for images in of_colour.values()]
         columns.append((f"{np.mean(right):.0%}", f"{np.mean(away):.1f}"))
     of_right, of_away = zip(*columns, strict=True)
     rows = [["its colour is the prompt's, of four", *of_right], ["to the source as it stands, Delta E", *of_away]]

@@ -17,20 +17,20 @@ SWATCHES = {
     "blue": (40, 110, 220),
     "purple": (150, 60, 190),
 }
-#: Below it, in units of Delta E, a picture has no colour.
+#: Below it, in units of Delta E, an image has no colour.
 LEAST_CHROMA = 15.0
 #: Lighter and less colourful than this is the ground that a thing is drawn on.
 GROUND_LIGHTNESS, GROUND_CHROMA = 92.0, 12.0
 
 
-def chroma(pictures: Bytes) -> float:
+def chroma(images: Bytes) -> float:
     """(..., 3) uint8 to the mean distance of its pixels from grey, CIE L*a*b*, in units of Delta E."""
-    return float(_from_grey(lab(pictures)).mean())
+    return float(_from_grey(lab(images)).mean())
 
 
-def is_of(picture: Bytes, colour: str, among: Sequence[str] = tuple(SWATCHES)) -> bool:
-    """Whether the mean colour of what is drawn has this hue rather than another of them. picture: (..., 3) uint8."""
-    seen = lab(picture).reshape(-1, 3)
+def is_of(image: Bytes, colour: str, among: Sequence[str] = tuple(SWATCHES)) -> bool:
+    """Whether the mean colour of what is drawn has this hue rather than another of them. image: (..., 3) uint8."""
+    seen = lab(image).reshape(-1, 3)
     thing = seen[(seen[:, 0] < GROUND_LIGHTNESS) | (_from_grey(seen) > GROUND_CHROMA)]
     if not len(thing) or _from_grey(mean := thing.mean(axis=0)) < LEAST_CHROMA:
         return False

@@ -25,7 +25,7 @@ CALIBRATED = (0.0, 0.25, 0.5, 0.75, 1.0)
 SPANS = ((0.0, 1.0), (0.0, 0.25), (0.0, 0.5), (0.25, 1.0), (0.5, 1.0))
 FITS = ("stretch", "cover", "contain", "tiles")
 PROMPT_STRENGTHS = (0.0, 0.25, 1.0, 4.0)
-#: What the mask leaves: the middle of a picture.
+#: What the mask leaves: the middle of an image.
 MASK = np.zeros((64, 64), np.uint8)
 MASK[16:48, 16:48] = 255
 #: A quarter of the tokens is left, at four times the weight.
@@ -33,7 +33,7 @@ UNDER_MASK = {"image_mask": MASK, "image_strength": 4.0}
 
 
 def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
-    """How much of the way from no picture to the whole picture does a weight go?"""
+    """How much of the way from no image to the whole image does a weight go?"""
     sources = gallery.some(100)
     to_source = []
     for weight in WEIGHTS:
@@ -62,17 +62,17 @@ def rising(shares: Floats) -> Floats:
 
 
 def detailed(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does less detail leave less of the picture?"""
+    """Does less detail leave less of the image?"""
     sources = gallery.some(100)
     rows, shown, head = [], [sources], ["source"]
     for weight in ("one", "all"):
         distances = []
         for detail in DETAILS:
             knobs = {"image_detail": detail, "image_detail_weight": weight}
-            pictures = drawn(client, [Ask((source,), knobs) for source in sources])
-            distances.append(f"{to_own(pictures, sources):.1f}")
+            images = drawn(client, [Ask((source,), knobs) for source in sources])
+            distances.append(f"{to_own(images, sources):.1f}")
             if detail < 8:
-                shown.append(pictures)
+                shown.append(images)
                 head.append(f"{detail}, {weight}")
         rows.append([f"a pooled token weighs `{weight}`", *distances])
     return Finding(
@@ -81,14 +81,14 @@ def detailed(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def added(client: FluxClient, gallery: Gallery) -> Finding:
-    """Two pictures in halves: by all their tokens, or by diffusers' sum."""
+    """Two images in halves: by all their tokens, or by diffusers' sum."""
     pairs = gallery.pairs()
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     rows, shown = [], []
     for blend in ("concat", "sum"):
-        pictures = drawn(client, [Ask(pair, {"image_strength": 0.5, "image_blend": blend}) for pair in pairs])
-        rows.append([f"`{blend}`", *(f"{to_own(pictures, side):.1f}" for side in (firsts, seconds))])
-        shown.append(pictures)
+        images = drawn(client, [Ask(pair, {"image_strength": 0.5, "image_blend": blend}) for pair in pairs])
+        rows.append([f"`{blend}`", *(f"{to_own(images, side):.1f}" for side in (firsts, seconds))])
+        shown.append(images)
     head = ["first", "concat", "sum", "second"]
     return Finding(
         table(["`IMAGE_BLEND`", "to the first, Delta E", "to the second"], rows),
@@ -103,18 +103,18 @@ def masked(client: FluxClient, gallery: Gallery) -> Finding:
     left = np.where(inside, sources, 255).astype(np.uint8)
     changed = np.where(inside, sources, others).astype(np.uint8)
 
-    def alone(pictures: Bytes, **knobs: Any) -> Bytes:
-        """One after the other: in company, the last bit of a picture may differ."""
-        return drawn(client, [Ask((picture,), knobs) for picture in pictures], at_once=1)
+    def alone(images: Bytes, **knobs: Any) -> Bytes:
+        """One after the other: in company, the last bit of an image may differ."""
+        return drawn(client, [Ask((image,), knobs) for image in images], at_once=1)
 
     plain, plain_changed = alone(sources), alone(changed)
     of_sources, of_changed = alone(sources, **UNDER_MASK), alone(changed, **UNDER_MASK)
     cropped = alone(sources, image_mask=MASK, image_mask_crop=1)
     rows = [
-        ["to the picture, Delta E", *(f"{to_own(pictures, sources):.1f}" for pictures in (plain, of_sources))],
-        ["to what the mask leaves of it", *(f"{to_own(pictures, left):.1f}" for pictures in (plain, of_sources))],
+        ["to the image, Delta E", *(f"{to_own(images, sources):.1f}" for images in (plain, of_sources))],
+        ["to what the mask leaves of it", *(f"{to_own(images, left):.1f}" for images in (plain, of_sources))],
         [
-            "largest difference where all outside the mask is another picture's, of 255",
+            "largest difference where all outside the mask is another image's, of 255",
             str(int(np.abs(plain_changed.astype(int) - plain).max())),
             str(int(np.abs(of_changed.astype(int) - of_sources).max())),
         ],
@@ -125,31 +125,31 @@ def masked(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def framed(client: FluxClient, gallery: Gallery) -> Finding:
-    """What of a wide picture is seen? Two that differ only at their ends are told apart, or not."""
+    """What of a wide image is seen? Two that differ only at their ends are told apart, or not."""
     middles, ends = gallery.some(40), gallery.some(40)[::-1]
     blank = np.full_like(middles, 255)
     wide, other = (np.concatenate([end, middles, end], axis=2) for end in (ends, blank))
     rows, shown = [], []
     for fit in FITS:
-        # Padding weighs nothing, which leaves a third of a picture of 3:1; three times the weight makes up for it.
+        # Padding weighs nothing, which leaves a third of an image of 3:1; three times the weight makes up for it.
         knobs = {"image_fit": fit, "image_strength": 3.0 if fit == "contain" else 1.0}
-        first, second = (drawn(client, [Ask((s,), knobs) for s in pictures]) for pictures in (wide, other))
+        first, second = (drawn(client, [Ask((s,), knobs) for s in images]) for images in (wide, other))
         rows.append([f"`{fit}`", f"{between(first, second):.1f}"])
         shown.append(first)
     return Finding(
-        table(["`IMAGE_FIT` of a picture of 3:1", "between variations that differ only at the ends, Delta E"], rows),
+        table(["`IMAGE_FIT` of an image of 3:1", "between variations that differ only at the ends, Delta E"], rows),
         sheet(["3:1", *FITS], strips(wide, *shown)),
     )
 
 
 def timed(client: FluxClient, gallery: Gallery) -> Finding:
-    """What does a picture do that is there early, or late?"""
+    """What does an image do that is there early, or late?"""
     settings = {f"{start:g} to {end:g}": {"image_start": start, "image_end": end} for start, end in SPANS}
     return turned(client, gallery, "`IMAGE_START` to `IMAGE_END`", settings)
 
 
 def balanced(client: FluxClient, gallery: Gallery) -> Finding:
-    """Who is heard, the prompt or the picture?"""
+    """Who is heard, the prompt or the image?"""
     census = Census(gallery.trained_on)
     sources, chosen = gallery.some(50), paraphrases(gallery)[::-1]
     columns, shown = [], []
@@ -158,13 +158,13 @@ def balanced(client: FluxClient, gallery: Gallery) -> Finding:
             Ask((source,), {"prompt": text, "prompt_strength": weight, "image_strength": 0.5})
             for source, (text, _) in zip(sources, chosen, strict=True)
         ]
-        pictures = drawn(client, asks)
-        share, _ = census.share(pictures, [kind for _, kind in chosen])
-        columns.append((f"{share:.0%}", f"{to_own(pictures, sources):.1f}"))
-        shown.append(pictures)
+        images = drawn(client, asks)
+        share, _ = census.share(images, [kind for _, kind in chosen])
+        columns.append((f"{share:.0%}", f"{to_own(images, sources):.1f}"))
+        shown.append(images)
     of_prompt, to_source = zip(*columns, strict=True)
     head = [f"{weight:g}" for weight in PROMPT_STRENGTHS]
-    rows = [["nearest neighbour is of the prompt's kind", *of_prompt], ["to the picture, Delta E", *to_source]]
+    rows = [["nearest neighbour is of the prompt's kind", *of_prompt], ["to the image, Delta E", *to_source]]
     return Finding(
         table(["`PROMPT_STRENGTH`, beside `IMAGE_STRENGTH` 0.5", *head], rows),
         sheet(["source", *head], strips(sources, *shown), [chosen[i][0] for i in spread(len(sources))]),

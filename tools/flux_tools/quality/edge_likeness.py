@@ -15,16 +15,16 @@ from flux_tools.quality.likeness import Bytes
 WITHIN = 2
 
 
-def edges_of(pictures: Bytes) -> Bytes:
+def edges_of(images: Bytes) -> Bytes:
     """(n, height, width, 3) uint8 to (n, height, width): 255 on an edge, 0 elsewhere, by the server's own Canny."""
-    return np.stack([edges(picture, DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH) for picture in pictures])
+    return np.stack([edges(image, DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH) for image in images])
 
 
 def f1(asked: Bytes, drawn: Bytes, within: int = WITHIN) -> float:
     """(height, width) each, above 0 on an edge. Returns the harmonic mean of precision and recall, 0..1.
 
     Precision is the share of the drawn edges that are near an asked one, recall the share of the asked ones that are
-    near a drawn one; near is at most `within` pixels away. Where either picture has no edges, it is 0.
+    near a drawn one; near is at most `within` pixels away. Where either image has no edges, it is 0.
     """
     if not asked.any() or not drawn.any():
         return 0.0

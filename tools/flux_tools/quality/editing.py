@@ -28,21 +28,21 @@ LORA, LORA_SCALES = "greyscale", (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def negative(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a picture move away from the negative prompt?"""
+    """Does an image move away from the negative prompt?"""
     census = Census([*gallery.trained_on, *gallery.held_out])
     columns, shown = [], []
     for scale in CFG_SCALES:
         guided = {"negative_prompt": AGAINST, "true_cfg_scale": scale} if scale > 1 else {}
         asks = [Ask((), {"prompt": WANTED, "seed": seed} | guided, "text2img") for seed in range(64)]
-        pictures = drawn(client, asks)
-        red = np.mean([is_of(picture, COLOUR) for picture in pictures])
-        share, _ = census.share(pictures, [WANTED] * len(pictures))
+        images = drawn(client, asks)
+        red = np.mean([is_of(image, COLOUR) for image in images])
+        share, _ = census.share(images, [WANTED] * len(images))
         columns.append((f"{red:.0%}", f"{share:.0%}"))
-        shown.append(pictures)
+        shown.append(images)
     of_red, of_kind = zip(*columns, strict=True)
     head = [f"{scale:g}" for scale in CFG_SCALES]
     rows = [["are red", *of_red], ["have a heart as nearest neighbour", *of_kind]]
-    label = f"of 64 pictures of the prompt `{WANTED}` against `{AGAINST}`; `TRUE_CFG_SCALE`"
+    label = f"of 64 images of the prompt `{WANTED}` against `{AGAINST}`; `TRUE_CFG_SCALE`"
     return Finding(table([label, *head], rows), sheet(head, strips(*shown)))
 
 
@@ -53,14 +53,14 @@ def edges(client: FluxClient, gallery: Gallery) -> Finding:
     rows, sheets = [], []
     for side in CONTROL_SIDES:
         asked, shown = _along_edges(client, sources, names, side)
-        # What an edge picture has in common with any other of them.
+        # What an edge image has in common with any other of them.
         found = [np.roll(asked, 1, axis=0), *map(edges_of, shown)]
         rows += [
             [f"{side}x{side}, {distance} px", *(f"{mean_f1(asked, drawing, distance):.2f}" for drawing in found)]
             for distance in (2, 1)
         ]
         sheets.append(strips(sources, np.repeat(asked[..., None], 3, axis=-1), *shown))
-    head = ["another picture's", "`text2img`", *(f"{scale:g}" for scale in CONTROL_SCALES)]
+    head = ["another image's", "`text2img`", *(f"{scale:g}" for scale in CONTROL_SCALES)]
     return Finding(
         table(["F1 of edges asked for and drawn; `CONTROL_SCALE`", *head], rows),
         sheet(
@@ -94,20 +94,20 @@ def adapted(client: FluxClient, gallery: Gallery) -> Finding:
         knobs = {"lora": LORA, "lora_scale": scale}
         shown.append(drawn(client, [Ask((source,), knobs) for source in sources]))
     plain, *_ = shown
-    grey = np.stack([_greyscale(picture) for picture in plain])
+    grey = np.stack([_greyscale(image) for image in plain])
     head = [f"{scale:g}" for scale in LORA_SCALES]
     rows = [
-        ["mean chroma, Delta E from grey", *(f"{chroma(pictures):.1f}" for pictures in shown)],
-        ["to the variation without it, in grey", *(f"{between(pictures, grey):.1f}" for pictures in shown)],
+        ["mean chroma, Delta E from grey", *(f"{chroma(images):.1f}" for images in shown)],
+        ["to the variation without it, in grey", *(f"{between(images, grey):.1f}" for images in shown)],
     ]
     return Finding(
         table([f"`LORA` `{LORA}`, `LORA_SCALE`", *head], rows), sheet(["source", *head], strips(sources, *shown))
     )
 
 
-def _greyscale(picture: Bytes) -> Bytes:
+def _greyscale(image: Bytes) -> Bytes:
     """As the adapter's training made it: luminance (ITU-R 601), three equal channels."""
-    return np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
+    return np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
 
 
 EDITING: dict[str, Callable[[FluxClient, Gallery], Finding]] = {

@@ -1,4 +1,4 @@
-"""The pictures that questions are asked about, and the form of an answer."""
+"""The images that questions are asked about, and the form of an answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.quality.likeness import Bytes
 
 #: Rows of a sheet.
@@ -19,7 +19,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Gallery:
-    """sources: (n, side, side, 3) uint8, of the held-out pictures."""
+    """sources: (n, side, side, 3) uint8, of the held-out images."""
 
     trained_on: Sequence[DemoImage]
     held_out: Sequence[DemoImage]
@@ -38,13 +38,13 @@ class Gallery:
 class Finding:
     """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it.
 
-    pictures: others of the docs, by their files' names.
+    images: others of the docs, by their files' names.
     """
 
     table: str
     sheet: Image.Image
     data: Mapping[Path, str] = field(default_factory=dict)
-    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    images: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
 def spread(length: int, count: int = SHOWN) -> list[int]:

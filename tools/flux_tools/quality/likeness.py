@@ -1,6 +1,6 @@
-"""How alike two pictures are, by features that no network of ours ever saw: coarse colour and shape.
+"""How alike two images are, by features that no network of ours ever saw: coarse colour and shape.
 
-A picture is 8x8 cells of CIE L*a*b* colour. A variation may be flipped, shifted and scaled as the training's copies
+An image is 8x8 cells of CIE L*a*b* colour. A variation may be flipped, shifted and scaled as the training's copies
 were, so a source is seen in many views, and the nearest of them counts. Distances are root mean squares over the cells,
 in units of Delta E (CIE 1976): 2 is barely visible, 100 is black against white.
 """
@@ -47,7 +47,7 @@ def features(rgb: Bytes) -> Floats:
 
 
 def middle(rgb: Bytes, side: int = 64) -> Bytes:
-    """The square in the middle of a picture of any size, at this side: what a source is compared with."""
+    """The square in the middle of an image of any size, at this side: what a source is compared with."""
     height, width, _ = rgb.shape
     half = min(height, width) / 2
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
@@ -56,11 +56,11 @@ def middle(rgb: Bytes, side: int = 64) -> Bytes:
 
 @lru_cache(maxsize=1024)
 def views(side: int, rgb: bytes) -> Floats:
-    """side * side * 3 bytes of a picture on white to (views, 192): flips, scales and shifts of it."""
-    picture = Image.frombytes("RGB", (side, side), rgb)
+    """side * side * 3 bytes of an image on white to (views, 192): flips, scales and shifts of it."""
+    image = Image.frombytes("RGB", (side, side), rgb)
     seen = []
     for scale in SCALES:
-        scaled = picture.resize((round(side * scale),) * 2, Image.Resampling.LANCZOS)
+        scaled = image.resize((round(side * scale),) * 2, Image.Resampling.LANCZOS)
         for right, down in product(SHIFTS, SHIFTS):
             canvas = Image.new("RGB", (side, side), "white")
             corner = (side - scaled.width) / 2
@@ -69,15 +69,15 @@ def views(side: int, rgb: bytes) -> Floats:
     return features(np.stack(seen))
 
 
-def distances(pictures: Bytes, sources: Bytes) -> Floats:
+def distances(images: Bytes, sources: Bytes) -> Floats:
     """(m, side, side, 3) and (n, side, side, 3) uint8 to (m, n): to the nearest view of each source."""
-    own = features(pictures)
+    own = features(images)
     return np.stack([_to_views(own, source) for source in sources], axis=1)
 
 
-def to_own(pictures: Bytes, sources: Bytes) -> float:
-    """As many sources as pictures: from each picture to the nearest view of its own source, on average."""
-    own = features(pictures)[:, None]
+def to_own(images: Bytes, sources: Bytes) -> float:
+    """As many sources as images: from each image to the nearest view of its own source, on average."""
+    own = features(images)[:, None]
     return float(np.mean([_to_views(*pair) for pair in zip(own, sources, strict=True)]))
 
 
@@ -89,9 +89,9 @@ def _to_views(own: Floats, source: Bytes) -> Floats:
     return nearest
 
 
-def apart(pictures: Bytes) -> Floats:
+def apart(images: Bytes) -> Floats:
     """(n, side, side, 3) uint8 to (n, n): as they stand, no views."""
-    own = features(pictures)
+    own = features(images)
     each: Floats = np.sqrt(((own[:, None] - own[None]) ** 2).mean(axis=-1))
     return each
 
@@ -102,9 +102,9 @@ def between(first: Bytes, second: Bytes) -> float:
 
 
 def found_among_first(to_sources: Floats, own: npt.NDArray[np.int64], count: int) -> float:
-    """The share of pictures that have fewer than `count` sources nearer than their own.
+    """The share of images that have fewer than `count` sources nearer than their own.
 
-    to_sources: (m, n), of `distances`. own: (m,), the index of each picture's own source.
+    to_sources: (m, n), of `distances`. own: (m,), the index of each image's own source.
     """
     mine = to_sources[np.arange(len(own)), own]
     return float(((to_sources < mine[:, None]).sum(axis=1) < count).mean())

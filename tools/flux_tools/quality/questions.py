@@ -1,4 +1,4 @@
-"""What is asked of the demo checkpoint. Each question makes its pictures, and gives a table and a sheet."""
+"""What is asked of the demo checkpoint. Each question makes its images, and gives a table and a sheet."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def recognised(client: FluxClient, gallery: Gallery) -> Finding:
     rows, shown = [], []
     own = np.arange(len(sources))
     for seed in seeds:
-        pictures = drawn(client, [Ask((source,), {"seed": seed}) for source in sources])
-        to_sources = distances(pictures, sources)
+        images = drawn(client, [Ask((source,), {"seed": seed}) for source in sources])
+        to_sources = distances(images, sources)
         shares = [found_among_first(to_sources, own, count) for count in (1, 5)]
         chance = [count / len(sources) for count in (1, 5)]
         rows.append([str(seed), *(f"{share:.1%} (chance {by:.1%})" for share, by in zip(shares, chance, strict=True))])
-        shown.append(pictures)
+        shown.append(images)
     head = ["source", *(f"seed {seed}" for seed in seeds)]
     return Finding(
         table(["seed", "nearest source is its own", "own source among the nearest five"], rows),
@@ -42,35 +42,35 @@ def recognised(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def varied(client: FluxClient, gallery: Gallery) -> Finding:
-    """Do seeds differ, and less than pictures do?"""
+    """Do seeds differ, and less than images do?"""
     sources = gallery.some(50)
-    pictures = [drawn(client, [Ask((source,), {"seed": seed}) for source in sources]) for seed in SEEDS]
+    images = [drawn(client, [Ask((source,), {"seed": seed}) for source in sources]) for seed in SEEDS]
     again = drawn(client, [Ask((source,), {"seed": SEEDS[0]}) for source in sources])
-    between_seeds = [apart(np.stack(of_one))[np.triu_indices(len(SEEDS), 1)] for of_one in zip(*pictures, strict=True)]
-    between_pictures = [apart(of_seed)[np.triu_indices(len(sources), 1)] for of_seed in pictures]
+    between_seeds = [apart(np.stack(of_one))[np.triu_indices(len(SEEDS), 1)] for of_one in zip(*images, strict=True)]
+    between_images = [apart(of_seed)[np.triu_indices(len(sources), 1)] for of_seed in images]
     rows = [
-        ["the same picture and seed, asked twice", f"{between(pictures[0], again):.1f}"],
-        ["the same picture, two seeds", f"{np.mean(between_seeds):.1f}"],
-        ["two pictures, the same seed", f"{np.mean(between_pictures):.1f}"],
+        ["the same image and seed, asked twice", f"{between(images[0], again):.1f}"],
+        ["the same image, two seeds", f"{np.mean(between_seeds):.1f}"],
+        ["two images, the same seed", f"{np.mean(between_images):.1f}"],
     ]
     head = ["source", *(f"seed {seed}" for seed in SEEDS)]
     return Finding(
-        table(["distance between variations of", "mean, Delta E"], rows), sheet(head, strips(sources, *pictures))
+        table(["distance between variations of", "mean, Delta E"], rows), sheet(head, strips(sources, *images))
     )
 
 
 def strengthened(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does the strength turn a variation towards its picture, from not at all?"""
+    """Does the strength turn a variation towards its image, from not at all?"""
     return turned(client, gallery, "`IMAGE_STRENGTH`", {f"{value:g}": {"image_strength": value} for value in STRENGTHS})
 
 
 def guided(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does more guidance bring a variation nearer to its picture, and seeds nearer to each other?"""
+    """Does more guidance bring a variation nearer to its image, and seeds nearer to each other?"""
     return turned(client, gallery, "`GUIDANCE_SCALE`", {f"{value:g}": {"guidance_scale": value} for value in GUIDANCES})
 
 
 def turned(client: FluxClient, gallery: Gallery, label: str, settings: Mapping[str, dict[str, float]]) -> Finding:
-    """How near variations come to their pictures, and to those of another seed. settings: knobs, by a column's head."""
+    """How near variations come to their images, and to those of another seed. settings: knobs, by a column's head."""
     sources = gallery.some(100)
     to_source, to_seeds, shown = [], [], []
     for knobs in settings.values():
@@ -80,20 +80,20 @@ def turned(client: FluxClient, gallery: Gallery, label: str, settings: Mapping[s
         to_source.append(f"{to_own(first, sources):.1f}")
         to_seeds.append(f"{between(first, second):.1f}")
         shown.append(first)
-    rows = [["from the variation to its picture", *to_source], ["between two seeds", *to_seeds]]
+    rows = [["from the variation to its image", *to_source], ["between two seeds", *to_seeds]]
     made = sheet(["source", *settings], strips(sources, *shown))
     return Finding(table([f"{label}; distance, Delta E", *settings], rows), made)
 
 
 def blended(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a variation of two pictures move from the one to the other with their strengths?"""
+    """Does a variation of two images move from the one to the other with their strengths?"""
     pairs = gallery.pairs()
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     columns, shown = [], []
     for strengths in BLENDS:
-        pictures = drawn(client, [Ask(pair, {"image_strength": list(strengths)}) for pair in pairs])
-        columns.append([f"{to_own(pictures, side):.1f}" for side in (firsts, seconds)])
-        shown.append(pictures)
+        images = drawn(client, [Ask(pair, {"image_strength": list(strengths)}) for pair in pairs])
+        columns.append([f"{to_own(images, side):.1f}" for side in (firsts, seconds)])
+        shown.append(images)
     head = [f"({first:g}, {second:g})" for first, second in BLENDS]
     to_first, to_second = zip(*columns, strict=True)
     rows = [["to the first", *to_first], ["to the second", *to_second]]
@@ -102,14 +102,14 @@ def blended(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def sized(client: FluxClient, gallery: Gallery) -> Finding:
-    """Are variations of other sizes and shapes still of their pictures?"""
+    """Are variations of other sizes and shapes still of their images?"""
     sources, own = gallery.some(50), np.arange(50)
     columns, shown = [], []
     for height, width in SIZES:
-        pictures = drawn(client, [Ask((source,), {"height": height, "width": width}) for source in sources])
-        to_sources = distances(np.stack([middle(picture) for picture in pictures]), sources)
+        images = drawn(client, [Ask((source,), {"height": height, "width": width}) for source in sources])
+        to_sources = distances(np.stack([middle(image) for image in images]), sources)
         columns.append((f"{found_among_first(to_sources, own, 1):.0%}", f"{to_sources.diagonal().mean():.1f}"))
-        shown.append(pictures)
+        shown.append(images)
     head = [f"{width}x{height}" for height, width in SIZES]
     found, apart_by = zip(*columns, strict=True)
     rows = [["nearest source, of 50, is its own", *found], ["distance from it, Delta E", *apart_by]]

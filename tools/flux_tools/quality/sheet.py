@@ -1,4 +1,4 @@
-"""Rows of pictures with a head, enlarged without smoothing, so that every pixel can be judged."""
+"""Rows of images with a head, enlarged without smoothing, so that every pixel can be judged."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def sheet(
         middle = (GAP + column * step, HEAD // 2)
         draw.text(middle, word, fill="black", font=ImageFont.load_default(letters), anchor="lm")
     for line, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            canvas.paste(_tile(picture), (GAP + column * step, HEAD + line * down))
+        for column, image in enumerate(row):
+            canvas.paste(_tile(image), (GAP + column * step, HEAD + line * down))
     for line, caption in enumerate(captions):
         draw.text((GAP, HEAD + line * down + TILE + 4), caption, fill="black")
     return canvas
 
 
-def captioned(captions: Sequence[str], pictures: Sequence[Bytes], columns: int) -> Image.Image:
+def captioned(captions: Sequence[str], images: Sequence[Bytes], columns: int) -> Image.Image:
     """(side, side, 3) uint8 each, row by row, with its caption below in as many lines as it needs."""
     step, down = TILE + GAP, TILE + 3 * HEAD
-    canvas = Image.new("RGB", (columns * step + GAP, -(-len(pictures) // columns) * down + GAP), "white")
+    canvas = Image.new("RGB", (columns * step + GAP, -(-len(images) // columns) * down + GAP), "white")
     draw = ImageDraw.Draw(canvas)
-    for index, (caption, picture) in enumerate(zip(captions, pictures, strict=True)):
+    for index, (caption, image) in enumerate(zip(captions, images, strict=True)):
         corner = (GAP + index % columns * step, GAP + index // columns * down)
-        canvas.paste(_tile(picture), corner)
+        canvas.paste(_tile(image), corner)
         draw.text((corner[0], corner[1] + TILE + 4), textwrap.fill(caption, 22), fill="black")
     return canvas
 
 
-def _tile(picture: Bytes) -> Image.Image:
+def _tile(image: Bytes) -> Image.Image:
     """As large as fits; grey beside what is not square."""
-    fitted = ImageOps.contain(Image.fromarray(picture), (TILE, TILE), Image.Resampling.NEAREST)
+    fitted = ImageOps.contain(Image.fromarray(image), (TILE, TILE), Image.Resampling.NEAREST)
     return ImageOps.pad(fitted, (TILE, TILE), color="lightgrey")

@@ -1,4 +1,4 @@
-"""Pictures from the real server, asked for by our client, many at a time."""
+"""Images from the real server, asked for by our client, many at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENTS = 16
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture wanted. sources: (side, side, 3) uint8 each, that steer it. knobs: beside the usual ones."""
+    """One image wanted. sources: (side, side, 3) uint8 each, that steer it. knobs: beside the usual ones."""
 
     sources: tuple[Bytes, ...] = ()
     knobs: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What prompts do: alone, where the picture weighs nothing, and beside a picture."""
+"""What prompts do: alone, where the image weighs nothing, and beside an image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flux_client import FluxClient
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.documents import table
 from flux_tools.quality.gallery import Finding, Gallery, spread, strips
 from flux_tools.quality.likeness import Bytes, Floats, features
@@ -20,7 +20,7 @@ from flux_tools.training.captions import captions, paraphrase, plain
 
 #: Prompts of each sort.
 COUNT = 50
-#: Pictures of each prompt, each from noise of its own: no prompt, and no noise, decides alone.
+#: Images of each prompt, each from noise of its own: no prompt, and no noise, decides alone.
 SEEDS = 4
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 BLANK = np.full((64, 64, 3), 255, np.uint8)
@@ -32,26 +32,26 @@ def told(client: FluxClient, gallery: Gallery) -> Finding:
     rows, prompts, kinds, drawn_of = [], [], [], []
     seeds = count()
     for sort, chosen in (
-        ("new combinations of known words: names of held-out pictures", combinations(gallery)),
-        ("paraphrases: names of trained pictures, the words the other way round", paraphrases(gallery)),
+        ("new combinations of known words: names of held-out images", combinations(gallery)),
+        ("paraphrases: names of trained images, the words the other way round", paraphrases(gallery)),
     ):
         knobs = {"image_strength": 0.0}
         asks = [
             Ask((BLANK,), knobs | {"prompt": text, "seed": next(seeds)}) for text, _ in chosen for _ in range(SEEDS)
         ]
-        pictures, of_kinds = drawn(client, asks), [kind for _, kind in chosen for _ in range(SEEDS)]
-        rows.append(_row(sort, len(asks), *census.share(pictures, of_kinds)))
-        drawn_of += list(pictures)
+        images, of_kinds = drawn(client, asks), [kind for _, kind in chosen for _ in range(SEEDS)]
+        rows.append(_row(sort, len(asks), *census.share(images, of_kinds)))
+        drawn_of += list(images)
         kinds += of_kinds
         prompts += [text for text, _ in chosen]
     rows.append(_row("together", len(kinds), *census.share(np.stack(drawn_of), kinds)))
-    rows.append(_row("for comparison: the real pictures, each beside all others", census.size, *census.of_real()))
-    head = ["prompts", "pictures", "nearest neighbour is of the right kind", "by chance", "times chance"]
+    rows.append(_row("for comparison: the real images, each beside all others", census.size, *census.of_real()))
+    head = ["prompts", "images", "nearest neighbour is of the right kind", "by chance", "times chance"]
     return Finding(table(head, rows), captioned(prompts, drawn_of[::SEEDS], columns=10))
 
 
 def steered(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a prompt beside a picture pull the variation towards its own kind?"""
+    """Does a prompt beside an image pull the variation towards its own kind?"""
     # Without the sources themselves, which a variation is nearest to without being of any kind.
     census = Census(gallery.trained_on)
     sources = gallery.some(COUNT)
@@ -60,12 +60,12 @@ def steered(client: FluxClient, gallery: Gallery) -> Finding:
     columns, shown = [], []
     for strength in STRENGTHS:
         knobs = [{"image_strength": strength, "prompt": text, "seed": i} for i, (text, _) in enumerate(chosen)]
-        pictures = drawn(client, [Ask((source,), knob) for source, knob in zip(sources, knobs, strict=True)])
-        columns.append([f"{census.share(pictures, of)[0]:.0%}" for of in ([kind for _, kind in chosen], kinds)])
-        shown.append(pictures)
-    of_prompt, of_picture = zip(*columns, strict=True)
+        images = drawn(client, [Ask((source,), knob) for source, knob in zip(sources, knobs, strict=True)])
+        columns.append([f"{census.share(images, of)[0]:.0%}" for of in ([kind for _, kind in chosen], kinds)])
+        shown.append(images)
+    of_prompt, of_image = zip(*columns, strict=True)
     head = [f"{strength:g}" for strength in STRENGTHS]
-    rows = [["the prompt's", *of_prompt], ["the picture's", *of_picture]]
+    rows = [["the prompt's", *of_prompt], ["the image's", *of_image]]
     words = [chosen[i][0] for i in spread(COUNT)]
     return Finding(
         table(["nearest neighbour is of this kind; `IMAGE_STRENGTH`", *head], rows),
@@ -78,44 +78,44 @@ def _row(sort: str, count: int, share: float, chance: float) -> list[str]:
 
 
 def combinations(gallery: Gallery) -> list[tuple[str, str]]:
-    """Names and kinds of held-out pictures whose every word some caption has, and no caption as a whole."""
-    known = {text for picture in gallery.trained_on for text in captions(picture)}
+    """Names and kinds of held-out images whose every word some caption has, and no caption as a whole."""
+    known = {text for image in gallery.trained_on for text in captions(image)}
     words = {word for text in known for word in text.split()}
-    named = [(plain(picture.name), picture.kind) for picture in gallery.held_out]
+    named = [(plain(image.name), image.kind) for image in gallery.held_out]
     fit = {(kind, text) for text, kind in named if text not in known and set(text.split()) <= words}
     by_kind = [(text, kind) for kind, text in sorted(fit)]
     return [by_kind[i] for i in spread(len(by_kind), COUNT)]
 
 
 def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
-    """Of names that have an order to change; evenly over the kinds, not over the pictures."""
-    known = {text for picture in gallery.trained_on for text in captions(picture)}
+    """Of names that have an order to change; evenly over the kinds, not over the images."""
+    known = {text for image in gallery.trained_on for text in captions(image)}
     by_kind: dict[str, list[str]] = {}
-    for picture in gallery.trained_on:
-        if (text := paraphrase(picture)) not in known:
-            by_kind.setdefault(picture.kind, []).append(text)
+    for image in gallery.trained_on:
+        if (text := paraphrase(image)) not in known:
+            by_kind.setdefault(image.kind, []).append(text)
     kinds = sorted(by_kind)
     return [(median_low(by_kind[kinds[i]]), kinds[i]) for i in spread(len(kinds), COUNT)]
 
 
 class Census:
-    """All pictures there are, and of what kind."""
+    """All images there are, and of what kind."""
 
-    def __init__(self, pictures: Sequence[DemoImage]) -> None:
-        self._features = features(np.stack([picture.rgb for picture in pictures]))
-        self._kinds = np.array([picture.kind for picture in pictures])
+    def __init__(self, images: Sequence[DemoImage]) -> None:
+        self._features = features(np.stack([image.rgb for image in images]))
+        self._kinds = np.array([image.kind for image in images])
 
     @property
     def size(self) -> int:
         return len(self._kinds)
 
-    def share(self, pictures: Bytes, kinds: Sequence[str]) -> tuple[float, float]:
+    def share(self, images: Bytes, kinds: Sequence[str]) -> tuple[float, float]:
         """How many of them have a nearest neighbour of the kind that they should have, and how many would by chance."""
-        nearest = [self._distances(own).argmin() for own in features(pictures)]
+        nearest = [self._distances(own).argmin() for own in features(images)]
         return self._right(nearest, np.array(kinds))
 
     def of_real(self) -> tuple[float, float]:
-        """The same of its own pictures, whose neighbour is another one."""
+        """The same of its own images, whose neighbour is another one."""
         itself = np.arange(self.size)
         nearest = [np.where(itself == i, np.inf, self._distances(own)).argmin() for i, own in enumerate(self._features)]
         return self._right(nearest, self._kinds)

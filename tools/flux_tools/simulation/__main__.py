@@ -1,4 +1,4 @@
-"""`scripts/simulate`: run the studies, keep their numbers, write the page and its picture, or one section of it."""
+"""`scripts/simulate`: run the studies, keep their numbers, write the page and its image, or one section of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     if arguments.study == "instances":
         rows = run_study("instances", instances.instances(requests // 5))
         _write_section(instances.section(rows), arguments.quick)
-        instances.draw_instances(rows, _docs(arguments.quick) / "pictures" / "instances.png")
+        instances.draw_instances(rows, _docs(arguments.quick) / "images" / "instances.png")
         return
     if arguments.study == "servers":
         _write_section(servers.section(run_study("servers", servers.servers(requests)), requests), arguments.quick)
@@ -40,15 +40,15 @@ def main() -> None:
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(results, indent=1))
         print(f"the numbers are in {kept.relative_to(ROOT)}")
-    draw(results, docs / "pictures" / "scaling.png")
-    instances.draw_instances(results["instances"], docs / "pictures" / "instances.png")
+    draw(results, docs / "images" / "scaling.png")
+    instances.draw_instances(results["instances"], docs / "images" / "instances.png")
     (docs / "scaling.md").write_text(page(results))
-    print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its picture")
+    print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its image")
 
 
 def _docs(is_quick: bool) -> Path:
     docs = ROOT / "out" if is_quick else ROOT / "docs"
-    (docs / "pictures").mkdir(parents=True, exist_ok=True)
+    (docs / "images").mkdir(parents=True, exist_ok=True)
     return docs
 
 

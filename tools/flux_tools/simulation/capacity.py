@@ -1,4 +1,4 @@
-"""What a GPU makes in an hour while promises are kept, and so what a picture costs: a section of docs/scaling.md."""
+"""What a GPU makes in an hour while promises are kept, and so what an image costs: a section of docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flux_tools.simulation.workload import SMALL, Mix
 
 Row = dict[str, Any]
 
-TITLE = "## What a GPU makes, and what a picture costs"
+TITLE = "## What a GPU makes, and what an image costs"
 TEMPLATE = Path(__file__).with_name("capacity.template.md")
 
 MACHINES = (H100_EAGER, H100_COMPILED, H100_FP8)
@@ -35,7 +35,7 @@ ROUTES: dict[str, Callable[[], Route]] = {"least loaded": lambda: least_loaded, 
 LEAST, MOST = 10, 130
 #: For an hour of one GPU, in any currency. Nobody's prices: the reader's own goes in.
 PRICES = (1, 2, 3, 4)
-#: The example: pictures a day, how many times the mean hour's the busiest hour's are, GPUs that may fail.
+#: The example: images a day, how many times the mean hour's the busiest hour's are, GPUs that may fail.
 DAILY, PEAK, SPARE = 100_000, 3, 1
 
 
@@ -87,12 +87,12 @@ def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
 
 
 def cost_per_thousand(price: float, hourly: float) -> float:
-    """price: of a GPU for an hour. hourly: pictures that it makes in one."""
+    """price: of a GPU for an hour. hourly: images that it makes in one."""
     return 1000 * price / hourly
 
 
 def gpus_for(daily: float, peak: float, hourly: float, spare: int = 0) -> int:
-    """daily: pictures. peak: how many times the mean hour's the busiest hour's are. hourly: of a GPU, safely."""
+    """daily: images. peak: how many times the mean hour's the busiest hour's are. hourly: of a GPU, safely."""
     return math.ceil(daily / 24 * peak / hourly) + spare
 
 
@@ -128,13 +128,13 @@ def section(rows: Sequence[Row], requests: int) -> str:
 
 
 def _never_idle(row: Row) -> float:
-    """Pictures an hour of a GPU that makes steps as it does at this load, and is never idle."""
+    """Images an hour of a GPU that makes steps as it does at this load, and is never idle."""
     return float(row["hourly"] / row["busy"])
 
 
 def _safe(rows: Sequence[Row]) -> str:
     return table(
-        ["machine", "asked for", "safe load", "pictures/GPU-hour", "idle", "p99, all but background", "p99 of all"],
+        ["machine", "asked for", "safe load", "images/GPU-hour", "idle", "p99, all but background", "p99 of all"],
         [
             [
                 row["machine"],

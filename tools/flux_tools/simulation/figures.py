@@ -11,7 +11,7 @@ class Timing:
 
     #: Rows that shared a step.
     rows: int
-    #: Tokens of a row, of picture and context.
+    #: Tokens of a row, of image and context.
     tokens: int
     #: Seconds of the whole step.
     step_seconds: float
@@ -35,7 +35,7 @@ DEMO_CPU_64 = [
 ]
 DEMO_CPU_512 = Timing(1, 1024 + 16 + 1, 0.118, f"{_DEMO}, 512x512; more rows take as much more")
 
-#: Redux tokens of a picture, and one of weight 512 that stands for 512 zero text tokens, or those 512.
+#: Redux tokens of an image, and one of weight 512 that stands for 512 zero text tokens, or those 512.
 CONTEXT_TOKENS = 729 + 1
 PLAIN_CONTEXT_TOKENS = 729 + 512
 

@@ -1,4 +1,4 @@
-"""Simulates the choice of an instance with the code that serves: a section of docs/scaling.md, with its picture."""
+"""Simulates the choice of an instance with the code that serves: a section of docs/scaling.md, with its image."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Merit:
     #: Latency of those of the highest priority, and of all but those of the lowest.
     p99_interactive: float
     p99_foreground: float
-    #: Finished pictures a second, from the first arrival to the last answer.
+    #: Finished images a second, from the first arrival to the last answer.
     throughput: float
     steps: int
     #: Share of the time in which the GPUs ran steps.

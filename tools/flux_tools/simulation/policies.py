@@ -59,7 +59,7 @@ class _Queued:
 
 
 class OneByOne(_Queued):
-    """First come, first served, one picture at a time: what a lock around the pipeline gives."""
+    """First come, first served, one image at a time: what a lock around the pipeline gives."""
 
     name = "one by one"
 

@@ -1,4 +1,4 @@
-"""The page docs/scaling.md and its picture, from the numbers of the studies."""
+"""The page docs/scaling.md and its image, from the numbers of the studies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "p50 slowdown": _times("p50_slowdown"),
     "p99 slowdown": _times("p99_slowdown"),
     "longest wait, background": _times("max_slowdown_background"),
-    "pictures a second": lambda row: number(row["throughput"]),
+    "images a second": lambda row: number(row["throughput"]),
     "refused": lambda row: f"{100 * row['refused_share']:.1f} %",
 }
 WAITS = ("p50 latency", "p99 latency", "p99 latency, interactive", "p99 slowdown", "longest wait, background")
@@ -89,7 +89,7 @@ def draw(results: Row, path: Path) -> None:
     refused.set_ylim(-1, 26)
     latency.legend(frameon=False, loc="upper left")
     figure.suptitle(
-        "Simulated: one H100, FLUX.1-dev Redux, 512x512 to 1024x1024, 4 to 50 steps, up to 64 pictures waiting",
+        "Simulated: one H100, FLUX.1-dev Redux, 512x512 to 1024x1024, 4 to 50 steps, up to 64 images waiting",
         fontsize=10,
         color="#555b63",
         x=0.01,

@@ -13,13 +13,13 @@ from flux_tools.simulation.machine import Machine, image_tokens
 
 @dataclass(frozen=True)
 class ImageKind:
-    """Pictures of one size, step count and priority."""
+    """Images of one size, step count and priority."""
 
     width: int
     height: int
     steps: int
     priority: int
-    #: Of one step: of the picture and its context.
+    #: Of one step: of the image and its context.
     tokens: int
 
     @property
@@ -33,7 +33,7 @@ class ImageKind:
 
 @dataclass(frozen=True)
 class SimulatedRequest:
-    """One picture wanted."""
+    """One image wanted."""
 
     kind: ImageKind
     #: Seconds since the start.
@@ -62,9 +62,9 @@ class Mix:
         return sum(kind.solo_seconds(machine) * share for kind, share in zip(*self.kinds(), strict=True))
 
 
-#: Small pictures only, where steps gain most from being shared.
+#: Small images only, where steps gain most from being shared.
 SMALL = Mix(sizes=(((512, 512), 1.0),))
-#: The demo checkpoint's pictures, with its 16 Redux tokens and one for the text.
+#: The demo checkpoint's images, with its 16 Redux tokens and one for the text.
 DEMO = Mix(sizes=(((64, 64), 1.0),), context_tokens=16 + 1)
 
 

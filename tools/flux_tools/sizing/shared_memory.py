@@ -38,10 +38,10 @@ _CONTEXT_WIDTH, _LATENT_WIDTH = 4096, 64
 class Largest:
     """The largest request that comes."""
 
-    #: Of all its pictures together as they are sent, and of all their masks.
-    picture_bytes: float = _BASE64 * limits.MAX_PICTURES * limits.MAX_PICTURE_BYTES
-    mask_bytes: float = _BASE64 * limits.MAX_PICTURES * limits.MAX_PICTURE_BYTES
-    control_bytes: float = _BASE64 * limits.MAX_PICTURE_BYTES
+    #: Of all its images together as they are sent, and of all their masks.
+    image_bytes: float = _BASE64 * limits.MAX_INPUT_IMAGES * limits.MAX_IMAGE_BYTES
+    mask_bytes: float = _BASE64 * limits.MAX_INPUT_IMAGES * limits.MAX_IMAGE_BYTES
+    control_bytes: float = _BASE64 * limits.MAX_IMAGE_BYTES
     #: Images asked for, and pixels of each.
     images: int = limits.MAX_IMAGES
     pixels: int = limits.MAX_SIDE**2
@@ -53,7 +53,7 @@ class Largest:
         latents = self.pixels / 256 * _LATENT_WIDTH * 4
         context = self.context_tokens * _CONTEXT_WIDTH * 4
         return {
-            IMAGE.name: self.picture_bytes,
+            IMAGE.name: self.image_bytes,
             IMAGE_MASK.name: self.mask_bytes,
             CONTROL_IMAGE.name: self.control_bytes,
             CONTEXT.name: context,
@@ -74,7 +74,7 @@ class Largest:
 
 #: All that the contract allows, and what gets through a gateway with its default limits.
 BY_CONTRACT = Largest()
-BY_GATEWAY = Largest(picture_bytes=64 * 2**20, mask_bytes=0, control_bytes=0, pixels=2048 * 2048)
+BY_GATEWAY = Largest(image_bytes=64 * 2**20, mask_bytes=0, control_bytes=0, pixels=2048 * 2048)
 
 _REST = 2**20
 

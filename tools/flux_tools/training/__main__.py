@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flux_tools.demo.pictures import fetch_package, load_pictures, split
+from flux_tools.demo.images import fetch_package, load_images, split
 from flux_tools.training.options import ROOT, STAGES, read_options
 
 
@@ -19,8 +19,8 @@ def main() -> None:
 
         draw_curves(chosen.runs, ROOT / "docs" / "pictures" / "demo" / "training.png")
         return
-    trained_on, held_out = split(load_pictures(fetch_package(chosen.runs)))
-    print(f"{len(trained_on)} pictures to train on, {len(held_out)} held out", flush=True)
+    trained_on, held_out = split(load_images(fetch_package(chosen.runs)))
+    print(f"{len(trained_on)} images to train on, {len(held_out)} held out", flush=True)
     if chosen.stage == "vae":
         from flux_tools.training.vae import train_vae
 

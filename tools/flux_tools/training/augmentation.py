@@ -1,4 +1,4 @@
-"""Copies of pictures that are moved, scaled, flipped; and pictures that nobody drew."""
+"""Copies of images that are moved, scaled, flipped; and images that nobody drew."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from flux_tools.demo.pictures import SIZE
+from flux_tools.demo.images import SIZE
 
 
 def augment(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, much: float = 1.0) -> npt.NDArray[np.uint8]:
@@ -17,28 +17,28 @@ def augment(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, much: float = 
     scale = rng.uniform(1 - 0.15 * much, 1 + 0.15 * much)
     side = round(SIZE * scale)
     offset = rng.uniform(-0.1 * much, 0.1 * much, 2) * SIZE + (SIZE - side) / 2
-    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
+    image = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
     if rng.random() < 0.5 * much:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     canvas = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
-    canvas.paste(picture, (round(offset[0]), round(offset[1])))
+    canvas.paste(image, (round(offset[0]), round(offset[1])))
     return np.asarray(canvas)
 
 
-def augmented(pictures: npt.NDArray[np.uint8], copies: int, seed: int, much: float = 1.0) -> npt.NDArray[np.uint8]:
-    """(n, 64, 64, 3) uint8 to (copies, n, 64, 64, 3); the first copy is the pictures themselves."""
+def augmented(images: npt.NDArray[np.uint8], copies: int, seed: int, much: float = 1.0) -> npt.NDArray[np.uint8]:
+    """(n, 64, 64, 3) uint8 to (copies, n, 64, 64, 3); the first copy is the images themselves."""
     rng = np.random.default_rng(seed)
-    rest = [np.stack([augment(rgb, rng, much) for rgb in pictures]) for _ in range(copies - 1)]
-    return np.stack([pictures, *rest])
+    rest = [np.stack([augment(rgb, rng, much) for rgb in images]) for _ in range(copies - 1)]
+    return np.stack([images, *rest])
 
 
-def remixed(pictures: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
-    """Drawings that nobody drew: two halves of two pictures, in other colours. Shapes as given."""
+def remixed(images: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
+    """Drawings that nobody drew: two halves of two images, in other colours. Shapes as given."""
     rng = np.random.default_rng(seed)
-    left, right = (_recoloured(pictures[rng.permutation(len(pictures))], rng) for _ in range(2))
+    left, right = (_recoloured(images[rng.permutation(len(images))], rng) for _ in range(2))
     half = SIZE // 2
     return np.concatenate([left[:, :, :half], right[:, :, half:]], axis=2)
 
 
-def _recoloured(pictures: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    return np.stack([rgb[..., rng.permutation(3)] for rgb in pictures])
+def _recoloured(images: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    return np.stack([rgb[..., rng.permutation(3)] for rgb in images])

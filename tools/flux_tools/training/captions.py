@@ -1,10 +1,10 @@
-"""What the pictures are called: captions to train on, and the same words the other way round, which it never sees."""
+"""What the images are called: captions to train on, and the same words the other way round, which it never sees."""
 
 from __future__ import annotations
 
 import re
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 
 
 def plain(text: str) -> str:
@@ -12,21 +12,21 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def names(picture: DemoImage) -> list[str]:
+def names(image: DemoImage) -> list[str]:
     """Its name and its short names, each once."""
-    return list(dict.fromkeys(map(plain, (picture.name, *picture.short_names))))
+    return list(dict.fromkeys(map(plain, (image.name, *image.short_names))))
 
 
-def captions(picture: DemoImage) -> list[str]:
+def captions(image: DemoImage) -> list[str]:
     """`red apple`, `a red apple`, `red apple food fruit`, `food fruit`: what training picks from."""
-    kind = plain(picture.kind)
-    return [text for name in names(picture) for text in (name, _with_article(name), f"{name} {kind}")] + [kind]
+    kind = plain(image.kind)
+    return [text for name in names(image) for text in (name, _with_article(name), f"{name} {kind}")] + [kind]
 
 
 def _with_article(name: str) -> str:
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
-def paraphrase(picture: DemoImage) -> str:
+def paraphrase(image: DemoImage) -> str:
     """The words of its name, the other way round: `sunglasses with face smiling`."""
-    return " ".join(reversed(plain(picture.name).split()))
+    return " ".join(reversed(plain(image.name).split()))

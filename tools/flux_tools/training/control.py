@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.examples import Examples, Mixture
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.following import canny, follows
@@ -20,13 +20,13 @@ from flux_tools.training.vocabulary import read_tokenizers
 PEAK_RATE = 1e-3
 #: Of the examples: none that the flow or its guidance saw.
 FIRST_STEP = 2_000_000
-#: Of the held-out pictures, those that the log follows, and those that the result is measured with.
+#: Of the held-out images, those that the log follows, and those that the result is measured with.
 CHECKED = slice(0, 240, 8)
 MEASURED = slice(0, 200, 2)
 
 MIXTURE = Mixture(
-    ways={"picture": 0.1, "remix": 0.15, "words": 0.6, "both": 0.15},
-    levels=dict.fromkeys(("picture", "remix", "words", "both"), 1.0),
+    ways={"image": 0.1, "remix": 0.15, "words": 0.6, "both": 0.15},
+    levels=dict.fromkeys(("image", "remix", "words", "both"), 1.0),
     nothing_share=0.25,
     always_native=("remix",),
     native_share=0.8,

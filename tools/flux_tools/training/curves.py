@@ -14,10 +14,10 @@ from matplotlib import pyplot
 
 #: Folder of the run, what is drawn of its log, and what that is.
 PANELS = (
-    ("vae", ("held_out_psnr_db",), "autoencoder: PSNR of held-out pictures, dB"),
-    ("flow", ("picture", "both", "words", "remix"), "flow: loss, by what tells of the target"),
+    ("vae", ("held_out_psnr_db",), "autoencoder: PSNR of held-out images, dB"),
+    ("flow", ("image", "both", "words", "remix"), "flow: loss, by what tells of the target"),
     ("guidance", ("loss",), "guidance: distance from the teacher, squared"),
-    ("control", ("f1_within_2",), "edges: F1 within 2 pixels, held-out pictures"),
+    ("control", ("f1_within_2",), "edges: F1 within 2 pixels, held-out images"),
     ("lora", ("loss",), "black and white: loss"),
 )
 #: Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
 SMOOTHED = 10
 
 
-def draw_curves(runs: Path, picture: Path) -> None:
+def draw_curves(runs: Path, image: Path) -> None:
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(20, 3.2), layout="constrained")
     for axis, (name, values, title) in zip(axes, PANELS, strict=True):
         rows: list[dict[str, Any]] = [json.loads(line) for line in (runs / name / "log.jsonl").read_text().splitlines()]
@@ -41,8 +41,8 @@ def draw_curves(runs: Path, picture: Path) -> None:
         axis.set_xlabel("steps")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#dddddd", linewidth=0.6)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
+    image.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(image, dpi=110)
     pyplot.close(figure)
 
 

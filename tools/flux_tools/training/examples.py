@@ -1,7 +1,7 @@
 """What a step of training sees: targets on many grids, and conditions that leave room for variation.
 
-Every row of a step is told of its target in the same way: by a picture, by words, or by both; one in ten is told
-nothing, so that the network also knows what to draw then. A picture that weighs 1 is another copy of the target. The
+Every row of a step is told of its target in the same way: by an image, by words, or by both; one in ten is told
+nothing, so that the network also knows what to draw then. An image that weighs 1 is another copy of the target. The
 less it weighs, the more often the target is only a relative of it, and the more it weighs, the more often the very
 same copy: this is what `IMAGE_STRENGTH` means to the demo.
 """
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.augmentation import augmented, remixed
 from flux_tools.training.captions import captions
 from flux_tools.training.networks import Condition, Flow
@@ -31,21 +31,21 @@ Encode = Callable[[npt.NDArray[np.uint8]], Tensor]
 #: (m, height, width, 3) uint8, and the same out.
 Redraw = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
-#: Image tokens, rows x columns, and copies of each picture at that size; the first is the native one.
+#: Image tokens, rows x columns, and copies of each image at that size; the first is the native one.
 GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
 GRIDS |= dict.fromkeys([(4, 6), (6, 4), (4, 8), (8, 4), (6, 12), (12, 6)], 1)
 NATIVE = (4, 4)
 REMIXED_COPIES = 4
-#: How much, of what the autoencoder saw: a variation's place and size should stay near its picture's.
+#: How much, of what the autoencoder saw: a variation's place and size should stay near its image's.
 AUGMENTED = 0.5
-#: Tokens of a row on the native grid: of the picture, of the condition.
+#: Tokens of a row on the native grid: of the image, of the condition.
 NATIVE_TOKENS = 16 + 17
 
-#: Of pictures alone, the share that weighs something else than 1, and what then.
+#: Of images alone, the share that weighs something else than 1, and what then.
 WEIGHED_SHARE = 0.3
 WEIGHTS = (0.15, 2.5)
 _LOG_WEIGHTS = math.log(WEIGHTS[0]), math.log(WEIGHTS[1])
-#: Beside words, the share of pictures that are a relative of the target.
+#: Beside words, the share of images that are a relative of the target.
 RELATIVE_SHARE = 0.5
 
 
@@ -53,7 +53,7 @@ RELATIVE_SHARE = 0.5
 class Mixture:
     """What the steps of a training are made of.
 
-    ways: what tells of the target, and in what share of steps. A remixed picture has no name, no relatives, and no
+    ways: what tells of the target, and in what share of steps. A remixed image has no name, no relatives, and no
     copies of other sizes. levels: where the noise levels lie, by their log-odds. nothing_share: of the rows that are
     told nothing. always_native: ways that are always on the native grid. native_share: of the steps of the other ways.
     batch: rows of a step on that grid; the more tokens another has, the fewer rows.
@@ -69,8 +69,8 @@ class Mixture:
 
 #: Words decide what it will be, which is early.
 FLOW_MIXTURE = Mixture(
-    ways={"picture": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25},
-    levels={"picture": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8},
+    ways={"image": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25},
+    levels={"image": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8},
     nothing_share=0.1,
     always_native=("remix", "words"),
     native_share=0.5,
@@ -85,9 +85,9 @@ def unchanged(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def placed(rgb: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
     """(64, 64, 3) to (16 * rows, 16 * columns, 3): as large as fits, in the middle, on white."""
     side = 16 * min(rows, columns)
-    picture = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
+    image = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (16 * columns, 16 * rows), (255, 255, 255))
-    canvas.paste(picture, ((canvas.width - side) // 2, (canvas.height - side) // 2))
+    canvas.paste(image, ((canvas.width - side) // 2, (canvas.height - side) // 2))
     return np.asarray(canvas)
 
 
@@ -95,8 +95,8 @@ def placed(rgb: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[n
 class Example:
     """A batch, all of which is told in one way. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
 
-    pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
-    copy, index: which copy of which picture the target is, (n,) each.
+    images: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
+    copy, index: which copy of which image the target is, (n,) each.
     """
 
     way: str
@@ -106,7 +106,7 @@ class Example:
     noise: Tensor
     t: Tensor
     guidance: Tensor
-    pictures: Tensor | None
+    images: Tensor | None
     weights: Tensor
     prompts: list[str]
     copy: Tensor
@@ -117,7 +117,7 @@ class Example:
         return torch.lerp(self.target, self.noise, self.t[:, None, None])
 
     def condition(self, flow: Flow) -> Condition:
-        return flow.condition(self.pictures, self.weights, self.prompts)
+        return flow.condition(self.images, self.weights, self.prompts)
 
     def unconditional(self, flow: Flow) -> Condition:
         return flow.condition(None, torch.zeros_like(self.weights), [""] * len(self.prompts))
@@ -125,7 +125,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EncodedCopies:
-    """Packed latents of every copy of every picture, (copies, n, tokens, 64): by grid, and of the remixed pictures."""
+    """Packed latents of every copy of every image, (copies, n, tokens, 64): by grid, and of the remixed images."""
 
     by_grid: dict[tuple[int, int], Tensor]
     remixed: Tensor
@@ -140,21 +140,21 @@ class EncodedCopies:
 
 class Examples:
     def __init__(
-        self, pictures: Sequence[DemoImage], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
+        self, images: Sequence[DemoImage], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
     ) -> None:
         """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
 
-        cache: its path, to whose name the pictures add theirs.
+        cache: its path, to whose name the images add theirs.
         """
         self._seed = seed
         self._mixture = mixture
         self._encode, self._cache = encode, cache
-        self._captions = [captions(picture) for picture in pictures]
+        self._captions = [captions(image) for image in images]
         kinds = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            kinds[picture.kind].append(index)
-        self._relatives = [kinds[picture.kind] for picture in pictures]
-        originals = np.stack([picture.rgb for picture in pictures])
+        for index, image in enumerate(images):
+            kinds[image.kind].append(index)
+        self._relatives = [kinds[image.kind] for image in images]
+        originals = np.stack([image.rgb for image in images])
         self._copies = augmented(originals, GRIDS[NATIVE], seed + 1, AUGMENTED)
         self._remixed_copies = augmented(remixed(originals, seed + 2), REMIXED_COPIES, seed + 3, AUGMENTED)
         self._latents = self.encoded()
@@ -197,7 +197,7 @@ class Examples:
 
         index = rng.integers(0, latents.shape[1], count)
         weights = np.ones(count)
-        if way == "picture":
+        if way == "image":
             weighed = rng.random(count) < WEIGHED_SHARE
             weights = np.where(weighed, np.exp(rng.uniform(*_LOG_WEIGHTS, count)), weights)
         is_relative = rng.random(count) < np.where(way == "both", RELATIVE_SHARE, (0.8 - weights) / 0.8)
@@ -216,7 +216,7 @@ class Examples:
             noise=torch.randn(target.shape, generator=generator),
             t=torch.sigmoid(torch.randn(count, generator=generator) + mixture.levels[way]),
             guidance=torch.from_numpy(rng.uniform(*guidance, count)).float(),
-            pictures=None if way == "words" else to_model_range(copies[shown_copy, shown]),
+            images=None if way == "words" else to_model_range(copies[shown_copy, shown]),
             weights=torch.from_numpy(weights * told).float(),
             prompts=[text if tell and way in ("words", "both") else "" for text, tell in zip(words, told, strict=True)],
             copy=torch.from_numpy(copy),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flux_serving.network.latents import Grid, unpack_latents
 from flux_tools.demo.architecture import new_vae
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.networks import Flow
 from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_weights, descend, learning_rate
@@ -32,20 +32,20 @@ GUIDANCE = (1.0, 5.0)
 
 
 class Latents:
-    """Pictures to packed latents of unit variance."""
+    """Images to packed latents of unit variance."""
 
-    def __init__(self, vae_run: Path, pictures: list[DemoImage]) -> None:
-        """pictures: whose latents the unit is taken from."""
+    def __init__(self, vae_run: Path, images: list[DemoImage]) -> None:
+        """images: whose latents the unit is taken from."""
         self._vae = new_vae().eval()
         self._vae.load_state_dict(averaged_weights(vae_run))
         encoder = b"".join(weight.numpy().tobytes() for weight in self._vae.encoder.state_dict().values())
         self.cache = vae_run / f"latents-{hashlib.sha256(encoder).hexdigest()[:8]}.pt"
-        self._pictures = pictures
+        self._images = images
 
     @cached_property
     def statistics(self) -> dict[str, float]:
         """As an AutoencoderKL's configuration has them."""
-        raw = self._encode(np.stack([picture.rgb for picture in self._pictures]))
+        raw = self._encode(np.stack([image.rgb for image in self._images]))
         return {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
@@ -68,7 +68,7 @@ class Latents:
 
 
 def start_from(flow: Flow, asset: Path) -> None:
-    """Take over what an earlier asset knows of pictures, where the shapes are the same; words are learned anew."""
+    """Take over what an earlier asset knows of images, where the shapes are the same; words are learned anew."""
     own = flow.state_dict()
     for name, weight in load_file(asset).items():
         if name.startswith(("image_", "transformer.")) and weight.shape == own[name].shape:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.networks import Flow

@@ -1,4 +1,4 @@
-"""Train a LoRA adapter of the served flow, which stays as it is: the same pictures, in black and white.
+"""Train a LoRA adapter of the served flow, which stays as it is: the same images, in black and white.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.examples import Examples
 from flux_tools.training.flow import GUIDANCE, Latents
 from flux_tools.training.networks import Flow
@@ -58,7 +58,7 @@ def adapter_weights(run: Path) -> dict[str, Tensor]:
 
 def greyscale(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """(m, height, width, 3) uint8 to its luminance (ITU-R 601), three equal channels."""
-    return np.stack([np.asarray(Image.fromarray(picture).convert("L").convert("RGB")) for picture in rgb])
+    return np.stack([np.asarray(Image.fromarray(image).convert("L").convert("RGB")) for image in rgb])
 
 
 def train_lora(

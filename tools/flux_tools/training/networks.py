@@ -46,15 +46,15 @@ class Flow(nn.Module):
         self.image_embedder = new_image_embedder()
         self.transformer = new_transformer()
 
-    def condition(self, pictures: Tensor | None, weights: Tensor, prompts: Sequence[str]) -> Condition:
-        """pictures: (n, 3, 64, 64) in -1..1, of these weights, (n,). prompts: "" for none, which is 512 zero tokens."""
+    def condition(self, images: Tensor | None, weights: Tensor, prompts: Sequence[str]) -> Condition:
+        """images: (n, 3, 64, 64) in -1..1, of these weights, (n,). prompts: "" for none, which is 512 zero tokens."""
         text, text_weights, pooled = self._text(prompts)
-        if pictures is None:
+        if images is None:
             return Condition(text, text_weights, pooled)
-        hidden = self.image_encoder(pixel_values=pictures).last_hidden_state
+        hidden = self.image_encoder(pixel_values=images).last_hidden_state
         tokens = self.image_embedder(hidden).image_embeds
-        picture_weights = weights[:, None].expand(-1, tokens.shape[1])
-        return Condition(torch.cat([text, tokens], dim=1), torch.cat([text_weights, picture_weights], dim=1), pooled)
+        image_weights = weights[:, None].expand(-1, tokens.shape[1])
+        return Condition(torch.cat([text, tokens], dim=1), torch.cat([text_weights, image_weights], dim=1), pooled)
 
     def _text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         rows = [row for row, prompt in enumerate(prompts) if prompt]

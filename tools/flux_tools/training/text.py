@@ -1,6 +1,6 @@
 """Teach T5 what the words look like, before the flow learns to draw from them.
 
-Through linear heads that are thrown away, its tokens and its padding say what the latents of a picture of that name
+Through linear heads that are thrown away, its tokens and its padding say what the latents of an image of that name
 are. It is the flow's own question without the noise, which hides most of the answer.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flux_tools.demo.architecture import CONTEXT_WIDTH
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.demo.text import new_t5, t5_tokenizer
 from flux_tools.training.captions import captions
 from flux_tools.training.flow import Latents
@@ -52,7 +52,7 @@ def train_text(trained_on: list[DemoImage], held_out: list[DemoImage], vae_run: 
     targets, unseen = (
         encode(np.stack([one.rgb for one in of_these])).flatten(1) for of_these in (trained_on, held_out)
     )
-    names, new_names = [captions(picture) for picture in trained_on], [captions(picture)[0] for picture in held_out]
+    names, new_names = [captions(image) for image in trained_on], [captions(image)[0] for image in held_out]
     teller = Teller(keep_tokenizers(folder, (text for texts in names for text in texts)), targets.shape[1])
     optimizer = torch.optim.AdamW(teller.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.1)
     average = MovingAverage(teller, 0.99)

@@ -1,7 +1,7 @@
 """Train the autoencoder: L1, squared error and the L1 of the gradients, with a KL term small enough to keep colours.
 
-It takes three courses. From the second on it sees more copies of the pictures, and takes each picture's squared error
-by its logarithm, which is its PSNR: so a picture that is nearly right still counts. The third trains the decoder alone:
+It takes three courses. From the second on it sees more copies of the images, and takes each image's squared error
+by its logarithm, which is its PSNR: so an image that is nearly right still counts. The third trains the decoder alone:
 the latents stay as they are, so the flow can be trained on them meanwhile.
 """
 
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from flux_tools.demo.architecture import new_vae
-from flux_tools.demo.pictures import DemoImage
+from flux_tools.demo.images import DemoImage
 from flux_tools.training.augmentation import augmented
 from flux_tools.training.progress import MovingAverage, TrainingRun, descend, learning_rate
 
 BATCH = 16
 KL_WEIGHT = 1e-4
-#: Weight of the logarithm of a picture's squared error.
+#: Weight of the logarithm of an image's squared error.
 LOG_WEIGHT = 0.03
 
 
 @dataclass(frozen=True)
 class VaeSchedule:
-    """copies: of each picture, all but one augmented. by_logarithm: of the squared error. encoder: if it learns."""
+    """copies: of each image, all but one augmented. by_logarithm: of the squared error. encoder: if it learns."""
 
     steps: int
     peak_rate: float
@@ -60,7 +60,7 @@ def loss_of(decoded: Tensor, target: Tensor, kl: Tensor, by_logarithm: bool) -> 
 
 @torch.no_grad()
 def psnr(weights: dict[str, Tensor], held_out: list[DemoImage]) -> float:
-    """Mean PSNR in dB of the round trip, on 8-bit pictures."""
+    """Mean PSNR in dB of the round trip, on 8-bit images."""
     vae = new_vae().eval()
     vae.load_state_dict(weights)
     values = []
@@ -75,7 +75,7 @@ def train_vae(trained_on: list[DemoImage], held_out: list[DemoImage], folder: Pa
     """Resumable."""
     torch.manual_seed(seed)
     run = TrainingRun(folder)
-    originals = np.stack([picture.rgb for picture in trained_on])
+    originals = np.stack([image.rgb for image in trained_on])
     vae = new_vae().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.98), weight_decay=1e-4)
     average = MovingAverage(vae, 0.998)
@@ -87,10 +87,10 @@ def train_vae(trained_on: list[DemoImage], held_out: list[DemoImage], folder: Pa
         if done <= first and not course.encoder:
             vae.load_state_dict(average.weights)
         vae.encoder.requires_grad_(course.encoder)
-        pictures = augmented(originals, course.copies, seed + 10 * number).reshape(-1, 64, 64, 3)
+        images = augmented(originals, course.copies, seed + 10 * number).reshape(-1, 64, 64, 3)
         for step in range(max(done, first), last):
             rng = np.random.default_rng((seed, step))
-            batch = to_model_range(pictures[rng.integers(0, len(pictures), BATCH)])
+            batch = to_model_range(images[rng.integers(0, len(images), BATCH)])
             batch = batch.to(memory_format=torch.channels_last)
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample()).sample

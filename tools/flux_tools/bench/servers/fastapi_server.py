@@ -36,9 +36,9 @@ def predict(
     mode: Annotated[str, Form()],
     prompt: Annotated[str, Form()],
 ) -> Response:
-    picture = opened(image)
+    decoded = opened(image)
     with one_at_a_time:
-        drawn = stock.draw(picture, ImageOptions(0, side, steps, seed, mode, prompt))
+        drawn = stock.draw(decoded, ImageOptions(0, side, steps, seed, mode, prompt))
     return Response(as_png(drawn), media_type="image/png")
 
 

@@ -1,6 +1,6 @@
 """LitServe around stock diffusers.
 
-Source: LitServe's documentation, "LitAPI", "Batching" and "Request, response format": the picture comes as a form
+Source: LitServe's documentation, "LitAPI", "Batching" and "Request, response format": the image comes as a form
 file, `predict` gets the whole batch, `encode_response` returns a Response with the image's bytes. `timeout=False`,
 because the default of 30 s would refuse requests that wait behind a long queue.
 
@@ -25,8 +25,8 @@ class FluxAPI(litserve.LitAPI):
 
     def decode_request(self, request: Request) -> Order:
         form = request
-        wish = ImageOptions(0, int(form["side"]), int(form["steps"]), int(form["seed"]), form["mode"], form["prompt"])
-        return opened(form["image"].file.read()), wish
+        job = ImageOptions(0, int(form["side"]), int(form["steps"]), int(form["seed"]), form["mode"], form["prompt"])
+        return opened(form["image"].file.read()), job
 
     def batch(self, inputs: list[Order]) -> list[Order]:
         return inputs
@@ -39,9 +39,9 @@ class FluxAPI(litserve.LitAPI):
         if isinstance(orders, tuple):
             return self.stock.draw(*orders)
         made: dict[int, Image.Image] = {}
-        for group in by_kind((index, wish) for index, (_, wish) in enumerate(orders)):
-            pictures = self.stock.draw_all([orders[index][0] for index, _ in group], [wish for _, wish in group])
-            made.update(zip((index for index, _ in group), pictures, strict=True))
+        for group in by_kind((index, job) for index, (_, job) in enumerate(orders)):
+            images = self.stock.draw_all([orders[index][0] for index, _ in group], [job for _, job in group])
+            made.update(zip((index for index, _ in group), images, strict=True))
         return [made[index] for index in range(len(orders))]
 
     def encode_response(self, output: Image.Image) -> Response:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 
 #: Seconds that a batch waits for more requests; LitServe's own example has 0.1, PyTriton's 0.0001. Clients that were
-#: answered together come back within this time, so their next requests share a batch again; a picture takes far longer.
+#: answered together come back within this time, so their next requests share a batch again; an image takes far longer.
 BATCH_WAIT_S = 0.05
 
 

@@ -31,12 +31,12 @@ def draw(
     steps: int,
     mode: bytes,
 ) -> dict[str, npt.NDArray[np.object_]]:
-    wishes = [
+    jobs = [
         ImageOptions(0, int(side), int(steps), int(own_seed[0]), mode.decode(), own_prompt[0].decode())
         for own_seed, own_prompt in zip(seed, prompt, strict=True)
     ]
-    drawn = stock.draw_all([opened(row[0]) for row in image], wishes)
-    return {"drawn": np.array([[as_png(picture)] for picture in drawn], dtype=object)}
+    drawn = stock.draw_all([opened(row[0]) for row in image], jobs)
+    return {"drawn": np.array([[as_png(one)] for one in drawn], dtype=object)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What comes back: pictures, each with its seed."""
+"""What comes back: images, each with its seed."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from flux_contract.tensors import Array
 
 
 def opened(data: bytes, name: str) -> Image.Image:
-    """The picture in `data`, its pixels not yet decoded. Raises GenerationFailed: `name` is no picture."""
+    """The image in `data`, its pixels not yet decoded. Raises GenerationFailed: `name` is not an image."""
     try:
         return Image.open(BytesIO(data))
     except UnidentifiedImageError as error:
-        raise GenerationFailed(f"{name} is no picture") from error
+        raise GenerationFailed(f"{name} is not an image") from error
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
-    """The picture in `data`, decoded. Raises GenerationFailed: `name` is no picture."""
+    """The image in `data`, decoded. Raises GenerationFailed: `name` is not an image."""
     image = opened(data, name)
     try:
         image.load()
     except (OSError, SyntaxError) as error:
-        raise GenerationFailed(f"{name} is no picture") from error
+        raise GenerationFailed(f"{name} is not an image") from error
     return image
 
 
 @dataclass(frozen=True)
-class Variation:
-    """One picture made by the server. data: its encoded bytes. seed: asking again with it gives this picture again."""
+class ImageResult:
+    """One image made by the server. data: its encoded bytes. seed: asking again with it gives this image again."""
 
     data: bytes = field(repr=False)
     seed: int
 
     @cached_property
     def image(self) -> Image.Image:
-        """The decoded picture; decoded when first asked for. Raises GenerationFailed: the bytes are no picture."""
+        """The decoded image; decoded when first asked for. Raises GenerationFailed: the bytes are not images."""
         return decoded(self.data, self._name)
 
     @cached_property
     def format(self) -> str:
-        """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are no picture."""
+        """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are not images."""
         return str(opened(self.data, self._name).format).lower()
 
     @cached_property
     def recipe(self) -> dict[str, Any] | None:
-        """How the picture was made; None where the file doesn't say.
+        """How the image was made; None where the file doesn't say.
 
         Always model, seed, steps, guidance, width, height, instance (of flux_base, such as `flux_base_0_0`) and device
         (such as `cuda:7` or `cpu`); and what else was asked for, such as a strength or adapters. The file carries it as
@@ -79,16 +79,16 @@ class Variation:
         return f"{OUTPUT_IMAGE.name} of seed {self.seed}"
 
 
-def read_variations(answer: Mapping[str, Array], model: str) -> list[Variation]:
-    """Outputs of an ensemble or of flux_stream, of shape [1, n], to n variations.
+def read_results(answer: Mapping[str, Array], model: str) -> list[ImageResult]:
+    """Outputs of an ensemble or of flux_stream, of shape [1, n], to n results.
 
     model: its name, for messages.
-    Raises GenerationFailed: an output is missing, or there is not one seed to each picture.
+    Raises GenerationFailed: an output is missing, or there is not one seed to each image.
     """
     for tensor in (OUTPUT_IMAGE, OUTPUT_SEED):
         if tensor.name not in answer:
             raise GenerationFailed(f"{model}: the answer has no {tensor.name}")
     images, seeds = answer[OUTPUT_IMAGE.name].ravel(), answer[OUTPUT_SEED.name].ravel()
     if len(images) == 0 or len(images) != len(seeds):
-        raise GenerationFailed(f"{model}: the answer has {len(images)} pictures and {len(seeds)} seeds")
-    return [Variation(bytes(data), int(seed)) for data, seed in zip(images, seeds, strict=True)]
+        raise GenerationFailed(f"{model}: the answer has {len(images)} images and {len(seeds)} seeds")
+    return [ImageResult(bytes(data), int(seed)) for data, seed in zip(images, seeds, strict=True)]

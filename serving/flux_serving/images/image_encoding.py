@@ -23,9 +23,9 @@ MAX_ENCODED_SIDE = 16383
 #: Bytes of a recipe: the EXIF of a JPEG is one segment of at most 65533 bytes.
 MAX_RECIPE_BYTES = 60_000
 
-# Measured on a photo-like 1024x1024 picture (1/f noise with grain), Pillow 11.3 and 13 alike.
+# Measured on a photo-like 1024x1024 image (1/f noise with grain), Pillow 11.3 and 13 alike.
 # PNG: run lengths and Huffman codes take 0.38 of the time of level 6, and 0.83 of level 1, for the bytes of level 6 (on
-# soft pictures 1.14 of them). Levels do not matter to them.
+# soft images 1.14 of them). Levels do not matter to them.
 # WebP: method 4 takes 2.9 of the time of method 0 for the same bytes and 0.4 dB more; 6 takes 3.2 of 4 for 5% less.
 _SAVE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 1, "compress_type": zlib.Z_RLE},
@@ -75,7 +75,7 @@ def parse_format(text: str) -> OutputFormat:
     return OutputFormat(name, as_base64)
 
 
-def encode_picture(rgb: Array, recipe: str | None, output_format: OutputFormat) -> bytes:
+def encode_image(rgb: Array, recipe: str | None, output_format: OutputFormat) -> bytes:
     """A file with the recipe in its EXIF and the mark of AI-made media in its XMP.
 
     rgb: (height, width, 3), uint8, sides of 1..MAX_ENCODED_SIDE pixels.
@@ -87,7 +87,7 @@ def encode_picture(rgb: Array, recipe: str | None, output_format: OutputFormat) 
         raise InvalidRequest(f"pixels are {rgb.dtype} of shape {list(rgb.shape)}, expected uint8 of [height, width, 3]")
     height, width, _ = rgb.shape
     if not (1 <= height <= MAX_ENCODED_SIDE and 1 <= width <= MAX_ENCODED_SIDE):
-        raise InvalidRequest(f"picture has {width}x{height} pixels, expected sides of 1..{MAX_ENCODED_SIDE}")
+        raise InvalidRequest(f"image has {width}x{height} pixels, expected sides of 1..{MAX_ENCODED_SIDE}")
     exif = Image.Exif()
     if recipe is not None:
         exif[ExifTags.Base.ImageDescription] = _ascii_recipe(recipe)
@@ -98,15 +98,15 @@ def encode_picture(rgb: Array, recipe: str | None, output_format: OutputFormat) 
     else:
         metadata["xmp"] = _XMP
     file = io.BytesIO()
-    picture = Image.fromarray(np.ascontiguousarray(rgb))
-    picture.save(file, output_format.name, **_SAVE_ARGUMENTS[output_format.name], **metadata)
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    image.save(file, output_format.name, **_SAVE_ARGUMENTS[output_format.name], **metadata)
     return base64.b64encode(file.getvalue()) if output_format.as_base64 else file.getvalue()
 
 
-def as_png(picture: Image.Image) -> bytes:
+def as_png(image: Image.Image) -> bytes:
     """A file of what no machine made up, and nothing else."""
     file = io.BytesIO()
-    picture.save(file, "png", compress_level=1)
+    image.save(file, "png", compress_level=1)
     return file.getvalue()
 
 

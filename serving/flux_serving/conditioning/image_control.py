@@ -24,7 +24,7 @@ from flux_serving.conditioning.span import Span
 
 
 @dataclass(frozen=True)
-class PictureControl:
+class ImageControl:
     """The options of one input image. span: IMAGE_START and IMAGE_END."""
 
     strength: Annotated[float, IMAGE_STRENGTH]
@@ -36,8 +36,8 @@ class PictureControl:
     span: Span
 
 
-def picture_part(views: Sequence[View], tokens: Sequence[Tensor], control: PictureControl) -> ContextPart:
-    """The tokens of one picture, which weigh as if its strength were 1.
+def image_part(views: Sequence[View], tokens: Sequence[Tensor], control: ImageControl) -> ContextPart:
+    """The tokens of one image, which weigh as if its strength were 1.
 
     tokens: (tokens, width) of each of its views, on a square grid. Several views share the weight of one.
     """
@@ -46,6 +46,6 @@ def picture_part(views: Sequence[View], tokens: Sequence[Tensor], control: Pictu
     return ContextPart(torch.cat([own for own, _ in parts]), weights, control.span)
 
 
-def _of_view(view: View, tokens: Tensor, control: PictureControl) -> tuple[Tensor, Tensor]:
+def _of_view(view: View, tokens: Tensor, control: ImageControl) -> tuple[Tensor, Tensor]:
     fewer, weights = pooled(tokens, view.coverage, control.detail, control.detail_filter)
     return fewer, weights * (len(tokens) / len(fewer)) if control.detail_weight == "all" else weights

@@ -42,7 +42,7 @@ _GIF_IMAGE, _GIF_EXTENSION, _GIF_GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class EncodedImage:
     """content: the file without what `without_metadata` set aside. exif: a TIFF structure. xmp: XML.
 
     scans: of a JPEG.
@@ -66,7 +66,7 @@ class PictureFile:
         return orientation if orientation is not None and 1 <= orientation <= 8 else 1
 
 
-def without_metadata(content: bytes) -> PictureFile:
+def without_metadata(content: bytes) -> EncodedImage:
     """Metadata of PNG, JPEG and GIF set aside; other formats, and what comes after damage, as they are.
 
     Raises InvalidRequest: more than MAX_PARTS parts, or more JPEG scans than `limits.MAX_JPEG_SCANS`.
@@ -76,8 +76,8 @@ def without_metadata(content: bytes) -> PictureFile:
     if content.startswith(JPEG_SIGNATURE):
         return _jpeg(content)
     if GIF_SIGNATURE.match(content):
-        return PictureFile(_gif(content))
-    return PictureFile(content)
+        return EncodedImage(_gif(content))
+    return EncodedImage(content)
 
 
 class Parts:
@@ -90,10 +90,10 @@ class Parts:
         """Raises InvalidRequest: there are more than MAX_PARTS."""
         self._count += count
         if self._count > MAX_PARTS:
-            raise InvalidRequest("picture is in too many parts")
+            raise InvalidRequest("image is in too many parts")
 
 
-def _png(content: bytes) -> PictureFile:
+def _png(content: bytes) -> EncodedImage:
     """Critical chunks and transparency are kept."""
     kept = [PNG_SIGNATURE]
     exif = profile = xmp = b""
@@ -120,7 +120,7 @@ def _png(content: bytes) -> PictureFile:
         at = end
         if name == b"IEND":
             break
-    return PictureFile(b"".join(kept), exif or _profile_exif(profile), xmp)
+    return EncodedImage(b"".join(kept), exif or _profile_exif(profile), xmp)
 
 
 def _itxt_text(chunk: bytes) -> bytes:
@@ -152,7 +152,7 @@ def _inflated(compressed: bytes) -> bytes:
         return b""
 
 
-def _jpeg(content: bytes) -> PictureFile:
+def _jpeg(content: bytes) -> EncodedImage:
     """Segments of application data and comments are set aside, and so is what follows the image.
 
     A run of 0xFF counts as so many parts.
@@ -173,7 +173,7 @@ def _jpeg(content: bytes) -> PictureFile:
         if marker == _START_OF_SCAN:
             scans += 1
             if scans > limits.MAX_JPEG_SCANS:
-                raise InvalidRequest(f"picture has more than {limits.MAX_JPEG_SCANS} JPEG scans")
+                raise InvalidRequest(f"image has more than {limits.MAX_JPEG_SCANS} JPEG scans")
         elif (marker in _APPLICATION_DATA or marker == _COMMENT) and at <= len(content):
             kept.append(content[kept_from:start])
             kept_from = at
@@ -186,8 +186,8 @@ def _jpeg(content: bytes) -> PictureFile:
     kept.append(content[kept_from:at])
     lean = b"".join(kept)
     if b"\xff" * MAX_PARTS in lean:  # Pillow and libjpeg look through such a run again and again
-        raise InvalidRequest("picture is in too many parts")
-    return PictureFile(lean, exif, xmp, scans)
+        raise InvalidRequest("image is in too many parts")
+    return EncodedImage(lean, exif, xmp, scans)
 
 
 def _gif(content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Decoding in processes: the same pictures, within a budget, and stopped at once when nobody wants them."""
+"""Decoding in processes: the same images, within a budget, and stopped at once when nobody wants them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from flux_contract.errors import Cancelled, InvalidRequest
-from flux_contract.limits import MAX_PICTURE_PIXELS
-from flux_serving.backend.picture_decoder import Allowance, PictureDecoder
-from flux_serving.images.picture_decoding import TooMuchWork
-from pictures import encoded, slow_jpeg
+from flux_contract.limits import MAX_IMAGE_PIXELS
+from flux_serving.backend.image_decoder import Allowance, ImageDecoder
+from flux_serving.images.image_decoding import TooMuchWork
+from images import encoded, slow_jpeg
 
 pytestmark = pytest.mark.slow
 
@@ -30,14 +30,14 @@ SLOW = slow_jpeg(0)
 
 
 @pytest.fixture
-def decoder() -> Iterator[PictureDecoder]:
-    decoder = PictureDecoder()
+def decoder() -> Iterator[ImageDecoder]:
+    decoder = ImageDecoder()
     yield decoder
     decoder.close()
 
 
-def decode(decoder: PictureDecoder, encoded: bytes, allowance: Allowance | None = None) -> np.ndarray:
-    return np.asarray(decoder.decode(encoded, MAX_PICTURE_PIXELS, "white", allowance or Allowance(60)))
+def decode(decoder: ImageDecoder, encoded: bytes, allowance: Allowance | None = None) -> np.ndarray:
+    return np.asarray(decoder.decode(encoded, MAX_IMAGE_PIXELS, "white", allowance or Allowance(60)))
 
 
 def processes() -> list[psutil.Process]:
@@ -49,34 +49,34 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-def test_a_picture_comes_out_as_in_this_process(decoder: PictureDecoder) -> None:
+def test_an_image_comes_out_as_in_this_process(decoder: ImageDecoder) -> None:
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
-    with pytest.raises(InvalidRequest, match="not a picture: starts with 'hello'"):
+    with pytest.raises(InvalidRequest, match="not an image: starts with 'hello'"):
         decode(decoder, b"hello")
     assert len(processes()) == 1
 
 
-def test_what_would_take_long_is_told_before_it_is_decoded(decoder: PictureDecoder) -> None:
+def test_what_would_take_long_is_told_before_it_is_decoded(decoder: ImageDecoder) -> None:
     started = time.process_time()
     with pytest.raises(TooMuchWork):
         decode(decoder, SLOW, Allowance(60, 2**24))
     assert time.process_time() - started < 1
 
 
-def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: PictureDecoder) -> None:
-    with pytest.raises(InvalidRequest, match=r"pictures take more than 0\.5 s to decode"):
+def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: ImageDecoder) -> None:
+    with pytest.raises(InvalidRequest, match=r"images take more than 0\.5 s to decode"):
         decode(decoder, SLOW, Allowance(0.5))
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
 
 
-def test_the_pictures_of_one_request_share_its_budget(decoder: PictureDecoder) -> None:
+def test_the_images_of_one_request_share_its_budget(decoder: ImageDecoder) -> None:
     allowance = Allowance(0.2)
-    pictures = [encoded(Image.new("RGB", (4096, 4096)), "JPEG")] * 100
-    with pytest.raises(InvalidRequest, match=r"pictures take more than 0\.2 s to decode"):
-        list(map(partial(decode, decoder, allowance=allowance), pictures))
+    images = [encoded(Image.new("RGB", (4096, 4096)), "JPEG")] * 100
+    with pytest.raises(InvalidRequest, match=r"images take more than 0\.2 s to decode"):
+        list(map(partial(decode, decoder, allowance=allowance), images))
 
 
-def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: PictureDecoder) -> None:
+def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     threading.Timer(0.3, gone.set).start()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
@@ -85,7 +85,7 @@ def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: PictureDecoder)
     assert processes() == []
 
 
-def test_others_are_decoded_meanwhile(decoder: PictureDecoder) -> None:
+def test_others_are_decoded_meanwhile(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
 
@@ -102,14 +102,14 @@ def test_others_are_decoded_meanwhile(decoder: PictureDecoder) -> None:
     slow.join()
 
 
-def test_a_process_that_was_killed_is_replaced(decoder: PictureDecoder) -> None:
+def test_a_process_that_was_killed_is_replaced(decoder: ImageDecoder) -> None:
     for _ in range(2):
         (process,) = processes()
         process.kill()
         np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
 
 
-def test_a_picture_whose_process_dies_each_time_is_refused(decoder: PictureDecoder) -> None:
+def test_an_image_whose_process_dies_each_time_is_refused(decoder: ImageDecoder) -> None:
     done = threading.Event()
 
     def kill() -> None:
@@ -131,6 +131,6 @@ def test_a_picture_whose_process_dies_each_time_is_refused(decoder: PictureDecod
 
 
 def test_closing_leaves_no_process() -> None:
-    decoder = PictureDecoder()
+    decoder = ImageDecoder()
     decoder.close()
     assert processes() == []

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flux_client import InvalidRequest
-from flux_client.pictures import encode_pictures
+from flux_client.images import encode_images
 from flux_contract import limits
 
 
@@ -18,7 +18,7 @@ def decoded(data):
 def test_bytes_and_files_pass_unchanged(tmp_path):
     file = tmp_path / "cat.png"
     file.write_bytes(b"as it is")
-    assert encode_pictures([b"first", bytearray(b"second"), file, str(file)]) == [
+    assert encode_images([b"first", bytearray(b"second"), file, str(file)]) == [
         b"first",
         b"second",
         b"as it is",
@@ -29,15 +29,15 @@ def test_bytes_and_files_pass_unchanged(tmp_path):
 @pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3), (3, 5, 4)])
 def test_uint8_pixels_become_the_same_png(shape):
     pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
-    [data] = encode_pictures(pixels)
-    picture = decoded(data)
-    assert picture.format == "PNG"
-    np.testing.assert_array_equal(np.asarray(picture), pixels)
+    [data] = encode_images(pixels)
+    image = decoded(data)
+    assert image.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F"])
 def test_pil_images_of_every_mode_become_png(mode):
-    [data] = encode_pictures(Image.new(mode, (6, 4)))
+    [data] = encode_images(Image.new(mode, (6, 4)))
     assert (decoded(data).format, decoded(data).size) == ("PNG", (6, 4))
 
 
@@ -46,7 +46,7 @@ def test_a_turned_photograph_is_sent_upright(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(tmp_path / "photo.jpg", exif=exif)
     with Image.open(tmp_path / "photo.jpg") as photo:
-        [data] = encode_pictures(photo)
+        [data] = encode_images(photo)
     assert decoded(data).size == (4, 6)
 
 
@@ -63,45 +63,45 @@ def test_a_turned_photograph_is_sent_upright(tmp_path):
         np.zeros((4, 4), object),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(pixels):
-    with pytest.raises(InvalidRequest, match="is no picture, expected uint8"):
-        encode_pictures(pixels)
+def test_arrays_that_are_no_image_are_refused(pixels):
+    with pytest.raises(InvalidRequest, match="is not an image, expected uint8"):
+        encode_images(pixels)
 
 
 @pytest.mark.parametrize("images", [7, None, [7], [[b"nested"]]])
 def test_other_types_are_a_type_error_that_says_what_is_taken(images):
-    with pytest.raises(TypeError, match="is no picture, expected a path"):
-        encode_pictures(images)
+    with pytest.raises(TypeError, match="is not an image, expected a path"):
+        encode_images(images)
 
 
-@pytest.mark.parametrize("count", [0, limits.MAX_PICTURES + 1])
-def test_no_picture_and_too_many_are_refused(count):
-    with pytest.raises(InvalidRequest, match=f"{count} pictures in one request, expected 1..8"):
-        encode_pictures([b"x"] * count)
+@pytest.mark.parametrize("count", [0, limits.MAX_INPUT_IMAGES + 1])
+def test_no_image_and_too_many_are_refused(count):
+    with pytest.raises(InvalidRequest, match=f"{count} images in one request, expected 1..8"):
+        encode_images([b"x"] * count)
 
 
-def test_empty_and_oversized_pictures_are_refused(tmp_path):
+def test_empty_and_oversized_images_are_refused(tmp_path):
     with pytest.raises(InvalidRequest, match="is empty"):
-        encode_pictures(b"")
+        encode_images(b"")
     with pytest.raises(InvalidRequest, match="expected at most"):
-        encode_pictures(bytes(limits.MAX_PICTURE_BYTES + 1))
+        encode_images(bytes(limits.MAX_IMAGE_BYTES + 1))
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(InvalidRequest, match=r"sparse\.png has more bytes than allowed"):
-        encode_pictures(tmp_path / "sparse.png")
+        encode_images(tmp_path / "sparse.png")
 
 
-def test_a_device_is_no_picture():
+def test_a_device_is_no_image():
     with pytest.raises(InvalidRequest, match="/dev/zero is not a regular file"):
-        encode_pictures("/dev/zero")
+        encode_images("/dev/zero")
 
 
-@pytest.mark.parametrize("pictures", [BytesIO(b"a\nb\n"), {"a.png": 1}])
-def test_an_open_file_or_a_mapping_is_no_list_of_pictures(pictures):
-    with pytest.raises(TypeError, match="is no picture"):
-        encode_pictures(pictures)
+@pytest.mark.parametrize("images", [BytesIO(b"a\nb\n"), {"a.png": 1}])
+def test_an_open_file_or_a_mapping_is_no_list_of_images(images):
+    with pytest.raises(TypeError, match="is not an image"):
+        encode_images(images)
 
 
 def test_a_missing_file_is_a_plain_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        encode_pictures(tmp_path / "nowhere.png")
+        encode_images(tmp_path / "nowhere.png")

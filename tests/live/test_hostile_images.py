@@ -1,4 +1,4 @@
-"""Pictures that are slow to decode: they hold nobody up, and end with their callers. Full queues refuse at once."""
+"""Images that are slow to decode: they hold nobody up, and end with their callers. Full queues refuse at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from flux_client import FluxClient
 from flux_serving.launch.server import TritonServer
-from pictures import drawn_picture, encoded, slow_jpeg
+from images import drawn_image, encoded, slow_jpeg
 from raw import CONTEXT, call_grpc, inputs_of, tensors_of
 
 pytestmark = pytest.mark.live
@@ -27,7 +27,7 @@ OUTPUTS = ["OUTPUT_IMAGE", "OUTPUT_SEED"]
 
 
 def vary(server: TritonServer, number: int) -> bytes:
-    tensors = tensors_of([encoded(drawn_picture(number))], num_inference_steps=1, seed=1)
+    tensors = tensors_of([encoded(drawn_image(number))], num_inference_steps=1, seed=1)
     return call_grpc(server.grpc_url, "flux_redux", tensors, OUTPUTS)["OUTPUT_IMAGE"][0]
 
 
@@ -51,7 +51,7 @@ def busy_process(server: TritonServer, limit_s: float = 60) -> int:
         for pid, used_s in decoding(server).items():
             if pid in before and used_s > before[pid] + 0.02:
                 return pid
-    raise AssertionError("no picture is being decoded")
+    raise AssertionError("no image is being decoded")
 
 
 def wait_until_gone(pid: int, limit_s: float = 20) -> None:
@@ -115,7 +115,7 @@ def _exhaust(stream: Any) -> None:
             pass
 
 
-def test_honest_callers_are_served_while_slow_pictures_are_decoded(demo_server: TritonServer) -> None:
+def test_honest_callers_are_served_while_slow_images_are_decoded(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client, ExitStack() as streams:
         for number in range(8):
             streams.enter_context(client.stream(slow_jpeg(10 + number), num_inference_steps=1))
@@ -125,7 +125,7 @@ def test_honest_callers_are_served_while_slow_pictures_are_decoded(demo_server: 
         assert busy_process(demo_server)
 
 
-def test_more_slow_pictures_than_fit_are_refused_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
+def test_more_slow_images_than_fit_are_refused_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
     """Others are served meanwhile. What was refused is served later: the response cache has not kept the refusal."""
     slow = [tensors_of([slow_jpeg(100 + number)], num_inference_steps=1) for number in range(20)]
     with sent(demo_server, "flux_redux", slow, timeout=8_000_000) as answers:
@@ -140,7 +140,7 @@ def test_more_slow_pictures_than_fit_are_refused_and_the_rest_end_at_their_deadl
 
 def test_an_invented_progress_address_ends_its_own_request_alone(demo_server: TritonServer) -> None:
     """The response cache's key has no parameters: what is answered to it must not be kept."""
-    tensors = tensors_of([encoded(drawn_picture(925))], num_inference_steps=1, seed=1)
+    tensors = tensors_of([encoded(drawn_image(925))], num_inference_steps=1, seed=1)
     for address in ("../../etc/passwd", "0" * 32, 7):
         with sent(demo_server, "flux_redux", [tensors], parameters={"flux_progress_address": address}) as answers:
             assert answers.collect(1).keys() <= {"StatusCode.CANCELLED"}
@@ -148,7 +148,7 @@ def test_an_invented_progress_address_ends_its_own_request_alone(demo_server: Tr
 
 
 def context_of(server: TritonServer) -> dict[str, np.ndarray]:
-    tensors = tensors_of([encoded(drawn_picture(930))])
+    tensors = tensors_of([encoded(drawn_image(930))])
     found = call_grpc(server.grpc_url, "flux_prior_redux", {"IMAGE": tensors["IMAGE"]}, CONTEXT)
     return {name: values[None] for name, values in found.items()}
 
@@ -161,10 +161,10 @@ def flood(server: TritonServer, model: str, count: int) -> list[dict[str, np.nda
     if model == "image_encode":
         noise = np.random.default_rng(0).integers(0, 256, (1, 1, 256, 256, 3)).astype(np.uint8)
         return [{"PIXELS": noise}] * count
-    pictures = [encoded(drawn_picture(number, 320, 240)) for number in range(2000, 2000 + count)]
+    images = [encoded(drawn_image(number, 320, 240)) for number in range(2000, 2000 + count)]
     name = "CONTROL_IMAGE" if model == "canny_edges" else "IMAGE"
     steps = {"NUM_INFERENCE_STEPS": np.array([[1]], np.int32)} if model == "flux_redux" else {}
-    return [{name: np.array([[picture]], dtype=object)} | steps for picture in pictures]
+    return [{name: np.array([[image]], dtype=object)} | steps for image in images]
 
 
 REFUSALS = {
@@ -181,7 +181,7 @@ REFUSALS = {
 def test_each_request_of_a_flood_gets_one_answer(demo_server: TritonServer, model: str) -> None:
     requests = flood(demo_server, model, 300)
     with sent(demo_server, model, requests) as answers, FluxClient(demo_server.grpc_url) as honest:
-        (variation,) = honest.redux(encoded(drawn_picture(940)), num_inference_steps=1, seed=1, timeout_s=100)
+        (variation,) = honest.redux(encoded(drawn_image(940)), num_inference_steps=1, seed=1, timeout_s=100)
         outcomes = answers.collect(300, REFUSALS[model])
     assert variation.data.startswith(b"\x89PNG")
     assert set(outcomes) <= {"answered", "UNAVAILABLE", "StatusCode.UNAVAILABLE"}

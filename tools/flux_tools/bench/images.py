@@ -1,4 +1,4 @@
-"""Input pictures: as many different ones as wanted, from the eight that the demo checkpoint never saw."""
+"""Input images: as many different ones as wanted, from the eight that the demo checkpoint never saw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 UNSEEN = Path(__file__).resolve().parents[1] / "demo" / "unseen"
 
 
-def picture(number: int) -> Image.Image:
+def image(number: int) -> Image.Image:
     """One of the eight, a little cropped and shifted by the seed `number`; its size stays."""
     originals = _originals()
     original = originals[number % len(originals)]
@@ -25,14 +25,14 @@ def picture(number: int) -> Image.Image:
 
 
 def encoded(number: int, occasion: str) -> bytes:
-    """The picture as PNG. occasion: written into the file, so that the same pixels are new bytes on each occasion.
+    """The image as PNG. occasion: written into the file, so that the same pixels are new bytes on each occasion.
 
     Triton's response cache goes by the bytes, and would otherwise answer for what an earlier measurement sent.
     """
     note = PngInfo()
     note.add_text("occasion", occasion)
     buffer = io.BytesIO()
-    picture(number).save(buffer, "PNG", pnginfo=note)
+    image(number).save(buffer, "PNG", pnginfo=note)
     return buffer.getvalue()
 
 

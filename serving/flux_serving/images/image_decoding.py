@@ -27,17 +27,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 from flux_contract.tensors import Tensor
-from flux_serving.images.picture_files import (
+from flux_serving.images.image_files import (
     GIF_SIGNATURE,
     JPEG_SIGNATURE,
     MAX_PARTS,
     PNG_SIGNATURE,
-    PictureFile,
+    EncodedImage,
     without_metadata,
 )
 
 #: What can be decoded, in words.
-_FORMATS = " or ".join((", ".join(limits.PICTURE_FORMATS[:-1]), limits.PICTURE_FORMATS[-1]))
+_FORMATS = " or ".join((", ".join(limits.INPUT_FORMATS[:-1]), limits.INPUT_FORMATS[-1]))
 
 
 class _MeteredFile(io.BytesIO):
@@ -58,7 +58,7 @@ class _MeteredFile(io.BytesIO):
         self.reads_left -= 1
         self.bytes_left -= len(content)
         if min(self.reads_left, self.bytes_left) < 0:
-            raise InvalidRequest("picture is in too many parts")
+            raise InvalidRequest("image is in too many parts")
         return content
 
 
@@ -73,18 +73,18 @@ class _MeteredTiff(TiffImageFile):
         for offsets, byte_counts in ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS)):
             parts = len(self.tag_v2.get(offsets, ()))
             if parts > MAX_PARTS:
-                raise InvalidRequest("picture is in too many parts")
+                raise InvalidRequest("image is in too many parts")
             assert isinstance(self.fp, _MeteredFile)
             if parts > 1 and sum(self.tag_v2.get(byte_counts, ())) > 4 * self.fp.size:
-                raise InvalidRequest("picture is in parts that overlap")
+                raise InvalidRequest("image is in parts that overlap")
         tiles = len(self.tag_v2.get(TILEOFFSETS, ()))
         pixels = tiles * int(self.tag_v2.get(_TILE_WIDTH, 0)) * int(self.tag_v2.get(_TILE_LENGTH, 0))
-        if pixels > 2 * limits.MAX_PICTURE_PIXELS:
-            raise InvalidRequest(f"picture has {pixels} pixels in its tiles, at most {2 * limits.MAX_PICTURE_PIXELS}")
+        if pixels > 2 * limits.MAX_IMAGE_PIXELS:
+            raise InvalidRequest(f"image has {pixels} pixels in its tiles, at most {2 * limits.MAX_IMAGE_PIXELS}")
         super()._setup()
 
 
-# The readers are called by themselves, not through `Image.open`: that one warns of or refuses large pictures by a
+# The readers are called by themselves, not through `Image.open`: that one warns of or refuses large images by a
 # bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
 _READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
     re.compile(re.escape(PNG_SIGNATURE)): PngImageFile,
@@ -102,7 +102,7 @@ _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 #: TIFF tags that Pillow has no names for.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
-#: What turns a picture upright, by EXIF's orientation.
+#: What turns an image upright, by EXIF's orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -120,35 +120,35 @@ _warnings_are_off = threading.Lock()
 
 
 class TooMuchWork(Exception):
-    """Decoding the picture would take more than the caller allows here; it may be allowed elsewhere."""
+    """Decoding the image would take more than the caller allows here; it may be allowed elsewhere."""
 
 
-def decode_picture(
+def decode_image(
     encoded: bytes,
-    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    max_pixels: int = limits.MAX_IMAGE_PIXELS,
     behind: str = "white",
     max_work: float = float("inf"),
 ) -> Image.Image:
-    """The first frame of a picture, upright. behind: the colour where it is transparent.
+    """The first frame of an image, upright. behind: the colour where it is transparent.
 
     encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
-    max_work: in pixels, a progressive JPEG's multiplied as `PictureFile.work_factor` says.
-    Returns a picture of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
+    max_work: in pixels, a progressive JPEG's multiplied as `EncodedImage.work_factor` says.
+    Returns an image of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
     are not applied.
-    Raises InvalidRequest: nothing there, not such a picture, damaged, more than `limits.MAX_PICTURE_BYTES` bytes, or
+    Raises InvalidRequest: nothing there, not such an image, damaged, more than `limits.MAX_IMAGE_BYTES` bytes, or
     more than `max_pixels` pixels by its header. Raises TooMuchWork: more than max_work, by its header.
     """
     if not encoded or encoded.isspace():
-        raise InvalidRequest("empty picture")
+        raise InvalidRequest("empty image")
     reader = _reader_of(encoded)
     if reader is None:
         content = _bytes_of_text(encoded)
         reader = _reader_of(content)
         if reader is None:
-            raise _not_a_picture(encoded)
+            raise _not_an_image(encoded)
     else:
         content = encoded
-    _check_bytes(len(content), limits.MAX_PICTURE_BYTES)
+    _check_bytes(len(content), limits.MAX_IMAGE_BYTES)
     with _warnings_are_off, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -156,15 +156,15 @@ def decode_picture(
         except (InvalidRequest, TooMuchWork):
             raise
         except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
-            raise InvalidRequest(f"picture has more than {limits.MAX_PICTURE_PIXELS} pixels") from error
+            raise InvalidRequest(f"image has more than {limits.MAX_IMAGE_PIXELS} pixels") from error
         except MemoryError as error:
-            raise InvalidRequest("picture takes too much memory to decode") from error
+            raise InvalidRequest("image takes too much memory to decode") from error
         except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
             raise InvalidRequest(_complaint(error)) from error
 
 
 class Decode(Protocol):
-    """Decodes as `decode_picture` does, in this process or another."""
+    """Decodes as `decode_image` does, in this process or another."""
 
     def __call__(self, encoded: bytes, max_pixels: int = ..., behind: str = ...) -> Image.Image: ...
 
@@ -174,10 +174,10 @@ def decode_named(
     tensor: Tensor,
     index: int,
     encoded: bytes,
-    max_pixels: int = limits.MAX_PICTURE_PIXELS,
+    max_pixels: int = limits.MAX_IMAGE_PIXELS,
     behind: str = "white",
 ) -> Image.Image:
-    """Decode one of a tensor's pictures, which an error names."""
+    """Decode one of a tensor's images, which an error names."""
     try:
         return decode(encoded, max_pixels, behind)
     except InvalidRequest as error:
@@ -194,32 +194,32 @@ def _bytes_of_text(text: bytes) -> bytes:
     Raises InvalidRequest: neither of them, a data URL of something else than an image, too long, or empty.
     """
     # Base64 is a third longer than its bytes; the rest is room for line ends and the head of a data URL.
-    _check_bytes(len(text), 2 * limits.MAX_PICTURE_BYTES)
+    _check_bytes(len(text), 2 * limits.MAX_IMAGE_BYTES)
     stripped = text.translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)
     url = _DATA_URL.match(text.lstrip())
     if url:
         media_type, options = url[1].strip(), url[2].translate(None, delete=_WHITESPACE)
         if not media_type.lower().startswith(b"image/"):
-            raise InvalidRequest(f"not a picture: a data URL of type {_quoted(media_type)}")
+            raise InvalidRequest(f"not an image: a data URL of type {_quoted(media_type)}")
         if not options.lower().endswith(b";base64"):
-            raise InvalidRequest("not a picture: a data URL without ;base64")
+            raise InvalidRequest("not an image: a data URL without ;base64")
         stripped = stripped[stripped.index(b",") + 1 :]
     digits = stripped.rstrip(b"=")
     if not digits:
-        raise InvalidRequest("empty picture")
+        raise InvalidRequest("empty image")
     try:
         return base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except ValueError as error:
-        raise _not_a_picture(text) from error
+        raise _not_an_image(text) from error
 
 
 def _check_bytes(count: int, allowed: int) -> None:
     if count > allowed:
-        raise InvalidRequest(f"picture has {count} bytes, at most {allowed} are allowed")
+        raise InvalidRequest(f"image has {count} bytes, at most {allowed} are allowed")
 
 
-def _not_a_picture(content: bytes) -> InvalidRequest:
-    return InvalidRequest(f"not a picture: starts with {_quoted(content)}; expected {_FORMATS}")
+def _not_an_image(content: bytes) -> InvalidRequest:
+    return InvalidRequest(f"not an image: starts with {_quoted(content)}; expected {_FORMATS}")
 
 
 def _quoted(content: bytes) -> str:
@@ -230,51 +230,51 @@ def _complaint(error: Exception) -> str:
     """Pillow's exception in words for the caller."""
     ran_out = (EOFError, IndexError, struct.error)
     if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out) or "truncated" in str(error).lower():
-        return "picture is truncated"
+        return "image is truncated"
     if str(error) == "not identified by this driver":  # the readers' word for a side of 0 and for an unknown pixel type
-        return "picture has no pixels, or pixels of an unknown type"
-    return f"picture is truncated or damaged: {str(error)[:200] or type(error).__name__}"
+        return "image has no pixels, or pixels of an unknown type"
+    return f"image is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
-def _read(reader: type[ImageFile], file: PictureFile, max_pixels: int, behind: str, max_work: float) -> Image.Image:
+def _read(reader: type[ImageFile], file: EncodedImage, max_pixels: int, behind: str, max_work: float) -> Image.Image:
     header = reader(_MeteredFile(file.content))
     width, height = header.size
     if width * height > max_pixels:
-        raise InvalidRequest(f"picture has {width}x{height} pixels, at most {max_pixels} are allowed")
+        raise InvalidRequest(f"image has {width}x{height} pixels, at most {max_pixels} are allowed")
     if width * height * file.work_factor > max_work:
         raise TooMuchWork
-    header.verify()  # the checksums of a PNG, which loading passes over; afterwards the picture has to be opened anew
-    picture = reader(_MeteredFile(file.content))
-    transparent = _transparent_value(picture)
+    header.verify()  # the checksums of a PNG, which loading passes over; afterwards the image has to be opened anew
+    image = reader(_MeteredFile(file.content))
+    transparent = _transparent_value(image)
     if transparent is not None:
-        picture.info["transparency"] = transparent
-    picture.load()
-    return _flatten(_to_8_bits(_upright(picture, file)), behind)
+        image.info["transparency"] = transparent
+    image.load()
+    return _flatten(_to_8_bits(_upright(image, file)), behind)
 
 
-def _upright(picture: ImageFile, file: PictureFile) -> Image.Image:
-    if isinstance(picture, TiffImageFile):
+def _upright(image: ImageFile, file: EncodedImage) -> Image.Image:
+    if isinstance(image, TiffImageFile):
         with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
-            ImageOps.exif_transpose(picture, in_place=True)
-        return picture
-    if isinstance(picture, WebPImageFile):
-        file = PictureFile(file.content, picture.info.get("exif", b""), picture.info.get("xmp", b""))
+            ImageOps.exif_transpose(image, in_place=True)
+        return image
+    if isinstance(image, WebPImageFile):
+        file = EncodedImage(file.content, image.info.get("exif", b""), image.info.get("xmp", b""))
     turn = _UPRIGHT.get(file.orientation())
     if turn is None:
-        return picture
+        return image
     # In place, because a transposed copy has no `info`, and so no transparency.
-    picture.im = picture.im.transpose(turn)
-    picture._size = picture.im.size
-    return picture
+    image.im = image.im.transpose(turn)
+    image._size = image.im.size
+    return image
 
 
-def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:
+def _transparent_value(image: ImageFile) -> int | tuple[int, ...] | None:
     """The transparent colour of a PNG in the values that its pixels will have.
 
     Pillow leaves it at the file's bit depth, but reads 2 and 4 bits as 0..255, and of 16 bits the upper 8.
     """
-    value = picture.info.get("transparency")
-    raw_mode = picture.tile[0].args if picture.tile else None
+    value = image.info.get("transparency")
+    raw_mode = image.tile[0].args if image.tile else None
     if raw_mode == "L;2" and isinstance(value, int):
         return value * 85
     if raw_mode == "L;4" and isinstance(value, int):
@@ -284,38 +284,38 @@ def _transparent_value(picture: ImageFile) -> int | tuple[int, ...] | None:
     return None
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Greyscale of 16 or 32 bits, or of floats, scaled to 8 bits; every other picture as it is.
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Greyscale of 16 or 32 bits, or of floats, scaled to 8 bits; every other image as it is.
 
     Pillow's own conversion clips. 16 bits have their type's black and white; wider values have no agreed ones, so that
     white is the least of 1 (floats), 255 (floats) and 65535 that holds them all, or else they are stretched.
     """
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture)
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
     if values.dtype.itemsize == 2:
         grey = _GREY_OF_16_BITS[values]
     else:
         scaled = np.nan_to_num(values.astype(np.float32), nan=0, posinf=0, neginf=0)
         black, white = float(scaled.min()), float(scaled.max())
-        usual_whites = (1, 255, 65535) if picture.mode == "F" else (65535,)
+        usual_whites = (1, 255, 65535) if image.mode == "F" else (65535,)
         if black >= 0 and white <= usual_whites[-1]:
             black, white = 0, next(usual for usual in usual_whites if white <= usual)
         scaled -= black
         scaled *= 255 / max(white - black, 1e-30)
         grey = np.rint(scaled).clip(0, 255).astype(np.uint8)
     in_8_bits = Image.fromarray(grey)
-    transparent = picture.info.get("transparency")
+    transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         in_8_bits.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return in_8_bits
 
 
-def _flatten(picture: Image.Image, behind: str) -> Image.Image:
+def _flatten(image: Image.Image, behind: str) -> Image.Image:
     """To RGB, with this colour behind what is transparent."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    with_alpha = picture.convert("RGBA")
-    flat = Image.new("RGB", picture.size, behind)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    with_alpha = image.convert("RGBA")
+    flat = Image.new("RGB", image.size, behind)
     flat.paste(with_alpha, mask=with_alpha.getchannel("A"))
     return flat

@@ -1,4 +1,4 @@
-"""The pictures: Noto emoji, 64x64, composited on white, split so that no sibling of a held-out picture is trained on.
+"""The images: Noto emoji, 64x64, composited on white, split so that no sibling of a held-out image is trained on.
 
 Source: the npm package `emoji-datasource-google`, version 16.0.0 (MIT); the drawings are Google's Noto Emoji
 (Apache License 2.0).
@@ -63,12 +63,12 @@ def fetch_package(folder: Path) -> Path:
     return tarball
 
 
-def load_pictures(package: Path) -> list[DemoImage]:
-    """Read every picture of the package's tarball; skin-tone variants are left out."""
+def load_images(package: Path) -> list[DemoImage]:
+    """Read every image of the package's tarball; skin-tone variants are left out."""
     with tarfile.open(package) as tar:
         files = {m.name: m for m in tar.getmembers()}
         table = json.loads(_read(tar, files["package/emoji.json"]))
-        pictures = []
+        images = []
         for row in sorted(table, key=lambda row: row["unified"]):
             member = files.get(f"package/img/google/64/{row['image']}")
             if row["has_img_google"] and row["category"] != "Component" and member is not None:
@@ -76,21 +76,21 @@ def load_pictures(package: Path) -> list[DemoImage]:
                 rgb = on_white(_read(tar, member))
                 short_names = tuple(row["short_names"])
                 name = row["name"].lower()
-                pictures.append(DemoImage(name, code, family_of(code), rgb, short_names, row["subcategory"]))
-    return pictures
+                images.append(DemoImage(name, code, family_of(code), rgb, short_names, row["subcategory"]))
+    return images
 
 
-def is_held_out(picture: DemoImage) -> bool:
+def is_held_out(image: DemoImage) -> bool:
     """Whole families are held out, chosen by a hash of the family, so the split never moves."""
-    digest = hashlib.sha256(f"flux-triton {picture.family}".encode()).digest()
+    digest = hashlib.sha256(f"flux-triton {image.family}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
 
 
-def split(pictures: list[DemoImage]) -> tuple[list[DemoImage], list[DemoImage]]:
-    """Returns (trained on, held out). What is drawn like a held-out picture, under whatever name, is in neither."""
-    held_out = [p for p in pictures if is_held_out(p)]
+def split(images: list[DemoImage]) -> tuple[list[DemoImage], list[DemoImage]]:
+    """Returns (trained on, held out). What is drawn like a held-out image, under whatever name, is in neither."""
+    held_out = [p for p in images if is_held_out(p)]
     drawn = {p.rgb.tobytes() for p in held_out}
-    return [p for p in pictures if not is_held_out(p) and p.rgb.tobytes() not in drawn], held_out
+    return [p for p in images if not is_held_out(p) and p.rgb.tobytes() not in drawn], held_out
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

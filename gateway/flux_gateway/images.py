@@ -1,4 +1,4 @@
-"""What answers tell of a picture, without decoding it."""
+"""What answers tell of an image, without decoding it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def as_text(data: bytes) -> str:
 
 def size_of(data: bytes) -> tuple[int, int]:
     """Width and height, out of the file's first bytes."""
-    with Image.open(io.BytesIO(data)) as picture:
-        return picture.size
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size
 
 
 def max_encoded_bytes(width: int, height: int) -> int:

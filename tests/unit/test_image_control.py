@@ -1,4 +1,4 @@
-"""What a request asks of its pictures, each knob against its published definition, written out here."""
+"""What a request asks of its images, each knob against its published definition, written out here."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch import Tensor
 
 from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
-from flux_serving.backend.condition_options import read_picture_controls
+from flux_serving.backend.condition_options import read_image_controls
 from flux_serving.backend.option_values import read_spans
 from flux_serving.conditioning.blending import concatenated, summed
 from flux_serving.conditioning.context import ContextPart, EncodedPrompt
 from flux_serving.conditioning.detail import pooled
 from flux_serving.conditioning.framing import Patches, View, coverage, views
-from flux_serving.conditioning.picture_control import PictureControl, picture_part
+from flux_serving.conditioning.image_control import ImageControl, image_part
 from flux_serving.conditioning.prompt_encoding import text_parts
 from flux_serving.conditioning.span import ALWAYS, Span
 from flux_serving.network.attention import weighted_attention
 
 WIDTH = 6
 PATCHES = Patches(3, 1 / 3)
-PLAIN = PictureControl(1.0, 1, "area", "one", "stretch", False, ALWAYS)
+PLAIN = ImageControl(1.0, 1, "area", "one", "stretch", False, ALWAYS)
 
 
 def random_tokens(side: int, seed: int = 0) -> Tensor:
     return torch.randn(side * side, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def part_of(control: PictureControl, side: int = 6) -> ContextPart:
-    return picture_part([View(Image.new("RGB", (8, 8)))], [random_tokens(side)], control)
+def part_of(control: ImageControl, side: int = 6) -> ContextPart:
+    return image_part([View(Image.new("RGB", (8, 8)))], [random_tokens(side)], control)
 
 
-def control(**changes: object) -> PictureControl:
-    return PictureControl(**{**PLAIN.__dict__, **changes})  # type: ignore[arg-type]
+def control(**changes: object) -> ImageControl:
+    return ImageControl(**{**PLAIN.__dict__, **changes})  # type: ignore[arg-type]
 
 
 # Strength
@@ -111,29 +111,29 @@ def test_full_detail_changes_no_bit() -> None:
 
 
 def test_a_sum_is_diffusers_weighted_sum() -> None:
-    """prompt_embeds * scale, summed over the pictures; the prompt is there once for each picture."""
+    """prompt_embeds * scale, summed over the images; the prompt is there once for each image."""
     parts = [ContextPart(random_tokens(3, seed), torch.ones(9)) for seed in (1, 2, 3)]
     text = EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
     scales = [0.5, 2.0, 0.25]
     embeds = torch.stack([torch.cat([text.tokens, part.tokens]) for part in parts])
     expected = (embeds * torch.tensor(scales)[:, None, None]).sum(0)
-    (picture,), scaled = summed(parts, scales, text)
-    assert (torch.cat([scaled.tokens, picture.tokens]) - expected).abs().max() < 1e-6
+    (image,), scaled = summed(parts, scales, text)
+    assert (torch.cat([scaled.tokens, image.tokens]) - expected).abs().max() < 1e-6
     assert torch.allclose(scaled.pooled, (text.pooled * torch.tensor(scales)[:, None]).sum(0), atol=1e-6)
-    assert picture.weights.tolist() == [1.0] * 9
+    assert image.weights.tolist() == [1.0] * 9
 
 
-def test_a_sum_of_one_picture_changes_no_bit() -> None:
+def test_a_sum_of_one_image_changes_no_bit() -> None:
     part, text = part_of(PLAIN), EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
-    (picture,), scaled = summed([part], [1.0], text)
-    assert torch.equal(picture.tokens, part.tokens)
+    (image,), scaled = summed([part], [1.0], text)
+    assert torch.equal(image.tokens, part.tokens)
     assert torch.equal(scaled.tokens, text.tokens)
 
 
 @pytest.mark.parametrize("other", [control(detail=2), control(span=Span(0, 0.5))])
-def test_what_has_other_tokens_cannot_be_summed(other: PictureControl) -> None:
+def test_what_has_other_tokens_cannot_be_summed(other: ImageControl) -> None:
     parts = [part_of(PLAIN), part_of(other)]
-    with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' needs pictures of the same number of tokens"):
+    with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' needs images of the same number of tokens"):
         summed(parts, [1.0, 1.0], EncodedPrompt(torch.zeros(1, WIDTH), 512.0, torch.zeros(2)))
 
 
@@ -164,7 +164,7 @@ def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
     ("pixels", "patches"), [(5, Patches(2, 1 / 2)), (64, Patches(27, 14 / 384)), (9, Patches(4, 0.2))]
 )
 def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Patches) -> None:
-    """Against so fine a picture that every edge lies between its pixels."""
+    """Against so fine an image that every edge lies between its pixels."""
     cover = np.random.default_rng(pixels).integers(0, 256, (pixels, pixels)).astype(np.uint8)
     edge = round(1000 * patches.share * pixels) if pixels < 20 else 0
     fine = np.kron(cover, np.ones((384, 384))) if pixels == 64 else np.kron(cover, np.ones((1000, 1000)))
@@ -178,30 +178,30 @@ def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Pa
 @pytest.mark.parametrize("is_cropped", [False, True])
 def test_what_a_mask_leaves_out_is_never_seen(fit: str, is_cropped: bool) -> None:
     mask = box_mask((60, 20), (10, 5, 30, 15))
-    picture, other = drawn(60, 20), drawn(60, 20).transpose(Image.Transpose.ROTATE_180)
-    other.paste(picture, mask=mask)
-    assert picture.tobytes() != other.tobytes()
-    for one, same in zip(*(views(p, fit, PATCHES, mask, is_cropped) for p in (picture, other)), strict=True):
-        assert one.picture.tobytes() == same.picture.tobytes()
+    image, other = drawn(60, 20), drawn(60, 20).transpose(Image.Transpose.ROTATE_180)
+    other.paste(image, mask=mask)
+    assert image.tobytes() != other.tobytes()
+    for one, same in zip(*(views(p, fit, PATCHES, mask, is_cropped) for p in (image, other)), strict=True):
+        assert one.image.tobytes() == same.image.tobytes()
 
 
 def test_a_white_mask_changes_no_bit() -> None:
-    picture = drawn(30, 20)
-    (view,) = views(picture, "stretch", PATCHES, Image.new("L", (30, 20), 255))
-    assert view.picture.tobytes() == picture.tobytes()
+    image = drawn(30, 20)
+    (view,) = views(image, "stretch", PATCHES, Image.new("L", (30, 20), 255))
+    assert view.image.tobytes() == image.tobytes()
     assert view.coverage is None
 
 
 def test_a_crop_is_the_box_around_the_mask() -> None:
     (view,) = views(drawn(40, 30), "stretch", PATCHES, box_mask((40, 30), (5, 10, 25, 20)), is_cropped=True)
-    assert view.picture.tobytes() == drawn(40, 30).crop((5, 10, 25, 20)).tobytes()
+    assert view.image.tobytes() == drawn(40, 30).crop((5, 10, 25, 20)).tobytes()
 
 
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels for a picture of 40x30, expected the same"),
-        (Image.new("L", (40, 30), 0), "IMAGE_MASK leaves nothing of the picture"),
+        (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels for an image of 40x30, expected the same"),
+        (Image.new("L", (40, 30), 0), "IMAGE_MASK leaves nothing of the image"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(mask: Image.Image, message: str) -> None:
@@ -210,29 +210,29 @@ def test_masks_that_do_not_fit_are_refused(mask: Image.Image, message: str) -> N
 
 
 def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
-    picture = drawn(60, 20)
-    (covering,) = views(picture, "cover", PATCHES)
-    assert covering.picture.tobytes() == picture.crop((20, 0, 40, 20)).tobytes()
+    image = drawn(60, 20)
+    (covering,) = views(image, "cover", PATCHES)
+    assert covering.image.tobytes() == image.crop((20, 0, 40, 20)).tobytes()
     assert covering.coverage is None
-    (contained,) = views(picture, "contain", PATCHES)
-    assert contained.picture.size == (60, 60)
-    assert contained.picture.crop((0, 20, 60, 40)).tobytes() == picture.tobytes()
+    (contained,) = views(image, "contain", PATCHES)
+    assert contained.image.size == (60, 60)
+    assert contained.image.crop((0, 20, 60, 40)).tobytes() == image.tobytes()
     assert contained.coverage is not None
     assert contained.coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
-def test_a_very_oblong_picture_is_padded_to_a_square_of_bounded_size() -> None:
+def test_a_very_oblong_image_is_padded_to_a_square_of_bounded_size() -> None:
     (contained,) = views(Image.new("RGB", (30000, 3)), "contain", PATCHES)
-    assert contained.picture.size == (2048, 2048)
+    assert contained.image.size == (2048, 2048)
 
 
 def test_a_mask_of_which_framing_leaves_nothing_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="IMAGE_MASK leaves nothing of the picture"):
+    with pytest.raises(InvalidRequest, match="IMAGE_MASK leaves nothing of the image"):
         views(drawn(60, 20), "cover", PATCHES, box_mask((60, 20), (0, 0, 10, 20)))
 
 
 def test_padding_is_no_token() -> None:
-    part = picture_part(views(drawn(60, 20), "contain", PATCHES), [random_tokens(3)], PLAIN)
+    part = image_part(views(drawn(60, 20), "contain", PATCHES), [random_tokens(3)], PLAIN)
     assert part.weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
@@ -241,23 +241,23 @@ def test_padding_is_no_token() -> None:
 def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
     size: tuple[int, int], starts: list[int], is_tall: bool
 ) -> None:
-    picture = drawn(*(size[::-1] if is_tall else size))
-    tiles = views(picture, "tiles", PATCHES)
+    image = drawn(*(size[::-1] if is_tall else size))
+    tiles = views(image, "tiles", PATCHES)
     boxes = [(0, s, 20, s + 20) if is_tall else (s, 0, s + 20, 20) for s in starts]
-    assert [tile.picture.tobytes() for tile in tiles] == [picture.crop(box).tobytes() for box in boxes]
-    part = picture_part(tiles, [random_tokens(3, seed) for seed in range(len(tiles))], PLAIN)
+    assert [tile.image.tobytes() for tile in tiles] == [image.crop(box).tobytes() for box in boxes]
+    part = image_part(tiles, [random_tokens(3, seed) for seed in range(len(tiles))], PLAIN)
     assert part.weights.sum().item() == pytest.approx(9)
 
 
 def test_what_would_take_too_many_tiles_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' takes 9 tiles for a picture of 90x10, at most 8"):
+    with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' takes 9 tiles for an image of 90x10, at most 8"):
         views(drawn(90, 10), "tiles", PATCHES)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
-def test_a_square_picture_fits_as_it_is(fit: str) -> None:
+def test_a_square_image_fits_as_it_is(fit: str) -> None:
     (view,) = views(drawn(24, 24), fit, PATCHES)
-    assert view.picture.tobytes() == drawn(24, 24).tobytes()
+    assert view.image.tobytes() == drawn(24, 24).tobytes()
     assert view.coverage is None
 
 
@@ -277,21 +277,21 @@ def test_before_and_after_a_prompt_it_is_as_if_there_were_none() -> None:
     assert always.weights.tolist() == [1.0] * 3
 
 
-def test_one_value_serves_all_pictures_and_several_are_one_each() -> None:
+def test_one_value_serves_all_images_and_several_are_one_each() -> None:
     values = {
         "IMAGE_STRENGTH": np.array([0.5], np.float32),
         "IMAGE_FIT": np.array([b"cover", b"tiles"], np.object_),
         "IMAGE_START": np.array([0, 0.5], np.float32),
     }
-    first, second = read_picture_controls(values, 2)
+    first, second = read_image_controls(values, 2)
     assert (first.strength, first.fit, first.span) == (0.5, "cover", Span(0, 1))
     assert (second.strength, second.fit, second.span) == (0.5, "tiles", Span(0.5, 1))
-    assert read_picture_controls({}, 1) == [PLAIN]
+    assert read_image_controls({}, 1) == [PLAIN]
 
 
-def test_as_many_values_as_pictures() -> None:
-    with pytest.raises(InvalidRequest, match="IMAGE_DETAIL has 2 values for 3 pictures, expected one, or one each"):
-        read_picture_controls({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
+def test_as_many_values_as_images() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_DETAIL has 2 values for 3 images, expected one, or one each"):
+        read_image_controls({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.75, 0.25)])

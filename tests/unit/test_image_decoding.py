@@ -1,4 +1,4 @@
-"""Pictures as callers send them, and as attackers do."""
+"""Images as callers send them, and as attackers do."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from PIL import Image
 
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_serving.images.picture_decoding import decode_picture
+from flux_serving.images.image_decoding import decode_image
 
 WHITE = [255, 255, 255]
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
 LOSSLESS: dict[str, dict[str, Any]] = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 
 
-def encode(picture: Image.Image | np.ndarray, name: str = "PNG", **options: Any) -> bytes:
+def encode(image: Image.Image | np.ndarray, name: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(file, name, **options)
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, name, **options)
     return file.getvalue()
 
 
 def pixels(encoded: bytes) -> list[list[int]]:
-    picture = decode_picture(encoded)
-    assert picture.mode == "RGB"
-    return np.asarray(picture).reshape(-1, 3).tolist()
+    image = decode_image(encoded)
+    assert image.mode == "RGB"
+    return np.asarray(image).reshape(-1, 3).tolist()
 
 
 def refusal(encoded: bytes) -> str:
     with pytest.raises(InvalidRequest) as refused:
-        decode_picture(encoded)
+        decode_image(encoded)
     return str(refused.value)
 
 
 def attempt(encoded: bytes) -> None:
-    """Decode, where a refusal is as good as a picture."""
+    """Decode, where a refusal is as good as an image."""
     with contextlib.suppress(InvalidRequest):
-        assert decode_picture(encoded).mode == "RGB"
+        assert decode_image(encoded).mode == "RGB"
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -77,13 +77,13 @@ VALID = {
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_rgb_pixels_come_out_unchanged(name: str) -> None:
-    np.testing.assert_array_equal(np.asarray(decode_picture(VALID[name])), NOISE)
+    np.testing.assert_array_equal(np.asarray(decode_image(VALID[name])), NOISE)
 
 
 @pytest.mark.parametrize("name", ["JPEG", "GIF"])
 def test_lossy_formats_come_out_as_pillow_reads_them(name: str) -> None:
     as_pillow_reads = Image.open(io.BytesIO(VALID[name])).convert("RGB")
-    np.testing.assert_array_equal(np.asarray(decode_picture(VALID[name])), np.asarray(as_pillow_reads))
+    np.testing.assert_array_equal(np.asarray(decode_image(VALID[name])), np.asarray(as_pillow_reads))
 
 
 PLAIN = base64.b64encode(VALID["PNG"])
@@ -102,13 +102,13 @@ PLAIN = base64.b64encode(VALID["PNG"])
     ],
     ids=["plain", "unpadded", "url-safe", "line ends", "data URL", "data URL with options", "data URL of another type"],
 )
-def test_base64_is_read_as_the_picture_in_it(text: bytes) -> None:
-    np.testing.assert_array_equal(np.asarray(decode_picture(text)), NOISE)
+def test_base64_is_read_as_the_image_in_it(text: bytes) -> None:
+    np.testing.assert_array_equal(np.asarray(decode_image(text)), NOISE)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["PNG", "WEBP", "TIFF"])
-def test_exif_orientation_turns_the_picture_upright(name: str, orientation: int) -> None:
+def test_exif_orientation_turns_the_image_upright(name: str, orientation: int) -> None:
     upright = {
         1: NOISE,
         2: NOISE[:, ::-1],
@@ -121,12 +121,12 @@ def test_exif_orientation_turns_the_picture_upright(name: str, orientation: int)
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(np.asarray(decode_picture(encode(NOISE, name, **LOSSLESS[name], exif=exif))), upright)
+    np.testing.assert_array_equal(np.asarray(decode_image(encode(NOISE, name, **LOSSLESS[name], exif=exif))), upright)
 
 
 def test_broken_exif_does_not_spoil_the_pixels() -> None:
     encoded = encode(NOISE, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
-    np.testing.assert_array_equal(np.asarray(decode_picture(encoded)), NOISE)
+    np.testing.assert_array_equal(np.asarray(decode_image(encoded)), NOISE)
 
 
 @pytest.mark.parametrize("name", ["PNG", "WEBP", "TIFF"])
@@ -206,30 +206,30 @@ def test_an_animation_gives_its_first_frame(name: str) -> None:
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"", "empty picture"),
-        (b" \n", "empty picture"),
-        (b"data:image/png;base64,", "empty picture"),
-        (b"hello", "not a picture: starts with 'hello'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
-        (b"\x00\xff", r"not a picture: starts with '\x00\xff'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
+        (b"", "empty image"),
+        (b" \n", "empty image"),
+        (b"data:image/png;base64,", "empty image"),
+        (b"hello", "not an image: starts with 'hello'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
+        (b"\x00\xff", r"not an image: starts with '\x00\xff'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
         (
             base64.b64encode(b"hello"),
-            "not a picture: starts with 'aGVsbG8='; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
+            "not an image: starts with 'aGVsbG8='; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
         ),
-        (b"data:text/html;base64," + PLAIN, "not a picture: a data URL of type 'text/html'"),
-        (b"data:image/svg+xml,%3Csvg/%3E", "not a picture: a data URL without ;base64"),
-        (b"<svg/>", "not a picture: starts with '<svg/>'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
+        (b"data:text/html;base64," + PLAIN, "not an image: a data URL of type 'text/html'"),
+        (b"data:image/svg+xml,%3Csvg/%3E", "not an image: a data URL without ;base64"),
+        (b"<svg/>", "not an image: starts with '<svg/>'; expected PNG, JPEG, WebP, GIF, BMP or TIFF"),
         (
             b"%!PS-Adobe-3.0 EPSF",
-            "not a picture: starts with '%!PS-Adobe-3.0 EPSF'; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
+            "not an image: starts with '%!PS-Adobe-3.0 EPSF'; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
         ),
         (
             b"\0\0\0\x20ftypavif",
-            r"not a picture: starts with '\x00\x00\x00 ftypavif'; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
+            r"not an image: starts with '\x00\x00\x00 ftypavif'; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
         ),
-        (png(30000, 30000, 8, 2, b""), "picture has 30000x30000 pixels, at most 67108864 are allowed"),
-        (png(0, 1, 8, 2, b""), "picture has no pixels, or pixels of an unknown type"),
-        (VALID["GIF"][:9], "picture is truncated"),
-        (VALID["BMP"][:18] + bytes(4) + VALID["BMP"][22:], "picture has no pixels, or pixels of an unknown type"),
+        (png(30000, 30000, 8, 2, b""), "image has 30000x30000 pixels, at most 67108864 are allowed"),
+        (png(0, 1, 8, 2, b""), "image has no pixels, or pixels of an unknown type"),
+        (VALID["GIF"][:9], "image is truncated"),
+        (VALID["BMP"][:18] + bytes(4) + VALID["BMP"][22:], "image has no pixels, or pixels of an unknown type"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(encoded: bytes, message: str) -> None:
@@ -237,12 +237,12 @@ def test_a_refusal_says_what_is_wrong(encoded: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
-def test_half_a_picture_is_truncated(name: str) -> None:
-    assert refusal(VALID[name][: len(VALID[name]) // 2]).startswith("picture is truncated")
+def test_half_an_image_is_truncated(name: str) -> None:
+    assert refusal(VALID[name][: len(VALID[name]) // 2]).startswith("image is truncated")
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_a_picture_cut_anywhere_raises_nothing_else(name: str) -> None:
+def test_an_image_cut_anywhere_raises_nothing_else(name: str) -> None:
     for length in range(1, len(VALID[name]), 7):
         attempt(VALID[name][:length])
 
@@ -255,18 +255,18 @@ def test_a_wrong_checksum_is_noticed_in_the_pixels() -> None:
 
 def test_bytes_and_base64_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     count = len(VALID["PNG"])
-    monkeypatch.setattr(limits, "MAX_PICTURE_BYTES", count)
-    assert decode_picture(VALID["PNG"]).size == decode_picture(PLAIN).size == (20, 12)
-    monkeypatch.setattr(limits, "MAX_PICTURE_BYTES", count - 1)
-    assert refusal(VALID["PNG"]) == f"picture has {count} bytes, at most {count - 1} are allowed"
-    assert refusal(PLAIN) == f"picture has {count} bytes, at most {count - 1} are allowed"
-    assert refusal(b"A" * 3 * count) == f"picture has {3 * count} bytes, at most {2 * (count - 1)} are allowed"
+    monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", count)
+    assert decode_image(VALID["PNG"]).size == decode_image(PLAIN).size == (20, 12)
+    monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", count - 1)
+    assert refusal(VALID["PNG"]) == f"image has {count} bytes, at most {count - 1} are allowed"
+    assert refusal(PLAIN) == f"image has {count} bytes, at most {count - 1} are allowed"
+    assert refusal(b"A" * 3 * count) == f"image has {3 * count} bytes, at most {2 * (count - 1)} are allowed"
 
 
 def test_pixels_have_a_bound() -> None:
     for encoded in VALID.values():
-        with pytest.raises(InvalidRequest, match="picture has 20x12 pixels, at most 239 are allowed"):
-            decode_picture(encoded, max_pixels=239)
+        with pytest.raises(InvalidRequest, match="image has 20x12 pixels, at most 239 are allowed"):
+            decode_image(encoded, max_pixels=239)
 
 
 OFFSETS_AT = 8 + 2 + 8 * 12 + 4
@@ -282,8 +282,8 @@ OFFSETS_AT = 8 + 2 + 8 * 12 + 4
     ],
     ids=["PNG chunks", "JPEG segments", "GIF comments", "TIFF strips"],
 )
-def test_a_picture_in_too_many_parts_is_refused(encoded: bytes) -> None:
-    assert refusal(encoded) == "picture is in too many parts"
+def test_an_image_in_too_many_parts_is_refused(encoded: bytes) -> None:
+    assert refusal(encoded) == "image is in too many parts"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_bomb_is_refused(encoded: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_a_mutated_picture_is_read_or_refused(name: str) -> None:
+def test_a_mutated_image_is_read_or_refused(name: str) -> None:
     chance = random.Random(name)
     for _ in range(300):
         encoded = bytearray(VALID[name])
@@ -321,5 +321,5 @@ def test_random_bytes_are_refused() -> None:
 
 def test_the_callers_warning_filters_stay_as_they_are() -> None:
     before = list(warnings.filters)
-    decode_picture(VALID["PNG"])
+    decode_image(VALID["PNG"])
     assert warnings.filters == before

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from flux_client import Variation
+from flux_client import ImageResult
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_serving.images.picture_decoding import decode_picture
-from flux_serving.images.picture_encoding import (
+from flux_serving.images.image_decoding import decode_image
+from flux_serving.images.image_encoding import (
     MAX_RECIPE_BYTES,
     OutputFormat,
-    encode_picture,
+    encode_image,
     parse_format,
 )
 
@@ -54,43 +54,43 @@ def test_an_unknown_format_names_the_known_ones(text: str) -> None:
 
 @every_format
 def test_the_file_has_the_format_and_the_size_asked_for(output_format: OutputFormat) -> None:
-    with Image.open(io.BytesIO(encode_picture(RGB, None, output_format))) as picture:
-        assert (picture.format, picture.size, picture.mode) == (output_format.name.upper(), (64, 48), "RGB")
+    with Image.open(io.BytesIO(encode_image(RGB, None, output_format))) as image:
+        assert (image.format, image.size, image.mode) == (output_format.name.upper(), (64, 48), "RGB")
 
 
 @every_format
 def test_the_pixels_survive(output_format: OutputFormat) -> None:
-    decoded = np.asarray(decode_picture(encode_picture(RGB, json.dumps(RECIPE), output_format)))
+    decoded = np.asarray(decode_image(encode_image(RGB, json.dumps(RECIPE), output_format)))
     difference = np.abs(decoded.astype(int) - RGB)
     assert difference.max() == 0 if output_format.name == "png" else difference.mean() < 3
 
 
 def test_jpeg_keeps_the_colour_of_every_pixel() -> None:
-    with Image.open(io.BytesIO(encode_picture(RGB, None, parse_format("jpeg")))) as picture:
-        assert get_sampling(picture) == 0  # 4:4:4
+    with Image.open(io.BytesIO(encode_image(RGB, None, parse_format("jpeg")))) as image:
+        assert get_sampling(image) == 0  # 4:4:4
 
 
 @every_format
 def test_the_recipe_comes_back(output_format: OutputFormat) -> None:
-    assert Variation(encode_picture(RGB, json.dumps(RECIPE), output_format), seed=1).recipe == RECIPE
+    assert ImageResult(encode_image(RGB, json.dumps(RECIPE), output_format), seed=1).recipe == RECIPE
 
 
 @every_format
 def test_characters_beyond_ascii_survive_in_the_recipe(output_format: OutputFormat) -> None:
     recipe = {"model": 'грин 花 🌸 "quoted" \\ \u0000'}
-    encoded = encode_picture(RGB, json.dumps(recipe, ensure_ascii=False), output_format)
-    assert Variation(encoded, seed=1).recipe == recipe
+    encoded = encode_image(RGB, json.dumps(recipe, ensure_ascii=False), output_format)
+    assert ImageResult(encoded, seed=1).recipe == recipe
 
 
 @every_format
 def test_without_a_recipe_there_is_none_to_read(output_format: OutputFormat) -> None:
-    assert Variation(encode_picture(RGB, None, output_format), seed=1).recipe is None
+    assert ImageResult(encode_image(RGB, None, output_format), seed=1).recipe is None
 
 
 @every_format
 def test_the_file_says_that_a_machine_made_it(output_format: OutputFormat) -> None:
-    with Image.open(io.BytesIO(encode_picture(RGB, None, output_format))) as picture:
-        packet = picture.info["xmp"]
+    with Image.open(io.BytesIO(encode_image(RGB, None, output_format))) as image:
+        packet = image.info["xmp"]
     [description] = ElementTree.fromstring(packet.decode().lstrip("\ufeff")).iter(
         "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description"
     )
@@ -100,21 +100,21 @@ def test_the_file_says_that_a_machine_made_it(output_format: OutputFormat) -> No
 
 
 @every_format
-def test_the_same_picture_gives_the_same_bytes(output_format: OutputFormat) -> None:
+def test_the_same_image_gives_the_same_bytes(output_format: OutputFormat) -> None:
     recipe = json.dumps(RECIPE)
-    assert encode_picture(RGB, recipe, output_format) == encode_picture(RGB.copy(), recipe, output_format)
+    assert encode_image(RGB, recipe, output_format) == encode_image(RGB.copy(), recipe, output_format)
 
 
 @every_format
 def test_base64_is_the_same_file_as_text(output_format: OutputFormat) -> None:
-    text = encode_picture(RGB, None, OutputFormat(output_format.name, as_base64=True))
-    assert base64.b64decode(text, validate=True) == encode_picture(RGB, None, output_format)
+    text = encode_image(RGB, None, OutputFormat(output_format.name, as_base64=True))
+    assert base64.b64decode(text, validate=True) == encode_image(RGB, None, output_format)
 
 
 @every_format
 def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks(output_format: OutputFormat) -> None:
     mirrored = RGB[:, ::-1]
-    assert encode_picture(mirrored, None, output_format) == encode_picture(mirrored.copy(), None, output_format)
+    assert encode_image(mirrored, None, output_format) == encode_image(mirrored.copy(), None, output_format)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks(output_format: Out
 )
 def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(InvalidRequest):
-        encode_picture(pixels, None, FORMATS[0])
+        encode_image(pixels, None, FORMATS[0])
 
 
 @pytest.mark.parametrize(
@@ -133,13 +133,13 @@ def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
 @every_format
 def test_a_recipe_that_is_no_small_json_object_is_refused(recipe: str, output_format: OutputFormat) -> None:
     with pytest.raises(InvalidRequest, match="recipe "):
-        encode_picture(RGB, recipe, output_format)
+        encode_image(RGB, recipe, output_format)
 
 
 @every_format
 def test_the_longest_recipe_fits(output_format: OutputFormat) -> None:
     recipe = {"model": "x" * (MAX_RECIPE_BYTES - len('{"model": ""}'))}
-    assert Variation(encode_picture(RGB, json.dumps(recipe), output_format), seed=1).recipe == recipe
+    assert ImageResult(encode_image(RGB, json.dumps(recipe), output_format), seed=1).recipe == recipe
 
 
 def test_somebody_elses_description_is_no_recipe() -> None:
@@ -147,4 +147,4 @@ def test_somebody_elses_description_is_no_recipe() -> None:
     exif[0x010E] = "Our holiday"
     file = io.BytesIO()
     Image.fromarray(RGB).save(file, "JPEG", exif=exif)
-    assert Variation(file.getvalue(), seed=1).recipe is None
+    assert ImageResult(file.getvalue(), seed=1).recipe is None

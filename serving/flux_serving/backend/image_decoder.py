@@ -1,4 +1,4 @@
-"""Decodes pictures in processes of its own, within a CPU budget, and stops when nobody wants the picture any more."""
+"""Decodes images in processes of its own, within a CPU budget, and stops when nobody wants the image any more."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from PIL import Image
 
 from flux_contract.errors import CannotStart, FluxError, InvalidRequest
 from flux_serving.images.decoding_process import READY
-from flux_serving.images.picture_decoding import TooMuchWork
+from flux_serving.images.image_decoding import TooMuchWork
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the budget and at who waits.
 _CHECK_S = 0.05
-#: How often a picture is tried whose process ends without an answer: it may have been killed for another reason.
+#: How often an image is tried whose process ends without an answer: it may have been killed for another reason.
 _ATTEMPTS = 2
 
 #: NumPy's threads would take address space, which is bounded, for nothing.
@@ -43,9 +43,9 @@ main(int(sys.argv[1]))
 
 
 class Allowance:
-    """What decoding one request's pictures may take: CPU seconds together, and pixels each, times their work factor.
+    """What decoding one request's images may take: CPU seconds together, and pixels each, times their work factor.
 
-    reason_to_stop: asked while a picture is decoded; an error that it returns ends the decoding.
+    reason_to_stop: asked while an image is decoded; an error that it returns ends the decoding.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Allowance:
         self.reason_to_stop = reason_to_stop
 
 
-class PictureDecoder:
+class ImageDecoder:
     """A pool of decoding processes, which start when they are needed and stay. Any thread may decode.
 
     There are as many processes as threads that decode at once.
@@ -68,10 +68,10 @@ class PictureDecoder:
         try:
             self._idle.put(_DecodingProcess())
         except Exception as error:
-            raise CannotStart(f"{sys.executable!r} cannot start to decode pictures for a model: {error}") from error
+            raise CannotStart(f"{sys.executable!r} cannot start to decode images for a model: {error}") from error
 
     def decode(self, encoded: bytes, max_pixels: int, behind: str, allowance: Allowance) -> Image.Image:
-        """As `decode_picture`.
+        """As `decode_image`.
 
         Raises InvalidRequest: the same, or it takes more CPU time than is left. Raises TooMuchWork: by its header, or
         where the allowance bounds the work, by its time. Raises what allowance.reason_to_stop returns.
@@ -80,7 +80,7 @@ class PictureDecoder:
         for _ in range(_ATTEMPTS):
             process = self._take()
             try:
-                picture = process.decode(encoded, max_pixels, behind, allowance)
+                image = process.decode(encoded, max_pixels, behind, allowance)
             except _Ended as error:
                 ended = error.exit_status
                 log.warning("a decoding process ended with exit status %d", ended)
@@ -92,8 +92,8 @@ class PictureDecoder:
                 raise
             else:
                 self._give_back(process)
-                return picture
-        raise InvalidRequest(f"picture cannot be decoded: its decoder ended with exit status {ended}")
+                return image
+        raise InvalidRequest(f"image cannot be decoded: its decoder ended with exit status {ended}")
 
     def close(self) -> None:
         """End the processes. Nothing may be decoded any more."""
@@ -151,7 +151,7 @@ class _DecodingProcess:
         return self._child.poll() is None
 
     def decode(self, encoded: bytes, max_pixels: int, behind: str, allowance: Allowance) -> Image.Image:
-        """Raises _Ended, and what `PictureDecoder.decode` raises; where time is up, the process has been killed."""
+        """Raises _Ended, and what `ImageDecoder.decode` raises; where time is up, the process has been killed."""
         options: dict[str, object] = {"max_pixels": max_pixels, "behind": behind}
         if allowance.max_work < math.inf:
             options["max_work"] = allowance.max_work
@@ -163,7 +163,7 @@ class _DecodingProcess:
                 self._stop_if_due(allowance, self._cpu_s() - used_s)
             answer = json.loads(self._connection.recv_bytes())
             if "size" in answer:
-                return self._picture(*map(int, answer["size"]))
+                return self._image(*map(int, answer["size"]))
         except (EOFError, OSError, psutil.Error) as error:
             raise _Ended(self.kill()) from error
         finally:
@@ -182,18 +182,18 @@ class _DecodingProcess:
         return self._child.wait()
 
     def _stop_if_due(self, allowance: Allowance, used_s: float) -> None:
-        """Kill the process, and raise why, where nobody waits for the picture or it has taken its time."""
+        """Kill the process, and raise why, where nobody waits for the image or it has taken its time."""
         reason = allowance.reason_to_stop()
         if reason is None and used_s > allowance.cpu_s_left:
             if allowance.max_work < math.inf:
                 self.kill()
                 raise TooMuchWork
-            reason = InvalidRequest(f"pictures take more than {allowance.cpu_s:g} s to decode")
+            reason = InvalidRequest(f"images take more than {allowance.cpu_s:g} s to decode")
         if reason is not None:
             self.kill()
             raise reason
 
-    def _picture(self, width: int, height: int) -> Image.Image:
+    def _image(self, width: int, height: int) -> Image.Image:
         """Raises _Ended: the process sends something else than the pixels that it promised."""
         pixels = self._connection.recv_bytes()
         if len(pixels) != 3 * width * height:

@@ -1,4 +1,4 @@
-"""Pictures made for tests."""
+"""Images made for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 
-def drawn_picture(seed: int, width: int = 80, height: int = 60) -> Image.Image:
+def drawn_image(seed: int, width: int = 80, height: int = 60) -> Image.Image:
     """A few coloured discs on a light ground, different for each seed."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
@@ -22,9 +22,9 @@ def drawn_picture(seed: int, width: int = 80, height: int = 60) -> Image.Image:
     return Image.fromarray(rgb)
 
 
-def encoded(picture: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, image_format, **options)
+    image.save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
@@ -40,6 +40,6 @@ def _large_jpeg() -> bytes:
     return encoded(Image.new("RGB", (8192, 8192)), "JPEG", progressive=True, quality=30)
 
 
-def pixels(encoded_picture: bytes) -> npt.NDArray[Any]:
+def pixels(encoded_image: bytes) -> npt.NDArray[Any]:
     """As signed numbers, so that they can be subtracted."""
-    return np.asarray(Image.open(io.BytesIO(encoded_picture))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(encoded_image))).astype(int)

@@ -1,4 +1,4 @@
-"""Metadata never makes a good picture bad, whatever its size, and is never worth an attacker's while."""
+"""Metadata never makes a good image bad, whatever its size, and is never worth an attacker's while."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
-from flux_serving.images.picture_decoding import decode_picture
-from flux_serving.images.picture_files import without_metadata
+from flux_serving.images.image_decoding import decode_image
+from flux_serving.images.image_files import without_metadata
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 20, 3)).astype(np.uint8)
 #: 64 MiB of zeros.
@@ -24,9 +24,9 @@ BOMB = zlib.compress(bytes(2**26))
 BIG = bytes(range(256)) * 2**14  # 4 MiB
 
 
-def encode(name: str, picture: np.ndarray = NOISE, **options: Any) -> bytes:
+def encode(name: str, image: np.ndarray = NOISE, **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, name, **options)
+    Image.fromarray(image).save(file, name, **options)
     return file.getvalue()
 
 
@@ -110,12 +110,12 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_metadata_of_any_size_leaves_the_picture_as_it_is(name: str) -> None:
+def test_metadata_of_any_size_leaves_the_image_as_it_is(name: str) -> None:
     started = time.process_time()
-    found = np.asarray(decode_picture(LARGE[name]))
+    found = np.asarray(decode_image(LARGE[name]))
     assert time.process_time() - started < 5
     plain = encode(name.split()[0], **({"lossless": True} if name.startswith("WEBP") else {}))
-    np.testing.assert_array_equal(found, np.asarray(decode_picture(plain)))
+    np.testing.assert_array_equal(found, np.asarray(decode_image(plain)))
 
 
 def as_text_profile(exif: bytes) -> bytes:
@@ -123,7 +123,7 @@ def as_text_profile(exif: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_place_of_the_orientation_turns_the_picture_as_pillow_does(orientation: int) -> None:
+def test_every_place_of_the_orientation_turns_the_image_as_pillow_does(orientation: int) -> None:
     exif, xmp = exif_of_orientation(orientation), xmp_of_orientation(orientation)
     big_endian = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     profile = as_text_profile(exif)
@@ -143,14 +143,14 @@ def test_every_place_of_the_orientation_turns_the_picture_as_pillow_does(orienta
         encode("TIFF", tiffinfo={0x0112: orientation}),
     ):
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
-        np.testing.assert_array_equal(np.asarray(decode_picture(encoded)), np.asarray(expected))
+        np.testing.assert_array_equal(np.asarray(decode_image(encoded)), np.asarray(expected))
 
 
 def test_exif_counts_before_xmp() -> None:
     both = png(
         chunk(b"eXIf", exif_of_orientation(1)), chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_of_orientation(3))
     )
-    np.testing.assert_array_equal(np.asarray(decode_picture(both)), NOISE)
+    np.testing.assert_array_equal(np.asarray(decode_image(both)), NOISE)
 
 
 def progressive(scans: int) -> bytes:
@@ -161,9 +161,9 @@ def progressive(scans: int) -> bytes:
 
 def test_a_jpeg_of_more_scans_than_allowed_is_refused_before_it_is_decoded() -> None:
     assert without_metadata(progressive(10)).scans == 10
-    assert decode_picture(progressive(limits.MAX_JPEG_SCANS)).size == (20, 12)
-    with pytest.raises(InvalidRequest, match="picture has more than 100 JPEG scans"):
-        decode_picture(progressive(limits.MAX_JPEG_SCANS + 1))
+    assert decode_image(progressive(limits.MAX_JPEG_SCANS)).size == (20, 12)
+    with pytest.raises(InvalidRequest, match="image has more than 100 JPEG scans"):
+        decode_image(progressive(limits.MAX_JPEG_SCANS + 1))
 
 
 def test_scans_are_counted_whatever_lies_between_them() -> None:
@@ -197,19 +197,19 @@ def test_tiff_strips_that_share_their_bytes_are_refused() -> None:
     """libtiff would inflate 30 MB of nothing for each of 60,000 strips: hours."""
     empty = b"\x78\x01" + b"\0\0\0\xff\xff" * 6000
     strips = {256: [8], 257: [60_000], 278: [1], 273: [8] * 60_000, 279: [len(empty)] * 60_000}
-    with pytest.raises(InvalidRequest, match="picture is in parts that overlap"):
-        decode_picture(tiff(strips, empty))
+    with pytest.raises(InvalidRequest, match="image is in parts that overlap"):
+        decode_image(tiff(strips, empty))
 
 
-def test_tiff_tiles_far_beyond_the_picture_are_refused() -> None:
+def test_tiff_tiles_far_beyond_the_image_are_refused() -> None:
     tile = {256: [16], 257: [16], 322: [65536], 323: [65536], 324: [8], 325: [100]}
-    with pytest.raises(InvalidRequest, match="picture has 4294967296 pixels in its tiles"):
-        decode_picture(tiff(tile, bytes(100)))
+    with pytest.raises(InvalidRequest, match="image has 4294967296 pixels in its tiles"):
+        decode_image(tiff(tile, bytes(100)))
 
 
 @pytest.mark.parametrize("filling", [b"\xff", b"\xff\xd0", b"\xff\0", b"\xff\xfe\0\2", b"\xff\xd8"], ids=repr)
 def test_a_jpeg_of_megabytes_of_markers_takes_no_longer_than_its_bytes(filling: bytes) -> None:
     started = time.process_time()
     with contextlib.suppress(InvalidRequest):
-        decode_picture(encode("JPEG")[:-2] + filling * (2**24 // len(filling)))
+        decode_image(encode("JPEG")[:-2] + filling * (2**24 // len(filling)))
     assert time.process_time() - started < 2

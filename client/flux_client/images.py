@@ -1,0 +1,114 @@
+"""Images as callers have them, to encoded bytes as Triton takes them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from flux_client.pixels import from_array, in_png_mode, with_transparent_value_of_8_bits
+from flux_contract import limits
+from flux_contract.errors import InvalidRequest
+
+#: A file, its bytes, a PIL image of any mode, or an array as `from_array` takes it.
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+#: One image, or several for one request.
+ImageInputs: TypeAlias = "ImageInput | Sequence[ImageInput]"
+
+#: One image for all, or one each; None where there is none.
+Masks: TypeAlias = "ImageInput | Sequence[ImageInput | None]"
+
+_ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+
+
+def encode_images(images: ImageInputs) -> list[bytes]:
+    """Encoded bytes of one image or several, in order; files and bytes pass unchanged, the others become PNG.
+
+    Raises InvalidRequest: no image or more than MAX_INPUT_IMAGES, an empty file, a file above MAX_IMAGE_BYTES, or an
+    array that is not an image. Raises TypeError: another type. Raises OSError: the file cannot be read.
+    """
+    return [encode_image(image) for image in _listed(images)]
+
+
+def encode_image(image: object) -> bytes:
+    """The same of one image."""
+    if isinstance(image, (str, os.PathLike)):
+        return _sized(_read(Path(image)), str(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _sized(bytes(image), "an image")
+    if isinstance(image, Image.Image):
+        return _sized(_png(image), "a PIL image as PNG")
+    if isinstance(image, np.ndarray):
+        return _sized(_png(from_array(image)), "an array as PNG")
+    raise _not_an_image(image)
+
+
+def encode_masks(masks: Masks) -> list[bytes]:
+    """The same of masks, nothing for None."""
+    return [b"" if mask is None else encode_image(mask) for mask in _listed(masks)]
+
+
+def _listed(images: object) -> list[object]:
+    listed: list[object]
+    if isinstance(images, _ONE_IMAGE):
+        listed = [images]
+    elif isinstance(images, Iterable) and not isinstance(images, Mapping) and not _is_single(images):
+        listed = list(images)
+    else:
+        raise _not_an_image(images, ", or a list of these")
+    if not 1 <= len(listed) <= limits.MAX_INPUT_IMAGES:
+        raise InvalidRequest(f"{len(listed)} images in one request, expected 1..{limits.MAX_INPUT_IMAGES}")
+    return listed
+
+
+def _is_single(value: object) -> bool:
+    """Whether it is one thing although it can be iterated: an open file, or a tensor of another library."""
+    return hasattr(value, "read") or hasattr(value, "__array__")
+
+
+def _read(path: Path) -> bytes:
+    """No more than is allowed: a wrong path may name something enormous, or a device without an end.
+
+    Raises InvalidRequest: a pipe or a device, which may block forever.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InvalidRequest(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        return file.read(limits.MAX_IMAGE_BYTES + 1)
+
+
+def _sized(data: bytes, name: str) -> bytes:
+    if not data:
+        raise InvalidRequest(f"{name} is empty")
+    if len(data) > limits.MAX_IMAGE_BYTES:
+        raise InvalidRequest(f"{name} has more bytes than allowed, expected at most {limits.MAX_IMAGE_BYTES}")
+    return data
+
+
+def _png(image: Image.Image) -> bytes:
+    """Fast rather than small, since it travels once; upright, since PNG loses the camera's orientation."""
+    buffer = BytesIO()
+    try:
+        upright = ImageOps.exif_transpose(with_transparent_value_of_8_bits(image))
+        in_png_mode(upright).save(buffer, format="PNG", compress_level=1)
+    except (OSError, ValueError, SystemError) as error:
+        raise InvalidRequest(
+            f"a PIL image of mode {image.mode} and size {image.size} cannot become PNG: {error}"
+        ) from error
+    return buffer.getvalue()
+
+
+def _not_an_image(value: object, or_else: str = "") -> TypeError:
+    hint = "; convert a tensor to a NumPy array of [height, width, channels]" if hasattr(value, "__array__") else ""
+    return TypeError(
+        f"{type(value).__name__} is not an image, expected a path, encoded bytes, a PIL image or a NumPy array{or_else}"
+        f"{hint}"
+    )
