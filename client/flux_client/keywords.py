@@ -48,6 +48,9 @@ class ImagesGroup(TypedDict, total=False):
     #: Black and transparent parts are never seen by the vision encoder, and the weight of a token is the white share of
     #: its area. One value for all images, or one for each.
     image_mask: Masks | None
+    #: 1 inverts the mask first: the image is used where the mask is black. One value for all images, or one for each.
+    #: 0..1; default: 0.
+    image_mask_invert: int | Sequence[int] | None
     #: 1 crops the image to the bounding box of its mask first. One value for all images, or one for each. 0..1;
     #: default: 0.
     image_mask_crop: int | Sequence[int] | None

@@ -110,6 +110,14 @@ IMAGE_MASK = _per_image(
     "its area",
     flags=("--mask",),
 )
+IMAGE_MASK_INVERT = _per_image(
+    "IMAGE_MASK_INVERT",
+    DType.INT32,
+    "1 inverts the mask first: the image is used where the mask is black",
+    flags=("--invert-mask",),
+    bounds=Bounds(0, 1),
+    default=0,
+)
 IMAGE_MASK_CROP = _per_image(
     "IMAGE_MASK_CROP",
     DType.INT32,
@@ -437,6 +445,7 @@ IMAGE_PARAMETERS = (
     IMAGE_DETAIL_WEIGHT,
     IMAGE_BLEND,
     IMAGE_MASK,
+    IMAGE_MASK_INVERT,
     IMAGE_MASK_CROP,
     IMAGE_FIT,
     IMAGE_START,

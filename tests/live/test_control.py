@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from conftest import DEMO
 from flux_client import FluxClient, ImageResult, InvalidRequest
@@ -23,6 +23,7 @@ IDENTITY: dict[str, Any] = {
     "image_detail_filter": "area",
     "image_detail_weight": "one",
     "image_mask": Image.new("L", (80, 60), 255),
+    "image_mask_invert": 0,
     "image_mask_crop": 0,
     "image_fit": "stretch",
     "image_start": 0.0,
@@ -44,6 +45,7 @@ TURNED: dict[str, Any] = {
     "image_detail_filter": ["triangle", "area"],
     "image_detail_weight": ["one", "all"],
     "image_mask": [None, Image.new("L", (80, 60), 128)],
+    "image_mask_invert": [0, 1],
     "image_mask_crop": [0, 1],
     "image_fit": ["contain", "tiles"],
     "image_start": [0.0, 0.5],
@@ -82,6 +84,7 @@ def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
         "prompt_end": {"prompt": "red apple"},
         "image_detail_filter": {"image_detail": 2},
         "image_detail_weight": {"image_detail": 2},
+        "image_mask_invert": {"image_mask": [None, LEFT]},
         "image_mask_crop": {"image_mask": [None, LEFT]},
     }.get(knob, {})
     value = LEFT if knob == "image_mask" else TURNED[knob]
@@ -110,6 +113,13 @@ def test_what_lies_outside_the_mask_changes_nothing(client: FluxClient) -> None:
         knobs = {"image_mask": mask, "image_mask_crop": crop}
         assert np.array_equal(varied(client, one, **knobs), varied(client, other, **knobs))
     assert np.abs(varied(client, one) - varied(client, other)).max() > 1
+
+
+def test_inverted_mask_equals_inverted_image_of_mask(client: FluxClient) -> None:
+    image = drawn_image(1)
+    inverted = varied(client, image, image_mask=LEFT, image_mask_invert=1)
+    assert np.array_equal(inverted, varied(client, image, image_mask=ImageOps.invert(LEFT)))
+    assert np.abs(inverted - varied(client, image, image_mask=LEFT)).max() > 1
 
 
 def test_contain_sees_what_cover_cuts_off(client: FluxClient) -> None:

@@ -25,7 +25,7 @@ from flux_serving.network.attention import weighted_attention
 
 WIDTH = 6
 PATCHES = Patches(3, 1 / 3)
-PLAIN = ImageControl(1.0, 1, "area", "one", "stretch", False, ALWAYS)
+PLAIN = ImageControl(1.0, 1, "area", "one", "stretch", False, False, ALWAYS)
 
 
 def random_tokens(side: int, seed: int = 0) -> Tensor:

@@ -15,6 +15,7 @@ from flux_contract.parameters import (
     IMAGE_DETAIL_WEIGHT,
     IMAGE_FIT,
     IMAGE_MASK_CROP,
+    IMAGE_MASK_INVERT,
     IMAGE_STRENGTH,
 )
 from flux_serving.conditioning.context import ContextPart
@@ -32,6 +33,7 @@ class ImageControl:
     detail_filter: Annotated[str, IMAGE_DETAIL_FILTER]
     detail_weight: Annotated[str, IMAGE_DETAIL_WEIGHT]
     fit: Annotated[str, IMAGE_FIT]
+    is_mask_inverted: Annotated[bool, IMAGE_MASK_INVERT]
     is_cropped: Annotated[bool, IMAGE_MASK_CROP]
     span: Span
 

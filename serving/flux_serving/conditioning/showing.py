@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from flux_contract.errors import InvalidRequest
 from flux_contract.limits import MAX_IMAGE_PIXELS
@@ -42,8 +42,9 @@ def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> 
         elif not index or image.mask is not images[index - 1].mask:  # one mask for all images is decoded once
             # Transparent pixels count as black.
             mask = decode_named(decode, IMAGE_MASK, index, image.mask, size, behind="black").convert("L")
+        used = ImageOps.invert(mask) if mask is not None and image.control.is_mask_inverted else mask
         try:
-            shown.append(views(decoded, image.control.fit, patches, mask, image.control.is_cropped))
+            shown.append(views(decoded, image.control.fit, patches, used, image.control.is_cropped))
         except InvalidRequest as error:
             raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
     return shown
