@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import (
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxPipeline,
+)
 from torch import nn
 
 from flux_serving.conditioning.context import Context
@@ -31,6 +37,12 @@ def context(seed: int, count: int = 4) -> Context:
 def latents(seed: int, parameters: SamplingParameters) -> npt.NDArray[Any]:
     grid = Grid(parameters.height // 2, parameters.width // 2)
     return torch.randn(grid.tokens, 16, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+def latent_mask(seed: int, parameters: SamplingParameters, is_soft: bool = False) -> npt.NDArray[Any]:
+    """Random values of 0 and 1, or between, for each latent of the tiny FLUX, whose latents are pixels."""
+    values = torch.rand(parameters.height, parameters.width, generator=torch.Generator().manual_seed(seed))
+    return (values if is_soft else (values < 0.5).float()).numpy()
 
 
 def embeddings(positive: Context, negative: Context | None = None) -> dict[str, Any]:
@@ -65,6 +77,27 @@ def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, sampler_in
     assert sampler_inputs.source_latents is not None
     image = as_image(sampler_inputs.source_latents, parameters)
     return run(pipeline, parameters, image=image, strength=parameters.strength, **embeddings(sampler_inputs.context))
+
+
+def stock_inpaint(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
+    """The pipeline scales the mask to the latents by the nearest pixel; here it is given in the latents' size."""
+    pipeline = FluxInpaintPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
+    assert sampler_inputs.source_latents is not None
+    assert sampler_inputs.source_mask is not None
+    image = as_image(sampler_inputs.source_latents, parameters)
+    mask = torch.tensor(sampler_inputs.source_mask)[None, None].expand(1, 4, -1, -1)
+    packed = pipeline._pack_latents(mask, 1, 4, *mask.shape[2:])
+    pipeline.prepare_mask_latents = lambda *_: (packed, None)
+    return run(
+        pipeline,
+        parameters,
+        image=image,
+        mask_image=torch.ones(1, 1, parameters.height, parameters.width),
+        masked_image_latents=image,
+        strength=parameters.strength,
+        true_cfg_scale=parameters.true_cfg_scale,
+        **embeddings(sampler_inputs.context, sampler_inputs.negative),
+    )
 
 
 def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:

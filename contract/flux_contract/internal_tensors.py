@@ -96,6 +96,13 @@ SOURCE_LATENTS = Tensor(
     "START_SIGMA is 0, because the image is then returned unchanged",
     unit="VAE-scaled",
 )
+SOURCE_MASK = Tensor(
+    "SOURCE_MASK",
+    DType.FP32,
+    (-1, -1),
+    "For each latent of the image to change, 1 if it is changed, 0 if it is kept, or a value between: rows, columns",
+    bounds=Bounds(0, 1),
+)
 SOURCE_PIXELS = Tensor(
     "SOURCE_PIXELS",
     DType.UINT8,

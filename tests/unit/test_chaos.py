@@ -29,7 +29,17 @@ from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
-from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
+from stock import (
+    context,
+    latent_mask,
+    latents,
+    of_size,
+    stock_cfg,
+    stock_control,
+    stock_img2img,
+    stock_inpaint,
+    stock_latents,
+)
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, weights_of
 
 pytestmark = pytest.mark.slow
@@ -98,9 +108,9 @@ def cases(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Ada
 
 
 def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.Random, seed: int) -> ParityCase:
-    """Image-to-image, true CFG, edge control, or the last two together."""
+    """Image-to-image, inpainting, true CFG, edge control, or the last two together."""
     height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
-    steps, mode = choice.randint(2, 9), choice.choice(["img2img", "cfg", "control", "both"])
+    steps, mode = choice.randint(2, 9), choice.choice(["img2img", "inpaint", "cfg", "control", "both"])
     parameters = of_size(height, width, steps, seed)
     sampler_inputs = SamplerInputs(context(seed, choice.randint(1, 6)))
     if mode == "img2img":
@@ -108,6 +118,11 @@ def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.R
         parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
         sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters))
         return ParityCase(parameters, sampler_inputs, stock_img2img(flux, parameters, sampler_inputs).numpy())
+    if mode == "inpaint":
+        parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
+        mask = latent_mask(seed, parameters, is_soft=choice.random() < 0.5)
+        sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters), source_mask=mask)
+        return ParityCase(parameters, sampler_inputs, stock_inpaint(flux, parameters, sampler_inputs).numpy())
     if mode in ("cfg", "both"):
         parameters = replace(parameters, true_cfg_scale=choice.choice([1.3, 2.5]))
         sampler_inputs = replace(sampler_inputs, negative=context(seed + 1000, len(sampler_inputs.context.tokens)))

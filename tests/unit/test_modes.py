@@ -13,6 +13,7 @@ from diffusers import FluxControlNetModel, FluxPipeline
 from flux_contract.errors import InvalidRequest
 from flux_serving.conditioning.span import Span
 from flux_serving.network.controlnet import ControlNet
+from flux_serving.network.latents import pack_mask
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.noise_schedule import make_schedule
@@ -21,7 +22,18 @@ from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.sampling.starting import started_at, step_of_strength
 from flux_serving.sampling.steering import control_steps
-from stock import context, embeddings, latents, of_size, run, stock_cfg, stock_control, stock_img2img
+from stock import (
+    context,
+    embeddings,
+    latent_mask,
+    latents,
+    of_size,
+    run,
+    stock_cfg,
+    stock_control,
+    stock_img2img,
+    stock_inpaint,
+)
 from tiny import weights_of
 
 TOLERANCE = 1e-5
@@ -49,6 +61,39 @@ def test_image_to_image_gives_what_diffusers_gives(
     sampler_inputs = SamplerInputs(context(1), source_latents=latents(5, parameters))
     expected = stock_img2img(tiny_flux, parameters, sampler_inputs)
     assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.3), (10, 0.8), (4, 0.5), (10, 1.0)])
+@pytest.mark.parametrize("is_soft", [False, True], ids=["binary", "soft"])
+def test_inpainting_matches_diffusers(
+    tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, steps: int, strength: float, is_soft: bool
+) -> None:
+    parameters = of_size(height, width, steps, strength=strength)
+    mask = latent_mask(8, parameters, is_soft)
+    sampler_inputs = SamplerInputs(context(1), source_latents=latents(5, parameters), source_mask=mask)
+    expected = stock_inpaint(tiny_flux, parameters, sampler_inputs)
+    actual = made(Sampler(base), parameters, sampler_inputs)
+    assert (actual - expected).abs().max() < TOLERANCE
+    unmasked = made(Sampler(base), parameters, replace(sampler_inputs, source_mask=None))
+    assert (actual - unmasked).abs().max() > 100 * TOLERANCE
+
+
+def test_inpainting_with_true_guidance_matches_diffusers(tiny_flux: FluxPipeline, base: BaseWeights) -> None:
+    parameters = of_size(4, 6, true_cfg_scale=2.0, strength=0.7)
+    sampler_inputs = SamplerInputs(
+        context(1), context(2), source_latents=latents(5, parameters), source_mask=latent_mask(8, parameters)
+    )
+    expected = stock_inpaint(tiny_flux, parameters, sampler_inputs)
+    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
+
+
+def test_inpainting_keeps_latents_outside_mask(base: BaseWeights) -> None:
+    parameters = of_size(8, 8, strength=0.8)
+    source, mask = latents(5, parameters), latent_mask(8, parameters)
+    actual = made(Sampler(base), parameters, SamplerInputs(context(1), source_latents=source, source_mask=mask))
+    kept = pack_mask(torch.tensor(mask), 4) == 0
+    assert torch.equal(actual[kept], torch.tensor(source)[kept])
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -82,12 +127,13 @@ def test_edge_control_gives_what_diffusers_gives(
 def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
     tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, base: BaseWeights
 ) -> None:
-    control, text, change, both, plain = (
+    control, text, change, both, plain, inpaint = (
         of_size(4, 6, seed=1, control_span=Span(0.2, 0.8)),
         of_size(4, 6, seed=2, true_cfg_scale=2.5),
         of_size(4, 6, seed=3, strength=0.6),
         of_size(4, 6, seed=4, true_cfg_scale=1.7, control_scale=0.8),
         of_size(4, 6, seed=5),
+        of_size(4, 6, seed=6, strength=0.8),
     )
     sorts = [
         (control, SamplerInputs(context(1), control_latents=latents(6, control))),
@@ -95,6 +141,10 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
         (change, SamplerInputs(context(4), source_latents=latents(7, change))),
         (both, SamplerInputs(context(5), negative=context(6), control_latents=latents(8, both))),
         (plain, SamplerInputs(context(7, 2))),
+        (
+            inpaint,
+            SamplerInputs(context(8), source_latents=latents(9, inpaint), source_mask=latent_mask(10, inpaint)),
+        ),
     ]
     expected = [
         stock_control(tiny_flux, controlnet, *sorts[0]),
@@ -102,6 +152,7 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
         stock_img2img(tiny_flux, *sorts[2]),
         stock_control(tiny_flux, controlnet, *sorts[3]),
         run(tiny_flux, plain, **embeddings(sorts[4][1].context)),
+        stock_inpaint(tiny_flux, *sorts[5]),
     ]
     sampler = Sampler(base)
     works = [sampler.begin(*sort)[0] for sort in sorts]

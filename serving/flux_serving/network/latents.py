@@ -47,6 +47,15 @@ def pack_latents(latents: Tensor) -> Tensor:
     return folded.reshape(batch, height * width // 4, 4 * channels)
 
 
+def pack_mask(mask: Tensor, channels: int) -> Tensor:
+    """Repeat a mask of latents for each channel and pack it as the latents are.
+
+    mask: (2 * rows, 2 * columns). Returns (rows * columns, 4 * channels).
+    Source: diffusers, `FluxInpaintPipeline.prepare_mask_latents`.
+    """
+    return pack_latents(mask.expand(1, channels, *mask.shape))[0]
+
+
 def unpack_latents(packed: Tensor, grid: Grid) -> Tensor:
     """The inverse of `pack_latents`: (batch, tokens, 4 * channels) -> (batch, channels, 2 * rows, 2 * columns)."""
     batch, _, width = packed.shape

@@ -11,6 +11,7 @@ from torch import Tensor
 from flux_serving.network.latents import Grid
 from flux_serving.sampling.batch_inputs import BatchInputs, ControlInputs
 from flux_serving.sampling.conditioning import Steering
+from flux_serving.sampling.inpainting import KeptSource, KeptSources
 
 #: Steps whose modulation a batch lines up ahead. More cost memory, fewer cost time; a batch rarely lasts longer.
 _LOOK_AHEAD = 4
@@ -29,13 +30,20 @@ class Denoising:
     """An image in the making: a row of those it last took a step with."""
 
     def __init__(
-        self, latents: Tensor, phases: Sequence[Steering], first_step: int, end_step: int, is_decoded: bool = True
+        self,
+        latents: Tensor,
+        phases: Sequence[Steering],
+        first_step: int,
+        end_step: int,
+        is_decoded: bool = True,
+        kept: KeptSource | None = None,
     ) -> None:
         """latents: (image tokens, channels), as they are before first_step, on the CPU. is_decoded: in the end.
 
-        phases: through the steps to take, in order.
+        phases: through the steps to take, in order. kept: the source image, if the image is inpainted.
         """
         self._phases = phases
+        self.kept = kept
         self.end_step = end_step
         self.is_decoded = is_decoded
         self._rows = _Rows(latents[None])
@@ -86,7 +94,8 @@ class Denoising:
         """(image tokens, channels): the image that the last step was heading for; before any step, the latents."""
         if self._rows.velocity is None:
             return self.latents
-        return self.latents - self.steering.condition.sigmas[self.step] * self._rows.velocity[self._row]
+        estimate = self.latents - self.steering.condition.sigmas[self.step] * self._rows.velocity[self._row]
+        return estimate if self.kept is None else self.kept.blend(estimate)
 
     def join(self, rows: _Rows, row: int) -> None:
         self._first_step, self._rows, self._row = self.step, rows, row
@@ -123,6 +132,8 @@ class Batch:
         self._control = ControlInputs(controls, self._owners, attention) if controls else None
         self._guided = torch.tensor([row for row, _ in negatives], dtype=torch.long, device=self._rows.latents.device)
         self._scales = torch.tensor([negative.scale for _, negative in negatives])[:, None, None].to(self._rows.latents)
+        kept = [(row, member.kept) for row, member in enumerate(members) if member.kept is not None]
+        self._kept = KeptSources(kept, self._rows.latents) if kept else None
         self._look_ahead([member.step for member in members])
         for row, member in enumerate(members):
             member.join(self._rows, row)
@@ -144,7 +155,10 @@ class Batch:
         velocity = self._velocity(rows.latents)
         moved = rows.latents.float() + self._changes[:, self._ahead, None, None] * velocity
         sound: list[bool] = torch.isfinite(velocity).flatten(1).all(1).tolist()
-        rows.latents, rows.velocity = moved.to(velocity.dtype), velocity
+        moved = moved.to(velocity.dtype)
+        if self._kept is not None:
+            moved = self._kept.blend(moved, self._sigmas[:, self._ahead])
+        rows.latents, rows.velocity = moved, velocity
         rows.steps += 1
         self._ahead += 1
         return sound
@@ -173,6 +187,11 @@ class Batch:
             s.condition.changes[step - s.first_step :][:count] for s, step in zip(self._steering, steps, strict=True)
         ]
         self._changes = torch.stack(changes).to(self._rows.latents.device)
+        if self._kept is not None:
+            sigmas = [
+                s.condition.sigmas[step + 1 : step + 1 + count] for s, step in zip(self._steering, steps, strict=True)
+            ]
+            self._sigmas = torch.tensor(sigmas, device=self._rows.latents.device)
         self._inputs.look_ahead([steps[owner] for owner in self._owners], count)
         if self._control is not None:
             self._control.look_ahead(steps, count)

@@ -16,10 +16,11 @@ from flux_contract.tensors import Array
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.cpu_threads import cpu_threads
 from flux_serving.network.decoding import decode_latents
-from flux_serving.network.latents import Grid, initial_noise
+from flux_serving.network.latents import Grid, initial_noise, pack_mask
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Batch, Denoising, tokens_of_step
+from flux_serving.sampling.inpainting import KeptSource
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.sampler_inputs import SamplerInputs, as_latents
 from flux_serving.sampling.sampling_parameters import SamplingParameters
@@ -75,7 +76,7 @@ class Sampler:
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         sampler_inputs.check(
             len(parameters.seeds),
-            grid.tokens,
+            grid,
             config.in_channels,
             config.joint_attention_dim,
             config.pooled_projection_dim,
@@ -96,8 +97,8 @@ class Sampler:
                 for phase in phases:
                     phase.prepare()
         return [
-            Denoising(start, phases, first_step, parameters.end_step, is_decoded)
-            for start in self._starts(parameters, sampler_inputs, grid, schedule.sigmas[first_step])
+            Denoising(start, phases, first_step, parameters.end_step, is_decoded, kept)
+            for start, kept in self._starts(parameters, sampler_inputs, grid, schedule.sigmas[first_step])
         ]
 
     def _control(self, sampler_inputs: SamplerInputs) -> tuple[ControlNet, Tensor] | None:
@@ -109,17 +110,21 @@ class Sampler:
 
     def _starts(
         self, parameters: SamplingParameters, sampler_inputs: SamplerInputs, grid: Grid, sigma: Tensor
-    ) -> list[Tensor]:
+    ) -> list[tuple[Tensor, KeptSource | None]]:
         """The latents of each image, (image tokens, channels), before its first step. sigma: of that step."""
         dtype = self.base.dtype
         if sampler_inputs.initial_latents is not None:
-            return list(as_latents(sampler_inputs.initial_latents, dtype))
+            return [(latents, None) for latents in as_latents(sampler_inputs.initial_latents, dtype)]
         channels = self.base.transformer.config.in_channels // 4
         noises = [initial_noise(seed, grid, channels, dtype) for seed in parameters.seeds]
         if sampler_inputs.source_latents is None:
-            return noises
+            return [(noise, None) for noise in noises]
         source = as_latents(sampler_inputs.source_latents, dtype)
-        return [noised(source, noise, sigma) for noise in noises]
+        starts = [noised(source, noise, sigma) for noise in noises]
+        if sampler_inputs.source_mask is None:
+            return [(start, None) for start in starts]
+        mask = pack_mask(torch.tensor(sampler_inputs.source_mask).to(dtype), channels)
+        return [(start, KeptSource(source, noise, mask)) for start, noise in zip(starts, noises, strict=True)]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
         """Take every member one step further. Returns what ended a member, None for each that goes on.

@@ -20,10 +20,12 @@ from flux_contract.internal_tensors import (
     NEGATIVE_POOLED_PROJECTION,
     POOLED_PROJECTION,
     SOURCE_LATENTS,
+    SOURCE_MASK,
 )
 from flux_contract.tensors import Array
 from flux_contract.tensors import Tensor as Input
 from flux_serving.conditioning.context import Context
+from flux_serving.network.latents import Grid
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class SamplerInputs:
     """context, negative: float32, on the CPU. negative: None where there is no negative prompt.
 
     initial_latents: (images, image tokens, channels) as they are before the first step; None for noise. source_latents:
-    (image tokens, channels) of the image to change. control_latents: the same of the image to follow.
+    (image tokens, channels) of the image to change. control_latents: the same of the image to follow. source_mask:
+    (rows, columns) of latents, 0..1, 1 where the source image is changed; it needs source_latents.
     """
 
     context: Context
@@ -39,17 +42,19 @@ class SamplerInputs:
     initial_latents: Array | None = None
     source_latents: Array | None = None
     control_latents: Array | None = None
+    source_mask: Array | None = None
 
-    def check(self, images: int, image_tokens: int, channels: int, context_width: int, pooled_width: int) -> None:
+    def check(self, images: int, grid: Grid, channels: int, context_width: int, pooled_width: int) -> None:
         """Raises InvalidRequest: something has another shape, or is not finite."""
         _check_context(self.context, context_width, pooled_width, (CONTEXT, CONTEXT_WEIGHTS, POOLED_PROJECTION))
         if self.negative is not None:
             negative = (NEGATIVE_CONTEXT, NEGATIVE_CONTEXT_WEIGHTS, NEGATIVE_POOLED_PROJECTION)
             _check_context(self.negative, context_width, pooled_width, negative)
-        of_one = (image_tokens, channels)
+        of_one = (grid.tokens, channels)
         _check_latents(INITIAL_LATENTS, self.initial_latents, (images, *of_one))
         _check_latents(SOURCE_LATENTS, self.source_latents, of_one)
         _check_latents(CONTROL_LATENTS, self.control_latents, of_one)
+        _check_latents(SOURCE_MASK, self.source_mask, (2 * grid.rows, 2 * grid.columns))
 
 
 def as_latents(latents: Array, dtype: torch.dtype) -> Tensor:
