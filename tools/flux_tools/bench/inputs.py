@@ -13,10 +13,10 @@ from flux_contract.parameters import (
     HEIGHT,
     IMAGE,
     IMAGE_STRENGTH,
+    IMG2IMG_IMAGE,
     NUM_INFERENCE_STEPS,
     PROMPT,
     SEED,
-    SOURCE_IMAGE,
     WIDTH,
 )
 from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
@@ -42,7 +42,7 @@ def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
         GUIDANCE_SCALE.name: GUIDANCE,
         SEED.name: job.seed,
     }
-    if SOURCE_IMAGE in mode.subjects:
+    if IMG2IMG_IMAGE in mode.subjects:
         values[IMAGE_STRENGTH.name] = 0.0
     unused = PROMPT.name if mode == REDUX else ""
     return {

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from flux_contract import limits
 from flux_contract.internal_tensors import (
+    CANVAS,
+    CANVAS_WEIGHTS,
     CONTEXT,
     CONTROL_LATENTS,
     EDGE_IMAGE,
@@ -22,10 +24,11 @@ from flux_contract.internal_tensors import (
     PIXELS,
     PREVIEW,
     SOURCE_LATENTS,
+    SOURCE_MASK,
     SOURCE_PIXELS,
 )
 from flux_contract.models import FLUX_BASE, FLUX_STREAM, MODELS, Model
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK
+from flux_contract.parameters import IMAGE, IMAGE_MASK, SINGLE_IMAGES
 from flux_contract.tensors import Tensor
 
 #: Base64 has four characters for three bytes.
@@ -55,7 +58,7 @@ class Largest:
         return {
             IMAGE.name: self.image_bytes,
             IMAGE_MASK.name: self.mask_bytes,
-            CONTROL_IMAGE.name: self.control_bytes,
+            **dict.fromkeys((parameter.name for parameter in SINGLE_IMAGES), self.control_bytes),
             CONTEXT.name: context,
             NEGATIVE_CONTEXT.name: context,
             INITIAL_LATENTS.name: self.images * latents,
@@ -63,6 +66,9 @@ class Largest:
             SOURCE_LATENTS.name: latents,
             CONTROL_LATENTS.name: latents,
             SOURCE_PIXELS.name: rgb,
+            SOURCE_MASK.name: self.pixels / 64 * 4,
+            CANVAS.name: rgb,
+            CANVAS_WEIGHTS.name: self.pixels,
             PIXELS.name: self.images * rgb,
             # What cannot be compressed is as large as before.
             OUTPUT_IMAGE.name: self.images * rgb * _BASE64,
