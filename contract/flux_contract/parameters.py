@@ -392,6 +392,7 @@ MASK_INVERT = _value(
     "1 inverts the mask first",
     bounds=Bounds(0, 1),
     default=0,
+    genserve=RestField(),
 )
 MASK_SOFT = _value(
     "MASK_SOFT",
@@ -400,6 +401,7 @@ MASK_SOFT = _value(
     "others are black",
     bounds=Bounds(0, 1),
     default=0,
+    genserve=RestField(),
 )
 MASK_FEATHER = _value(
     "MASK_FEATHER",
@@ -408,6 +410,7 @@ MASK_FEATHER = _value(
     unit="pixels",
     bounds=Bounds(0, limits.MAX_MASK_FEATHER),
     default=0,
+    genserve=RestField(),
 )
 PADDING_MASK_CROP = _value(
     "PADDING_MASK_CROP",

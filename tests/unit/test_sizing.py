@@ -48,7 +48,8 @@ def test_the_target_is_two_full_steps() -> None:
 def test_one_call_of_image_encode_is_its_pixels_and_their_base64() -> None:
     largest = Largest(images=2, pixels=MEBIBYTE)
     bytes_of_call = shared_memory._call_bytes(IMAGE_ENCODE, largest)
-    assert bytes_of_call == 2 * 3 * MEBIBYTE + 2 * 4 * MEBIBYTE + MEBIBYTE
+    canvas = 3 * MEBIBYTE + MEBIBYTE
+    assert bytes_of_call == 2 * 3 * MEBIBYTE + canvas + 2 * 4 * MEBIBYTE + MEBIBYTE
 
 
 def test_every_stream_is_counted_and_the_one_that_is_let_in() -> None:

@@ -39,3 +39,18 @@ def encoded(number: int, occasion: str) -> bytes:
 @cache
 def _originals() -> tuple[Image.Image, ...]:
     return tuple(Image.open(path).convert("RGB") for path in sorted(UNSEEN.glob("*.png")))
+
+
+def center_mask(image: Image.Image) -> Image.Image:
+    """White in the middle of the image, a quarter of its area."""
+    mask = Image.new("L", image.size)
+    width, height = image.size
+    mask.paste(255, (width // 4, height // 4, width // 4 + width // 2, height // 4 + height // 2))
+    return mask
+
+
+def mask_of(image: bytes) -> bytes:
+    """`center_mask` of an encoded image, as PNG."""
+    buffer = io.BytesIO()
+    center_mask(Image.open(io.BytesIO(image))).save(buffer, "PNG")
+    return buffer.getvalue()

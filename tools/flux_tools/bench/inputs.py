@@ -14,12 +14,15 @@ from flux_contract.parameters import (
     IMAGE,
     IMAGE_STRENGTH,
     IMG2IMG_IMAGE,
+    MASK_IMAGE,
     NUM_INFERENCE_STEPS,
     PROMPT,
     SEED,
+    SOURCE_IMAGE,
     WIDTH,
 )
 from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
+from flux_tools.bench.images import mask_of
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
 
 
@@ -33,6 +36,8 @@ def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
     values: dict[str, Any] = {
         IMAGE.name: image,
         CONTROL_IMAGE.name: image,
+        SOURCE_IMAGE.name: image,
+        MASK_IMAGE.name: mask_of(image),
         PROMPT.name: job.prompt,
         STRENGTH_PARAMETER.name: STRENGTH,
         FIT.name: "stretch",

@@ -14,6 +14,7 @@ from diffusers import (
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
     FluxPipeline,
     FluxPriorReduxPipeline,
 )
@@ -22,6 +23,7 @@ from PIL import Image
 from flux_contract.limits import DEFAULT_CANNY_HIGH, DEFAULT_CANNY_LOW
 from flux_serving.images.edges import edges
 from flux_serving.settings import Checkpoints
+from flux_tools.bench.images import center_mask
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions, WorkloadKind
 
 _NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
@@ -39,6 +41,7 @@ class StockDiffusers:
         self.pipelines = {
             "redux": base,
             "img2img": FluxImg2ImgPipeline.from_pipe(base),
+            "inpaint": FluxInpaintPipeline.from_pipe(base),
             "text2img": base,
             "canny": FluxControlNetPipeline.from_pipe(base, controlnet=controlnet),
         }
@@ -59,6 +62,9 @@ class StockDiffusers:
             guidance_scale=GUIDANCE,
             generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         ).images
+        if mode == "inpaint":
+            # The pipeline changes pixels outside the mask too, by decoding them.
+            return [_pasted(each, source, side) for each, source in zip(generated, images, strict=True)]
         return generated
 
     def _condition(self, mode: str, images: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
@@ -68,6 +74,13 @@ class StockDiffusers:
             return prior
         if mode == "img2img":
             return {"prompt": prompts, "image": images, "strength": STRENGTH}
+        if mode == "inpaint":
+            return {
+                "prompt": prompts,
+                "image": images,
+                "mask_image": [center_mask(image) for image in images],
+                "strength": STRENGTH,
+            }
         if mode == "canny":
             return {"prompt": prompts, "control_image": [edge_map(image, side) for image in images]}
         return {"prompt": prompts}
@@ -92,6 +105,12 @@ def _encode_to_the_mode(vae: AutoencoderKL) -> None:
     """
     encode = vae.encode
     vae.encode = lambda pixels: SimpleNamespace(latents=encode(pixels).latent_dist.mode())
+
+
+def _pasted(generated: Image.Image, source: Image.Image, side: int) -> Image.Image:
+    size = (side, side)
+    mask = center_mask(source).resize(size, Image.Resampling.LANCZOS).point([0] * 128 + [255] * 128)
+    return Image.composite(generated, source.resize(size, Image.Resampling.LANCZOS), mask)
 
 
 def edge_map(image: Image.Image, side: int) -> Image.Image:
