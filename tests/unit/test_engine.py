@@ -127,7 +127,7 @@ def test_steps_continue_while_a_finished_job_waits_for_its_result() -> None:
     engine.close()
 
 
-def test_errands_run_beside_steps_and_more_than_the_limit_are_rejected() -> None:
+def test_errands_run_during_steps_and_are_rejected_over_the_limit() -> None:
     runner, answers = Letters(), Answers(1)
     runner.finishing.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))

@@ -24,7 +24,7 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """An encoded prompt. tokens: (count, width), each with the same weight. pooled: (pooled width,)."""
+    """An encoded prompt. tokens: (count, width). weight: of every token. pooled: (pooled width,)."""
 
     tokens: Tensor
     weight: float

@@ -28,7 +28,7 @@ _MAX_PADDED = 2048
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of a vision tower: side x side of them, from the top left corner of its square.
+    """The patches of a vision tower: a grid of side x side, from the top left corner of its square.
 
     share: side of a patch as a fraction of the square's side. SigLIP's 27 patches of 14 pixels leave 6 of its 384
     pixels unused.

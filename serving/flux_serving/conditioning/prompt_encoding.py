@@ -28,7 +28,7 @@ def check_prompt(prior: FluxPriorReduxPipeline, tensor: Input, prompt: str | Non
 
 @torch.inference_mode()
 def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str | None) -> EncodedPrompt:
-    """Encode a prompt. None returns the zeros that diffusers' Redux uses without a prompt, as one weighted token."""
+    """Encode a prompt. For None, return the zeros of diffusers' Redux without a prompt, as one weighted token."""
     if prompt is None:
         return no_text(context_width(prior), POOLED_WIDTH, like=next(prior.image_embedder.parameters()))
     tokens, pooled, _ = prior.encode_prompt(
@@ -38,7 +38,7 @@ def encode_prompt(prior: FluxPriorReduxPipeline, prompt: str | None) -> EncodedP
 
 
 def as_context(text: EncodedPrompt) -> Context:
-    """Returns a context of only this prompt."""
+    """Returns a context that contains only this prompt."""
     return Context(text.tokens, torch.full((len(text.tokens),), text.weight), text.pooled)
 
 

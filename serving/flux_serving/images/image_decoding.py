@@ -135,8 +135,8 @@ def decode_image(
     Returns an image of mode RGB with 8 bits per channel. RGB pixels with 8 bits are unchanged. Colour profiles are not
     applied.
     Raises InvalidRequest: the bytes are empty, damaged, not an image in a supported format or more than
-    `limits.MAX_IMAGE_BYTES`, or the header states more than `max_pixels` pixels. Raises TooMuchWork: by its header,
-    the image exceeds max_work.
+    `limits.MAX_IMAGE_BYTES`, or the header states more than `max_pixels` pixels. Raises TooMuchWork: the image exceeds
+    max_work according to its header.
     """
     if not encoded or encoded.isspace():
         raise InvalidRequest("empty image")
@@ -254,7 +254,7 @@ def _read(reader: type[ImageFile], file: EncodedImage, max_pixels: int, behind: 
 
 def _upright(image: ImageFile, file: EncodedImage) -> Image.Image:
     if isinstance(image, TiffImageFile):
-        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
+        with contextlib.suppress(Exception):  # ignore EXIF that cannot be read
             ImageOps.exif_transpose(image, in_place=True)
         return image
     if isinstance(image, WebPImageFile):

@@ -57,7 +57,7 @@ class EncodedImage:
 
     @property
     def work_factor(self) -> float:
-        """How many times as long decoding takes, at most, as for the same number of pixels in one scan."""
+        """Upper bound of the decoding time, relative to the same number of pixels in one scan."""
         return max(1.0, self.scans / 4)
 
     def orientation(self) -> int:

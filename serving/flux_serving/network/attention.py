@@ -1,4 +1,4 @@
-"""Attention with token weights, implemented in two exact ways.
+"""Attention with token weights, in two exact implementations.
 
 A context token of weight w counts as w equal tokens: log(w) is added to its logit. `MaskedAttention` adds it with a
 float mask, which flash attention on a GPU does not accept. `MergedAttention` needs no mask: the plain fused kernel
@@ -19,7 +19,7 @@ from flux_serving.network.attention_ops import attention_with_log_sum
 #: Number of context and image tokens from which the merge is faster, measured on a CPU (docs/performance.md). Not
 #: measured on a GPU: there the merge is always used, because a float mask rules out flash attention.
 MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
-#: Maximum number of runs of equal weight for the merge. Each run costs a kernel call, so a mask is used beyond it.
+#: Maximum number of runs of equal weight for the merge. With more, a mask is used, as each run costs a kernel call.
 MAX_RUNS = 4
 
 

@@ -1,4 +1,4 @@
-"""Fused attention that also returns the log-sum-exp of its logits, by private operators of torch.
+"""Fused attention that also returns the log-sum-exp of its logits, with private operators of torch.
 
 torch's public API offers no replacement:
 

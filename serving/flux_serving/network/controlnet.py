@@ -75,7 +75,7 @@ class ControlNet(TransformerBackbone):
         """Run one forward pass. latents, context, modulation: as for `Transformer.velocity`.
 
         control: the embedded control images, (batch, image tokens, width). scales: of the residuals, (batch, 1, 1).
-        Returns the residuals for after the double blocks and for after the single blocks.
+        Returns the residuals of the double blocks and of the single blocks.
         """
         vectors = vectors_of(modulation)
         length = context.shape[1]

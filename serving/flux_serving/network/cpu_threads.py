@@ -15,7 +15,7 @@ import torch
 
 @contextmanager
 def cpu_threads(device: torch.device, *, is_small: bool) -> Iterator[None]:
-    """Within this context, the calling thread's computations use one CPU thread if small, and otherwise all of them.
+    """Within this context, the calling thread computes with one CPU thread if is_small, and with all threads otherwise.
 
     device: of the computation. On a GPU, nothing changes.
     """

@@ -21,7 +21,7 @@ _KOHYA_DOWN, _MIXTURE = ".lora_down.weight", "lora_transformer_"
 #: Prefixes of the keys that diffusers reads from Kohya's and ComfyUI's files, except those of the text encoders.
 _KOHYA_TRANSFORMER = ("lora_unet_", "diffusion_model.")
 _TEXT_ENCODER = ("text_encoder", "lora_te", "clip_l.", "t5xxl.")
-#: Unsupported content that adapters can have, by a part of its key.
+#: Unsupported content of adapters, by a part of its key.
 _UNSUPPORTED = {
     "lora_magnitude_vector": "DoRA magnitudes",
     "dora_scale": "DoRA magnitudes",
@@ -137,7 +137,7 @@ def _is_of_text_encoder(key: str) -> bool:
 def _may_have_effect(key: str, value: Tensor) -> bool:
     """Whether a text encoder's weight can have an effect.
 
-    Without `up` weights that are not 0, `down` weights and alphas have none.
+    `down` weights and alphas only have an effect together with `up` weights that are not 0.
     """
     is_factor = key.endswith(".alpha") or ".lora_down." in key or ".lora_A." in key or ".lora.down." in key
     return not is_factor and bool(value.any())

@@ -38,7 +38,7 @@ def scales(
     """Returns the scale of each layer, by which the product of its two factors is multiplied.
 
     ranks: by layer, in the file's order. alphas: by `LAYER.alpha`. metadata: the arguments of PEFT's `LoraConfig`.
-    Raises InvalidRequest, without the file's name: the metadata is invalid, unsupported or contradicts the weights.
+    Raises InvalidRequest, without the file's name: the metadata is invalid or unsupported, or contradicts the weights.
     """
     if metadata is None:
         return _scales(ranks, _from_weights(ranks, alphas))

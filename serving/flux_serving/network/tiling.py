@@ -19,8 +19,8 @@ from torch.nn.functional import interpolate
 
 #: Side of a tile and width of the overlap of two tiles, in latents: 1024 and 256 pixels.
 TILE, OVERLAP = 128, 32
-#: Number of patches along each side of the image, and the side of a patch and the width of its uncounted margin, in
-#: latents.
+#: Number of patches along each side of the image, side of a patch in latents, and width of its margin, which is not
+#: counted, in latents.
 _PATCHES, _PATCH, _MARGIN = 4, 32, 8
 
 
@@ -142,7 +142,7 @@ def _measure(norms: list[_SharedNorm], run: Callable[[Tensor], Tensor], whole: T
 def _places(length: int) -> list[tuple[int, int]]:
     """Returns, in latents, where each patch begins and where its counted part begins within the patch.
 
-    At the edges of the image, the patch is moved inside, so that both margins are on its inner side.
+    At an edge of the image, a patch has no margin on the outer side and a double margin on the inner side.
     """
     last = length - _PATCH - 2 * _MARGIN
     begins = _spread(length, _PATCH, _PATCHES)

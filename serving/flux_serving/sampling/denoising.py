@@ -108,8 +108,8 @@ def tokens_of_step(members: Sequence[Denoising]) -> int:
 class Batch:
     """Images of one grid that step together until one of them leaves, another joins, or a phase ends.
 
-    An image is one row of the transformer, or two with true CFG. An image with a ControlNet is also one row of it. A
-    step does not loop over rows.
+    An image is one row of the transformer, or two with true CFG. An image with a ControlNet is also one row of the
+    ControlNet. A step does not loop over rows.
     """
 
     def __init__(self, members: Sequence[Denoising], attention: str = "auto") -> None:
@@ -149,11 +149,11 @@ class Batch:
             self._look_ahead([member.step for member in self.members])
         velocity = self._velocity(rows.latents)
         moved = rows.latents.float() + self._changes[:, self._ahead, None, None] * velocity
-        sound: list[bool] = torch.isfinite(velocity).flatten(1).all(1).tolist()
+        are_finite: list[bool] = torch.isfinite(velocity).flatten(1).all(1).tolist()
         rows.latents, rows.velocity = moved.to(velocity.dtype), velocity
         rows.steps += 1
         self._ahead += 1
-        return sound
+        return are_finite
 
     def _velocity(self, latents: Tensor) -> Tensor:
         """Returns the velocity of each member, after true CFG. latents: (members, image tokens, channels)."""

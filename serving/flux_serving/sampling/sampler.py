@@ -143,12 +143,12 @@ class Sampler:
                 self.forward_s += time.perf_counter() - started
                 self._batch = Batch(batch, self._attention)
             started = time.perf_counter()
-            sound = self._batch.step()
+            are_finite = self._batch.step()
             self.forward_s += time.perf_counter() - started
         if not all(work.steps_left for work in batch):
             # This batch is done; free the tensors that were prepared for its members.
             self._batch = None
-        return [None if row else GenerationFailed("the latents are not finite") for row in sound]
+        return [None if is_finite else GenerationFailed("the latents are not finite") for is_finite in are_finite]
 
     def tokens(self, batch: Sequence[Denoising]) -> int:
         """Returns the number of tokens that the next step of this batch computes, padding included."""

@@ -42,15 +42,15 @@ def steer(
     Raises InvalidRequest: at some step, no context token is used.
     """
 
-    def reading(embedding: Embedding, phase: Phase) -> Conditioning:
+    def conditioning(embedding: Embedding, phase: Phase) -> Conditioning:
         return Conditioning(embedding, phase, parameters.guidance, grid, schedule)
 
     embedding = Embedding(transformer, context.condensed())
-    absence = None if negative is None else Embedding(transformer, negative.condensed())
-    followed, controlled = None, range(0)
+    negative_embedding = None if negative is None else Embedding(transformer, negative.condensed())
+    control_image, controlled = None, range(0)
     if control is not None:
         network, latents = control
-        followed, embedded = ControlImage(network, latents), Embedding(network, embedding.context)
+        control_image, control_embedding = ControlImage(network, latents), Embedding(network, embedding.context)
         controlled = control_steps(parameters.control_span, parameters.steps)
     phases = [
         phase
@@ -62,12 +62,14 @@ def steer(
     return [
         Steering(
             transformer,
-            reading(embedding, phase),
+            conditioning(embedding, phase),
             None
-            if absence is None
-            else NegativeConditioning(reading(absence, _whole(absence, phase)), parameters.true_cfg_scale),
-            ControlConditioning(reading(embedded, phase), followed, parameters.control_scale)
-            if followed is not None and phase.first_step in controlled
+            if negative_embedding is None
+            else NegativeConditioning(
+                conditioning(negative_embedding, _whole(negative_embedding, phase)), parameters.true_cfg_scale
+            ),
+            ControlConditioning(conditioning(control_embedding, phase), control_image, parameters.control_scale)
+            if control_image is not None and phase.first_step in controlled
             else None,
         )
         for phase in phases

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Maximum number of jobs that wait to be finished. At this number, the engine pauses the steps.
 MAX_UNFINISHED = 32
-#: Maximum number of waiting errands. More are rejected; they wait while the finishing thread is busy.
+#: Maximum number of errands that wait for the finishing thread. More are rejected.
 MAX_ERRANDS = 8
 
 Work = TypeVar("Work")
@@ -48,7 +48,7 @@ class Runner(Protocol[WorkIn, Result]):
         """Returns the results of finished work of one group."""
 
     def results_at_once(self, work: WorkIn) -> int:
-        """Returns the batch size of `results` that suits this work's group."""
+        """Returns the best number of works of this group for one call of `results`."""
 
     def is_out_of_memory(self, error: Exception) -> bool:
         """Whether the error means that memory ran out, so that a smaller step could succeed."""

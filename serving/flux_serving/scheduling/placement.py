@@ -31,7 +31,7 @@ class Backlog(NamedTuple):
     room: int
 
     def levelled(self, fastest: Costs, tokens: int) -> Backlog:
-        """This backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step.
+        """Returns this backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step.
 
         An instance with unknown costs counts as equally fast: it gets work, and so its costs become known.
         """

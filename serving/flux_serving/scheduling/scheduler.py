@@ -17,9 +17,9 @@ waiting in a queue of bounded length. The first job in the order always runs, wh
 p = `patience`, d = the largest amount by which the priority of others is higher, n = `max_jobs`, and r = the largest
 work of a step, as a multiple of the work of its first job. Until a job is done, the machine does at most
 2 * (p * (d + 1) + 2 * n * r) times that job's total work for others, plus 2 * r times the work left in the queue when
-it arrived. While no other job rises, that is, while the queue is short, it is p * (d + 1) times, plus the queue. If
-rows have equal lengths, r is at most the number of rows. If not, a row is at most `max_padding` longer than the first
-job's rows, so r is bounded as well.
+it arrived. While no other job rises, that is, while the queue is short, it is only p * (d + 1) times, plus the queue.
+If rows have equal lengths, r is at most the number of rows. If not, a row is at most `max_padding` longer than the
+first job's rows, so r is bounded as well.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Scheduler:
     def _fill_step(self) -> tuple[AnyJob, ...]:
         """Returns the first job in the order, and further jobs of its group that fit into the step, in order.
 
-        If a job does not fit, later jobs can still fit. The skipped job becomes the first one eventually.
+        If a job does not fit, later jobs can still fit. A skipped job eventually becomes the first.
         """
         if not self._places:
             return ()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Assumed number of tokens that take as long as the overhead of a step. tools/flux_tools/simulation/machine.py has 420
-#: to 460, for an H100 and a CPU.
+#: Assumed number of tokens that take as long as the overhead of a step. On an H100 and a CPU, it is 420 to 460
+#: (tools/flux_tools/simulation/machine.py).
 OVERHEAD_TOKENS = 440
 #: Assumed seconds per token, about those of FLUX.1 on an H100 and of the demo checkpoint on a CPU.
 TOKEN_S = 4e-5
