@@ -158,11 +158,11 @@ def test_tensors_between_the_models_are_checked_too(demo_server: TritonServer) -
     for name, values, message in (
         ("CONTEXT", np.zeros((1, 3, 64), np.float32), "CONTEXT has tokens of width 64, expected 4096"),
         ("CONTEXT", np.full((1, 3, 4096), np.nan, np.float32), "has non-finite values"),
-        ("CONTEXT_WEIGHTS", np.ones((1, 2), np.float32), "CONTEXT has 3 tokens, CONTEXT_WEIGHTS 2 values"),
+        ("CONTEXT_WEIGHTS", np.ones((1, 2), np.float32), "CONTEXT has 3 tokens, but CONTEXT_WEIGHTS has 2 values"),
         ("CONTEXT_WEIGHTS", np.zeros((1, 3), np.float32), "CONTEXT_WEIGHTS are all 0"),
         ("CONTEXT_WEIGHTS", np.full((1, 3), -1, np.float32), "CONTEXT_WEIGHTS=-1, expected 0..1.04858e+06"),
         ("POOLED_PROJECTION", np.zeros((1, 5), np.float32), "POOLED_PROJECTION has 5 values, expected 768"),
-        ("CONTEXT_SPANS", np.zeros((1, 2, 2), np.float32), "CONTEXT has 3 tokens, CONTEXT_SPANS 2 rows"),
+        ("CONTEXT_SPANS", np.zeros((1, 2, 2), np.float32), "CONTEXT has 3 tokens, but CONTEXT_SPANS has 2 rows"),
         ("CONTEXT_SPANS", np.full((1, 3, 2), 2, np.float32), "CONTEXT_SPANS=2, expected 0..1"),
         ("CONTEXT_SPANS", np.zeros((1, 3, 2), np.float32), "CONTEXT_WEIGHTS are all 0 at step 0"),
         ("POOLED_SPAN", np.array([[0, np.nan]], np.float32), "POOLED_SPAN=nan, expected 0..1"),
