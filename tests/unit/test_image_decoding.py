@@ -37,10 +37,10 @@ def pixels(encoded: bytes) -> list[list[int]]:
     return np.asarray(image).reshape(-1, 3).tolist()
 
 
-def refusal(encoded: bytes) -> str:
-    with pytest.raises(InvalidRequest) as refused:
+def error_of(encoded: bytes) -> str:
+    with pytest.raises(InvalidRequest) as caught:
         decode_image(encoded)
-    return str(refused.value)
+    return str(caught.value)
 
 
 def attempt(encoded: bytes) -> None:
@@ -233,12 +233,12 @@ def test_animation_is_decoded_to_its_first_frame(name: str) -> None:
     ],
 )
 def test_error_says_what_is_wrong(encoded: bytes, message: str) -> None:
-    assert refusal(encoded) == message
+    assert error_of(encoded) == message
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
 def test_half_a_file_is_reported_as_truncated(name: str) -> None:
-    assert refusal(VALID[name][: len(VALID[name]) // 2]).startswith("image is truncated")
+    assert error_of(VALID[name][: len(VALID[name]) // 2]).startswith("image is truncated")
 
 
 @pytest.mark.parametrize("name", VALID)
@@ -250,7 +250,7 @@ def test_truncated_file_raises_only_invalid_request(name: str) -> None:
 def test_wrong_checksum_of_pixels_is_detected() -> None:
     encoded = bytearray(VALID["PNG"])
     encoded[-13] ^= 1  # the checksum of IDAT, followed by IEND's 12 bytes
-    assert "bad header checksum in b'IDAT'" in refusal(bytes(encoded))
+    assert "bad header checksum in b'IDAT'" in error_of(bytes(encoded))
 
 
 def test_size_of_bytes_and_base64_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,9 +258,9 @@ def test_size_of_bytes_and_base64_is_limited(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", count)
     assert decode_image(VALID["PNG"]).size == decode_image(PLAIN).size == (20, 12)
     monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", count - 1)
-    assert refusal(VALID["PNG"]) == f"image has {count} bytes, expected at most {count - 1}"
-    assert refusal(PLAIN) == f"image has {count} bytes, expected at most {count - 1}"
-    assert refusal(b"A" * 3 * count) == f"image has {3 * count} bytes, expected at most {2 * (count - 1)}"
+    assert error_of(VALID["PNG"]) == f"image has {count} bytes, expected at most {count - 1}"
+    assert error_of(PLAIN) == f"image has {count} bytes, expected at most {count - 1}"
+    assert error_of(b"A" * 3 * count) == f"image has {3 * count} bytes, expected at most {2 * (count - 1)}"
 
 
 def test_number_of_pixels_is_limited() -> None:
@@ -283,7 +283,7 @@ OFFSETS_AT = 8 + 2 + 8 * 12 + 4
     ids=["PNG chunks", "JPEG segments", "GIF comments", "TIFF strips"],
 )
 def test_rejects_image_with_too_many_parts(encoded: bytes) -> None:
-    assert refusal(encoded) == "image has too many parts"
+    assert error_of(encoded) == "image has too many parts"
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_rejects_image_with_too_many_parts(encoded: bytes) -> None:
     ids=["TIFF tags", "GIF frame", "WebP canvas"],
 )
 def test_rejects_decompression_bomb(encoded: bytes) -> None:
-    assert refusal(encoded)
+    assert error_of(encoded)
 
 
 @pytest.mark.parametrize("name", VALID)

@@ -47,9 +47,9 @@ def test_format_is_read_in_any_case(text: str, expected: OutputFormat) -> None:
 
 @pytest.mark.parametrize("text", ["tga", "", ";base64", "png;", "png;base64;base64", "image/png"])
 def test_error_for_unknown_format_lists_the_supported_ones(text: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         parse_format(text)
-    assert str(refused.value) == f"OUTPUT_FORMAT={text!r}, expected png, jpeg or webp, with or without ;base64"
+    assert str(caught.value) == f"OUTPUT_FORMAT={text!r}, expected png, jpeg or webp, with or without ;base64"
 
 
 @every_format

@@ -279,8 +279,8 @@ class Engine(Generic[Work, Outcome]):
             job.finish(outcome)
         except BaseException as error:
             log.exception("the callback for a job's result failed")
-            refused = _as_failure(error)
-            _call(lambda: job.finish(refused))
+            callback_failure = _as_failure(error)
+            _call(lambda: job.finish(callback_failure))
 
 
 def _as_failure(error: BaseException) -> FluxError:
