@@ -1,4 +1,4 @@
-"""What stock diffusers gives for the tiny FLUX in each mode, by the mode's own pipeline."""
+"""Runs stock diffusers on the tiny FLUX, in each mode with the mode's own pipeline."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def embeddings(positive: Context, negative: Context | None = None) -> dict[str, 
 
 
 def as_image(packed: npt.NDArray[Any], parameters: SamplingParameters) -> torch.Tensor:
-    """What a stock pipeline takes instead of an image that it would have to encode."""
+    """Returns latents in the form that a stock pipeline accepts instead of an image."""
     return unpack_latents(torch.tensor(packed)[None], Grid(parameters.height // 2, parameters.width // 2))
 
 
@@ -108,7 +108,7 @@ def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs
 def stock_control(
     flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, sampler_inputs: SamplerInputs
 ) -> torch.Tensor:
-    """The pipeline encodes its image by a random sample; here it is latents already."""
+    """Run the ControlNet pipeline. It would encode its image with random sampling, so this passes latents instead."""
     pipeline = FluxControlNetPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer, controlnet)
     packed = torch.tensor(sampler_inputs.control_latents)[None]
 
@@ -130,7 +130,7 @@ def stock_control(
 
 
 class _Mode:
-    """A posterior whose sample is its mode, and draws nothing from the pipeline's generator."""
+    """A VAE output whose sample is its mode and does not use the pipeline's generator."""
 
     def __init__(self, posterior: Any) -> None:
         self.latent_dist = self
@@ -142,7 +142,7 @@ class _Mode:
 
 @contextmanager
 def deterministic(vae: Any) -> Iterator[None]:
-    """Inside, the VAE's posteriors are sampled at their mode."""
+    """Within this context, the VAE returns the mode of its distribution instead of a random sample."""
     encode = vae.encode
     vae.encode = lambda pixels: _Mode(encode(pixels))
     try:
@@ -152,9 +152,9 @@ def deterministic(vae: Any) -> Iterator[None]:
 
 
 def stock_latents(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> torch.Tensor:
-    """Final latents of stock diffusers, which at each step reads the tokens that are there then.
+    """Returns the final latents of stock diffusers, with the tokens that apply at each step.
 
-    Tokens of a weight above 1 are repeated. At step i of n a token is there where start <= i / n < end.
+    Tokens of a weight above 1 are repeated. At step i of n, a token applies if start <= i / n < end.
     """
     step = iter(range(wanted.steps))
 

@@ -1,4 +1,4 @@
-"""Parity of every mode with its own stock pipeline, alone and with all of them in one batch."""
+"""Parity of every mode with its stock diffusers pipeline, alone and with all modes in one batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def base(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel) -> BaseWeight
     return weights_of(tiny_flux, controlnet)
 
 
-def made(sampler: Sampler, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
+def final_latents(sampler: Sampler, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
     (work,) = sampler.begin(parameters, sampler_inputs)
     for _ in range(work.steps_left):
         sampler.step([work])
@@ -54,13 +54,13 @@ def made(sampler: Sampler, parameters: SamplingParameters, sampler_inputs: Sampl
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("strength", [0.3, 0.6, 0.9, 1.0])
-def test_image_to_image_gives_what_diffusers_gives(
+def test_image_to_image_matches_diffusers(
     tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, strength: float
 ) -> None:
     parameters = of_size(height, width, strength=strength)
     sampler_inputs = SamplerInputs(context(1), source_latents=latents(5, parameters))
     expected = stock_img2img(tiny_flux, parameters, sampler_inputs)
-    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
+    assert (final_latents(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -98,18 +98,18 @@ def test_inpainting_keeps_latents_outside_mask(base: BaseWeights) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("scale", [1.5, 4.0])
-def test_true_guidance_gives_what_diffusers_gives(
+def test_true_cfg_matches_diffusers(
     tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, scale: float
 ) -> None:
     parameters = of_size(height, width, true_cfg_scale=scale)
     sampler_inputs = SamplerInputs(context(1), negative=context(2))
     expected = stock_cfg(tiny_flux, parameters, sampler_inputs)
-    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
+    assert (final_latents(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize(("scale", "span"), [(1.0, (0.0, 1.0)), (0.6, (0.2, 0.7)), (1.3, (0.0, 0.35))])
-def test_edge_control_gives_what_diffusers_gives(
+def test_edge_control_matches_diffusers(
     tiny_flux: FluxPipeline,
     controlnet: FluxControlNetModel,
     base: BaseWeights,
@@ -121,10 +121,10 @@ def test_edge_control_gives_what_diffusers_gives(
     parameters = of_size(height, width, control_scale=scale, control_span=Span(*span))
     sampler_inputs = SamplerInputs(context(1), control_latents=latents(6, parameters))
     expected = stock_control(tiny_flux, controlnet, parameters, sampler_inputs)
-    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
+    assert (final_latents(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < TOLERANCE
 
 
-def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
+def test_all_modes_match_diffusers_in_one_batch(
     tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, base: BaseWeights
 ) -> None:
     control, text, change, both, plain, inpaint = (
@@ -162,14 +162,14 @@ def test_all_modes_share_their_steps_and_each_is_what_it_would_be_alone(
         assert (work.latents.cpu() - image).abs().max() < 3 * TOLERANCE
 
 
-def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
+def test_step_tokens_are_counted_as_the_networks_compute_them(
     base: BaseWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of each network, padded to its longest: contexts of different length, true CFG, and edge control."""
+    """Each network's rows are padded to the longest, with different context lengths, true CFG and edge control."""
     computed: list[int] = []
 
     def count(network: type, method: str, context: int) -> None:
-        """context: the index of this argument of the method."""
+        """Count the tokens of each call. context: index of the context among the method's arguments."""
         original = getattr(network, method)
 
         def counting(self: object, latents: torch.Tensor, *arguments: object) -> object:
@@ -199,36 +199,36 @@ def test_the_tokens_of_a_step_are_counted_as_the_networks_compute_them(
         assert len(batch) > 1 or batch[0].most_tokens >= expected
     image_tokens = works[0].grid.tokens
     assert works[0].most_tokens == 3 + image_tokens
-    # The image, what it moves away from, and the ControlNet's row, each as long as the longest.
+    # Rows for the condition, the negative prompt and the ControlNet, each padded to the longest.
     assert (works[2].most_rows, works[2].most_tokens) == (3, 3 * (60 + image_tokens))
 
 
-def test_strength_1_is_drawing_from_noise_bit_for_bit(base: BaseWeights) -> None:
+def test_strength_1_is_bit_equal_to_generation_from_noise(base: BaseWeights) -> None:
     parameters = of_size(4, 6)
     source = latents(5, parameters)
-    drawn = made(Sampler(base), parameters, SamplerInputs(context(1)))
+    drawn = final_latents(Sampler(base), parameters, SamplerInputs(context(1)))
     for changed in (replace(parameters, strength=1.0), replace(parameters, start_sigma=1.0)):
-        assert torch.equal(made(Sampler(base), changed, SamplerInputs(context(1), source_latents=source)), drawn)
+        assert torch.equal(
+            final_latents(Sampler(base), changed, SamplerInputs(context(1), source_latents=source)), drawn
+        )
 
 
 @pytest.mark.parametrize(
     ("strength", "steps", "first"),
     [(1, 4, 0), (0.95, 4, 1), (0.75, 4, 1), (0.5, 4, 2), (0.01, 4, 3), (1e-6, 100, 99), (0.3, 10, 7), (0.55, 20, 9)],
 )
-def test_below_strength_1_something_of_the_image_is_left_and_above_0_a_step_runs(
-    strength: float, steps: int, first: int
-) -> None:
+def test_first_step_keeps_some_of_the_image_and_runs_at_least_one_step(strength: float, steps: int, first: int) -> None:
     assert step_of_strength(strength, steps) == first
 
 
-def test_a_strength_that_one_step_cannot_have_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="NUM_INFERENCE_STEPS=1 begins with nothing but noise"):
+def test_rejects_strength_below_1_with_one_step() -> None:
+    with pytest.raises(InvalidRequest, match="NUM_INFERENCE_STEPS=1 starts from pure noise"):
         step_of_strength(0.5, 1)
 
 
 @pytest.mark.parametrize("tokens", [16, 256, 4096])
 @pytest.mark.parametrize("sigma", [0.999, 0.6, 0.25, 0.001])
-def test_a_start_at_a_sigma_is_the_same_noise_at_every_size(base: BaseWeights, tokens: int, sigma: float) -> None:
+def test_start_sigma_is_the_same_noise_at_every_size(base: BaseWeights, tokens: int, sigma: float) -> None:
     schedule = make_schedule(base.scheduler_config, 10, tokens)
     begun, first = started_at(schedule, sigma)
     assert float(begun.sigmas[first]) == pytest.approx(sigma)
@@ -237,12 +237,12 @@ def test_a_start_at_a_sigma_is_the_same_noise_at_every_size(base: BaseWeights, t
     assert torch.equal(begun.sigmas[first + 1 :], schedule.sigmas[first + 1 :])
 
 
-def test_a_start_at_a_sigma_of_the_schedule_is_the_strength_that_begins_there(base: BaseWeights) -> None:
+def test_start_sigma_of_the_schedule_equals_the_matching_strength(base: BaseWeights) -> None:
     parameters = of_size(4, 6)
     source = latents(5, parameters)
     sigma = float(make_schedule(base.scheduler_config, 10, 6).sigmas[4])
     by_strength, by_sigma = (
-        made(Sampler(base), replace(parameters, **given), SamplerInputs(context(1), source_latents=source))
+        final_latents(Sampler(base), replace(parameters, **given), SamplerInputs(context(1), source_latents=source))
         for given in ({"strength": 0.6}, {"start_sigma": sigma})
     )
     assert torch.equal(by_strength, by_sigma)
@@ -258,14 +258,14 @@ def test_a_start_at_a_sigma_of_the_schedule_is_the_strength_that_begins_there(ba
         (0.25, 1, 10, (3, 10)),
     ],
 )
-def test_control_keeps_the_steps_that_diffusers_keeps(
+def test_control_applies_to_the_same_steps_as_in_diffusers(
     start: float, end: float, steps: int, kept: tuple[int, int]
 ) -> None:
     stock = [i for i in range(steps) if not (i / steps < start or (i + 1) / steps > end)]
     assert list(control_steps(Span(start, end), steps)) == list(range(*kept)) == stock
 
 
-def test_control_without_a_controlnet_is_refused(tiny_base: BaseWeights) -> None:
+def test_rejects_control_without_a_controlnet(tiny_base: BaseWeights) -> None:
     parameters = of_size(4, 4)
     with pytest.raises(InvalidRequest, match="CONTROL_LATENTS is given, but this server has no ControlNet"):
         Sampler(tiny_base).begin(parameters, SamplerInputs(context(1), control_latents=latents(1, parameters)))
@@ -285,7 +285,7 @@ class Wrong:
     [
         Wrong(lambda m: replace(m, source_latents=np.zeros((5, 16))), "SOURCE_LATENTS has shape"),
         Wrong(lambda m: replace(m, control_latents=np.zeros((4, 3))), "CONTROL_LATENTS has shape"),
-        Wrong(lambda m: replace(m, source_latents=np.full((4, 16), np.nan)), "SOURCE_LATENTS must be finite"),
+        Wrong(lambda m: replace(m, source_latents=np.full((4, 16), np.nan)), "SOURCE_LATENTS has non-finite values"),
         Wrong(
             lambda m: replace(m, negative=replace(m.context, pooled=torch.zeros(3))),
             "NEGATIVE_POOLED_PROJECTION has 3 values",
@@ -293,6 +293,6 @@ class Wrong:
     ],
     ids=lambda wrong: wrong.words,
 )
-def test_material_that_does_not_fit_is_refused_by_name(base: BaseWeights, wrong: Wrong) -> None:
+def test_rejects_wrong_tensors_by_name(base: BaseWeights, wrong: Wrong) -> None:
     with pytest.raises(InvalidRequest, match=wrong.words):
         Sampler(base).begin(of_size(4, 4), wrong.change(SamplerInputs(context(1))))
