@@ -73,9 +73,9 @@ def test_inpainting_matches_diffusers(
     mask = latent_mask(8, parameters, is_soft)
     sampler_inputs = SamplerInputs(context(1), source_latents=latents(5, parameters), source_mask=mask)
     expected = stock_inpaint(tiny_flux, parameters, sampler_inputs)
-    actual = made(Sampler(base), parameters, sampler_inputs)
+    actual = final_latents(Sampler(base), parameters, sampler_inputs)
     assert (actual - expected).abs().max() < TOLERANCE
-    unmasked = made(Sampler(base), parameters, replace(sampler_inputs, source_mask=None))
+    unmasked = final_latents(Sampler(base), parameters, replace(sampler_inputs, source_mask=None))
     assert (actual - unmasked).abs().max() > 100 * TOLERANCE
 
 
@@ -85,13 +85,15 @@ def test_inpainting_with_true_guidance_matches_diffusers(tiny_flux: FluxPipeline
         context(1), context(2), source_latents=latents(5, parameters), source_mask=latent_mask(8, parameters)
     )
     expected = stock_inpaint(tiny_flux, parameters, sampler_inputs)
-    assert (made(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
+    assert (final_latents(Sampler(base), parameters, sampler_inputs) - expected).abs().max() < 3 * TOLERANCE
 
 
 def test_inpainting_keeps_latents_outside_mask(base: BaseWeights) -> None:
     parameters = of_size(8, 8, strength=0.8)
     source, mask = latents(5, parameters), latent_mask(8, parameters)
-    actual = made(Sampler(base), parameters, SamplerInputs(context(1), source_latents=source, source_mask=mask))
+    actual = final_latents(
+        Sampler(base), parameters, SamplerInputs(context(1), source_latents=source, source_mask=mask)
+    )
     kept = pack_mask(torch.tensor(mask), 4) == 0
     assert torch.equal(actual[kept], torch.tensor(source)[kept])
 
