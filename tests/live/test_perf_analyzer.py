@@ -104,5 +104,5 @@ def test_each_door_of_the_server_is_tried_before_anything_is_measured(demo_serve
     check(server)
     with pytest.raises(NoServer, match=f"http://{server.grpc}/v2/health/ready: "):
         check(replace(server, http=server.grpc))
-    with pytest.raises(NoServer, match="no metrics of Triton"):
+    with pytest.raises(NoServer, match="no Triton metrics"):
         check(replace(server, metrics_url=f"http://{server.http}/v2"))
