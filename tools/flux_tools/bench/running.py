@@ -30,7 +30,8 @@ _READY = {"fastapi": "/health", "litserve": "/health", "pytriton": "/v2/models/f
 class Running:
     """A running server.
 
-    http, grpc: host:port. pid: leader of the server's process group. metrics_url: None if it is not flux-triton.
+    http, grpc: host:port. pid: leader of the server's process group. metrics_url: None for servers other than
+    flux-triton.
     """
 
     http: str
