@@ -19,7 +19,7 @@ def sections(results: BenchResults) -> dict[str, str]:
     return {
         "image": "![Throughput by concurrency, and slowdown of a short job](pictures/performance.png)",
         "machine": machine(results),
-        "throughput": per_workload(results, _throughput),
+        "throughput": per_workload(results, _throughput, is_described=True),
         "ratios": per_workload(results, _ratios),
         "latency": per_workload(results, _latency),
         "open": open_loops(results),
@@ -40,10 +40,14 @@ def machine(results: BenchResults) -> str:
     return table(["", ""], [*facts, *packages, ["rounds", counted]])
 
 
-def per_workload(results: BenchResults, part: Callable[[BenchResults, str, list[int]], str]) -> str:
+def per_workload(
+    results: BenchResults, part: Callable[[BenchResults, str, list[int]], str], *, is_described: bool = False
+) -> str:
+    """Return a table for each workload. is_described: whether its title has the kinds of the workload."""
     parts = []
     for workload in results.options["workloads"]:
-        parts.append(f"**{workload['name']}**: {kinds(workload['kinds'])}\n")
+        title = f"**{workload['name']}**"
+        parts.append(f"{title}: {kinds(workload['kinds'])}\n" if is_described else f"{title}\n")
         parts.append(part(results, workload["name"], workload["concurrency"]) + "\n")
     return "\n".join(parts)
 
