@@ -34,10 +34,10 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description="Compare flux-triton with other ways to serve diffusers."
     )
-    parser.add_argument("--workloads", type=names, help=f"default: {','.join(WORKLOAD_NAMES)}; with --quick: demo")
-    parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"default: {','.join(SYSTEMS)}")
+    parser.add_argument("--workloads", type=names, help=f"default: all, {','.join(WORKLOAD_NAMES)}; --quick: demo")
+    parser.add_argument("--systems", type=names, default=list(SYSTEMS), help=f"default: all, {','.join(SYSTEMS)}")
     parser.add_argument("--concurrency", type=numbers, help="clients of the closed loops; default: set by the workload")
-    parser.add_argument("--rounds", type=at_least_one, default=3, help="default: 3")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="number of rounds; default: 3")
     parser.add_argument("--requests", type=at_least_one, help="minimum per block; default: set by the workload")
     parser.add_argument("--grid512-steps", type=int, default=20, help="denoising steps of grid512; default: 20")
     parser.add_argument(

@@ -58,7 +58,7 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
 
 
 def cleared(folder: Path) -> None:
-    """Create the folder, or remove the files of an earlier run from it."""
+    """Create the folder if necessary, and remove the files of an earlier run from it."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in (*LEFT, "results.json", "report.md", "triton.log"):
         for file in folder.glob(pattern):
