@@ -33,8 +33,6 @@ GPUS, FEW_GPUS = 8, (1, 2)
 ROUTES: dict[str, Callable[[], Route]] = {"least loaded": lambda: least_loaded, "in turn": round_robin}
 #: Bounds of the search for the safe load, in percent.
 LEAST, MOST = 10, 130
-#: Example prices of a GPU-hour, in any currency.
-PRICES = (1, 2, 3, 4)
 #: Example: images per day, images of the busiest hour divided by those of the mean hour, spare GPUs.
 DAILY, PEAK, SPARE = 100_000, 3, 1
 
@@ -114,7 +112,6 @@ def section(rows: Sequence[Row], requests: int) -> str:
         safe=_safe(by_machine),
         fleets=_fleets([row for row in rows if row["mix"] == MIXED]),
         longest=number(LONGEST.solo_seconds(H100_EAGER)),
-        costs=_costs(by_machine),
         example_machine=example["machine"],
         hourly=number(example["hourly"]),
         daily=f"{DAILY:,}",
@@ -138,7 +135,17 @@ def _never_idle(row: Row) -> float:
 
 def _safe(rows: Sequence[Row]) -> str:
     return table(
-        ["machine", "sizes", "safe load", "images/GPU-hour", "idle", "p99, all but background", "p99 of all"],
+        [
+            "machine",
+            "sizes",
+            "safe load",
+            "images/GPU-hour",
+            "idle",
+            "p99, all but background",
+            "p99 of all",
+            "cost of 1000 images at price 1",
+            "of which idle",
+        ],
         [
             [
                 row["machine"],
@@ -148,6 +155,8 @@ def _safe(rows: Sequence[Row]) -> str:
                 f"{100 * (1 - row['busy']):.0f} %",
                 f"{number(row['p99_foreground'])} s",
                 f"{number(row['p99'])} s",
+                number(cost_per_thousand(1, row["hourly"])),
+                number(cost_per_thousand(1, row["hourly"]) * (1 - row["busy"])),
             ]
             for row in rows
         ],
@@ -162,18 +171,3 @@ def _fleets(rows: Sequence[Row]) -> str:
         columns.setdefault(name, []).append(f"{row['load']:.2f} ({number(row['hourly'])})")
     names = [machine.name for machine in MACHINES]
     return table([MIXED, *columns], [[name, *cells] for name, *cells in zip(names, *columns.values(), strict=True)])
-
-
-def _costs(rows: Sequence[Row]) -> str:
-    return table(
-        ["machine", "sizes", *(f"price {price}" for price in PRICES), "cost of idle time, price 1"],
-        [
-            [
-                row["machine"],
-                row["mix"],
-                *(number(cost_per_thousand(price, row["hourly"])) for price in PRICES),
-                number(cost_per_thousand(1, row["hourly"]) * (1 - row["busy"])),
-            ]
-            for row in rows
-        ],
-    )
