@@ -1,4 +1,4 @@
-"""The inputs of one image for our server, in any mode: the same work as the stock pipelines of `stock`."""
+"""Inputs of a flux-triton request in any mode, equivalent to the stock pipelines of `stock`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
 
 
 def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
-    """Values by parameter.
+    """Return the input values by parameter.
 
-    As in the stock pipelines, only the image guides redux and only the prompt guides the other modes, and images of
-    another shape are stretched.
+    As in the stock pipelines, only the image guides redux, only the prompt guides the other modes, and images of
+    another aspect ratio are stretched.
     """
     mode = BY_NAME[job.mode]
     values: dict[str, Any] = {
@@ -55,6 +55,6 @@ def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
         for parameter in mode.parameters
         if parameter.name in values
         and parameter.name != unused
-        # An image that is optional would guide the result.
+        # An optional image would guide the result.
         and not (parameter.name == IMAGE.name and parameter.optional)
     }

@@ -1,4 +1,4 @@
-"""The workloads. The mixed one has every mode of the contract."""
+"""The workloads. `mixed` has every mode of the contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flux_tools.bench.plan import Workload, WorkloadKind
 
 
 def mixed(modes: Sequence[Mode] = MODES) -> tuple[WorkloadKind, ...]:
-    """Every mode at two sizes, one with few steps and one with many. The sizes take turns with few and many steps."""
+    """Return every mode at two sizes, one with few steps and one with many."""
     kinds = []
     for index, mode in enumerate(modes):
         small, large = (4, 50) if index % 4 in (0, 3) else (50, 4)
