@@ -93,7 +93,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Step:
-    """A model in an ensemble. names: the ensemble's names of tensors, by the model's names, where they differ."""
+    """A model in an ensemble. names: the ensemble's names of tensors, by the model's names, if they differ."""
 
     model: Model
     names: Mapping[str, str] = field(default_factory=dict)

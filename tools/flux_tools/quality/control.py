@@ -33,7 +33,7 @@ UNDER_MASK = {"image_mask": MASK, "image_strength": 4.0}
 
 
 def calibrated(client: FluxClient, gallery: Gallery) -> Finding:
-    """Which share of the full effect of an image does a weight have?"""
+    """What share of an image's full effect does a weight have?"""
     sources = gallery.some(100)
     to_source = []
     for weight in WEIGHTS:

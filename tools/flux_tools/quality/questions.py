@@ -23,7 +23,7 @@ SIZES = ((48, 48), (64, 64), (96, 96), (128, 128), (256, 256), (64, 112), (160, 
 
 
 def recognised(client: FluxClient, gallery: Gallery) -> Finding:
-    """Is its own source the nearest to a variation?"""
+    """Is a variation nearest to its own source?"""
     seeds, sources = SEEDS[:2], gallery.sources
     rows, shown = [], []
     own = np.arange(len(sources))
