@@ -24,7 +24,7 @@ _ORIGIN = "Rendered from `contract/flux_contract` by `scripts/render`."
 
 
 def render_tensors(models: Sequence[Model] = MODELS, ensembles: Sequence[Ensemble] = ENSEMBLES) -> str:
-    """docs/tensors.md: the tensors of every model."""
+    """Return docs/tensors.md: the tensors of every model."""
     parts = [
         "# Tensors\n",
         f"{_ORIGIN} Shapes are without the batch dimension. A request has batch size 1, so `IMAGE` with two images has "
@@ -45,11 +45,11 @@ def render_tensors(models: Sequence[Model] = MODELS, ensembles: Sequence[Ensembl
 
 
 def render_parameters(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """docs/parameters.md: what a request may set, by group."""
+    """Return docs/parameters.md: the parameters of a request, by group."""
     parts = [
         "# Parameters",
-        f"{_ORIGIN} Each is a [tensor](tensors.md), a keyword of the client and an option of `flux-client`. If there "
-        "is no default, the parameter is off unless its meaning says otherwise.",
+        f"{_ORIGIN} A parameter is a [tensor](tensors.md), a keyword of the client and an option of `flux-client`. A "
+        "parameter without a default is disabled unless its meaning says otherwise.",
     ]
     grouped = {parameter.name for group in groups for parameter in group.parameters}
     rest = {each.name: each for mode in modes for each in mode.options if each.name not in grouped}
@@ -61,7 +61,7 @@ def render_parameters(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterG
 
 
 def parameter_table(parameters: Iterable[Parameter], modes: Sequence[Mode] = MODES) -> str:
-    """A row for each parameter, with the modes that have it."""
+    """Return a table with a row for each parameter."""
     rows = ["| keyword | tensor | option | values | default | modes | meaning |", "|---|---|---|---|---|---|---|"]
     for parameter in parameters:
         having = [mode for mode in modes if parameter.name in {p.name for p in (*mode.subjects, *mode.options)}]
@@ -81,7 +81,7 @@ def parameter_table(parameters: Iterable[Parameter], modes: Sequence[Mode] = MOD
 
 
 def group_table(groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """A row for each group: its keywords, and a link to its table. For README.md."""
+    """Return the table of README.md: a row for each group, with its keywords and a link to its table."""
     rows = ["| | keywords of the client |", "|---|---|"]
     for group in groups:
         keywords = ", ".join(f"`{parameter.python_name}`" for parameter in group.parameters)
@@ -91,10 +91,10 @@ def group_table(groups: Sequence[ParameterGroup] = GROUPS) -> str:
 
 
 def replace_sections(page: str, groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """The page with its rendered sections.
+    """Return the page with its sections rendered again.
 
     Sections are `groups`, and `parameters` with the names of groups.
-    Raises KeyError: there is no such section or group.
+    Raises KeyError: unknown section or group.
     """
     by_name = {group.name: group for group in groups}
 
@@ -113,11 +113,11 @@ def replace_sections(page: str, groups: Sequence[ParameterGroup] = GROUPS) -> st
 
 
 def render_metrics() -> str:
-    """docs/metrics.md: what the models publish."""
+    """Return docs/metrics.md: the metrics of the models."""
     parts = [
         "# Metrics\n",
-        f"{_ORIGIN} Triton publishes these on the metrics port, beside its own metrics. They have the labels `model` "
-        f"and `instance`. Instances of `{FLUX_BASE.name}` publish all of them; the other Python models publish "
+        f"{_ORIGIN} Triton publishes these metrics on the metrics port, in addition to its own. They have the labels "
+        f"`model` and `instance`. Instances of `{FLUX_BASE.name}` publish all of them; the other Python models publish "
         f"`{HEARTBEAT.name}`, `{PRIVATE_MEMORY.name}` and `{SHARED_MEMORY.name}`. On a GPU, the name of an instance "
         "ends with the GPU's number, such as `flux_base_0_0_gpu7`, because Triton gives instances of one group on "
         "several GPUs the same name. Prometheus renames the label to `exported_instance`, because `instance` is its "
@@ -155,7 +155,7 @@ def _tensor_row(direction: str, tensor: Tensor) -> str:
 
 
 def _values(parameter: Parameter) -> str:
-    """Bounds and unit, or choices."""
+    """Return the bounds and the unit, or the choices."""
     if parameter.offered_choices:
         return ", ".join(f"`{choice}`" for choice in parameter.offered_choices)
     return " ".join(filter(None, (str(parameter.bounds or ""), parameter.unit)))
