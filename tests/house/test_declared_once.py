@@ -67,7 +67,7 @@ def keywords_module() -> ModuleType:
     return module
 
 
-def test_contract_has_neither_of_the_added_ones() -> None:
+def test_real_contract_is_unchanged() -> None:
     assert NAME not in {tensor.name for tensor in FLUX_BASE.inputs}
     assert MODE.name not in KEYWORDS
 
