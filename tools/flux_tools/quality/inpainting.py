@@ -27,9 +27,7 @@ def inpainted(client: FluxClient, gallery: Gallery) -> Finding:
     """Does the masked part become what is requested, and does the rest stay?"""
     sources = gallery.some(SOURCES)
     plain = _inpainted(client, sources, [{"prompt": ""}] * SOURCES)
-    of_colour = {
-        colour: _inpainted(client, sources, [{"prompt": f"{colour} heart"}] * SOURCES) for colour in COLOURS
-    }
+    of_colour = {colour: _inpainted(client, sources, [{"prompt": f"{colour} heart"}] * SOURCES) for colour in COLOURS}
     others = np.roll(sources, SOURCES // 2, axis=0)
     by_redux = _inpainted(client, sources, [{"prompt": "", "images": other} for other in others])
     every = [plain, *of_colour.values(), by_redux]
@@ -38,7 +36,12 @@ def inpainted(client: FluxClient, gallery: Gallery) -> Finding:
     by_chance = [is_of(_inside(image), colour, COLOURS) for colour in COLOURS for image in plain]
     rows = [
         ["largest change outside the mask, of 255 levels", *[str(outside)] * 3],
-        ["masked part has the prompt's colour, of four colours", f"{np.mean(by_chance):.0%}", f"{np.mean(right):.0%}", ""],
+        [
+            "masked part has the prompt's colour, of four colours",
+            f"{np.mean(by_chance):.0%}",
+            f"{np.mean(right):.0%}",
+            "",
+        ],
         [
             "distance of the masked part to that of the Redux image, Delta E",
             f"{between(_scaled(plain), _scaled(others)):.1f}",
