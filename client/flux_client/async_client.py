@@ -149,11 +149,13 @@ class AsyncFluxClient:
             self._sleep,
         )
 
-    async def wait_until_ready(self, timeout_s: float | None = None) -> None:
+    async def wait_until_ready(
+        self, timeout_s: float | None = None, *, on_wait: Callable[[FluxError], object] | None = None
+    ) -> None:
         """`FluxClient.wait_until_ready`."""
         budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            await self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
+            await self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)), on_wait)
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
@@ -202,10 +204,17 @@ class AsyncFluxClient:
         if not await self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    async def _persist(self, budget: RetryBudget, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _persist(
+        self,
+        budget: RetryBudget,
+        call: Callable[[], Awaitable[_T]],
+        on_wait: Callable[[FluxError], object] | None = None,
+    ) -> _T:
         while True:
             try:
                 return await call()
             except FluxError as error:
                 pause_s = budget.pause_after(error)
+                if on_wait is not None:
+                    on_wait(error)
             await self._sleep(pause_s)

@@ -204,14 +204,17 @@ class FluxClient:
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return Stream(lambda left_s: transport.stream(request, left_s, name), budget, self._sleep)
 
-    def wait_until_ready(self, timeout_s: float | None = None) -> None:
-        """Return when the server and its model flux_redux take requests.
+    def wait_until_ready(
+        self, timeout_s: float | None = None, *, on_wait: Callable[[FluxError], object] | None = None
+    ) -> None:
+        """Return when the server and its model flux_redux accept requests.
 
-        Raises DeadlineExceeded: they do not within timeout_s seconds; the message tells what stood in the way.
+        on_wait: called after each check that fails, with the reason.
+        Raises DeadlineExceeded: they are not ready within timeout_s seconds; the message has the last reason.
         """
         budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
+            self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)), on_wait)
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
@@ -265,10 +268,14 @@ class FluxClient:
         if not self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    def _persist(self, budget: RetryBudget, call: Callable[[], _T]) -> _T:
+    def _persist(
+        self, budget: RetryBudget, call: Callable[[], _T], on_wait: Callable[[FluxError], object] | None = None
+    ) -> _T:
         while True:
             try:
                 return call()
             except FluxError as error:
                 pause_s = budget.pause_after(error)
+                if on_wait is not None:
+                    on_wait(error)
             self._sleep(pause_s)

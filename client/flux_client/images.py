@@ -74,13 +74,14 @@ def _is_single(value: object) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    """No more than is allowed: a wrong path may name something enormous, or a device without an end.
+    """Read a file or a pipe, up to one byte more than the limit, because a wrong path may name a huge file.
 
-    Raises InvalidRequest: a pipe or a device, which may block forever.
+    Raises InvalidRequest: a device or a socket, which may block forever.
     """
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InvalidRequest(f"{path} is not a regular file")
+    # Opening a folder raises IsADirectoryError.
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)):
+        raise InvalidRequest(f"{path} is not a file or a pipe")
     with path.open("rb") as file:
         return file.read(limits.MAX_IMAGE_BYTES + 1)
 

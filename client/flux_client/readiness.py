@@ -17,7 +17,7 @@ UNTIL_READY = RetryPolicy(
 
 
 def not_ready() -> Overloaded:
-    return Overloaded(f"the server answers, but {FLUX_REDUX.name} is not ready")
+    return Overloaded(f"the server responds, but {FLUX_REDUX.name} is not ready")
 
 
 def gave_up(error: FluxError) -> DeadlineExceeded:
