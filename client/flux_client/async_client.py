@@ -1,4 +1,4 @@
-"""The asynchronous client: `FluxClient` with an await; all that needs none is shared with it."""
+"""The asynchronous client. It shares everything that does not wait with `FluxClient`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 
 
 class AsyncFluxClient:
-    """Calls one server or several, from one event loop; tasks may share it. Arguments and errors are `FluxClient`'s."""
+    """Asynchronous client for one event loop, whose tasks may share it. Arguments and errors are as in `FluxClient`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class AsyncFluxClient:
         request_id: str | None = None,
         **options: Unpack[ReduxOptions],
     ) -> list[ImageResult]:
-        """`FluxClient.redux`. Images are read and encoded in a thread; cancelling the task ends the call."""
+        """`FluxClient.redux`. A thread reads and encodes the images. Cancelling the task cancels the request."""
         return await self._make("redux", {"images": images, **options}, timeout_s, request_id)
 
     async def img2img(
@@ -131,13 +131,13 @@ class AsyncFluxClient:
         traceparent: str | None = None,
         **options: Unpack[StreamOptions],
     ) -> AsyncStream:
-        """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
+        """`FluxClient.stream`, for use with `async with` and `async for`. Iteration raises all errors.
 
             async with client.stream("cat.png", preview_steps=5) as stream:
                 async for event in stream:
                     ...
 
-        `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
+        `stream.cancel()` is not a coroutine. Cancelling the task that waits for an event cancels the request, too.
         """
         budget = self._budget(self._retry, timeout_s)
         arguments = {**options, "preview_steps": preview_steps, "preview_method": preview_method}
@@ -176,7 +176,7 @@ class AsyncFluxClient:
         return read_instances(await self._transport.infer(load_request(), timeout_s, uuid.uuid4().hex))
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -87,7 +87,7 @@ def test_rejects_empty_and_oversized_images(tmp_path):
         encode_images(bytes(limits.MAX_IMAGE_BYTES + 1))
     with (tmp_path / "sparse.png").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InvalidRequest, match=r"sparse\.png has more bytes than allowed"):
+    with pytest.raises(InvalidRequest, match=r"sparse\.png is too large"):
         encode_images(tmp_path / "sparse.png")
 
 
