@@ -52,9 +52,9 @@ class AsyncBalancedTransport:
 
     def _watch_if_needed(self) -> None:
         if not self._is_closed and self._pool.needs_watch():
-            self._watch = asyncio.get_running_loop().create_task(self._read_again_and_again())
+            self._watch = asyncio.get_running_loop().create_task(self._watch_load())
 
-    async def _read_again_and_again(self) -> None:
+    async def _watch_load(self) -> None:
         """Runs until the pool is no longer in use."""
         while not self._pool.watch_ends():
             for server, transport in self._pool.readings_due():

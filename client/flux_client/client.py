@@ -220,7 +220,7 @@ class FluxClient:
             raise gave_up(error) from error
 
     def ready_modes(self, timeout_s: float = PROBE_S) -> list[ModeName]:
-        """Return the modes that accept requests now, streams included. Does not retry.
+        """Return the modes that accept requests and streams now. Does not retry.
 
         timeout_s: seconds for each readiness check. Raises Unreachable, DeadlineExceeded: the server does not respond.
         """

@@ -114,7 +114,7 @@ def from_stream(message: str, url: str) -> FluxError:
 
 
 @contextmanager
-def told_as_flux_errors(
+def as_flux_errors(
     url: str, timeout_s: float, *, never_connected: _Exceptions = (), broken: _Exceptions = ()
 ) -> Iterator[None]:
     """Convert exceptions of one call, synchronous or not, to a FluxError.

@@ -89,7 +89,7 @@ def status_answer(request: Request) -> Answer:
 
 
 def stream_answers(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Iterator[Answer]:
-    """Yield the responses of flux_stream. All images run each step together. The first response raises as `answer`."""
+    """Yield the responses of flux_stream, in which all images run in step. The first response raises as `answer`."""
     if request.model != _STREAM:
         raise _unknown_model(request)
     if CANCEL.name in request.inputs:

@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2_grpc
 
-from flux_client.failures import told_as_flux_errors
+from flux_client.failures import as_flux_errors
 from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncGrpcAnswers, AsyncStreamCall, GrpcAnswers, StreamCall
 from flux_client.request import Request
 from flux_client.transport import Answer
@@ -63,7 +63,7 @@ class GrpcTransport:
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return read_result(self._client.infer(**arguments, client_timeout=timeout_s), request)
 
     def infer_later(self, request: Request, timeout_s: float, done: Callable[[Answer | FluxError], object]) -> None:
@@ -71,7 +71,7 @@ class GrpcTransport:
 
         def outcome(result: Any, error: Exception | None) -> Answer | FluxError:
             try:
-                with told_as_flux_errors(self._url, timeout_s):
+                with as_flux_errors(self._url, timeout_s):
                     if error is not None:
                         raise error
                     return read_result(result, request)
@@ -89,7 +89,7 @@ class GrpcTransport:
         return answers
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
 
     def cancel_streams(self) -> None:
@@ -133,7 +133,7 @@ class AsyncGrpcTransport:
 
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return read_result(await self._client.infer(**arguments, client_timeout=timeout_s), request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncGrpcAnswers:
@@ -144,7 +144,7 @@ class AsyncGrpcTransport:
         return answers
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return bool(await self._client.is_model_ready(model, client_timeout=timeout_s))
 
     async def close(self) -> None:

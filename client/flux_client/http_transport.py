@@ -18,7 +18,7 @@ import gevent
 import tritonclient.http
 import tritonclient.http.aio
 
-from flux_client.failures import no_answer, told_as_flux_errors
+from flux_client.failures import as_flux_errors, no_answer
 from flux_client.request import Request
 from flux_client.transport import Answer, Answers, AsyncAnswers
 from flux_client.wire import infer_arguments, read_result
@@ -53,7 +53,7 @@ class HttpTransport:
         never_connected = (ConnectionRefusedError, socket.gaierror)
         broken = (OSError, http.client.HTTPException)
         with (
-            told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken),
+            as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken),
             gevent.Timeout(timeout_s, no_answer(self._url, timeout_s)),
             tritonclient.http.InferenceServerClient(
                 self._url, connection_timeout=timeout_s, network_timeout=timeout_s
@@ -91,7 +91,7 @@ class AsyncHttpTransport:
     async def _connection(self, timeout_s: float) -> AsyncIterator[Any]:
         never_connected = (aiohttp.ClientConnectorError,)
         broken = (OSError, aiohttp.ClientError)
-        with told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
+        with as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
             async with tritonclient.http.aio.InferenceServerClient(self._url, conn_timeout=timeout_s) as client:
                 yield client
 

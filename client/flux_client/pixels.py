@@ -99,7 +99,7 @@ def _8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Convert values without a defined white to 8 bits, as the server does.
 
-    White is the smallest of `whites` that is not below any value. If there is none, or if values are negative, the
+    White is the smallest of `whites` that is not below any value. If no white fits, or if values are negative, the
     smallest and the largest value become black and white.
     """
     scaled = values.astype(np.float32)

@@ -26,9 +26,9 @@ class StreamState:
         self.ended = False
         self._budget = budget
         self._failure: FluxError | None = None
-        self._told: deque[Event] = deque()
+        self._events: deque[Event] = deque()
         self._begun = False
-        self._has_variations = False
+        self._has_image = False
 
     def left_s(self) -> float:
         """Return the seconds left for the next attempt. Raises DeadlineExceeded, or the error that ended the stream."""
@@ -41,22 +41,22 @@ class StreamState:
     def next_event(self) -> Event | None:
         """Return the next event that has arrived, if any. Each call raises the error that ended the stream, if any."""
         self._check()
-        return self._told.popleft() if self._told else None
+        return self._events.popleft() if self._events else None
 
     def take(self, answer: Answer) -> None:
         events = read_events(answer)
-        self._told.extend(events)
+        self._events.extend(events)
         self._begun = self._begun or bool(events)
-        self._has_variations = self._has_variations or any(isinstance(event, ImageResult) for event in events)
+        self._has_image = self._has_image or any(isinstance(event, ImageResult) for event in events)
 
     def end(self) -> None:
         """Record that the server sent its last response. Raises GenerationFailed: it sent no image."""
-        if not self._has_variations:
+        if not self._has_image:
             raise self._failed(GenerationFailed(f"{FLUX_STREAM.name}: the stream ended without an image"))
         self.ended = True
 
     def cancel(self) -> bool:
-        """Mark the stream as cancelled. Returns whether a call may still run: one that failed here may go on there."""
+        """Mark the stream as cancelled. Returns whether its call may still run on the server."""
         if not self.ended and self._failure is None:
             self._failure = Cancelled("the caller cancelled the stream")
         return not self.ended
@@ -67,7 +67,7 @@ class StreamState:
         Raises the error itself if it is final, or Cancelled if the cancellation caused the error.
         """
         self._check()
-        if self._has_variations:
+        if self._has_image:
             raise self._failed(error)
         try:
             pause_s = self._budget.pause_after(error, self._begun)

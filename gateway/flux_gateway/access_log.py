@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flux_gateway.refusals import NOBODY_THERE
+from flux_gateway.refusals import CLIENT_CLOSED_REQUEST
 
 #: Methods in logs and metrics. Callers may send any other word, which counts as `other`.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -36,7 +36,7 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), NOBODY_THERE
+        started, status = time.monotonic(), CLIENT_CLOSED_REQUEST
         request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = request_id
 

@@ -37,7 +37,7 @@ from flux_gateway.openai_images.models import openai_models
 from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
 from flux_gateway.proxies import Networks, PublicUrl, TrustedProxies
-from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
+from flux_gateway.refusals import CLIENT_CLOSED_REQUEST, RETRY_AFTER_S, Refusal
 from flux_gateway.results import ResultStore
 from flux_gateway.sending import Sending
 from flux_gateway.server_monitor import ServerMonitor
@@ -106,16 +106,16 @@ def make_app(
     ]
     for router in routers:
         app.include_router(router)
-    _tell_about(app, service, metrics, page)
-    _refuse(app)
-    _guard(app, settings, keys, admission, tracing)
+    _add_service_routes(app, service, metrics, page)
+    _add_error_handlers(app)
+    _add_middleware(app, settings, keys, admission, tracing)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     paths = [path for route in routes if (path := getattr(route, "path", None))]
     app.add_middleware(AccessLog, paths=paths, answered=metrics.answered)
     return app
 
 
-def _guard(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, tracing: Tracing) -> None:
+def _add_middleware(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, tracing: Tracing) -> None:
     """Add the middleware, starting with the innermost."""
     app.add_middleware(HeadRequests)
     app.add_middleware(
@@ -152,7 +152,7 @@ def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
     return AllowedHosts(settings.host, names)
 
 
-def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
+def _add_service_routes(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
     @app.get("/", tags=["service"])
     async def root(request: Request) -> Response:
         """Return the web page to a browser, and the list of endpoints to other clients."""
@@ -182,7 +182,7 @@ def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page
         )
 
 
-def _refuse(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     """Answer every error with JSON in the format of the called API."""
 
     @app.exception_handler(Refusal)
@@ -197,7 +197,7 @@ def _refuse(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnected)
     async def gone(request: Request, error: ClientDisconnected) -> Response:
-        return Response(status_code=NOBODY_THERE)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -49,7 +49,7 @@ class CrossOriginProtection:
     def __init__(
         self, app: ASGIApp, hosts: AllowedHosts | None, origins: Collection[str], public_url: str = ""
     ) -> None:
-        """hosts: None for any. origins: allowed besides the server's own, that of public_url or the Host header."""
+        """hosts: None allows any. origins: allowed besides the gateway's own, from public_url or the Host header."""
         self._app = app
         self._hosts = hosts
         self._allows_any = ANY in origins

@@ -17,7 +17,7 @@ from flux_contract.errors import (
 #: Default seconds before a retry.
 RETRY_AFTER_S = 2
 #: Status for a client that disconnected before the response. Source: nginx.
-NOBODY_THERE = 499
+CLIENT_CLOSED_REQUEST = 499
 
 #: Maximum characters of a message, which may quote the caller's input.
 MAX_WORDS = 1000
@@ -63,7 +63,7 @@ _STATUSES: dict[type[FluxError], int] = {
     Overloaded: 503,
     Unreachable: 503,
     DeadlineExceeded: 504,
-    Cancelled: NOBODY_THERE,
+    Cancelled: CLIENT_CLOSED_REQUEST,
     GenerationFailed: 500,
 }
 

@@ -73,12 +73,12 @@ class ServerMonitor:
     async def looking(self) -> AsyncIterator[None]:
         """Poll while the block runs."""
 
-        async def again_and_again() -> None:
+        async def poll() -> None:
             while True:
                 await self.look()
                 await asyncio.sleep(PAUSE_S)
 
-        task = asyncio.create_task(again_and_again())
+        task = asyncio.create_task(poll())
         try:
             yield
         finally:

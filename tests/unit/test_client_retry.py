@@ -171,14 +171,14 @@ class AsyncSlowToStart(AsyncFakeTransport):
         self.fake = SlowToStart(*looks)
 
 
-def wait(kind, timeout_s, *looks):
+def wait(kind, timeout_s, *looks, on_wait=None):
     clock = Clock()
     if kind == "sync":
         client = FluxClient(transport=SlowToStart(*looks), clock=clock, sleep=clock.sleep)
-        client.wait_until_ready(timeout_s)
+        client.wait_until_ready(timeout_s, on_wait=on_wait)
     else:
         client = AsyncFluxClient(transport=AsyncSlowToStart(*looks), clock=clock, sleep=clock.sleep_async)
-        asyncio.run(client.wait_until_ready(timeout_s))
+        asyncio.run(client.wait_until_ready(timeout_s, on_wait=on_wait))
     return clock.now_s - 100
 
 
@@ -192,6 +192,12 @@ def test_wait_until_ready_gives_up_in_time_with_the_last_reason(kind):
         wait(kind, 30, False)
     with pytest.raises(DeadlineExceeded, match=r"did not become ready in time: refused"):
         wait(kind, 30, NotConnected("refused"))
+
+
+def test_wait_until_ready_reports_each_failed_check(kind):
+    reasons = []
+    wait(kind, 60, NotConnected("refused"), False, True, on_wait=lambda error: reasons.append(str(error)))
+    assert reasons == ["refused", "the server responds, but flux_redux is not ready"]
 
 
 def test_wait_until_ready_raises_other_errors_at_once(kind):

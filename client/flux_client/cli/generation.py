@@ -34,7 +34,7 @@ def generate(client: FluxClient, options: argparse.Namespace) -> int:
                     _write_edges(client, task, arguments, options)
                 for result in _results(client, task, arguments, options, meter):
                     file = f"{task.stem}-{options.command}-{result.seed}.{result.format}"
-                    names.tell(result.save(new_file(options.out / file)))
+                    names.print(result.save(new_file(options.out / file)))
             except Exception as error:  # The other tasks continue.
                 exit_code = failed(error, task.name, options.mode)
             meter.task_done()

@@ -25,7 +25,7 @@ class Names:
     def __init__(self) -> None:
         self.exit_code = 0
 
-    def tell(self, path: Path) -> None:
+    def print(self, path: Path) -> None:
         if self.exit_code or sys.stdout is None:
             return
         try:

@@ -42,7 +42,7 @@ def numbers(text: str) -> list[float]:
 def with_pipes_read(arguments: dict[str, Any], pipes: dict[Path, bytes]) -> dict[str, Any]:
     """Replace each path of a pipe by its content. A pipe can be read once, but several requests may need its image.
 
-    pipes: what was read before, by path; this function adds to it.
+    pipes: contents already read, by path. This function adds to it.
     """
 
     def content(value: Any) -> Any:
