@@ -454,6 +454,6 @@ def test_exactly_the_ready_modes_are_offered() -> None:
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
 def test_true_cfg_scale_requires_a_negative_prompt_which_may_be_empty(path: str) -> None:
     answer = ask(path, json={"prompt": "a", "true_cfg_scale": 2})
-    assert (answer.status_code, "true_cfg_scale: needs negative_prompt" in answer.text) == (422, True)
+    assert (answer.status_code, "true_cfg_scale: requires negative_prompt" in answer.text) == (422, True)
     assert "TRUE_CFG_SCALE" in sent(path, json={"prompt": "a", "true_cfg_scale": 2, "negative_prompt": ""})
     assert "NEGATIVE_PROMPT" not in sent(path, json={"prompt": "a", "true_cfg_scale": 1})

@@ -102,7 +102,7 @@ def _add_edge_maps(section: argparse._ActionsContainer) -> None:
         help="The images are edge maps, white on black",
     )
     section.add_argument(
-        "--edges-out", type=folder, metavar="FOLDER", help="Write edge maps to this folder, as NAME-edges.png"
+        "--edges-out", type=folder, metavar="FOLDER", help="Write edge maps to this folder, as name-edges.png"
     )
 
 
@@ -120,7 +120,7 @@ def _add_adapters(section: argparse._ActionsContainer) -> None:
 
 def _add_previews(section: argparse._ActionsContainer) -> None:
     section.add_argument(
-        "--previews", type=folder, metavar="FOLDER", help="Write previews to this folder, as NAME-MODE-IMAGE-STEP.jpg"
+        "--previews", type=folder, metavar="FOLDER", help="Write previews to this folder, as name-mode-image-step.jpg"
     )
     section.add_argument(
         "--preview-steps",

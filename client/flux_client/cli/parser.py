@@ -22,8 +22,10 @@ def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
     parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--url", help="host:port of Triton (default: localhost and the protocol's port)")
-    server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="default: %(default)s")
+    server.add_argument(
+        "--url", help="host:port of Triton, or several separated by commas (default: localhost and the protocol's port)"
+    )
+    server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="(default: %(default)s)")
     server.add_argument(
         "--timeout",
         type=float,
@@ -66,16 +68,18 @@ def _check_single(parser: argparse.ArgumentParser, options: argparse.Namespace, 
 def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
     command.set_defaults(mode=mode)
     if takes_prompts(mode):
-        command.add_argument("prompts", nargs="+", metavar="TEXT")
+        command.add_argument("prompts", nargs="+", metavar="TEXT", help="Prompt; each one is a request")
     else:
-        command.add_argument("images", nargs="+", type=Path, metavar="FILE")
+        command.add_argument(
+            "images", nargs="+", type=Path, metavar="FILE", help="Image file, or a pipe such as /dev/stdin"
+        )
     command.add_argument(
         "-o",
         "--out",
         type=folder,
         default=Path("out"),
         metavar="FOLDER",
-        help=f"Write images to this folder, as NAME-{mode.name}-SEED.png, without overwriting files "
+        help=f"Write images to this folder, as name-{mode.name}-seed.png, without overwriting files "
         "(default: %(default)s)",
     )
     command.add_argument("-q", "--quiet", action="store_true", help="Do not show a progress bar")
