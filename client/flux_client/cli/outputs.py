@@ -16,7 +16,8 @@ from flux_contract.modes import Mode
 from flux_contract.parameters import PROMPT
 
 #: Models name themselves at the beginning of a message about a tensor.
-_MODEL = re.compile(rf"^(?:{'|'.join(each.name for each in (*MODELS, *ENSEMBLES))}): (?=[A-Z_]+\b)")
+_NAMES = "|".join([*(model.name for model in MODELS), *(ensemble.name for ensemble in ENSEMBLES)])
+_MODEL = re.compile(rf"^(?:{_NAMES}): (?=[A-Z_]+\b)")
 
 
 class Names:
