@@ -111,4 +111,4 @@ def test_the_command_line_writes_the_variations(demo_server: TritonServer, tmp_p
         timeout=120,
     )
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["one-3.png", "one-4.png", "two-3.png", "two-4.png"]
+    assert written == ["one-redux-3.png", "one-redux-4.png", "two-redux-3.png", "two-redux-4.png"]

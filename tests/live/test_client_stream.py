@@ -273,7 +273,7 @@ def test_the_fake_streams_as_the_real_server_does(demo_server: TritonServer, nam
             assert outcome(fake, images, knobs) == outcome(real, images, knobs)
 
 
-def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer, tmp_path: Path) -> None:
+def test_the_command_line_writes_previews_as_they_arrive(demo_server: TritonServer, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(drawn_image(1)))
     subprocess.run(
         [
@@ -284,8 +284,8 @@ def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer
         check=True,
         timeout=120,
     )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one-3.png"]
-    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["one-0-2.jpg"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one-redux-3.png"]
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["one-redux-0-2.jpg"]
 
 
 def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_full_queue_refuses_in_the_words_of_the_guide(adapted: Adapted) -> Non
 
 def test_a_deadline_that_is_too_short_is_told_in_the_words_of_the_guide(demo_server: TritonServer) -> None:
     said = told(demo_server.grpc_url, timeout_s=1, height=512, width=512, num_inference_steps=100)
-    assert said == quoted("DeadlineExceeded: no answer").replace("host:8001", demo_server.grpc_url)
+    assert said == quoted("DeadlineExceeded: no response").replace("host:8001", demo_server.grpc_url)
 
 
 @contextmanager

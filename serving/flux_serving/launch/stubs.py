@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-import psutil
+try:
+    import psutil
+except ModuleNotFoundError as error:
+    extras = "flux-triton[server,embedded,gateway]"
+    raise ModuleNotFoundError(f'{error}; run: pip install "{extras}"', name=error.name) from None
 
 
 class ModelProcess(NamedTuple):
