@@ -42,9 +42,10 @@ def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
     assert broken == []
 
 
-def test_readme_links_to_every_page() -> None:
-    linked = {target for target, _ in links("README.md")}
-    assert [page for page in PAGES if page not in linked | {"README.md"}] == []
+@pytest.mark.parametrize("readme", ["README.md", "README.zh.md"])
+def test_readme_links_to_every_page(readme: str) -> None:
+    linked = {target for target, _ in links(readme)}
+    assert [page for page in PAGES if page not in linked | {readme}] == []
 
 
 def test_every_answer_of_the_faq_is_short_and_links_to_a_page() -> None:
