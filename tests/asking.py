@@ -1,4 +1,4 @@
-"""The gateway within the test's process, asked over ASGI, with a Triton that is not there."""
+"""Runs the gateway in the test's process over ASGI, with a fake Triton."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ async def gateway(
     settings: Settings | None = None,
     content_filter: ContentFilter | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield an HTTP client of a gateway."""
     fake_transport = transport or AsyncFakeTransport()
     client = AsyncFluxClient(transport=fake_transport, retry=RetryPolicy(attempts=1))
     async with started_app(settings or Settings(), client, content_filter) as app:
@@ -36,7 +37,7 @@ async def gateway(
 async def started_app(
     settings: Settings, client: AsyncFluxClient, content_filter: ContentFilter | None = None
 ) -> AsyncIterator[FastAPI]:
-    """The app after its first look at Triton, which, where Triton is ready, asks for the size of its images."""
+    """Yield the app after its first readiness check, in which it requests the image size if Triton is ready."""
     app = make_app(settings, client, content_filter)
     assert isinstance(client._transport, AsyncFakeTransport)
     fake = client._transport.fake
@@ -49,7 +50,7 @@ async def started_app(
 
 
 class Endless(AsyncFakeTransport):
-    """Takes each request, and never makes its images."""
+    """A transport that accepts each request and never generates its images."""
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncFakeAnswers:
         class Answers(AsyncFakeAnswers):
@@ -68,7 +69,7 @@ class Endless(AsyncFakeTransport):
 async def running(
     settings: Settings, peer: str = "127.0.0.1", transport: AsyncFakeTransport | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """peer: who connects."""
+    """Yield an HTTP client of a gateway. peer: the client's address."""
     fake_transport = transport or AsyncFakeTransport()
     client = AsyncFluxClient(transport=fake_transport, retry=RetryPolicy(attempts=1))
     async with started_app(settings, client) as app:

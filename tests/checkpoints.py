@@ -1,4 +1,4 @@
-"""Checkpoints for tests: the demo's, and one with random weights whose every size differs from the demo's."""
+"""A checkpoint with random weights for tests, whose sizes all differ from those of the demo checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAD, START, END, UNKNOWN = range(4)
 
 
 def make_random_checkpoint(folder: Path) -> Checkpoints:
-    """Another number of heads, other widths, another image size, VAE factor 4, no guidance, text encoders."""
+    """Save a checkpoint with other widths and another image size, VAE factor 4, text encoders and no guidance."""
     torch.manual_seed(5)
     base = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=1.0, base_shift=0.4, max_shift=1.3),
@@ -94,7 +94,7 @@ def make_random_checkpoint(folder: Path) -> Checkpoints:
         feature_extractor=SiglipImageProcessor(size={"height": 42, "width": 42}),
         image_embedder=ReduxImageEncoder(redux_dim=32, txt_in_features=4096),
     )
-    # Untrained, the images' tokens would hardly move the result, and a wrong context could pass unseen.
+    # Without this, image tokens hardly affect the result of untrained weights, and a wrong context could go unnoticed.
     for name, parameter in base.transformer.named_parameters():
         if ".norm" in name and name.endswith("linear.bias"):
             parameter.data.add_(1.0)

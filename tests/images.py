@@ -1,4 +1,4 @@
-"""Images made for tests."""
+"""Images for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def drawn_image(seed: int, width: int = 80, height: int = 60) -> Image.Image:
-    """A few coloured discs on a light ground, different for each seed."""
+    """Draw coloured discs on a light background, different for each seed."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     rgb = np.full((height, width, 3), 245, np.uint8)
@@ -29,7 +29,10 @@ def encoded(image: Image.Image, image_format: str = "PNG", **options: object) ->
 
 
 def slow_jpeg(number: int) -> bytes:
-    """Seconds of CPU time in 0.8 MB: 90 scans that change nothing, over 67 million pixels. Another file each time."""
+    """Returns a JPEG of 0.8 MB that takes seconds to decode: 90 scans without effect over 67 million pixels.
+
+    The file differs for each number.
+    """
     scan = b"\xff\xda\0\x08\1\1\0\1\x3f\x21" + bytes(30)
     comment = b"\xff\xfe\0\x0a%8d" % number
     return b"\xff\xd8" + comment + _large_jpeg()[2:-2] + scan * 90 + b"\xff\xd9"
@@ -41,5 +44,5 @@ def _large_jpeg() -> bytes:
 
 
 def pixels(encoded_image: bytes) -> npt.NDArray[Any]:
-    """As signed numbers, so that they can be subtracted."""
+    """Returns the pixels as signed integers, which can be subtracted."""
     return np.asarray(Image.open(io.BytesIO(encoded_image))).astype(int)

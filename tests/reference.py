@@ -1,4 +1,4 @@
-"""The reference: stock diffusers, run as the seed document says, in this process."""
+"""The reference: stock diffusers in this process."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
 
 @dataclass(frozen=True)
 class Reference:
-    """latents: (tokens, channels). rgb: (height, width, 3) uint8."""
+    """A result of stock diffusers. latents: (tokens, channels). rgb: (height, width, 3) uint8."""
 
     latents: npt.NDArray[Any]
     rgb: npt.NDArray[Any]
 
 
 class StockDiffusers:
+    """The stock pipelines of the given checkpoints, with and without text encoders."""
+
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **NO_TEXT)
         self.base = FluxPipeline.from_pretrained(checkpoints.base, dtype=torch.float32, **NO_TEXT)
@@ -38,12 +40,12 @@ class StockDiffusers:
     def variation(
         self, image: Image.Image, *, height: int, width: int, steps: int, guidance: float, seed: int, prompt: str = ""
     ) -> Reference:
-        """The two steps of the seed document: prior pipeline, then base pipeline."""
+        """Create a variation: Redux prior pipeline, then base pipeline."""
         prior = self.prior_with_text(image, prompt=prompt) if prompt else self.prior(image)
         return self._run(self.base, prior, height, width, steps, guidance, seed)
 
     def drawing(self, prompt: str, *, height: int, width: int, steps: int, guidance: float, seed: int) -> Reference:
-        """Text to image, without an image."""
+        """Generate an image from a prompt only."""
         return self._run(self.base_with_text, {"prompt": prompt}, height, width, steps, guidance, seed)
 
     def _run(
@@ -69,7 +71,7 @@ class StockDiffusers:
 
     @torch.no_grad()
     def _decode(self, packed: torch.Tensor, height: int, width: int) -> npt.NDArray[Any]:
-        """What the pipeline does with `output_type="pil"`, from the same latents."""
+        """Decode latents as the pipeline does with `output_type="pil"`."""
         vae = self.base.vae
         latents = self.base._unpack_latents(packed, height, width, self.base.vae_scale_factor)
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample

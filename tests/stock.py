@@ -1,4 +1,4 @@
-"""What stock diffusers gives for the tiny FLUX in each mode, by the mode's own pipeline."""
+"""Runs stock diffusers on the tiny FLUX, in each mode with the mode's own pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy.typing as npt
 import torch
-from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import (
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
+    FluxPipeline,
+)
 from torch import nn
 
 from flux_serving.conditioning.context import Context
@@ -33,6 +39,12 @@ def latents(seed: int, parameters: SamplingParameters) -> npt.NDArray[Any]:
     return torch.randn(grid.tokens, 16, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
+def latent_mask(seed: int, parameters: SamplingParameters, is_soft: bool = False) -> npt.NDArray[Any]:
+    """Random values of 0 and 1, or between, for each latent of the tiny FLUX, whose latents are pixels."""
+    values = torch.rand(parameters.height, parameters.width, generator=torch.Generator().manual_seed(seed))
+    return (values if is_soft else (values < 0.5).float()).numpy()
+
+
 def embeddings(positive: Context, negative: Context | None = None) -> dict[str, Any]:
     given = {"prompt_embeds": positive.tokens[None], "pooled_prompt_embeds": positive.pooled[None]}
     if negative is not None:
@@ -42,7 +54,7 @@ def embeddings(positive: Context, negative: Context | None = None) -> dict[str, 
 
 
 def as_image(packed: npt.NDArray[Any], parameters: SamplingParameters) -> torch.Tensor:
-    """What a stock pipeline takes instead of an image that it would have to encode."""
+    """Returns latents in the form that a stock pipeline accepts instead of an image."""
     return unpack_latents(torch.tensor(packed)[None], Grid(parameters.height // 2, parameters.width // 2))
 
 
@@ -67,6 +79,27 @@ def stock_img2img(flux: FluxPipeline, parameters: SamplingParameters, sampler_in
     return run(pipeline, parameters, image=image, strength=parameters.strength, **embeddings(sampler_inputs.context))
 
 
+def stock_inpaint(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
+    """The pipeline scales the mask to the latents by the nearest pixel; here it is given in the latents' size."""
+    pipeline = FluxInpaintPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer)
+    assert sampler_inputs.source_latents is not None
+    assert sampler_inputs.source_mask is not None
+    image = as_image(sampler_inputs.source_latents, parameters)
+    mask = torch.tensor(sampler_inputs.source_mask)[None, None].expand(1, 4, -1, -1)
+    packed = pipeline._pack_latents(mask, 1, 4, *mask.shape[2:])
+    pipeline.prepare_mask_latents = lambda *_: (packed, None)
+    return run(
+        pipeline,
+        parameters,
+        image=image,
+        mask_image=torch.ones(1, 1, parameters.height, parameters.width),
+        masked_image_latents=image,
+        strength=parameters.strength,
+        true_cfg_scale=parameters.true_cfg_scale,
+        **embeddings(sampler_inputs.context, sampler_inputs.negative),
+    )
+
+
 def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs: SamplerInputs) -> torch.Tensor:
     given = embeddings(sampler_inputs.context, sampler_inputs.negative)
     return run(flux, parameters, true_cfg_scale=parameters.true_cfg_scale, **given)
@@ -75,7 +108,7 @@ def stock_cfg(flux: FluxPipeline, parameters: SamplingParameters, sampler_inputs
 def stock_control(
     flux: FluxPipeline, controlnet: FluxControlNetModel, parameters: SamplingParameters, sampler_inputs: SamplerInputs
 ) -> torch.Tensor:
-    """The pipeline encodes its image by a random sample; here it is latents already."""
+    """Run the ControlNet pipeline. It would encode its image with random sampling, so this passes latents instead."""
     pipeline = FluxControlNetPipeline(flux.scheduler, flux.vae, None, None, None, None, flux.transformer, controlnet)
     packed = torch.tensor(sampler_inputs.control_latents)[None]
 
@@ -97,7 +130,7 @@ def stock_control(
 
 
 class _Mode:
-    """A posterior whose sample is its mode, and draws nothing from the pipeline's generator."""
+    """A VAE output whose sample is its mode and does not use the pipeline's generator."""
 
     def __init__(self, posterior: Any) -> None:
         self.latent_dist = self
@@ -109,7 +142,7 @@ class _Mode:
 
 @contextmanager
 def deterministic(vae: Any) -> Iterator[None]:
-    """Inside, the VAE's posteriors are sampled at their mode."""
+    """Within this context, the VAE returns the mode of its distribution instead of a random sample."""
     encode = vae.encode
     vae.encode = lambda pixels: _Mode(encode(pixels))
     try:
@@ -119,9 +152,9 @@ def deterministic(vae: Any) -> Iterator[None]:
 
 
 def stock_latents(flux: FluxPipeline, wanted: SamplingParameters, context: Context) -> torch.Tensor:
-    """Final latents of stock diffusers, which at each step reads the tokens that are there then.
+    """Returns the final latents of stock diffusers, with the tokens that apply at each step.
 
-    Tokens of a weight above 1 are repeated. At step i of n a token is there where start <= i / n < end.
+    Tokens of a weight above 1 are repeated. At step i of n, a token applies if start <= i / n < end.
     """
     step = iter(range(wanted.steps))
 

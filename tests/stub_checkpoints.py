@@ -1,4 +1,4 @@
-"""Checkpoints that are complete by their files and hold no weights, for tests that load none."""
+"""Checkpoints with all required files but without real weights, for tests that do not load them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from flux_serving.settings import Checkpoints
 
 
 def stub_checkpoints(folder: Path, *, text: bool = False) -> Checkpoints:
-    """text: with text encoders."""
-    made = Checkpoints(folder / "base", folder / "redux")
-    stub_pipeline(made.base, {**Checkpoints.BASE_PARTS, **(Checkpoints.TEXT_PARTS if text else {})})
-    stub_pipeline(made.redux, Checkpoints.REDUX_PARTS)
-    return made
+    """Create the files of a checkpoint. text: whether it has text encoders."""
+    checkpoints = Checkpoints(folder / "base", folder / "redux")
+    stub_pipeline(checkpoints.base, {**Checkpoints.BASE_PARTS, **(Checkpoints.TEXT_PARTS if text else {})})
+    stub_pipeline(checkpoints.redux, Checkpoints.REDUX_PARTS)
+    return checkpoints
 
 
 def stub_pipeline(folder: Path, parts: Mapping[str, Component]) -> None:
@@ -34,6 +34,6 @@ def stub_component(folder: Path, component: Component) -> None:
 
 
 def stub_weights() -> bytes:
-    """A safetensors file with one tensor of 16 zeros."""
+    """Returns a safetensors file with one tensor of 16 zeros."""
     header = json.dumps({"zeros": {"dtype": "U8", "shape": [16], "data_offsets": [0, 16]}}).encode()
     return len(header).to_bytes(8, "little") + header + bytes(16)

@@ -1,4 +1,4 @@
-"""A tiny FLUX with random weights for unit tests: as stock diffusers, and as the stages see it."""
+"""A tiny FLUX with random weights for unit tests, as a stock diffusers pipeline and as the server's weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flux_serving.network.weights import BaseWeights
 
 CONTEXT_WIDTH, POOLED_WIDTH = 24, 8
 
-#: The smallest FLUX with two blocks of each kind. Other tiny networks name only their differences from it.
+#: The smallest FLUX with two blocks of each kind. Other tiny networks only list their differences from it.
 TINY: dict[str, Any] = {
     "in_channels": 16,
     "num_layers": 2,
@@ -35,12 +35,12 @@ TINY: dict[str, Any] = {
 
 
 def device() -> torch.device:
-    """Where our engine computes, by `pytest --device`; stock diffusers, which it is compared with, stays on the CPU."""
+    """The device of our engine, set with `pytest --device`. The stock diffusers reference stays on the CPU."""
     return torch.device(os.environ["FLUX_TEST_DEVICE"])
 
 
 def make_tiny_flux() -> FluxPipeline:
-    """Two kinds of blocks, guidance, and weights so large that every input matters."""
+    """Create a FLUX with both kinds of blocks, guidance, and weights large enough that every input matters."""
     torch.manual_seed(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +58,7 @@ def make_tiny_flux() -> FluxPipeline:
 
 
 def make_tiny_controlnet() -> FluxControlNetModel:
-    """Fewer blocks than the transformer has, so that two of these share a residual; none of them near zero."""
+    """Create a ControlNet with fewer blocks than the transformer, whose blocks share residuals. No weight is near 0."""
     torch.manual_seed(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -69,7 +69,7 @@ def make_tiny_controlnet() -> FluxControlNetModel:
 
 
 def weights_of(flux: FluxPipeline, controlnet: FluxControlNetModel | None = None) -> BaseWeights:
-    """As the stages see it: these very networks, or on a GPU copies of them."""
+    """Returns the weights as the server uses them: these networks, or copies on a GPU."""
     transformer, vae = flux.transformer, flux.vae
     if device().type != "cpu":
         transformer, vae = copy.deepcopy(transformer).to(device()), copy.deepcopy(vae).to(device())

@@ -1,4 +1,4 @@
-"""Waiting for what another process or thread does."""
+"""Waiting for a condition that another process or thread fulfils."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def within(seconds: float, condition: Callable[[], object]) -> bool:
-    """Whether the condition becomes true in that time."""
+    """Returns whether the condition becomes true within this time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

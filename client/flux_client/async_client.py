@@ -20,6 +20,7 @@ from flux_client.keywords import (
     CannyOptions,
     EdgesOptions,
     Img2ImgOptions,
+    InpaintOptions,
     ModeName,
     PreviewMethod,
     ReduxOptions,
@@ -93,6 +94,20 @@ class AsyncFluxClient:
     ) -> list[ImageResult]:
         """`FluxClient.text2img`."""
         return await self._make("text2img", {"prompt": prompt, **options}, timeout_s, request_id)
+
+    async def inpaint(
+        self,
+        source_image: ImageInput,
+        mask_image: ImageInput,
+        *,
+        images: ImageInputs | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[InpaintOptions],
+    ) -> list[ImageResult]:
+        """`FluxClient.inpaint`."""
+        arguments = {"source_image": source_image, "mask_image": mask_image, "images": images, **options}
+        return await self._make("inpaint", arguments, timeout_s, request_id)
 
     async def canny(
         self,

@@ -18,6 +18,7 @@ from flux_client.keywords import (
     CannyOptions,
     EdgesOptions,
     Img2ImgOptions,
+    InpaintOptions,
     ModeName,
     PreviewMethod,
     ReduxOptions,
@@ -126,6 +127,26 @@ class FluxClient:
         options: those of `flux_client.Text2ImgOptions`. Other arguments and errors are those of `redux`.
         """
         return self._make("text2img", {"prompt": prompt, **options}, timeout_s, request_id)
+
+    def inpaint(
+        self,
+        source_image: ImageInput,
+        mask_image: ImageInput,
+        *,
+        images: ImageInputs | None = None,
+        timeout_s: float | None = None,
+        request_id: str | None = None,
+        **options: Unpack[InpaintOptions],
+    ) -> list[ImageResult]:
+        """Change the masked part of an image, guided by a prompt and Redux images.
+
+        mask_image: of the same size as source_image, white where the image is changed. Pixels outside the mask are
+        returned unchanged. images: Redux images. options: those of `flux_client.InpaintOptions`.
+
+        Other arguments and errors are those of `redux`.
+        """
+        arguments = {"source_image": source_image, "mask_image": mask_image, "images": images, **options}
+        return self._make("inpaint", arguments, timeout_s, request_id)
 
     def canny(
         self,

@@ -45,12 +45,12 @@ from flux_contract.models import (
     mode_tensor,
 )
 from flux_contract.parameters import (
-    CONTROL_IMAGE,
     IMAGE,
     NUM_INFERENCE_STEPS,
     OUTPUT_FORMAT,
     PREVIEW_STEPS,
     PROMPT,
+    SINGLE_IMAGES,
     SIZE,
 )
 from flux_contract.seeds import image_seeds
@@ -63,7 +63,7 @@ _STREAM = FLUX_STREAM.name
 #: Number of images that an idle instance accepts.
 _ROOM = next(int(parameter.default) for parameter in FLUX_BASE.parameters if parameter.name == "MAX_WAITING")
 _ANY_TOKEN = "0" * 22
-_IMAGES = (IMAGE.name, CONTROL_IMAGE.name)
+_IMAGES = tuple(parameter.name for parameter in (IMAGE, *SINGLE_IMAGES))
 
 
 def is_served(model: str, ensembles: Sequence[Ensemble] = ENSEMBLES) -> bool:

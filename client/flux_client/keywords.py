@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, TypedDict
 from flux_client.images import ImageInput, Masks
 
 #: A mode: the name of a method of the client, and `mode` of `stream`.
-ModeName = Literal["redux", "img2img", "text2img", "canny"]
+ModeName = Literal["redux", "img2img", "inpaint", "text2img", "canny"]
 
 ImageDetailFilter: TypeAlias = Literal["area", "triangle"]
 ImageDetailWeight: TypeAlias = Literal["one", "all"]
@@ -20,6 +20,7 @@ ImageFit: TypeAlias = Literal["stretch", "cover", "contain", "tiles"]
 OutputFormat: TypeAlias = Literal["png", "jpeg", "webp"]
 PreviewMethod: TypeAlias = Literal["latent2rgb", "vae"]
 Fit: TypeAlias = Literal["cover", "contain", "stretch"]
+MaskChannel: TypeAlias = Literal["luminance", "alpha"]
 ControlKind: TypeAlias = Literal["photo", "edges"]
 
 
@@ -80,6 +81,26 @@ class PromptGroup(TypedDict, total=False):
     #: Prompt that the image is moved away from by true_cfg_scale, which requires it. It may be empty. At most 4096
     #: characters, UTF-8.
     negative_prompt: str | None
+
+
+class MaskGroup(TypedDict, total=False):
+    """Inpainting."""
+
+    #: How the mask is read: `luminance`, white is changed and transparent parts count as black, or `alpha`, transparent
+    #: parts are changed. Default: luminance.
+    mask_channel: MaskChannel | None
+    #: 1 inverts the mask first. 0..1; default: 0.
+    mask_invert: int | None
+    #: 1 uses grey values of the mask as blending weights. By default, as in diffusers, values from half are white and
+    #: others are black. 0..1; default: 0.
+    mask_soft: int | None
+    #: Width of the transition between the generated part and the image, inside the mask. 0 is a hard edge. 0..256
+    #: pixels; default: 0.
+    mask_feather: int | None
+    #: Generates only the bounding box of the mask with a margin of this width, at the size of the generated image, and
+    #: pastes it into the image, as diffusers' `padding_mask_crop`. The result has the size of source_image. By default,
+    #: the whole image is generated. 0..4096 pixels.
+    padding_mask_crop: int | None
 
 
 class ChangeGroup(TypedDict, total=False):
@@ -176,6 +197,14 @@ class Img2ImgOptions(ImagesGroup, PromptGroup, ChangeGroup, SizeGroup, SamplingG
     prompt: str | None
 
 
+class InpaintOptions(ImagesGroup, PromptGroup, MaskGroup, ChangeGroup, SizeGroup, SamplingGroup, total=False):
+    """Options of `inpaint`: change the masked part of images."""
+
+    #: Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none.
+    #: At most 4096 characters, UTF-8.
+    prompt: str | None
+
+
 class Text2ImgOptions(PromptGroup, SizeGroup, SamplingGroup, total=False):
     """Options of `text2img`: generate images from prompts."""
 
@@ -192,8 +221,13 @@ class EdgesOptions(EdgesGroup, SizeGroup, total=False):
     """Options of `edges`."""
 
 
-class StreamOptions(ReduxOptions, Img2ImgOptions, Text2ImgOptions, CannyOptions, total=False):
+class StreamOptions(ReduxOptions, Img2ImgOptions, InpaintOptions, Text2ImgOptions, CannyOptions, total=False):
     """Options of `stream` in any mode. Each mode accepts its own."""
 
+    #: Encoded image to change a part of. Bytes.
+    source_image: ImageInput | None
+    #: Encoded mask of the same size as source_image, white where the image is changed. Pixels outside the mask are
+    #: returned unchanged. Bytes.
+    mask_image: ImageInput | None
     #: Encoded image whose edges are followed, or an edge map; control_kind says which. Bytes.
     control_image: ImageInput | None

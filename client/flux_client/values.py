@@ -11,13 +11,13 @@ from flux_client.images import encode_image, encode_images, encode_masks
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 from flux_contract.parameter import Parameter
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, PROMPT
+from flux_contract.parameters import IMAGE, IMAGE_MASK, NEGATIVE_PROMPT, PROMPT, SINGLE_IMAGES
 from flux_contract.tensors import Array, DType, Tensor
 
 _ENCODERS: Mapping[str, Callable[[Any], list[bytes] | bytes]] = {
     IMAGE.name: encode_images,
     IMAGE_MASK.name: encode_masks,
-    CONTROL_IMAGE.name: encode_image,
+    **dict.fromkeys((parameter.name for parameter in SINGLE_IMAGES), encode_image),
 }
 _PROMPTS = (PROMPT.name, NEGATIVE_PROMPT.name)
 

@@ -15,6 +15,8 @@ from flux_contract.parameters import (
     IMAGE,
     IMAGE_PARAMETERS,
     IMG2IMG_PARAMETERS,
+    MASK_IMAGE,
+    MASK_PARAMETERS,
     OUTPUT_FORMAT,
     PREVIEW_PARAMETERS,
     PROMPT,
@@ -22,6 +24,7 @@ from flux_contract.parameters import (
     SAMPLING_PARAMETERS,
     SIMILARITY,
     SIZE,
+    SOURCE_IMAGE,
 )
 
 
@@ -38,6 +41,7 @@ class ParameterGroup:
 GROUPS: tuple[ParameterGroup, ...] = (
     ParameterGroup("images", "Images", (IMAGE, SIMILARITY, *IMAGE_PARAMETERS)),
     ParameterGroup("prompt", "Prompt", (PROMPT, *PROMPT_PARAMETERS)),
+    ParameterGroup("mask", "Inpainting", (SOURCE_IMAGE, MASK_IMAGE, *MASK_PARAMETERS)),
     ParameterGroup("change", "Image-to-image", IMG2IMG_PARAMETERS),
     ParameterGroup("edges", "Edges", (CONTROL_IMAGE, *EDGE_PARAMETERS)),
     ParameterGroup("control", "ControlNet", CONTROL_PARAMETERS),

@@ -96,12 +96,40 @@ SOURCE_LATENTS = Tensor(
     "START_SIGMA is 0, because the image is then returned unchanged",
     unit="VAE-scaled",
 )
+SOURCE_MASK = Tensor(
+    "SOURCE_MASK",
+    DType.FP32,
+    (-1, -1),
+    "For each latent of the image to change, 1 if it is changed, 0 if it is kept, or a value between: rows, columns",
+    bounds=Bounds(0, 1),
+)
 SOURCE_PIXELS = Tensor(
     "SOURCE_PIXELS",
     DType.UINT8,
     (-1, -1, 3),
     "The resized image if STRENGTH or START_SIGMA is 0, else one pixel: height, width, RGB",
     unit="0..255",
+)
+CANVAS = Tensor(
+    "CANVAS",
+    DType.UINT8,
+    (-1, -1, 3),
+    "The image into which `image_encode` pastes the generated image: height, width, RGB",
+    unit="0..255",
+)
+CANVAS_WEIGHTS = Tensor(
+    "CANVAS_WEIGHTS",
+    DType.UINT8,
+    (-1, -1),
+    "Share of the generated image in each pixel of CANVAS, 255 is all: height, width",
+    unit="0..255",
+)
+CANVAS_BOX = Tensor(
+    "CANVAS_BOX",
+    DType.INT32,
+    (4,),
+    "The part of CANVAS that the generated image covers: left, top, right, bottom",
+    unit="pixels",
 )
 CONTROL_LATENTS = replace(
     SOURCE_LATENTS, name="CONTROL_LATENTS", meaning="The edge map as packed latents: image tokens, channels"

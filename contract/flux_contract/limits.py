@@ -100,6 +100,10 @@ FITS = ("stretch", "cover", "contain", "tiles")
 SIZE_FITS = ("cover", "contain", "stretch")
 #: Kinds of control images.
 CONTROL_KINDS = ("photo", "edges")
+#: Channels of a mask image that can say what is changed.
+MASK_CHANNELS = ("luminance", "alpha")
+#: Pixels of the transition inside the edge of a mask.
+MAX_MASK_FEATHER = 256
 #: Filters for pooling Redux tokens: the mean over a cell, or a triangle of twice the width.
 DETAIL_FILTERS = ("area", "triangle")
 #: Weight of a pooled token: that of one token, or the number of its tokens.

@@ -6,12 +6,15 @@ ensemble scheduler would then return the input (tested on 2.51).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from flux_contract import limits
 from flux_contract.internal_tensors import (
     CANCEL,
+    CANVAS,
+    CANVAS_BOX,
+    CANVAS_WEIGHTS,
     CONTEXT_SPANS,
     CONTROL_LATENTS,
     CONTROL_REFUSAL,
@@ -38,6 +41,7 @@ from flux_contract.internal_tensors import (
     ROOM,
     SECONDS_LEFT,
     SOURCE_LATENTS,
+    SOURCE_MASK,
     SOURCE_PIXELS,
     SOURCE_REFUSAL,
     STREAM_TOKEN,
@@ -49,7 +53,10 @@ from flux_contract.parameters import (
     END_STEP,
     IMAGE,
     IMAGE_PARAMETERS,
+    IMG2IMG_IMAGE,
     IMG2IMG_PARAMETERS,
+    MASK_IMAGE,
+    MASK_PARAMETERS,
     OUTPUT_FORMAT,
     PREVIEW_PARAMETERS,
     PROMPT,
@@ -88,6 +95,8 @@ class Model:
     response_cache: bool = False
     #: One request has any number of responses. Clients then need gRPC streams or `generate_stream`.
     decoupled: bool = False
+    #: Outputs that a request has only together with an optional input, by the name of this input.
+    outputs_with: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     parameters: tuple[ModelParameter, ...] = ()
 
 
@@ -117,7 +126,8 @@ class Ensemble:
     def inputs_of(self, step: Step) -> tuple[Tensor, ...]:
         """Inputs of one step that the ensemble or an earlier step provides, and its required inputs."""
         given = {tensor.name for tensor in self.inputs}
-        given |= {name for earlier in self.steps[: self.steps.index(step)] for name in _outputs(earlier)}
+        for earlier in self.steps[: self.steps.index(step)]:
+            given |= set(map(earlier.name_of, self._outputs(earlier)))
         return tuple(tensor for tensor in step.model.inputs if step.name_of(tensor) in given or not tensor.optional)
 
     def outputs_of(self, step: Step) -> tuple[Tensor, ...]:
@@ -125,12 +135,16 @@ class Ensemble:
         wanted = {tensor.name for tensor in self.outputs}
         wanted |= {other.name_of(tensor) for other in self.steps for tensor in self.inputs_of(other)}
         return tuple(
-            tensor for tensor in step.model.outputs if step.model.response_cache or step.name_of(tensor) in wanted
+            tensor for tensor in self._outputs(step) if step.model.response_cache or step.name_of(tensor) in wanted
         )
 
-
-def _outputs(step: Step) -> Iterator[str]:
-    return map(step.name_of, step.model.outputs)
+    def _outputs(self, step: Step) -> tuple[Tensor, ...]:
+        """Outputs that one step has with the inputs that it gets here."""
+        given = {tensor.name for tensor in self.inputs_of(step)}
+        absent = [
+            tensor for name, tensors in step.model.outputs_with.items() if name not in given for tensor in tensors
+        ]
+        return tuple(tensor for tensor in step.model.outputs if tensor not in absent)
 
 
 def _condition(image: Tensor, prompt: Tensor = PROMPT) -> tuple[Tensor, ...]:
@@ -185,6 +199,7 @@ FLUX_BASE = Model(
         *SAMPLING_PARAMETERS,
         replace(SOURCE_LATENTS, optional=True),
         replace(SOURCE_PIXELS, optional=True),
+        replace(SOURCE_MASK, optional=True),
         STRENGTH,
         START_SIGMA,
         replace(CONTROL_LATENTS, optional=True),
@@ -227,8 +242,14 @@ FLUX_BASE = Model(
 )
 IMAGE_ENCODE = Model(
     name="image_encode",
-    purpose="Encodes RGB images as PNG, JPEG or WebP, with the recipe and IPTC's mark of AI media as metadata",
-    inputs=(PIXELS, replace(RECIPE, optional=True), OUTPUT_FORMAT),
+    purpose="Encodes RGB images as PNG, JPEG or WebP, with the recipe and IPTC's mark of AI media as metadata; with a "
+    "mask, pastes them into the source image first",
+    inputs=(
+        PIXELS,
+        replace(RECIPE, optional=True),
+        *(replace(tensor, optional=True) for tensor in (CANVAS, CANVAS_WEIGHTS, CANVAS_BOX)),
+        OUTPUT_FORMAT,
+    ),
     outputs=(OUTPUT_IMAGE,),
     needs_gpu=False,
     cpu_instances=2,
@@ -239,9 +260,10 @@ IMAGE_ENCODE = Model(
 )
 FLUX_VAE_ENCODER = Model(
     name="flux_vae_encoder",
-    purpose="Resizes an image and encodes it as latents, a large one in tiles",
-    inputs=(IMAGE, *SIZE, *IMG2IMG_PARAMETERS),
-    outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_REFUSAL),
+    purpose="Resizes an image and its mask and encodes the image as latents, a large one in tiles",
+    inputs=(IMAGE, replace(MASK_IMAGE, optional=True), *MASK_PARAMETERS, *SIZE, *IMG2IMG_PARAMETERS),
+    outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_MASK, CANVAS, CANVAS_WEIGHTS, CANVAS_BOX, SOURCE_REFUSAL),
+    outputs_with={MASK_IMAGE.name: (SOURCE_MASK, CANVAS, CANVAS_WEIGHTS, CANVAS_BOX)},
     needs_gpu=True,
     parameters=(_DTYPE, *_DECODING),
 )
@@ -256,6 +278,9 @@ CANNY_EDGES = Model(
 _ANSWER = (OUTPUT_IMAGE, OUTPUT_SEED)
 _FROM_CONDITION = (Step(FLUX_PRIOR_REDUX), Step(FLUX_BASE), Step(IMAGE_ENCODE))
 _SAMPLING = (*SAMPLING_PARAMETERS, OUTPUT_FORMAT, *PREVIEW_PARAMETERS, PROGRESS_ADDRESS)
+
+#: IMAGE is optional. PROMPT is required, because Triton rejects a step without inputs.
+_BESIDE_ANOTHER_IMAGE = _condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False))
 
 _OF_EDGES = {
     IMAGE.name: EDGES.name,
@@ -273,9 +298,23 @@ FLUX_REDUX = Ensemble(
 FLUX_IMG2IMG = Ensemble(
     name="flux_img2img",
     purpose="Changes an image: denoises its latents with some noise, guided by images and a prompt",
-    inputs=(*_condition(SOURCE_IMAGE), *IMG2IMG_PARAMETERS, *_SAMPLING),
+    inputs=(*_condition(IMG2IMG_IMAGE), *IMG2IMG_PARAMETERS, *_SAMPLING),
     outputs=_ANSWER,
     steps=(Step(FLUX_VAE_ENCODER), *_FROM_CONDITION),
+)
+FLUX_INPAINT = Ensemble(
+    name="flux_inpaint",
+    purpose="Changes the masked part of an image, guided by images and a prompt",
+    inputs=(
+        SOURCE_IMAGE,
+        MASK_IMAGE,
+        *MASK_PARAMETERS,
+        *IMG2IMG_PARAMETERS,
+        *_BESIDE_ANOTHER_IMAGE,
+        *_SAMPLING,
+    ),
+    outputs=_ANSWER,
+    steps=(Step(FLUX_VAE_ENCODER, {IMAGE.name: SOURCE_IMAGE.name}), *_FROM_CONDITION),
 )
 FLUX_TEXT2IMG = Ensemble(
     name="flux_text2img",
@@ -291,8 +330,7 @@ FLUX_CANNY = Ensemble(
         CONTROL_IMAGE,
         *EDGE_PARAMETERS,
         *CONTROL_PARAMETERS,
-        # IMAGE is optional. PROMPT is required, because Triton rejects a step without inputs.
-        *_condition(replace(IMAGE, optional=True), replace(PROMPT, optional=False)),
+        *_BESIDE_ANOTHER_IMAGE,
         *_SAMPLING,
     ),
     outputs=(*_ANSWER, EDGE_IMAGE),
@@ -302,7 +340,7 @@ FLUX_CANNY = Ensemble(
         *_FROM_CONDITION,
     ),
 )
-ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_TEXT2IMG, FLUX_CANNY)
+ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_INPAINT, FLUX_TEXT2IMG, FLUX_CANNY)
 
 
 def mode_tensor(ensembles: Sequence[Ensemble]) -> Tensor:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
+from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_INPAINT, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
 from flux_contract.parameter import Parameter
-from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY
+from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY, STRENGTH
 
 
 class Needs(Enum):
@@ -70,6 +70,13 @@ _GENSERVE_GUIDANCE = {GUIDANCE_SCALE.name: 3.5}
 
 REDUX = Mode(FLUX_REDUX, "make variations of images", "redux", "flux1-redux-dev", client_parameters=(SIMILARITY,))
 IMG2IMG = Mode(FLUX_IMG2IMG, "change images", "img2img", "flux1-dev", genserve_defaults=_GENSERVE_GUIDANCE)
+INPAINT = Mode(
+    FLUX_INPAINT,
+    "change the masked part of images",
+    "fill",
+    "flux1-fill-dev",
+    genserve_defaults={**_GENSERVE_GUIDANCE, STRENGTH.name: 1.0},
+)
 TEXT2IMG = Mode(
     FLUX_TEXT2IMG,
     "generate images from prompts",
@@ -86,5 +93,5 @@ CANNY = Mode(
     (Needs.CONTROLNET,),
     genserve_defaults=_GENSERVE_GUIDANCE,
 )
-MODES: tuple[Mode, ...] = (REDUX, IMG2IMG, TEXT2IMG, CANNY)
+MODES: tuple[Mode, ...] = (REDUX, IMG2IMG, INPAINT, TEXT2IMG, CANNY)
 BY_NAME: Mapping[str, Mode] = {mode.name: mode for mode in MODES}

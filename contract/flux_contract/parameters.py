@@ -344,7 +344,7 @@ FIT = _value(
     default=limits.SIZE_FITS[0],
     choices=limits.SIZE_FITS,
 )
-SOURCE_IMAGE = replace(
+IMG2IMG_IMAGE = replace(
     IMAGE,
     meaning=f"{IMAGE.meaning}. The first image is the one to change. All of them, including the first, are also Redux "
     "images with the weight IMAGE_STRENGTH",
@@ -367,14 +367,67 @@ START_SIGMA = _value(
     bounds=_FRACTION,
 )
 
+# Inpainting.
+SOURCE_IMAGE = replace(
+    IMAGE, name="SOURCE_IMAGE", shape=(1,), max_length=None, meaning="Encoded image to change a part of", keyword=""
+)
+MASK_IMAGE = replace(
+    SOURCE_IMAGE,
+    name="MASK_IMAGE",
+    meaning="Encoded mask of the same size as SOURCE_IMAGE, white where the image is changed. Pixels outside the mask "
+    "are returned unchanged",
+    flags=("--mask-image",),
+)
+MASK_CHANNEL = _value(
+    "MASK_CHANNEL",
+    DType.BYTES,
+    "How the mask is read: `luminance`, white is changed and transparent parts count as black, or `alpha`, transparent "
+    "parts are changed",
+    default=limits.MASK_CHANNELS[0],
+    choices=limits.MASK_CHANNELS,
+)
+MASK_INVERT = _value(
+    "MASK_INVERT",
+    DType.INT32,
+    "1 inverts the mask first",
+    bounds=Bounds(0, 1),
+    default=0,
+    genserve=RestField(),
+)
+MASK_SOFT = _value(
+    "MASK_SOFT",
+    DType.INT32,
+    "1 uses grey values of the mask as blending weights. By default, as in diffusers, values from half are white and "
+    "others are black",
+    bounds=Bounds(0, 1),
+    default=0,
+    genserve=RestField(),
+)
+MASK_FEATHER = _value(
+    "MASK_FEATHER",
+    DType.INT32,
+    "Width of the transition between the generated part and the image, inside the mask. 0 is a hard edge",
+    unit="pixels",
+    bounds=Bounds(0, limits.MAX_MASK_FEATHER),
+    default=0,
+    genserve=RestField(),
+)
+PADDING_MASK_CROP = _value(
+    "PADDING_MASK_CROP",
+    DType.INT32,
+    "Generates only the bounding box of the mask with a margin of this width, at the size of the generated image, and "
+    "pastes it into the image, as diffusers' `padding_mask_crop`. The result has the size of SOURCE_IMAGE. By default, "
+    "the whole image is generated",
+    unit="pixels",
+    flags=("--only-masked",),
+    bounds=Bounds(0, limits.MAX_SIDE),
+)
+
 # Edge control.
 CONTROL_IMAGE = replace(
-    IMAGE,
+    SOURCE_IMAGE,
     name="CONTROL_IMAGE",
-    shape=(1,),
-    max_length=None,
     meaning="Encoded image whose edges are followed, or an edge map; CONTROL_KIND says which",
-    keyword="",
 )
 CONTROL_KIND = _value(
     "CONTROL_KIND",
@@ -452,6 +505,9 @@ IMAGE_PARAMETERS = (
     IMAGE_END,
 )
 PROMPT_PARAMETERS = (PROMPT_STRENGTH, PROMPT_START, PROMPT_END, NEGATIVE_PROMPT)
+#: Parameters that are one encoded image each.
+SINGLE_IMAGES = (SOURCE_IMAGE, MASK_IMAGE, CONTROL_IMAGE)
 IMG2IMG_PARAMETERS = (STRENGTH, START_SIGMA, FIT)
+MASK_PARAMETERS = (MASK_CHANNEL, MASK_INVERT, MASK_SOFT, MASK_FEATHER, PADDING_MASK_CROP)
 EDGE_PARAMETERS = (CONTROL_KIND, CANNY_LOW, CANNY_HIGH, FIT)
 CONTROL_PARAMETERS = (CONTROL_SCALE, CONTROL_START, CONTROL_END)

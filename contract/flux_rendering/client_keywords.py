@@ -10,7 +10,7 @@ from flux_contract.groups import GROUPS, ParameterGroup
 from flux_contract.models import CANNY_EDGES
 from flux_contract.modes import MODES, Mode
 from flux_contract.parameter import Parameter, with_names
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, OUTPUT_FORMAT
+from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK, OUTPUT_FORMAT, SINGLE_IMAGES
 from flux_contract.tensors import DType
 
 _HEAD = '''\
@@ -34,7 +34,11 @@ ModeName = Literal[{modes}]
 _WIDTH = 120
 _TYPES = {DType.BYTES: "str", DType.INT32: "int", DType.INT64: "int", DType.FP32: "float"}
 #: Of images, which the client encodes.
-_IMAGE_TYPES = {IMAGE.name: "ImageInputs", CONTROL_IMAGE.name: "ImageInput", IMAGE_MASK.name: "Masks"}
+_IMAGE_TYPES = {
+    IMAGE.name: "ImageInputs",
+    IMAGE_MASK.name: "Masks",
+    **dict.fromkeys((parameter.name for parameter in SINGLE_IMAGES), "ImageInput"),
+}
 
 
 def render_keywords(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:

@@ -91,7 +91,7 @@ def test_both_are_in_the_documentation() -> None:
     assert "## flux_probe (ensemble)\n\nImages to probes." in tensors
     parameters = render_parameters(MODES)
     assert f"| `{KEYWORD}` | `{NAME}` | `{FLAG}` | 0..3 | `1.5` | all | Level of the probe" in parameters
-    assert "redux, img2img, canny, probe | Encoded images" in parameters
+    assert "redux, img2img, inpaint, canny, probe | Encoded images" in parameters
 
 
 def test_both_are_in_the_rendered_keywords_of_the_client() -> None:

@@ -43,7 +43,7 @@ def grace() -> int:
 LONGEST = f"{longest_image_seconds():.0f} s"
 DETECTION = probe()["periodSeconds"] * probe()["failureThreshold"] + probe()["timeoutSeconds"]
 GATEWAYS = re.search(r"gateway allows: (\d+ s)", "\n".join(lines()))
-ROUND = re.search(r"(\d) images of 1024x1024, a step of each in ([\d.]+ s)", "\n".join(lines()))
+ROUND = re.search(r"(\d) images of 1024x1024, one step of each in ([\d.]+ s)", "\n".join(lines()))
 assert GATEWAYS
 assert ROUND
 

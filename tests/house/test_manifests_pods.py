@@ -309,7 +309,7 @@ def test_shared_memory_holds_the_largest_requests_and_the_limit_holds_both(name:
 def weights_of_flux() -> float:
     """Bytes of what every mode, images and prompts take of FLUX.1-dev, by docs/memory.md."""
     text = (ROOT / "docs" / "memory.md").read_text()
-    rows = re.findall(r"^\| (?:every mode|images that steer|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| (?:every mode|image guidance|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE)
     assert len(rows) == 4
     return sum(map(float, rows)) * 1e9
 

@@ -33,6 +33,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flux_client import DeadlineExceeded, FluxClient, FluxError, ImageResult, ModeName, RetryPolicy
+from flux_contract.modes import BY_NAME
 from images import drawn_image, encoded
 
 MODES: tuple[ModeName, ...] = get_args(ModeName)
@@ -88,6 +89,7 @@ class MixedLoad:
         self._seed = seed
         self._seeds = iter(range(1 + 10**6 * seed, 10**6 * (seed + 1)))
         self._images = [encoded(drawn_image(number)) for number in range(IMAGES)]
+        self._mask = encoded(Image.linear_gradient("L").resize(drawn_image(0).size))
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -165,11 +167,13 @@ class MixedLoad:
     def _posted(self, http: httpx.Client, rng: random.Random) -> str:
         arguments, seed, mode = self._arguments(rng)
         fields = {name: arguments[name] for name in ("height", "width", "num_inference_steps", "seed", "prompt")}
-        images = {name: arguments[name] for name in ("images", "control_image") if name in arguments}
-        names = {"images": "input_image", "control_image": "control_image"}
-        fields_of_images = {names[name]: base64.b64encode(data).decode() for name, data in images.items()}
-        mode_name = "controlnet" if mode == "canny" else mode
-        answer = http.post("/generate", json={"mode": mode_name, **fields, **fields_of_images})
+        names = {"images": "input_image", "source_image": "input_image"}
+        fields_of_images = {
+            names.get(name, name): base64.b64encode(value).decode()
+            for name, value in arguments.items()
+            if isinstance(value, bytes)
+        }
+        answer = http.post("/generate", json={"mode": BY_NAME[mode].genserve, **fields, **fields_of_images})
         if answer.status_code != 200:
             self._note("rest", str(answer.status_code), answer.text)
             time.sleep(PAUSE_S)
@@ -193,6 +197,8 @@ class MixedLoad:
             arguments["prompt"] = arguments["prompt"] or "yellow sun"
         elif mode == "canny":
             arguments["control_image"] = rng.choice(self._images)
+        elif mode == "inpaint":
+            arguments |= {"source_image": rng.choice(self._images), "mask_image": self._mask}
         else:
             arguments["images"] = rng.choice(self._images)
         return arguments, seed, mode

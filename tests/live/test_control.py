@@ -147,7 +147,7 @@ def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient
 
 def test_more_squares_than_one_request_may_show_are_refused(client: FluxClient) -> None:
     wide = Image.new("RGB", (160, 20), "red")
-    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT make 24 squares, at most 16"):
+    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT give 24 squares, expected at most 16"):
         varied(client, wide, wide, wide, image_fit="tiles")
     assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
 
@@ -175,11 +175,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown blend": ({"image_blend": "mean"}, "IMAGE_BLEND='mean', expected one of: concat, sum"),
     "a mask of another size": (
         {"image_mask": Image.new("L", (60, 80), 255)},
-        "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels for an image of 80x60, expected the same",
+        "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels, expected the image's size, 80x60",
     ),
     "a mask that leaves nothing": (
         {"image_mask": [None, Image.new("L", (80, 60), 0)]},
-        "flux_prior_redux: IMAGE[1]: IMAGE_MASK leaves nothing of the image",
+        "flux_prior_redux: IMAGE[1]: IMAGE_MASK excludes the whole image",
     ),
     "a mask that is not an image": (
         {"image_mask": [None, b"%PDF-1.7"]},
@@ -195,11 +195,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a sum of unlike tokens": (
         {"image_blend": "sum", "image_detail": [1, 2]},
-        "flux_prior_redux: IMAGE_BLEND='sum' needs images of the same number of tokens",
+        "flux_prior_redux: IMAGE_BLEND='sum' requires the same detail, fit, mask, start and end for all images",
     ),
     "nothing that steers": (
         {"image_strength": 0.0, "prompt_strength": 0.0},
-        "flux_prior_redux: IMAGE_STRENGTH and PROMPT_STRENGTH leave nothing that steers once 0 of the steps are over",
+        "flux_prior_redux: IMAGE_STRENGTH and PROMPT_STRENGTH: no image and no prompt applies after 0% of the steps",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Two real Tritons under load: what one of them loses when it is stopped or killed, the other does."""
+"""Two Tritons under load: when one is stopped or killed, the other processes its requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
-    """They must leave nothing behind."""
+    """Two running replicas. They must leave no processes or shared memory behind."""
     with (tmp_path / "log").open("wb") as log:
         two = [Replica(ROOT / "model_repository", DEMO, log) for _ in range(2)]
         try:
@@ -31,7 +31,7 @@ def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
     assert [each for replica in two for each in replica.left()] == []
 
 
-def test_no_request_is_lost_when_one_of_two_is_restarted_and_the_other_killed(
+def test_no_request_is_lost_when_one_server_restarts_and_the_other_is_killed(
     replicas: list[Replica], tmp_path: Path
 ) -> None:
     images = [encoded(drawn_image(number)) for number in range(8)]

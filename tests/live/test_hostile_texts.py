@@ -38,7 +38,7 @@ HOSTILE = [
     *(f"x ({code})" for code in sorted(set(CODES.values()))),
     "x' (UNAVAILABLE)",
     "\n(UNAVAILABLE)",
-    "flux_base: no room for 1 more images (UNAVAILABLE)",
+    "flux_base: no room for 1 more image (UNAVAILABLE)",
     "in ensemble 'flux_redux', Server not ready",
     "ü 画 \N{PILE OF POO}",
 ]

@@ -107,14 +107,14 @@ def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_serve
         ["OUTPUT_IMAGE", "OUTPUT_SEED"],
     )
     assert together["OUTPUT_SEED"].tolist() == [70, 71, 72]
-    for image, seed in zip(together["OUTPUT_IMAGE"], (70, 71, 72), strict=True):
+    for variation, seed in zip(together["OUTPUT_IMAGE"], (70, 71, 72), strict=True):
         alone = call_grpc(
             demo_server.grpc_url,
             "flux_redux",
             tensors_of([image], num_inference_steps=4, seed=seed),
             ["OUTPUT_IMAGE", "OUTPUT_SEED"],
         )
-        assert np.abs(pixels(image) - pixels(alone["OUTPUT_IMAGE"][0])).max() <= 1
+        assert np.abs(pixels(variation) - pixels(alone["OUTPUT_IMAGE"][0])).max() <= 1
 
 
 @pytest.mark.parametrize("which", ["demo_server", "random_server"])

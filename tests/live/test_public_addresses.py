@@ -135,15 +135,15 @@ def test_modes_without_their_checkpoint_are_offered_nowhere(bare: Served) -> Non
     until = time.monotonic() + 60
     while (health := httpx.get(f"{rest}/health")).status_code != 200 and time.monotonic() < until:
         time.sleep(0.2)
-    assert health.json()["modes"] == ["redux", "img2img"]
-    assert httpx.get(f"{rest}/status").json()["modes"] == ["redux", "img2img"]
+    assert health.json()["modes"] == ["redux", "img2img", "inpaint"]
+    assert httpx.get(f"{rest}/status").json()["modes"] == ["redux", "img2img", "inpaint"]
     features = {
         model["model_id"]: model["supported_features"] for model in httpx.get(f"{rest}/models").json()["models"]
     }
     assert "flux1-canny-dev" not in features
     assert not [name for names in features.values() for name in names if name.startswith("text")]
     with FluxClient(triton, retry=ONCE) as client:
-        assert client.ready_modes() == ["redux", "img2img"]
+        assert client.ready_modes() == ["redux", "img2img", "inpaint"]
         assert client.redux(drawn_image(1), num_inference_steps=1)
         with pytest.raises(InvalidRequest, match="flux_text2img"):
             client.text2img("red apple")

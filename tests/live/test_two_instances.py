@@ -153,7 +153,7 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
         assert answers.empty()
         ask(5)
         for _ in range(5):
-            assert "no room for 1 more images: 64 are waiting or running" in answers.get(timeout=30)
+            assert "no room for 1 more image: 64 are waiting or running" in answers.get(timeout=30)
         # The others are dropped when their time is over.
         for _ in range(2 * MAX_WAITING):
             answers.get(timeout=60)

@@ -1,4 +1,4 @@
-"""The server's folder of adapters: only what it lists, as it is now, and no more in memory than is kept."""
+"""The server's folder of adapters: names are looked up at each request, and memory is limited."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def adapters(tmp_path: Path, tiny_flux: FluxPipeline) -> Adapters:
     return Adapters(tmp_path, Transformer(tiny_flux.transformer), count=2)
 
 
-def test_the_same_adapters_are_the_same_transformer_so_that_jobs_share_steps(adapters: Adapters) -> None:
+def test_same_adapters_share_one_transformer_so_that_jobs_share_steps(adapters: Adapters) -> None:
     both = (Lora("one", 1.0), Lora("two", 0.5))
     assert adapters.adapted(both) is adapters.adapted(both)
     assert adapters.adapted(both) is not adapters.adapted(both[:1])
     assert adapters.adapted(both[:1]) is not adapters.adapted((Lora("one", 0.5),))
 
 
-def test_what_was_not_used_for_longest_is_dropped(adapters: Adapters) -> None:
+def test_least_recently_used_adapters_are_dropped(adapters: Adapters) -> None:
     first = adapters.adapted((Lora("one", 1.0),))
     adapters.adapted((Lora("two", 1.0),))
     assert adapters.adapted((Lora("one", 1.0),)) is first
@@ -48,7 +48,7 @@ def test_what_was_not_used_for_longest_is_dropped(adapters: Adapters) -> None:
     assert adapters.adapted((Lora("one", 1.0),)) is not first
 
 
-def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Path) -> None:
+def test_replaced_file_is_read_again(adapters: Adapters, tmp_path: Path) -> None:
     before = adapters.adapted((Lora("one", 1.0),))
     put(tmp_path, "one", 0.9)
     os.utime(tmp_path / "one.safetensors", ns=(1, 1))
@@ -56,7 +56,7 @@ def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["renamed", "written"])
-def test_a_replacement_of_the_same_size_and_time_is_read_anew(adapters: Adapters, tmp_path: Path, how: str) -> None:
+def test_replacement_with_same_size_and_time_is_read_again(adapters: Adapters, tmp_path: Path, how: str) -> None:
     file, replacement = tmp_path / "one.safetensors", tmp_path / "new" / "one.safetensors"
     before, found = adapters.adapted((Lora("one", 1.0),)), file.stat()
     replacement.parent.mkdir()
@@ -74,8 +74,8 @@ def test_a_replacement_of_the_same_size_and_time_is_read_anew(adapters: Adapters
     assert float(addition.up[0, 0]) == pytest.approx(0.9)
 
 
-def test_a_file_that_shrinks_after_it_was_read_harms_nothing(adapters: Adapters, tmp_path: Path) -> None:
-    """A mapped file would end the process here."""
+def test_truncating_a_file_after_reading_is_harmless(adapters: Adapters, tmp_path: Path) -> None:
+    """With a memory-mapped file, the process would crash here."""
     adapted = adapters.adapted((Lora("one", 1.0),))
     (tmp_path / "one.safetensors").write_bytes(b"")
     (addition,) = adapted._project("x_embedder").additions
@@ -85,10 +85,10 @@ def test_a_file_that_shrinks_after_it_was_read_harms_nothing(adapters: Adapters,
 
 
 @pytest.mark.parametrize("writes", [1, 10])
-def test_a_file_that_changes_while_it_is_read_is_read_again(
+def test_file_that_changes_during_reading_is_read_again(
     adapters: Adapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
-    """writes: readings during which it is replaced; the first finds it half-written."""
+    """writes: number of reads during which the file is replaced. The first read finds a half-written file."""
     file, left = tmp_path / "one.safetensors", [writes]
     whole = file.read_bytes()
     read_bytes = Path.read_bytes
@@ -111,43 +111,41 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
             adapters.adapted((Lora("one", 1.0),))
 
 
-def test_a_new_file_needs_no_restart(adapters: Adapters, tmp_path: Path) -> None:
+def test_new_file_is_found_without_restart(adapters: Adapters, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="LORA='three', expected one of: one, two"):
         adapters.adapted((Lora("three", 1.0),))
     put(tmp_path, "three", 0.3)
     assert adapters.adapted((Lora("three", 1.0),))
 
 
-def test_a_link_to_nothing_is_no_adapter(adapters: Adapters, tmp_path: Path) -> None:
+def test_broken_symlink_is_not_an_adapter(adapters: Adapters, tmp_path: Path) -> None:
     (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InvalidRequest, match=r"expected one of: one, two$"):
         adapters.adapted((Lora("gone", 1.0),))
 
 
 @pytest.mark.parametrize("name", ["../one", "one.safetensors", "", "/etc/passwd", "ONE", "x" * 5000])
-def test_a_name_is_no_path(adapters: Adapters, name: str) -> None:
+def test_path_is_not_accepted_as_name(adapters: Adapters, name: str) -> None:
     with pytest.raises(InvalidRequest, match="expected one of: one, two"):
         adapters.adapted((Lora(name, 1.0),))
 
 
-def test_a_server_without_a_folder_says_how_it_gets_one(tiny_flux: FluxPipeline) -> None:
+def test_error_without_a_folder_says_how_to_configure_one(tiny_flux: FluxPipeline) -> None:
     with pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"):
         Adapters(None, Transformer(tiny_flux.transformer), 2).adapted((Lora("one", 1.0),))
 
 
-def test_a_file_that_is_too_large_is_not_read(adapters: Adapters, tmp_path: Path) -> None:
+def test_rejects_file_that_is_too_large(adapters: Adapters, tmp_path: Path) -> None:
     with (tmp_path / "huge.safetensors").open("wb") as file:
         file.truncate(50 * 2**30)
-    with pytest.raises(InvalidRequest, match=r"LORA='huge' cannot be read: it has 53687091200 bytes, expected at most"):
+    with pytest.raises(InvalidRequest, match=r"LORA='huge' cannot be read: the file has 53687091200 bytes, expected"):
         adapters.adapted((Lora("huge", 1.0),))
 
 
-def test_a_file_without_enough_memory_to_read_it_cannot_be_read(
-    adapters: Adapters, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_file_if_memory_runs_out(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(content: bytes) -> object:
         raise MemoryError
 
     monkeypatch.setattr(lora, "read_lora_file", out_of_memory)
-    with pytest.raises(InvalidRequest, match="LORA='one' cannot be read: too large for the memory that is free"):
+    with pytest.raises(InvalidRequest, match="LORA='one' cannot be read: too large for the free memory"):
         adapters.adapted((Lora("one", 1.0),))

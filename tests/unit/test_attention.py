@@ -1,4 +1,4 @@
-"""Weighted attention: the mask and the merge give what repeating the tokens gives."""
+"""Weighted attention: the mask and the merge give the same result as repeated tokens."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ WEIGHTS = {
     "one heavy token": [[512.0, 1, 1, 1]],
     "counts": [[3.0, 1, 2, 1], [1, 4, 4, 2]],
     "rows of different length": [[512.0, 1, 1, 1], [512, 1, 0, 0], [7, 0, 0, 0]],
-    "absent ones in between": [[0.0, 2, 0, 1]],
+    "absent tokens in between": [[0.0, 2, 0, 1]],
 }
 
 
 @pytest.mark.parametrize("way", ["mask", "merge"])
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
-def test_a_token_of_weight_w_acts_as_w_equal_tokens(way: str, weights: list[list[float]]) -> None:
-    """Against softmax attention written out, over the tokens repeated."""
+def test_token_of_weight_w_acts_like_w_equal_tokens(way: str, weights: list[list[float]]) -> None:
+    """Compared with softmax attention over repeated tokens."""
     rows = torch.tensor(weights, device=device())
     query, key, value = queries_keys_values(len(rows), rows.shape[1] + IMAGE_TOKENS)
     actual = weighted_attention(rows, IMAGE_TOKENS, torch.float32, way)(query, key, value)
@@ -43,15 +43,15 @@ def test_a_token_of_weight_w_acts_as_w_equal_tokens(way: str, weights: list[list
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
-def test_both_ways_agree_for_weights_that_are_no_whole_numbers(tokens: int) -> None:
+def test_mask_and_merge_agree_for_fractional_weights(tokens: int) -> None:
     weights = (torch.rand(3, tokens, generator=torch.Generator().manual_seed(1)) * 3).to(device())
     inputs = queries_keys_values(3, tokens + IMAGE_TOKENS)
     masked = MaskedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs)
     assert torch.allclose(MergedAttention(weights, IMAGE_TOKENS, torch.float32)(*inputs), masked, atol=1e-5)
 
 
-def test_in_bfloat16_only_the_merge_keeps_the_weight() -> None:
-    """log(512) is 6.25 in bfloat16, which is a weight of 518."""
+def test_only_the_merge_keeps_the_exact_weight_in_bfloat16() -> None:
+    """In bfloat16, log(512) is rounded to 6.25, which corresponds to a weight of 518."""
     weights = torch.tensor([[512.0, 1, 1, 1]])
     attention = weighted_attention(weights, IMAGE_TOKENS, torch.bfloat16)
     assert isinstance(attention, MergedAttention)
@@ -61,26 +61,26 @@ def test_in_bfloat16_only_the_merge_keeps_the_weight() -> None:
     assert isinstance(weighted_attention(many, IMAGE_TOKENS, torch.float32), MaskedAttention)
 
 
-def test_weights_of_one_need_neither() -> None:
+def test_weights_of_one_need_neither_mask_nor_merge() -> None:
     plain = weighted_attention(torch.ones(2, 7), IMAGE_TOKENS, torch.float32)
     assert plain is torch.nn.functional.scaled_dot_product_attention
 
 
-def test_runs_are_told_apart_only_where_a_weight_changes() -> None:
+def test_new_run_begins_only_where_a_weight_changes() -> None:
     merged = MergedAttention(torch.tensor([[512.0, 1, 1, 1], [512, 1, 1, 0]]), IMAGE_TOKENS, torch.float32)
     assert list(zip(merged.starts, merged.ends, strict=True)) == [(0, 1), (1, 3), (3, 4), (4, 9)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight(dtype: torch.dtype) -> None:
-    """A mask with soft edges gives each token a weight of its own."""
+def test_soft_mask_needs_few_kernel_calls_and_keeps_the_heavy_token_exact(dtype: torch.dtype) -> None:
+    """With a soft-edged mask, every token has a different weight."""
     soft = torch.rand(2, 60, generator=torch.Generator().manual_seed(2)).sort(descending=True).values.to(device())
     weights = torch.cat([torch.full_like(soft[:, :1], 512.0), soft], dim=1)
     query, key, value = (tensor.to(dtype) for tensor in queries_keys_values(2, 61 + IMAGE_TOKENS))
     attention = MergedAttention(weights, IMAGE_TOKENS, dtype, max_runs=4)
     assert len(attention.starts) == 4
     assert attention.bias is not None
-    assert attention.bias.stride(0) % 8 == 0, "a GPU's kernel wants it"
+    assert attention.bias.stride(0) % 8 == 0, "the efficient GPU kernel requires this stride"
     bias = torch.nn.functional.pad(weights.log(), (0, IMAGE_TOKENS))[:, None, None]
     logits = query.float() @ key.float().mT / math.sqrt(8) + bias
     expected = logits.softmax(-1) @ value.float()
@@ -93,13 +93,13 @@ def test_a_soft_mask_costs_few_kernel_calls_and_the_heavy_token_keeps_its_weight
     assert torch.allclose(light(query, key, value), masked, atol=1e-5)
 
 
-def test_an_operator_that_torch_lacks_is_named() -> None:
+def test_error_names_an_operator_that_torch_lacks() -> None:
     with pytest.raises(ImportError, match=r"torch .* has no operator aten::_no_such_attention, expected torch 2\.6 to"):
         attention_ops._operator("_no_such_attention")
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_the_log_sum_is_that_of_the_logits(has_bias: bool) -> None:
+def test_log_sum_is_the_log_sum_exp_of_the_logits(has_bias: bool) -> None:
     query, key, value = queries_keys_values(2, 9)
     bias = torch.linspace(-1, 1, 16, device=device()).expand(2, 1, 1, 16)[..., :9] if has_bias else None
     logits = query @ key.mT / math.sqrt(8) + (0 if bias is None else bias)

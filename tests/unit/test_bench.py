@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: plans, loads, figures, tables. No server, no diffusers."""
+"""Plans, load generator, statistics and tables of the benchmark, without a server or diffusers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "performance.md"
 def cell(
     system: str, *latencies_s: float, round: int = 1, concurrency: int = 1, workload: str = "demo", mode: str = "closed"
 ) -> Cell:
-    """One client after the other."""
+    """Return a measurement with consecutive requests of these latencies."""
     ends = np.cumsum(latencies_s).tolist()
     outcomes = tuple(
         RequestOutcome(index, end - taken, end, difference=1)
@@ -54,24 +54,24 @@ def cell(
     return Cell(round, workload, system, mode, concurrency, batch, outcomes, rate)
 
 
-def test_a_workload_is_the_same_every_time_and_longer_ones_begin_alike() -> None:
+def test_workload_is_deterministic_and_longer_lists_start_alike() -> None:
     mixed = WORKLOADS["mixed"]
     assert mixed.jobs(8) == mixed.jobs(40)[:8]
     assert [job.index for job in mixed.jobs(40)] == list(range(40))
     assert len({job.seed for job in mixed.jobs(40)}) == 40
 
 
-def test_the_command_line_names_every_workload() -> None:
+def test_command_line_names_every_workload() -> None:
     assert tuple(WORKLOADS) == WORKLOAD_NAMES
 
 
-def test_a_mix_has_every_kind_equally_often() -> None:
+def test_mix_has_every_kind_equally_often() -> None:
     mixed = WORKLOADS["mixed"]
-    assert Counter(job.kind for job in mixed.jobs(40)) == dict.fromkeys(mixed.kinds, 5)
-    assert {job.kind for job in mixed.jobs(8)} == set(mixed.kinds)  # which are those that are compared
+    assert Counter(job.kind for job in mixed.jobs(50)) == dict.fromkeys(mixed.kinds, 5)
+    assert {job.kind for job in mixed.jobs(10)} == set(mixed.kinds)  # the jobs with reference images
 
 
-def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
+def test_mix_has_every_mode_in_both_sizes_and_step_counts() -> None:
     kinds = WORKLOADS["mixed"].kinds
     for values in zip(*kinds, strict=True):
         assert len(set(Counter(values).values())) == 1
@@ -83,28 +83,28 @@ def test_the_mix_has_every_mode_small_and_large_quick_and_slow() -> None:
         )
 
 
-def test_the_other_workloads_are_redux() -> None:
+def test_other_workloads_have_only_redux() -> None:
     for name in ("demo", "grid512"):
         assert {job.mode for job in WORKLOADS[name].jobs(10)} == {"redux"}
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 8, 16])
-def test_every_client_asks_equally_often(concurrency: int) -> None:
+def test_block_size_is_a_multiple_of_clients_and_kinds(concurrency: int) -> None:
     workload = Workload("w", (WorkloadKind(64, 4), WorkloadKind(256, 4)), (1,), requests=12, requests_per_client=3)
     count = workload.count(concurrency)
     assert count >= max(12, 3 * concurrency)
     assert count % concurrency == count % 2 == 0
 
 
-def test_a_warm_up_touches_every_kind_with_few_steps() -> None:
+def test_warm_up_has_every_kind_with_few_steps() -> None:
     jobs = WORKLOADS["mixed"].jobs(40)
-    assert [job.index for job in warm_up(jobs, 4)] == list(range(8))
+    assert [job.index for job in warm_up(jobs, 4)] == list(range(10))
     assert {(job.mode, job.side) for job in warm_up(jobs, 4)} == {(w.mode, w.side) for w in jobs}
     assert {job.steps for job in warm_up(jobs, 4)} == {3}
     assert [job.index for job in warm_up(WORKLOADS["demo"].jobs(40), 4)] == list(range(4))
 
 
-def test_prompts_have_other_bytes_in_every_request_and_the_same_words() -> None:
+def test_prompts_differ_in_bytes_but_not_in_words() -> None:
     jobs = WORKLOADS["mixed"].jobs(8)
     one, other = respelled(jobs, "round 1"), respelled(jobs, "round 2")
     assert len({job.prompt for job in one + other}) == 16
@@ -113,35 +113,35 @@ def test_prompts_have_other_bytes_in_every_request_and_the_same_words() -> None:
     assert respelled(jobs, "round 1") == one
 
 
-def test_arrivals_follow_their_seed_and_their_rate() -> None:
+def test_arrivals_follow_seed_and_rate() -> None:
     arrivals = poisson_arrivals_s(4.0, 4000, seed=3)
     assert arrivals == poisson_arrivals_s(4.0, 4000, seed=3)
     assert arrivals != poisson_arrivals_s(4.0, 4000, seed=4)
     assert arrivals == sorted(arrivals)
     gaps = np.diff(arrivals)
     assert gaps.mean() == pytest.approx(0.25, rel=0.05)
-    assert gaps.std() == pytest.approx(0.25, rel=0.1)  # as of an exponential distribution
+    assert gaps.std() == pytest.approx(0.25, rel=0.1)  # an exponential distribution
     with pytest.raises(ValueError, match="rate_per_s=0"):
         poisson_arrivals_s(0, 1, seed=1)
 
 
-def test_every_system_comes_first_in_some_round() -> None:
+def test_every_system_is_first_in_some_round() -> None:
     assert [rotated(["a", "b", "c"], turn)[0] for turn in range(4)] == ["a", "b", "c", "a"]
     assert sorted(rotated(["a", "b", "c"], 7)) == ["a", "b", "c"]
 
 
-def test_every_number_is_an_image_of_its_own() -> None:
+def test_every_number_has_its_own_image() -> None:
     assert len({images.image(number).tobytes() for number in range(40)}) == 40
     assert images.image(3).tobytes() == images.image(3).tobytes()
 
 
-def test_another_occasion_has_other_bytes_and_the_same_pixels() -> None:
+def test_occasion_changes_bytes_but_not_pixels() -> None:
     one, other = images.encoded(5, "round 1"), images.encoded(5, "round 2")
     assert one != other
     assert Image.open(io.BytesIO(one)).tobytes() == Image.open(io.BytesIO(other)).tobytes()
 
 
-def test_perf_analyzer_gets_the_length_before_the_bytes() -> None:
+def test_perf_input_has_length_before_bytes() -> None:
     entry = request(3, side=64, steps=20, occasion="x")
     element = base64.b64decode(entry["IMAGE"]["content"]["b64"])
     assert int.from_bytes(element[:4], "little") == len(element) - 4
@@ -153,10 +153,10 @@ def jobs(count: int) -> list[ImageOptions]:
     return [ImageOptions(index, 64, 4, 1000 + index) for index in range(count)]
 
 
-def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> None:
+def test_closed_loop_has_one_request_in_flight_per_client() -> None:
     running, most, counting = 0, 0, threading.Lock()
 
-    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, _job: ImageOptions) -> bytes:
         nonlocal running, most
         with counting:
             running += 1
@@ -171,8 +171,8 @@ def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients() -> N
     assert sorted(answer.outcome.index for answer in answers) == list(range(12))
 
 
-def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
-    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
+def test_closed_loop_ends_after_a_whole_block_when_its_time_is_up() -> None:
+    def caller(_image: bytes, _job: ImageOptions) -> bytes:
         time.sleep(0.01)
         return b"image"
 
@@ -184,10 +184,10 @@ def test_a_closed_loop_ends_with_a_whole_block_once_its_time_is_over() -> None:
     assert answered(60.0) == 40
 
 
-def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
+def test_open_loop_latency_counts_from_due_time() -> None:
     one_at_a_time = threading.Lock()
 
-    def caller(_image: bytes, _wish: ImageOptions) -> bytes:
+    def caller(_image: bytes, _job: ImageOptions) -> bytes:
         with one_at_a_time:
             time.sleep(0.1)
         return b"image"
@@ -195,11 +195,11 @@ def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
     answers = load.open_loop(caller, jobs(3), [b""] * 3, [0.0, 0.01, 0.02])
     due = [answer.outcome.due_s for answer in answers]
     assert due == pytest.approx([0.0, 0.01, 0.02], abs=1e-6)
-    # Three wait for one lock, in whatever order they get it.
+    # All three wait for one lock and may get it in any order.
     assert sorted(answer.outcome.ended_s for answer in answers)[2] >= 0.3
 
 
-def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
+def test_error_of_one_request_does_not_stop_the_loop() -> None:
     def caller(_image: bytes, job: ImageOptions) -> bytes:
         if job.index == 1:
             raise TimeoutError("too slow")
@@ -209,7 +209,7 @@ def test_a_request_that_raises_is_a_failure_and_no_more() -> None:
     assert [answer.outcome.error for answer in answers] == [None, "TimeoutError: too slow", None]
 
 
-def test_runs_are_merged_and_their_rounds_numbered_on() -> None:
+def test_merged_runs_have_consecutive_rounds() -> None:
     def part(workload: str, rounds: int) -> BenchResults:
         cells = [cell("loop", 1.0, round=number, workload=workload) for number in range(1, rounds + 1)]
         return BenchResults({}, {}, {"workloads": [{"name": workload}]}, cells=cells)
@@ -221,7 +221,7 @@ def test_runs_are_merged_and_their_rounds_numbered_on() -> None:
     assert "3 of demo, 2 of grid512" in report.machine(whole)
 
 
-def test_an_image_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
+def test_image_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
     expected = np.full((4, 4, 3), 100, np.int16)
     np.save(tmp_path / "0.npy", expected)
     buffer = io.BytesIO()
@@ -232,10 +232,10 @@ def test_an_image_is_compared_with_stock_diffusers(tmp_path: Path) -> None:
 
     assert compared(buffer.getvalue()).difference == 2
     assert compared(buffer.getvalue(), index=9).difference is None
-    assert "no image" in (compared(b"nonsense").error or "")
+    assert "not an image" in (compared(b"nonsense").error or "")
 
 
-def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
+def test_short_job_is_timed_alone_and_with_long_jobs() -> None:
     one_at_a_time = threading.Lock()
 
     def caller(_image: bytes, job: ImageOptions) -> bytes:
@@ -250,25 +250,25 @@ def test_a_short_job_is_timed_alone_and_beside_the_long_ones() -> None:
     assert found["beside_s"] > 0.1
 
 
-def test_ratios_are_taken_round_by_round() -> None:
-    """A machine twice as slow in round 2 changes no ratio."""
+def test_ratios_are_computed_within_a_round() -> None:
+    """A machine that is twice as slow in round 2 changes no ratio."""
     spread = figures.ratio({1: 6.0, 2: 3.0, 3: 8.0}, {1: 2.0, 2: 1.0, 3: 2.0})
     assert spread == figures.Spread(median=3.0, least=3.0, greatest=4.0)
     assert figures.ratio({1: 6.0}, {2: 2.0}) is None
     assert figures.ratio({1: 6.0}, {1: 0.0}) is None
 
 
-def test_the_best_is_looked_for_in_each_round() -> None:
+def test_best_is_chosen_in_each_round() -> None:
     assert figures.best_of([{1: 1.0, 2: 5.0}, {1: 2.0, 2: 4.0, 3: 1.0}]) == {1: 2.0, 2: 5.0, 3: 1.0}
 
 
-def test_a_loop_counts_at_every_concurrency() -> None:
+def test_loop_result_is_used_for_every_concurrency() -> None:
     cells = [cell("loop", 1.0), cell("fastapi", 1.0, concurrency=8)]
     assert figures.closed(cells, "demo", "loop", 8) == {1: cells[0]}
     assert figures.closed(cells, "demo", "fastapi", 1) == {}
 
 
-def test_failures_count_neither_as_images_nor_as_latencies() -> None:
+def test_failed_requests_count_neither_as_images_nor_as_latencies() -> None:
     good = cell("fastapi", 1.0, 1.0)
     bad = Cell(1, "demo", "fastapi", "closed", 1, None, (*good.outcomes, RequestOutcome(2, 2.0, 4.0, "HTTP 500")))
     assert bad.images_per_s == pytest.approx(0.5)
@@ -280,7 +280,7 @@ def test_failures_count_neither_as_images_nor_as_latencies() -> None:
     assert figures.latency([nothing]) is None
 
 
-def test_counters_of_all_instances_are_added_up_and_missing_ones_are_told() -> None:
+def test_counters_of_all_instances_are_summed_and_missing_ones_reported() -> None:
     before = parse_shares('flux_forward_seconds_total{model="flux_base",instance="0"} 1.5\n')
     after = parse_shares(
         "# TYPE flux_forward_seconds_total counter\n"
@@ -324,14 +324,14 @@ def some_results() -> BenchResults:
     return results
 
 
-def test_the_tables_say_what_was_measured() -> None:
+def test_tables_have_the_results() -> None:
     text = report.sections(some_results())
     assert "| diffusers in a loop | 1.00 | 1.00 |" in text["throughput"]
     assert "| LitServe + diffusers | 4.00 | 4.00 |" in text["ratios"]
     assert report.spread_text(figures.Spread(2.0, 1.0, 3.0)) == "2.00 (1.00 to 3.00)"
-    assert "| **the best of them** | 4.00 | 4.00 |" in text["ratios"]
+    assert "| **best alternative** | 4.00 | 4.00 |" in text["ratios"]
     assert "| diffusers in a loop | 1.00 / 1.00 / 1.00 | – |" in text["latency"]
-    assert "0.50 requests/s arrive" in text["open"]
+    assert "0.50 requests/s" in text["open"]
     assert "| flux-triton, gRPC | 0.20 | 0.50 | 2.50 |" in text["fairness"]
     assert "| 64x64 | none | 8 | 50 | 500 | 10.00 |" in text["ceiling"]
     assert "8: 1.25" in text["batching"]
@@ -339,7 +339,7 @@ def test_the_tables_say_what_was_measured() -> None:
     assert "not measured: round 2, demo, pytriton" in text["agreement"]
 
 
-def test_a_workload_is_described_by_its_modes() -> None:
+def test_workload_description_lists_modes() -> None:
     assert report.kinds([[64, 20]]) == report.kinds([WorkloadKind(64, 20)]) == "64x64 with 20 steps"
     assert report.kinds([[64, 4], [256, 4]]) == "64x64 with 4 steps; 256x256 with 4 steps"
     text = report.kinds([[64, 4, "redux"], [64, 4, "canny"], [256, 50, "canny"]])
@@ -347,18 +347,18 @@ def test_a_workload_is_described_by_its_modes() -> None:
     assert "`red apple`" in text
 
 
-def test_results_survive_their_file(tmp_path: Path) -> None:
+def test_results_survive_saving_and_loading(tmp_path: Path) -> None:
     results = some_results()
     results.save(tmp_path / "bench.json")
     assert BenchResults.load(tmp_path / "bench.json") == results
 
 
-def test_the_page_has_a_place_for_every_table() -> None:
+def test_page_has_markers_for_every_table() -> None:
     page = replaced(PAGE.read_text(), report.sections(some_results()))
     assert "| diffusers in a loop | 1.00 | 1.00 |" in page
 
 
-def test_what_people_wrote_around_a_table_stays() -> None:
+def test_text_around_a_rendered_table_stays() -> None:
     page = "before\n<!-- made:begin x -->\nold\n<!-- made:end x -->\nafter\n"
     assert replaced(page, {"x": r"new \1"}) == (
         "before\n<!-- made:begin x -->\n\nnew \\1\n\n<!-- made:end x -->\nafter\n"
@@ -367,11 +367,11 @@ def test_what_people_wrote_around_a_table_stays() -> None:
         replaced(page, {"y": "new"})
 
 
-def test_a_table_is_markdown() -> None:
+def test_table_is_markdown() -> None:
     assert table(["", "a"], [["row", "1"]]) == "|  | a |\n|---|---:|\n| row | 1 |"
 
 
-def test_bytes_are_counted_by_what_tensors_lie_in() -> None:
+def test_bytes_of_counts_each_storage_once() -> None:
     layer = torch.nn.Linear(3, 4)
     assert bytes_of(layer) == 4 * (12 + 4)
     assert bytes_of([layer, layer.weight[:2], {"again": layer}]) == bytes_of(layer)
@@ -380,18 +380,18 @@ def test_bytes_are_counted_by_what_tensors_lie_in() -> None:
     assert bytes_of(None) == 0
 
 
-def test_bytes_of_files_are_those_of_the_tensors_named(tmp_path: Path) -> None:
+def test_bytes_in_counts_tensors_with_the_prefix(tmp_path: Path) -> None:
     save_file({"encoder.a": torch.zeros(3), "decoder.a": torch.zeros(5)}, tmp_path / "vae.safetensors")
     assert bytes_in([tmp_path]) == 4 * 8
     assert bytes_in([tmp_path], "encoder.") == 4 * 3
 
 
 @pytest.mark.parametrize(("weights", "is_once"), [(1000, True), (1009, True), (1100, False), (2000, False)])
-def test_what_is_loaded_twice_is_noticed(weights: int, is_once: bool) -> None:
+def test_weights_loaded_twice_are_detected(weights: int, is_once: bool) -> None:
     assert Loaded("flux_base", weights, files=1000).is_loaded_once is is_once
 
 
-def test_a_process_is_known_by_its_model() -> None:
+def test_process_is_identified_by_its_model() -> None:
     command = "/opt/triton_python_backend_stub\0/tmp/x/model_repository/flux_base/1/model.py\0flux-triton-1_\0"
     assert model_in(command) == "flux_base"
     assert resident_in("Name:\ttriton\nVmHWM:\t   9 kB\nVmRSS:\t   5 kB\n") == 5 * 1024
@@ -404,7 +404,7 @@ def some_memory() -> dict[str, str]:
     return memory_report.sections(demo, dev, [Loaded("flux_base", 54_100_000, 54_000_000)], resident)
 
 
-def test_the_memory_tables_say_what_was_counted() -> None:
+def test_memory_tables_have_the_sizes() -> None:
     text = some_memory()
     assert "| prompts, as in text2img | CLIP, T5 | 73.1 MB | 9.52 GB |" in text["modes"]
     assert "| `flux_base` | transformer | 24.5 MB | 23.80 GB | 520 MB |" in text["processes"]
@@ -412,5 +412,5 @@ def test_the_memory_tables_say_what_was_counted() -> None:
     assert "| `flux_base` | 54.1 MB | 54.0 MB |" in text["files"]
 
 
-def test_the_memory_page_has_a_place_for_every_table() -> None:
+def test_memory_page_has_markers_for_every_table() -> None:
     assert "73.1 MB" in replaced(PAGE.with_name("memory.md").read_text(), some_memory())

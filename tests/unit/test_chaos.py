@@ -1,6 +1,6 @@
-"""Parity under chaos: whatever joins, leaves, is cancelled or waits, each image is the one that diffusers gives.
+"""Parity under chaos: each image matches diffusers, whichever jobs join, leave, wait or are cancelled.
 
-`pytest tests/unit/test_chaos.py --schedules 1000` is the soak; fewer run by default.
+`pytest tests/unit/test_chaos.py --schedules 1000` runs the soak test. The default is fewer schedules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_serving.scheduling.engine import Engine
 from flux_serving.scheduling.job import Job
 from flux_serving.scheduling.scheduler import Limits, Scheduler
-from stock import context, latents, of_size, stock_cfg, stock_control, stock_img2img, stock_latents
+from stock import (
+    context,
+    latent_mask,
+    latents,
+    of_size,
+    stock_cfg,
+    stock_control,
+    stock_img2img,
+    stock_inpaint,
+    stock_latents,
+)
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, weights_of
 
 pytestmark = pytest.mark.slow
@@ -39,7 +49,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class ParityCase:
-    """An image, and what stock diffusers gives for it. lora: whether by the adapted transformer."""
+    """An image, and the result of stock diffusers for it. lora: whether the transformer is adapted."""
 
     parameters: SamplingParameters
     sampler_inputs: SamplerInputs
@@ -54,27 +64,29 @@ def controlled(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel) -> Base
 
 @pytest.fixture(scope="module")
 def adapter(tiny_flux: FluxPipeline) -> Adapter:
-    """A LoRA of some layers."""
-    generator, made = torch.Generator().manual_seed(2), {}
+    """A LoRA for some of the layers."""
+    generator, additions = torch.Generator().manual_seed(2), {}
     for name in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp", "proj_out"):
         layer = tiny_flux.transformer.get_submodule(name)
         down, up = (
             torch.randn(shape, generator=generator) for shape in ((2, layer.in_features), (layer.out_features, 2))
         )
-        made[name] = LowRank(0.3 * down, 0.3 * up)
-    return made
+        additions[name] = LowRank(0.3 * down, 0.3 * up)
+    return additions
 
 
 @pytest.fixture(scope="module")
 def cases(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Adapter) -> list[ParityCase]:
-    """Eighty-four, no two alike: half of them with contexts of 1 to 60 tokens, some repeated, some there for a part of
-    the steps only; the others of each mode, and four with contexts so long that nothing shorter may share their steps.
+    """84 different cases.
+
+    40 have contexts of 1 to 60 tokens, some of them repeated or with spans. 40 are in the other modes. 4 have contexts
+    so long that shorter ones cannot share their steps.
     """
     generator, choice = torch.Generator().manual_seed(11), random.Random(11)
     merged = copy.deepcopy(tiny_flux)
     for name, addition in adapter.items():
         merged.transformer.get_submodule(name).weight.data += addition.up @ addition.down
-    made = []
+    found = []
     for seed in range(40):
         height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
         steps, guidance = choice.randint(1, 9), choice.choice([1.0, 2.5, 7.0])
@@ -88,26 +100,31 @@ def cases(tiny_flux: FluxPipeline, controlnet: FluxControlNetModel, adapter: Ada
         given = Context(tokens, weights, pooled, spans, pooled_span)
         is_adapted = choice.random() < 0.3
         expected = stock_latents(merged if is_adapted else tiny_flux, parameters, given)
-        made.append(ParityCase(parameters, SamplerInputs(given), expected.numpy(), is_adapted))
+        found.append(ParityCase(parameters, SamplerInputs(given), expected.numpy(), is_adapted))
     for seed in range(40, 80):
-        made.append(edited(tiny_flux, controlnet, choice, seed))
+        found.append(edited(tiny_flux, controlnet, choice, seed))
     for seed in range(80, 84):
         parameters, given = of_size(8, 8, steps=choice.randint(2, 5), seed=seed), context(seed, 600)
-        made.append(ParityCase(parameters, SamplerInputs(given), stock_latents(tiny_flux, parameters, given).numpy()))
-    return made
+        found.append(ParityCase(parameters, SamplerInputs(given), stock_latents(tiny_flux, parameters, given).numpy()))
+    return found
 
 
 def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.Random, seed: int) -> ParityCase:
-    """Image-to-image, true CFG, edge control, or the last two together."""
+    """Returns a case of image-to-image, inpainting, true CFG, edge control, or the last two together."""
     height, width = choice.choice([(4, 4), (4, 6), (8, 8)])
-    steps, mode = choice.randint(2, 9), choice.choice(["img2img", "cfg", "control", "both"])
+    steps, mode = choice.randint(2, 9), choice.choice(["img2img", "inpaint", "cfg", "control", "both"])
     parameters = of_size(height, width, steps, seed)
     sampler_inputs = SamplerInputs(context(seed, choice.randint(1, 6)))
     if mode == "img2img":
-        # Of the strengths at which diffusers, too, leaves out the first step.
+        # Only strengths at which diffusers also skips the first step.
         parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
         sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters))
         return ParityCase(parameters, sampler_inputs, stock_img2img(flux, parameters, sampler_inputs).numpy())
+    if mode == "inpaint":
+        parameters = replace(parameters, strength=choice.randint(1, steps - 1) / steps)
+        mask = latent_mask(seed, parameters, is_soft=choice.random() < 0.5)
+        sampler_inputs = replace(sampler_inputs, source_latents=latents(seed, parameters), source_mask=mask)
+        return ParityCase(parameters, sampler_inputs, stock_inpaint(flux, parameters, sampler_inputs).numpy())
     if mode in ("cfg", "both"):
         parameters = replace(parameters, true_cfg_scale=choice.choice([1.3, 2.5]))
         sampler_inputs = replace(sampler_inputs, negative=context(seed + 1000, len(sampler_inputs.context.tokens)))
@@ -120,7 +137,10 @@ def edited(flux: FluxPipeline, controlnet: FluxControlNetModel, choice: random.R
 
 
 def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | None, Span]:
-    """None for half of the cases. The first token always stays."""
+    """Returns random spans of tokens and pooled embedding, or no spans in half of the cases.
+
+    The first token is used at all steps.
+    """
     if choice.random() < 0.5:
         return None, ALWAYS
     quarters = [sorted(choice.sample(range(5), 2)) for _ in range(tokens)]
@@ -128,9 +148,9 @@ def random_spans(choice: random.Random, tokens: int) -> tuple[torch.Tensor | Non
 
 
 class Faulty(Sampler):
-    """A sampler some of whose steps fail as if memory had run out; an image alone always fits.
+    """A sampler with simulated out-of-memory errors in steps of several images.
 
-    limits: that no step of several images may exceed.
+    limits: each step is checked against them.
     """
 
     def __init__(self, base: BaseWeights, attention: str, faults: random.Random, limits: Limits) -> None:
@@ -143,14 +163,14 @@ class Faulty(Sampler):
         lengths = [work.most_tokens // work.most_rows for work in batch]
         assert max(lengths) - min(lengths) <= self._limits.max_padding
         if len(batch) > 1 and self._faults.random() < 0.05:
-            raise MemoryError("a fault that the test wants")
+            raise MemoryError("a simulated fault")
         return super().step(batch)
 
 
 def run_schedule(base: BaseWeights, adapter: Adapter, cases: Sequence[ParityCase], number: int) -> tuple[int, int]:
-    """Jobs arrive at random moments, some are cancelled after a random number of steps, some steps fail.
+    """Run jobs that arrive at random times. Some are cancelled after a random number of steps, and some steps fail.
 
-    Returns how many were done and how many cancelled.
+    Returns the number of finished jobs and of cancelled jobs.
     """
     dice = random.Random(number)
     attention = dice.choice(["mask", "merge"])
@@ -202,19 +222,19 @@ def run_schedule(base: BaseWeights, adapter: Adapter, cases: Sequence[ParityCase
     return len(ended) - cancelled, cancelled
 
 
-def test_every_surviving_job_equals_its_solo_run(
+def test_every_finished_job_equals_its_solo_run(
     controlled: BaseWeights, adapter: Adapter, cases: list[ParityCase], pytestconfig: pytest.Config
 ) -> None:
     done = cancelled = 0
     for number in range(pytestconfig.getoption("schedules")):
         of_this = run_schedule(controlled, adapter, cases, number)
         done, cancelled = done + of_this[0], cancelled + of_this[1]
-    print(f"{done} images equal diffusers' to {TOLERANCE}, {cancelled} were cancelled")
+    print(f"{done} images match diffusers within {TOLERANCE}, {cancelled} were cancelled")
     assert done > cancelled > 0
 
 
-def test_no_two_cases_could_be_taken_for_each_other(cases: list[ParityCase]) -> None:
-    """Otherwise a result that reached the wrong request could pass."""
+def test_all_cases_have_different_results(cases: list[ParityCase]) -> None:
+    """Otherwise a result that was returned to the wrong request could go unnoticed."""
     for index, one in enumerate(cases):
         for other in cases[:index]:
             if one.expected.shape == other.expected.shape:

@@ -17,6 +17,7 @@ from flux_client import (
     GenerationFailed,
     ImageResult,
     Img2ImgOptions,
+    InpaintOptions,
     InvalidRequest,
     ModeName,
     ReduxOptions,
@@ -48,6 +49,7 @@ def redux_request(images, knobs):
 CALLS = {
     "redux": (ReduxOptions, {"images"}),
     "img2img": (Img2ImgOptions, {"images"}),
+    "inpaint": (InpaintOptions, {"source_image", "mask_image", "images"}),
     "text2img": (Text2ImgOptions, {"prompt"}),
     "canny": (CannyOptions, {"control_image", "images"}),
 }
@@ -159,7 +161,7 @@ def test_a_stream_of_another_mode_says_which():
 
 @pytest.mark.parametrize("mode", ["video", "", None, 7])
 def test_an_unknown_mode_is_refused_by_name(mode):
-    with pytest.raises(InvalidRequest, match=r"flux_stream: MODE=.*, expected one of: redux, img2img, text2img"):
+    with pytest.raises(InvalidRequest, match=r"flux_stream: MODE=.*, expected one of: redux, img2img, inpaint"):
         stream_request(mode, b"image", {})
 
 

@@ -1,4 +1,4 @@
-"""Our forward and our steps against stock diffusers, and batches of different images against each alone."""
+"""Denoising steps compared with stock diffusers, for single images and for batches of different images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parameters(seed: int, steps: int, guidance: float, height: int = 4, width: i
 
 @pytest.mark.parametrize("attention", ["mask", "merge"])
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 8)])
-def test_an_image_is_the_one_that_diffusers_gives(
+def test_image_matches_diffusers(
     tiny_flux: FluxPipeline, tiny_base: BaseWeights, attention: str, height: int, width: int
 ) -> None:
     wanted = parameters(1, 5, 3.5, height, width)
@@ -47,10 +47,8 @@ def test_an_image_is_the_one_that_diffusers_gives(
     assert (work.latents.cpu() - stock_latents(tiny_flux, wanted, context)).abs().max() < 1e-5
 
 
-def test_a_batch_of_different_images_gives_each_what_diffusers_gives(
-    tiny_flux: FluxPipeline, tiny_base: BaseWeights
-) -> None:
-    """Joining late, leaving early, other guidance, other steps, other lengths of context."""
+def test_each_image_of_a_mixed_batch_matches_diffusers(tiny_flux: FluxPipeline, tiny_base: BaseWeights) -> None:
+    """Images that join late or leave early, with different guidance, steps and context lengths."""
     sorts = [(1, 3, 4, 1.0), (2, 9, 7, 3.5), (3, 1, 4, 2.0)]
     wanted = [parameters(seed, steps, guidance) for seed, _, steps, guidance in sorts]
     contexts = [random_context(seed, tokens) for seed, tokens, _, _ in sorts]
@@ -75,10 +73,10 @@ def spanned(seed: int, spans: list[tuple[float, float]], pooled_span: Span = ALW
 
 
 @pytest.mark.parametrize("attention", ["mask", "merge"])
-def test_tokens_come_and_go_while_others_share_the_steps(
+def test_tokens_with_spans_match_diffusers_in_a_shared_batch(
     tiny_flux: FluxPipeline, tiny_base: BaseWeights, attention: str
 ) -> None:
-    """Early, late, in the middle and never; the pooled embedding too; in a batch whose phases end at other steps."""
+    """Tokens and pooled embeddings used early, late, in the middle or never, in a batch with different phases."""
     sorts = [
         (parameters(1, 8, 2.0), spanned(1, [(0, 1), (0, 0.5), (0, 0.5), (0.5, 1), (0.25, 0.75)], Span(0.0, 0.5))),
         (parameters(2, 8, 3.5), random_context(2, 3)),
@@ -97,8 +95,8 @@ def test_tokens_come_and_go_while_others_share_the_steps(
         assert (work.latents.cpu() - stock_latents(tiny_flux, *sort)).abs().max() < 1e-5
 
 
-def test_phases_are_no_more_than_there_are() -> None:
-    """What comes and goes between two steps, or weighs nothing, makes none."""
+def test_phases_without_a_difference_are_merged() -> None:
+    """Tokens with a span between two steps or with weight 0 do not start a phase."""
     spans = torch.tensor([[0, 1], [0, 0.5], [0.41, 0.42], [0.3, 1]])
     context = Context(torch.randn(4, 3), torch.tensor([1.0, 1, 1, 0]), torch.zeros(2), spans, Span(0.5, 1.0))
     phases = context.condensed().phases(10)
@@ -108,7 +106,7 @@ def test_phases_are_no_more_than_there_are() -> None:
     ]
 
 
-def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: BaseWeights) -> None:
+def test_full_spans_give_the_same_image_as_no_spans(tiny_base: BaseWeights) -> None:
     plain = random_context(1, 4)
     always = Context(plain.tokens, plain.weights, plain.pooled, torch.tensor([[0.0, 1.0]] * 4))
     sampler = Sampler(tiny_base)
@@ -121,20 +119,20 @@ def test_tokens_that_are_always_there_take_the_steps_that_they_took(tiny_base: B
     assert torch.equal(*images)
 
 
-def test_an_image_that_nothing_steers_at_any_step_is_refused(tiny_base: BaseWeights) -> None:
+def test_rejects_context_without_tokens(tiny_base: BaseWeights) -> None:
     nothing = Context(torch.randn(2, CONTEXT_WIDTH), torch.zeros(2), torch.randn(POOLED_WIDTH))
     with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 0"):
         Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(nothing))
 
 
-def test_an_image_that_nothing_steers_at_some_step_is_refused(tiny_base: BaseWeights) -> None:
-    with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, at least one token must be there"):
+def test_rejects_context_without_tokens_at_some_step(tiny_base: BaseWeights) -> None:
+    with pytest.raises(InvalidRequest, match="CONTEXT_WEIGHTS are all 0 at step 2, expected at least one above 0"):
         Sampler(tiny_base).begin(parameters(1, 4, 1.0), SamplerInputs(spanned(1, [(0, 0.5), (0.75, 1)])))
 
 
 @pytest.mark.parametrize("spans", [[(0, 1)] * 4, [(0, 1), (0, 0.5), (0.5, 1), (1 / 3, 1)]])
-def test_a_run_cut_in_two_gives_the_same_image(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
-    """At the end of a phase, and in the middle of another."""
+def test_run_split_in_two_gives_the_same_image(tiny_base: BaseWeights, spans: list[tuple[float, float]]) -> None:
+    """The run is split at the end of one phase and in the middle of another."""
     sampler, context = Sampler(tiny_base), spanned(1, spans)
     whole = SamplingParameters(4, 6, 6, 2.0, (1, 2), first_step=0, end_step=6)
     works = sampler.begin(whole, SamplerInputs(context))
@@ -156,7 +154,7 @@ def test_a_run_cut_in_two_gives_the_same_image(tiny_base: BaseWeights, spans: li
         assert torch.equal(one.latents, other.latents)
 
 
-def test_numbers_that_are_not_finite_end_one_image_and_not_its_neighbour(tiny_base: BaseWeights) -> None:
+def test_non_finite_latents_end_only_the_affected_image(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
     good, bad = (sampler.begin(parameters(seed, 4, 1.0), SamplerInputs(random_context(seed, 3)))[0] for seed in (1, 2))
     (alone,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
@@ -168,7 +166,7 @@ def test_numbers_that_are_not_finite_end_one_image_and_not_its_neighbour(tiny_ba
     assert (good.latents - alone.latents).abs().max() < 1e-6
 
 
-def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_changes_no_image(tiny_base: BaseWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(tiny_base)
     (work,) = sampler.begin(parameters(1, 4, 1.0), SamplerInputs(random_context(1, 3)))
     before = work.latents.clone()
@@ -186,7 +184,7 @@ def test_a_step_that_raises_moves_nobody(tiny_base: BaseWeights, monkeypatch: py
     assert work.step == 1
 
 
-def test_after_the_last_step_the_estimate_is_the_image(tiny_base: BaseWeights) -> None:
+def test_estimate_after_the_last_step_is_the_image(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
     (work,) = sampler.begin(parameters(1, 3, 1.0), SamplerInputs(random_context(1, 3)))
     noisy: Denoising = work
@@ -196,14 +194,14 @@ def test_after_the_last_step_the_estimate_is_the_image(tiny_base: BaseWeights) -
     assert torch.allclose(work.estimate, work.latents)
 
 
-def test_the_stock_transformer_still_runs_by_itself(tiny_flux: FluxPipeline, tiny_base: BaseWeights) -> None:
-    """Its projections have become views of fused ones."""
+def test_stock_transformer_still_runs(tiny_flux: FluxPipeline, tiny_base: BaseWeights) -> None:
+    """Its weights are views of fused weights."""
     before = stock_latents(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3))
     Sampler(tiny_base)
     assert torch.equal(stock_latents(tiny_flux, parameters(1, 2, 1.0), random_context(1, 3)), before)
 
 
-def test_equal_context_tokens_become_one_with_the_sum_of_their_weights() -> None:
+def test_equal_context_tokens_are_merged_and_their_weights_added() -> None:
     a, b, c = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     zero = torch.zeros(8)
     tokens = torch.stack([zero, a, zero, b, a, zero, c])
@@ -212,7 +210,7 @@ def test_equal_context_tokens_become_one_with_the_sum_of_their_weights() -> None
     assert context.weights.tolist() == [3, 1.5, 1]
 
 
-def test_the_heaviest_tokens_come_first_and_those_of_weight_1_last() -> None:
+def test_heaviest_tokens_come_first_and_tokens_of_weight_1_last() -> None:
     tokens = torch.arange(5.0)[:, None].expand(5, 4)
     context = Context(tokens, torch.tensor([1.0, 0.5, 512, 1, 2]), torch.zeros(2)).condensed()
     assert context.weights.tolist() == [512, 2, 0.5, 1, 1]

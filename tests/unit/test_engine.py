@@ -1,4 +1,4 @@
-"""The engine: every job ends exactly once, whatever happens to it or to its neighbours."""
+"""The engine: every job ends exactly once, whatever happens to it or to other jobs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from flux_serving.scheduling.scheduler import EngineLoad, Limits, Scheduler
 
 
 class Letters:
-    """A runner that adds a letter at each step.
+    """A runner that appends a letter to the work at each step.
 
-    Work called `bad` breaks its step, `nan` fails alone, `unfinishable` gives no result. room: works that fit into one
-    step. gate, finishing: while cleared, steps and results wait. steps: the names of each step's works.
+    Work named `bad` makes its step fail, `nan` fails alone, and `unfinishable` has no result. room: maximum number of
+    works in one step. gate, finishing: while cleared, steps and results wait. steps: names of the works of each step.
     """
 
     def __init__(self, room: int = 99) -> None:
         self.room = room
         self.steps: list[list[str]] = []
-        self.asked_for_results = 0
+        self.result_calls = 0
         self.gate, self.finishing = threading.Event(), threading.Event()
         self.gate.set()
         self.finishing.set()
@@ -44,7 +44,7 @@ class Letters:
         return len(batch) * max(len(work[0]) for work in batch)
 
     def results(self, works: Sequence[list[str]]) -> list[str]:
-        self.asked_for_results += 1
+        self.result_calls += 1
         assert self.finishing.wait(10)
         if any(work[0] == "unfinishable" for work in works):
             raise ValueError("no")
@@ -58,6 +58,8 @@ class Letters:
 
 
 class Answers:
+    """Creates jobs and collects their outcomes."""
+
     def __init__(self, expected: int) -> None:
         self.outcomes: list[tuple[str, object]] = []
         self._left = expected
@@ -78,7 +80,7 @@ class Answers:
         return dict(self.outcomes)
 
 
-def test_jobs_get_their_own_results() -> None:
+def test_each_job_gets_its_own_result() -> None:
     answers = Answers(2)
     engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)))
     engine.submit([answers.job("a", 1), answers.job("b", 3)])
@@ -87,7 +89,7 @@ def test_jobs_get_their_own_results() -> None:
 
 
 @pytest.mark.parametrize("bad", ["bad", "unfinishable", "nan"])
-def test_a_job_that_fails_harms_no_other(bad: str) -> None:
+def test_failing_job_does_not_affect_other_jobs(bad: str) -> None:
     answers = Answers(3)
     engine = Engine(Letters(), Scheduler(Limits(max_jobs=8, max_rows=1)))
     engine.submit([answers.job("a"), answers.job(bad), answers.job("b")])
@@ -98,7 +100,7 @@ def test_a_job_that_fails_harms_no_other(bad: str) -> None:
     engine.close()
 
 
-def test_a_step_that_is_too_large_is_taken_alone_and_later_steps_are_smaller() -> None:
+def test_out_of_memory_step_is_retried_job_by_job_and_later_steps_are_smaller() -> None:
     runner, answers = Letters(room=2), Answers(4)
     runner.gate.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8, step_tokens=4)))
@@ -109,7 +111,7 @@ def test_a_step_that_is_too_large_is_taken_alone_and_later_steps_are_smaller() -
     engine.close()
 
 
-def test_steps_go_on_while_a_finished_job_waits_for_its_result() -> None:
+def test_steps_continue_while_a_finished_job_waits_for_its_result() -> None:
     runner, answers = Letters(), Answers(2)
     runner.finishing.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
@@ -125,7 +127,7 @@ def test_steps_go_on_while_a_finished_job_waits_for_its_result() -> None:
     engine.close()
 
 
-def test_an_errand_runs_while_steps_go_on_and_one_too_many_is_refused() -> None:
+def test_errands_run_during_steps_and_are_rejected_over_the_limit() -> None:
     runner, answers = Letters(), Answers(1)
     runner.finishing.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
@@ -143,8 +145,8 @@ def test_an_errand_runs_while_steps_go_on_and_one_too_many_is_refused() -> None:
     assert not engine.run_aside(ran.release)
 
 
-def test_a_finished_job_waits_for_at_most_the_errand_that_runs() -> None:
-    """Four jobs queue an errand at every step, as previews by the VAE do, beside a job of one step."""
+def test_finished_job_waits_at_most_for_the_running_errand() -> None:
+    """Four jobs queue an errand at every step, as VAE previews do, next to a job with one step."""
     runner, answers = Letters(), Answers(5)
     events: list[str] = []
     began, may_end = threading.Semaphore(0), threading.Semaphore(0)
@@ -165,7 +167,7 @@ def test_a_finished_job_waits_for_at_most_the_errand_that_runs() -> None:
     answer = short.finish
     short.finish = lambda outcome: (events.append("answer"), answer(outcome))  # type: ignore[assignment]
     engine.submit([short, *(answers.job(name, 30, on_step=queue_errand) for name in "abcd")])
-    # One errand runs, as many wait as may, and the short job has been waiting for its result since the first step.
+    # One errand runs, the errand queue is full, and the short job has been waiting for its result since the first step.
     for _ in range(1000):
         if len(runner.steps) == 30:
             break
@@ -177,7 +179,7 @@ def test_a_finished_job_waits_for_at_most_the_errand_that_runs() -> None:
     assert events[:2] == ["errand", "answer"]
 
 
-def test_a_failure_that_is_not_for_want_of_memory_leaves_steps_as_large() -> None:
+def test_failure_other_than_out_of_memory_does_not_shrink_steps() -> None:
     runner, answers = Letters(), Answers(3)
     runner.gate.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
@@ -188,12 +190,12 @@ def test_a_failure_that_is_not_for_want_of_memory_leaves_steps_as_large() -> Non
     engine.close()
 
 
-def test_closing_still_finishes_what_has_no_step_left() -> None:
+def test_closing_still_finishes_jobs_without_steps_left() -> None:
     runner, answers = Letters(), Answers(2)
     runner.finishing.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
     engine.submit([answers.job("a", 1)])
-    while not runner.asked_for_results:
+    while not runner.result_calls:
         threading.Event().wait(0.01)
     engine.submit([answers.job("b", 1, group="another")])
     while len(runner.steps) < 2:
@@ -205,58 +207,58 @@ def test_closing_still_finishes_what_has_no_step_left() -> None:
     assert answers.wait() == {"a": "ax", "b": "bx"}
 
 
-def test_a_caller_knows_that_its_jobs_are_accepted_before_they_take_a_step() -> None:
+def test_on_accepted_is_called_before_the_first_step() -> None:
     runner, answers = Letters(), Answers(2)
     engine = Engine(runner, Scheduler(Limits(max_jobs=2)))
-    told: list[int] = []
+    steps_at_calls: list[int] = []
     runner.gate.clear()
-    engine.submit([answers.job("a"), answers.job("b")], on_accepted=lambda: told.append(len(runner.steps)))
+    engine.submit([answers.job("a"), answers.job("b")], on_accepted=lambda: steps_at_calls.append(len(runner.steps)))
     with pytest.raises(Overloaded):
-        engine.submit([Job(["c"], 1, print)], on_accepted=lambda: told.append(-1))
+        engine.submit([Job(["c"], 1, print)], on_accepted=lambda: steps_at_calls.append(-1))
     runner.gate.set()
     answers.wait()
-    assert told == [0]
+    assert steps_at_calls == [0]
     engine.close()
 
 
-def test_the_load_is_told_before_the_first_step_is_over() -> None:
-    class Told(Observer):
+def test_load_is_reported_before_the_first_step_ends() -> None:
+    class Recorder(Observer):
         def __init__(self) -> None:
             self.loads: list[EngineLoad] = []
 
         def queued(self, load: EngineLoad) -> None:
             self.loads.append(load)
 
-    runner, answers, told = Letters(), Answers(1), Told()
+    runner, answers, recorder = Letters(), Answers(1), Recorder()
     runner.gate.clear()
-    engine = Engine(runner, Scheduler(), told)
+    engine = Engine(runner, Scheduler(), recorder)
     engine.submit([answers.job("a", 2, tokens=5)])
-    assert [load[:4] for load in told.loads] == [(0, 1, 0, 5)]
+    assert [load[:4] for load in recorder.loads] == [(0, 1, 0, 5)]
     runner.gate.set()
     answers.wait()
     engine.close()
-    assert [load[:4] for load in told.loads[1:]] == [(1, 0, 5, 0), (0, 0, 0, 0)]
+    assert [load[:4] for load in recorder.loads[1:]] == [(1, 0, 5, 0), (0, 0, 0, 0)]
 
 
-def test_the_tokens_of_a_step_are_told_as_the_runner_counts_them() -> None:
-    class Told(Observer):
+def test_step_tokens_are_reported_as_counted_by_the_runner() -> None:
+    class Recorder(Observer):
         def __init__(self) -> None:
             self.steps: list[tuple[int, int]] = []
 
         def stepped(self, rows: int, tokens: int, step_s: float) -> None:
             self.steps.append((rows, tokens))
 
-    runner, answers, told = Letters(), Answers(3), Told()
+    runner, answers, recorder = Letters(), Answers(3), Recorder()
     runner.gate.clear()
-    engine = Engine(runner, Scheduler(), told)
+    engine = Engine(runner, Scheduler(), recorder)
     engine.submit([answers.job("a", 2), answers.job("b", 1), answers.job("long", 1)])
     runner.gate.set()
     answers.wait()
     engine.close()
-    assert told.steps == [(3, 12), (1, 1)]
+    assert recorder.steps == [(3, 12), (1, 1)]
 
 
-def test_a_caller_that_breaks_does_not_end_the_thread() -> None:
+def test_failing_callback_does_not_end_the_thread() -> None:
     answers = Answers(1)
     engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)))
 
@@ -268,7 +270,7 @@ def test_a_caller_that_breaks_does_not_end_the_thread() -> None:
     engine.close()
 
 
-def test_closing_ends_every_job_as_cancelled_and_refuses_new_ones() -> None:
+def test_closing_cancels_all_jobs_and_rejects_new_ones() -> None:
     runner, answers = Letters(), Answers(3)
     runner.gate.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)))
@@ -282,7 +284,7 @@ def test_closing_ends_every_job_as_cancelled_and_refuses_new_ones() -> None:
         engine.submit([answers.job("d")])
 
 
-def test_a_full_engine_refuses_at_once() -> None:
+def test_full_engine_rejects_jobs_immediately() -> None:
     runner, answers = Letters(), Answers(2)
     runner.gate.clear()
     engine = Engine(runner, Scheduler(Limits(max_jobs=2)))
@@ -294,8 +296,8 @@ def test_a_full_engine_refuses_at_once() -> None:
     engine.close()
 
 
-def test_an_image_that_nobody_waits_for_is_not_decoded() -> None:
-    """Its last step is taken, but its time runs out, or its caller leaves, before its result is made."""
+def test_timed_out_or_cancelled_image_is_not_decoded() -> None:
+    """Its last step has run, but it times out or is cancelled before its result is computed."""
     now, wanted = 0.0, True
     answers, runner = Answers(3), Letters()
     engine = Engine(runner, Scheduler(Limits(max_jobs=8)), clock=lambda: now)
@@ -316,16 +318,16 @@ def test_an_image_that_nobody_waits_for_is_not_decoded() -> None:
     errands.set()
     outcomes = answers.wait()
     assert outcomes["b"] == "bx"
-    assert "time ran out after 1 of 1 steps" in str(outcomes["late"])
-    assert "nobody waits" in str(outcomes["left"])
+    assert "timed out after 1 of 1 steps" in str(outcomes["late"])
+    assert "cancelled by the client" in str(outcomes["left"])
     engine.close()
 
 
-def test_a_job_past_its_deadline_ends_without_a_result() -> None:
+def test_job_past_its_deadline_ends_with_an_error() -> None:
     answers = Answers(2)
     engine = Engine(Letters(), Scheduler(Limits(max_jobs=8)), clock=lambda: 5.0)
     engine.submit([answers.job("late", deadline=4.0), answers.job("b")])
     outcomes = answers.wait()
     assert outcomes["b"] == "bxx"
-    assert "time ran out" in str(outcomes["late"])
+    assert "timed out" in str(outcomes["late"])
     engine.close()

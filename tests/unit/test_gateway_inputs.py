@@ -336,12 +336,25 @@ def test_an_image_of_an_edit_that_cannot_be_had_is_refused_with_a_reason(
     assert (param, words in error) == ("images.0", True), error
 
 
-def test_a_mask_as_json_is_refused_as_one_in_a_form_is(service: Service) -> None:
-    for mask in ({"image_url": data_url(RED)}, {"file_id": "a"}, data_url(RED)):
-        for name in ("mask", "markup"):
-            body = {"prompt": "a", "image": in_base64(RED), name: mask}
-            response, _ = service.ask("/v1/images/edits", json=body)
-            assert (response.status_code, response.json()["error"]["param"]) == (400, name)
+def test_edit_with_markup_is_rejected(service: Service) -> None:
+    for markup in ({"image_url": data_url(RED)}, {"file_id": "a"}, data_url(RED)):
+        body = {"prompt": "a", "image": in_base64(RED), "markup": markup}
+        response, _ = service.ask("/v1/images/edits", json=body)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "markup")
+
+
+@pytest.mark.parametrize("mask", [{"image_url": data_url(GREEN)}, data_url(GREEN), in_base64(GREEN)])
+def test_edit_with_mask_is_inpainting(service: Service, mask: object) -> None:
+    body = {"prompt": "a", "images": [in_base64(RED), in_base64(BLUE)], "mask": mask}
+    sent = service.sent("/v1/images/edits", json=body)
+    assert sent["MODE"] == [[b"inpaint"]]
+    assert (sent["SOURCE_IMAGE"], sent["MASK_IMAGE"], sent["IMAGE"]) == ([[RED]], [[GREEN]], [[BLUE]])
+    assert (sent["MASK_CHANNEL"], sent["STRENGTH"]) == ([[b"alpha"]], [[1.0]])
+
+
+def test_mask_that_is_a_file_id_is_rejected(service: Service) -> None:
+    body = {"prompt": "a", "image": in_base64(RED), "mask": {"file_id": "a"}}
+    assert service.refused("/v1/images/edits", json=body)[1].startswith("mask")
 
 
 def test_openais_package_sends_edits_in_its_forms_and_as_json() -> None:

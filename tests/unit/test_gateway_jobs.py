@@ -104,7 +104,7 @@ def test_a_server_that_ends_leaves_no_work_at_triton() -> None:
 
 @pytest.mark.parametrize(
     ("given", "status", "param"),
-    [({"n": 9}, 422, "n"), ({"mode": "redux"}, 422, "input_image"), ({"mode": "fill"}, 422, "mode")],
+    [({"n": 9}, 422, "n"), ({"mode": "redux"}, 422, "input_image"), ({"mode": "video"}, 422, "mode")],
 )
 def test_what_is_wrong_is_told_before_there_is_a_job(given: dict[str, Any], status: int, param: str) -> None:
     async def ask(caller: httpx.AsyncClient) -> None:

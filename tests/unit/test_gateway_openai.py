@@ -137,9 +137,10 @@ def test_bad_requests_are_told_in_openais_words(wrong: dict[str, Any], param: st
     assert caught.value.type == "invalid_request_error"
 
 
-def test_a_mask_is_refused_because_it_would_be_without_effect() -> None:
-    with pytest.raises(openai.BadRequestError, match="mask"):
-        asked(lambda client: client.images.edit(image=red_image(), mask=red_image(), prompt="a"))
+def test_edit_with_mask_is_inpainting() -> None:
+    image, mask = red_image(), red_image("blue")
+    _, sent = asked(lambda client: client.images.edit(image=image, mask=mask, prompt="a"))
+    assert (sent["SOURCE_IMAGE"], sent["MASK_IMAGE"], sent["MASK_CHANNEL"]) == ([[image]], [[mask]], [[b"alpha"]])
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])

@@ -16,7 +16,7 @@ REGION = "/flux-triton-0a1b2c3d_triton_python_backend_shm_region_1f6b0c8e"
 OURS = [
     InvalidRequest("flux_base: NUM_INFERENCE_STEPS=0, expected 1..100"),
     InvalidRequest("flux_base: LORA='a/b', expected one of: greyscale"),
-    Overloaded("flux_base: no room for 8 more images: 64 are waiting or running, at most 64 may"),
+    Overloaded("flux_base: no room for 8 more images: 64 are waiting or running (limit 64)"),
     GenerationFailed("flux_base: the latents are not finite"),
     GenerationFailed("flux_prior_redux: unexpected RuntimeError; the server's log has the details"),
     GenerationFailed("flux_stream: the stream ended without an image"),

@@ -1,4 +1,4 @@
-"""What flux_gpu times is the same work on both sides, on any device."""
+"""The GPU benchmark times the same work for stock diffusers and this engine, on any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_tools.gpu.networks import make_pipeline
 pytestmark = pytest.mark.slow
 
 
-def test_both_contestants_make_the_same_latents_and_the_tables_have_their_rows() -> None:
+def test_both_contestants_generate_equal_latents_and_table_rows() -> None:
     pipeline = make_pipeline(torch.device("cpu"), torch.float32, **TINY)
     stock = run_stock(pipeline, side=64, rows=2, steps=3)
     ours = Ours(pipeline)

@@ -1,4 +1,4 @@
-"""What a request asks of its images, each knob against its published definition, written out here."""
+"""The options of input images, each compared with its published definition, which the tests spell out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def control(**changes: object) -> ImageControl:
 @pytest.mark.parametrize("way", ["mask", "merge"])
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0, 4.0])
 def test_strength_is_a_bias_on_the_logits(way: str, strength: float) -> None:
-    """softmax(q k / sqrt(d) + log(strength)) v, as ComfyUI's attention bias of StyleModelApply."""
+    """softmax(q k / sqrt(d) + log(strength)) v, as the attention bias of ComfyUI's StyleModelApply."""
     (part,) = concatenated([ContextPart(torch.zeros(3, WIDTH), torch.ones(3))], [strength])
     weights = torch.cat([torch.ones(2), part.weights])[None]
     query, key, value = torch.randn(3, 1, 2, 9, 8, generator=torch.Generator().manual_seed(1))
@@ -60,7 +60,7 @@ def test_strength_is_a_bias_on_the_logits(way: str, strength: float) -> None:
 
 
 @pytest.mark.parametrize(("side", "factor"), [(6, 2), (6, 3), (7, 2), (27, 4), (4, 9)])
-def test_area_is_the_mean_over_each_cell(side: int, factor: int) -> None:
+def test_area_filter_is_the_mean_over_each_cell(side: int, factor: int) -> None:
     """Cell i of n begins at floor(i * side / n) and ends before ceil((i + 1) * side / n)."""
     tokens, small = random_tokens(side), max(1, side // factor)
     grid = tokens.reshape(side, side, WIDTH)
@@ -72,7 +72,7 @@ def test_area_is_the_mean_over_each_cell(side: int, factor: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "factor"), [(6, 2), (6, 3), (7, 2), (27, 4), (4, 9)])
-def test_triangle_falls_linearly_to_the_middles_of_the_neighbouring_cells(side: int, factor: int) -> None:
+def test_triangle_filter_falls_linearly_to_the_centres_of_neighbouring_cells(side: int, factor: int) -> None:
     small = max(1, side // factor)
     width = side / small
     middles, places = (torch.arange(small) + 0.5) * width, torch.arange(side) + 0.5
@@ -85,8 +85,8 @@ def test_triangle_falls_linearly_to_the_middles_of_the_neighbouring_cells(side: 
 
 
 @pytest.mark.parametrize("filter_name", ["area", "triangle"])
-def test_a_pooled_token_is_the_mean_of_what_is_covered(filter_name: str) -> None:
-    """Nothing of the half that is not covered comes in, however large it is."""
+def test_pooled_token_is_the_mean_of_the_covered_tokens(filter_name: str) -> None:
+    """Uncovered tokens do not contribute, however large their values are."""
     covered = torch.tensor([1.0, 1, 0, 0] * 4)
     tokens = torch.where(covered == 1, torch.arange(16.0), 1e6)[:, None].expand(16, WIDTH)
     (token,), weights = pooled(tokens, covered, 4, filter_name)
@@ -95,12 +95,12 @@ def test_a_pooled_token_is_the_mean_of_what_is_covered(filter_name: str) -> None
 
 
 @pytest.mark.parametrize(("choice", "weight"), [("one", 1.0), ("all", 9.0)])
-def test_a_pooled_token_weighs_one_or_all_that_it_stands_for(choice: str, weight: float) -> None:
+def test_pooled_token_weighs_one_or_the_number_of_tokens_it_replaces(choice: str, weight: float) -> None:
     part = part_of(control(detail=3, detail_weight=choice))
     assert part.weights.tolist() == pytest.approx([weight] * 4)
 
 
-def test_full_detail_changes_no_bit() -> None:
+def test_full_detail_leaves_tokens_bit_equal() -> None:
     for changes in ({"detail": 1}, {"detail_filter": "triangle"}, {"detail_weight": "all"}):
         part = part_of(control(**changes))
         assert torch.equal(part.tokens, random_tokens(6))
@@ -110,8 +110,8 @@ def test_full_detail_changes_no_bit() -> None:
 # Blending
 
 
-def test_a_sum_is_diffusers_weighted_sum() -> None:
-    """prompt_embeds * scale, summed over the images; the prompt is there once for each image."""
+def test_sum_is_the_weighted_sum_of_diffusers() -> None:
+    """prompt_embeds * scale, summed over the images. The prompt is included once per image."""
     parts = [ContextPart(random_tokens(3, seed), torch.ones(9)) for seed in (1, 2, 3)]
     text = EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
     scales = [0.5, 2.0, 0.25]
@@ -123,7 +123,7 @@ def test_a_sum_is_diffusers_weighted_sum() -> None:
     assert image.weights.tolist() == [1.0] * 9
 
 
-def test_a_sum_of_one_image_changes_no_bit() -> None:
+def test_sum_of_one_image_leaves_tokens_bit_equal() -> None:
     part, text = part_of(PLAIN), EncodedPrompt(torch.randn(4, WIDTH), 1.0, torch.randn(5))
     (image,), scaled = summed([part], [1.0], text)
     assert torch.equal(image.tokens, part.tokens)
@@ -131,9 +131,9 @@ def test_a_sum_of_one_image_changes_no_bit() -> None:
 
 
 @pytest.mark.parametrize("other", [control(detail=2), control(span=Span(0, 0.5))])
-def test_what_has_other_tokens_cannot_be_summed(other: ImageControl) -> None:
+def test_rejects_sum_of_images_with_different_options(other: ImageControl) -> None:
     parts = [part_of(PLAIN), part_of(other)]
-    with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' needs images of the same number of tokens"):
+    with pytest.raises(InvalidRequest, match="IMAGE_BLEND='sum' requires the same detail, fit, mask, start and end"):
         summed(parts, [1.0, 1.0], EncodedPrompt(torch.zeros(1, WIDTH), 512.0, torch.zeros(2)))
 
 
@@ -151,7 +151,7 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Ima
     return mask
 
 
-def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
+def test_token_weight_is_the_unmasked_share_of_its_patch() -> None:
     (view,) = views(drawn(40, 20), "stretch", Patches(4, 1 / 4), box_mask((40, 20), (5, 0, 40, 15)))
     rows = [1.0, 1.0, 1.0, 0.0]
     expected = torch.tensor([[row * column for column in (0.5, 1.0, 1.0, 1.0)] for row in rows])
@@ -163,8 +163,8 @@ def test_a_token_weighs_the_share_of_it_that_the_mask_leaves() -> None:
 @pytest.mark.parametrize(
     ("pixels", "patches"), [(5, Patches(2, 1 / 2)), (64, Patches(27, 14 / 384)), (9, Patches(4, 0.2))]
 )
-def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Patches) -> None:
-    """Against so fine an image that every edge lies between its pixels."""
+def test_coverage_is_exact_if_patch_edges_lie_within_pixels(pixels: int, patches: Patches) -> None:
+    """Compared with an image enlarged so that every patch edge lies between pixels."""
     cover = np.random.default_rng(pixels).integers(0, 256, (pixels, pixels)).astype(np.uint8)
     edge = round(1000 * patches.share * pixels) if pixels < 20 else 0
     fine = np.kron(cover, np.ones((384, 384))) if pixels == 64 else np.kron(cover, np.ones((1000, 1000)))
@@ -176,7 +176,7 @@ def test_shares_are_exact_where_edges_lie_within_pixels(pixels: int, patches: Pa
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
 @pytest.mark.parametrize("is_cropped", [False, True])
-def test_what_a_mask_leaves_out_is_never_seen(fit: str, is_cropped: bool) -> None:
+def test_masked_areas_do_not_affect_the_views(fit: str, is_cropped: bool) -> None:
     mask = box_mask((60, 20), (10, 5, 30, 15))
     image, other = drawn(60, 20), drawn(60, 20).transpose(Image.Transpose.ROTATE_180)
     other.paste(image, mask=mask)
@@ -185,14 +185,14 @@ def test_what_a_mask_leaves_out_is_never_seen(fit: str, is_cropped: bool) -> Non
         assert one.image.tobytes() == same.image.tobytes()
 
 
-def test_a_white_mask_changes_no_bit() -> None:
+def test_white_mask_leaves_the_image_bit_equal() -> None:
     image = drawn(30, 20)
     (view,) = views(image, "stretch", PATCHES, Image.new("L", (30, 20), 255))
     assert view.image.tobytes() == image.tobytes()
     assert view.coverage is None
 
 
-def test_a_crop_is_the_box_around_the_mask() -> None:
+def test_crop_is_the_bounding_box_of_the_mask() -> None:
     (view,) = views(drawn(40, 30), "stretch", PATCHES, box_mask((40, 30), (5, 10, 25, 20)), is_cropped=True)
     assert view.image.tobytes() == drawn(40, 30).crop((5, 10, 25, 20)).tobytes()
 
@@ -200,16 +200,16 @@ def test_a_crop_is_the_box_around_the_mask() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels for an image of 40x30, expected the same"),
-        (Image.new("L", (40, 30), 0), "IMAGE_MASK leaves nothing of the image"),
+        (Image.new("L", (10, 10), 255), "IMAGE_MASK has 10x10 pixels, expected the image's size, 40x30"),
+        (Image.new("L", (40, 30), 0), "IMAGE_MASK excludes the whole image"),
     ],
 )
-def test_masks_that_do_not_fit_are_refused(mask: Image.Image, message: str) -> None:
+def test_rejects_mask_of_other_size_and_empty_mask(mask: Image.Image, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         views(drawn(40, 30), "stretch", PATCHES, mask)
 
 
-def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
+def test_cover_keeps_the_middle_and_contain_keeps_everything() -> None:
     image = drawn(60, 20)
     (covering,) = views(image, "cover", PATCHES)
     assert covering.image.tobytes() == image.crop((20, 0, 40, 20)).tobytes()
@@ -221,24 +221,24 @@ def test_cover_cuts_the_middle_out_and_contain_keeps_everything() -> None:
     assert contained.coverage.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
-def test_a_very_oblong_image_is_padded_to_a_square_of_bounded_size() -> None:
+def test_very_long_image_is_padded_to_a_square_of_limited_size() -> None:
     (contained,) = views(Image.new("RGB", (30000, 3)), "contain", PATCHES)
     assert contained.image.size == (2048, 2048)
 
 
-def test_a_mask_of_which_framing_leaves_nothing_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="IMAGE_MASK leaves nothing of the image"):
+def test_rejects_mask_whose_area_is_cut_off_by_the_fit() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_MASK excludes the whole image"):
         views(drawn(60, 20), "cover", PATCHES, box_mask((60, 20), (0, 0, 10, 20)))
 
 
-def test_padding_is_no_token() -> None:
+def test_padding_tokens_have_weight_0() -> None:
     part = image_part(views(drawn(60, 20), "contain", PATCHES), [random_tokens(3)], PLAIN)
     assert part.weights.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("size", "starts"), [((60, 20), [0, 20, 40]), ((50, 20), [0, 15, 30]), ((20, 20), [0])])
 @pytest.mark.parametrize("is_tall", [False, True])
-def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
+def test_tiles_are_squares_that_share_the_weight_of_one(
     size: tuple[int, int], starts: list[int], is_tall: bool
 ) -> None:
     image = drawn(*(size[::-1] if is_tall else size))
@@ -249,22 +249,22 @@ def test_tiles_are_squares_in_a_row_that_share_the_weight_of_one(
     assert part.weights.sum().item() == pytest.approx(9)
 
 
-def test_what_would_take_too_many_tiles_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' takes 9 tiles for an image of 90x10, at most 8"):
+def test_rejects_image_that_needs_too_many_tiles() -> None:
+    with pytest.raises(InvalidRequest, match="IMAGE_FIT='tiles' cuts 90x10 pixels into 9 tiles, expected at most 8"):
         views(drawn(90, 10), "tiles", PATCHES)
 
 
 @pytest.mark.parametrize("fit", ["stretch", "cover", "contain", "tiles"])
-def test_a_square_image_fits_as_it_is(fit: str) -> None:
+def test_square_image_is_unchanged_by_every_fit(fit: str) -> None:
     (view,) = views(drawn(24, 24), fit, PATCHES)
     assert view.image.tobytes() == drawn(24, 24).tobytes()
     assert view.coverage is None
 
 
-# When, and the prompt's side
+# Spans and prompts
 
 
-def test_before_and_after_a_prompt_it_is_as_if_there_were_none() -> None:
+def test_empty_prompt_is_used_before_and_after_the_span_of_a_prompt() -> None:
     text = EncodedPrompt(torch.ones(3, WIDTH), 1.0, torch.ones(5))
     prompt, before, after = text_parts(text, Span(0.25, 0.5), strength=2.0)
     assert prompt.weights.tolist() == [2.0] * 3
@@ -277,7 +277,7 @@ def test_before_and_after_a_prompt_it_is_as_if_there_were_none() -> None:
     assert always.weights.tolist() == [1.0] * 3
 
 
-def test_one_value_serves_all_images_and_several_are_one_each() -> None:
+def test_one_value_applies_to_all_images_and_several_to_one_each() -> None:
     values = {
         "IMAGE_STRENGTH": np.array([0.5], np.float32),
         "IMAGE_FIT": np.array([b"cover", b"tiles"], np.object_),
@@ -289,13 +289,13 @@ def test_one_value_serves_all_images_and_several_are_one_each() -> None:
     assert read_image_controls({}, 1) == [PLAIN]
 
 
-def test_as_many_values_as_images() -> None:
+def test_rejects_wrong_number_of_values() -> None:
     with pytest.raises(InvalidRequest, match="IMAGE_DETAIL has 2 values for 3 images, expected one, or one each"):
         read_image_controls({"IMAGE_DETAIL": np.array([1, 2], np.int32)}, 3)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.75, 0.25)])
-def test_what_ends_before_it_starts_is_refused(start: float, end: float) -> None:
+def test_rejects_end_that_is_not_after_the_start(start: float, end: float) -> None:
     values = {"IMAGE_START": np.array([start], np.float32), "IMAGE_END": np.array([end], np.float32)}
     with pytest.raises(InvalidRequest, match=f"IMAGE_START={start}, expected less than IMAGE_END={end}"):
         read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, 1)

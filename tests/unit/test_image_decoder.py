@@ -1,4 +1,4 @@
-"""Decoding in processes: the same images, within a budget, and stopped at once when nobody wants them."""
+"""Decoding in processes: same images as in this process, a time budget, and an immediate stop on cancellation."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-def test_an_image_comes_out_as_in_this_process(decoder: ImageDecoder) -> None:
+def test_image_is_the_same_as_decoded_in_this_process(decoder: ImageDecoder) -> None:
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
     with pytest.raises(InvalidRequest, match="not an image: starts with 'hello'"):
         decode(decoder, b"hello")
     assert len(processes()) == 1
 
 
-def test_what_would_take_long_is_told_before_it_is_decoded(decoder: ImageDecoder) -> None:
+def test_too_much_work_is_reported_before_decoding(decoder: ImageDecoder) -> None:
     started = time.process_time()
     with pytest.raises(TooMuchWork):
         decode(decoder, SLOW, Allowance(60, 2**24))
     assert time.process_time() - started < 1
 
 
-def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: ImageDecoder) -> None:
+def test_decoding_that_exceeds_its_budget_is_stopped_and_rejected(decoder: ImageDecoder) -> None:
     with pytest.raises(InvalidRequest, match=r"images take more than 0\.5 s to decode"):
         decode(decoder, SLOW, Allowance(0.5))
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
 
 
-def test_the_images_of_one_request_share_its_budget(decoder: ImageDecoder) -> None:
+def test_images_of_one_request_share_its_budget(decoder: ImageDecoder) -> None:
     allowance = Allowance(0.2)
     images = [encoded(Image.new("RGB", (4096, 4096)), "JPEG")] * 100
     with pytest.raises(InvalidRequest, match=r"images take more than 0\.2 s to decode"):
         list(map(partial(decode, decoder, allowance=allowance), images))
 
 
-def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: ImageDecoder) -> None:
+def test_decoding_stops_when_the_request_is_cancelled(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     threading.Timer(0.3, gone.set).start()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
@@ -85,7 +85,7 @@ def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: ImageDecoder) -
     assert processes() == []
 
 
-def test_others_are_decoded_meanwhile(decoder: ImageDecoder) -> None:
+def test_other_images_are_decoded_at_the_same_time(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
 
@@ -102,14 +102,14 @@ def test_others_are_decoded_meanwhile(decoder: ImageDecoder) -> None:
     slow.join()
 
 
-def test_a_process_that_was_killed_is_replaced(decoder: ImageDecoder) -> None:
+def test_killed_process_is_replaced(decoder: ImageDecoder) -> None:
     for _ in range(2):
         (process,) = processes()
         process.kill()
         np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
 
 
-def test_an_image_whose_process_dies_each_time_is_refused(decoder: ImageDecoder) -> None:
+def test_rejects_image_whose_process_crashes_repeatedly(decoder: ImageDecoder) -> None:
     done = threading.Event()
 
     def kill() -> None:

@@ -1,4 +1,4 @@
-"""Files that carry their recipe and the mark of AI-made media."""
+"""Encoded files that contain their recipe and the mark of AI-generated media."""
 
 from __future__ import annotations
 
@@ -41,54 +41,54 @@ every_format = pytest.mark.parametrize("output_format", FORMATS, ids=limits.FORM
         ("jpg;base64", OutputFormat("jpeg", True)),
     ],
 )
-def test_a_format_is_read_in_any_case(text: str, expected: OutputFormat) -> None:
+def test_format_is_read_in_any_case(text: str, expected: OutputFormat) -> None:
     assert parse_format(text) == expected
 
 
 @pytest.mark.parametrize("text", ["tga", "", ";base64", "png;", "png;base64;base64", "image/png"])
-def test_an_unknown_format_names_the_known_ones(text: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+def test_error_for_unknown_format_lists_the_supported_ones(text: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
         parse_format(text)
-    assert str(refused.value) == f"OUTPUT_FORMAT={text!r}, expected png, jpeg or webp, with or without ;base64"
+    assert str(caught.value) == f"OUTPUT_FORMAT={text!r}, expected png, jpeg or webp, with or without ;base64"
 
 
 @every_format
-def test_the_file_has_the_format_and_the_size_asked_for(output_format: OutputFormat) -> None:
+def test_file_has_the_requested_format_and_size(output_format: OutputFormat) -> None:
     with Image.open(io.BytesIO(encode_image(RGB, None, output_format))) as image:
         assert (image.format, image.size, image.mode) == (output_format.name.upper(), (64, 48), "RGB")
 
 
 @every_format
-def test_the_pixels_survive(output_format: OutputFormat) -> None:
+def test_pixels_are_preserved(output_format: OutputFormat) -> None:
     decoded = np.asarray(decode_image(encode_image(RGB, json.dumps(RECIPE), output_format)))
     difference = np.abs(decoded.astype(int) - RGB)
     assert difference.max() == 0 if output_format.name == "png" else difference.mean() < 3
 
 
-def test_jpeg_keeps_the_colour_of_every_pixel() -> None:
+def test_jpeg_does_not_subsample_colours() -> None:
     with Image.open(io.BytesIO(encode_image(RGB, None, parse_format("jpeg")))) as image:
         assert get_sampling(image) == 0  # 4:4:4
 
 
 @every_format
-def test_the_recipe_comes_back(output_format: OutputFormat) -> None:
+def test_recipe_can_be_read_back(output_format: OutputFormat) -> None:
     assert ImageResult(encode_image(RGB, json.dumps(RECIPE), output_format), seed=1).recipe == RECIPE
 
 
 @every_format
-def test_characters_beyond_ascii_survive_in_the_recipe(output_format: OutputFormat) -> None:
+def test_non_ascii_characters_in_the_recipe_are_preserved(output_format: OutputFormat) -> None:
     recipe = {"model": 'грин 花 🌸 "quoted" \\ \u0000'}
     encoded = encode_image(RGB, json.dumps(recipe, ensure_ascii=False), output_format)
     assert ImageResult(encoded, seed=1).recipe == recipe
 
 
 @every_format
-def test_without_a_recipe_there_is_none_to_read(output_format: OutputFormat) -> None:
+def test_file_without_a_recipe_has_none(output_format: OutputFormat) -> None:
     assert ImageResult(encode_image(RGB, None, output_format), seed=1).recipe is None
 
 
 @every_format
-def test_the_file_says_that_a_machine_made_it(output_format: OutputFormat) -> None:
+def test_file_is_marked_as_ai_generated(output_format: OutputFormat) -> None:
     with Image.open(io.BytesIO(encode_image(RGB, None, output_format))) as image:
         packet = image.info["xmp"]
     [description] = ElementTree.fromstring(packet.decode().lstrip("\ufeff")).iter(
@@ -100,19 +100,19 @@ def test_the_file_says_that_a_machine_made_it(output_format: OutputFormat) -> No
 
 
 @every_format
-def test_the_same_image_gives_the_same_bytes(output_format: OutputFormat) -> None:
+def test_same_image_gives_the_same_bytes(output_format: OutputFormat) -> None:
     recipe = json.dumps(RECIPE)
     assert encode_image(RGB, recipe, output_format) == encode_image(RGB.copy(), recipe, output_format)
 
 
 @every_format
-def test_base64_is_the_same_file_as_text(output_format: OutputFormat) -> None:
+def test_base64_encodes_the_same_file(output_format: OutputFormat) -> None:
     text = encode_image(RGB, None, OutputFormat(output_format.name, as_base64=True))
     assert base64.b64decode(text, validate=True) == encode_image(RGB, None, output_format)
 
 
 @every_format
-def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks(output_format: OutputFormat) -> None:
+def test_non_contiguous_array_is_encoded_correctly(output_format: OutputFormat) -> None:
     mirrored = RGB[:, ::-1]
     assert encode_image(mirrored, None, output_format) == encode_image(mirrored.copy(), None, output_format)
 
@@ -122,7 +122,7 @@ def test_a_view_that_is_not_contiguous_is_encoded_as_it_looks(output_format: Out
     [RGB.astype(np.float32), RGB[..., 0], RGB[..., :2], RGB[:0], np.zeros((1, 16384, 3), np.uint8)],
     ids=["float", "no channels", "two channels", "empty", "too wide"],
 )
-def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
+def test_rejects_pixels_of_other_type_or_shape(pixels: np.ndarray) -> None:
     with pytest.raises(InvalidRequest):
         encode_image(pixels, None, FORMATS[0])
 
@@ -131,18 +131,18 @@ def test_other_pixels_are_refused(pixels: np.ndarray) -> None:
     "recipe", ["", "seed=42", "[1]", "[" * 100_000, json.dumps({"model": "x" * MAX_RECIPE_BYTES})], ids=range(5)
 )
 @every_format
-def test_a_recipe_that_is_no_small_json_object_is_refused(recipe: str, output_format: OutputFormat) -> None:
+def test_rejects_recipe_that_is_not_a_small_json_object(recipe: str, output_format: OutputFormat) -> None:
     with pytest.raises(InvalidRequest, match="recipe "):
         encode_image(RGB, recipe, output_format)
 
 
 @every_format
-def test_the_longest_recipe_fits(output_format: OutputFormat) -> None:
+def test_longest_recipe_fits(output_format: OutputFormat) -> None:
     recipe = {"model": "x" * (MAX_RECIPE_BYTES - len('{"model": ""}'))}
     assert ImageResult(encode_image(RGB, json.dumps(recipe), output_format), seed=1).recipe == recipe
 
 
-def test_somebody_elses_description_is_no_recipe() -> None:
+def test_unrelated_image_description_is_not_a_recipe() -> None:
     exif = Image.Exif()
     exif[0x010E] = "Our holiday"
     file = io.BytesIO()

@@ -74,9 +74,9 @@ def test_an_instance_without_a_gpu_runs_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("count", "gpu", "words"),
     [
-        (2, 7, "GPU 7 is missing: torch sees 2 GPUs, numbered from 0; "),
-        (1, 1, "GPU 1 is missing: torch sees 1 GPU, numbered from 0; "),
-        (0, 7, "GPU 7 is missing: torch sees no GPU; "),
+        (2, 7, "GPU 7 not found: torch finds 2 GPUs, numbered from 0; "),
+        (1, 1, "GPU 1 not found: torch finds 1 GPU, numbered from 0; "),
+        (0, 7, "GPU 7 not found: torch finds no GPU; "),
     ],
 )
 def test_a_missing_gpu_is_named_with_what_to_change(
@@ -110,7 +110,7 @@ def test_a_missing_gpu_stops_each_model_before_it_loads_weights(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     module = importlib.import_module(f"flux_serving.backend.{model}")
     (made,) = (value for name, value in vars(module).items() if name.endswith("Model") and name != "Model")
-    with pytest.raises(CannotStart, match="GPU 7 is missing"):
+    with pytest.raises(CannotStart, match="GPU 7 not found"):
         made(arguments(7, name=f"{model}_0_0"))
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: what diffusers gives with them, and nothing left of them afterwards."""
+"""LoRA adapters: results match diffusers, and the base weights do not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from stock import embeddings, run
 from tiny import CONTEXT_WIDTH, POOLED_WIDTH, make_tiny_flux, weights_of
 
 RANK = 3
-#: Of each kind: parts of fused projections of both kinds of blocks, single ones, modulation, embedders, the output.
+#: Layers of each kind: parts of fused projections in both kinds of blocks, unfused layers, modulation, embedders, and
+#: the output layer.
 LAYERS = (
     "transformer_blocks.0.attn.to_q",
     "transformer_blocks.0.attn.to_v",
@@ -52,12 +53,12 @@ def sampler_inputs() -> SamplerInputs:
 
 @pytest.fixture(scope="module")
 def flux() -> FluxPipeline:
-    """One of its own: PEFT puts its layers into the stock transformer."""
+    """A separate pipeline, because PEFT inserts its layers into the stock transformer."""
     return make_tiny_flux()
 
 
 def adapter(folder: Path, flux: FluxPipeline, name: str, seed: int, layers: tuple[str, ...] = LAYERS) -> Path:
-    """A file as diffusers saves it, with effects as large as the weights'."""
+    """Write a file as diffusers saves it, with values as large as the base weights."""
     generator = torch.Generator().manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for layer in layers:
@@ -70,7 +71,7 @@ def adapter(folder: Path, flux: FluxPipeline, name: str, seed: int, layers: tupl
     return file
 
 
-def made(sampler: Sampler, transformer: Transformer | None) -> Tensor:
+def final_latents(sampler: Sampler, transformer: Transformer | None) -> Tensor:
     (work,) = sampler.begin(PARAMETERS, sampler_inputs(), transformer)
     for _ in range(work.steps_left):
         sampler.step([work])
@@ -78,7 +79,7 @@ def made(sampler: Sampler, transformer: Transformer | None) -> Tensor:
 
 
 def stock_latents(flux: FluxPipeline, scales: dict[Path, float]) -> Tensor:
-    """What diffusers gives with these adapters, by PEFT."""
+    """Returns the latents of diffusers with these adapters, loaded by PEFT."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for file in scales:
@@ -90,19 +91,19 @@ def stock_latents(flux: FluxPipeline, scales: dict[Path, float]) -> Tensor:
 
 
 @pytest.mark.parametrize("scales", [(1.0,), (-0.5,), (0.7, 1.2)])
-def test_adapters_give_what_diffusers_gives(flux: FluxPipeline, tmp_path: Path, scales: tuple[float, ...]) -> None:
+def test_adapters_match_diffusers(flux: FluxPipeline, tmp_path: Path, scales: tuple[float, ...]) -> None:
     files = [adapter(tmp_path, flux, f"adapter-{i}", seed=i) for i in range(len(scales))]
     expected = stock_latents(flux, dict(zip(files, scales, strict=True)))
     sampler = Sampler(weights_of(make_tiny_flux()))
     read = [read_adapter(file, sampler.transformer) for file in files]
     adapted = sampler.transformer.adapted(summed(list(zip(read, scales, strict=True))))
-    latents = made(sampler, adapted)
+    latents = final_latents(sampler, adapted)
     assert (latents - expected).abs().max() < 3e-5
-    assert (latents - made(sampler, None)).abs().max() > 0.01
+    assert (latents - final_latents(sampler, None)).abs().max() > 0.01
 
 
 @pytest.mark.slow
-def test_a_thousand_swaps_leave_the_weights_and_every_other_image_bit_equal(tmp_path: Path) -> None:
+def test_thousand_adapter_swaps_do_not_change_weights_or_other_images(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))
 
@@ -112,10 +113,10 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_image_bit_equal(tmp_
             weights.update(parameter.numpy(force=True))
         return weights.hexdigest()
 
-    before, plain = digest(), made(sampler, None)
+    before, plain = digest(), final_latents(sampler, None)
     read = [read_adapter(adapter(tmp_path, flux, str(i), seed=i), sampler.transformer) for i in range(3)]
     adapted = [sampler.transformer.adapted(summed([(one, 1.0)])) for one in read]
-    first = [made(sampler, one) for one in adapted]
+    first = [final_latents(sampler, one) for one in adapted]
     works = [sampler.begin(PARAMETERS, sampler_inputs(), one)[0] for one in (*adapted, None)]
     for swap in range(1000):
         work = works[swap % 4]
@@ -125,10 +126,10 @@ def test_a_thousand_swaps_leave_the_weights_and_every_other_image_bit_equal(tmp_
             assert torch.equal(work.latents.cpu(), first[index] if index < 3 else plain)
             works[index] = sampler.begin(PARAMETERS, sampler_inputs(), adapted[index] if index < 3 else None)[0]
     assert digest() == before
-    assert torch.equal(made(sampler, None), plain)
+    assert torch.equal(final_latents(sampler, None), plain)
 
 
-def test_images_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> None:
+def test_images_with_different_adapters_do_not_share_a_step(tmp_path: Path) -> None:
     flux = make_tiny_flux()
     sampler = Sampler(weights_of(flux))
     read = read_adapter(adapter(tmp_path, flux, "one", seed=1), sampler.transformer)
@@ -140,8 +141,8 @@ def test_images_with_other_adapters_do_not_share_a_step(tmp_path: Path) -> None:
     assert len(set(groups)) == 3
 
 
-def test_the_weights_are_in_memory_once(tmp_path: Path) -> None:
-    """Fused projections are the stock ones' memory, and an adapted transformer adds its low ranks alone."""
+def test_weights_are_in_memory_only_once(tmp_path: Path) -> None:
+    """Fused and stock weights share memory, and an adapted transformer only adds its low-rank weights."""
     flux = make_tiny_flux()
     before = sum(parameter.nbytes for parameter in flux.transformer.parameters())
     transformer = Transformer(flux.transformer)
@@ -156,8 +157,8 @@ def test_the_weights_are_in_memory_once(tmp_path: Path) -> None:
     assert sum(storages.values()) == before
 
 
-def test_an_alpha_in_the_file_scales_as_in_diffusers(flux: FluxPipeline, tmp_path: Path) -> None:
-    """Kohya's names, whose alpha stands beside the weights."""
+def test_alpha_in_the_file_scales_as_in_diffusers(flux: FluxPipeline, tmp_path: Path) -> None:
+    """The file has Kohya's names, with an alpha per layer."""
     stock = flux.transformer.get_submodule("transformer_blocks.0.attn.to_out.0")
     name = "lora_unet_double_blocks_0_img_attn_proj"
     weights = {
@@ -170,24 +171,24 @@ def test_an_alpha_in_the_file_scales_as_in_diffusers(flux: FluxPipeline, tmp_pat
     sampler = Sampler(weights_of(make_tiny_flux()))
     read = read_adapter(tmp_path / "kohya.safetensors", sampler.transformer)
     adapted = sampler.transformer.adapted(summed([(read, 1.0)]))
-    assert (made(sampler, adapted) - expected).abs().max() < 3e-5
+    assert (final_latents(sampler, adapted) - expected).abs().max() < 3e-5
 
 
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ({"transformer.nowhere.lora_A.weight": (3, 4), "transformer.nowhere.lora_B.weight": (4, 3)}, "it has nowhere"),
+        ({"transformer.nowhere.lora_A.weight": (3, 4), "transformer.nowhere.lora_B.weight": (4, 3)}, "found nowhere"),
         ({"text_encoder.q.lora_A.weight": (3, 4)}, "changes no layer"),
-        ({"transformer.x_embedder.lora_A.weight": (3, 16)}, r"it has x_embedder\.lora_B"),
+        ({"transformer.x_embedder.lora_A.weight": (3, 16)}, r"found x_embedder\.lora_B"),
         (
             {"transformer.x_embedder.lora_A.weight": (3, 5), "transformer.x_embedder.lora_B.weight": (32, 3)},
-            "x_embedder has other widths",
+            r"x_embedder has shapes \[3, 5\] and \[32, 3\], expected \[rank, 16\] and \[32, rank\]",
         ),
-        ({"something": (2,)}, "something is not of the transformer"),
+        ({"something": (2,)}, "something is not for the transformer"),
         ({}, "changes no layer"),
     ],
 )
-def test_what_is_no_adapter_for_this_transformer_is_refused(
+def test_rejects_adapter_that_does_not_fit_the_transformer(
     tiny_flux: FluxPipeline, tmp_path: Path, weights: dict[str, tuple[int, ...]], words: str
 ) -> None:
     file = tmp_path / "wrong.safetensors"
@@ -196,7 +197,7 @@ def test_what_is_no_adapter_for_this_transformer_is_refused(
         read_adapter(file, Transformer(tiny_flux.transformer))
 
 
-def test_a_file_that_is_no_safetensors_is_refused(tiny_flux: FluxPipeline, tmp_path: Path) -> None:
+def test_rejects_file_that_is_not_safetensors(tiny_flux: FluxPipeline, tmp_path: Path) -> None:
     file = tmp_path / "wrong.safetensors"
     file.write_bytes(b"pickle")
     with pytest.raises(InvalidRequest, match="LORA='wrong' cannot be read"):

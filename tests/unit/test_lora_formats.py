@@ -1,4 +1,4 @@
-"""Formats of LoRA files: each gives what stock diffusers and PEFT give, or is refused with its reason."""
+"""Formats of LoRA files: each matches stock diffusers and PEFT, or is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from safetensors.torch import save_file
-from test_lora import made, stock_latents
+from test_lora import final_latents, stock_latents
 from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
@@ -31,7 +31,7 @@ NAMES = (QUERY, OUT, MLP, LAST)
 
 @pytest.fixture(scope="module")
 def flux() -> FluxPipeline:
-    """One of its own: PEFT puts its layers into the stock transformer."""
+    """A separate pipeline, because PEFT inserts its layers into the stock transformer."""
     return make_tiny_flux()
 
 
@@ -41,7 +41,7 @@ def sampler() -> Sampler:
 
 
 def factors(flux: FluxPipeline, layer: str, rank: int = RANK) -> tuple[Tensor, Tensor]:
-    """Down and up, with an effect as large as the weights'."""
+    """Returns the factors down and up, with values as large as the base weights."""
     generator = torch.Generator().manual_seed(len(layer))
     base = flux.transformer.get_submodule(layer)
     base = getattr(base, "base_layer", base)
@@ -69,17 +69,17 @@ def header(**config: Any) -> dict[str, str]:
     return {"format": "pt", "lora_adapter_metadata": metadata}
 
 
-ALIKE = dict.fromkeys(NAMES, RANK)
+EQUAL = dict.fromkeys(NAMES, RANK)
 MIXED = {QUERY: 2, OUT: 4, MLP: 4, LAST: 8}
 
 
 @pytest.mark.parametrize(
     ("ranks", "config", "expected"),
     [
-        (ALIKE, {"lora_alpha": 4, "use_rslora": True}, [2, 2, 2, 2]),
-        (ALIKE, {"alpha_pattern": {"to_q": 8, "to_out.0": 8, "proj_mlp": 8, "proj_out": 8}}, [2, 2, 2, 2]),
-        (ALIKE, {"alpha_pattern": {"to_q": 8, "attn.to_q": 2, "single.*proj_mlp": 1}}, [2, 1, 0.25, 1]),
-        (ALIKE, {"alpha_pattern": {"o_q": 8, "^proj_out": 8, LAST: 12}}, [1, 1, 1, 3]),
+        (EQUAL, {"lora_alpha": 4, "use_rslora": True}, [2, 2, 2, 2]),
+        (EQUAL, {"alpha_pattern": {"to_q": 8, "to_out.0": 8, "proj_mlp": 8, "proj_out": 8}}, [2, 2, 2, 2]),
+        (EQUAL, {"alpha_pattern": {"to_q": 8, "attn.to_q": 2, "single.*proj_mlp": 1}}, [2, 1, 0.25, 1]),
+        (EQUAL, {"alpha_pattern": {"o_q": 8, "^proj_out": 8, LAST: 12}}, [1, 1, 1, 3]),
         (
             MIXED,
             {"rank_pattern": {"to_q": 2, "proj_out": 8}, "alpha_pattern": {"to_q": 8}, "use_rslora": True},
@@ -87,7 +87,7 @@ MIXED = {QUERY: 2, OUT: 4, MLP: 4, LAST: 8}
         ),
     ],
 )
-def test_a_file_with_metadata_is_scaled_as_by_peft(
+def test_file_with_metadata_is_scaled_as_by_peft(
     flux: FluxPipeline, sampler: Sampler, tmp_path: Path, ranks: dict[str, int], config: Any, expected: list[float]
 ) -> None:
     file = tmp_path / "adapter.safetensors"
@@ -106,25 +106,24 @@ def formats(flux: FluxPipeline) -> dict[str, dict[str, Tensor]]:
     block = "double_blocks.0.processor"
     xlabs_down, xlabs_up = factors(flux, OUT)
     return {
-        "PEFT": peft(flux, ALIKE),
-        "PEFT, ranks that differ": peft(flux, MIXED),
-        "PEFT and one alpha for all": peft(flux, ALIKE) | {f"transformer.{QUERY}.alpha": torch.tensor(8.0)},
-        "PEFT and alphas that differ": peft(flux, MIXED)
+        "PEFT": peft(flux, EQUAL),
+        "PEFT, different ranks": peft(flux, MIXED),
+        "PEFT, one alpha for all": peft(flux, EQUAL) | {f"transformer.{QUERY}.alpha": torch.tensor(8.0)},
+        "PEFT, different alphas": peft(flux, MIXED)
         | {f"transformer.{name}.alpha": torch.tensor(float(2 + i)) for i, name in enumerate(NAMES)},
         "Kohya": kohya(flux, OUT, f"{prefix}_proj", alpha=1.0),
         "Kohya, without alpha": kohya(flux, OUT, f"{prefix}_proj"),
         "Kohya, fused": qkv | {f"{prefix}_qkv.alpha": torch.tensor(2.0)},
-        "Kohya, with zero changes of biases": kohya(flux, OUT, f"{prefix}_proj", 1.0)
-        | {f"{prefix}_proj.diff_b": zeros},
+        "Kohya, biases that do not change": kohya(flux, OUT, f"{prefix}_proj", 1.0) | {f"{prefix}_proj.diff_b": zeros},
         "ComfyUI": kohya(flux, OUT, comfy, 2.0),
-        "names of PEFT, ends of Kohya": kohya(flux, OUT, f"transformer.{OUT}"),
+        "names of PEFT, suffixes of Kohya": kohya(flux, OUT, f"transformer.{OUT}"),
         "mixture": kohya(flux, OUT, "lora_transformer_transformer_blocks_0_attn_to_out_0", 1.0),
         "XLabs": {f"{block}.proj_lora1.down.weight": xlabs_down, f"{block}.proj_lora1.up.weight": xlabs_up},
     }
 
 
 @pytest.mark.parametrize("name", list(formats(make_tiny_flux())))
-def test_a_format_gives_what_diffusers_gives(flux: FluxPipeline, sampler: Sampler, tmp_path: Path, name: str) -> None:
+def test_every_format_matches_diffusers(flux: FluxPipeline, sampler: Sampler, tmp_path: Path, name: str) -> None:
     file = tmp_path / "adapter.safetensors"
     save_file({key: value.contiguous().clone() for key, value in formats(flux)[name].items()}, file)
     _assert_as_diffusers(flux, sampler, file)
@@ -132,9 +131,9 @@ def test_a_format_gives_what_diffusers_gives(flux: FluxPipeline, sampler: Sample
 
 def _assert_as_diffusers(flux: FluxPipeline, sampler: Sampler, file: Path) -> None:
     adapted = sampler.transformer.adapted(summed([(read_adapter(file, sampler.transformer), 1.0)]))
-    latents, expected = made(sampler, adapted), stock_latents(flux, {file: 1.0})
+    latents, expected = final_latents(sampler, adapted), stock_latents(flux, {file: 1.0})
     assert (latents - expected).abs().max() < 3e-5
-    assert (latents - made(sampler, None)).abs().max() > 0.001
+    assert (latents - final_latents(sampler, None)).abs().max() > 0.001
 
 
 @pytest.mark.parametrize(
@@ -147,23 +146,23 @@ def _assert_as_diffusers(flux: FluxPipeline, sampler: Sampler, file: Path) -> No
         ({"transformer.x_embedder.lokr_w1": 1}, None, "has LoKr factors"),
         ({f"transformer.{QUERY}.lora_B.bias": 1}, None, "has biases, which are unsupported"),
         ({"lora_unet_img_in.diff_b": 1}, None, "changes biases or norms.*lora_unet_img_in.diff_b"),
-        ({"transformer.transformer_blocks.0.attn.norm_q.weight": 1}, None, "it has .*norm_q.weight"),
-        ({"transformer.nowhere.alpha": 1}, None, "it has nowhere.alpha"),
-        ({"single_blocks.0.lora_down.weight": 1}, None, "single_blocks.0.lora_down.weight is none of the keys"),
-        ({f"transformer.{QUERY}.lora_A.weight": float("nan")}, None, "has numbers that are not finite: .*to_q"),
+        ({"transformer.transformer_blocks.0.attn.norm_q.weight": 1}, None, "found .*norm_q.weight"),
+        ({"transformer.nowhere.alpha": 1}, None, "found nowhere.alpha"),
+        ({"single_blocks.0.lora_down.weight": 1}, None, "single_blocks.0.lora_down.weight is not read by diffusers"),
+        ({f"transformer.{QUERY}.lora_A.weight": float("nan")}, None, "has non-finite values: .*to_q"),
         ({f"transformer.{QUERY}.alpha": 1}, {}, "has alpha keys as well as lora_adapter_metadata"),
-        ({}, {"r": 8}, "has a rank of 8 for .*transformer_blocks.* in its metadata, but 4 in its weights"),
-        ({}, {"use_dora": True}, "unsupported, by its lora_adapter_metadata: use_dora=True"),
+        ({}, {"r": 8}, "has rank 8 for .*transformer_blocks.* in its metadata, but rank 4 in its weights"),
+        ({}, {"use_dora": True}, "has unsupported settings in its lora_adapter_metadata: use_dora=True"),
         ({}, {"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
-        ({}, {"alpha_pattern": {"(": 1}}, "has lora_adapter_metadata that cannot be used"),
-        ({}, {"lora_alpha": "much"}, "has lora_adapter_metadata that cannot be used"),
-        ({}, {"lora_alpha": 1e999}, "has an alpha of inf"),
+        ({}, {"alpha_pattern": {"(": 1}}, "has invalid lora_adapter_metadata"),
+        ({}, {"lora_alpha": "much"}, "has invalid lora_adapter_metadata"),
+        ({}, {"lora_alpha": 1e999}, "has alpha inf"),
     ],
 )
-def test_what_would_be_left_out_or_is_unsupported_is_refused_by_name(
+def test_rejects_unsupported_and_ignored_keys_by_name(
     flux: FluxPipeline, sampler: Sampler, tmp_path: Path, more: dict[str, float], config: Any, words: str
 ) -> None:
-    weights = peft(flux, ALIKE)
+    weights = peft(flux, EQUAL)
     for key, value in more.items():
         weights[key] = torch.full_like(weights.get(key, torch.ones(4)), value)
     file = tmp_path / "adapter.safetensors"
@@ -173,7 +172,7 @@ def test_what_would_be_left_out_or_is_unsupported_is_refused_by_name(
 
 
 def test_text_encoder_weights_without_effect_are_ignored(flux: FluxPipeline, sampler: Sampler, tmp_path: Path) -> None:
-    """Trainers write them where the text encoder was not trained."""
+    """Some training tools write them although the text encoder was not trained."""
     file = tmp_path / "adapter.safetensors"
     save_file(
         kohya(flux, OUT, "lora_unet_double_blocks_0_img_attn_proj", 1.0)
@@ -184,10 +183,8 @@ def test_text_encoder_weights_without_effect_are_ignored(flux: FluxPipeline, sam
     assert list(read_adapter(file, sampler.transformer)) == [OUT]
 
 
-def test_a_layer_of_kohya_s_that_diffusers_leaves_out_is_refused(
-    flux: FluxPipeline, tmp_path: Path, tiny_flux: FluxPipeline
-) -> None:
+def test_rejects_kohya_layer_that_diffusers_skips(flux: FluxPipeline, tmp_path: Path, tiny_flux: FluxPipeline) -> None:
     file = tmp_path / "adapter.safetensors"
     save_file(kohya(flux, "x_embedder", "lora_unet_img_in", 1.0), file)
-    with pytest.raises(InvalidRequest, match=r"x_embedder.*, x_embedder.* are not of the"):
+    with pytest.raises(InvalidRequest, match=r"x_embedder.*, x_embedder.* are not for the"):
         read_adapter(file, Transformer(tiny_flux.transformer))

@@ -1,6 +1,7 @@
-"""What has ended is freed at once, by reference counts: a cycle would keep its tensors until a full garbage collection.
+"""Memory of ended jobs is freed at once, without the garbage collector.
 
-The collector's full runs become rare in a process with as many objects as torch has, so cycles look like a leak.
+A reference cycle would keep tensors until a full run of the collector. In a process with as many objects as torch
+creates, full runs are rare, so that cycles look like a memory leak.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def no_collector() -> Iterator[None]:
 
 
 class Work:
-    """Stands for the tensors of a job."""
+    """Represents the tensors of a job."""
 
 
 class Steps:
@@ -68,7 +69,7 @@ class Steps:
 
 
 def run(engine: Engine[Work, str], report: ProgressReport, is_wanted: bool) -> weakref.ref[Work]:
-    """Run a job until it has ended, with its steps reported. Returns a reference to its work."""
+    """Run a job to its end, with progress reports. Returns a weak reference to its work."""
     ended = threading.Event()
     job: Job[Work, str] = Job(Work(), 60, lambda _: ended.set(), is_wanted=lambda: is_wanted)
     engine.submit([job], on_accepted=lambda: report.follow([job]))  # type: ignore[list-item]
@@ -77,7 +78,7 @@ def run(engine: Engine[Work, str], report: ProgressReport, is_wanted: bool) -> w
 
 
 @pytest.mark.parametrize("is_wanted", [True, False], ids=["done", "cancelled"])
-def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_wanted: bool) -> None:
+def test_ended_job_with_progress_reports_is_freed(tmp_path: Path, is_wanted: bool) -> None:
     folder = ProgressFolder(tmp_path / "progress")
     folder.make()
     receiver = folder.listen()
@@ -85,7 +86,7 @@ def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_want
     report = ProgressReport(folder.connect(receiver.address), None, PreviewOptions("", 0), engine.run_aside)  # type: ignore[arg-type]
     try:
         work = run(engine, report, is_wanted)
-        # The thread that ended it may still be about to return.
+        # The thread that ended the job may not have returned yet.
         limit = time.monotonic() + 10
         while work() is not None and time.monotonic() < limit:
             time.sleep(0.01)
@@ -96,8 +97,8 @@ def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_want
         receiver.close()
 
 
-def test_an_adapted_transformer_that_nobody_uses_is_freed(tiny_base: BaseWeights) -> None:
-    """Its adapters' tensors are memory of the GPU, which the garbage collector knows nothing of."""
+def test_unused_adapted_transformer_is_freed(tiny_base: BaseWeights) -> None:
+    """Its adapters' tensors are GPU memory, which does not trigger the garbage collector."""
     network = Transformer(tiny_base.transformer)
     down, up = torch.randn(2, tiny_base.transformer.proj_out.in_features), torch.randn(16, 2)
     adapted = network.adapted(summed([({"proj_out": LowRank(down, up)}, 1.0)]))
@@ -107,7 +108,7 @@ def test_an_adapted_transformer_that_nobody_uses_is_freed(tiny_base: BaseWeights
     assert freed() is None
 
 
-def test_rotary_tables_are_kept_up_to_a_number_of_bytes(tiny_base: BaseWeights) -> None:
+def test_rotary_tables_are_cached_up_to_a_number_of_bytes(tiny_base: BaseWeights) -> None:
     stock = tiny_base.transformer
     unbounded = RotaryTables(stock.pos_embed, stock.device, stock.dtype)
     most = 3 * unbounded(Grid(4, 4), 8).nbytes
@@ -115,12 +116,12 @@ def test_rotary_tables_are_kept_up_to_a_number_of_bytes(tiny_base: BaseWeights) 
     first = tables(Grid(4, 4), 8)
     for context_tokens in range(8):
         tables(Grid(4, 4), context_tokens)
-        assert tables(Grid(4, 4), 8) is first, "the one used last but one"
+        assert tables(Grid(4, 4), 8) is first, "the second most recently used table was dropped"
         assert tables.bytes <= most
     assert torch.equal(tables(Grid(4, 4), 3), unbounded(Grid(4, 4), 3))
 
 
-def test_a_table_larger_than_that_is_kept_alone(tiny_base: BaseWeights) -> None:
+def test_table_larger_than_the_limit_is_cached_alone(tiny_base: BaseWeights) -> None:
     stock = tiny_base.transformer
     tables = RotaryTables(stock.pos_embed, stock.device, stock.dtype, max_bytes=1)
     tables(Grid(2, 2), 1)
@@ -129,7 +130,7 @@ def test_a_table_larger_than_that_is_kept_alone(tiny_base: BaseWeights) -> None:
     assert tables(Grid(4, 4), 1) is table
 
 
-def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeights) -> None:
+def test_finished_image_is_freed(tiny_base: BaseWeights) -> None:
     sampler = Sampler(tiny_base)
     (work,) = sampler.begin(of_size(4, 6, steps=3, seed=1), SamplerInputs(context(seed=1, count=5)))
     for _ in range(3):
@@ -139,7 +140,7 @@ def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeigh
     assert freed() is None
 
 
-def test_freed_memory_goes_back_to_the_system_below_what_still_lives() -> None:
+def test_free_memory_below_live_memory_is_returned_to_the_system() -> None:
     blocks = [bytearray(60_000) for _ in range(2000)]
     last = blocks.pop()
     full = private_bytes()

@@ -1,4 +1,4 @@
-"""What scripts/perf sends to perf_analyzer, reads from it, and works out."""
+"""Input data, exports, reports and binaries of scripts/perf."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORK = Work(side=64, steps=8)
 
 
 def elements_of(entry: Any) -> list[bytes]:
-    """The BYTES elements that perf_analyzer would find in a tensor of an entry."""
+    """Return the BYTES elements of a tensor as perf_analyzer reads them."""
     raw, elements = base64.b64decode(entry["content"]["b64"]), []
     while raw:
         length = int.from_bytes(raw[:4], "little")
@@ -46,7 +46,7 @@ def elements_of(entry: Any) -> list[bytes]:
     return elements
 
 
-def test_the_file_holds_as_many_distinct_images_as_it_has_requests(tmp_path: Path) -> None:
+def test_every_request_in_the_file_has_its_own_image(tmp_path: Path) -> None:
     file = inputs.write(tmp_path / "data.json", inputs.of_images(FEWEST_IMAGES, "x", WORK))
     entries = json.loads(file.read_text())["data"]
     images = [element for entry in entries for element in elements_of(entry["IMAGE"])]
@@ -56,12 +56,12 @@ def test_the_file_holds_as_many_distinct_images_as_it_has_requests(tmp_path: Pat
     assert {entry["NUM_INFERENCE_STEPS"]["content"][0] for entry in entries} == {8}
 
 
-def test_another_run_has_other_images() -> None:
+def test_runs_have_different_images() -> None:
     one, other = (inputs.of_images(4, occasion, WORK) for occasion in ("one", "other"))
     assert not {elements_of(entry["IMAGE"])[0] for entry in one} & {elements_of(entry["IMAGE"])[0] for entry in other}
 
 
-def test_for_shared_memory_no_input_is_left_out_and_each_is_allowed() -> None:
+def test_requests_for_shared_memory_have_a_valid_value_for_every_input() -> None:
     (entry,) = inputs.of_every_input(1, "x", WORK, adapter="greyscale")
     assert set(entry) == {tensor.name for tensor in FLUX_REDUX.inputs}
     for tensor in FLUX_REDUX.inputs:
@@ -77,7 +77,7 @@ def test_for_shared_memory_no_input_is_left_out_and_each_is_allowed() -> None:
     assert elements_of(entry["IMAGE_MASK"]) == [b""]
 
 
-def test_context_tokens_come_back_as_they_were() -> None:
+def test_context_tokens_survive_encoding() -> None:
     context = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
     entry = inputs.entry_of(CONTEXT, context)
     assert entry["shape"] == [3, 5]
@@ -85,8 +85,8 @@ def test_context_tokens_come_back_as_they_were() -> None:
     np.testing.assert_array_equal(decoded, context)
 
 
-def test_an_export_of_a_stream_has_its_requests_times_and_images() -> None:
-    """Recorded from perf_analyzer 2.51 on flux_stream; three of its requests, the images cut short."""
+def test_reads_times_and_images_from_export_of_a_stream() -> None:
+    """Recorded with perf_analyzer 2.51 on flux_stream: three requests, with truncated images."""
     requests = read_export(RECORDED / "stream.export.json")
     raw = json.loads((RECORDED / "stream.export.json").read_text(encoding="latin-1"))["experiments"][0]["requests"]
     assert len(requests) == 3
@@ -115,28 +115,28 @@ def request(sent_ms: int, *answers_ms: int, image: str = "PNG") -> dict[str, Any
     return {"timestamp": start + 1_000_000 * sent_ms, "response_timestamps": stamps, "response_outputs": outputs}
 
 
-def test_throughput_is_from_the_first_sending_to_the_last_answer(tmp_path: Path) -> None:
-    """perf_analyzer would say 2 a second: it rounds the 1.6 seconds up."""
+def test_throughput_counts_from_first_sending_to_last_response(tmp_path: Path) -> None:
+    """perf_analyzer would report 2 per second, because it rounds the 1.6 seconds up."""
     summary = summed_up(read_export(export(tmp_path, *(request(400 * n, 400 * n + 400) for n in range(4)))))
     assert summary == Summary(4, 4, *(pytest.approx(value) for value in (2.5, 0.4, 0.4, 0.4, 0.4)), first_s=None)
 
 
-def test_what_has_no_answer_or_no_image_is_not_counted_as_one(tmp_path: Path) -> None:
+def test_requests_without_response_or_image_count_as_failed(tmp_path: Path) -> None:
     file = export(tmp_path, request(0, 100), request(100, 200, image=""), request(200))
     summary = summed_up(read_export(file))
     assert (summary.requests, summary.images) == (2, 1)
     assert measured(summary=summary, asked=3).failed == 2
 
 
-def test_an_empty_export_is_refused(tmp_path: Path) -> None:
+def test_rejects_empty_export(tmp_path: Path) -> None:
     empty = tmp_path / "empty.json"
     empty.touch()
-    with pytest.raises(ValueError, match=r"empty\.json is no export"):
+    with pytest.raises(ValueError, match=r"empty\.json is not an export"):
         read_export(empty)
 
 
-def test_with_shared_memory_what_is_printed_counts() -> None:
-    """Recorded from perf_analyzer 2.51; the averages of the server and of the inner models, further down, don't."""
+def test_reads_printed_output_for_shared_memory() -> None:
+    """Recorded with perf_analyzer 2.51. The averages of the server and of its models, further down, are ignored."""
     summary = printed((RECORDED / "shared-memory.txt").read_text(), concurrency=1)
     assert summary.requests == 12
     assert summary.mean_s == pytest.approx(0.528725)
@@ -146,7 +146,7 @@ def test_with_shared_memory_what_is_printed_counts() -> None:
         printed("error: no model", concurrency=1)
 
 
-def test_percentiles_are_values_that_there_were() -> None:
+def test_percentiles_are_measured_latencies() -> None:
     ten = summed_up([PerfRequest(0.0, float(end), float(end), True) for end in range(1, 11)])
     assert (ten.p50_s, ten.p90_s, ten.p99_s) == (5, 9, 10)
     assert summed_up([PerfRequest(0.0, 7.0, 7.0, True)]).p50_s == 7
@@ -171,7 +171,7 @@ flux_decode_seconds_count{model="flux_base",instance="0"} %d
 """
 
 
-def test_the_share_of_the_inner_models_is_what_grew() -> None:
+def test_time_in_models_is_the_increase_of_their_counters() -> None:
     before = parse_counters(PAGE % (10, 999, 10, 999, 3, 7, 5.0, 10, 50.0, 10, 1.0, 10))
     after = parse_counters(PAGE % (14, 999 + 4 * 45_000, 14, 999 + 4 * 4_000, 4, 11, 5.04, 14, 50.4, 14, 1.04, 12))
     grown = inside(growth(before, after), "flux_redux")
@@ -187,10 +187,10 @@ def test_the_share_of_the_inner_models_is_what_grew() -> None:
 def measured(name: str = GRPC.name, round: int = 0, p50_s: float = 0.1, **changed: Any) -> Measured:
     summary = Summary(30, 30, 1 / p50_s, p50_s, p50_s, p50_s, p50_s)
     quiet = Inside(0, 0, 30, 0.04, 0.0, 0.04, 0.01, 0.005)
-    return replace(Measured(name, "1 at a time", round, 30, summary, quiet), **changed)
+    return replace(Measured(name, "concurrency 1", round, 30, summary, quiet), **changed)
 
 
-def test_the_overhead_is_the_median_over_rounds_of_what_the_ensemble_takes_more() -> None:
+def test_overhead_is_median_difference_over_rounds() -> None:
     turns = [
         *(measured(BASE.name, number, p50_s) for number, p50_s in enumerate((0.10, 0.20, 0.10))),
         *(measured(GRPC.name, number, p50_s) for number, p50_s in enumerate((0.15, 0.26, 0.19))),
@@ -202,7 +202,7 @@ def test_the_overhead_is_the_median_over_rounds_of_what_the_ensemble_takes_more(
     assert str(found) == "60.0 ms, 50 % (50.0 to 90.0 ms)"
 
 
-def test_a_round_without_flux_base_counts_for_nothing() -> None:
+def test_overhead_ignores_round_without_flux_base() -> None:
     turns = [measured(BASE.name, 0, 0.1), measured(GRPC.name, 0, 0.15), measured(GRPC.name, 1, 0.9)]
     turns.append(measured(BASE.name, 1, summary=None, error="exit status 99"))
     found = report.overhead(turns, GRPC.name)
@@ -211,26 +211,26 @@ def test_a_round_without_flux_base_counts_for_nothing() -> None:
     assert report.overhead(turns[:1], GRPC.name) is None
 
 
-def test_what_failed_is_told_and_what_is_missing_too() -> None:
+def test_report_lists_failed_requests_and_missing_results() -> None:
     results = PerfResults({}, [measured(), measured(summary=None, error="exit status 99: no model")])
-    told = report.sections(results)
-    assert told["errors"] == f"- {GRPC.name}, 1 at a time: 30 failed. exit status 99: no model"
-    assert "| – |" in told["runs"]
+    found = report.sections(results)
+    assert found["errors"] == f"- {GRPC.name}, concurrency 1: 30 failed. exit status 99: no model"
+    assert "| – |" in found["runs"]
     assert report.sections(PerfResults({}, [measured()]))["errors"] == "None in 30 requests."
 
 
-def test_the_shares_add_up_to_the_latency() -> None:
+def test_shares_add_up_to_latency() -> None:
     row = report.shares_table([measured(p50_s=0.1)]).splitlines()[-1]
     assert row.endswith("| 40.0 (40 %) | 0.0 (0 %) | 40.0 (40 %) | 10.0 (10 %) | 5.0 (5 %) | 5.0 (5 %) |")
 
 
-def test_results_come_back_from_their_file(tmp_path: Path) -> None:
+def test_results_survive_saving_and_loading(tmp_path: Path) -> None:
     results = PerfResults({"a": "b"}, [measured(summary=None, error="x")], [measured(SEEN.name, 3)])
     results.save(tmp_path / "results.json")
     assert PerfResults.load(tmp_path / "results.json") == results
 
 
-def test_every_way_is_asked_by_one_and_by_four() -> None:
+def test_every_interface_is_measured_at_concurrency_1_and_4() -> None:
     cases = closed()
     assert {case.concurrency for case in cases} == {1, 4}
     assert {case.protocol for case in cases} == {"grpc", "http"}
@@ -240,7 +240,7 @@ def test_every_way_is_asked_by_one_and_by_four() -> None:
     assert not any(case.protocol == "http" for case in closed(has_http=False))
 
 
-def test_an_open_loop_may_have_more_under_way_than_perf_analyzers_four() -> None:
+def test_open_loop_may_have_more_than_four_requests_in_flight() -> None:
     (slow, fast) = opened(10.0)
     assert (slow.rate, fast.rate) == (4.0, 7.0)
     arguments = fast.arguments("localhost:1", Path("data"), 60, Path("export"), 1)
@@ -251,14 +251,14 @@ def test_an_open_loop_may_have_more_under_way_than_perf_analyzers_four() -> None
 
 
 def stand_in(folder: Path, says: str, status: int = 0) -> Path:
-    """An executable of this name, for what is done about the ways in which one may not work."""
+    """Write a fake perf_analyzer that prints a text and exits with a status."""
     file = folder / "perf_analyzer"
     file.write_text(f"#!/bin/sh\necho '{says}'\nexit {status}\n")
     file.chmod(0o755)
     return file
 
 
-def test_a_binary_is_taken_only_once_it_has_told_its_version(tmp_path: Path) -> None:
+def test_accepts_only_binary_that_reports_its_version(tmp_path: Path) -> None:
     said = "Perf Analyzer Version 2.51.0 (commit unknown)"
     assert binary.tried(stand_in(tmp_path, said)) == Binary(tmp_path / "perf_analyzer", "2.51.0")
     with pytest.raises(NoBinary, match="exit status 127"):
@@ -267,26 +267,24 @@ def test_a_binary_is_taken_only_once_it_has_told_its_version(tmp_path: Path) -> 
         binary.tried(tmp_path / "missing")
 
 
-def test_a_missing_library_is_told_with_the_package_that_has_it(tmp_path: Path) -> None:
+def test_error_for_missing_library_names_its_package(tmp_path: Path) -> None:
     said = "error while loading shared libraries: libb64.so.0d: cannot open shared object file"
     with pytest.raises(NoBinary, match=r"libb64\.so\.0d.*; install libb64-0d"):
         binary.tried(stand_in(tmp_path, said, status=127))
 
 
-def test_a_script_on_path_is_no_binary_and_an_old_glibc_has_no_wheel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejects_script_on_path_and_old_glibc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, "Perf Analyzer Version 0.1.0")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(binary, "glibc_version", lambda: (2, 31))
     with pytest.raises(NoBinary) as caught:
         binary.find_binary(tmp_path / "folder")
     assert "is a script that drops the exit status" in str(caught.value)
-    assert "perf-analyzer-2.60.0 needs glibc 2.38, this is 2.31" in str(caught.value)
-    assert "tritonclient-2.51.0 needs glibc 2.34, this is 2.31" in str(caught.value)
+    assert "perf-analyzer-2.60.0 needs glibc 2.38, this machine has 2.31" in str(caught.value)
+    assert "tritonclient-2.51.0 needs glibc 2.34, this machine has 2.31" in str(caught.value)
 
 
-def test_what_was_unpacked_before_is_used_again(tmp_path: Path) -> None:
+def test_reuses_unpacked_binary(tmp_path: Path) -> None:
     source = Source("some-1.0", "1.0", (2, 34), ("some==1.0",), "bin/perf_analyzer", ("lib",))
     (tmp_path / "some-1.0" / "bin").mkdir(parents=True)
     file = stand_in(tmp_path / "some-1.0" / "bin", "Perf Analyzer Version 0.0.0 (commit 3a49a23)")
@@ -295,8 +293,8 @@ def test_what_was_unpacked_before_is_used_again(tmp_path: Path) -> None:
     assert found.environment["LD_LIBRARY_PATH"].split(":")[0] == str(tmp_path / "some-1.0" / "lib")
 
 
-def test_the_wheels_version_counts_where_the_binary_says_another(tmp_path: Path) -> None:
-    """That of perf-analyzer 2.60.0 says 0.0.0, and so the commit is all that tells one on PATH from another."""
+def test_wheel_version_overrides_version_of_binary(tmp_path: Path) -> None:
+    """The binary of perf-analyzer 2.60.0 reports 0.0.0, so a binary on PATH is only identified by its commit."""
     said = "Perf Analyzer Version 0.0.0 (commit 3a49a23)"
     assert binary.tried(stand_in(tmp_path, said)).version == "0.0.0 (commit 3a49a23)"
     (tmp_path / "some-2.60.0").mkdir()
@@ -305,13 +303,13 @@ def test_the_wheels_version_counts_where_the_binary_says_another(tmp_path: Path)
     assert binary.from_wheels(source, tmp_path).version == "2.60.0"
 
 
-def test_the_newest_wheel_is_for_the_newest_glibc() -> None:
+def test_newest_wheel_comes_first() -> None:
     assert [source.glibc for source in binary.SOURCES] == [(2, 38), (2, 34)]
     assert binary.parsed("2.36") == (2, 36) < binary.SOURCES[0].glibc
     assert binary.parsed("2.9.1") == (2, 9)
 
 
-def test_of_a_folder_only_what_an_earlier_run_left_is_removed(tmp_path: Path) -> None:
+def test_removes_only_files_of_an_earlier_run(tmp_path: Path) -> None:
     theirs = ["thesis.txt", "2026-flux.txt", "x.export.json", "src/report.md"]
     ours = ["07-flux_redux.export.json", "107-flux_base.txt", "contexts.json", "images.json", "results.json"]
     (tmp_path / "src").mkdir()
@@ -321,7 +319,7 @@ def test_of_a_folder_only_what_an_earlier_run_left_is_removed(tmp_path: Path) ->
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == sorted(theirs)
 
 
-def test_a_server_that_is_not_there_is_told_in_a_line_and_the_last_report_stays(
+def test_unreachable_server_is_reported_in_one_line_and_old_report_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (port,) = free_ports(1)
@@ -336,13 +334,13 @@ def test_a_server_that_is_not_there_is_told_in_a_line_and_the_last_report_stays(
     assert (tmp_path / "report.md").exists()
 
 
-def test_an_address_without_a_port_is_no_server() -> None:
+def test_rejects_address_without_port() -> None:
     with pytest.raises(NoServer, match="gRPC at nonsense"):
         check(Server("nonsense", None, "http://:8002/metrics"))
 
 
-def test_model_analyzer_searches_among_what_flux_base_can_be_set_to() -> None:
-    """Each name is a parameter of its config.pbtxt, and the engine reads each value."""
+def test_model_analyzer_searches_only_valid_parameters_of_flux_base() -> None:
+    """Each name is a parameter of its config.pbtxt, and the engine accepts each value."""
     config = yaml.safe_load(MODEL_ANALYZER.read_text())
     (searched,) = config["profile_models"].items()
     assert searched[0] == FLUX_BASE.name

@@ -1,4 +1,4 @@
-"""Previews from latents: how close they are, and that they change nothing."""
+"""Previews from latents: their error, and that they do not change the latents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def previewer(demo: BaseWeights) -> Previewer:
 
 
 def unseen_images(side: int) -> torch.Tensor:
-    """(images, 3, side, side), 0..1."""
+    """Returns images outside the fit, (images, 3, side, side), 0..1."""
     images = []
     for path in sorted(Path(ROOT, "tools/flux_tools/demo/unseen").glob("*.png")):
         with Image.open(path) as image:
@@ -42,8 +42,8 @@ def unseen_images(side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).movedim(-1, 1) / 255
 
 
-def test_latent2rgb_is_close_to_images_that_it_was_not_fitted_to(demo: BaseWeights, previewer: Previewer) -> None:
-    """18.9 of 255 levels off on average, where one colour for all of them is 52.5 off."""
+def test_latent2rgb_is_close_for_images_outside_the_fit(demo: BaseWeights, previewer: Previewer) -> None:
+    """The mean error is 18.9 of 255 levels. A single colour for all images has an error of 52.5 levels."""
     images = unseen_images(64)
     expected = (adaptive_avg_pool2d(images, (8, 8)).movedim(1, -1) * 255).numpy()
     packed = pack_latents(encode(demo, images))
@@ -55,13 +55,13 @@ def test_latent2rgb_is_close_to_images_that_it_was_not_fitted_to(demo: BaseWeigh
     assert np.abs(expected - expected.mean((0, 1, 2))).mean() > 2.4 * error
 
 
-def test_the_map_is_the_same_every_time(demo: BaseWeights, previewer: Previewer) -> None:
+def test_latent2rgb_is_deterministic(demo: BaseWeights, previewer: Previewer) -> None:
     latents = torch.randn(16, 64, generator=torch.Generator().manual_seed(1))
     assert (Previewer(demo).latent2rgb(latents, Grid(4, 4)) == previewer.latent2rgb(latents, Grid(4, 4))).all()
 
 
 @pytest.mark.slow
-def test_a_checkpoint_with_other_channels_and_another_factor_has_previews(random_checkpoints: Checkpoints) -> None:
+def test_checkpoint_with_other_channels_and_scale_factor_has_previews(random_checkpoints: Checkpoints) -> None:
     base = load_base(random_checkpoints, CPU, torch.float32)
     previewer = Previewer(base)
     latents = torch.randn(3 * 5, 32, generator=torch.Generator().manual_seed(1))
@@ -70,14 +70,14 @@ def test_a_checkpoint_with_other_channels_and_another_factor_has_previews(random
 
 
 @pytest.mark.parametrize("method", PREVIEW_METHODS)
-def test_a_preview_leaves_the_latents_as_they_are(previewer: Previewer, method: str) -> None:
+def test_preview_does_not_change_the_latents(previewer: Previewer, method: str) -> None:
     latents = torch.randn(16, 64, generator=torch.Generator().manual_seed(2))
     before = latents.clone()
     previewer.preview(method, latents, Grid(4, 4), 256)
     assert torch.equal(latents, before)
 
 
-def test_a_vae_preview_is_what_the_decoder_makes_averaged_down(previewer: Previewer) -> None:
+def test_vae_preview_is_the_averaged_decoded_image(previewer: Previewer) -> None:
     latents = torch.randn(16, 64, generator=torch.Generator().manual_seed(3))
     whole = previewer.preview("vae", latents, Grid(4, 4), 64)
     half = previewer.preview("vae", latents, Grid(4, 4), 63)
@@ -87,18 +87,18 @@ def test_a_vae_preview_is_what_the_decoder_makes_averaged_down(previewer: Previe
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_latents_that_are_not_finite_have_a_preview(previewer: Previewer, bad: float) -> None:
+def test_non_finite_latents_have_a_preview(previewer: Previewer, bad: float) -> None:
     assert previewer.latent2rgb(torch.full((16, 64), bad), Grid(4, 4)).shape == (8, 8, 3)
 
 
 @pytest.mark.parametrize(
     ("shape", "expected"), [((256, 256), (256, 256)), ((300, 200), (150, 100)), ((2048, 1024), (256, 128))]
 )
-def test_no_side_is_longer_than_asked_for(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_no_side_is_longer_than_requested(shape: tuple[int, int], expected: tuple[int, int]) -> None:
     assert shrunk(np.zeros((*shape, 3), np.uint8), 256).shape == (*expected, 3)
 
 
-def test_synthetic_images_are_colours_and_differ() -> None:
+def test_synthetic_images_are_in_range_and_differ() -> None:
     images = synthetic_images(6, 32, seed=1)
     assert images.shape == (6, 3, 32, 32)
     assert 0 <= float(images.min()) < 0.1

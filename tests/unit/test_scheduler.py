@@ -1,4 +1,4 @@
-"""The scheduler, on a clock that the test turns."""
+"""The scheduler, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def job(steps: int = 2, **more: object) -> AnyJob:
 
 
 def steps_of(scheduler: Scheduler) -> Iterator[tuple[AnyJob, ...]]:
-    """Steps until nothing is left: who shared each."""
+    """Run steps until no job is left. Yields the jobs of each step."""
     while len(scheduler):
         run = scheduler.schedule(now=0).run
         yield run
@@ -30,10 +30,10 @@ def one_row(**more: int) -> Scheduler:
     return Scheduler(Limits(max_rows=1, **more))
 
 
-# Who goes first
+# Order of jobs
 
 
-def test_equal_jobs_run_in_the_order_they_came() -> None:
+def test_equal_jobs_run_in_order_of_arrival() -> None:
     scheduler = one_row()
     first, second = job(steps=2), job(steps=2)
     scheduler.add([first])
@@ -41,7 +41,7 @@ def test_equal_jobs_run_in_the_order_they_came() -> None:
     assert list(steps_of(scheduler)) == [(first,), (first,), (second,), (second,)]
 
 
-def test_a_short_job_goes_before_a_long_one_that_runs() -> None:
+def test_short_job_goes_before_a_long_running_one() -> None:
     scheduler = one_row()
     long, short = job(steps=5), job(steps=2)
     scheduler.add([long])
@@ -50,7 +50,7 @@ def test_a_short_job_goes_before_a_long_one_that_runs() -> None:
     assert list(steps_of(scheduler)) == [(short,)] * 2 + [(long,)] * 4
 
 
-def test_a_job_that_is_nearly_done_is_not_interrupted_by_a_longer_one() -> None:
+def test_nearly_finished_job_is_not_interrupted_by_a_longer_one() -> None:
     scheduler = one_row()
     running, other = job(steps=5), job(steps=3)
     scheduler.add([running])
@@ -60,7 +60,7 @@ def test_a_job_that_is_nearly_done_is_not_interrupted_by_a_longer_one() -> None:
     assert list(steps_of(scheduler)) == [(running,)] * 2 + [(other,)] * 3
 
 
-def test_where_as_much_is_left_the_smaller_job_goes_first() -> None:
+def test_smaller_job_goes_first_if_remaining_work_is_equal() -> None:
     scheduler = one_row()
     long, short = job(steps=5), job(steps=4)
     scheduler.add([long])
@@ -76,14 +76,14 @@ def test_work_is_steps_times_tokens() -> None:
     assert scheduler.schedule(0).run == (small,)
 
 
-def test_a_higher_priority_goes_first_whatever_is_left() -> None:
+def test_higher_priority_goes_first_whatever_the_remaining_work() -> None:
     scheduler = one_row()
     background, usual, interactive = job(1, priority=-1), job(2, priority=0), job(3, priority=1)
     scheduler.add([background, usual, interactive])
     assert list(steps_of(scheduler)) == [(interactive,)] * 3 + [(usual,)] * 2 + [(background,)]
 
 
-def test_a_job_rises_each_time_the_machine_did_patience_times_its_work_for_others() -> None:
+def test_job_rises_each_time_others_got_patience_times_its_work() -> None:
     scheduler = one_row(patience=3)
     waiting = job(steps=2, priority=0)
     scheduler.add([waiting])
@@ -94,11 +94,11 @@ def test_a_job_rises_each_time_the_machine_did_patience_times_its_work_for_other
         (first,) = scheduler.schedule(0).run
         scheduler.complete([first])
         ran.append(first)
-    # After 3 * 2 steps for others its priority is theirs, but they are shorter; after 6 more it is above theirs.
+    # After 3 * 2 steps for others, its rank equals theirs, but they are shorter. After 6 more, its rank is higher.
     assert ran.index(waiting) == 12
 
 
-def test_a_risen_job_is_not_overtaken_by_those_that_come_later() -> None:
+def test_risen_job_is_not_overtaken_by_later_jobs() -> None:
     scheduler = one_row(patience=4)
     waiting = job(steps=4, priority=0)
     scheduler.add([waiting])
@@ -112,7 +112,7 @@ def test_a_risen_job_is_not_overtaken_by_those_that_come_later() -> None:
         scheduler.complete([waiting])
 
 
-# Who shares a step
+# Jobs in one step
 
 
 def test_jobs_of_one_group_share_a_step_at_their_own_step() -> None:
@@ -124,14 +124,14 @@ def test_jobs_of_one_group_share_a_step_at_their_own_step() -> None:
     assert scheduler.schedule(0).run == (first, second)
 
 
-def test_jobs_of_different_groups_do_not() -> None:
+def test_jobs_of_different_groups_do_not_share_a_step() -> None:
     scheduler = Scheduler()
     small, large = job(steps=2, group="512"), job(steps=3, group="1024")
     scheduler.add([large, small])
     assert list(steps_of(scheduler)) == [(small,)] * 2 + [(large,)] * 3
 
 
-def test_rows_and_tokens_bound_a_step() -> None:
+def test_rows_and_tokens_of_a_step_are_limited() -> None:
     few_rows = Scheduler(Limits(max_rows=2))
     few_rows.add([job() for _ in range(3)])
     assert len(few_rows.schedule(0).run) == 2
@@ -140,21 +140,21 @@ def test_rows_and_tokens_bound_a_step() -> None:
     assert len(few_tokens.schedule(0).run) == 2
 
 
-def test_a_job_with_more_tokens_than_a_step_holds_runs_alone() -> None:
+def test_job_larger_than_the_step_limit_runs_alone() -> None:
     scheduler = Scheduler(Limits(step_tokens=2000))
     large, small = job(steps=1, tokens=3000), job(steps=4, tokens=1000)
     scheduler.add([large, small])
     assert scheduler.schedule(0).run == (large,)
 
 
-def test_a_job_that_does_not_fit_makes_room_for_one_that_does() -> None:
+def test_job_that_does_not_fit_is_skipped_for_one_that_does() -> None:
     scheduler = Scheduler(Limits(step_tokens=3000))
     first, wide, narrow = job(1, tokens=1500), job(1, tokens=1800), job(5, tokens=1000)
     scheduler.add([first, wide, narrow])
     assert scheduler.schedule(0).run == (first, narrow)
 
 
-def test_a_step_is_budgeted_as_its_rows_padded_to_the_longest() -> None:
+def test_step_tokens_include_padding_to_the_longest_row() -> None:
     scheduler = Scheduler(Limits(step_tokens=4000))
     long, *short = job(1, tokens=1300), *(job(5, tokens=1000) for _ in range(4))
     scheduler.add([long, *short])
@@ -162,7 +162,7 @@ def test_a_step_is_budgeted_as_its_rows_padded_to_the_longest() -> None:
     assert tokens_of_step(scheduler.schedule(0).run) == 3900
 
 
-def test_a_longer_job_does_not_join_where_it_would_pad_the_others_over_the_budget() -> None:
+def test_longer_job_does_not_join_if_padding_exceeds_the_limit() -> None:
     scheduler = Scheduler(Limits(step_tokens=4000))
     short, long = [job(1, tokens=1000) for _ in range(3)], job(5, tokens=1300)
     scheduler.add([*short, long])
@@ -170,30 +170,30 @@ def test_a_longer_job_does_not_join_where_it_would_pad_the_others_over_the_budge
 
 
 def test_short_jobs_are_not_padded_to_a_long_context() -> None:
-    """A context of 6,000 tokens beside seven short ones, which is 50,048 tokens if all of them share a step."""
+    """One context of 6,000 tokens and seven short ones, which would need 50,048 tokens in a shared step."""
     scheduler = Scheduler(Limits(step_tokens=60_000))
     long, *short = job(2, tokens=6256), *(job(2, tokens=265) for _ in range(7))
     scheduler.add([long, *short])
     assert list(steps_of(scheduler)) == [tuple(short)] * 2 + [(long,)] * 2
 
 
-def test_a_job_of_two_rows_counts_both_padded_to_the_longest() -> None:
+def test_both_rows_of_a_job_are_counted_with_padding() -> None:
     scheduler = Scheduler(Limits(step_tokens=4000))
     guided, plain = job(1, tokens=2 * 900, rows=2), [job(5, tokens=1100) for _ in range(3)]
     scheduler.add([guided, *plain])
-    # Three rows of 1,100; four would be 4,400.
+    # Three rows of 1,100 tokens. Four rows would have 4,400.
     assert scheduler.schedule(0).run == (guided, plain[0])
     assert tokens_of_step(scheduler.schedule(0).run) == 3300
 
 
-def test_who_shares_a_step_stays_until_one_of_them_is_done() -> None:
+def test_jobs_in_a_step_stay_together_until_one_is_done() -> None:
     scheduler = Scheduler(Limits(max_rows=2))
     jobs = [job(steps=3) for _ in range(4)]
     scheduler.add(jobs)
     assert list(steps_of(scheduler)) == [tuple(jobs[:2])] * 3 + [tuple(jobs[2:])] * 3
 
 
-def test_a_step_that_was_too_much_is_halved_but_never_below_one_row() -> None:
+def test_step_that_ran_out_of_memory_is_halved_down_to_one_row() -> None:
     scheduler = Scheduler(Limits(step_tokens=8000))
     scheduler.add([job(tokens=1000) for _ in range(8)])
     assert len(scheduler.schedule(0).run) == 8
@@ -202,7 +202,7 @@ def test_a_step_that_was_too_much_is_halved_but_never_below_one_row() -> None:
         assert len(scheduler.schedule(0).run) == expected
 
 
-def test_a_shrunk_step_grows_again_slowly() -> None:
+def test_shrunk_step_grows_back_slowly() -> None:
     scheduler = Scheduler(Limits(step_tokens=8000))
     assert scheduler.shrink_step(4000) == 2000
     assert scheduler.shrink_step(6000) == 2000
@@ -217,10 +217,10 @@ def test_a_shrunk_step_grows_again_slowly() -> None:
     assert rows[-1] == 8
 
 
-# Who leaves
+# Leaving
 
 
-def test_a_job_leaves_after_its_last_step() -> None:
+def test_job_leaves_after_its_last_step() -> None:
     scheduler = Scheduler()
     only = job(steps=2)
     scheduler.add([only])
@@ -229,19 +229,19 @@ def test_a_job_leaves_after_its_last_step() -> None:
     assert len(scheduler) == 0
 
 
-def test_jobs_over_the_limit_are_refused_all_together() -> None:
+def test_jobs_over_the_limit_are_all_rejected() -> None:
     scheduler = Scheduler(Limits(max_jobs=3))
     scheduler.add([job(), job()])
-    with pytest.raises(Overloaded, match="no room for 2 more images: 2 are waiting or running, at most 3 may"):
+    with pytest.raises(Overloaded, match=r"no room for 2 more images: 2 are waiting or running \(limit 3\)"):
         scheduler.add([job(), job()])
     assert len(scheduler) == 2
 
 
-def test_jobs_over_the_limit_of_tokens_are_refused_all_together() -> None:
+def test_jobs_over_the_token_limit_are_all_rejected() -> None:
     scheduler = Scheduler(Limits(max_tokens=3000))
     scheduler.add([job(tokens=2000)])
     with pytest.raises(
-        Overloaded, match="of 1200 tokens: 2000 tokens of 1 images are waiting or running, at most 3000"
+        Overloaded, match=r"with 1200 tokens: images with 2000 tokens are waiting or running \(limit 3000\)"
     ):
         scheduler.add([job(tokens=600), job(tokens=600)])
     for _ in steps_of(scheduler):
@@ -258,7 +258,7 @@ def test_waiting_and_running_jobs_and_their_tokens_are_counted() -> None:
     assert scheduler.load[:4] == (1, 2, 10, 60)
 
 
-def test_a_job_whose_deadline_passed_is_dropped_before_its_next_step() -> None:
+def test_job_past_its_deadline_is_dropped_before_its_next_step() -> None:
     scheduler = Scheduler()
     late, other = job(deadline=10.0), job()
     scheduler.add([late, other])
@@ -270,7 +270,7 @@ def test_a_job_whose_deadline_passed_is_dropped_before_its_next_step() -> None:
     assert isinstance(reason, DeadlineExceeded)
 
 
-def test_a_deadline_counts_for_a_job_that_waits_too() -> None:
+def test_deadline_also_applies_to_waiting_jobs() -> None:
     scheduler = one_row()
     running, waiting = job(steps=2), job(steps=9, deadline=1.0)
     scheduler.add([running, waiting])
@@ -278,7 +278,7 @@ def test_a_deadline_counts_for_a_job_that_waits_too() -> None:
     assert [dropped for dropped, _ in plan.dropped] == [waiting]
 
 
-def test_a_job_that_nobody_wants_any_more_is_dropped() -> None:
+def test_cancelled_job_is_dropped() -> None:
     scheduler = Scheduler()
     scheduler.add([job(is_wanted=lambda: False)])
     plan = scheduler.schedule(now=0)
@@ -287,7 +287,7 @@ def test_a_job_that_nobody_wants_any_more_is_dropped() -> None:
     assert len(scheduler) == 0
 
 
-def test_draining_takes_every_job() -> None:
+def test_draining_returns_every_job() -> None:
     scheduler = Scheduler(Limits(max_tokens=3))
     jobs = [job(), job(), job()]
     scheduler.add(jobs)
@@ -296,11 +296,11 @@ def test_draining_takes_every_job() -> None:
     scheduler.add(jobs)
 
 
-# What holds whatever comes
+# Invariants
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
+def test_every_job_ends_once_and_every_step_respects_the_limits(seed: int) -> None:
     chance = random.Random(seed)
     limits = Limits(max_jobs=12, max_tokens=16000, max_rows=chance.choice([1, 3, 16]), step_tokens=2500, patience=4)
     scheduler = Scheduler(limits)
@@ -363,7 +363,7 @@ def test_every_job_ends_once_and_every_step_keeps_the_limits(seed: int) -> None:
 
 
 def steps_until_done(scheduler: Scheduler, job: AnyJob, top_up: Callable[[], None]) -> int:
-    """Work of others, in tokens, until the job is done."""
+    """Run until the job is done. Returns the work of other jobs in tokens."""
     others = 0
     while True:
         top_up()
@@ -375,7 +375,7 @@ def steps_until_done(scheduler: Scheduler, job: AnyJob, top_up: Callable[[], Non
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rows", [1, 4])
-def test_nothing_starves_under_an_endless_stream_of_short_urgent_jobs(rows: int, seed: int) -> None:
+def test_no_job_starves_under_an_endless_stream_of_short_urgent_jobs(rows: int, seed: int) -> None:
     chance = random.Random(seed)
     limits = Limits(max_jobs=8, max_rows=rows, patience=4)
     scheduler = Scheduler(limits)
@@ -395,8 +395,8 @@ def test_nothing_starves_under_an_endless_stream_of_short_urgent_jobs(rows: int,
 
 @pytest.mark.parametrize("tokens", [265, 900, 6256])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_length_of_context_starves_among_urgent_jobs_of_other_lengths(tokens: int, seed: int) -> None:
-    """All of one group; those that are much longer or shorter than the first of a step never join it."""
+def test_no_context_length_starves_among_urgent_jobs_of_other_lengths(tokens: int, seed: int) -> None:
+    """All jobs are of one group. Jobs that are much longer or shorter than the first of a step never join it."""
     chance = random.Random(seed)
     limits = Limits(max_jobs=8, max_tokens=10**6, max_rows=4, patience=4)
     scheduler = Scheduler(limits)
@@ -416,7 +416,7 @@ def test_no_length_of_context_starves_among_urgent_jobs_of_other_lengths(tokens:
     assert others <= 2 * (limits.patience * 3 + 2 * limits.max_jobs * r) * work + 2 * r * queued
 
 
-def test_a_stream_that_never_queues_delays_a_job_by_patience_times_its_work() -> None:
+def test_single_urgent_jobs_delay_a_job_by_patience_times_its_work() -> None:
     scheduler = one_row(patience=5)
     patient = job(steps=6, priority=0)
     scheduler.add([patient])
@@ -425,17 +425,17 @@ def test_a_stream_that_never_queues_delays_a_job_by_patience_times_its_work() ->
         if len(scheduler) == 1:
             scheduler.add([job(2, priority=1)])
 
-    # One rise makes it their equal, and they are shorter; the second puts it above them.
+    # After one rise, its rank equals theirs, but they are shorter. After the second, it goes first.
     assert steps_until_done(scheduler, patient, keep_one_urgent_job) == 2 * 5 * 6
 
 
 @pytest.mark.parametrize(
     ("rows", "step_seconds"), [(1, lambda rows: rows), (2, lambda rows: rows), (16, lambda rows: 1)]
 )
-def test_a_short_job_amid_long_ones_takes_at_most_four_times_its_own_time(
+def test_short_job_among_long_ones_takes_at_most_four_times_its_own_time(
     rows: int, step_seconds: Callable[[int], float]
 ) -> None:
-    """Eight jobs of 50 steps, and one of 4 that comes just after any of their steps began."""
+    """Eight jobs with 50 steps, and one with 4 steps that arrives just after one of their steps began."""
     moments = 0
     for steps_before in range(8 * 50):
         scheduler = Scheduler(Limits(max_rows=rows))

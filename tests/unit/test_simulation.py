@@ -1,4 +1,4 @@
-"""The simulation: every request ends once, its costs are the figures it was given, and it tells policies apart."""
+"""The simulation: every request ends once, the cost model matches its timings, and the policies differ as expected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIX = Mix()
 
 
 def run(policy: Policy, load: float, gpus: int = 1, count: int = 1000, **more: object) -> SimulationOutcome:
-    """load: 1 is what these GPUs can do one by one."""
+    """Simulate `count` requests. load: 1 is the highest rate that these GPUs can sustain one by one."""
     rate = load * gpus / MIX.mean_solo_seconds(H100_EAGER)
     fleet = [policy(H100_EAGER, Limits()) for _ in range(gpus)]
     return simulate(arrivals(MIX, rate, count, seed=3), fleet, **more)  # type: ignore[arg-type]
@@ -38,26 +38,26 @@ def test_every_request_ends_once(policy: Policy, load: float, gpus: int) -> None
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_without_load_a_request_takes_its_own_time(policy: Policy) -> None:
-    waits_for_company = getattr(policy, "delay_seconds", 0.0)
+def test_request_on_idle_gpu_takes_its_solo_time(policy: Policy) -> None:
+    batch_delay = getattr(policy, "delay_seconds", 0.0)
     for request, end in run(policy, load=1e-5).finished:
         solo = request.kind.solo_seconds(H100_EAGER)
-        assert solo - 1e-6 <= end - request.arrival <= solo + waits_for_company + 1e-6
+        assert solo - 1e-6 <= end - request.arrival <= solo + batch_delay + 1e-6
 
 
-def test_at_high_load_steps_answer_half_of_the_requests_sooner_than_one_by_one() -> None:
+def test_step_batching_halves_median_latency_at_high_load() -> None:
     by_steps = judge(run(StepBatching, load=0.9), H100_EAGER, gpus=1)
     one_by_one = judge(run(OneByOne, load=0.9), H100_EAGER, gpus=1)
     assert by_steps.p50 < one_by_one.p50 / 2
     assert by_steps.p99_slowdown < one_by_one.p99_slowdown / 4
 
 
-def test_the_same_seed_gives_the_same_outcome() -> None:
+def test_same_seed_gives_same_outcome() -> None:
     first, second = (judge(run(StepBatching, load=0.9, gpus=2), H100_EAGER, gpus=2) for _ in range(2))
     assert first == second
 
 
-def test_round_robin_gives_every_gpu_as_many_requests() -> None:
+def test_round_robin_gives_every_gpu_the_same_number_of_requests() -> None:
     rate = 0.9 * 2 / MIX.mean_solo_seconds(H100_EAGER)
     fleet = [OneByOne(H100_EAGER, Limits(max_jobs=10_000)) for _ in range(2)]
     taken = [0, 0]
@@ -72,7 +72,7 @@ def test_round_robin_gives_every_gpu_as_many_requests() -> None:
     assert taken == [500, 500]
 
 
-def test_placement_answers_small_images_of_many_shapes_sooner_than_a_count_of_work() -> None:
+def test_placement_beats_least_work_for_small_images_of_many_shapes() -> None:
     slowdown = {
         route: run_route(replace(SMALL_SITE, gpus=2), route, load=1.5, requests=600)["mean_slowdown"]
         for route in (IN_TURN, LEAST_WORK, OURS)
@@ -89,6 +89,6 @@ def test_placement_answers_small_images_of_many_shapes_sooner_than_a_count_of_wo
         (H100_FP8, figures.H100_FP8),
     ],
 )
-def test_the_cost_model_gives_the_timings_it_was_fitted_to(machine: object, timing: figures.Timing) -> None:
+def test_cost_model_reproduces_its_timings(machine: object, timing: figures.Timing) -> None:
     seconds = machine.step_seconds([timing.tokens] * timing.rows)  # type: ignore[attr-defined]
     assert seconds == pytest.approx(timing.step_seconds)

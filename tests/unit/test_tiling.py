@@ -1,4 +1,4 @@
-"""Large images in tiles: close to the whole, without seams, and exact where nothing is tiled."""
+"""Tiled VAE: results close to untiled ones, without seams, and exact for images that need no tiles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def demo() -> BaseWeights:
 
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
-    """1024 x 1024: one large drawing, and a quarter of it full of small ones, so that no two tiles are alike."""
+    """1024 x 1024 pixels: one large drawing, with small drawings over a quarter of it, so that all tiles differ."""
     whole = drawn_image(seed=1).resize((1024, 1024), Image.Resampling.LANCZOS)
     for index in range(64):
         small = drawn_image(seed=index).resize((64, 64), Image.Resampling.LANCZOS)
@@ -34,7 +34,7 @@ def image() -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [128, 129, 130, 200, 224, 225, 512])
-def test_shares_of_overlapping_tiles_add_up_to_one(length: int) -> None:
+def test_blending_weights_of_overlapping_tiles_add_up_to_one(length: int) -> None:
     total = torch.zeros(length * 8)
     for start, share in _shares(length, TILE, 8).items():
         assert len(share) == min(TILE, length) * 8
@@ -44,7 +44,7 @@ def test_shares_of_overlapping_tiles_add_up_to_one(length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [48, 64, 128, 512])
-def test_patches_lie_within_the_image_and_reach_its_ends(length: int) -> None:
+def test_patches_are_within_the_image_and_reach_its_edges(length: int) -> None:
     places = _places(length)
     assert all(begin >= 0 and begin + 48 <= length and 0 <= first <= 16 for begin, first in places)
     assert places[0][0] + places[0][1] == 0
@@ -52,7 +52,7 @@ def test_patches_lie_within_the_image_and_reach_its_ends(length: int) -> None:
 
 
 @pytest.mark.slow
-def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWeights, image: np.ndarray) -> None:
+def test_tiled_result_differs_from_untiled_by_less_than_2_levels(demo: BaseWeights, image: np.ndarray) -> None:
     pixels = torch.tensor(image).movedim(-1, 0)[None].float() / 255 * 2 - 1
     with torch.inference_mode():
         latents = demo.vae.encode(pixels).latent_dist.mode()
@@ -63,11 +63,11 @@ def test_tiles_give_what_the_whole_gives_but_for_less_than_2_levels(demo: BaseWe
     difference = np.abs(decode_tiled(demo, tiled_latents, tile=64)[0] - whole)
     print(f"tiles differ by {difference.mean():.2f} of 255 levels on average, by {difference.max()} at most")
     assert difference.mean() < 2
-    # No seam: where tiles meet it is no worse than elsewhere.
+    # No seam: the error where tiles overlap is not larger than elsewhere.
     assert difference[:, 480:544].mean() < 2
 
 
-def test_an_image_that_is_not_large_is_encoded_as_diffusers_does(demo: BaseWeights) -> None:
+def test_untiled_encoding_matches_diffusers(demo: BaseWeights) -> None:
     rgb = np.asarray(drawn_image(seed=3).resize((96, 64)))
     own = encode_pixels(load_vae_encoder(DEMO, torch.device("cpu"), torch.float32), rgb)
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_an_image_that_is_not_large_is_encoded_as_diffusers_does(demo: BaseWeigh
     assert (own - pack_latents(scaled)[0]).abs().max() < 1e-4
 
 
-def test_the_shared_norms_leave_the_vae_as_it_was(demo: BaseWeights) -> None:
+def test_shared_norms_do_not_change_the_vae(demo: BaseWeights) -> None:
     modules = [type(module).__name__ for module in demo.vae.modules()]
     twin, norms = _twin(demo.vae)
     assert len(norms) == sum(name == "GroupNorm" for name in modules) > 10

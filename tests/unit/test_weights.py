@@ -1,4 +1,4 @@
-"""What a server loads: few-step checkpoints, another VAE, a ControlNet; what does not fit refuses to start."""
+"""Loading of few-step checkpoints, another VAE and a ControlNet. Parts that do not fit together prevent the start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded(checkpoints: Checkpoints) -> BaseWeights:
 
 
 def without_shift(checkpoints: Checkpoints, folder: Path) -> Checkpoints:
-    """As FLUX.1-schnell is: no guidance embedding, and a scheduler whose shift is fixed."""
+    """Returns a checkpoint like FLUX.1-schnell: no guidance embedding, and a scheduler with a fixed shift."""
     base = folder / "base"
     shutil.copytree(checkpoints.base, base)
     file = base / "scheduler" / "scheduler_config.json"
@@ -37,7 +37,7 @@ def without_shift(checkpoints: Checkpoints, folder: Path) -> Checkpoints:
 
 
 @pytest.mark.slow
-def test_a_few_step_checkpoint_takes_4_steps_and_gives_what_diffusers_gives(
+def test_few_step_checkpoint_runs_4_steps_and_matches_diffusers(
     random_checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     checkpoints = without_shift(random_checkpoints, tmp_path)
@@ -68,7 +68,7 @@ def test_a_few_step_checkpoint_takes_4_steps_and_gives_what_diffusers_gives(
     assert (work.latents - expected).abs().max() < 1e-5
 
 
-def test_another_vae_takes_the_place_of_the_base_s(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_other_vae_replaces_the_one_of_the_base_checkpoint(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
     vae = AutoencoderKL.from_pretrained(random_checkpoints.base / "vae")
     vae.register_to_config(scaling_factor=0.9, sample_size=96)
     vae.save_pretrained(tmp_path / "vae")
@@ -78,13 +78,13 @@ def test_another_vae_takes_the_place_of_the_base_s(random_checkpoints: Checkpoin
     assert checkpoints.image_sides() == (96, base.token_side)
 
 
-def test_a_vae_of_other_channels_is_refused(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_rejects_vae_with_other_channels(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
     AutoencoderKL(latent_channels=4, norm_num_groups=4, block_out_channels=(8,)).save_pretrained(tmp_path / "vae")
-    with pytest.raises(CannotStart, match="4 channels do not fit the transformer"):
+    with pytest.raises(CannotStart, match="the VAE has 4 latent channels, the transformer expects 8"):
         loaded(replace(random_checkpoints, vae=tmp_path / "vae"))
 
 
-def test_a_controlnet_of_another_transformer_is_refused(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_rejects_controlnet_of_another_transformer(random_checkpoints: Checkpoints, tmp_path: Path) -> None:
     make_tiny_controlnet().save_pretrained(tmp_path / "net")
     with pytest.raises(CannotStart, match="net: in_channels is 16, expected 32"):
         loaded(replace(random_checkpoints, controlnet=tmp_path / "net"))

@@ -1,4 +1,4 @@
-"""Generated parts of a Markdown page: between two markers, so that what people wrote around them stays.
+"""Renders sections of a Markdown page between two markers, and keeps the text around them.
 
 <!-- made:begin throughput -->
 <!-- made:end throughput -->
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def replaced(page: str, sections: Mapping[str, str]) -> str:
-    """The page with the text of each section between its markers. Raises ValueError: the page lacks a marker."""
+    """Return the page with each section between its markers. Raises ValueError: the page lacks a marker."""
     for name, text in sections.items():
         begin, end = f"<!-- made:begin {name} -->", f"<!-- made:end {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
@@ -23,12 +23,12 @@ def replaced(page: str, sections: Mapping[str, str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns after the first are aligned right."""
+    """Return a Markdown table. Columns after the first are aligned right."""
     return "\n".join([table_head(head), *map(table_row, rows)])
 
 
 def table_head(head: Sequence[str]) -> str:
-    """Returns the first two lines of a table, for programs that print row by row."""
+    """Return the first two lines of a table, for programs that print row by row."""
     return f"{table_row(head)}\n|---{'|---:' * (len(head) - 1)}|"
 
 

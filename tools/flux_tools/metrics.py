@@ -1,4 +1,4 @@
-"""Metrics of Triton and of the gateway, which both publish in Prometheus' text format."""
+"""Reads metrics of Triton and of the gateway, which are in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_samples(text: str) -> Iterator[Sample]:
 
 
 def read_samples(url: str, timeout_s: float = 30.0) -> list[Sample]:
-    """Raises OSError: the server does not answer with metrics."""
+    """Return the samples at the URL. Raises OSError: the server does not return metrics."""
     return list(parse_samples(fetch(url, timeout_s).decode()))
 
 
@@ -41,5 +41,5 @@ def parse_counters(text: str) -> Counters:
 
 
 def growth(before: Mapping[_Key, float], after: Mapping[_Key, float]) -> dict[_Key, float]:
-    """Returns how much each counter grew. A counter that is only in `after` grew from 0."""
+    """Return the increase of each counter. A counter that is only in `after` starts from 0."""
     return {key: value - before.get(key, 0.0) for key, value in after.items()}

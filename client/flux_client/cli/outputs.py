@@ -35,6 +35,8 @@ class Names:
 def free(target: Path, options: argparse.Namespace) -> Path:
     """Return `target`. Raises InvalidRequest: it is one of the input images."""
     given = (*options.images, *options.reference, *(options.image_mask or ()))
+    if options.mask_image is not None:
+        given = (*given, options.mask_image)
     # Unlike `Path.resolve`, this raises for no file, not even for links that lead in a circle.
     if os.path.realpath(target) in {os.path.realpath(image) for image in given}:
         raise InvalidRequest(f"{target} is one of the input images; choose another folder")

@@ -11,14 +11,22 @@ from flux_client.cli.values import folder
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
 from flux_client.retry import DEFAULT_TIMEOUT_S
 from flux_contract.modes import MODES, Mode
-from flux_contract.parameters import CONTROL_KIND, IMAGE, IMAGE_BLEND, IMAGE_MASK, PREVIEW_PARAMETERS, SOURCE_IMAGE
+from flux_contract.parameters import (
+    CONTROL_IMAGE,
+    CONTROL_KIND,
+    IMAGE,
+    IMAGE_BLEND,
+    IMAGE_MASK,
+    MASK_IMAGE,
+    PREVIEW_PARAMETERS,
+)
 
 
 def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flux-client", description="Call FLUX on Triton.")
     # Of commands that do not have these.
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
-    parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, **missing)
+    parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, mask_image=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", help="host:port of Triton (default: localhost and the protocol's port)")
     server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="default: %(default)s")
@@ -76,7 +84,9 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
             action="append",
             default=[],
             metavar="FILE",
-            help=f"Redux image beside {'the image to change' if SOURCE_IMAGE in mode.subjects else 'the edges'}; "
+            help=f"Redux image beside {'the edges' if CONTROL_IMAGE in mode.subjects else 'the image to change'}; "
             "repeat it for several",
         )
+    if MASK_IMAGE in mode.subjects:
+        command.add_argument(*MASK_IMAGE.all_flags, type=Path, required=True, metavar="FILE", help=MASK_IMAGE.help)
     add_parameters(command, mode)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from flux_client.cli.mode_arguments import blends, takes_prompts
 from flux_contract.modes import Mode
-from flux_contract.parameters import CONTROL_IMAGE
+from flux_contract.parameters import CONTROL_IMAGE, SOURCE_IMAGE
 
 #: Bytes of a file's name that come from its image or prompt. File systems allow 255.
 _MAX_STEM = 200
@@ -58,12 +58,20 @@ def _controlled(options: argparse.Namespace) -> Iterator[GenerationTask]:
         yield GenerationTask(str(image), image.stem, {"control_image": image, "images": options.reference or None})
 
 
+def _inpainted(options: argparse.Namespace) -> Iterator[GenerationTask]:
+    for image in options.images:
+        arguments = {"source_image": image, "mask_image": options.mask_image, "images": options.reference or None}
+        yield GenerationTask(str(image), image.stem, arguments)
+
+
 def _plan_of(mode: Mode) -> Callable[[argparse.Namespace], Iterator[GenerationTask]]:
     """How the command's images or prompts become requests."""
     if takes_prompts(mode):
         return _prompted
     if CONTROL_IMAGE in mode.subjects:
         return _controlled
+    if SOURCE_IMAGE in mode.subjects:
+        return _inpainted
     return _blended if blends(mode) else _changed
 
 

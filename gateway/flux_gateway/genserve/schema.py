@@ -17,9 +17,11 @@ from flux_contract.parameters import (
     IMAGE_STRENGTH,
     LORA,
     LORA_SCALE,
+    MASK_IMAGE,
     OUTPUT_FORMAT,
     PRIORITY,
     PROMPT,
+    SOURCE_IMAGE,
     STRENGTH,
 )
 from flux_contract.tensors import Bounds
@@ -95,13 +97,18 @@ def for_modes(modes: Sequence[Mode]) -> Callable[[type[_Request]], type[_Request
     return derive
 
 
+def _changes_redux_image(mode: Mode) -> bool:
+    """Whether the image to change is also a Redux image."""
+    return takes(mode, STRENGTH) and requires(mode, IMAGE)
+
+
 def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
     """How the default depends on the request; empty if it does not."""
     parameter = field.parameter
     if parameter.name == CONTROL_KIND.name:
         return "Default: `edges` for `control_image`, `photo` for `input_image`"
     if parameter.name == IMAGE_STRENGTH.name:
-        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if takes(mode, STRENGTH))
+        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if _changes_redux_image(mode))
         return f"Default: {IMAGE_STRENGTH.default:g}, but {_WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
     if not any(parameter.name in mode.genserve_defaults for mode in modes):
         return ""
@@ -154,9 +161,11 @@ class GenerateRequest(ParameterBody):
         models = self._modes_of_models()
         if self.model_id is not None and self.model_id not in models:
             raise Refusal(422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(models)}", "model_id")
-        if self.mask_image:
-            raise Refusal(400, "mask_image: filling a masked part is not served here", "mask_image")
         mode = self.modes[self.mode_name]
+        if self.mask_image and not requires(mode, MASK_IMAGE):
+            expected = " or ".join(repr(name) for name, each in self.modes.items() if requires(each, MASK_IMAGE))
+            words = f"mask_image: not supported in mode {self.mode_name!r}, expected mode {expected}"
+            raise Refusal(400, words, "mask_image")
         keywords: dict[str, Any] = {
             PRIORITY.python_name: max(limits.MIN_PRIORITY, min(limits.MAX_PRIORITY, -self.priority)),
             OUTPUT_FORMAT.python_name: limits.DEFAULT_FORMAT,
@@ -171,13 +180,15 @@ class GenerateRequest(ParameterBody):
         images: list[bytes] = []
         if takes(mode, CONTROL_IMAGE):
             keywords |= self._control(keywords)
+        elif requires(mode, MASK_IMAGE):
+            keywords |= self._inpainting(keywords)
         elif requires(mode, IMAGE):
             if not self.input_image:
                 raise self._missing(IMAGE_FIELD)
             images = [self.input_image]
         elif not has_prompt:
             raise self._missing(self.field_of(PROMPT))
-        if takes(mode, STRENGTH) and has_prompt:
+        if _changes_redux_image(mode) and has_prompt:
             keywords.setdefault(IMAGE_STRENGTH.python_name, _WEIGHT_WITH_PROMPT)
         return GenerationRequest(mode, images, keywords)
 
@@ -204,6 +215,18 @@ class GenerateRequest(ParameterBody):
             CONTROL_IMAGE.python_name: image,
             CONTROL_KIND.python_name: keywords.get(CONTROL_KIND.python_name, edges if self.control_image else photo),
             # Required, but it may be empty.
+            PROMPT.python_name: keywords.get(PROMPT.python_name, ""),
+        }
+
+    def _inpainting(self, keywords: dict[str, Any]) -> dict[str, Any]:
+        """The image, its mask, and the prompt, which is required but may be empty."""
+        if not self.input_image:
+            raise self._missing(IMAGE_FIELD)
+        if not self.mask_image:
+            raise self._missing("mask_image")
+        return {
+            SOURCE_IMAGE.python_name: self.input_image,
+            MASK_IMAGE.python_name: self.mask_image,
             PROMPT.python_name: keywords.get(PROMPT.python_name, ""),
         }
 

@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from flux_contract import limits
-from flux_contract.modes import IMG2IMG, REDUX, TEXT2IMG, Mode
+from flux_contract.modes import IMG2IMG, INPAINT, REDUX, TEXT2IMG, Mode
 from flux_contract.parameter import Parameter
-from flux_contract.parameters import HEIGHT, IMAGE_STRENGTH, PROMPT, WIDTH
+from flux_contract.parameters import (
+    HEIGHT,
+    IMAGE_STRENGTH,
+    MASK_CHANNEL,
+    MASK_IMAGE,
+    PROMPT,
+    SOURCE_IMAGE,
+    STRENGTH,
+    WIDTH,
+)
 from flux_gateway.generation import GenerationRequest
-from flux_gateway.image_fields import ImageList
+from flux_gateway.image_fields import ImageBytes, ImageList
 from flux_gateway.parameter_fields import ParameterBody, ParameterField, parameters_of, requires, with_fields
 from flux_gateway.refusals import Refusal
 
@@ -122,25 +132,40 @@ class VariationsRequest(ImagesOfImagesRequest):
 
 @for_mode(IMG2IMG, required=(PROMPT,))
 class EditsRequest(ImagesOfImagesRequest):
-    """`POST /v1/images/edits`: changes the first image; the others are Redux images."""
+    """`POST /v1/images/edits`: changes the first image; the others are Redux images.
 
-    mask: object = None
+    With a mask, only the transparent parts of the mask are changed.
+    """
+
+    mask: ImageBytes | None = None
     markup: object = None
     input_fidelity: Literal["high", "low"] = Field(
         "low", description="`high`: the first image is also a Redux image; `low`: only the other images are"
     )
 
     def wanted(self) -> GenerationRequest:
-        """Raises Refusal: 400, with a mask or markup; 422, no image."""
-        for name, value in (("mask", self.mask), ("markup", self.markup)):
-            if value not in (None, ""):
-                raise Refusal(400, f"{name}: changing marked parts is not supported", name)
+        """Raises Refusal: 400, with markup; 422, no image."""
+        if self.markup not in (None, ""):
+            raise Refusal(400, "markup: changing marked parts is not supported, only parts of a mask", "markup")
         wanted = super().wanted()
+        if self.mask:
+            return self._inpainting(wanted, self.mask)
         if IMAGE_STRENGTH.python_name in wanted.keywords:
             return wanted
         first = 1.0 if self.input_fidelity == "high" else 0.0
         weights = [first, *(1.0 for _ in wanted.images[1:])]
         return wanted.with_keyword(IMAGE_STRENGTH.python_name, weights)
+
+    def _inpainting(self, wanted: GenerationRequest, mask: bytes) -> GenerationRequest:
+        """The first image is not a Redux image here, whatever `input_fidelity` says."""
+        source, *references = wanted.images
+        keywords = {
+            **({} if STRENGTH.python_name in self.model_fields_set else {STRENGTH.python_name: 1.0}),
+            SOURCE_IMAGE.python_name: source,
+            MASK_IMAGE.python_name: mask,
+            MASK_CHANNEL.python_name: "alpha",
+        }
+        return replace(wanted, mode=INPAINT, images=references, keywords={**wanted.keywords, **keywords})
 
 
 #: Requests of the endpoints.

@@ -45,14 +45,14 @@ export class Api {
         return loras.map((lora) => lora.name);
     }
 
-    /** picture: null, or {field, file}. Returns the job. */
-    start(fields, picture) {
+    /** image: null, or {field, file}. Returns the job. */
+    start(fields, image) {
         const body = new FormData();
         for (const [name, value] of Object.entries(fields)) {
             body.append(name, asText(value));
         }
-        if (picture) {
-            body.append(picture.field, picture.file);
+        if (image) {
+            body.append(image.field, image.file);
         }
         return this.#json("/v1/jobs", { method: "POST", body });
     }

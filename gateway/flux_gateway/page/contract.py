@@ -12,6 +12,7 @@ from flux_contract.parameters import (
     IMAGE,
     IMAGE_STRENGTH,
     LORA_SCALE,
+    MASK_IMAGE,
     NEGATIVE_PROMPT,
     PROMPT,
     SEED,
@@ -27,7 +28,11 @@ MAX_JSON_INTEGER = 2**53 - 1
 _TYPE_NAMES = {int: "integer", float: "number", str: "text"}
 
 
-def page_contract(modes: Sequence[Mode] = MODES, request: type[JobRequest] = JobRequest) -> dict[str, Any]:
+#: The page has no control for the mask of inpainting.
+PAGE_MODES = tuple(mode for mode in MODES if not requires(mode, MASK_IMAGE))
+
+
+def page_contract(modes: Sequence[Mode] = PAGE_MODES, request: type[JobRequest] = JobRequest) -> dict[str, Any]:
     """Returns the answer of `GET /page/contract.json`.
 
     A parameter has `min`, `max`, `step`, `multiple` and `max_length`, null where there is no limit, and

@@ -3,7 +3,7 @@
 import { limit, makeModes, prepareControls, showDefault } from "./controls.js";
 import { find, make } from "./dom.js";
 import { say, sayOr, text } from "./language.js";
-import { fieldsOf, isIdle, missing, modeOf, pictureField } from "./request.js";
+import { fieldsOf, isIdle, missing, modeOf, imageField } from "./request.js";
 
 export class Form {
     #form = find("form");
@@ -34,13 +34,13 @@ export class Form {
     }
 
     /** The field of the chosen mode's image; null: the mode takes none. */
-    get pictureField() {
-        return pictureField(this.#contract, this.mode);
+    get imageField() {
+        return imageField(this.#contract, this.mode);
     }
 
     /** Chooses a mode that takes an image, unless the chosen mode does. */
-    takePictures() {
-        if (!this.pictureField) {
+    takeImages() {
+        if (!this.imageField) {
             this.#choose(this.#contract.modes.filter(({ image }) => image));
         }
     }
@@ -68,14 +68,14 @@ export class Form {
     }
 
     /** Returns what is invalid, as a complaint; null: nothing. */
-    fault(hasPicture) {
+    fault(hasImage) {
         for (const control of this.#form.elements) {
             if (control.willValidate && !control.validity.valid) {
                 return { param: control.name, ...faultOf(control, this.#parameter(control.name)) };
             }
         }
-        const param = missing(this.#contract, this.fields(), hasPicture);
-        return param && { param, key: param === this.pictureField ? "error.missing.picture" : "error.empty" };
+        const param = missing(this.#contract, this.fields(), hasImage);
+        return param && { param, key: param === this.imageField ? "error.missing.image" : "error.empty" };
     }
 
     #parameter(name) {
@@ -101,7 +101,7 @@ export class Form {
         const mode = modeOf(this.#contract, this.mode);
         sayOr(find("mode-about"), `mode.${mode.genserve}.about`, mode.purpose);
         say(find("prompt-need"), mode.required.includes("prompt") ? "prompt.required" : "prompt.optional");
-        find("picture-field").hidden = !mode.image;
+        find("image-field").hidden = !mode.image;
         const values = this.#values();
         for (const parameter of this.#contract.parameters) {
             const control = this.#form.elements[parameter.name];

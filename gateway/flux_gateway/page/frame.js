@@ -18,7 +18,7 @@ export class Frame {
     #progress = make("progress", { max: 1, value: 0 });
     #step = make("span", { className: "step" });
 
-    /** number: from 1. asked: {fields, picture, before, withKey}. does: {use, seed, copy, remove}, the actions of its buttons. */
+    /** number: from 1. asked: {fields, image, before, withKey}. does: {use, seed, copy, remove}, the actions of its buttons. */
     constructor(number, asked, does) {
         this.#number = number;
         this.#asked = asked;
@@ -57,11 +57,11 @@ export class Frame {
         const { before, fields } = this.#asked;
         const file = new File([bytesOf(text)], fileName(fields.mode, seed), { type: KIND });
         const after = this.#urlOf(file);
-        const picture = before
+        const image = before
             ? compare(this.#urlOf(before), after, seed)
             : label(make("img", { src: after }), "frame.result", { seed });
         this.element.style.setProperty("--ratio", `${width} / ${height}`);
-        this.element.replaceChildren(picture, this.#caption(seed, `${width} × ${height}`), this.#actions(file, after, seed));
+        this.element.replaceChildren(image, this.#caption(seed, `${width} × ${height}`), this.#actions(file, after, seed));
     }
 
     #caption(seed, size) {
@@ -70,8 +70,8 @@ export class Frame {
     }
 
     #actions(file, url, seed) {
-        const { fields, picture, withKey } = this.#asked;
-        const one = { origin: location.origin, fields, picture, seed, withKey };
+        const { fields, image, withKey } = this.#asked;
+        const one = { origin: location.origin, fields, image, seed, withKey };
         const download = say(make("a", { href: url, download: file.name, role: "button" }), "frame.download");
         return make(
             "div",

@@ -1,4 +1,4 @@
-/** The pictures of this visit, newest first. */
+/** The images of this visit, newest first. */
 
 import { find } from "./dom.js";
 import { Frame } from "./frame.js";
@@ -10,12 +10,12 @@ export class Gallery {
     #frames = [];
     #does;
 
-    /** does: {use, seed, copy}: what the buttons of a picture do. */
+    /** does: {use, seed, copy}: what the buttons of an image do. */
     constructor(does) {
         this.#does = { ...does, remove: (frame) => this.#remove([frame]) };
     }
 
-    /** Frames for so many pictures that are to come. */
+    /** Frames for so many images that are to come. */
     begin(count, asked) {
         const frames = Array.from({ length: count }, (_, index) => new Frame(index + 1, asked, this.#does));
         this.#list.prepend(...frames.map((frame) => frame.element));
@@ -26,7 +26,7 @@ export class Gallery {
         return frames;
     }
 
-    /** Those that got no picture go. */
+    /** Those that got no image go. */
     end(frames) {
         this.#remove(frames.filter((frame) => !frame.isDone));
     }

@@ -7,7 +7,7 @@ import { find } from "./dom.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { say, switchBy } from "./language.js";
-import { Picture } from "./picture.js";
+import { InputImage } from "./input_image.js";
 import { Run } from "./run.js";
 import { status, watch } from "./status.js";
 
@@ -15,17 +15,17 @@ const api = new Api();
 switchBy(find("language"));
 const form = new Form(await readContract(), run);
 const complaint = new Complaint(run);
-const picture = new Picture({
+const image = new InputImage({
     onTaken: () => {
-        form.takePictures();
+        form.takeImages();
         complaint.clear();
     },
-    onFault: () => complaint.show({ key: "error.picture", param: "input_image" }),
+    onFault: () => complaint.show({ key: "error.image", param: "input_image" }),
 });
 const gallery = new Gallery({
     use: (file) => {
-        picture.set(file);
-        find("picture").focus();
+        image.set(file);
+        find("image").focus();
     },
     seed: (seed) => form.seed = seed,
     copy: async (text) => (await copy(text)) ? status("status.copied") : complaint.show({ key: "error.copy" }),
@@ -47,15 +47,15 @@ async function run() {
         return;
     }
     complaint.clear();
-    const fault = form.fault(picture.file !== null);
+    const fault = form.fault(image.file !== null);
     if (fault) {
         complaint.show(fault);
         return;
     }
     const fields = form.fields();
-    const field = form.pictureField;
-    const given = field && { field, file: picture.file };
-    const frames = gallery.begin(fields.n, { fields, picture: field, before: given?.file ?? null, withKey: api.key !== "" });
+    const field = form.imageField;
+    const given = field && { field, file: image.file };
+    const frames = gallery.begin(fields.n, { fields, image: field, before: given?.file ?? null, withKey: api.key !== "" });
     current = new Run(api);
     showWhatGoes();
     status("status.sending");

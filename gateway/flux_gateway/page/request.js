@@ -6,7 +6,7 @@ export function modeOf(contract, mode) {
 }
 
 /** The field of the mode's image; null: the mode takes none. */
-export function pictureField(contract, mode) {
+export function imageField(contract, mode) {
     return modeOf(contract, mode)?.image ?? null;
 }
 
@@ -40,10 +40,10 @@ export function fieldsOf(contract, values) {
 }
 
 /** The first field that the mode requires and the request does not have; null: none. */
-export function missing(contract, fields, hasPicture) {
-    const picture = pictureField(contract, fields.mode);
-    if (picture && !hasPicture) {
-        return picture;
+export function missing(contract, fields, hasImage) {
+    const image = imageField(contract, fields.mode);
+    if (image && !hasImage) {
+        return image;
     }
     return modeOf(contract, fields.mode)?.required.find((name) => fields[name] === undefined) ?? null;
 }

@@ -13,8 +13,8 @@ export class Run {
     }
 
     /** onImage: called with each state of each image. Returns {status, error}. Throws ApiError. */
-    async go(fields, picture, onImage) {
-        const { id } = await this.#api.start(fields, picture);
+    async go(fields, image, onImage) {
+        const { id } = await this.#api.start(fields, image);
         this.#id = id;
         try {
             return await this.#follow(onImage);

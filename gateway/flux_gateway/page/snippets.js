@@ -2,24 +2,24 @@
 
 import { asText } from "./request.js";
 
-const PICTURE = "input.png";
+const IMAGE = "input.png";
 const KEY = "FLUX_API_KEY";
 
 export function fileName(mode, seed, extension = "png") {
     return `flux-${mode}-${seed}.${extension}`;
 }
 
-/** fields: of the request; picture: field of its image, or null; seed: of the result; withKey: the server requires one. */
-export function curl({ origin, fields, picture, seed, withKey }) {
+/** fields: of the request; image: field of its image, or null; seed: of the result; withKey: the server requires one. */
+export function curl({ origin, fields, image, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const lines = [`curl -sS ${shell(origin + pathFor(picture))}`];
+    const lines = [`curl -sS ${shell(origin + pathFor(image))}`];
     if (withKey) {
         lines.push(`-H "Authorization: Bearer $${KEY}"`);
     }
-    if (picture) {
+    if (image) {
         // --form-string and not -F, to which "@", "<" and ";" in a prompt mean something.
         lines.push(...Object.entries(one).map(([name, value]) => `--form-string ${shell(`${name}=${asText(value)}`)}`));
-        lines.push(`-F ${picture}=@${PICTURE}`);
+        lines.push(`-F ${image}=@${IMAGE}`);
     } else {
         lines.push("-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(one))}`);
     }
@@ -27,15 +27,15 @@ export function curl({ origin, fields, picture, seed, withKey }) {
     return `${lines.join(" \\\n    ")}\n`;
 }
 
-export function python({ origin, fields, picture, seed, withKey }) {
+export function python({ origin, fields, image, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const given = [literal(origin + pathFor(picture))];
+    const given = [literal(origin + pathFor(image))];
     if (withKey) {
         given.push(`headers={"Authorization": f"Bearer {os.environ['${KEY}']}"}`);
     }
-    if (picture) {
+    if (image) {
         const texts = Object.fromEntries(Object.entries(one).map(([name, value]) => [name, asText(value)]));
-        given.push(`data=${literal(texts)}`, `files={"${picture}": open("${PICTURE}", "rb")}`);
+        given.push(`data=${literal(texts)}`, `files={"${image}": open("${IMAGE}", "rb")}`);
     } else {
         given.push(`json=${literal(one)}`);
     }
@@ -62,8 +62,8 @@ function fieldsOfOne(fields, seed) {
     return { ...one, seed };
 }
 
-function pathFor(picture) {
-    return picture ? "/generate/upload" : "/generate";
+function pathFor(image) {
+    return image ? "/generate/upload" : "/generate";
 }
 
 function shell(text) {

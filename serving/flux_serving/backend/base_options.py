@@ -23,6 +23,7 @@ from flux_contract.internal_tensors import (
     PROGRESS_ADDRESS,
     REFUSALS,
     SOURCE_LATENTS,
+    SOURCE_MASK,
     SOURCE_PIXELS,
 )
 from flux_contract.parameters import PRIORITY
@@ -131,7 +132,7 @@ def _read_inputs(values: Mapping[str, Array]) -> SamplerInputs:
         negative = _read_context(values, NEGATIVE)
     latents = (
         np.array(values[tensor.name]) if tensor.name in values else None
-        for tensor in (INITIAL_LATENTS, SOURCE_LATENTS, CONTROL_LATENTS)
+        for tensor in (INITIAL_LATENTS, SOURCE_LATENTS, CONTROL_LATENTS, SOURCE_MASK)
     )
     return SamplerInputs(context, negative, *latents)
 

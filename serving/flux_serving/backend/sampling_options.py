@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from flux_contract import parameters
 from flux_contract.errors import InvalidRequest
-from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS
+from flux_contract.internal_tensors import INITIAL_LATENTS, NEGATIVE_CONTEXT, SOURCE_LATENTS, SOURCE_MASK
 from flux_contract.seeds import image_seeds
 from flux_contract.tensors import Array
 from flux_serving.backend.option_values import read_declared, read_size, read_spans
@@ -62,7 +62,8 @@ def read_change(values: Mapping[str, Array]) -> tuple[float | None, float | None
 
 def _read_source_change(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
     """As `read_change`; two None without a source image."""
-    given = [tensor.name for tensor in (parameters.STRENGTH, parameters.START_SIGMA) if tensor.name in values]
+    need_source = (parameters.STRENGTH, parameters.START_SIGMA, SOURCE_MASK)
+    given = [tensor.name for tensor in need_source if tensor.name in values]
     if SOURCE_LATENTS.name not in values:
         if given:
             raise InvalidRequest(f"{given[0]} needs {SOURCE_LATENTS.name}")

@@ -1,1 +1,1 @@
-"""Conditions of an image: Redux images and prompts as weighted context tokens."""
+"""The conditions of generated images: Redux images and prompts as weighted context tokens."""

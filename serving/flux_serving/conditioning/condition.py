@@ -1,4 +1,4 @@
-"""The condition of a request: the options of its images and prompts, and the context that is composed from them."""
+"""The condition of a request: the options of its images and prompts, and the context composed from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flux_serving.conditioning.span import Span
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """The condition that a request describes. prompt, negative_prompt: None for no prompt."""
+    """The condition that a request describes. prompt, negative_prompt: None if not given."""
 
     images: Sequence[ConditionImage]
     prompt: str | None
@@ -35,26 +35,27 @@ class ConditionOptions:
 
 
 def check_size(images: Sequence[ConditionImage], views: Sequence[Sequence[View]], tokens_of_view: int) -> None:
-    """views: of each image. Raises InvalidRequest: too many views, or too many tokens for them."""
+    """Raises InvalidRequest: the images have too many views or context tokens. views: of each image."""
     count = sum(map(len, views))
     if count > MAX_VIEWS:
-        raise InvalidRequest(f"{IMAGE.name} and {IMAGE_FIT.name} make {count} squares, at most {MAX_VIEWS}")
+        raise InvalidRequest(f"{IMAGE.name} and {IMAGE_FIT.name} give {count} squares, expected at most {MAX_VIEWS}")
     tokens = EMPTY_PROMPT_TOKENS + sum(
         len(own) * pooled_count(tokens_of_view, image.control.detail) for image, own in zip(images, views, strict=True)
     )
     if tokens > MAX_CONTEXT_TOKENS:
         raise InvalidRequest(
-            f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} make {tokens} context tokens, "
-            f"at most {MAX_CONTEXT_TOKENS}"
+            f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} give {tokens} context tokens, "
+            f"expected at most {MAX_CONTEXT_TOKENS}"
         )
 
 
 def compose(
     options: ConditionOptions, views: Sequence[Sequence[View]], text: EncodedPrompt, tokens: Sequence[Tensor]
 ) -> Context:
-    """views: of each image. tokens: (tokens, width) of each view. text: the encoded prompt.
+    """Compose the context from encoded images and prompt.
 
-    Raises InvalidRequest: the images cannot be summed, or at some step no token is left.
+    views: of each image. tokens: (tokens, width) of each view. text: the encoded prompt.
+    Raises InvalidRequest: the images cannot be summed, or all tokens have weight 0 at some step.
     """
     rest: Iterator[Tensor] = iter(tokens)
     image_parts = [
@@ -71,7 +72,7 @@ def compose(
     for start in {0.0, *(span.end for span in there)} - {1.0}:
         if not any(span.start <= start < span.end for span in there):
             raise InvalidRequest(
-                f"{IMAGE_STRENGTH.name} and {PROMPT_STRENGTH.name} leave nothing that steers once {start:g} of the "
-                "steps are over"
+                f"{IMAGE_STRENGTH.name} and {PROMPT_STRENGTH.name}: no image and no prompt applies after "
+                f"{100 * start:g}% of the steps, expected at least one with a strength above 0"
             )
     return assemble(parts, text.pooled, options.prompt_span)

@@ -1,8 +1,8 @@
-"""Context tokens with weights: what the prior hands to the transformer.
+"""Weighted context tokens, which the prior passes to the transformer.
 
-A token of weight w acts as w equal tokens would: attention adds log(w) to its logit. So the 512 equal zero tokens that
-diffusers feeds for "no prompt" are one token of weight 512, an image's strength is the weight of its tokens, and a
-token of weight 0 is not there.
+A token of weight w acts like w equal tokens: attention adds log(w) to its logit. So one token of weight 512 replaces
+the 512 equal zero tokens that diffusers uses without a prompt, an image's strength is the weight of its tokens, and a
+token of weight 0 is absent.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 from flux_contract.limits import EMPTY_PROMPT_TOKENS
 from flux_serving.conditioning.span import ALWAYS, Span
 
-#: Of a step: far more than float32 loses of a fraction of 100 steps, far less than anybody means.
+#: Tolerance for the start and end of a span, in steps. It is much larger than the float32 error of a fraction of 100
+#: steps, and much smaller than a step.
 _ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """An encoded prompt. tokens: (count, width). weight: of each token. pooled: (pooled width,)."""
+    """An encoded prompt. tokens: (count, width). weight: of every token. pooled: (pooled width,)."""
 
     tokens: Tensor
     weight: float
@@ -32,7 +33,7 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class ContextPart:
-    """Tokens that come and go together. tokens: (count, width). weights: (count,) float32, at least 0."""
+    """Tokens with the same span. tokens: (count, width). weights: (count,) float32, at least 0."""
 
     tokens: Tensor
     weights: Tensor
@@ -41,10 +42,10 @@ class ContextPart:
 
 @dataclass(frozen=True)
 class Context:
-    """tokens: (count, width). weights: (count,) float32, at least 0. pooled: (pooled width,).
+    """The context of a request. tokens: (count, width). weights: (count,) float32, at least 0. pooled: (pooled width,).
 
-    spans: (count, 2) float32, start and end of each token's `Span`; None: all are always there. pooled_span: of
-    `pooled`, which is zeros before and after.
+    spans: (count, 2) float32, start and end of each token's `Span`; None: all tokens are used at all steps.
+    pooled_span: span of `pooled`; outside it, zeros are used.
     """
 
     tokens: Tensor
@@ -55,14 +56,15 @@ class Context:
 
     @property
     def all_spans(self) -> Tensor:
-        """(count, 2) float32."""
+        """Start and end of each token's span, (count, 2) float32."""
         return _rows_of(ALWAYS, len(self.tokens)) if self.spans is None else self.spans
 
     def condensed(self) -> Context:
-        """The same for attention, with the fewest tokens: none of weight 0, equal ones as one of their summed weight.
+        """Returns an equivalent context with the fewest tokens.
 
-        Context tokens have no position, so equal ones need not be neighbours, and the order is free: by weight, the
-        tokens of weight 1 last, where the image's tokens follow with the same weight.
+        Tokens of weight 0 are removed, and equal tokens are merged into one with the sum of their weights. Context
+        tokens have no position, so equal tokens need not be adjacent and the order is free. The tokens are sorted by
+        weight, heaviest first, except that those of weight 1 come last: the image tokens, which follow, weigh 1 too.
         """
         present = self.weights > 0
         tokens, weights, spans = self.tokens[present], self.weights[present], self.all_spans[present]
@@ -71,7 +73,7 @@ class Context:
         return Context(tokens[order], weights[order], self.pooled, spans[order], self.pooled_span)
 
     def phases(self, steps: int) -> list[Phase]:
-        """What is there at each of the steps, in order; no two in a row are alike."""
+        """Split the steps into phases in which the same tokens are used. Consecutive phases differ."""
         spans = torch.cat([_rows_of(self.pooled_span, 1), self.all_spans])
         begins, ends = (spans * steps - _ROUNDING).ceil().long().unbind(1)
         phases: list[Phase] = []
@@ -86,9 +88,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps from first_step on, and before end_step, through which the same tokens are there.
+    """A range of steps, first_step <= step < end_step, in which the same tokens are used.
 
-    index: (count,) of the context's tokens. is_pooled: whether the pooled embedding is there.
+    index: (count,), indices of the context's tokens that are used. is_pooled: whether the pooled embedding is used.
     """
 
     first_step: int
@@ -98,8 +100,8 @@ class Phase:
 
 
 def _merge_equal(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The index of each row's first appearance, in order, and the weights, with those of equal rows summed there."""
-    # Equal rows have equal projections; whether rows of equal projections are equal is then looked up.
+    """Returns the indices of the distinct rows, in order, and the weights, summed over equal rows at these indices."""
+    # Group rows by their projection on a random direction, then compare each row with the first one of its group.
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(rows.shape[1], dtype=torch.float64, generator=generator).to(rows.device)
     _, group = torch.unique((rows * direction).sum(1), return_inverse=True)
@@ -111,17 +113,17 @@ def _merge_equal(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def no_text(width: int, pooled_width: int, like: Tensor) -> EncodedPrompt:
-    """What FLUX Redux reads where there is no prompt. like: gives device and dtype."""
+    """Returns the context that FLUX Redux uses without a prompt. like: a tensor whose device and dtype are used."""
     return EncodedPrompt(like.new_zeros(1, width), EMPTY_PROMPT_TOKENS, like.new_zeros(pooled_width))
 
 
 def assemble(parts: Sequence[ContextPart], pooled: Tensor, pooled_span: Span = ALWAYS) -> Context:
-    """All tokens in the order of the parts: text first, then the images, as diffusers orders them."""
+    """Concatenate the parts, in diffusers' order: text first, then images."""
     tokens, weights = torch.cat([part.tokens for part in parts]), torch.cat([part.weights for part in parts])
     spans = torch.cat([_rows_of(part.span, len(part.tokens)) for part in parts])
     return Context(tokens, weights, pooled, spans, pooled_span)
 
 
 def _rows_of(span: Span, count: int) -> Tensor:
-    """(count, 2) float32."""
+    """Returns a span repeated `count` times, (count, 2) float32."""
     return torch.tensor([[span.start, span.end]]).expand(count, 2)

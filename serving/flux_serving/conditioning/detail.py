@@ -1,8 +1,8 @@
-"""Less detail: Redux tokens pooled on their grid, so that an image gives its mood rather than its shapes.
+"""Reduces detail: pools Redux tokens on their grid, so that an image contributes its mood rather than its shapes.
 
 Source of the idea: ComfyUI_AdvancedRefluxControl (kaibioinfo), whose simple node divides the grid's side by 1 to 5,
-rounded down as here. What a mask or padding covers in part counts in part: a pooled token is the mean of the tokens
-that it stands for, each as much as it is covered.
+rounded down as here. A pooled token is the mean of the tokens that it replaces, weighted by their coverage: the share
+of a token's patch that no mask or padding excludes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.nn.functional import interpolate
 
 
 def pooled(tokens: Tensor, coverage: Tensor | None, factor: int, filter_name: str) -> tuple[Tensor, Tensor]:
-    """tokens: (side * side, width), row by row. coverage: (side * side,) in 0..1, None: all. factor: 1 or more.
+    """Pool tokens on their square grid.
 
-    filter_name: one of the contract's DETAIL_FILTERS. Returns fewer tokens and the coverage of each, 0 for what is not
-    there.
+    tokens: (side * side, width), row by row. coverage: (side * side,), 0..1; None: 1 for all. factor: 1 or more.
+    filter_name: one of the contract's DETAIL_FILTERS. Returns the pooled tokens and their coverage.
     """
     if factor == 1:
         return tokens, torch.ones(len(tokens)) if coverage is None else coverage
@@ -31,12 +31,12 @@ def pooled(tokens: Tensor, coverage: Tensor | None, factor: int, filter_name: st
 
 
 def pooled_count(tokens: int, factor: int) -> int:
-    """How many are left of so many on a square grid."""
+    """Returns the number of tokens after pooling this many tokens on a square grid."""
     return max(1, math.isqrt(tokens) // factor) ** 2
 
 
 def _pooled(values: Tensor, factor: int, filter_name: str) -> Tensor:
-    """(side * side, width) to fewer rows."""
+    """Pool values on their grid: (side * side, width) to (smaller side squared, width)."""
     side, small = math.isqrt(len(values)), math.isqrt(pooled_count(len(values), factor))
     grid = values.T.reshape(1, -1, side, side)
     if filter_name == "area":

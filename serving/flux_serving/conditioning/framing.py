@@ -1,8 +1,8 @@
-"""What the vision tower is shown of an image: squares of it, and how much of each of its patches counts.
+"""Cuts an image into the squares that the vision tower sees, and computes how much of each patch counts.
 
-The tower's processor squashes whatever it gets to its own square, so all that is decided here is what it gets. What a
-mask leaves out becomes white, as what is transparent does: the tower looks everywhere, so a weight of 0 alone would not
-keep a place from being seen through its neighbours.
+The tower's processor resizes each image to its own square size without keeping the aspect ratio, so this module only
+decides which parts it receives. Masked areas become white, as transparent areas do. A token weight of 0 alone would not
+hide them, because the tower's attention also carries their content into the tokens of other patches.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from flux_contract.limits import MAX_TILES
 from flux_contract.parameters import IMAGE_FIT, IMAGE_MASK
 from flux_contract.tensors import Array
 
-#: A pixel of a mask that counts wholly.
+#: Value of a mask's pixel where the image counts fully.
 _ALL = 255
-#: Pixels of a padded square's side, several times what a vision tower sees; one of 60000 x 1 would fill memory.
+#: Maximum side of a padded square in pixels, several times a vision tower's input. Without it, padding an image of
+#: 60000 x 1 pixels would run out of memory.
 _MAX_PADDED = 2048
 
 
 @dataclass(frozen=True)
 class Patches:
-    """How a vision tower divides its square: side x side patches, from the corner on, of this share of its side each.
+    """The patches of a vision tower: a grid of side x side, from the top left corner of its square.
 
-    SigLIP's 27 patches of 14 pixels leave 6 of its 384 pixels unseen.
+    share: side of a patch as a fraction of the square's side. SigLIP's 27 patches of 14 pixels leave 6 of its 384
+    pixels unused.
     """
 
     side: int
@@ -42,19 +44,22 @@ class Patches:
 
 @dataclass(frozen=True)
 class View:
-    """image: RGB. coverage: (patches,) float32, the share of each that counts; None: all of all."""
+    """A square for the vision tower.
+
+    image: RGB. coverage: (patches,) float32, the fraction of each patch that counts; None: all patches count fully.
+    """
 
     image: Image.Image
     coverage: Tensor | None = None
 
     def without_pixels(self) -> View:
-        """The same view with an image of one pixel, to free the memory of the image."""
+        """Returns the same view with an image of one pixel, to free memory."""
         return replace(self, image=Image.new("RGB", (1, 1)))
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """image: RGB. cover: mode L of the same size, 255 where the image counts; None: everywhere."""
+    """A part of an image. cover: mode L, of the image's size, 255 where the image counts; None: everywhere."""
 
     image: Image.Image
     cover: Image.Image | None = None
@@ -66,17 +71,18 @@ class _Cut:
 def views(
     image: Image.Image, fit: str, patches: Patches, mask: Image.Image | None = None, is_cropped: bool = False
 ) -> list[View]:
-    """One view, or as many as `tiles` needs.
+    """Returns the views of an image: one, or several if fit is `tiles`.
 
-    image: RGB. fit: one of the contract's FITS. mask: mode L of the same size. is_cropped: to the box around what the
-    mask leaves. Raises InvalidRequest: the mask is of another size, nothing is left of the image, or it is too long.
+    image: RGB. fit: one of the contract's FITS. mask: mode L, of the image's size. is_cropped: whether to crop the
+    image to the bounding box of the mask.
+    Raises InvalidRequest: the mask has another size or excludes the whole image, or the image needs too many tiles.
     """
     cut = _Cut(image) if mask is None else _masked(image, mask, is_cropped)
     cuts = {"stretch": _stretched, "cover": _covering, "contain": _contained, "tiles": _tiled}[fit](cut)
-    shown = [_view(cut, patches) for cut in cuts]
-    if not any(view.coverage is None or bool(view.coverage.any()) for view in shown):
-        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the image")
-    return shown
+    framed = [_view(cut, patches) for cut in cuts]
+    if not any(view.coverage is None or bool(view.coverage.any()) for view in framed):
+        raise InvalidRequest(f"{IMAGE_MASK.name} excludes the whole image")
+    return framed
 
 
 def _view(cut: _Cut, patches: Patches) -> View:
@@ -84,13 +90,16 @@ def _view(cut: _Cut, patches: Patches) -> View:
 
 
 def coverage(cover: Array, patches: Patches) -> Tensor:
-    """(height, width) uint8 to (patches,): the mean over each patch, whose edges may lie within pixels, over 255."""
+    """Returns the mean of `cover` over each patch, (patches,), 0..1. A patch's edges may lie within pixels.
+
+    cover: (height, width) uint8.
+    """
     means = _means(_means(cover.astype(np.float64), patches).T, patches).T
     return torch.from_numpy(np.clip(means.flatten() / _ALL, 0, 1).astype(np.float32))
 
 
 def _means(rows: Array, patches: Patches) -> Array:
-    """(n, m) to (patches.side, m)."""
+    """Average along the first axis over each patch: (n, m) to (patches.side, m)."""
     edges = np.arange(patches.side + 1) * patches.share * len(rows)
     sums = np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(axis=0)])
     below = np.minimum(edges.astype(int), len(rows) - 1)
@@ -102,12 +111,12 @@ def _means(rows: Array, patches: Patches) -> Array:
 def _masked(image: Image.Image, mask: Image.Image, is_cropped: bool) -> _Cut:
     if mask.size != image.size:
         raise InvalidRequest(
-            f"{IMAGE_MASK.name} has {mask.width}x{mask.height} pixels for an image of "
-            f"{image.width}x{image.height}, expected the same"
+            f"{IMAGE_MASK.name} has {mask.width}x{mask.height} pixels, expected the image's size, "
+            f"{image.width}x{image.height}"
         )
     box = mask.getbbox()
     if box is None:
-        raise InvalidRequest(f"{IMAGE_MASK.name} leaves nothing of the image")
+        raise InvalidRequest(f"{IMAGE_MASK.name} excludes the whole image")
     if mask.getextrema() == (_ALL, _ALL):
         return _Cut(image)
     cut = _Cut(Image.composite(image, Image.new("RGB", image.size, "white"), mask), mask)
@@ -119,14 +128,14 @@ def _stretched(cut: _Cut) -> list[_Cut]:
 
 
 def _covering(cut: _Cut) -> list[_Cut]:
-    """The largest square, in the middle."""
+    """Cut out the largest square in the middle."""
     side = min(cut.image.size)
     left, top = (cut.image.width - side) // 2, (cut.image.height - side) // 2
     return [cut.crop((left, top, left + side, top + side))]
 
 
 def _contained(cut: _Cut) -> list[_Cut]:
-    """All of it, in the middle of a square."""
+    """Pad to a square, with the image in the middle."""
     image = cut.image
     if image.width == image.height:
         return [cut]
@@ -143,13 +152,13 @@ def _padded(image: Image.Image, colour: str) -> Image.Image:
 
 
 def _tiled(cut: _Cut) -> list[_Cut]:
-    """Squares of the shorter side, evenly along the longer one: as few as cover it."""
+    """Cut into squares with the shorter side's length, evenly spaced along the longer side: as few as cover it."""
     width, height = cut.image.size
     short, long = sorted((width, height))
     count = -(-long // short)
     if count > MAX_TILES:
         raise InvalidRequest(
-            f"{IMAGE_FIT.name}='tiles' takes {count} tiles for an image of {width}x{height}, at most {MAX_TILES}"
+            f"{IMAGE_FIT.name}='tiles' cuts {width}x{height} pixels into {count} tiles, expected at most {MAX_TILES}"
         )
     starts = [round(i * (long - short) / max(1, count - 1)) for i in range(count)]
     boxes = [(s, 0, s + short, short) if width > height else (0, s, short, s + short) for s in starts]

@@ -1,4 +1,4 @@
-"""The options of one input image, and how they change the weights of its tokens."""
+"""The options of one input image, and their effect on the weights of its tokens."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class ImageControl:
 
 
 def image_part(views: Sequence[View], tokens: Sequence[Tensor], control: ImageControl) -> ContextPart:
-    """The tokens of one image, which weigh as if its strength were 1.
+    """Returns the tokens of one image, with their weights for strength 1.
 
-    tokens: (tokens, width) of each of its views, on a square grid. Several views share the weight of one.
+    tokens: (tokens, width) of each of its views, on a square grid. Several views share the weight of one view.
     """
     parts = [_of_view(view, own, control) for view, own in zip(views, tokens, strict=True)]
     weights = torch.cat([weights for _, weights in parts]) / len(views)

@@ -1,4 +1,4 @@
-"""Images to Redux tokens, many images in one batch."""
+"""Encodes images to Redux tokens, many images in one batch."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from torch import Tensor
 
 from flux_serving.network.cpu_threads import cpu_threads
 
-#: Images that go through SigLIP at once; more are encoded in several goes, to bound memory.
+#: Maximum number of images in one batch of SigLIP. More images are encoded in several batches, to limit memory.
 MAX_BATCH = 16
-#: Image tokens from which on more than one thread of a CPU is worth it.
+#: Number of image tokens from which more than one CPU thread is faster.
 MANY_THREADS_FROM_TOKENS = 1024
 
 
 @torch.inference_mode()
 def encode_images(prior: FluxPriorReduxPipeline, images: Sequence[Image.Image]) -> list[Tensor]:
-    """`preprocess`, then `encode_squares`."""
+    """Preprocess and encode images; see `preprocess` and `encode_squares`."""
     return encode_squares(prior, preprocess(prior, images))
 
 
 @torch.inference_mode()
 def preprocess(prior: FluxPriorReduxPipeline, images: Sequence[Image.Image]) -> Tensor:
-    """images: RGB, of any size; SigLIP sees each squashed to its own square.
+    """Resize images to SigLIP's square, without keeping the aspect ratio, and normalise them.
 
-    Returns (images, 3, side, side) float32 on the CPU.
+    images: RGB, of any size. Returns (images, 3, side, side) float32 on the CPU.
     Source: diffusers, `FluxPriorReduxPipeline.encode_image`.
     """
     side = prior.image_encoder.config.image_size
     squares = torch.empty(len(images), 3, side, side)
     with cpu_threads(squares.device, is_small=True):
         for square, image in zip(squares, images, strict=True):
-            made = prior.feature_extractor.preprocess(
+            features = prior.feature_extractor.preprocess(
                 images=image, do_resize=True, return_tensors="pt", do_convert_rgb=True
             )
-            square.copy_(made["pixel_values"][0])
+            square.copy_(features["pixel_values"][0])
     return squares
 
 
 @torch.inference_mode()
 def encode_squares(prior: FluxPriorReduxPipeline, squares: Tensor) -> list[Tensor]:
-    """SigLIP, then the Redux embedder. squares: as `preprocess` makes them, of any number.
+    """Run SigLIP, then the Redux embedder. squares: as `preprocess` returns them, any number.
 
-    Returns one (tokens, context width) for each, in the prior's dtype.
-    Source: diffusers, `FluxPriorReduxPipeline.__call__`, which sums its images and so can't batch requests.
+    Returns a tensor for each, (tokens, context width), in the prior's dtype.
+    Source: diffusers, `FluxPriorReduxPipeline.__call__`, which sums its images and so cannot batch requests.
     """
     device, dtype = prior.image_encoder.device, prior.image_encoder.dtype
     vision = prior.image_encoder.config

@@ -1,4 +1,4 @@
-"""Decodes the images and masks of a request and frames them for the vision tower. One image at a time."""
+"""Decodes the images and masks of a request and frames them for the vision tower, one image at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flux_serving.images.image_decoding import Decode, decode_named
 
 @dataclass(frozen=True)
 class ConditionImage:
-    """One input image. encoded, mask: image files. mask: None or empty for no mask."""
+    """One input image. encoded, mask: encoded image files. mask: None or empty for no mask."""
 
     encoded: bytes
     mask: bytes | None
@@ -25,12 +25,12 @@ class ConditionImage:
 
 
 def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> list[list[View]]:
-    """The views of each image.
+    """Returns the views of each image.
 
-    Raises InvalidRequest: a file is not an image, the images have too many pixels together, or a mask does not fit its
+    Raises InvalidRequest: a file is not an image, the images have too many pixels in total, or a mask does not fit its
     image.
     """
-    shown: list[list[View]] = []
+    framed: list[list[View]] = []
     pixels_left = MAX_IMAGE_PIXELS
     mask: Image.Image | None = None
     for index, image in enumerate(images):
@@ -39,12 +39,12 @@ def show(images: Sequence[ConditionImage], patches: Patches, decode: Decode) -> 
         pixels_left -= size
         if not image.mask:
             mask = None
-        elif not index or image.mask is not images[index - 1].mask:  # one mask for all images is decoded once
+        elif not index or image.mask is not images[index - 1].mask:  # decode a mask for all images only once
             # Transparent pixels count as black.
             mask = decode_named(decode, IMAGE_MASK, index, image.mask, size, behind="black").convert("L")
         used = ImageOps.invert(mask) if mask is not None and image.control.is_mask_inverted else mask
         try:
-            shown.append(views(decoded, image.control.fit, patches, used, image.control.is_cropped))
+            framed.append(views(decoded, image.control.fit, patches, used, image.control.is_cropped))
         except InvalidRequest as error:
             raise InvalidRequest(f"{IMAGE.name}[{index}]: {error}") from None
-    return shown
+    return framed

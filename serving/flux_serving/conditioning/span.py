@@ -1,4 +1,4 @@
-"""The denoising steps at which an image, a prompt or a ControlNet is used. Without torch: CPU models import it."""
+"""The denoising steps at which an image, a prompt or a ControlNet is used. Does not import torch, for CPU models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """A range of the steps, as fractions of all steps: step i of n belongs to it if start <= i / n < end."""
+    """A range of steps, as fractions of the number of steps: it contains step i of n if start <= i / n < end."""
 
     start: float = 0.0
     end: float = 1.0

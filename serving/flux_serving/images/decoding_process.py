@@ -1,8 +1,8 @@
-"""The process that decodes images for a model, one at a time, so that a decode can be stopped and may even crash.
+"""The process that decodes images for a model, one at a time, so that decoding can be stopped and a crash is harmless.
 
-Messages in both directions are bytes and JSON: what decodes a stranger's files is not trusted with pickles.
-A request is a JSON object with the keywords of `decode_image`, then the file. The answer is a JSON object with one
-key, and with `size` (width and height) the RGB pixels, row by row.
+Messages in both directions are bytes and JSON, not pickles, because the process reads untrusted files. A request is a
+JSON object with the keyword arguments of `decode_image`, followed by the file. The response is a JSON object with one
+key; after `size` (width and height), the RGB pixels follow row by row.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from flux_serving.images.image_decoding import TooMuchWork, decode_image
 
 #: The first message of the process.
 READY = b"ready"
-#: Bytes of address space: several times what the largest image takes.
+#: Limit of the address space in bytes, several times the need of the largest image.
 MAX_MEMORY_BYTES = 6 * 2**30
-#: Seconds between two looks at whether the model's process still lives.
+#: Seconds between checks whether the model's process is still running.
 _PARENT_CHECK_S = 1.0
 
 
 def main(descriptor: int) -> None:
-    """Serve until the other end of this socket is closed."""
+    """Serve until the other end of this socket is closed. descriptor: file descriptor of the socket."""
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    with contextlib.suppress(OSError):  # where memory runs out, this process goes before any model's
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel kills this process before any model
         Path("/proc/self/oom_score_adj").write_text("1000")
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
         connection.send_bytes(READY)
@@ -47,7 +47,7 @@ def _answer(connection: Connection, encoded: bytes, options: dict[str, object]) 
     except TooMuchWork:
         _send(connection, {"too_much_work": True})
     except (InvalidRequest, MemoryError) as error:
-        _send(connection, {"refused": str(error) or "image takes too much memory to decode"})
+        _send(connection, {"refused": str(error) or "decoding the image needs too much memory"})
     else:
         _send(connection, {"size": image.size})
         connection.send_bytes(pixels)
@@ -58,7 +58,7 @@ def _send(connection: Connection, message: dict[str, object]) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Where the model's process is killed while this one decodes, no closed socket is noticed."""
+    """Exit when the model's process has ended: while decoding, this process does not notice the closed socket."""
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_S)
     os._exit(0)

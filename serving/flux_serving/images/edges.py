@@ -1,4 +1,4 @@
-"""Edge images, as a ControlNet for Canny edges reads them."""
+"""Computes edge images for a ControlNet for Canny edges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from flux_serving.images.resizing import SizedImage, resized
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """low, high: thresholds, as for `edges`. is_photo: edges are detected in the image; else it is an edge map."""
+    """The options of an edge image.
+
+    low, high: thresholds, as for `edges`. is_photo: whether to detect edges; if not, the image is an edge map already.
+    """
 
     image: SizedImage
     low: Annotated[float, CANNY_LOW]
@@ -26,7 +29,7 @@ class EdgeOptions:
 
 
 def draw_edges(options: EdgeOptions, decode: Decode) -> Image.Image:
-    """Returns an RGB image, white on black. Raises InvalidRequest: the file is not an image."""
+    """Returns an RGB image, white edges on black. Raises InvalidRequest: the file is not an image."""
     decoded = decode_named(decode, CONTROL_IMAGE, 0, options.image.encoded)
 
     def detected(photo: Image.Image) -> Image.Image:
@@ -37,10 +40,11 @@ def draw_edges(options: EdgeOptions, decode: Decode) -> Image.Image:
 
 
 def edges(rgb: NDArray[np.uint8], low: float, high: float) -> NDArray[np.uint8]:
-    """Canny's edges of the luminance. rgb: (height, width, 3). Returns (height, width), 255 on an edge, 0 elsewhere.
+    """Detect Canny edges in the luminance.
 
-    low, high: an edge is a ridge of the gradient that exceeds `high` somewhere and nowhere falls below `low`. OpenCV
-    takes the gradient by 3x3 Sobel filters, |dx| + |dy|, of an image that is not blurred before. Of RGB it would take
-    the channel with the steepest gradient at each pixel, as diffusers' guides do: `cv2.Canny(rgb, 100, 200)`.
+    rgb: (height, width, 3). Returns (height, width), 255 on an edge, 0 elsewhere.
+    low, high: an edge is a ridge of the gradient that exceeds `high` somewhere and never falls below `low`. OpenCV
+    computes the gradient, |dx| + |dy|, with 3x3 Sobel filters and does not blur the image first. For an RGB image it
+    would use the channel with the steepest gradient at each pixel, as in diffusers' guides: `cv2.Canny(rgb, 100, 200)`.
     """
     return cv2.Canny(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), low, high).astype(np.uint8, copy=False)

@@ -1,7 +1,4 @@
-"""Bytes that a stranger sent, to RGB pixels. What arrives here is trusted in nothing.
-
-Resizing, normalising and tensors live elsewhere.
-"""
+"""Decodes untrusted bytes to RGB pixels."""
 
 from __future__ import annotations
 
@@ -36,21 +33,21 @@ from flux_serving.images.image_files import (
     without_metadata,
 )
 
-#: What can be decoded, in words.
+#: The supported formats in words, for error messages.
 _FORMATS = " or ".join((", ".join(limits.INPUT_FORMATS[:-1]), limits.INPUT_FORMATS[-1]))
 
 
 class _MeteredFile(io.BytesIO):
-    """A file that gives out only so many reads, and so many bytes, before it raises InvalidRequest.
+    """A file that raises InvalidRequest after a maximum number of reads or bytes.
 
-    Pillow walks the parts of a file in Python, and 11.3 lets every one of 65535 TIFF tags read the whole file:
-    32 MiB of empty PNG chunks took 30 seconds, and of such tags all memory.
+    Pillow reads the parts of a file in Python, and Pillow 11.3 lets each of 65535 TIFF tags read the whole file.
+    Without this limit, 32 MiB of empty PNG chunks took 30 seconds, and 32 MiB of such tags used all memory.
     """
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         self.size = len(content)
-        self.reads_left = 3 * MAX_PARTS  # a PNG chunk takes 3
+        self.reads_left = 3 * MAX_PARTS  # a PNG chunk needs 3
         self.bytes_left = 4 * len(content) + 2**16
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -58,34 +55,36 @@ class _MeteredFile(io.BytesIO):
         self.reads_left -= 1
         self.bytes_left -= len(content)
         if min(self.reads_left, self.bytes_left) < 0:
-            raise InvalidRequest("image is in too many parts")
+            raise InvalidRequest("image has too many parts")
         return content
 
 
 class _MeteredTiff(TiffImageFile):
-    """A TIFF whose strips or tiles are checked before Pillow lists them: 3.5 million took 30 seconds and 2 GB.
+    """A TIFF reader that checks strips and tiles before Pillow lists them: 3.5 million took 30 seconds and 2 GB.
 
-    libtiff reads each of them from the file by itself. Strips that share their bytes, and tiles that reach beyond the
-    image, would cost more than the file's bytes and the image's pixels tell.
+    libtiff reads each strip and tile separately. Strips that share bytes, and tiles that extend beyond the image, would
+    cost more than the file's size and the image's number of pixels suggest.
     """
 
     def _setup(self) -> None:
         for offsets, byte_counts in ((STRIPOFFSETS, STRIPBYTECOUNTS), (TILEOFFSETS, TILEBYTECOUNTS)):
             parts = len(self.tag_v2.get(offsets, ()))
             if parts > MAX_PARTS:
-                raise InvalidRequest("image is in too many parts")
+                raise InvalidRequest("image has too many parts")
             assert isinstance(self.fp, _MeteredFile)
             if parts > 1 and sum(self.tag_v2.get(byte_counts, ())) > 4 * self.fp.size:
-                raise InvalidRequest("image is in parts that overlap")
+                raise InvalidRequest("image has overlapping parts")
         tiles = len(self.tag_v2.get(TILEOFFSETS, ()))
         pixels = tiles * int(self.tag_v2.get(_TILE_WIDTH, 0)) * int(self.tag_v2.get(_TILE_LENGTH, 0))
         if pixels > 2 * limits.MAX_IMAGE_PIXELS:
-            raise InvalidRequest(f"image has {pixels} pixels in its tiles, at most {2 * limits.MAX_IMAGE_PIXELS}")
+            raise InvalidRequest(
+                f"image has {pixels} pixels in its tiles, expected at most {2 * limits.MAX_IMAGE_PIXELS}"
+            )
         super()._setup()
 
 
-# The readers are called by themselves, not through `Image.open`: that one warns of or refuses large images by a
-# bound of its own before it tells their size, and takes a JPEG with a gallery inside for another format.
+# The readers are used directly, because `Image.open` warns about or rejects large images by its own limit before it
+# returns their size, and opens a JPEG that contains several images as another format.
 _READERS: dict[re.Pattern[bytes], type[ImageFile]] = {
     re.compile(re.escape(PNG_SIGNATURE)): PngImageFile,
     re.compile(re.escape(JPEG_SIGNATURE)): JpegImageFile,
@@ -102,7 +101,7 @@ _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 #: TIFF tags that Pillow has no names for.
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
-#: What turns an image upright, by EXIF's orientation.
+#: The transposition that turns an image upright, by EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -115,12 +114,12 @@ _UPRIGHT = {
 
 _GREY_OF_16_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)
 
-# Python's warning filters belong to the whole process, so only one thread at a time may change them.
+# Python's warning filters are global, so only one thread at a time may change them.
 _warnings_are_off = threading.Lock()
 
 
 class TooMuchWork(Exception):
-    """Decoding the image would take more than the caller allows here; it may be allowed elsewhere."""
+    """Decoding the image would take more work than max_work allows."""
 
 
 def decode_image(
@@ -129,14 +128,15 @@ def decode_image(
     behind: str = "white",
     max_work: float = float("inf"),
 ) -> Image.Image:
-    """The first frame of an image, upright. behind: the colour where it is transparent.
+    """Decode the first frame of an image and turn it upright.
 
-    encoded: the file, or its base64 (standard or url-safe) with or without `data:image/...;base64,` before it.
-    max_work: in pixels, a progressive JPEG's multiplied as `EncodedImage.work_factor` says.
-    Returns an image of mode RGB, 8 bits a channel. Pixels that are RGB with 8 bits come out unchanged. Colour profiles
-    are not applied.
-    Raises InvalidRequest: nothing there, not such an image, damaged, more than `limits.MAX_IMAGE_BYTES` bytes, or
-    more than `max_pixels` pixels by its header. Raises TooMuchWork: more than max_work, by its header.
+    encoded: the file, or its base64 (standard or url-safe) with or without the prefix `data:image/...;base64,`.
+    behind: colour of transparent areas. max_work: in pixels, times `EncodedImage.work_factor`.
+    Returns an image of mode RGB with 8 bits per channel. RGB pixels with 8 bits are unchanged. Colour profiles are not
+    applied.
+    Raises InvalidRequest: the bytes are empty, damaged, not an image in a supported format or more than
+    `limits.MAX_IMAGE_BYTES`, or the header states more than `max_pixels` pixels. Raises TooMuchWork: the image exceeds
+    max_work according to its header.
     """
     if not encoded or encoded.isspace():
         raise InvalidRequest("empty image")
@@ -155,16 +155,16 @@ def decode_image(
             return _read(reader, without_metadata(content), max_pixels, behind, max_work)
         except (InvalidRequest, TooMuchWork):
             raise
-        except Image.DecompressionBombError as error:  # a GIF or WebP, which allocate before their size can be asked
+        except Image.DecompressionBombError as error:  # GIF and WebP allocate memory before their size is available
             raise InvalidRequest(f"image has more than {limits.MAX_IMAGE_PIXELS} pixels") from error
         except MemoryError as error:
-            raise InvalidRequest("image takes too much memory to decode") from error
-        except Exception as error:  # Pillow names no base class: OSError, SyntaxError, ValueError, zlib.error, ...
+            raise InvalidRequest("decoding the image needs too much memory") from error
+        except Exception as error:  # Pillow has no common base class: OSError, SyntaxError, ValueError, zlib.error, ...
             raise InvalidRequest(_complaint(error)) from error
 
 
 class Decode(Protocol):
-    """Decodes as `decode_image` does, in this process or another."""
+    """A function that decodes as `decode_image` does, in this process or another."""
 
     def __call__(self, encoded: bytes, max_pixels: int = ..., behind: str = ...) -> Image.Image: ...
 
@@ -177,7 +177,7 @@ def decode_named(
     max_pixels: int = limits.MAX_IMAGE_PIXELS,
     behind: str = "white",
 ) -> Image.Image:
-    """Decode one of a tensor's images, which an error names."""
+    """Decode one of a tensor's images. Error messages begin with the tensor's name and the index."""
     try:
         return decode(encoded, max_pixels, behind)
     except InvalidRequest as error:
@@ -189,20 +189,20 @@ def _reader_of(content: bytes) -> type[ImageFile] | None:
 
 
 def _bytes_of_text(text: bytes) -> bytes:
-    """What base64, or a data URL with base64, stands for.
+    """Decode base64, or a data URL with base64.
 
-    Raises InvalidRequest: neither of them, a data URL of something else than an image, too long, or empty.
+    Raises InvalidRequest: the text is neither of them, a data URL of another type, too long or empty.
     """
-    # Base64 is a third longer than its bytes; the rest is room for line ends and the head of a data URL.
+    # Base64 is a third longer than the bytes; the rest allows for line breaks and the head of a data URL.
     _check_bytes(len(text), 2 * limits.MAX_IMAGE_BYTES)
     stripped = text.translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)
     url = _DATA_URL.match(text.lstrip())
     if url:
         media_type, options = url[1].strip(), url[2].translate(None, delete=_WHITESPACE)
         if not media_type.lower().startswith(b"image/"):
-            raise InvalidRequest(f"not an image: a data URL of type {_quoted(media_type)}")
+            raise InvalidRequest(f"not an image: the data URL has type {_quoted(media_type)}")
         if not options.lower().endswith(b";base64"):
-            raise InvalidRequest("not an image: a data URL without ;base64")
+            raise InvalidRequest("not an image: the data URL has no ;base64")
         stripped = stripped[stripped.index(b",") + 1 :]
     digits = stripped.rstrip(b"=")
     if not digits:
@@ -215,7 +215,7 @@ def _bytes_of_text(text: bytes) -> bytes:
 
 def _check_bytes(count: int, allowed: int) -> None:
     if count > allowed:
-        raise InvalidRequest(f"image has {count} bytes, at most {allowed} are allowed")
+        raise InvalidRequest(f"image has {count} bytes, expected at most {allowed}")
 
 
 def _not_an_image(content: bytes) -> InvalidRequest:
@@ -227,12 +227,12 @@ def _quoted(content: bytes) -> str:
 
 
 def _complaint(error: Exception) -> str:
-    """Pillow's exception in words for the caller."""
+    """Returns an error message for Pillow's exception."""
     ran_out = (EOFError, IndexError, struct.error)
     if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out) or "truncated" in str(error).lower():
         return "image is truncated"
-    if str(error) == "not identified by this driver":  # the readers' word for a side of 0 and for an unknown pixel type
-        return "image has no pixels, or pixels of an unknown type"
+    if str(error) == "not identified by this driver":  # Pillow's message for a side of 0 and for an unknown pixel type
+        return "image has no pixels or an unknown pixel type"
     return f"image is truncated or damaged: {str(error)[:200] or type(error).__name__}"
 
 
@@ -240,10 +240,10 @@ def _read(reader: type[ImageFile], file: EncodedImage, max_pixels: int, behind: 
     header = reader(_MeteredFile(file.content))
     width, height = header.size
     if width * height > max_pixels:
-        raise InvalidRequest(f"image has {width}x{height} pixels, at most {max_pixels} are allowed")
+        raise InvalidRequest(f"image has {width}x{height} pixels, expected at most {max_pixels}")
     if width * height * file.work_factor > max_work:
         raise TooMuchWork
-    header.verify()  # the checksums of a PNG, which loading passes over; afterwards the image has to be opened anew
+    header.verify()  # checks a PNG's checksums, which loading ignores; afterwards the image must be opened again
     image = reader(_MeteredFile(file.content))
     transparent = _transparent_value(image)
     if transparent is not None:
@@ -254,7 +254,7 @@ def _read(reader: type[ImageFile], file: EncodedImage, max_pixels: int, behind: 
 
 def _upright(image: ImageFile, file: EncodedImage) -> Image.Image:
     if isinstance(image, TiffImageFile):
-        with contextlib.suppress(Exception):  # EXIF that cannot be read says nothing about the orientation
+        with contextlib.suppress(Exception):  # ignore EXIF that cannot be read
             ImageOps.exif_transpose(image, in_place=True)
         return image
     if isinstance(image, WebPImageFile):
@@ -262,16 +262,17 @@ def _upright(image: ImageFile, file: EncodedImage) -> Image.Image:
     turn = _UPRIGHT.get(file.orientation())
     if turn is None:
         return image
-    # In place, because a transposed copy has no `info`, and so no transparency.
+    # In place, because a transposed copy has no `info` and so loses the transparency.
     image.im = image.im.transpose(turn)
     image._size = image.im.size
     return image
 
 
 def _transparent_value(image: ImageFile) -> int | tuple[int, ...] | None:
-    """The transparent colour of a PNG in the values that its pixels will have.
+    """Returns the transparent colour of a PNG in the value range of the decoded pixels.
 
-    Pillow leaves it at the file's bit depth, but reads 2 and 4 bits as 0..255, and of 16 bits the upper 8.
+    Pillow keeps it at the file's bit depth, but scales pixels of 2 and 4 bits to 0..255 and reads the upper 8 of 16
+    bits.
     """
     value = image.info.get("transparency")
     raw_mode = image.tile[0].args if image.tile else None
@@ -285,10 +286,11 @@ def _transparent_value(image: ImageFile) -> int | tuple[int, ...] | None:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Greyscale of 16 or 32 bits, or of floats, scaled to 8 bits; every other image as it is.
+    """Scale greyscale images of 16 bits, 32 bits or floats to 8 bits. Other images are returned unchanged.
 
-    Pillow's own conversion clips. 16 bits have their type's black and white; wider values have no agreed ones, so that
-    white is the least of 1 (floats), 255 (floats) and 65535 that holds them all, or else they are stretched.
+    Pillow's own conversion clips. For 16 bits, black and white are the type's limits. Wider types have no agreed white:
+    here it is the smallest of 1 (floats), 255 (floats) and 65535 that no value exceeds. If there is none, or a value is
+    negative, the image's own range is stretched to 0..255.
     """
     if not image.mode.startswith(("I", "F")):
         return image
@@ -312,7 +314,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image, behind: str) -> Image.Image:
-    """To RGB, with this colour behind what is transparent."""
+    """Convert to RGB, with this colour behind transparent pixels."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     with_alpha = image.convert("RGBA")

@@ -1,7 +1,8 @@
-"""Encoded images as containers: what decides their pixels is kept for the decoder, metadata is set aside unread.
+"""Removes metadata from encoded images before they are decoded, and reads the orientation.
 
-Pillow inflates text and colour profiles, adds up comments and parses all of EXIF when it opens a file. None of that
-changes a pixel, but it can take any time and memory, or fail. Only the orientation counts, and it is read here.
+When Pillow opens a file, it inflates text and colour profiles, concatenates comments and parses all of EXIF. None of
+this changes a pixel, but it can take unlimited time and memory, or fail. Only the orientation matters, and it is read
+here.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 
-#: Chunks, segments, blocks, strips or tiles of one file; 8192 x 8192 pixels in tiles of 32 x 32 are as many.
+#: Maximum number of chunks, segments, blocks, strips or tiles of one file, as in 8192 x 8192 pixels with tiles of
+#: 32 x 32.
 MAX_PARTS = 2**16
-#: Bytes that a compressed EXIF chunk is inflated to at most; the orientation is among the first.
+#: Maximum size of an inflated EXIF chunk in bytes. The orientation is near the start.
 _MAX_INFLATED_BYTES = 2**20
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,16 +28,16 @@ GIF_SIGNATURE = re.compile(rb"GIF8[79]a")
 _EXIF_HEADER = b"Exif\0\0"
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 _ORIENTATION_TAG = 0x0112
-#: Types of an EXIF value that are whole numbers: BYTE, SHORT and LONG.
+#: Integer types of EXIF values: BYTE, SHORT and LONG.
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I"}
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 # JPEG markers, ITU-T T.81, table B.1.
 _START_OF_SCAN, _END_OF_IMAGE, _COMMENT = 0xDA, 0xD9, 0xFE
-#: APP0 (JFIF) and APP14 (Adobe) tell what the channels mean.
+#: Without APP0 (JFIF) and APP14 (Adobe), which define the meaning of the channels.
 _APPLICATION_DATA = {*range(0xE1, 0xF0)} - {0xEE}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-#: Within a scan, 0xFF is data before 0, and restarts are part of the scan.
+#: Within a scan, 0xFF before 0 is data, and restart markers are part of the scan.
 _NEXT_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 _GIF_IMAGE, _GIF_EXTENSION, _GIF_GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
@@ -43,9 +45,9 @@ _GIF_IMAGE, _GIF_EXTENSION, _GIF_GRAPHIC_CONTROL = 0x2C, 0x21, 0xF9
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """content: the file without what `without_metadata` set aside. exif: a TIFF structure. xmp: XML.
+    """An encoded image without its metadata.
 
-    scans: of a JPEG.
+    content: the file that remains. exif: a TIFF structure. xmp: XML. scans: number of scans of a JPEG.
     """
 
     content: bytes
@@ -55,11 +57,11 @@ class EncodedImage:
 
     @property
     def work_factor(self) -> float:
-        """How much longer decoding takes than that of as many pixels in one scan, at most."""
+        """Upper bound of the decoding time, relative to the same number of pixels in one scan."""
         return max(1.0, self.scans / 4)
 
     def orientation(self) -> int:
-        """As EXIF numbers it, 1 to 8, by EXIF or else by XMP; 1 is upright, or not known."""
+        """Returns the orientation, 1..8 as EXIF defines it, from EXIF or else XMP. 1 means upright or unknown."""
         orientation = _exif_orientation(self.exif)
         if orientation is None and (found := _XMP_ORIENTATION.search(self.xmp)):
             orientation = int(found[1])
@@ -67,9 +69,9 @@ class EncodedImage:
 
 
 def without_metadata(content: bytes) -> EncodedImage:
-    """Metadata of PNG, JPEG and GIF set aside; other formats, and what comes after damage, as they are.
+    """Separate the metadata from a PNG, JPEG or GIF. Other formats, and bytes after damage, stay unchanged.
 
-    Raises InvalidRequest: more than MAX_PARTS parts, or more JPEG scans than `limits.MAX_JPEG_SCANS`.
+    Raises InvalidRequest: the file has more than MAX_PARTS parts, or more JPEG scans than `limits.MAX_JPEG_SCANS`.
     """
     if content.startswith(PNG_SIGNATURE):
         return _png(content)
@@ -90,11 +92,11 @@ class Parts:
         """Raises InvalidRequest: there are more than MAX_PARTS."""
         self._count += count
         if self._count > MAX_PARTS:
-            raise InvalidRequest("image is in too many parts")
+            raise InvalidRequest("image has too many parts")
 
 
 def _png(content: bytes) -> EncodedImage:
-    """Critical chunks and transparency are kept."""
+    """Keep critical chunks and transparency."""
     kept = [PNG_SIGNATURE]
     exif = profile = xmp = b""
     parts = Parts()
@@ -124,7 +126,10 @@ def _png(content: bytes) -> EncodedImage:
 
 
 def _itxt_text(chunk: bytes) -> bytes:
-    """The text of an iTXt chunk: keyword, 0, two bytes on compression, language, 0, keyword, 0, text."""
+    """Returns the text of an iTXt chunk.
+
+    Layout: keyword, 0, two bytes for the compression, language, 0, translated keyword, 0, text.
+    """
     _, _, rest = chunk.partition(b"\0")
     parts = rest[2:].split(b"\0", 2)
     if len(parts) < 3:
@@ -133,7 +138,7 @@ def _itxt_text(chunk: bytes) -> bytes:
 
 
 def _profile_exif(chunk: bytes) -> bytes:
-    """EXIF as ImageMagick writes it into text: a name and a length in lines of their own, then hexadecimal digits."""
+    """Returns EXIF that ImageMagick wrote as text: a line with a name, one with a length, then hexadecimal digits."""
     _, _, text = chunk.partition(b"\0")
     if text.startswith(b"\0"):  # zTXt: the compression method
         text = _inflated(text[1:])
@@ -145,7 +150,7 @@ def _profile_exif(chunk: bytes) -> bytes:
 
 
 def _inflated(compressed: bytes) -> bytes:
-    """At most the first _MAX_INFLATED_BYTES; nothing where it is damaged."""
+    """Returns at most the first _MAX_INFLATED_BYTES of the inflated data, or no bytes if it is damaged."""
     try:
         return zlib.decompressobj().decompress(compressed, _MAX_INFLATED_BYTES)
     except zlib.error:
@@ -153,10 +158,7 @@ def _inflated(compressed: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> EncodedImage:
-    """Segments of application data and comments are set aside, and so is what follows the image.
-
-    A run of 0xFF counts as so many parts.
-    """
+    """Remove application data, comments, and any bytes after the image. A run of 0xFF counts as one part per byte."""
     kept: list[bytes] = []
     exif = xmp = b""
     parts = Parts()
@@ -185,13 +187,13 @@ def _jpeg(content: bytes) -> EncodedImage:
         at = len(content)
     kept.append(content[kept_from:at])
     lean = b"".join(kept)
-    if b"\xff" * MAX_PARTS in lean:  # Pillow and libjpeg look through such a run again and again
-        raise InvalidRequest("image is in too many parts")
+    if b"\xff" * MAX_PARTS in lean:  # Pillow and libjpeg scan such a run repeatedly
+        raise InvalidRequest("image has too many parts")
     return EncodedImage(lean, exif, xmp, scans)
 
 
 def _gif(content: bytes) -> bytes:
-    """Extensions before the first frame are left out, but for the one on its transparency."""
+    """Remove the extensions before the first frame, except the one with its transparency."""
     has_palette, palette_bits = content[10:11] >= b"\x80", content[10:11] or b"\0"
     at = 13 + (3 * 2 ** ((palette_bits[0] & 7) + 1) if has_palette else 0)
     kept = [content[:at]]
@@ -212,7 +214,7 @@ def _gif(content: bytes) -> bytes:
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """The orientation in the first directory of a TIFF structure; None: there is none, or it is damaged."""
+    """Returns the orientation in the first directory of a TIFF structure, or None if it is missing or damaged."""
     while exif.startswith(_EXIF_HEADER):
         exif = exif[len(_EXIF_HEADER) :]
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])

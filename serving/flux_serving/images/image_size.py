@@ -10,13 +10,13 @@ from flux_contract.tensors import Tensor
 
 @dataclass(frozen=True)
 class Sides:
-    """Sides of a checkpoint's images, in pixels. native: the default. multiple: every side is a multiple of it."""
+    """The sides of a checkpoint's images in pixels. native: the default. multiple: every side is a multiple of it."""
 
     native: int
     multiple: int
 
     def check(self, tensor: Tensor, side: int) -> int:
-        """Returns the side. tensor: the input that the error names.
+        """Returns the side. tensor: named in the error.
 
         Raises InvalidRequest: the side is not a multiple of `multiple`.
         """

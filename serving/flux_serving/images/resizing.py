@@ -1,4 +1,4 @@
-"""An image of any shape to one of the size asked for, by the contract's SIZE_FITS. Nothing is squashed unasked."""
+"""Resizes images to the requested size, with the contract's SIZE_FITS for other aspect ratios."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_contract.parameters import FIT
 
 @dataclass(frozen=True)
 class SizedImage:
-    """An image file and the size that it is to have, in pixels."""
+    """An image file, the size to resize it to in pixels, and the fit."""
 
     encoded: bytes
     height: int
@@ -21,15 +21,16 @@ class SizedImage:
     fit: Annotated[str, FIT]
 
     def placement(self, image: Image.Image) -> Placement:
-        """image: the decoded file."""
+        """Returns the placement of the decoded file."""
         return placement(*image.size, self.width, self.height, self.fit)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What becomes of an image: this box of it, (left, top, right, bottom), at this size, at this place of the canvas.
+    """Where an image is placed on a canvas. All values are in pixels.
 
-    size, place, canvas: (width, height) and (left, top), pixels.
+    box: part of the image to use, (left, top, right, bottom). size: its size on the canvas, (width, height). place: its
+    position, (left, top). canvas: the canvas's size, (width, height).
     """
 
     box: tuple[float, float, float, float]
@@ -39,7 +40,7 @@ class Placement:
 
 
 def placement(width: int, height: int, wanted_width: int, wanted_height: int, fit: str) -> Placement:
-    """fit: one of the contract's SIZE_FITS."""
+    """Returns the placement of an image of this width and height. fit: one of the contract's SIZE_FITS."""
     canvas = (wanted_width, wanted_height)
     whole = (0.0, 0.0, float(width), float(height))
     scales = (wanted_width / width, wanted_height / height)
@@ -59,9 +60,10 @@ def resized(
     around: str = "white",
     change: Callable[[Image.Image], Image.Image] | None = None,
 ) -> Image.Image:
-    """image: RGB. around: the colour of what it leaves free. change: what is done at the new size, before that.
+    """Resize an image and place it on its canvas.
 
-    Source of the filter: diffusers, `VaeImageProcessor`, which resizes by Lanczos.
+    image: RGB. around: colour of the rest of the canvas. change: function to apply to the resized image first.
+    Source of the filter: diffusers, `VaeImageProcessor`, which uses Lanczos.
     """
     is_whole = placed.box == (0, 0, *image.size)
     if not (is_whole and image.size == placed.size):

@@ -1,9 +1,9 @@
-"""Attention with token weights, two exact ways.
+"""Attention with token weights, in two exact implementations.
 
-A context token of weight w counts as w equal tokens: log(w) is added to its logit. The mask adds it there, in a kernel
-that takes a float mask, which flash attention on a GPU does not. The merge never shows it to the kernel: runs of
-equally weighted tokens are attended to apart, each by the plain fused kernel, and the parts are weighed by the
-log-sum-exp of their logits plus log(w). Source of the merge: Dao et al. 2022, FlashAttention, section 3.1.
+A context token of weight w counts as w equal tokens: log(w) is added to its logit. `MaskedAttention` adds it with a
+float mask, which flash attention on a GPU does not accept. `MergedAttention` needs no mask: the plain fused kernel
+attends to each run of equally weighted tokens separately, and the results are averaged, weighted by the log-sum-exp of
+their logits plus log(w). Source of the merge: Dao et al. 2022, FlashAttention, section 3.1.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from flux_serving.network.attention_ops import attention_with_log_sum
 
-#: Tokens, of context and image, from which on the merge is the faster way; measured on a CPU (docs/performance.md).
-#: On a GPU nothing was measured: the merge, because a float mask shuts flash attention out there.
+#: Number of context and image tokens from which the merge is faster, measured on a CPU (docs/performance.md). Not
+#: measured on a GPU: there the merge is always used, because a float mask rules out flash attention.
 MERGE_FROM_TOKENS = {"cpu": 512, "cuda": 0}
-#: Runs of equal weight beyond which a mask is taken all the same: each costs a kernel call of its own.
+#: Maximum number of runs of equal weight for the merge. With more, a mask is used, as each run costs a kernel call.
 MAX_RUNS = 4
 
 
 class Attention(Protocol):
-    """query, key, value: (batch, heads, tokens, head width), context tokens first. Returns the shape of query."""
+    """An attention function.
+
+    query, key, value: (batch, heads, tokens, head width), context tokens first. Returns a tensor of query's shape.
+    """
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
 
 
 class MaskedAttention:
-    """weights: (batch, context tokens), at least 0, at least one of each row above 0."""
+    """Attention that adds the token weights as a float mask."""
 
     def __init__(self, weights: Tensor, image_tokens: int, dtype: torch.dtype) -> None:
+        """weights: (batch, context tokens), at least 0, with at least one weight above 0 in each row."""
         self.bias = _bias(weights, image_tokens, dtype)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -40,13 +44,14 @@ class MaskedAttention:
 
 
 class MergedAttention:
-    """The same without a mask. One kernel call for each run of columns where no row's weight changes.
+    """Attention without a mask: one kernel call for each run of columns in which no row's weight changes.
 
-    Where these are too many, the heaviest keep theirs, and the rest is one run with a mask.
+    If there are more than max_runs runs, the first ones, with the heaviest tokens, stay separate, and all remaining
+    columns form one run with a mask.
     """
 
     def __init__(self, weights: Tensor, image_tokens: int, dtype: torch.dtype, max_runs: int | None = None) -> None:
-        """weights: as for `MaskedAttention`, the heavy ones first. max_runs: how many are too many; None: none are."""
+        """weights: as for `MaskedAttention`, the heaviest first. max_runs: maximum number of runs; None: no limit."""
         columns = pad(weights, (0, 1), value=1.0)
         changes = (columns[:, 1:] != columns[:, :-1]).any(0).nonzero().flatten().tolist()
         starts = [0, *(column + 1 for column in changes)]
@@ -58,7 +63,7 @@ class MergedAttention:
             columns[:, heavy:] = 1
         self.ends = [*starts[1:], weights.shape[1] + image_tokens]
         self.starts = starts
-        # (runs, batch, 1, 1): to add to each run's log-sum-exp of shape (batch, heads, tokens).
+        # (runs, batch, 1, 1), added to each run's log-sum-exp of shape (batch, heads, tokens).
         self.log_weights = columns[:, starts].log().T[:, :, None, None]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -76,10 +81,11 @@ class MergedAttention:
 
 
 def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, way: str = "auto") -> Attention:
-    """Attention for a batch whose context tokens have these weights: (batch, context tokens), float32.
+    """Return the attention function for a batch whose context tokens have these weights.
 
-    way: `mask`, `merge`, or `auto` for the faster one. Weights of 1 need neither. In less than float32 `auto` is always
-    the merge, because of the heavy tokens, with a mask for the light ones where there would be many runs.
+    weights: (batch, context tokens), float32. If all are 1, neither a mask nor a merge is needed.
+    way: `mask`, `merge`, or `auto` for the faster one. Below float32 precision, `auto` always merges, because a mask
+    would round the heavy tokens' weights; if there would be more than MAX_RUNS runs, the lighter tokens use a mask.
     """
     if bool((weights == 1).all()):
         return scaled_dot_product_attention
@@ -95,9 +101,9 @@ def weighted_attention(weights: Tensor, image_tokens: int, dtype: torch.dtype, w
 
 
 def _bias(weights: Tensor, image_tokens: int, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits: (batch, 1, 1, context tokens + image tokens).
+    """Returns the bias to add to the logits: (batch, 1, 1, context tokens + image tokens).
 
-    A row is a multiple of 8 numbers from the next, or efficient attention on a GPU refuses it.
+    The stride between rows is a multiple of 8, which efficient attention on a GPU requires.
     """
     tokens = weights.shape[1] + image_tokens
     return pad(weights.log(), (0, image_tokens + -tokens % 8)).to(dtype)[:, None, None, :tokens]

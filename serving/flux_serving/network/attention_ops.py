@@ -1,14 +1,14 @@
-"""Fused attention that also returns the log-sum-exp of its logits, from operators that are private to torch.
+"""Fused attention that also returns the log-sum-exp of its logits, with private operators of torch.
 
-torch's public API cannot replace them:
+torch's public API offers no replacement:
 
 - `scaled_dot_product_attention` does not return the log-sum-exp.
-- `flex_attention` returns it on a GPU only. Compiled for a CPU it raises "`return_lse` is not supported yet" (torch
+- `flex_attention` returns it on a GPU only. Compiled for a CPU, it raises "`return_lse` is not supported yet" (torch
   2.13); without compilation it is not fused and holds all logits in memory.
-- `varlen_attn`, from torch 2.10 on, runs flash attention on a GPU only: no float32, no bias.
+- `varlen_attn` (torch 2.10 and newer) runs flash attention on a GPU only, without float32 and without a bias.
 
-Tested with torch 2.13 on a CPU and torch 2.11 on an H100. torch 2.6, the oldest that `pyproject.toml` allows, declares
-the same inputs and the same first two outputs.
+Tested with torch 2.13 on a CPU and torch 2.11 on an H100. torch 2.6, the oldest version that `pyproject.toml` allows,
+declares the same inputs and the same first two outputs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 
 
 def _operator(name: str) -> Any:
-    """Raises ImportError: this torch has no such operator."""
+    """Return a private operator of torch. Raises ImportError: this version of torch does not have it."""
     try:
         return getattr(torch.ops.aten, name).default
     except AttributeError as error:
         raise ImportError(
             f"torch {torch.__version__} has no operator aten::{name}, expected torch 2.6 to 2.13; "
-            "install the torch of requirements/torch-cpu.lock or requirements/torch-gpu.lock"
+            "install torch from requirements/torch-cpu.lock or requirements/torch-gpu.lock"
         ) from error
 
 
@@ -38,9 +38,10 @@ _FLASH_ATTENTION = _operator("_scaled_dot_product_flash_attention")
 def attention_with_log_sum(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns attention, in the shape of query, and the log-sum-exp of its logits: (batch, heads, queries), float32.
+    """Compute attention and the log-sum-exp of its logits.
 
     query, key, value: (batch, heads, tokens, head width). bias: (batch, 1, 1, keys), added to the logits.
+    Returns the attention output, in the shape of query, and the log-sum-exp, (batch, heads, queries), float32.
     """
     if query.device.type == "cpu":
         attended, log_sum = _CPU_ATTENTION(query, key, value, attn_mask=bias)
@@ -50,5 +51,5 @@ def attention_with_log_sum(
         attended, log_sum = _EFFICIENT_ATTENTION(query, key, value, bias, True)[:2]
     else:
         attended, log_sum = _FLASH_ATTENTION(query, key, value)[:2]
-    # The efficient kernel rounds the number of queries up.
+    # The efficient kernel pads the log-sum-exp to a rounded-up number of queries.
     return attended, log_sum[:, :, : query.shape[2]]

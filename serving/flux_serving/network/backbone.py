@@ -1,7 +1,7 @@
-"""What FLUX's transformer and its ControlNets share: blocks, and all that is the same at every step done once.
+"""The common base of FLUX's transformer and its ControlNets: their blocks, and inputs that are computed only once.
 
-What depends on a job alone is computed when the job begins: its embedded context, and what modulates every block at
-each of its steps. What depends on the size alone, the rotary table, is kept.
+The embedded context and the modulation of every block at each step depend only on the job, so they are computed when
+the job begins. The rotary tables depend only on the image size and the number of context tokens, so they are cached.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from flux_serving.network.blocks import DOUBLE, SINGLE, DoubleBlock, SingleBlock
 from flux_serving.network.projections import Projections
 from flux_serving.network.rotary import RotaryTables
 
-#: Where the scales are among the vectors of a norm, by their number: of one side of a double block, of a single block,
-#: and of the output layer, which has scale and shift.
+#: Positions of the scales among the modulation vectors of a norm, by the number of vectors: one stream (image or
+#: context) of a double block, a single block, and the output layer with its scale and shift.
 _SCALES = {DOUBLE // 2: (1, 4), SINGLE: (1,), 2: (0,)}
 
 
 class TransformerBackbone:
-    """The blocks of a stock network, whose projections become views of fused ones; it still runs by itself."""
+    """The blocks of a stock diffusers network.
+
+    The weights of the stock network become views of fused weights; its own `forward` still works.
+    """
 
     def __init__(self, stock: Any, project: Projections, rotary: RotaryTables | None = None) -> None:
-        """rotary: tables to share with another network of the same stock network; None: its own."""
+        """rotary: the tables of another backbone of the same stock network, to share them; None: create new tables."""
         self.stock = stock
         self.device: torch.device = stock.device
         self.dtype: torch.dtype = stock.dtype
@@ -53,27 +56,28 @@ class TransformerBackbone:
             count = layer.outputs // stock.inner_dim
             self._scales += [start + offset for offset in _SCALES[count]]
             start += count
-        #: Numbers that modulate one step.
+        #: Number of values that modulate one step.
         self.modulation_size: int = start * stock.inner_dim
         self._rotary = rotary or RotaryTables(stock.pos_embed, self.device, self.dtype)
 
     def hold(self, values: Tensor) -> Tensor:
-        """On this network's device, in its dtype."""
+        """Return these values on this network's device, in its dtype."""
         return values.to(self.device, self.dtype)
 
     @torch.inference_mode()
     def embed_context(self, tokens: Tensor) -> Tensor:
-        """(tokens, context width) to (tokens, width)."""
+        """Embed context tokens: (tokens, context width) to (tokens, width)."""
         return self._embed_context(tokens)
 
     @torch.inference_mode()
     def modulate(self, timesteps: Tensor, guidance: float, pooled: Tensor) -> Tensor:
-        """What modulates every block at each of these timesteps.
+        """Compute the modulation vectors of all blocks at each of these timesteps.
 
         timesteps: (steps,), 0..1000. pooled: (pooled width,). Returns (steps, vectors, width).
         """
         stock, steps = self.stock, len(timesteps)
-        # In and out of 0..1 as FluxPipeline and the transformer hand them on, for the same rounding in bfloat16.
+        # FluxPipeline divides the timesteps by 1000 and the transformer multiplies them again. Do both, for the same
+        # rounding in bfloat16.
         conditions = [(timesteps.to(pooled) / 1000) * 1000]
         if stock.config.guidance_embeds:
             conditions.append(torch.full((steps,), guidance, device=pooled.device).to(pooled.dtype) * 1000)
@@ -85,9 +89,10 @@ class TransformerBackbone:
 
 
 def vectors_of(modulation: Tensor) -> Iterator[Tensor]:
-    """modulation: (batch, vectors, width). Yields each vector, (batch, 1, width)."""
+    """Yield each modulation vector, (batch, 1, width), of a modulation of shape (batch, vectors, width)."""
     return iter(modulation.transpose(0, 1).unsqueeze(2).unbind(0))
 
 
 def take(vectors: Iterator[Tensor], count: int) -> list[Tensor]:
+    """Returns the next `count` vectors."""
     return list(islice(vectors, count))

@@ -1,4 +1,4 @@
-"""FLUX's two kinds of blocks with stock weights, in fewer and larger operations than diffusers' own `forward` takes.
+"""FLUX's double and single blocks with stock weights, in fewer and larger operations than diffusers' own `forward`.
 
 Source: diffusers, `FluxTransformerBlock` and `FluxSingleTransformerBlock`; black-forest-labs/flux, `modules/layers.py`.
 """
@@ -18,16 +18,16 @@ from flux_serving.network.projections import Projections
 
 _EPS = 1e-6
 _GELU = 2 * math.sqrt(2 / math.pi)
-#: Vectors that modulate a block: shift, scale and gate of attention and then of the feed-forward, of image and context;
-#: a single block has one set of three.
+#: Number of vectors that modulate a block. A double block has shift, scale and gate for the attention and then for the
+#: feed-forward, each for image and context. A single block has one shift, scale and gate.
 DOUBLE, SINGLE = 12, 3
 
 
 class DoubleBlock:
-    """Context and image have weights of their own and attend together."""
+    """A block in which context and image have separate weights and joint attention."""
 
     def __init__(self, attention: Any, project: Projections, name: str, heads: int) -> None:
-        """attention: the stock block's. name: the block's in its network."""
+        """attention: the stock block's attention module. name: the block's module name in its network."""
         of_attention = f"{name}.attn"
         self.image_qkv = project(*(f"{of_attention}.{part}" for part in ("to_q", "to_k", "to_v")))
         self.context_qkv = project(*(f"{of_attention}.{part}" for part in ("add_q_proj", "add_k_proj", "add_v_proj")))
@@ -50,7 +50,7 @@ class DoubleBlock:
             torch.cat([context_qk, image_qk], 1), torch.cat([context_v, image_v], 1), rotary, attention
         )
         length = context.shape[1]
-        # Contiguous, because `linear` copies the weights for each row of what is not.
+        # Contiguous, because for a non-contiguous input `linear` copies the weights once per row.
         context = torch.addcmul(context, of_context[2], self.context_out(attended[:, :length].contiguous()))
         image = torch.addcmul(image, of_image[2], self.image_out(attended[:, length:].contiguous()))
         up = _gelu(self.context_up(modulated(context, *of_context[3:5])))
@@ -60,7 +60,7 @@ class DoubleBlock:
 
 
 class SingleBlock:
-    """Context and image in one row, attention beside the feed-forward."""
+    """A block that treats context and image as one sequence, with attention and feed-forward in parallel."""
 
     def __init__(self, attention: Any, project: Projections, name: str, heads: int) -> None:
         parts = (f"{name}.attn.to_q", f"{name}.attn.to_k", f"{name}.attn.to_v", f"{name}.proj_mlp")
@@ -80,10 +80,10 @@ class SingleBlock:
     def of_image(
         self, x: Tensor, context_tokens: int, modulation: Sequence[Tensor], rotary: Tensor, attention: Attention
     ) -> Tensor:
-        """The rows of image tokens alone, for the last block: what becomes of the context, nobody reads."""
+        """Compute only the image tokens. For the last block, whose context output is unused."""
         shift, scale, gate = modulation
         normed = modulated(x, shift, scale)
-        # Contiguous, because `linear` copies the weights for each row of what is not.
+        # Contiguous, because for a non-contiguous input `linear` copies the weights once per row.
         of_context = self.qkv(normed[:, :context_tokens].contiguous())
         projected = self.project(normed[:, context_tokens:].contiguous())
         qkv = torch.cat([of_context, projected[..., : self.qkv_width]], 1)
@@ -93,39 +93,41 @@ class SingleBlock:
 
 
 class _Heads:
-    """Query, key and value of one stream: projected by the caller, then normed by head."""
+    """Splits the projected query, key and value of one stream into heads, and normalises query and key per head."""
 
     def __init__(self, heads: int, norm_q: nn.RMSNorm, norm_k: nn.RMSNorm) -> None:
         self.heads = heads
-        # (2, 1, head width): of query and key.
+        # (2, 1, head width): the norm weights of query and key.
         self.weight = torch.stack([norm_q.weight, norm_k.weight])[:, None]
 
     def __call__(self, projected: Tensor) -> tuple[Tensor, Tensor]:
         """projected: (batch, tokens, 3 * width).
 
-        Returns query with key, (batch, tokens, 2, heads, head width), and value, (batch, tokens, heads, head width).
+        Returns query and key in one tensor, (batch, tokens, 2, heads, head width), and the value, (batch, tokens,
+        heads, head width).
         """
         split = projected.view(*projected.shape[:2], 3, self.heads, -1)
         return rms_norm(split[:, :, :2], split.shape[-1:], eps=_EPS) * self.weight, split[:, :, 2]
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """scale: with the 1 already added."""
+    """Layer norm with shift and scale. scale: with 1 already added."""
     return torch.addcmul(shift, layer_norm(x, x.shape[-1:], eps=_EPS), scale)
 
 
 def _gelu(x: Tensor) -> Tensor:
-    """GELU by the tangent's formula, which is x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x^3))."""
+    """GELU in its tanh approximation, which equals x * sigmoid(2 * sqrt(2 / pi) * (x + 0.044715 * x^3))."""
     if x.device.type != "cpu" or x.dtype is not torch.float32:
         return gelu(x, approximate="tanh")
-    # torch 2.13's kernel for CPUs takes twice as long as these passes.
+    # torch 2.13's CPU kernel takes twice as long as these operations.
     y = x * x
     return y.mul_(_GELU * 0.044715).add_(_GELU).mul_(x).sigmoid_().mul_(x)
 
 
 def _attended(query_key: Tensor, value: Tensor, rotary: Tensor, attention: Attention, first_query: int = 0) -> Tensor:
-    """query_key: (batch, tokens, 2, heads, head width). value: (batch, tokens, heads, head width).
+    """Apply the rotary embedding, then attention.
 
+    query_key: (batch, tokens, 2, heads, head width). value: (batch, tokens, heads, head width).
     Returns (batch, tokens from first_query on, heads * head width).
     """
     pairs = torch.view_as_complex(query_key.float().view(*query_key.shape[:-1], -1, 2))

@@ -1,6 +1,6 @@
-"""A FLUX ControlNet, as the engine runs it: what it adds to the transformer's image tokens at one step.
+"""A FLUX ControlNet as the engine runs it, and the residuals that it adds to the transformer's image tokens.
 
-Source: diffusers, `FluxControlNetModel.forward`, and `FluxTransformer2DModel.forward` for where it is added.
+Source: diffusers, `FluxControlNetModel.forward`, and `FluxTransformer2DModel.forward` for where they are added.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from flux_serving.network.projections import Projections
 
 @dataclass(frozen=True)
 class Residuals:
-    """What is added to the rows of this index. after_double, after_single: (rows, image tokens, width) each."""
+    """The output of a ControlNet at one step.
+
+    rows: index of the transformer's rows to add it to. after_double, after_single: residuals for the outputs of the
+    transformer's double and single blocks, (rows, image tokens, width) each.
+    """
 
     rows: Tensor
     after_double: Sequence[Tensor]
     after_single: Sequence[Tensor]
 
     def add_after_double(self, image: Tensor, block: int, blocks: int) -> None:
-        """In place: image is a block's output of (batch, image tokens, width), or a view of it."""
+        """Add in place. image: the output of a double block, (batch, image tokens, width), or a view of it."""
         self._add(image, self.after_double, block, blocks)
 
     def add_after_single(self, image: Tensor, block: int, blocks: int) -> None:
         self._add(image, self.after_single, block, blocks)
 
     def _add(self, image: Tensor, residuals: Sequence[Tensor], block: int, blocks: int) -> None:
-        """Neighbouring blocks share a residual where there are fewer of them."""
+        """If there are fewer residuals than blocks, neighbouring blocks share one."""
         if residuals:
             image.index_add_(0, self.rows, residuals[block // -(-blocks // len(residuals))])
 
@@ -54,7 +58,7 @@ class ControlNet(TransformerBackbone):
 
     @torch.inference_mode()
     def embed_control(self, latents: Tensor) -> Tensor:
-        """(image tokens, channels) of the control image to (image tokens, width)."""
+        """Embed the latents of the control image: (image tokens, channels) to (image tokens, width)."""
         return self._embed_control(latents)
 
     @torch.inference_mode()
@@ -68,9 +72,10 @@ class ControlNet(TransformerBackbone):
         grid: Grid,
         attention: Attention,
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """One forward. latents, context, modulation: as for the transformer. scales: (batch, 1, 1).
+        """Run one forward pass. latents, context, modulation: as for `Transformer.velocity`.
 
-        control: (batch, image tokens, width), embedded. Returns what comes after double and after single blocks.
+        control: the embedded control images, (batch, image tokens, width). scales: of the residuals, (batch, 1, 1).
+        Returns the residuals of the double blocks and of the single blocks.
         """
         vectors = vectors_of(modulation)
         length = context.shape[1]

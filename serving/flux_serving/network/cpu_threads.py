@@ -1,7 +1,7 @@
-"""How many of a CPU's threads a computation takes.
+"""Sets the number of CPU threads of a computation.
 
-On small tensors threads spend their time waiting for each other, and the models of one server share the cores: the
-demo checkpoint's images cost a quarter less of two cores where small computations keep to one.
+On small tensors, threads mostly wait for each other, and the models of one server share the cores. With one thread for
+small computations, an image of the demo checkpoint takes a quarter less CPU time on two cores.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 
 @contextmanager
 def cpu_threads(device: torch.device, *, is_small: bool) -> Iterator[None]:
-    """Inside, the calling thread computes with one thread, or with all that the process was started with.
+    """Within this context, the calling thread computes with one CPU thread if is_small, and with all threads otherwise.
 
-    device: where the computation runs; on a GPU nothing changes.
+    device: of the computation. On a GPU, nothing changes.
     """
     if device.type != "cpu":
         yield
@@ -32,4 +32,5 @@ def cpu_threads(device: torch.device, *, is_small: bool) -> Iterator[None]:
 
 @cache
 def _available() -> int:
+    """Returns the number of threads that torch had at the first call."""
     return torch.get_num_threads()

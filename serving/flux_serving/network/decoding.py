@@ -1,4 +1,4 @@
-"""Latents to pixels."""
+"""Decodes latents to pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from flux_serving.network.latents import Grid, unpack_latents
 from flux_serving.network.tiling import TILE, over_tiles
 from flux_serving.network.weights import BaseWeights
 
-#: Pixels from which on more than one thread of a CPU is worth it.
+#: Number of pixels from which more than one CPU thread is faster.
 MANY_THREADS_FROM_PIXELS = 192 * 192
 
 
 @torch.inference_mode()
 def decode_latents(base: BaseWeights, packed: Tensor, grid: Grid) -> Array:
-    """packed: (batch, tokens, channels). Returns (batch, height, width, 3) uint8, rounded as diffusers rounds.
+    """Decode packed latents to pixels. Large images are decoded in tiles.
 
+    packed: (batch, tokens, channels). Returns (batch, height, width, 3) uint8, rounded as diffusers rounds.
     Source: diffusers, `FluxPipeline.__call__`, after the loop, and `VaeImageProcessor.numpy_to_pil`.
     """
     pixels_each = grid.tokens * base.token_side**2
@@ -35,7 +36,10 @@ def decode_latents(base: BaseWeights, packed: Tensor, grid: Grid) -> Array:
 
 @torch.inference_mode()
 def decode_tiled(base: BaseWeights, latents: Tensor, tile: int = TILE) -> Array:
-    """latents: (1, channels, height, width) as the VAE takes them. tile: latents of a tile's side."""
+    """Decode one image in tiles.
+
+    latents: (1, channels, height, width), as the VAE expects them. tile: side of a tile in latents.
+    """
     return _as_pixels(base, over_tiles(base.vae, _decoded, latents, 1, base.vae_scale_factor, tile))
 
 

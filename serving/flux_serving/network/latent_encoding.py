@@ -1,4 +1,4 @@
-"""Pixels to latents. Always the mode of what the VAE makes of them: the same image gives the same latents."""
+"""Encodes pixels to latents. Uses the mode of the VAE's distribution, so equal images have equal latents."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from flux_serving.network.tiling import TILE, over_tiles
 
 @torch.inference_mode()
 def encode_pixels(vae: AutoencoderKL, rgb: Array) -> Tensor:
-    """rgb: (height, width, 3) uint8. Returns packed, VAE-scaled latents, (image tokens, channels), float32 on the CPU.
+    """Encode an image. Large images are encoded in tiles.
 
+    rgb: (height, width, 3) uint8. Returns packed, VAE-scaled latents, (image tokens, channels), float32 on the CPU.
     Source: diffusers, `VaeImageProcessor.preprocess` and `FluxImg2ImgPipeline._encode_vae_image`.
     """
     size = rgb.shape[0] * rgb.shape[1]
@@ -30,7 +31,10 @@ def encode_pixels(vae: AutoencoderKL, rgb: Array) -> Tensor:
 
 @torch.inference_mode()
 def encode_tiled(vae: AutoencoderKL, pixels: Tensor, tile: int = TILE) -> Tensor:
-    """pixels: (1, 3, height, width), -1..1. tile: latents of a tile's side. Returns latents as the VAE gives them."""
+    """Encode one image in tiles.
+
+    pixels: (1, 3, height, width), -1..1. tile: side of a tile in latents. Returns latents as the VAE returns them.
+    """
     cell = 2 ** (len(vae.config.block_out_channels) - 1)
     return over_tiles(vae, _mode, pixels, cell, 1, tile)
 

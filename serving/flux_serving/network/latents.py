@@ -1,4 +1,4 @@
-"""Latents: noise from a seed, and the fold between a latent image and the transformer's tokens."""
+"""Latents: noise from a seed, and packing of latent images into the transformer's tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Image tokens of an image: rows x columns, each covering 2x2 latents."""
+    """The grid of image tokens of one image: rows x columns. Each token covers 2x2 latents."""
 
     rows: int
     columns: int
@@ -20,14 +20,14 @@ class Grid:
         return self.rows * self.columns
 
     def position_ids(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """(tokens, 3): zero, row, column of each token, for the rotary embedding."""
+        """Returns (tokens, 3): zero, row and column of each token, for the rotary embedding."""
         rows, columns = torch.meshgrid(torch.arange(self.rows), torch.arange(self.columns), indexing="ij")
         ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
         return ids.reshape(self.tokens, 3).to(device, dtype)
 
 
 def initial_noise(seed: int, grid: Grid, channels: int, dtype: torch.dtype) -> Tensor:
-    """Packed standard normal noise, (tokens, 4 * channels), drawn on the CPU so that no device changes it.
+    """Returns packed standard normal noise, (tokens, 4 * channels), drawn on the CPU to be the same for all devices.
 
     Source: diffusers, `FluxPipeline.prepare_latents` with `torch.Generator("cpu").manual_seed(seed)`.
     """
@@ -37,7 +37,7 @@ def initial_noise(seed: int, grid: Grid, channels: int, dtype: torch.dtype) -> T
 
 
 def pack_latents(latents: Tensor) -> Tensor:
-    """Fold 2x2 latents into one token.
+    """Pack 2x2 latents into one token.
 
     latents: (batch, channels, 2 * rows, 2 * columns). Returns (batch, rows * columns, 4 * channels).
     Source: black-forest-labs/flux, sampling.py, `prepare`.
@@ -47,8 +47,17 @@ def pack_latents(latents: Tensor) -> Tensor:
     return folded.reshape(batch, height * width // 4, 4 * channels)
 
 
+def pack_mask(mask: Tensor, channels: int) -> Tensor:
+    """Repeat a mask of latents for each channel and pack it as the latents are.
+
+    mask: (2 * rows, 2 * columns). Returns (rows * columns, 4 * channels).
+    Source: diffusers, `FluxInpaintPipeline.prepare_mask_latents`.
+    """
+    return pack_latents(mask.expand(1, channels, *mask.shape))[0]
+
+
 def unpack_latents(packed: Tensor, grid: Grid) -> Tensor:
-    """The inverse of `pack_latents`: (batch, tokens, 4 * channels) -> (batch, channels, 2 * rows, 2 * columns)."""
+    """Undo `pack_latents`: (batch, tokens, 4 * channels) to (batch, channels, 2 * rows, 2 * columns)."""
     batch, _, width = packed.shape
     unfolded = packed.reshape(batch, grid.rows, grid.columns, width // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return unfolded.reshape(batch, width // 4, 2 * grid.rows, 2 * grid.columns)

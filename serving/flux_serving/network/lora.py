@@ -1,4 +1,4 @@
-"""LoRA adapters, from files as diffusers reads them to what is added to the transformer's layers."""
+"""Reads LoRA adapters from files and matches them to the transformer's layers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from flux_serving.network.lora_scale import scales
 from flux_serving.network.projections import Additions, LowRank
 from flux_serving.network.transformer import Transformer
 
-#: By the names of the layers.
+#: The weights of one adapter, by layer name.
 Adapter: TypeAlias = Mapping[str, LowRank]
 
 _DOWN, _UP, _ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
 
 
 def read_adapter(file: Path, transformer: Transformer) -> Adapter:
-    """On the transformer's device, in its dtype. file: safetensors, in any of the formats that diffusers converts.
+    """Read an adapter, on the transformer's device and in its dtype.
 
-    The file is read at once: a mapped one that shrinks later would end the process.
-    Raises InvalidRequest: it is no adapter, or not one for this transformer, or has what is unsupported.
+    file: safetensors, in any of the formats that diffusers converts. It is read completely: if a memory-mapped file
+    were truncated later, the process would crash.
+    Raises InvalidRequest: the file is not an adapter, does not fit this transformer, or has unsupported content.
     """
     try:
         try:
@@ -34,33 +35,33 @@ def read_adapter(file: Path, transformer: Transformer) -> Adapter:
         except OSError as error:
             raise InvalidRequest(f"cannot be read: {error.strerror}") from error
         except MemoryError as error:
-            raise InvalidRequest("cannot be read: too large for the memory that is free") from error
+            raise InvalidRequest("cannot be read: too large for the free memory") from error
     except InvalidRequest as error:
         raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} {error}") from error.__cause__
 
 
 def _content(file: Path) -> bytes:
-    """Raises InvalidRequest: it is too large. Raises OSError."""
+    """Read the file. Raises InvalidRequest: it is too large. Raises OSError: it cannot be read."""
     size = file.stat().st_size
     if size > limits.MAX_LORA_FILE_BYTES:
         raise InvalidRequest(
-            f"cannot be read: it has {size} bytes, expected at most {limits.MAX_LORA_FILE_BYTES} (too large)"
+            f"cannot be read: the file has {size} bytes, expected at most {limits.MAX_LORA_FILE_BYTES}"
         )
     return file.read_bytes()
 
 
 def _bound(file: LoraFile, transformer: Transformer) -> Adapter:
-    """Its weights, by the layers that they are added to."""
+    """Match the file's weights to the transformer's layers. Raises InvalidRequest: they do not fit."""
     weights = file.weights
     names = [key.removesuffix(_DOWN) for key in weights if key.endswith(_DOWN)]
     if not names and not weights:
-        raise InvalidRequest("changes no layer: it has no LoRA weights of the transformer")
+        raise InvalidRequest("changes no layer: it has no LoRA weights for the transformer")
     expected = {f"{name}{end}" for name in names for end in (_DOWN, _UP)}
     strange = weights.keys() ^ expected | {name for name in names if name not in transformer.layers}
     strange |= {key for key in file.alphas if key.removesuffix(_ALPHA) not in names}
     if strange:
         raise InvalidRequest(
-            "is not for this server: beside LoRA weights of the transformer's linear layers it has "
+            "does not fit this server's model: expected LoRA weights for linear layers of the transformer, found "
             f"{', '.join(sorted(strange)[:3])}"
         )
     ranks = {}
@@ -73,8 +74,8 @@ def _bound(file: LoraFile, transformer: Transformer) -> Adapter:
             and down.shape[0] == up.shape[1] > 0
         ):
             raise InvalidRequest(
-                f"is not for this server: {name} has other widths, {list(down.shape)} and {list(up.shape)}, expected "
-                f"[rank, {layer.in_features}] and [{layer.out_features}, rank]"
+                f"does not fit this server's model: {name} has shapes {list(down.shape)} and {list(up.shape)}, "
+                f"expected [rank, {layer.in_features}] and [{layer.out_features}, rank]"
             )
         ranks[name] = down.shape[0]
     scale = scales(ranks, file.alphas, file.metadata)
@@ -87,7 +88,7 @@ def _bound(file: LoraFile, transformer: Transformer) -> Adapter:
 
 
 def summed(adapters: Sequence[tuple[Adapter, float]]) -> Additions:
-    """Several adapters, each with its scale; none is copied."""
+    """Combine several adapters, each with its scale. Their weights are not copied."""
     names = dict.fromkeys(name for adapter, _ in adapters for name in adapter)
     return {
         name: [replace(own[name], scale=own[name].scale * scale) for own, scale in adapters if name in own]

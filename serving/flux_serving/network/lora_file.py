@@ -1,7 +1,7 @@
-"""The weights in a LoRA file, under diffusers' names.
+"""Reads the weights of a LoRA file and renames them to diffusers' names.
 
-diffusers converts the formats. Some of its converters leave out keys without an error; here each such key is an error,
-unless it has no effect.
+diffusers converts the formats. Some of its converters silently skip keys; here each skipped key is an error, unless it
+has no effect.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from flux_contract.errors import InvalidRequest
 
 _OF_TRANSFORMER = "transformer."
 _KOHYA_DOWN, _MIXTURE = ".lora_down.weight", "lora_transformer_"
-#: Prefixes of what diffusers reads from Kohya's and ComfyUI's files, beside the text encoders.
+#: Prefixes of the keys that diffusers reads from Kohya's and ComfyUI's files, except those of the text encoders.
 _KOHYA_TRANSFORMER = ("lora_unet_", "diffusion_model.")
 _TEXT_ENCODER = ("text_encoder", "lora_te", "clip_l.", "t5xxl.")
-#: What adapters can have beside low ranks, by a part of its key.
+#: Unsupported content of adapters, by a part of its key.
 _UNSUPPORTED = {
     "lora_magnitude_vector": "DoRA magnitudes",
     "dora_scale": "DoRA magnitudes",
@@ -30,16 +30,17 @@ _UNSUPPORTED = {
     "lora_embedding_": "embeddings",
     "lora_B.bias": "biases",
 }
-#: Ends of keys of changes to biases and norms, which diffusers leaves out.
+#: Suffixes of keys that change biases and norms, which diffusers skips.
 _DIFFERENCES = (".diff", ".diff_b")
 _SHOWN_KEYS = 3
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """weights: by `LAYER.lora_A.weight`, of shape (rank, inputs), and `LAYER.lora_B.weight`, (outputs, rank).
+    """The content of a LoRA file.
 
-    alphas: by `LAYER.alpha`. metadata: PEFT's configuration, where the file has one.
+    weights: by `LAYER.lora_A.weight`, (rank, inputs), and `LAYER.lora_B.weight`, (outputs, rank). alphas: by
+    `LAYER.alpha`. metadata: PEFT's configuration; None if the file has none.
     """
 
     weights: dict[str, Tensor]
@@ -50,7 +51,7 @@ class LoraFile:
 def read_lora_file(content: bytes) -> LoraFile:
     """Read a safetensors file in any of the formats that diffusers converts for FLUX.
 
-    Raises InvalidRequest, without the file's name: it cannot be read or has keys that diffusers would leave out.
+    Raises InvalidRequest, without the file's name: the file cannot be read or has keys that diffusers would skip.
     """
     try:
         raw, header = _read_safetensors(content)
@@ -59,7 +60,7 @@ def read_lora_file(content: bytes) -> LoraFile:
     _check(raw)
     raw = {key: value for key, value in raw.items() if not (_is_of_text_encoder(key) or key.endswith(_DIFFERENCES))}
     if not raw:
-        raise InvalidRequest("changes no layer: it has no LoRA weights of the transformer")
+        raise InvalidRequest("changes no layer: it has no LoRA weights for the transformer")
     try:
         converted, alphas, metadata = _convert(raw, header)
     except Exception as error:
@@ -68,12 +69,12 @@ def read_lora_file(content: bytes) -> LoraFile:
         raise InvalidRequest("has alpha keys as well as lora_adapter_metadata, expected only one of them")
     foreign = [key for key in (*converted, *alphas) if not key.startswith(_OF_TRANSFORMER)]
     if foreign:
-        raise InvalidRequest(f"is not for this server: {_listed(foreign)} not of the transformer")
+        raise InvalidRequest(f"does not fit this server's model: {_listed(foreign)} not for the transformer")
     return LoraFile(_stripped(converted), _stripped(alphas), None if metadata is None else _stripped(metadata))
 
 
 def _read_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, and the metadata in the header."""
+    """Returns the tensors and the header's metadata."""
     from safetensors.torch import load
 
     tensors = load(content)
@@ -84,7 +85,7 @@ def _read_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]
 def _convert(
     raw: dict[str, Tensor], header: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any] | None]:
-    """As diffusers does, up to what it hands to PEFT."""
+    """Convert as diffusers does, up to the values that it passes to PEFT."""
     from diffusers import FluxPipeline
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from diffusers.utils import convert_unet_state_dict_to_peft
@@ -97,12 +98,12 @@ def _convert(
 
 
 def _check(raw: Mapping[str, Tensor]) -> None:
-    """Raises InvalidRequest: keys that have an effect which we, or diffusers, would leave out."""
+    """Raises InvalidRequest: the file has keys with an effect that diffusers or this server would ignore."""
     of_text = [key for key, value in raw.items() if _is_of_text_encoder(key) and _may_have_effect(key, value)]
     if of_text:
         raise InvalidRequest(
-            f"also changes the text encoder, which this server cannot do: {_listed(of_text)} in the file. Remove the "
-            f"keys that begin with {' or '.join(_TEXT_ENCODER[:2])}, see LoRA in docs/editing.md"
+            f"also changes the text encoder, which is unsupported: {_listed(of_text)} in the file. Remove the keys "
+            f"that begin with {' or '.join(_TEXT_ENCODER[:2])}, see LoRA in docs/editing.md"
         )
     for part, meaning in _UNSUPPORTED.items():
         if found := [key for key in raw if part in key]:
@@ -111,16 +112,16 @@ def _check(raw: Mapping[str, Tensor]) -> None:
     if found:
         raise InvalidRequest(f"changes biases or norms, which is unsupported: {_listed(found)} in the file")
     if infinite := [key for key, value in raw.items() if not bool(torch.isfinite(value.float()).all())]:
-        raise InvalidRequest(f"has numbers that are not finite: {_listed(infinite)}")
+        raise InvalidRequest(f"has non-finite values: {', '.join(sorted(infinite)[:_SHOWN_KEYS])}")
     if any(_KOHYA_DOWN in key for key in raw):
         read = _prefixes_of_kohya(raw)
         lost = [key for key in raw if not key.startswith((*read, *_TEXT_ENCODER)) and not key.endswith(_DIFFERENCES)]
         if lost:
-            raise InvalidRequest(f"is not for this server: {_listed(lost)} none of the keys that diffusers reads")
+            raise InvalidRequest(f"does not fit this server's model: {_listed(lost)} not read by diffusers")
 
 
 def _prefixes_of_kohya(raw: Iterable[str]) -> tuple[str, ...]:
-    """Of the keys that diffusers' `_convert_kohya_flux_lora_to_diffusers` reads, which depend on those there are."""
+    """Returns the prefixes that diffusers' `_convert_kohya_flux_lora_to_diffusers` reads in a file with these keys."""
     keys = list(raw)
     if any(key.startswith(_OF_TRANSFORMER) for key in keys):
         return (_OF_TRANSFORMER,)
@@ -134,18 +135,21 @@ def _is_of_text_encoder(key: str) -> bool:
 
 
 def _may_have_effect(key: str, value: Tensor) -> bool:
-    """Whether it could change anything: a product with zeros does not, and the alpha only scales it."""
+    """Whether a text encoder's weight can have an effect.
+
+    `down` weights and alphas only have an effect together with `up` weights that are not 0.
+    """
     is_factor = key.endswith(".alpha") or ".lora_down." in key or ".lora_A." in key or ".lora.down." in key
     return not is_factor and bool(value.any())
 
 
 def _stripped(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the transformer, without the prefix."""
+    """Returns the transformer's values, with the prefix removed from their keys."""
     return {key.removeprefix(_OF_TRANSFORMER): v for key, v in values.items() if key.startswith(_OF_TRANSFORMER)}
 
 
 def _listed(keys: list[str]) -> str:
-    """The first of the keys, with the verb for all of them."""
+    """Returns the first keys in words, with "is" or "are"."""
     shown = ", ".join(sorted(keys)[:_SHOWN_KEYS])
     rest = len(keys) - _SHOWN_KEYS
     return f"{shown} and {rest} more keys are" if rest > 0 else f"{shown} {'is' if len(keys) == 1 else 'are'}"
@@ -153,5 +157,5 @@ def _listed(keys: list[str]) -> str:
 
 def _in_words(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "too large for the memory that is free"
+        return "too large for the free memory"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,4 +1,4 @@
-"""The scale of each layer of a LoRA adapter, as diffusers and PEFT compute it.
+"""Computes the scale of each layer of a LoRA adapter as diffusers and PEFT do.
 
 Source: diffusers, `get_peft_kwargs`, and PEFT, `get_pattern_key` and `LoraLayer.update_layer`.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from flux_contract.errors import InvalidRequest
 
-#: Of PEFT's `LoraConfig`, where the metadata says nothing.
+#: Defaults of PEFT's `LoraConfig`.
 _DEFAULT_RANK = _DEFAULT_ALPHA = 8
-#: Settings of `LoraConfig` that change more than the scale; each is unsupported where it is on.
+#: Settings of `LoraConfig` that change more than the scale. If one is on, the adapter is unsupported.
 _MUST_BE_OFF = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -28,17 +28,17 @@ _MUST_BE_OFF = (
     "use_dora",
     "use_qalora",
 )
-#: Of `init_lora_weights`; the others change the base weights.
+#: Supported values of `init_lora_weights`. The other values change the base weights.
 _PLAIN_INITS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def scales(
     ranks: Mapping[str, int], alphas: Mapping[str, Tensor], metadata: Mapping[str, Any] | None
 ) -> dict[str, float]:
-    """Returns what each layer's product of two factors is multiplied by.
+    """Returns the scale of each layer, by which the product of its two factors is multiplied.
 
     ranks: by layer, in the file's order. alphas: by `LAYER.alpha`. metadata: the arguments of PEFT's `LoraConfig`.
-    Raises InvalidRequest, without the file's name: the metadata cannot be used, or contradicts the weights.
+    Raises InvalidRequest, without the file's name: the metadata is invalid or unsupported, or contradicts the weights.
     """
     if metadata is None:
         return _scales(ranks, _from_weights(ranks, alphas))
@@ -46,7 +46,7 @@ def scales(
     try:
         return _scales(ranks, metadata)
     except (TypeError, ValueError, AttributeError, ZeroDivisionError, re.error) as error:
-        raise InvalidRequest(f"has lora_adapter_metadata that cannot be used: {error}") from error
+        raise InvalidRequest(f"has invalid lora_adapter_metadata: {error}") from error
 
 
 def _scales(ranks: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, float]:
@@ -54,16 +54,16 @@ def _scales(ranks: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, fl
     for layer, rank in ranks.items():
         expected = _of_layer(layer, config.get("rank_pattern"), config.get("r", _DEFAULT_RANK))
         if int(expected) != rank:
-            raise InvalidRequest(f"has a rank of {expected} for {layer} in its metadata, but {rank} in its weights")
+            raise InvalidRequest(f"has rank {expected} for {layer} in its metadata, but rank {rank} in its weights")
         alpha = float(_of_layer(layer, config.get("alpha_pattern"), config.get("lora_alpha", _DEFAULT_ALPHA)))
         found[layer] = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
         if not math.isfinite(found[layer]):
-            raise InvalidRequest(f"has an alpha of {alpha} for {layer}, expected a finite number")
+            raise InvalidRequest(f"has alpha {alpha} for {layer}, expected a finite number")
     return found
 
 
 def _from_weights(ranks: Mapping[str, int], alphas: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The configuration that diffusers makes up for a file without metadata."""
+    """Returns the configuration that diffusers derives for a file without metadata."""
     from diffusers.utils import get_peft_kwargs
 
     by_weight = {f"^{layer}.lora_B.weight": rank for layer, rank in ranks.items()}
@@ -72,7 +72,7 @@ def _from_weights(ranks: Mapping[str, int], alphas: Mapping[str, Tensor]) -> dic
 
 
 def _of_layer(layer: str, pattern: Mapping[str, Any] | None, otherwise: Any) -> Any:
-    """The value of the first of the pattern's keys that matches the end of the layer's name."""
+    """Returns the value of the first key of the pattern that matches the end of the layer's name."""
     key = _matching_key(layer, pattern or {})
     return otherwise if key is None else (pattern or {})[key]
 
@@ -83,7 +83,7 @@ def _matching_key(layer: str, keys: Iterable[str]) -> str | None:
 
 def _check(metadata: Mapping[str, Any]) -> None:
     if not isinstance(metadata, Mapping):
-        raise InvalidRequest("has lora_adapter_metadata that is no JSON object")
+        raise InvalidRequest("has invalid lora_adapter_metadata: it is not a JSON object")
     wrong = {name: metadata[name] for name in _MUST_BE_OFF if metadata.get(name)}
     for name, plain in (("bias", (None, "none")), ("init_lora_weights", _PLAIN_INITS)):
         if name in metadata and metadata[name] not in plain:
@@ -92,4 +92,4 @@ def _check(metadata: Mapping[str, Any]) -> None:
         wrong["peft_type"] = metadata["peft_type"]
     if wrong:
         found = ", ".join(f"{name}={str(value)[:40]}" for name, value in wrong.items())
-        raise InvalidRequest(f"needs what is unsupported, by its lora_adapter_metadata: {found}")
+        raise InvalidRequest(f"has unsupported settings in its lora_adapter_metadata: {found}")

@@ -1,6 +1,6 @@
-"""The linear layers of a stock network: fused where they read the same input, adapted where a request asks for a LoRA.
+"""The linear layers of a stock network: fused if they read the same input, and adapted if a request uses a LoRA.
 
-The stock weights are never written after they were fused: a low-rank addition is computed beside them.
+After fusing, the stock weights never change: a LoRA's low-rank product is computed and added separately.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn.functional import linear
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a layer: `scale * up @ down`. down: (rank, inputs). up: (outputs, rank).
+    """A low-rank addition to a layer: `scale * up @ down`. down: (rank, inputs). up: (outputs, rank).
 
-    first: which of the layer's outputs its own first one is added to. Source: Hu et al. 2021, "LoRA: Low-Rank
-    Adaptation of Large Language Models".
+    first: index of the layer's first output that it changes. Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of
+    Large Language Models".
     """
 
     down: Tensor
@@ -28,18 +28,18 @@ class LowRank:
     first: int = 0
 
     def add_to(self, projected: Tensor, x: Tensor) -> None:
-        """In place."""
+        """Add to the layer's output in place. x: the layer's input."""
         outputs = projected[..., self.first : self.first + self.up.shape[0]]
         outputs.add_(linear(linear(x, self.down), self.up), alpha=self.scale)
 
 
-#: What is added to the layers of these names.
+#: The low-rank additions by layer name.
 Additions: TypeAlias = Mapping[str, Sequence[LowRank]]
 
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear layer, or several of the same input as one. weight: (outputs, inputs)."""
+    """One linear layer, or several layers with the same input fused into one. weight: (outputs, inputs)."""
 
     weight: Tensor
     bias: Tensor | None
@@ -56,14 +56,16 @@ class Projection:
         return self.weight.shape[0]
 
     def first(self, outputs: int) -> Projection:
-        """The first so many of its outputs."""
+        """Returns a projection to only the first `outputs` outputs."""
         additions = [replace(own, up=own.up[: outputs - own.first]) for own in self.additions if own.first < outputs]
         return Projection(self.weight[:outputs], None if self.bias is None else self.bias[:outputs], additions)
 
 
 class Projections:
-    """Of one stock network, by the names of its modules. Those that are fused become views of the fused weight, so that
-    memory holds it once and the stock network still runs.
+    """The projections of one stock network, by module name.
+
+    The weights of fused layers become views of the fused weight: memory holds them once, and the stock network still
+    runs.
     """
 
     def __init__(self, stock: nn.Module) -> None:
@@ -72,7 +74,7 @@ class Projections:
         self._additions: Additions = {}
 
     def __call__(self, *names: str) -> Projection:
-        """The layers of these names as one."""
+        """Returns the layers with these names, fused into one."""
         if names not in self._plain:
             self._plain[names] = _fused([self._layer(name) for name in names])
         additions, first = [], 0
@@ -87,12 +89,12 @@ class Projections:
         return layer
 
     def __iter__(self) -> Iterator[str]:
-        """The names that were asked for."""
+        """Iterate over the names of all layers requested so far."""
         for names in self._plain:
             yield from names
 
     def with_additions(self, additions: Additions) -> Projections:
-        """The same layers, adapted."""
+        """Returns the same layers with these low-rank additions."""
         adapted = Projections(self._stock)
         adapted._plain, adapted._additions = self._plain, additions
         return adapted

@@ -1,4 +1,4 @@
-"""Rotary tables: how attention turns queries and keys by their tokens' positions."""
+"""Tables of the rotary position embedding."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from flux_serving.network.latents import Grid
 
-#: Bytes of the tables that a network keeps. FLUX.1's are of 2.4 MB for 1024 x 1024 pixels, 9 MB for 2048 x 2048.
+#: Maximum size of a network's cached tables in bytes. FLUX.1 needs 2.4 MB for 1024 x 1024 pixels, 9 MB for 2048 x 2048.
 MAX_BYTES = 64 * 2**20
 
 
 class RotaryTables:
-    """The tables of a stock network, by image grid and number of context tokens; those used last are kept.
+    """The rotary tables of a stock network, by image grid and number of context tokens.
 
-    For one thread. They do not refer to the network that uses them: with a reference cycle, an adapted network that is
-    no longer in use would keep its memory until the garbage collector's next full run.
+    Cache: the most recently used tables, up to max_bytes. Not thread-safe. The tables hold no reference to the network
+    that uses them: with a reference cycle, an adapted network that is no longer in use would keep its memory until the
+    garbage collector's next full run.
     """
 
     def __init__(
@@ -28,17 +29,17 @@ class RotaryTables:
         dtype: torch.dtype,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """embed_positions: (tokens, 3) position ids to cosines and sines, (tokens, head width) each."""
+        """embed_positions: maps position ids, (tokens, 3), to cosines and sines, (tokens, head width) each."""
         self._embed_positions = embed_positions
         self._device = device
         self._dtype = dtype
         self._max_bytes = max_bytes
         self._tables: OrderedDict[tuple[Grid, int], Tensor] = OrderedDict()
-        #: Bytes of the tables that are kept.
+        #: Size of the cached tables in bytes.
         self.bytes = 0
 
     def __call__(self, grid: Grid, context_tokens: int) -> Tensor:
-        """(tokens, 1, 1, head width / 2) complex; context tokens are not turned."""
+        """Returns the table, (tokens, 1, 1, head width / 2) complex, which does not rotate the context tokens."""
         key = grid, context_tokens
         if key in self._tables:
             self._tables.move_to_end(key)

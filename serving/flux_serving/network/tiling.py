@@ -1,8 +1,9 @@
-"""A VAE over a large image in overlapping tiles with blended seams; memory is that of some tiles and the result.
+"""Runs a VAE over a large image in overlapping tiles with blended seams, to limit memory to a few tiles and the result.
 
-A VAE normalises over the whole image, so tiles that each normalised for themselves would differ in colour. Here they
-share statistics, which a first pass takes from patches spread over the image. This is close, not exact: so it is for
-images that are too large for anything else. Source of the idea of shared statistics: Tiled VAE, by pkuliyi2015.
+A VAE normalises over the whole image, so tiles normalised separately would differ in colour. Here they share
+statistics, which a first pass measures on patches spread over the image. The result is close to an untiled one, not
+equal, so tiling is only used for images that are too large otherwise. Source of the shared statistics: Tiled VAE, by
+pkuliyi2015.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-#: Latents of a tile's side, and of the overlap of two: tiles of 1024 pixels that share 256.
+#: Side of a tile and width of the overlap of two tiles, in latents: 1024 and 256 pixels.
 TILE, OVERLAP = 128, 32
-#: Patches along each side of the image, latents of a patch's side, and of the margin around it that is not counted.
+#: Number of patches along each side of the image, side of a patch in latents, and width of its margin, which is not
+#: counted, in latents.
 _PATCHES, _PATCH, _MARGIN = 4, 32, 8
 
 
@@ -30,10 +32,11 @@ def over_tiles(
     cell_out: int,
     tile: int = TILE,
 ) -> Tensor:
-    """run: encodes or decodes (batch, channels, height, width), some part of the image, with the VAE given to it.
+    """Run the VAE over an image tile by tile.
 
-    whole: (1, channels, height, width), at least 48 latents a side. cell_in, cell_out: pixels of a latent's side in
-    what goes in and comes out. tile: latents of a tile's side. Returns float32.
+    run: encodes or decodes a part of the image, (batch, channels, height, width), with the VAE passed to it.
+    whole: (1, channels, height, width), at least 48 latents per side. cell_in, cell_out: values per side of one latent
+    in the input and in the output. tile: side of a tile in latents. Returns the whole result in float32.
     """
     twin, norms = _twin(vae)
     _measure(norms, lambda patches: run(twin, patches), whole, cell_in)
@@ -42,20 +45,20 @@ def over_tiles(
     result: Tensor | None = None
     for (top, down), (left, across) in product(*(share.items() for share in shares)):
         part = whole[..., top * cell_in : (top + tile) * cell_in, left * cell_in : (left + tile) * cell_in]
-        made = run(twin, part).float()
+        output = run(twin, part).float()
         if result is None:
-            result = made.new_zeros(*made.shape[:2], rows * cell_out, columns * cell_out)
-        height, width = made.shape[-2:]
+            result = output.new_zeros(*output.shape[:2], rows * cell_out, columns * cell_out)
+        height, width = output.shape[-2:]
         target = result[..., top * cell_out :, left * cell_out :][..., :height, :width]
-        target.addcmul_(made, (down[:, None] * across).to(made.device))
+        target.addcmul_(output, (down[:, None] * across).to(output.device))
     assert result is not None
     return result
 
 
 def _shares(length: int, tile: int, cell: int) -> dict[int, Tensor]:
-    """Where each tile begins, in latents, and what share of each of its pixels along this side is its own.
+    """Returns, by the start of each tile along one side in latents, the blending weights of its pixels along that side.
 
-    Shares rise and fall linearly where tiles overlap, and add up to 1.
+    The weights rise and fall linearly where tiles overlap, and add up to 1 at each pixel.
     """
     tile = min(tile, length)
     overlap = min(OVERLAP, tile // 2)
@@ -75,23 +78,23 @@ def _shares(length: int, tile: int, cell: int) -> dict[int, Tensor]:
 
 
 def _spread(length: int, part: int, count: int) -> list[int]:
-    """Where so many parts of a length begin, evenly from end to end."""
+    """Returns the starts of `count` parts that are spread evenly over a length, from end to end."""
     return [round(i * (length - part) / max(1, count - 1)) for i in range(count)]
 
 
 class _SharedNorm(nn.Module):
-    """A GroupNorm that keeps the statistics of what it saw while `counted` was set, and normalises by them."""
+    """A GroupNorm that measures statistics while `counted` is set, and normalises by the last measured ones."""
 
     def __init__(self, stock: nn.GroupNorm) -> None:
         super().__init__()
         self.stock = stock
-        #: (patches, 1, height, width) in latents, 1 where a patch is counted; None: nothing is measured.
+        #: (patches, 1, height, width) in latents, 1 where a latent counts and 0 elsewhere; None: do not measure.
         self.counted: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, *size = x.shape
         if self.counted is not None:
-            # Attention has its latents in a row.
+            # In attention blocks, height and width are flattened into one dimension.
             groups = x.reshape(batch, self.stock.num_groups, channels // self.stock.num_groups, -1)
             share = interpolate(self.counted, size) if len(size) == 2 else self.counted
             share = share.view(batch, 1, 1, -1)
@@ -106,7 +109,7 @@ class _SharedNorm(nn.Module):
 
 
 def _twin(vae: AutoencoderKL) -> tuple[AutoencoderKL, list[_SharedNorm]]:
-    """A VAE of the same weights, which memory holds once, whose norms share their statistics."""
+    """Returns a VAE that shares the weights but has norms with shared statistics, and these norms."""
     twin = copy.deepcopy(vae, {id(weight): weight for weight in vae.parameters()})
     norms = []
     for module in list(twin.modules()):
@@ -118,9 +121,9 @@ def _twin(vae: AutoencoderKL) -> tuple[AutoencoderKL, list[_SharedNorm]]:
 
 
 def _measure(norms: list[_SharedNorm], run: Callable[[Tensor], Tensor], whole: Tensor, cell: int) -> None:
-    """Run patches from all over the image together, so that each norm sees statistics of all of it.
+    """Measure the norms' statistics on one batch of patches spread over the image.
 
-    A margin around a patch is not counted, because it sees the patch's end as the image's.
+    The margin around a patch is not counted, because its values are affected by the patch's edges.
     """
     places = [_places(length // cell) for length in whole.shape[-2:]]
     side = (_PATCH + 2 * _MARGIN) * cell
@@ -137,7 +140,10 @@ def _measure(norms: list[_SharedNorm], run: Callable[[Tensor], Tensor], whole: T
 
 
 def _places(length: int) -> list[tuple[int, int]]:
-    """Where each patch begins, in latents, and what of it is counted: at the image's ends the margin is inside."""
+    """Returns, in latents, where each patch begins and where its counted part begins within the patch.
+
+    At an edge of the image, a patch has no margin on the outer side and a double margin on the inner side.
+    """
     last = length - _PATCH - 2 * _MARGIN
     begins = _spread(length, _PATCH, _PATCHES)
     return [(top := min(max(begin - _MARGIN, 0), last), begin - top) for begin in begins]

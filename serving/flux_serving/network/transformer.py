@@ -1,4 +1,4 @@
-"""FLUX's transformer, as the engine runs it: a step is projections, attention and little else.
+"""FLUX's transformer as the engine runs it.
 
 Source: diffusers, `FluxTransformer2DModel.forward`.
 """
@@ -19,23 +19,26 @@ from flux_serving.network.rotary import RotaryTables
 
 
 class Transformer(TransformerBackbone):
-    """A stock FluxTransformer2DModel, as it is or adapted by a LoRA."""
+    """A stock FluxTransformer2DModel, with or without LoRA adapters."""
 
     def __init__(
         self, stock: FluxTransformer2DModel, project: Projections | None = None, rotary: RotaryTables | None = None
     ) -> None:
-        """project: of this stock network; None: as they are. rotary: as for `TransformerBackbone`."""
+        """project: the projections of this stock network; None: without adapters. rotary: as for the base class."""
         self._project = project or Projections(stock)
         super().__init__(stock, self._project, rotary)
         self._out = self._project("proj_out")
 
     @property
     def layers(self) -> frozenset[str]:
-        """Names of the linear layers that can be adapted."""
+        """Names of the linear layers that adapters can change."""
         return frozenset(self._project)
 
     def adapted(self, additions: Additions) -> Transformer:
-        """The same weights with something added. additions: to layers of `layers`, on this device in this dtype."""
+        """Returns a transformer with the same weights and these additions.
+
+        additions: for names in `layers`, on this transformer's device and in its dtype.
+        """
         return Transformer(self.stock, self._project.with_additions(additions), self._rotary)
 
     @torch.inference_mode()
@@ -48,9 +51,10 @@ class Transformer(TransformerBackbone):
         attention: Attention,
         residuals: Residuals | None = None,
     ) -> Tensor:
-        """One forward. latents: (batch, image tokens, channels). context: (batch, tokens, width), embedded.
+        """Run one forward pass. latents: (batch, image tokens, channels). context: (batch, tokens, width), embedded.
 
-        modulation: (batch, vectors, width), a row of `modulate` for each row. Returns the shape of latents.
+        modulation: (batch, vectors, width), for each row one row of the result of `modulate`. residuals: of a
+        ControlNet. Returns the velocity, in the shape of latents.
         """
         vectors = vectors_of(modulation)
         length = context.shape[1]

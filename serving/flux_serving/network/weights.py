@@ -1,4 +1,4 @@
-"""Loading checkpoints into memory, on one device, in one dtype. Files only; nothing is fetched from a hub."""
+"""Loads checkpoints from local folders onto one device in one dtype. Nothing is downloaded from a hub."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ from flux_serving.settings import Checkpoints
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """What denoising and decoding need of a `FluxPipeline`.
+    """The parts of a `FluxPipeline` that denoising and decoding need.
 
-    Cache: device and dtype, because diffusers looks through all parameters each time: 0.4 ms for the demo's.
+    Cache: device and dtype, because diffusers goes through all parameters at each access: 0.4 ms for the demo
+    checkpoint.
     """
 
-    #: The checkpoint folder's name, as it stands in an image's recipe.
+    #: The checkpoint folder's name, which is written into an image's recipe.
     name: str
     transformer: FluxTransformer2DModel
     vae: AutoencoderKL
     image_processor: VaeImageProcessor
-    #: Configuration of the FlowMatchEulerDiscreteScheduler; every job makes its own scheduler from it.
+    #: Configuration of the FlowMatchEulerDiscreteScheduler. Every request creates its own scheduler from it.
     scheduler_config: dict[str, Any]
-    #: Pixels of one latent's side.
+    #: Side of one latent in pixels.
     vae_scale_factor: int
-    #: Pixels of one side of the checkpoint's own image size.
+    #: Side of the checkpoint's default image size in pixels.
     native_side: int
-    #: Denoising steps that the checkpoint is made for.
+    #: Number of denoising steps that the checkpoint is trained for.
     default_steps: int
-    #: A FLUX ControlNet; None where the server has none.
+    #: A FLUX ControlNet; None if the server has none.
     controlnet: FluxControlNetModel | None = None
 
     @cached_property
@@ -61,30 +62,30 @@ class BaseWeights:
 
     @property
     def token_side(self) -> int:
-        """Pixels of one image token's side: a side of an image is a multiple of it."""
+        """Side of one image token in pixels. The sides of images are multiples of it."""
         return 2 * self.vae_scale_factor
 
 
 def open_device(name: str) -> torch.device:
-    """name: `cpu`, or a GPU such as `cuda:7`, which becomes the calling thread's current one; Triton selects none.
+    """Returns the device, and makes a GPU the calling thread's current device, because Triton does not.
 
-    Raises CannotStart: torch sees no such GPU.
+    name: `cpu`, or a GPU such as `cuda:7`. Raises CannotStart: torch does not find the GPU.
     """
     device = torch.device(name)
     if device.type == "cuda":
-        _refuse_missing(device.index)
+        _check_gpu(device.index)
         torch.cuda.set_device(device)
     return device
 
 
-def _refuse_missing(gpu: int) -> None:
+def _check_gpu(gpu: int) -> None:
     count = torch.cuda.device_count()
     if gpu < count:
         return
     found = f"{count} GPU{'s' * (count > 1)}, numbered from 0" if count else "no GPU"
     raise CannotStart(
-        f"GPU {gpu} is missing: torch sees {found}; choose others by --gpus of scripts/serve or FLUX_REDUX_GPUS of "
-        "scripts/start.sh, or none by --profile cpu"
+        f"GPU {gpu} not found: torch finds {found}; choose other GPUs with --gpus of scripts/serve or FLUX_REDUX_GPUS "
+        "of scripts/start.sh, or run on the CPU with --profile cpu"
     )
 
 
@@ -96,23 +97,28 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> BaseWeights:
-    """Raises CannotStart: a folder is incomplete, its scheduler draws random numbers at every step, or the VAE or the
-    ControlNet is not for this transformer.
+    """Load the base checkpoint without text encoders.
+
+    Raises CannotStart: a folder is incomplete, the scheduler draws random numbers at every step, or the VAE or the
+    ControlNet does not fit the transformer.
     """
-    _refuse_incomplete(checkpoints)
+    _check_complete(checkpoints)
     parts: dict[str, Any] = dict.fromkeys(Checkpoints.TEXT_PARTS)
     parts["vae"] = AutoencoderKL.from_pretrained(checkpoints.vae_folder, dtype=dtype, local_files_only=True)
     pipeline = FluxPipeline.from_pretrained(checkpoints.base, dtype=dtype, local_files_only=True, **parts).to(device)
     transformer, vae = pipeline.transformer, pipeline.vae
     if pipeline.scheduler.config.get("stochastic_sampling"):
         folder = shown(checkpoints.base.resolve())
-        raise CannotStart(f"{folder}: stochastic_sampling is not supported, a seed could not repeat it")
+        raise CannotStart(f"{folder}: stochastic_sampling is unsupported: a seed would not reproduce its images")
     if 4 * vae.config.latent_channels != transformer.config.in_channels:
-        raise CannotStart(f"{checkpoints.vae_folder}: {vae.config.latent_channels} channels do not fit the transformer")
+        raise CannotStart(
+            f"{checkpoints.vae_folder}: the VAE has {vae.config.latent_channels} latent channels, the transformer "
+            f"expects {transformer.config.in_channels // 4}"
+        )
     return BaseWeights(
         name=shown(checkpoints.base.resolve().name),
         transformer=_frozen(transformer),
-        # The order of memory in which convolutions need no copies: 1.4 times as fast on a CPU at 512 x 512.
+        # In this memory layout, convolutions need no copies, which makes them 1.4 times as fast on a CPU at 512 x 512.
         vae=_frozen(vae).to(memory_format=torch.channels_last),
         image_processor=pipeline.image_processor,
         scheduler_config=dict(pipeline.scheduler.config),
@@ -124,34 +130,37 @@ def load_base(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype
 
 
 def load_vae_encoder(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> AutoencoderKL:
-    """The VAE without its decoder. Raises CannotStart: the folder is incomplete."""
-    _refuse_incomplete(checkpoints)
+    """Load the VAE without its decoder. Raises CannotStart: the folder is incomplete."""
+    _check_complete(checkpoints)
     vae = AutoencoderKL.from_pretrained(checkpoints.vae_folder, dtype=dtype, local_files_only=True)
     del vae.decoder
-    # Not in another order of memory, as the decoder is: an encoder's last digits are worth more than its time, because
-    # the steps that follow make a hundred times as much of them.
+    # Keeps the default memory layout, unlike the decoder: rounding differences of the encoder matter more than its
+    # time, because the denoising steps magnify them a hundredfold.
     return _frozen(vae.to(device))
 
 
 def _load_controlnet(
     folder: Path, transformer: FluxTransformer2DModel, device: torch.device, dtype: torch.dtype
 ) -> FluxControlNetModel:
-    """Raises CannotStart: it is of a kind that is not supported, or not for this transformer."""
+    """Raises CannotStart: the ControlNet is of an unsupported kind or does not fit the transformer."""
     with warnings.catch_warnings():
-        # diffusers 0.42 warns of where it itself imports a class from.
+        # diffusers 0.42 warns about its own import of a class.
         warnings.simplefilter("ignore", FutureWarning)
         network = FluxControlNetModel.from_pretrained(folder, dtype=dtype, local_files_only=True)
     if network.union or network.input_hint_block is not None:
-        raise CannotStart(f"{folder}: union ControlNets and those with hint blocks are not supported")
+        raise CannotStart(f"{folder}: union ControlNets and ControlNets with hint blocks are unsupported")
     for name in ("in_channels", "attention_head_dim", "num_attention_heads", "joint_attention_dim"):
         own, wanted = network.config[name], transformer.config[name]
         if own != wanted:
-            raise CannotStart(f"{folder}: {name} is {own}, expected {wanted}, as the transformer's")
+            raise CannotStart(f"{folder}: {name} is {own}, expected {wanted}, the transformer's value")
     return _frozen(network.to(device))
 
 
 def _default_steps(transformer: FluxTransformer2DModel, scheduler_config: Mapping[str, Any]) -> int:
-    """FLUX.1-schnell, made for few steps, has no guidance embedding and does not shift its noise by the size."""
+    """Returns the checkpoint's default number of steps.
+
+    FLUX.1-schnell, which is trained for few steps, has no guidance embedding and no size-dependent noise shift.
+    """
     is_few = not transformer.config.guidance_embeds and not scheduler_config.get("use_dynamic_shifting")
     return limits.DEFAULT_FEW_STEPS if is_few else limits.DEFAULT_STEPS
 
@@ -161,11 +170,11 @@ def _frozen(module: Any) -> Any:
 
 
 def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtype) -> FluxPriorReduxPipeline:
-    """The Redux pipeline, with the base checkpoint's text encoders where it has them.
+    """Load the Redux pipeline, with the base checkpoint's text encoders if it has them.
 
     Raises CannotStart: a folder is incomplete.
     """
-    _refuse_incomplete(checkpoints)
+    _check_complete(checkpoints)
     parts: dict[str, Any] = dict.fromkeys(Checkpoints.TEXT_PARTS)
     if checkpoints.has_text_encoders():
         base = checkpoints.base
@@ -184,6 +193,6 @@ def load_prior(checkpoints: Checkpoints, device: torch.device, dtype: torch.dtyp
     return pipeline
 
 
-def _refuse_incomplete(checkpoints: Checkpoints) -> None:
+def _check_complete(checkpoints: Checkpoints) -> None:
     if missing := checkpoints.missing():
         raise CannotStart("; ".join(missing))

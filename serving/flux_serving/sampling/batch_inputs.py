@@ -1,4 +1,4 @@
-"""Rows that go through a network together: their contexts, and what modulates their next steps."""
+"""The inputs of a network for the rows of one batch: their contexts, and the modulation of their next steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_serving.sampling.conditioning import Conditioning, ControlConditioning
 
 
 class BatchInputs:
-    """Rows of one network. Contexts of different length are padded with tokens of weight 0."""
+    """The inputs of one network for a batch. Contexts of different lengths are padded with tokens of weight 0."""
 
     def __init__(self, conditionings: Sequence[Conditioning], attention: str) -> None:
         """attention: as for `weighted_attention`."""
@@ -27,22 +27,22 @@ class BatchInputs:
         self.attention = weighted_attention(weights, self.grid.tokens, self.context.dtype, attention)
 
     def look_ahead(self, steps: Sequence[int], count: int) -> None:
-        """Line up so many steps, for each row from its own of `steps` on: (rows, steps, vectors, width)."""
+        """Collect the modulation of the next `count` steps: (rows, count, vectors, width). steps: next step per row."""
         self.modulation = torch.stack(
             [c.modulation[step - c.first_step :][:count] for c, step in zip(self._conditionings, steps, strict=True)]
         )
 
 
 class ControlInputs:
-    """The members of a batch that a ControlNet steers. With true CFG both rows of a member get the same from it.
+    """The ControlNet inputs of the members of a batch that use one.
 
-    Source: diffusers, `FluxControlNetPipeline.__call__`.
+    With true CFG, both rows of a member get the same residuals. Source: diffusers, `FluxControlNetPipeline.__call__`.
     """
 
     def __init__(
         self, controls: Sequence[tuple[int, ControlConditioning]], owners: Sequence[int], attention: str
     ) -> None:
-        """controls: of which members. owners: the member of each row of the transformer."""
+        """controls: each with the index of its member. owners: for each row of the transformer, its member's index."""
         first = controls[0][1]
         self._network = first.image.network
         self._inputs = BatchInputs([control.conditioning for _, control in controls], attention)
@@ -55,11 +55,11 @@ class ControlInputs:
         self._sources = torch.tensor([place[owner] for owner in owners if owner in place], device=device)
 
     def look_ahead(self, steps: Sequence[int], count: int) -> None:
-        """steps: of all members."""
+        """As `BatchInputs.look_ahead`. steps: next step of each member of the batch."""
         self._inputs.look_ahead([steps[member] for member in self._members], count)
 
     def residuals(self, latents: Tensor, ahead: int) -> Residuals:
-        """latents: of all members."""
+        """Compute the residuals of one step. latents: of all members. ahead: index of the step since `look_ahead`."""
         inputs = self._inputs
         double, single = self._network.residuals(
             latents[self._members],

@@ -1,8 +1,8 @@
 """The inputs of the networks during one phase of the steps, computed once for all images of a request.
 
-`prepare` computes and keeps the tensors of a class, on the device of its network; the properties that return them need
-it. It computes nothing the second time. There is no lock: the thread that begins a request prepares it before any other
-thread sees it, or the thread that takes steps does.
+`prepare` computes and keeps the tensors of a class, on the device of its network. Call it before the properties that
+return these tensors; a second call computes nothing. There is no lock: either the thread that begins a request prepares
+it before other threads see it, or the stepping thread does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flux_serving.sampling.noise_schedule import NoiseSchedule
 class Embedding:
     """The context of a request. Its tokens are embedded once for all images and phases of the request.
 
-    context: on the CPU, condensed. Cache: the embedded tokens, from `prepare` on.
+    context: on the CPU, condensed. Cache: the embedded tokens, after `prepare`.
     """
 
     def __init__(self, network: TransformerBackbone, context: Context) -> None:
@@ -43,10 +43,10 @@ class Embedding:
 
 
 class Conditioning:
-    """What one network reads during one phase of the steps; the images of one request share it.
+    """The inputs of one network during one phase of the steps, shared by the images of a request.
 
-    changes: (steps of the phase,) float32, on the CPU: how far each step goes along the velocity. Source: diffusers,
-    `FlowMatchEulerDiscreteScheduler.step`. Cache: the modulation, from `prepare` on.
+    changes: (steps of the phase,) float32, on the CPU: the factor of the velocity at each step. Source: diffusers,
+    `FlowMatchEulerDiscreteScheduler.step`. Cache: the modulation, after `prepare`.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Conditioning:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a row, of context and image."""
+        """Context and image tokens of one row."""
         return len(self.weights) + self.grid.tokens
 
     @property
     def prepared_bytes(self) -> int:
-        """Memory of the modulation, the larger part of what `prepare` computes."""
+        """Size of the modulation in bytes, the larger part of the tensors that `prepare` computes."""
         return len(self._timesteps) * self._network.modulation_size * self._network.dtype.itemsize
 
     def prepare(self) -> None:
@@ -98,9 +98,9 @@ class Conditioning:
 
 
 class ControlImage:
-    """An image for a ControlNet to follow. latents: (image tokens, channels), on the CPU.
+    """A control image for a ControlNet. latents: (image tokens, channels), on the CPU.
 
-    Cache: the embedded tokens, from `prepare` on.
+    Cache: the embedded tokens, after `prepare`.
     """
 
     def __init__(self, network: ControlNet, latents: Tensor) -> None:
@@ -138,7 +138,7 @@ class ControlConditioning:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """Everything that steers an image during one phase."""
+    """All conditions of an image during one phase."""
 
     transformer: Transformer
     condition: Conditioning
@@ -159,7 +159,7 @@ class Steering:
 
     @property
     def rows(self) -> int:
-        """Of all networks: 2 with true CFG, and 1 more with a ControlNet."""
+        """Rows in all networks: 1, or 2 with true CFG, and 1 more with a ControlNet."""
         return len(self._all)
 
     @property

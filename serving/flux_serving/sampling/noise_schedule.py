@@ -1,4 +1,4 @@
-"""The noise levels of one job. Each job has its own: a scheduler object shared by jobs would mix up their steps."""
+"""The noise schedule of one request. diffusers' scheduler object is stateful, so requests cannot share it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """sigmas: (steps + 1,), falling, the last one 0. timesteps: (steps,), 0..1000. Both float32 on the CPU."""
+    """The noise levels of all steps. Both tensors are float32 on the CPU.
+
+    sigmas: (steps + 1,), decreasing to 0. timesteps: (steps,), 0..1000.
+    """
 
     sigmas: Tensor
     timesteps: Tensor
@@ -25,9 +28,10 @@ class NoiseSchedule:
 
 
 def make_schedule(config: Mapping[str, Any], steps: int, image_tokens: int) -> NoiseSchedule:
-    """config: of diffusers' FlowMatchEulerDiscreteScheduler; it computes the sigmas, so every option of it counts.
+    """Compute the noise schedule of a request with diffusers' scheduler, so that all of its options apply.
 
-    image_tokens: the shift towards noise grows with them. Source: diffusers, `FluxPipeline.__call__`, step 5.
+    config: of diffusers' FlowMatchEulerDiscreteScheduler. image_tokens: the more, the larger the shift towards noise.
+    Source: diffusers, `FluxPipeline.__call__`, step 5.
     """
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(config))
     mu = calculate_shift(

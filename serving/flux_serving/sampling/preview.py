@@ -1,7 +1,4 @@
-"""Previews: what an unfinished image will look like, from its latents, without decoding them.
-
-A preview only reads latents. How it travels to the client is the backend's business.
-"""
+"""Previews: small versions of unfinished images, computed from their latents. The backend sends them to the client."""
 
 from __future__ import annotations
 
@@ -18,31 +15,31 @@ from flux_serving.network.decoding import decode_latents
 from flux_serving.network.latents import Grid, unpack_latents
 from flux_serving.network.weights import BaseWeights
 
-#: Synthetic images that the colours are fitted to, and pixels of their side.
+#: Number of synthetic images for fitting the colours, and their side in pixels.
 _IMAGES, _SIDE = 48, 64
-#: Of the normal equations, relative to the latents' variance: keeps them solvable where channels depend on each other.
+#: Ridge of the normal equations, relative to the latents' variance. It keeps them solvable if channels are dependent.
 _RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
 class PreviewOptions:
-    """every: steps between previews; 0: none."""
+    """The preview options of a request. every: steps between previews; 0: no previews."""
 
     method: Annotated[str, PREVIEW_METHOD]
     every: Annotated[int, PREVIEW_STEPS]
 
 
 class Previewer:
-    """Latents to small images, by each of the contract's PREVIEW_METHODS.
+    """Converts latents to small images, with any of the contract's PREVIEW_METHODS.
 
-    `latent2rgb` is a linear map from a latent's channels to a colour, fitted to the checkpoint's own VAE, so that it
-    fits every checkpoint: least squares over synthetic images drawn from a fixed seed. On images that it never saw
-    it is 19 of 255 levels off on average, with the demo checkpoint, where one colour for all would be 53 off.
-    The idea of such a map: ComfyUI's latent previews.
+    `latent2rgb` is a linear map from a latent's channels to a colour. It is fitted to the checkpoint's own VAE, by
+    least squares over synthetic images with a fixed seed, so it works for every checkpoint. With the demo checkpoint,
+    its mean error on other images is 19 of 255 levels; a single colour for all would have an error of 53 levels.
+    Source of the idea: ComfyUI's latent previews.
     """
 
     def __init__(self, base: BaseWeights) -> None:
-        """Encodes the synthetic images: half a second for the demo's VAE on two CPU cores."""
+        """Fit the colours. This takes half a second with the demo checkpoint's VAE on two CPU cores."""
         self._base = base
         self._methods = {"latent2rgb": self.latent2rgb, "vae": self.vae}
         images = synthetic_images(_IMAGES, _SIDE, seed=0)
@@ -59,28 +56,32 @@ class Previewer:
         self._bias = (y.mean(0) - x.mean(0) @ matrix).float().to(base.device)
 
     def preview(self, method: str, packed: Tensor, grid: Grid, longest: int) -> Array:
-        """method: one of PREVIEW_METHODS. packed: (tokens, channels). longest: pixels of a side at most.
+        """Compute a preview.
 
+        method: one of PREVIEW_METHODS. packed: (tokens, channels). longest: maximum side in pixels.
         Returns (height, width, 3) uint8.
         """
         return shrunk(self._methods[method](packed, grid), longest)
 
     @torch.inference_mode()
     def latent2rgb(self, packed: Tensor, grid: Grid) -> Array:
-        """One pixel for each latent: (2 * rows, 2 * columns, 3). Latents that are not finite are black."""
+        """Returns one pixel for each latent: (2 * rows, 2 * columns, 3). Latents that are not finite become black."""
         latents = unpack_latents(packed[None].float(), grid)[0].movedim(0, -1)
         colours = latents @ self._matrix + self._bias
         rgb: Array = (colours.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         return rgb
 
     def vae(self, packed: Tensor, grid: Grid) -> Array:
-        """The whole image, (height, width, 3), at the cost of decoding it."""
+        """Decodes the latents with the VAE, at full size and cost: (height, width, 3)."""
         rgb: Array = decode_latents(self._base, packed[None].to(self._base.dtype), grid)[0]
         return rgb
 
 
 def shrunk(rgb: Array, longest: int) -> Array:
-    """rgb: (height, width, 3) uint8. The same, averaged over squares until no side is longer than `longest` pixels."""
+    """Shrink an image by averaging over squares, until no side is longer than `longest` pixels.
+
+    rgb: (height, width, 3) uint8.
+    """
     factor = -(-max(rgb.shape[:2]) // longest)
     if factor == 1:
         return rgb
@@ -90,9 +91,9 @@ def shrunk(rgb: Array, longest: int) -> Array:
 
 
 def synthetic_images(count: int, side: int, seed: int) -> Tensor:
-    """(count, 3, side, side), 0..1: boxes and ellipses, on white or on a ground whose colour changes slowly.
+    """Draw boxes and ellipses on a white background or a colour gradient: (count, 3, side, side), 0..1.
 
-    A map that was fitted to patches of noise instead is 28 levels off where that of the shapes is 19.
+    A map fitted to patches of noise instead has an error of 28 levels, compared with 19 for these shapes.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     rows, columns = torch.meshgrid(*(torch.linspace(0, 1, side),) * 2, indexing="ij")
@@ -101,7 +102,7 @@ def synthetic_images(count: int, side: int, seed: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
     def shaded(slope: float) -> Tensor:
-        """A colour and its change over the image; as often pure as pale."""
+        """Returns a colour gradient over the image. Saturated and pale colours are equally likely."""
         colour = ((random(3, 1, 1) - 0.5) * 2 + 0.5).clamp(0, 1)
         across, down = slope * (random(2, 3, 1, 1) - 0.5)
         area: Tensor = (colour + across * columns + down * rows).clamp(0, 1)
@@ -121,7 +122,10 @@ def synthetic_images(count: int, side: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def encode(base: BaseWeights, images: Tensor) -> Tensor:
-    """images: (batch, 3, height, width), 0..1. Returns VAE-scaled latents, (batch, channels, height/8, width/8)."""
+    """Encode images with the VAE.
+
+    images: (batch, 3, height, width), 0..1. Returns VAE-scaled latents, (batch, channels, height/8, width/8).
+    """
     vae = base.vae
     encoded: Tensor = vae.encode((2 * images - 1).to(vae.device, vae.dtype)).latent_dist.mode()
     scaled: Tensor = (encoded.float() - vae.config.shift_factor) * vae.config.scaling_factor

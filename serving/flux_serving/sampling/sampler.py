@@ -1,4 +1,4 @@
-"""A request's images from noise to pixels: begin, step, result. This is what the engine drives."""
+"""Generates the images of requests, from noise to pixels. The engine drives it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from flux_contract.tensors import Array
 from flux_serving.network.controlnet import ControlNet
 from flux_serving.network.cpu_threads import cpu_threads
 from flux_serving.network.decoding import decode_latents
-from flux_serving.network.latents import Grid, initial_noise
+from flux_serving.network.latents import Grid, initial_noise, pack_mask
 from flux_serving.network.transformer import Transformer
 from flux_serving.network.weights import BaseWeights
 from flux_serving.sampling.denoising import Batch, Denoising, tokens_of_step
+from flux_serving.sampling.inpainting import KeptSource
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.sampler_inputs import SamplerInputs, as_latents
 from flux_serving.sampling.sampling_parameters import SamplingParameters
@@ -27,32 +28,40 @@ from flux_serving.sampling.starting import noised
 from flux_serving.sampling.steering import steer
 from flux_serving.settings import NO_CONTROLNET
 
-#: Pixels that go through the VAE's decoder at once, if there are several images. Small images gain from company; a
-#: larger one gains nothing, and the others would only wait for their answers (docs/performance.md).
+#: Maximum number of pixels that the VAE decodes in one batch of images. Small images are faster in a batch. Larger ones
+#: are not, and images of one batch wait for each other (docs/performance.md).
 MAX_DECODED_PIXELS = 512 * 512
 
-#: Bytes of what is computed once for a request, up to which it is computed at once, beside the steps of others. More is
-#: computed when the first step is due, so that what waits holds little memory (106 MB for 50 steps of FLUX.1).
+#: Up to this many bytes, the tensors that are computed once per request are computed when it begins, in parallel with
+#: the steps of other requests. Larger ones (106 MB for 50 steps of FLUX.1) are computed before the first step, so that
+#: waiting requests need little memory.
 MAX_PREPARED_BYTES = 4 * 2**20
-#: Tokens of a step from which on more than one thread of a CPU is worth it.
+#: Number of tokens of a step from which more than one CPU thread is faster.
 MANY_THREADS_FROM_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """latents: packed, (tokens, channels) float32. rgb: (height, width, 3) uint8, decoded from them, where wanted."""
+    """A generated image.
+
+    latents: packed, (tokens, channels) float32. rgb: decoded, (height, width, 3) uint8; None if only latents are
+    requested.
+    """
 
     latents: Array
     rgb: Array | None
 
 
 class Sampler:
-    """The base checkpoint at work. Only one thread may step; others may begin and take results meanwhile."""
+    """Runs the base checkpoint. Only one thread may call `step`; other threads may begin requests and compute results.
+
+    Cache: the current batch, until its members change.
+    """
 
     def __init__(self, base: BaseWeights, attention: str = "auto") -> None:
-        """attention: how token weights reach it, as for `weighted_attention`."""
+        """attention: as `way` of `weighted_attention`."""
         self.base = base
-        #: Seconds that `step` has spent so far in the transformer: in its forwards, and in preparing them.
+        #: Total seconds that `step` has spent on forward passes of the networks and on preparing their inputs.
         self.forward_s = 0.0
         self._attention = attention
         self.transformer = Transformer(base.transformer)
@@ -66,16 +75,17 @@ class Sampler:
         transformer: Transformer | None = None,
         is_decoded: bool = True,
     ) -> list[Denoising]:
-        """One piece of work for each seed. transformer: this one, adapted; None: as it is.
+        """Begin a request. Returns one unit of work for each seed.
 
-        is_decoded: whether pixels are wanted in the end, or latents alone.
-        Raises InvalidRequest: the material doesn't fit the checkpoint or the size.
+        transformer: this sampler's, with adapters; None: without adapters. is_decoded: whether the results contain
+        pixels or only latents.
+        Raises InvalidRequest: the inputs do not fit the checkpoint or the size.
         """
         base, config = self.base, self.base.transformer.config
         grid = Grid(parameters.height // base.token_side, parameters.width // base.token_side)
         sampler_inputs.check(
             len(parameters.seeds),
-            grid.tokens,
+            grid,
             config.in_channels,
             config.joint_attention_dim,
             config.pooled_projection_dim,
@@ -96,8 +106,8 @@ class Sampler:
                 for phase in phases:
                     phase.prepare()
         return [
-            Denoising(start, phases, first_step, parameters.end_step, is_decoded)
-            for start in self._starts(parameters, sampler_inputs, grid, schedule.sigmas[first_step])
+            Denoising(start, phases, first_step, parameters.end_step, is_decoded, kept)
+            for start, kept in self._starts(parameters, sampler_inputs, grid, schedule.sigmas[first_step])
         ]
 
     def _control(self, sampler_inputs: SamplerInputs) -> tuple[ControlNet, Tensor] | None:
@@ -109,22 +119,29 @@ class Sampler:
 
     def _starts(
         self, parameters: SamplingParameters, sampler_inputs: SamplerInputs, grid: Grid, sigma: Tensor
-    ) -> list[Tensor]:
-        """The latents of each image, (image tokens, channels), before its first step. sigma: of that step."""
+    ) -> list[tuple[Tensor, KeptSource | None]]:
+        """Returns each image's latents before its first step, (image tokens, channels), and what inpainting keeps.
+
+        sigma: of the first step.
+        """
         dtype = self.base.dtype
         if sampler_inputs.initial_latents is not None:
-            return list(as_latents(sampler_inputs.initial_latents, dtype))
+            return [(latents, None) for latents in as_latents(sampler_inputs.initial_latents, dtype)]
         channels = self.base.transformer.config.in_channels // 4
         noises = [initial_noise(seed, grid, channels, dtype) for seed in parameters.seeds]
         if sampler_inputs.source_latents is None:
-            return noises
+            return [(noise, None) for noise in noises]
         source = as_latents(sampler_inputs.source_latents, dtype)
-        return [noised(source, noise, sigma) for noise in noises]
+        starts = [noised(source, noise, sigma) for noise in noises]
+        if sampler_inputs.source_mask is None:
+            return [(start, None) for start in starts]
+        mask = pack_mask(torch.tensor(sampler_inputs.source_mask).to(dtype), channels)
+        return [(start, KeptSource(source, noise, mask)) for start, noise in zip(starts, noises, strict=True)]
 
     def step(self, batch: Sequence[Denoising]) -> list[FluxError | None]:
-        """Take every member one step further. Returns what ended a member, None for each that goes on.
+        """Run one step for every member. Returns for each member the error that ended it, or None.
 
-        Where this raises, none has moved.
+        If it raises, no member has changed.
         """
         with cpu_threads(self.base.device, is_small=self.tokens(batch) < MANY_THREADS_FROM_TOKENS):
             if self._batch is None or not self._batch.goes_on_with(batch):
@@ -134,19 +151,19 @@ class Sampler:
                 self.forward_s += time.perf_counter() - started
                 self._batch = Batch(batch, self._attention)
             started = time.perf_counter()
-            sound = self._batch.step()
+            are_finite = self._batch.step()
             self.forward_s += time.perf_counter() - started
         if not all(work.steps_left for work in batch):
-            # It does not go on, and would hold what was prepared for its members.
+            # This batch is done; free the tensors that were prepared for its members.
             self._batch = None
-        return [None if row else GenerationFailed("the latents are not finite") for row in sound]
+        return [None if is_finite else GenerationFailed("the latents are not finite") for is_finite in are_finite]
 
     def tokens(self, batch: Sequence[Denoising]) -> int:
-        """Tokens that the next step of this batch computes, padding included."""
+        """Returns the number of tokens that the next step of this batch computes, padding included."""
         return tokens_of_step(batch)
 
     def results(self, works: Sequence[Denoising]) -> list[GeneratedImage]:
-        """The images of finished work of one grid; those that are wanted as pixels are decoded together."""
+        """Returns the images of finished work with the same grid. Those that need pixels are decoded in one batch."""
         decoded = [work for work in works if work.is_decoded]
         pixels: list[Array] = []
         if decoded:
@@ -162,7 +179,7 @@ class Sampler:
         return isinstance(error, (MemoryError, torch.OutOfMemoryError))
 
     def recipes(self, parameters: SamplingParameters) -> list[dict[str, Any]]:
-        """How each image is made; values that JSON can hold."""
+        """Returns the recipe of each image, with JSON-compatible values."""
         has_guidance = self.base.transformer.config.guidance_embeds
         return [
             {"model": self.base.name, "seed": seed} | parameters.as_recipe(has_guidance) for seed in parameters.seeds

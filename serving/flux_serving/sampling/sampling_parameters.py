@@ -1,4 +1,4 @@
-"""The parameters of a request for the sampler, checked and complete."""
+"""The parsed parameters of a request for the sampler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_serving.sampling.starting import started_at, step_of_strength
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter by its name, and how much of it."""
+    """The name and scale of an adapter."""
 
     name: str
     scale: float
@@ -22,10 +22,11 @@ class Lora:
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """height, width: pixels. seeds: one for each image wanted.
+    """The parameters of a request for the sampler.
 
-    steps: of the whole schedule, of which those from first_step on, and before end_step, are run. strength,
-    start_sigma: at most one of them, and only where an image is to be changed.
+    height, width: in pixels. seeds: one for each requested image. steps: length of the whole schedule, of which the
+    steps from first_step up to, but not including, end_step run. strength, start_sigma: at most one of them is set,
+    and only if there is a source image.
     """
 
     height: int
@@ -44,19 +45,19 @@ class SamplingParameters:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the image is to come back as it is."""
+        """Whether the source image is returned unchanged."""
         return 0 in (self.strength, self.start_sigma)
 
     @property
     def steps_to_run(self) -> int:
-        """Steps of the schedule that are run; with a start sigma, at most."""
+        """Number of steps to run. With a start sigma, it is an upper bound."""
         first = self.first_step if self.strength is None else step_of_strength(self.strength, self.steps)
         return self.end_step - first
 
     def begin(self, schedule: NoiseSchedule) -> tuple[NoiseSchedule, int]:
-        """The schedule to run, and the first step.
+        """Returns the schedule to run and the first step.
 
-        Raises InvalidRequest: by the strength or the sigma it comes after the end.
+        Raises InvalidRequest: the first step is not before end_step.
         """
         first = self.first_step
         if self.strength is not None:
@@ -64,11 +65,14 @@ class SamplingParameters:
         elif self.start_sigma is not None:
             schedule, first = started_at(schedule, self.start_sigma)
         if first >= self.end_step:
-            raise InvalidRequest(f"{END_STEP.name}={self.end_step}, but the first step to run is {first}")
+            raise InvalidRequest(f"{END_STEP.name}={self.end_step}, expected more than {first}, the first step to run")
         return schedule, first
 
     def as_recipe(self, has_guidance: bool) -> dict[str, Any]:
-        """For an image's metadata: what is usual is left out. has_guidance: whether the checkpoint reads it."""
+        """Returns the parameters for an image's metadata, without defaults.
+
+        has_guidance: whether the checkpoint uses the guidance scale.
+        """
         recipe: dict[str, Any] = {
             "steps": self.steps,
             "guidance": round(self.guidance, 6) if has_guidance else None,

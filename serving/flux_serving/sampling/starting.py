@@ -1,7 +1,7 @@
-"""Where an image-to-image run begins: at which step, with how much noise over the image.
+"""The start of an image-to-image run: the first step, and the amount of noise added to the image.
 
-Noise and image mix by the noise schedule's sigma, not by the strength, and the same strength is another sigma at
-another size; a start at a sigma is the same change at all of them.
+The schedule's sigma determines the mix of noise and image. The same strength means different sigmas for different image
+sizes, whereas the same start sigma changes images of all sizes equally.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from flux_serving.sampling.noise_schedule import NoiseSchedule
 
 
 def step_of_strength(strength: float, steps: int) -> int:
-    """The first step to run, above strength 0, as diffusers counts it.
+    """Returns the first step to run for a strength above 0, as diffusers computes it.
 
-    Below 1 it is at least the second: at the first one the image would be noise alone, and without effect, which is
-    what diffusers gives. Source: diffusers, `FluxImg2ImgPipeline.get_timesteps`.
-    Raises InvalidRequest: there is only one step.
+    Unlike in diffusers, a strength below 1 starts at the second step or later: the first step starts from pure noise,
+    so the image would have no effect. Source: diffusers, `FluxImg2ImgPipeline.get_timesteps`.
+    Raises InvalidRequest: the strength is below 1, but there is only one step.
     """
     first = min(int(steps - min(steps * strength, steps)), steps - 1)
     if first or strength == 1:
         return first
     if steps == 1:
         raise InvalidRequest(
-            f"{STRENGTH.name}={strength:g} with {NUM_INFERENCE_STEPS.name}=1 begins with nothing but noise; "
-            f"more steps or {START_SIGMA.name} keep something of the image"
+            f"{STRENGTH.name}={strength:g} with {NUM_INFERENCE_STEPS.name}=1 starts from pure noise; increase "
+            f"{NUM_INFERENCE_STEPS.name} or use {START_SIGMA.name} to keep some of the image"
         )
     return 1
 
 
 def started_at(schedule: NoiseSchedule, sigma: float) -> tuple[NoiseSchedule, int]:
-    """The schedule with the step in which this sigma lies beginning at it, and that step. sigma: above 0."""
+    """Returns a schedule that starts at this sigma, and its first step. sigma: above 0.
+
+    The step in whose range the sigma lies is shortened to begin at it.
+    """
     first = max(int((schedule.sigmas >= sigma).sum()) - 1, 0)
     if sigma >= float(schedule.sigmas[first]):
         return schedule, first
@@ -45,6 +48,6 @@ def started_at(schedule: NoiseSchedule, sigma: float) -> tuple[NoiseSchedule, in
 
 
 def noised(source: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Source: diffusers, `FlowMatchEulerDiscreteScheduler.scale_noise`."""
+    """Mix image and noise. Source: diffusers, `FlowMatchEulerDiscreteScheduler.scale_noise`."""
     sigma = sigma.to(source.dtype)
     return sigma * noise + (1.0 - sigma) * source

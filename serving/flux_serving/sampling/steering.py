@@ -1,4 +1,4 @@
-"""A request's phases: from when to when the same things steer its images."""
+"""Splits the steps of a request into phases in which its conditions do not change."""
 
 from __future__ import annotations
 
@@ -37,37 +37,39 @@ def steer(
     grid: Grid,
     schedule: NoiseSchedule,
 ) -> list[Steering]:
-    """What steers through each phase of these steps. control: the network, and the latents of the image to follow.
+    """Returns the conditions of each phase of these steps. control: the ControlNet, and the control image's latents.
 
-    Raises InvalidRequest: nothing does at one of them.
+    Raises InvalidRequest: at some step, no context token is used.
     """
 
-    def reading(embedding: Embedding, phase: Phase) -> Conditioning:
+    def conditioning(embedding: Embedding, phase: Phase) -> Conditioning:
         return Conditioning(embedding, phase, parameters.guidance, grid, schedule)
 
     embedding = Embedding(transformer, context.condensed())
-    absence = None if negative is None else Embedding(transformer, negative.condensed())
-    followed, controlled = None, range(0)
+    negative_embedding = None if negative is None else Embedding(transformer, negative.condensed())
+    control_image, controlled = None, range(0)
     if control is not None:
         network, latents = control
-        followed, embedded = ControlImage(network, latents), Embedding(network, embedding.context)
+        control_image, control_embedding = ControlImage(network, latents), Embedding(network, embedding.context)
         controlled = control_steps(parameters.control_span, parameters.steps)
     phases = [
         phase
         for phase in _split(embedding.context.phases(parameters.steps), controlled)
-        # Whole phases, also where a run begins or ends within one, so that a run cut in two computes the same.
+        # A run that begins or ends within a phase uses the whole phase, so that splitting a run in two changes nothing.
         if phase.first_step < steps.stop and steps.start < phase.end_step
     ]
     _check_phases(phases)
     return [
         Steering(
             transformer,
-            reading(embedding, phase),
+            conditioning(embedding, phase),
             None
-            if absence is None
-            else NegativeConditioning(reading(absence, _whole(absence, phase)), parameters.true_cfg_scale),
-            ControlConditioning(reading(embedded, phase), followed, parameters.control_scale)
-            if followed is not None and phase.first_step in controlled
+            if negative_embedding is None
+            else NegativeConditioning(
+                conditioning(negative_embedding, _whole(negative_embedding, phase)), parameters.true_cfg_scale
+            ),
+            ControlConditioning(conditioning(control_embedding, phase), control_image, parameters.control_scale)
+            if control_image is not None and phase.first_step in controlled
             else None,
         )
         for phase in phases
@@ -75,13 +77,13 @@ def steer(
 
 
 def control_steps(span: Span, steps: int) -> range:
-    """The steps at which a ControlNet has a say. Source: diffusers, `FluxControlNetPipeline.__call__`, step 6."""
+    """Returns the steps that use a ControlNet. Source: diffusers, `FluxControlNetPipeline.__call__`, step 6."""
     kept = [step for step in range(steps) if step / steps >= span.start and (step + 1) / steps <= span.end]
     return range(kept[0], kept[-1] + 1) if kept else range(0)
 
 
 def _split(phases: Sequence[Phase], controlled: range) -> list[Phase]:
-    """No phase begins or ends control in its midst."""
+    """Split phases where the ControlNet starts or ends."""
     parts = []
     for phase in phases:
         cuts = {phase.first_step, phase.end_step}
@@ -91,15 +93,15 @@ def _split(phases: Sequence[Phase], controlled: range) -> list[Phase]:
 
 
 def _whole(embedding: Embedding, phase: Phase) -> Phase:
-    """All of this context, for the steps of that phase."""
+    """Returns a phase with the same steps that uses the whole context of the embedding."""
     (always,) = embedding.context.phases(1)
     return replace(always, first_step=phase.first_step, end_step=phase.end_step)
 
 
 def _check_phases(phases: Sequence[Phase]) -> None:
-    """What nothing steers is not a variation of anything; strengths of 0 and spans can leave nothing."""
+    """Raises InvalidRequest: a phase has no context token, because of spans and weights of 0."""
     for phase in phases:
         if not len(phase.index):
             raise InvalidRequest(
-                f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, at least one token must be there"
+                f"{CONTEXT_WEIGHTS.name} are all 0 at step {phase.first_step}, expected at least one above 0"
             )

@@ -1,1 +1,1 @@
-"""Which job runs when, and the thread that runs it. No Triton here, and in `scheduler` no torch, thread or clock."""
+"""The engine's threads, and the scheduler that decides which jobs run in the next denoising step."""

@@ -1,7 +1,7 @@
-"""The engine: a thread that takes one step after another, and a thread that finishes what has no step left.
+"""The engine: one thread runs the denoising steps, and another finishes the jobs that have no step left.
 
-Finishing (decoding, answering) has a thread of its own because it takes as long as several steps: docs/performance.md
-has what was measured.
+Finishing (decoding and responding) has its own thread because it takes as long as several steps; see
+docs/performance.md for measurements.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from flux_serving.scheduling.scheduler import Scheduler, reason_to_drop, tokens_
 
 log = logging.getLogger(__name__)
 
-#: Jobs that may wait for finishing; beyond them no step is taken until there is room.
+#: Maximum number of jobs that wait to be finished. At this number, the engine pauses the steps.
 MAX_UNFINISHED = 32
-#: Errands that may wait; more are refused, as where results take all of the finishing thread's time.
+#: Maximum number of errands that wait for the finishing thread. More are rejected.
 MAX_ERRANDS = 8
 
 Work = TypeVar("Work")
@@ -33,29 +33,33 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Runner(Protocol[WorkIn, Result]):
-    """What the engine drives. `step` is called by one thread, `results` by another."""
+    """Runs steps and computes results for the engine. One thread calls `step`, another `results`."""
 
     def step(self, batch: Sequence[WorkIn]) -> Sequence[FluxError | None]:
-        """Take every member one step further. Returns what ended a member, None for each that goes on.
+        """Run one step for every member. Returns for each member the error that ended it, or None.
 
-        Where this raises, none has moved.
+        If it raises, no member has changed.
         """
 
     def tokens(self, batch: Sequence[WorkIn]) -> int:
-        """Tokens that the next step of this batch computes, padding included."""
+        """Returns the number of tokens that the next step of this batch computes, padding included."""
 
     def results(self, works: Sequence[WorkIn]) -> Sequence[Result]:
-        """What finished work of one group gives."""
+        """Returns the results of finished work of one group."""
 
     def results_at_once(self, work: WorkIn) -> int:
-        """How many works of this one's group `results` takes well together."""
+        """Returns the best number of works of this group for one call of `results`."""
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        """Whether a smaller step would have had room."""
+        """Whether the error means that memory ran out, so that a smaller step could succeed."""
 
 
 class Engine(Generic[Work, Outcome]):
-    """Every job that was accepted ends exactly once. A failure ends only the jobs that fail by themselves, too."""
+    """Runs jobs in batches, in two threads. A lock guards the queues.
+
+    Every accepted job ends exactly once. If a batch fails, its jobs are retried one by one, and only those that fail
+    again end with an error.
+    """
 
     def __init__(
         self,
@@ -65,12 +69,12 @@ class Engine(Generic[Work, Outcome]):
         clock: Callable[[], float] = time.monotonic,
         on_broken: Callable[[], object] = lambda: None,
     ) -> None:
-        """on_broken: called when one of the engine's threads has failed, after which no job can end well."""
+        """on_broken: called after one of the engine's threads has failed. From then on no job can succeed."""
         self.clock = clock
         self._runner = runner
         self._scheduler = scheduler
         self._observer = observer or Observer()
-        #: When each job that has not ended was submitted.
+        #: Jobs that have not ended, with the time of their submission.
         self._submitted: dict[Job[Work, Outcome], float] = {}
         self._finishing: deque[Job[Work, Outcome]] = deque()
         self._errands: deque[Callable[[], object]] = deque()
@@ -86,9 +90,10 @@ class Engine(Generic[Work, Outcome]):
         self._finisher.start()
 
     def submit(self, jobs: Sequence[Job[Work, Outcome]], on_accepted: Callable[[], object] | None = None) -> None:
-        """on_accepted: called before any of the jobs takes a step; it must not wait.
+        """Add jobs to the queue.
 
-        Raises Overloaded: there is no room. Raises Cancelled: the engine is closed.
+        on_accepted: called before any of the jobs runs a step. It must not block.
+        Raises Overloaded: there is no room for the jobs. Raises Cancelled: the engine is closed.
         """
         with self._changed:
             if self._closing:
@@ -101,9 +106,9 @@ class Engine(Generic[Work, Outcome]):
             self._changed.notify_all()
 
     def run_aside(self, errand: Callable[[], object]) -> bool:
-        """Run it on the finishing thread once no finished job waits for its result.
+        """Run a function on the finishing thread as soon as no job waits to be finished.
 
-        Returns False where MAX_ERRANDS wait already. Those that wait when the engine closes are not run.
+        Returns False if MAX_ERRANDS already wait or the engine is closed. Waiting errands do not run after `close`.
         """
         with self._changed:
             if len(self._errands) >= MAX_ERRANDS or not self._stepping:
@@ -113,9 +118,9 @@ class Engine(Generic[Work, Outcome]):
         return True
 
     def close(self, reason: FluxError | None = None) -> None:
-        """Finish the step that runs and what has no step left, end every other job, end the threads.
+        """Finish the current step and the jobs that have no step left, end all other jobs, and stop the threads.
 
-        reason: what the other jobs end with; by default, Cancelled.
+        reason: the error of the other jobs. The default is Cancelled.
         """
         with self._changed:
             self._closing = True
@@ -126,11 +131,11 @@ class Engine(Generic[Work, Outcome]):
         self._finisher.join()
 
     def _guarded(self, run: Callable[[], object]) -> None:
-        """Run one of the threads. Whatever it fails by, every job is ended and the engine takes no more."""
+        """Run one of the threads. If it raises anything, end every job with an error and accept no more."""
         try:
             run()
         except BaseException as error:
-            log.critical("a thread of the engine failed", exc_info=error)
+            log.critical("an engine thread failed", exc_info=error)
             failure = GenerationFailed.unexpected(error)
             with self._changed:
                 self._closing, self._stepping = True, False
@@ -145,9 +150,9 @@ class Engine(Generic[Work, Outcome]):
             pass
 
     def _take_step(self) -> bool:
-        """Wait for work and take one step. Returns False once the engine closes.
+        """Wait for jobs and run one step. Returns False when the engine closes.
 
-        A function of its own, so that a thread that waits holds no ended job in its variables.
+        This is a separate function so that a waiting thread keeps no ended job in its local variables.
         """
         with self._changed:
             self._changed.wait_for(self._may_step)
@@ -189,29 +194,29 @@ class Engine(Generic[Work, Outcome]):
             self._end(job, failure)
 
     def _run(self, jobs: Sequence[Job[Work, Outcome]]) -> Sequence[FluxError | None]:
-        """Step them together, or, where that fails, each alone: then only those fail that must."""
+        """Run one step of these jobs together. If it fails, run each job alone, so that only the failing jobs end."""
         try:
             return self._runner.step([job.work for job in jobs])
         except Exception as error:
             if len(jobs) == 1:
                 return [_as_failure(error)]
-            log.warning("a step of %d jobs failed, each takes it alone: %s: %s", len(jobs), type(error).__name__, error)
+            log.warning("a step of %d jobs failed, retrying each alone: %s: %s", len(jobs), type(error).__name__, error)
             if self._runner.is_out_of_memory(error):
                 with self._changed:
                     room = self._scheduler.shrink_step(tokens_of_step(jobs))
-                log.warning("memory ran out: steps take at most %d tokens now, and slowly more again", room)
+                log.warning("out of memory: steps are limited to %d tokens; the limit grows back slowly", room)
         return [self._run([job])[0] for job in jobs]
 
     def _finish_jobs(self) -> None:
         while task := self._next_task():
             task()
-            # Otherwise its jobs would live until the next one comes.
+            # Otherwise the task's jobs would stay in memory until the next task.
             del task
 
     def _next_task(self) -> Callable[[], object] | None:
-        """Wait for finished jobs whose results are made together, or, where there are none, for an errand.
+        """Wait for jobs to finish together, or for an errand. Returns None when the engine closes.
 
-        Results go first: an errand makes a preview, which may be late or left out. Returns None at the end.
+        Jobs go first, because an errand computes a preview, which may be late or skipped.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._finishing or self._errands or not self._stepping)
@@ -226,7 +231,7 @@ class Engine(Generic[Work, Outcome]):
         return partial(self._finish, jobs)
 
     def _finish(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
-        """Whatever fails, each of them is ended."""
+        """Finish these jobs. If it fails, end each of them with the error."""
         try:
             self._finish_together(jobs)
         except BaseException as error:
@@ -235,7 +240,7 @@ class Engine(Generic[Work, Outcome]):
                 self._end(job, failure)
 
     def _finish_together(self, jobs: Sequence[Job[Work, Outcome]]) -> None:
-        """Together, or, where that fails, each alone: then only those fail that must."""
+        """Finish these jobs together. If it fails, finish each alone, so that only the failing jobs end."""
         started = self.clock()
         dropped = {job: reason for job in jobs if (reason := reason_to_drop(job, started)) is not None}
         for job, reason in dropped.items():
@@ -249,8 +254,8 @@ class Engine(Generic[Work, Outcome]):
         except Exception as error:
             outcomes = [_as_failure(error)] if len(jobs) == 1 else []
             if not outcomes:
-                log.warning("finishing %d jobs failed, each is finished alone: %s", len(jobs), error)
-        # Not inside `except`, where the error would keep the memory of what failed.
+                log.warning("finishing %d jobs failed, retrying each alone: %s", len(jobs), error)
+        # Not inside `except`, where the error's traceback would keep the memory of the failed attempt.
         if not outcomes:
             for job in jobs:
                 self._finish([job])
@@ -262,20 +267,20 @@ class Engine(Generic[Work, Outcome]):
     def _end(self, job: Job[Work, Outcome], outcome: Outcome | FluxError) -> None:
         with self._changed:
             submitted = self._submitted.pop(job, None)
-        # It may have ended when a thread of the engine failed.
+        # The job may already have ended because an engine thread failed.
         if submitted is None:
             return
         try:
             failure = outcome if isinstance(outcome, FluxError) else None
             self._observer.ended(job, failure, self.clock() - submitted)
         except BaseException:
-            log.exception("a job's end was not counted")
+            log.exception("an observer of the engine failed at the end of a job")
         try:
             job.finish(outcome)
         except BaseException as error:
-            log.exception("a job's result was not taken")
-            refused = _as_failure(error)
-            _call(lambda: job.finish(refused))
+            log.exception("the callback for a job's result failed")
+            callback_failure = _as_failure(error)
+            _call(lambda: job.finish(callback_failure))
 
 
 def _as_failure(error: BaseException) -> FluxError:
@@ -286,7 +291,7 @@ def _as_failure(error: BaseException) -> FluxError:
 
 
 def _call(callback: Callable[[], Any]) -> None:
-    """One caller's trouble in taking its answer must not end the thread that serves all the others."""
+    """Call one job's callback. An exception is logged, because it must not end the thread that serves all jobs."""
     try:
         callback()
     except BaseException:

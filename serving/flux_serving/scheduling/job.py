@@ -1,4 +1,4 @@
-"""A job: one image to be made."""
+"""A job: the generation of one image."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ class JobLeft(NamedTuple):
 
 @dataclass(eq=False)
 class Job(Generic[Work, Result]):
-    """Steps to run on something that the scheduler never looks into.
+    """The generation of one image: a number of steps, and the work to run them on, which the scheduler never reads.
 
-    finish is called exactly once, with the result or with the error that ended the job; if it raises, once more with
-    what it raised.
+    finish is called exactly once, with the result or with the error that ended the job. If it raises, it is called once
+    more, with the error that it raised.
     """
 
     work: Work
-    #: Steps to run in all, at least 1.
+    #: Total number of steps, at least 1.
     steps: int
     finish: Callable[[Result | FluxError], None]
-    #: Jobs of the same group can share a step: those of one image grid.
+    #: Jobs of the same group can share steps: they have the same image grid and adapters.
     group: Hashable = None
-    #: Identifies the group in all instances of the model, whereas `group` may be an object of this process.
+    #: Identifies the group across all instances of the model, whereas `group` may be an object of this process.
     group_hash: int = 0
-    #: Tokens, of image and context, that one step of this job alone computes: its rows times the longest of them.
+    #: Image and context tokens that one step of this job alone computes: number of rows times the longest row.
     tokens: int = 1
-    #: Rows of a step's batch that it takes: 2 with true CFG, and 1 more with a ControlNet.
+    #: Rows of the job in a batch: 1, or 2 with true CFG, and 1 more with a ControlNet.
     rows: int = 1
-    #: Higher goes first.
+    #: Jobs with a higher priority run first.
     priority: int = 0
-    #: Time on the engine's clock, in seconds, after which nobody waits for the result; None: for ever.
+    #: Time on the engine's clock, in seconds, at which the request times out; None: never.
     deadline: float | None = None
-    #: Asked before every step; once it answers False the job is dropped.
+    #: Called before every step. When it returns False, the job is cancelled.
     is_wanted: Callable[[], bool] = lambda: True
-    #: Called with this job after every step, with `steps_done` counted. It must not block, and must not hold the job:
-    #: a reference cycle would keep the tensors of an ended job until the garbage collector's next full run.
+    #: Called with this job after every step, when `steps_done` already includes the step. It must not block or keep a
+    #: reference to the job: a cycle would keep an ended job's tensors until the garbage collector's next full run.
     on_step: Callable[[Job[Work, Result]], object] = lambda job: None
     steps_done: int = 0
 
@@ -62,5 +62,5 @@ class Job(Generic[Work, Result]):
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of its longest row."""
+        """Tokens of the longest row."""
         return -(-self.tokens // self.rows)

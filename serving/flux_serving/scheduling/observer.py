@@ -1,4 +1,4 @@
-"""What the engine tells of its work, to whoever counts it. Nothing here may block: the engine's threads call it."""
+"""Observers of the engine, for metrics and logs. The engine's threads call them, so they must not block."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from flux_serving.scheduling.scheduler import EngineLoad
 
 
 class Observer:
-    """Counts nothing; the base of those that do."""
+    """Base class of observers. Its methods do nothing."""
 
     def queued(self, load: EngineLoad) -> None:
-        """When jobs were accepted, and after every step, or where jobs were dropped instead of one."""
+        """The load may have changed: jobs were accepted, a step ended or jobs were dropped."""
 
     def began(self, job: Job[Any, Any], queue_s: float) -> None:
-        """A job takes its first step, queue_s seconds after it was submitted."""
+        """A job starts its first step, queue_s seconds after it was submitted."""
 
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
-        """A step of so many jobs took step_s seconds. tokens: that it computed, padding included."""
+        """A step took step_s seconds. rows: number of jobs. tokens: computed by the step, padding included."""
 
     def decoded(self, images: int, decode_s: float) -> None:
-        """So many finished jobs were turned into results together, in decode_s seconds."""
+        """The results of this many jobs were decoded together, in decode_s seconds."""
 
     def ended(self, job: Job[Any, Any], outcome: FluxError | None, total_s: float) -> None:
-        """A job ended, total_s seconds after it was submitted: well (None), or with an error."""
+        """A job ended, total_s seconds after it was submitted. outcome: its error; None if it succeeded."""
 
 
 class Observers(Observer):

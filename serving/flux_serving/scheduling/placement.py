@@ -1,8 +1,8 @@
-"""Chooses the instance for a new request: the one where it increases the sum of all delays least.
+"""Chooses the instance for a new request: the one where the request increases the sum of all delays least.
 
-A new job takes time itself and delays others. Both follow from the scheduler's order (short jobs first, jobs of one
-group share steps) and from the cost of a step in that instance. So a job joins other jobs of its group if the overhead
-of a step is most of its cost, as with small images. If the tokens are most of its cost, it goes to the instance with
+A new job takes time itself and delays others. Both depend on the scheduler's order (short jobs first, jobs of one
+group share steps) and on the cost of a step in that instance. If the overhead is most of the cost of a step, as with
+small images, a job joins other jobs of its group. If the tokens are most of the cost, the job goes to the instance with
 less work.
 """
 
@@ -16,7 +16,7 @@ from flux_serving.scheduling.job import JobLeft
 from flux_serving.scheduling.scheduler import Limits
 from flux_serving.scheduling.step_costs import Costs
 
-#: Seconds of delay that another instance must save, which is about the cost of a handover.
+#: Minimum delay in seconds that another instance must save, about the cost of a handover.
 _HANDOVER_S = 0.003
 #: An instance counts as equally fast as the fastest one if its steps take at most this many times as long. On equal
 #: machines the measured costs vary by this much, and those of an idle instance are old.
@@ -31,7 +31,7 @@ class Backlog(NamedTuple):
     room: int
 
     def levelled(self, fastest: Costs, tokens: int) -> Backlog:
-        """This backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step.
+        """Returns this backlog with the costs of the fastest instance, if both are equally fast. tokens: of a step.
 
         An instance with unknown costs counts as equally fast: it gets work, and so its costs become known.
         """
@@ -40,9 +40,9 @@ class Backlog(NamedTuple):
 
 
 def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[JobLeft], limits: Limits) -> str:
-    """The instance for the jobs of one request, which are all alike.
+    """Returns the instance for the jobs of one request, which are all of the same size.
 
-    own: the instance that decides. It keeps the jobs if no other one is better, or if no instance has room.
+    own: the instance that decides. It keeps the jobs if no other instance is better, or if none has room.
     """
     together = JobLeft(new[0].group, sum(job.tokens for job in new), new[0].steps, new[0].priority)
     known = [backlog.costs for backlog in backlogs.values() if backlog.costs is not None]
@@ -58,7 +58,7 @@ def choose_instance(own: str, backlogs: Mapping[str, Backlog], new: Sequence[Job
 
 
 def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
-    """Seconds until the new job is done, plus the seconds by which it delays each of the other jobs."""
+    """Returns the seconds until the new job is done, plus the seconds by which it delays each of the other jobs."""
     costs = backlog.costs or Costs()
     own_s = new.steps * costs.step_s(new.tokens)
     total_s = own_s
@@ -66,7 +66,7 @@ def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
     before = []
     for job in backlog.jobs:
         if job.group == new.group:
-            # In shared steps each of the two jobs makes the step longer for the other.
+            # In a shared step, each of the two jobs makes the step longer for the other.
             shared = JobLeft(job.group, job.tokens, min(job.steps, new.steps))
             total_s += costs.token_s * shared.steps * (job.tokens + new.tokens)
             same_group.append(shared)
@@ -74,13 +74,13 @@ def added_delay_s(backlog: Backlog, new: JobLeft, limits: Limits) -> float:
             before.append(job)
         else:
             total_s += own_s
-    # Further steps, because not all rows of the group fit into the steps of the new job.
+    # Additional steps, if not all rows of the group fit into the steps of the new job.
     total_s += costs.overhead_s * (steps_of(same_group, limits) - new.steps)
     return total_s + seconds_left(before, costs, limits)
 
 
 def seconds_left(jobs: Iterable[JobLeft], costs: Costs, limits: Limits) -> float:
-    """Seconds until all of these jobs have taken their last step. Jobs of a group share steps."""
+    """Returns the seconds until all of these jobs have taken their last step. Jobs of a group share steps."""
     groups = defaultdict(list)
     for job in jobs:
         groups[job.group].append(job)
@@ -90,6 +90,9 @@ def seconds_left(jobs: Iterable[JobLeft], costs: Costs, limits: Limits) -> float
 
 
 def steps_of(group: Sequence[JobLeft], limits: Limits) -> float:
-    """Number of steps until all jobs of a group are done: the most of any job, or as many as all rows fill."""
+    """Returns the number of steps until all jobs of a group are done.
+
+    It is the number of steps of the longest job, or more if the rows of all jobs fill more steps.
+    """
     filled = sum(job.steps * max(1 / limits.max_rows, min(1.0, job.tokens / limits.step_tokens)) for job in group)
     return max(filled, max(job.steps for job in group))

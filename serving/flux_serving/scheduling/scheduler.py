@@ -1,23 +1,25 @@
-"""The order of work: add jobs, schedule a step, complete it. No torch, no threads; the clock is passed in.
+"""Step scheduler: decides which jobs run in the next denoising step. No torch, no threads; the clock is passed in.
 
-Work is counted in tokens: a step of a job is as much as it has tokens, its whole work is steps times tokens.
+Work is counted in tokens: one step of a job counts its tokens, and its total work is steps times tokens.
 
-Rows of a batch are padded to its longest, so a step computes rows times longest: that is what `Limits.step_tokens`
-bounds. Jobs whose rows differ by more than `Limits.max_padding` do not share a step: a step of its own costs a short
-job less than the padding would. Padding is not counted as work of a job; it adds at most `max_padding` for each row.
+All rows of a batch are padded to the longest row, so a step computes the number of rows times the longest row.
+`Limits.step_tokens` bounds this product. Jobs whose rows differ by more than `Limits.max_padding` do not share a step:
+a separate step costs a short job less than the padding. Padding does not count as a job's work; it adds at most
+`max_padding` tokens per row.
 
-Higher rank goes first, then the job with the least work left, then the one with the least work in all, then the one
-that came first. A job's rank is its priority, and one more each time the machine has done `Limits.patience` times the
-job's whole work for others since it came; it never falls. A job that runs has ever less work left, so which jobs share
-a step changes only when a job comes, leaves or rises.
+Jobs run in this order: higher rank, then less remaining work, then less total work, then earlier arrival. A job's rank
+starts at its priority and never falls. It rises by 1 each time the machine has done `Limits.patience` times the job's
+total work for other jobs since it arrived. The remaining work of a running job only falls, so the set of jobs in a step
+changes only when a job arrives, leaves or rises in rank.
 
-Why nothing starves: a job that came later can pass a risen one only by having risen itself, so it must have sat in a
-queue of bounded length. The first job of the order always runs, whatever shares its step. With p = `patience`, d = the
-most by which others' priority is higher, n = `max_jobs` and r = the most work of a step, as a multiple of that of the
-first job in it, the machine does for others, before a job is done, at most 2 * (p * (d + 1) + 2 * n * r) times that
-job's whole work, and 2 * r times the work that was left in the queue when it came. While others do not rise, which is
-as long as the queue is short, it is p * (d + 1) times, and the queue. Where rows have equal lengths, r is at most the
-number of rows; where they differ, a row is at most `max_padding` longer than the first job's, so r is bounded as well.
+No job starves. A later job can overtake a job whose rank has risen only if its own rank has risen too, that is, after
+waiting in a queue of bounded length. The first job in the order always runs, whichever jobs share its step. Let
+p = `patience`, d = the largest amount by which the priority of others is higher, n = `max_jobs`, and r = the largest
+work of a step, as a multiple of the work of its first job. Until a job is done, the machine does at most
+2 * (p * (d + 1) + 2 * n * r) times that job's total work for others, plus 2 * r times the work left in the queue when
+it arrived. While no other job rises, that is, while the queue is short, it is only p * (d + 1) times, plus the queue.
+If rows have equal lengths, r is at most the number of rows. If not, a row is at most `max_padding` longer than the
+first job's rows, so r is bounded as well.
 """
 
 from __future__ import annotations
@@ -35,40 +37,40 @@ AnyJob = Job[Any, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may wait, and how much may share a step."""
+    """Limits of the queue and of a step."""
 
-    #: Jobs that may wait or run; more are refused.
+    #: Maximum number of waiting and running jobs. More are rejected.
     max_jobs: int = 64
-    #: Tokens of all jobs that may wait or run; more are refused.
+    #: Maximum number of tokens of all waiting and running jobs. More are rejected.
     max_tokens: int = 64 * 8192
-    #: Jobs that share one step at most.
+    #: Maximum number of jobs in one step.
     max_rows: int = 16
-    #: Tokens that one step computes at most, padding included; a job that has more takes its steps alone.
+    #: Maximum number of tokens computed in one step, padding included. A job with more tokens runs its steps alone.
     step_tokens: int = 8192
-    #: Tokens by which the rows of a step may differ. A step costs as much as 420 to 460 tokens before it has any row
-    #: (tools/flux_tools/simulation/machine.py, of an H100 and of a CPU), so more padding costs more than another step.
+    #: Maximum difference between the rows of a step in tokens. The overhead of a step is as large as 420 to 460 tokens
+    #: (tools/flux_tools/simulation/machine.py, for an H100 and a CPU), so more padding costs more than another step.
     max_padding: int = 512
-    #: A job rises by one priority each time the machine has done this many times its whole work for others.
+    #: A job rises by one rank each time the machine has done this multiple of its total work for others.
     patience: int = 16
 
 
 DEFAULT_LIMITS = Limits()
-#: Steps after which one that had shrunk to nothing is as large as `Limits.step_tokens` again.
+#: Number of steps in which the limit on step tokens grows from 0 back to `Limits.step_tokens`.
 RECOVERY = 512
 
 
 @dataclass(frozen=True)
 class Plan:
-    """run: jobs of one group that take their next step together. dropped: jobs that end now, each with its reason."""
+    """The next step. run: jobs of one group that run it together. dropped: jobs that end now, each with its error."""
 
     run: tuple[AnyJob, ...]
     dropped: tuple[tuple[AnyJob, FluxError], ...]
 
 
 class EngineLoad(NamedTuple):
-    """Jobs that have taken a step and have more to take, those that have taken none yet, and the tokens of both.
+    """The number of running jobs (at least one step done) and waiting jobs (no step done), and their tokens.
 
-    jobs: what is left of each. room: jobs that would still be accepted, if they had few tokens.
+    jobs: the remaining work of each. room: number of further jobs that would be accepted, if they had few tokens.
     """
 
     running: int = 0
@@ -80,17 +82,17 @@ class EngineLoad(NamedTuple):
 
 
 class _Place:
-    """A job's place in the order; the least `key` goes first."""
+    """A job's place in the order. The job with the smallest `key` runs first."""
 
     __slots__ = ("arrival", "job", "key", "patience", "rank", "rises_at")
 
     def __init__(self, job: AnyJob, arrival: int, work_done: int, patience: int) -> None:
-        """work_done: tokens that the machine has stepped so far. patience: tokens for others until the rank rises."""
+        """work_done: the machine's work so far. patience: work for other jobs until the rank rises. Both in tokens."""
         self.job = job
         self.arrival = arrival
         self.patience = patience
         self.rank = job.priority
-        #: The machine's work at which the rank rises next; the job's own steps postpone it.
+        #: Value of the machine's work at which the rank rises next. The job's own steps postpone it.
         self.rises_at = work_done + patience
         self.rekey()
 
@@ -110,7 +112,7 @@ _key = attrgetter("key")
 
 
 class _BatchSize(NamedTuple):
-    """rows: of all jobs of a batch. shortest, longest: tokens of the jobs' longest rows."""
+    """The size of a batch. rows: of all jobs. shortest, longest: minimum and maximum of the jobs' `row_tokens`."""
 
     rows: int = 0
     shortest: int | None = None
@@ -118,12 +120,12 @@ class _BatchSize(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """What one step computes: every row is padded to the longest."""
+        """Tokens that one step computes: every row is padded to the longest."""
         return self.rows * self.longest
 
     @property
     def padding(self) -> int:
-        """Tokens by which rows of two jobs differ at most."""
+        """Largest difference between the rows of two jobs in tokens."""
         return 0 if self.shortest is None else self.longest - self.shortest
 
     def with_job(self, job: AnyJob) -> _BatchSize:
@@ -133,7 +135,7 @@ class _BatchSize(NamedTuple):
 
 
 def tokens_of_step(jobs: Iterable[AnyJob]) -> int:
-    """Tokens that a step of these jobs computes at most, padding included."""
+    """Returns the number of tokens that a step of these jobs computes at most, padding included."""
     batch = _BatchSize()
     for job in jobs:
         batch = batch.with_job(job)
@@ -141,7 +143,7 @@ def tokens_of_step(jobs: Iterable[AnyJob]) -> int:
 
 
 class Scheduler:
-    """Short jobs first, in steps shared by jobs of one group; see the module's text for the order."""
+    """The queue of waiting and running jobs. The module's docstring describes the order."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
@@ -149,7 +151,7 @@ class Scheduler:
         self._places: dict[AnyJob, _Place] = {}
         self._tokens = 0
         self._arrivals = 0
-        #: Tokens that the machine has stepped so far, a token at each step counted.
+        #: The machine's work so far: the sum over all steps of their jobs' tokens.
         self._work_done = 0
 
     def __len__(self) -> int:
@@ -164,18 +166,16 @@ class Scheduler:
         return EngineLoad(len(running), len(waiting), sum(running), sum(waiting), tuple(job.left for job in jobs), room)
 
     def add(self, jobs: Sequence[AnyJob]) -> None:
-        """All of them or none. Raises Overloaded: there is no room; the message has the length of the queue."""
+        """Add all of these jobs, or none. Raises Overloaded: there is no room for all of them."""
         limits = self._limits
+        more = f"no room for {len(jobs)} more image{'s' * (len(jobs) != 1)}"
         if len(self._places) + len(jobs) > limits.max_jobs:
-            raise Overloaded(
-                f"no room for {len(jobs)} more images: {len(self._places)} are waiting or running, "
-                f"at most {limits.max_jobs} may"
-            )
+            raise Overloaded(f"{more}: {len(self._places)} are waiting or running (limit {limits.max_jobs})")
         tokens = sum(job.tokens for job in jobs)
         if self._tokens + tokens > limits.max_tokens:
             raise Overloaded(
-                f"no room for {len(jobs)} more images of {tokens} tokens: {self._tokens} tokens of "
-                f"{len(self._places)} images are waiting or running, at most {limits.max_tokens} may"
+                f"{more} with {tokens} tokens: images with {self._tokens} tokens are waiting or running "
+                f"(limit {limits.max_tokens})"
             )
         self._tokens += tokens
         for job in jobs:
@@ -184,7 +184,10 @@ class Scheduler:
             self._arrivals += 1
 
     def schedule(self, now: float) -> Plan:
-        """now: seconds, on the clock of the jobs' deadlines."""
+        """Choose the jobs of the next step, and drop jobs that timed out or were cancelled.
+
+        now: seconds, on the clock of the jobs' deadlines.
+        """
         work_done = self._work_done
         dropped: list[tuple[AnyJob, FluxError]] = []
         for place in self._places.values():
@@ -197,9 +200,9 @@ class Scheduler:
         return Plan(run=self._fill_step(), dropped=tuple(dropped))
 
     def _fill_step(self) -> tuple[AnyJob, ...]:
-        """The first job of the order, and those of its group that still fit, in order.
+        """Returns the first job in the order, and further jobs of its group that fit into the step, in order.
 
-        A job that does not fit is passed over, because another one behind it may. It will be first itself.
+        If a job does not fit, later jobs can still fit. A skipped job eventually becomes the first.
         """
         if not self._places:
             return ()
@@ -218,7 +221,7 @@ class Scheduler:
         return tuple(run)
 
     def complete(self, ran: Sequence[AnyJob]) -> list[AnyJob]:
-        """Count the step that these jobs took. Returns those that have no step left, which leave."""
+        """Count the step that these jobs ran. Removes and returns the jobs that have no step left."""
         limit = self._limits.step_tokens
         self._step_tokens = min(limit, self._step_tokens + limit / RECOVERY)
         finished = []
@@ -234,32 +237,32 @@ class Scheduler:
         return finished
 
     def shrink_step(self, tokens: int) -> int:
-        """A step of this many tokens was too much for the machine: fill at most half of it, and slowly more again.
+        """Limit the next steps to half of this many tokens, because a step of this size ran out of memory.
 
-        Returns the tokens that the next step may have. The first job of the order always runs, so a step never falls
-        below one row.
+        The limit grows back slowly. Returns the new limit in tokens. The first job in the order always runs, even if it
+        exceeds the limit.
         """
         self._step_tokens = min(self._step_tokens, tokens // 2)
         return int(self._step_tokens)
 
     def remove(self, jobs: Iterable[AnyJob]) -> None:
-        """Jobs that failed leave; those that left before are passed over."""
+        """Remove these jobs. Jobs that are already removed are ignored."""
         for job in jobs:
             if self._places.pop(job, None) is not None:
                 self._tokens -= job.tokens
 
     def drain(self) -> list[AnyJob]:
-        """Every job leaves."""
+        """Remove and return all jobs."""
         jobs = list(self._places)
         self.remove(jobs)
         return jobs
 
 
 def reason_to_drop(job: AnyJob, now: float) -> FluxError | None:
-    """Why no more work should go into it. now: as for `schedule`."""
+    """Returns an error if the job timed out or was cancelled. now: as for `Scheduler.schedule`."""
     steps = f"after {job.steps_done} of {job.steps} steps"
     if job.deadline is not None and now >= job.deadline:
-        return DeadlineExceeded(f"the request's time ran out {steps}")
+        return DeadlineExceeded(f"the request timed out {steps}")
     if not job.is_wanted():
-        return Cancelled(f"nobody waits for the image any more, {steps}")
+        return Cancelled(f"request cancelled by the client {steps}")
     return None

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Assumed number of tokens that take as long as the overhead of a step: 420 to 460 by
-#: tools/flux_tools/simulation/machine.py, of an H100 and of a CPU.
+#: Assumed number of tokens that take as long as the overhead of a step. On an H100 and a CPU, it is 420 to 460
+#: (tools/flux_tools/simulation/machine.py).
 OVERHEAD_TOKENS = 440
-#: Assumed seconds per token: about those of FLUX.1 on an H100, and of the demo checkpoint on a CPU.
+#: Assumed seconds per token, about those of FLUX.1 on an H100 and of the demo checkpoint on a CPU.
 TOKEN_S = 4e-5
 #: Weight of the assumption, as a number of measured steps.
 _ASSUMED_STEPS = 4.0
-#: Factor on the weight of a step for each newer one: the last hundred steps dominate.
+#: Each new step multiplies the weights of all earlier steps by this factor, so the last hundred steps dominate.
 _FADING = 0.99
 
 
 class Costs(NamedTuple):
-    """Seconds of a step without tokens, and of each of its tokens."""
+    """The cost of a step: overhead, and seconds per token."""
 
     overhead_s: float = OVERHEAD_TOKENS * TOKEN_S
     token_s: float = TOKEN_S
 
     def step_s(self, tokens: int) -> float:
-        """Seconds of a step of so many tokens."""
+        """Returns the seconds of a step with this many tokens."""
         return self.overhead_s + self.token_s * tokens
 
 
 class StepCosts:
-    """Least squares over the latest steps.
+    """Fits the cost of steps to the latest steps by least squares.
 
     latest: None before the first step. While all steps have the same size, the ratio of overhead to token cost is the
-    assumed one.
-
-    One thread observes; others may read `latest` meanwhile.
+    assumed one. One thread calls `observe`; other threads may read `latest` at the same time.
     """
 
     latest: Costs | None
@@ -41,12 +39,12 @@ class StepCosts:
         self.forget()
 
     def forget(self) -> None:
-        """Drop all steps. Call it while no step runs."""
+        """Forget all observed steps. Call it only while no step runs."""
         self.latest = None
         self._count = self._tokens = self._seconds = self._tokens_squared = self._tokens_seconds = 0.0
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """Record a step. tokens: that it computed, padding included."""
+        """Record a step. tokens: number computed, padding included."""
         self._count = _FADING * self._count + 1.0
         self._tokens = _FADING * self._tokens + tokens
         self._seconds = _FADING * self._seconds + seconds
@@ -55,7 +53,7 @@ class StepCosts:
         self.latest = self._fitted()
 
     def _fitted(self) -> Costs:
-        """Least squares with a term that draws overhead / seconds of a token towards OVERHEAD_TOKENS."""
+        """Least squares with a regularisation term that draws overhead_s / token_s towards OVERHEAD_TOKENS."""
         count = self._count + _ASSUMED_STEPS
         tokens = self._tokens - _ASSUMED_STEPS * OVERHEAD_TOKENS
         squared = self._tokens_squared + _ASSUMED_STEPS * OVERHEAD_TOKENS**2

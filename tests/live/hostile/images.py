@@ -110,6 +110,8 @@ _TENSORS = (
     ("flux_redux", "IMAGE"),
     ("flux_redux", "IMAGE_MASK"),
     ("flux_img2img", "IMAGE"),
+    ("flux_inpaint", "SOURCE_IMAGE"),
+    ("flux_inpaint", "MASK_IMAGE"),
     ("flux_canny", "CONTROL_IMAGE"),
 )
 
@@ -123,8 +125,10 @@ def image_by_grpc(rng: random.Random) -> Hostile:
     add_input(request, "WIDTH", "INT32", [1, 1], struct.pack("<i", 64))
     if tensor == "IMAGE_MASK":
         add_text(request, "IMAGE", FILES["png"])
-    if model == "flux_canny":
+    if model in ("flux_canny", "flux_inpaint"):
         add_text(request, "PROMPT", b"")
+    if model == "flux_inpaint":
+        add_text(request, "SOURCE_IMAGE" if tensor == "MASK_IMAGE" else "MASK_IMAGE", FILES["png"])
     add_text(request, tensor, content)
     expected = frozenset({"OK", "INVALID_ARGUMENT"})
     return Hostile("image over gRPC", f"{model} {tensor}: {how}", expected, lambda targets: by_grpc(targets, request))

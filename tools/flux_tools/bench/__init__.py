@@ -1,5 +1,5 @@
-"""`scripts/bench`: flux_redux beside what people serve diffusers with, on the same machine in the same run.
+"""`scripts/bench`: compares flux-triton with other ways to serve diffusers, on the same machine in the same run.
 
-Every system is a process of its own and runs alone; so is the load generator. Nothing here is imported by the server
-or the client.
+Every system runs alone in its own process, and so does the load generator. The server and the client import nothing
+from here.
 """

@@ -1,4 +1,4 @@
-"""`scripts/bench`: measure flux_redux and the alternatives side by side, and write it all down."""
+"""`scripts/bench`: measure flux-triton and the alternatives, and write the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flux_tools.documents import replaced
 PAGE = ROOT / "docs" / "performance.md"
 IMAGE = ROOT / "docs" / "pictures" / "performance.png"
 
-#: Load average above which somebody else is computing.
+#: Load average above which other programs disturb the measurement.
 QUIET_LOAD = 0.5
 
 
@@ -72,14 +72,14 @@ def main() -> int:
         try:
             parts = [BenchResults.load(path) for path in options.render]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"scripts/bench: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"scripts/bench: --render: cannot read results: {type(error).__name__}: {error}", file=sys.stderr)
             return 1
         write(merged(parts), options)
         return 0
-    # Read by every process that is started from here: all systems compute with as many threads.
+    # Child processes inherit these, so all systems use the same number of threads.
     os.environ |= {name: str(options.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     if (load := os.getloadavg()[0]) > QUIET_LOAD:
-        print(f"scripts/bench: the machine is busy (load average {load:.1f}), ratios will scatter", file=sys.stderr)
+        print(f"scripts/bench: the machine is busy (load average {load:.1f}), expect noisy ratios", file=sys.stderr)
     end_on_signals()
     expand(FOLDER)
     results = BenchRun(settings_of(options)).run()

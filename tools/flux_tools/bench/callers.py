@@ -1,4 +1,4 @@
-"""How the load generator asks each kind of server for one image."""
+"""Clients with which the load generator requests one image from each kind of server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from flux_contract.modes import BY_NAME
 from flux_tools.bench.inputs import inputs_of
 from flux_tools.bench.plan import ImageOptions
 
-#: Encoded image and job in, encoded image out; raises whatever its library raises. Threads may share one.
+#: Sends an encoded image and a job, and returns the encoded result. Raises the errors of its library. Thread-safe,
+#: except for the loop.
 Caller: TypeAlias = Callable[[bytes, ImageOptions], bytes]
 
 Tensors: TypeAlias = "dict[str, npt.NDArray[Any]]"
@@ -23,7 +24,7 @@ TIMEOUT_S = 1800.0
 
 
 def open_caller(kind: str, address: str) -> Caller:
-    """kind: a key of CALLERS. address: host:port; empty for the loop, which has no server."""
+    """Return a caller. kind: a key of CALLERS. address: host:port; empty for the loop, which has no server."""
     return CALLERS[kind](address)
 
 
@@ -60,7 +61,7 @@ def _raw(address: str) -> Caller:
 
 
 def _tritonclient(address: str, request: Callable[[bytes, ImageOptions], tuple[str, Tensors]], output: str) -> Caller:
-    """request: gives the model's name and its inputs."""
+    """Return a caller that uses tritonclient. request: returns the model's name and its inputs."""
     import tritonclient.grpc as triton
     from tritonclient.utils import np_to_triton_dtype
 
@@ -72,9 +73,9 @@ def _tritonclient(address: str, request: Callable[[bytes, ImageOptions], tuple[s
         for name, values in tensors.items():
             tensor = triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
             inputs.append(tensor.set_data_from_numpy(values))
-        answer = client.infer(model, inputs, client_timeout=TIMEOUT_S).as_numpy(output)
-        drawn: bytes = answer[0, 0]
-        return drawn
+        images = client.infer(model, inputs, client_timeout=TIMEOUT_S).as_numpy(output)
+        generated: bytes = images[0, 0]
+        return generated
 
     return call
 
@@ -83,14 +84,14 @@ def _flux_client(protocol: Literal["grpc", "http"]) -> Callable[[str], Caller]:
     def opened(address: str) -> Caller:
         from flux_client import FluxClient, RetryPolicy
 
-        # A refusal counts as a failure here, so nothing is tried twice.
+        # No retries: a rejected request counts as failed.
         client = FluxClient(address, protocol=protocol, timeout_s=TIMEOUT_S, retry=RetryPolicy(attempts=1))
 
         def call(image: bytes, job: ImageOptions) -> bytes:
             inputs = inputs_of(image, job).items()
             keywords = {parameter.python_name: value for parameter, value in inputs}
-            drawn = getattr(client, job.mode)(**keywords)
-            return bytes(drawn[0].data)
+            generated = getattr(client, job.mode)(**keywords)
+            return bytes(generated[0].data)
 
         return call
 

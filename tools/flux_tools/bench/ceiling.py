@@ -1,4 +1,4 @@
-"""Denoising steps in a loop, with no server, no queue and no decoding around them: what a server cannot exceed.
+"""Times denoising steps in a loop, without server, queue and decoding: an upper bound for a server.
 
 python -m flux_tools.bench.ceiling ANSWER.json SIDE ROWS [ROWS ...]
 """
@@ -29,15 +29,15 @@ from flux_tools.bench.checkpoint import CHECKPOINTS
 from flux_tools.bench.images import image
 from flux_tools.bench.plan import GUIDANCE
 
-#: Steps that are timed: at least this many seconds of them, at least this many steps.
+#: Minimum duration in seconds and minimum number of the timed steps.
 AT_LEAST_S, AT_LEAST_STEPS = 2.0, 3
 
 
 class CeilingSteps:
-    """Both ways to take a step, with the same weights on the same images.
+    """Denoising steps of this engine and of stock diffusers, with the same weights and images.
 
-    A prompt is 512 random tokens here, none like another, as FLUX.1's T5 gives them: of the demo's own, the padding is
-    all alike, and collapses.
+    A prompt is 512 different random tokens, like FLUX.1's T5 returns. The padding tokens of the demo's own prompts are
+    equal, so they would be merged into one.
     """
 
     def __init__(self) -> None:
@@ -46,11 +46,11 @@ class CeilingSteps:
         self.prior = load_prior(CHECKPOINTS, cpu, torch.float32)
 
     def images(self, rows: int) -> list[torch.Tensor]:
-        """Tokens of as many images."""
+        """Return the Redux tokens of `rows` different images."""
         return encode_images(self.prior, [image(row) for row in range(rows)])
 
     def raw_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
-        """A step of ours over `rows` jobs, each with an image of its own, as the engine calls it."""
+        """Return one step of this engine over `rows` jobs, each with its own image."""
         works = []
         for row, tokens in enumerate(self.images(rows)):
             text = no_text(tokens.shape[1], POOLED_WIDTH, tokens)
@@ -61,7 +61,10 @@ class CeilingSteps:
         return lambda: self.sampler.step(works)
 
     def stock_loop(self, rows: int, side: int, has_prompt: bool) -> Callable[[], object]:
-        """The stock transformer on what FluxPipeline hands it: 512 text tokens, 0 without a prompt, and an image."""
+        """Return one step of the stock transformer, with the inputs that FluxPipeline passes to it.
+
+        These are the image's tokens and 512 text tokens, which are zero without a prompt.
+        """
         base = self.sampler.base
         tokens = torch.stack(self.images(rows))
         text = tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, tokens.shape[2])
@@ -90,12 +93,12 @@ class CeilingSteps:
 
 
 def prompt(width: int, seed: int) -> torch.Tensor:
-    """512 text tokens, no two alike."""
+    """Return 512 different text tokens."""
     return torch.randn(EMPTY_PROMPT_TOKENS, width, generator=torch.Generator().manual_seed(seed))
 
 
 def parameters(side: int, seed: int) -> SamplingParameters:
-    """As `flux_base` reads them from a request."""
+    """Return sampling parameters as `flux_base` reads them from a request."""
     asked = {HEIGHT: side, WIDTH: side, NUM_INFERENCE_STEPS: MAX_STEPS, GUIDANCE_SCALE: GUIDANCE, SEED: seed}
     values = {tensor.name: tensor.array(value) for tensor, value in asked.items()}
     return read_sampling_parameters(values, Sides(side, 16), DEFAULT_STEPS)

@@ -1,4 +1,4 @@
-"""The checkpoint that every system serves."""
+"""Locations of the demo checkpoint, which every system serves."""
 
 from __future__ import annotations
 

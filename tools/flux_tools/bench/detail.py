@@ -1,6 +1,6 @@
-"""How much less a step takes with fewer image tokens: 729 of them, as FLUX.1's SigLIP gives, pooled by IMAGE_DETAIL.
+"""Measures how much faster a step is when IMAGE_DETAIL pools the 729 image tokens of FLUX.1's SigLIP.
 
-python -m flux_tools.bench.detail     writes a table for docs/redux-control.md to standard output
+python -m flux_tools.bench.detail     prints a table for docs/redux-control.md
 """
 
 from __future__ import annotations

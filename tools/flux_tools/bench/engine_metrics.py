@@ -1,4 +1,4 @@
-"""Where our server's time goes, from the counters that it publishes itself. The names are settled here alone."""
+"""Where the time of flux-triton goes, from its own metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flux_tools.metrics import parse_counters
 
 @dataclass(frozen=True)
 class StepShare:
-    """A row of the table. metric: a counter. model: of which model, None for any. unit_s: seconds that 1 of it is."""
+    """A row of the table. metric: a counter. model: None for any model. unit_s: unit of the counter, in seconds."""
 
     label: str
     metric: str
@@ -24,23 +24,23 @@ class StepShare:
 
 
 SHARES = (
-    StepShare("`flux_base`: inside forwards of the transformer", "flux_forward_seconds_total"),
-    StepShare("`flux_base`: denoising steps, forwards included", "flux_step_seconds_sum"),
+    StepShare("`flux_base`: forward passes of the transformer", "flux_forward_seconds_total"),
+    StepShare("`flux_base`: denoising steps, including forward passes", "flux_step_seconds_sum"),
     StepShare("`flux_base`: VAE decoder", "flux_decode_seconds_sum"),
-    StepShare("`flux_prior_redux`, by Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
-    StepShare("`image_encode`, by Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
+    StepShare("`flux_prior_redux`, from Triton", "nv_inference_compute_infer_duration_us", "flux_prior_redux", 1e-6),
+    StepShare("`image_encode`, from Triton", "nv_inference_compute_infer_duration_us", "image_encode", 1e-6),
 )
-#: Their quotient is how many images shared a step.
+#: ROWS divided by STEPS is the mean number of images per step.
 ROWS, STEPS = StepShare("rows", "flux_rows_per_step_sum"), StepShare("steps", "flux_rows_per_step_count")
 
 
 def read_counters(url: str) -> dict[str, float]:
-    """The counters named above that the server publishes, by `StepShare.key`."""
+    """Return the counters above that the server publishes, by `StepShare.key`."""
     return parse_shares(fetch(url, 30).decode())
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """Sum the counters of all instances, by `StepShare.key`. text: in Prometheus' format."""
+    """Sum the counters of all instances, by `StepShare.key`. text: Prometheus text format."""
     shares: dict[str, float] = {}
     for (metric, model), value in parse_counters(text).items():
         for share in (*SHARES, ROWS, STEPS):
@@ -50,13 +50,13 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def share_of(metrics: Mapping[str, float], share: StepShare, wall_s: float) -> str:
-    """As text, percent of the wall time."""
+    """Return the share as text, in percent of the wall time."""
     if share.key not in metrics:
         return "not published"
     return f"{100 * metrics[share.key] * share.unit_s / wall_s:.0f} %"
 
 
 def rows_per_step(metrics: Mapping[str, float]) -> str:
-    """As text, on average."""
+    """Return the mean number of images per step, as text."""
     steps = metrics.get(STEPS.key, 0.0)
     return f"{metrics.get(ROWS.key, 0.0) / steps:.1f}" if steps else "not published"

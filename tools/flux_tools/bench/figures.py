@@ -1,4 +1,4 @@
-"""From records to figures: percentiles, medians over rounds, ratios round by round."""
+"""Statistics of results: percentiles, medians over rounds, ratios by round."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from flux_tools.bench.results import Cell
 
-#: The system that the ratios are of.
+#: The numerator of the ratios.
 OURS = "ours-grpc"
-#: A loop has no clients: it counts at every concurrency with what it did at 1.
+#: The loop has no clients: its result at concurrency 1 is used for every concurrency.
 LOOP = "loop"
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the rounds: its median, and the least and the greatest."""
+    """Median, minimum and maximum of a value over the rounds."""
 
     median: float
     least: float
@@ -30,7 +30,7 @@ class Spread:
 
 
 def closed(cells: Iterable[Cell], workload: str, system: str, concurrency: int) -> dict[int, Cell]:
-    """The measurements of one load, by round."""
+    """Return the measurements of a closed loop, by round."""
     wanted = 1 if system == LOOP else concurrency
     return {
         cell.round: cell
@@ -40,17 +40,17 @@ def closed(cells: Iterable[Cell], workload: str, system: str, concurrency: int) 
 
 
 def opened(cells: Iterable[Cell], workload: str, system: str) -> dict[int, Cell]:
-    """The measurements under Poisson arrivals, by round."""
+    """Return the measurements with Poisson arrivals, by round."""
     return {cell.round: cell for cell in cells if (cell.workload, cell.system, cell.mode) == (workload, system, "open")}
 
 
 def throughput(by_round: Mapping[int, Cell]) -> dict[int, float]:
-    """Images a second, by round."""
+    """Return images per second, by round."""
     return {number: cell.images_per_s for number, cell in by_round.items()}
 
 
 def best_of(systems: Iterable[Mapping[int, float]]) -> dict[int, float]:
-    """The greatest of each round, over the systems that were measured in it."""
+    """Return the maximum of each round over the systems that were measured in it."""
     best: dict[int, float] = {}
     for by_round in systems:
         for number, value in by_round.items():
@@ -59,14 +59,17 @@ def best_of(systems: Iterable[Mapping[int, float]]) -> dict[int, float]:
 
 
 def ratio(ours: Mapping[int, float], other: Mapping[int, float]) -> Spread | None:
-    """Ours divided by the other's, round by round, so that a slow spell of the machine hits both; None: no round."""
+    """Return ours divided by the other's over the rounds that have both, or None if there is no such round.
+
+    Dividing within a round means that a slow machine affects both.
+    """
     values = [ours[number] / other[number] for number in ours if other.get(number, 0) > 0]
     return Spread.of(values) if values else None
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds, over the answers of all rounds. failed, asked: requests."""
+    """Latency percentiles in seconds, over the responses of all rounds. failed, asked: number of requests."""
 
     p50_s: float
     p95_s: float
@@ -76,7 +79,7 @@ class Latency:
 
 
 def latency(cells: Iterable[Cell]) -> Latency | None:
-    """None: nothing was answered."""
+    """Return the latency over all cells, or None if all requests failed."""
     outcomes = [outcome for cell in cells for outcome in cell.outcomes]
     answered = [outcome.latency_s for outcome in outcomes if outcome.error is None]
     if not answered:
@@ -87,7 +90,10 @@ def latency(cells: Iterable[Cell]) -> Latency | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """compared: images. worst: the largest difference to stock diffusers, 8-bit steps. failed, asked: requests."""
+    """Agreement with stock diffusers.
+
+    compared: number of images. worst: the largest difference in 8-bit levels. failed, asked: number of requests.
+    """
 
     compared: int
     worst: int | None

@@ -1,6 +1,6 @@
-"""FLUX.1-dev's networks without their weights, on torch's `meta` device: what they would take up, and nothing else.
+"""FLUX.1-dev's networks on torch's `meta` device, without weights, to calculate their memory use.
 
-Sizes from the published configurations of black-forest-labs/FLUX.1-dev and FLUX.1-Redux-dev.
+Source of the dimensions: the published configurations of black-forest-labs/FLUX.1-dev and FLUX.1-Redux-dev.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from flux_serving.network.weights import BaseWeights
 
 DTYPE = torch.bfloat16
 
-#: Of a ControlNet there is no one size: these are the double and single blocks of our example.
+#: Double and single blocks of the example ControlNet, since ControlNets differ in size.
 CONTROLNET_BLOCKS = (5, 10)
-#: Nor of an adapter.
+#: Rank of the example adapter.
 ADAPTER_RANK = 16
 _TRANSFORMER = {
     "in_channels": 64,
@@ -46,7 +46,7 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def prior() -> dict[str, nn.Module]:
-    """By their names in a `FluxPriorReduxPipeline`."""
+    """Return the networks by their names in a `FluxPriorReduxPipeline`."""
     with torch.device("meta"):
         vision = SiglipVisionConfig(
             hidden_size=1152,
@@ -99,13 +99,13 @@ def vae() -> AutoencoderKL:
 
 
 def transformer(**changed: int) -> FluxTransformer2DModel:
-    """changed: what is not as in FLUX.1-dev."""
+    """Return a transformer. changed: configuration values that differ from FLUX.1-dev."""
     with torch.device("meta"):
         return _frozen(FluxTransformer2DModel(**_TRANSFORMER | changed))
 
 
 def base() -> BaseWeights:
-    """With a ControlNet of CONTROLNET_BLOCKS."""
+    """Return the weights of `flux_base`, with a ControlNet of CONTROLNET_BLOCKS."""
     double, single = CONTROLNET_BLOCKS
     with torch.device("meta"):
         controlnet = FluxControlNetModel(**_TRANSFORMER | {"num_layers": double, "num_single_layers": single})
@@ -123,7 +123,7 @@ def base() -> BaseWeights:
 
 
 def adapter(transformer: Transformer) -> Adapter:
-    """Of ADAPTER_RANK, on every layer of the attention."""
+    """Return an adapter of ADAPTER_RANK on every attention layer."""
     additions = {}
     for name in transformer.layers:
         if ".attn." in name:

@@ -1,4 +1,4 @@
-"""Input images: as many different ones as wanted, from the eight that the demo checkpoint never saw."""
+"""Input images: any number of different crops of eight images that are not in the demo checkpoint's training data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNSEEN = Path(__file__).resolve().parents[1] / "demo" / "unseen"
 
 
 def image(number: int) -> Image.Image:
-    """One of the eight, a little cropped and shifted by the seed `number`; its size stays."""
+    """Return one of the eight images, cropped at random with the seed `number` and resized to its original size."""
     originals = _originals()
     original = originals[number % len(originals)]
     chance = np.random.default_rng(number)
@@ -25,9 +25,9 @@ def image(number: int) -> Image.Image:
 
 
 def encoded(number: int, occasion: str) -> bytes:
-    """The image as PNG. occasion: written into the file, so that the same pixels are new bytes on each occasion.
+    """Return the image as PNG. occasion: text written into the file, so that each occasion has different bytes.
 
-    Triton's response cache goes by the bytes, and would otherwise answer for what an earlier measurement sent.
+    Otherwise Triton's response cache, which compares bytes, would answer for images of an earlier measurement.
     """
     note = PngInfo()
     note.add_text("occasion", occasion)
@@ -39,3 +39,18 @@ def encoded(number: int, occasion: str) -> bytes:
 @cache
 def _originals() -> tuple[Image.Image, ...]:
     return tuple(Image.open(path).convert("RGB") for path in sorted(UNSEEN.glob("*.png")))
+
+
+def center_mask(image: Image.Image) -> Image.Image:
+    """White in the middle of the image, a quarter of its area."""
+    mask = Image.new("L", image.size)
+    width, height = image.size
+    mask.paste(255, (width // 4, height // 4, width // 4 + width // 2, height // 4 + height // 2))
+    return mask
+
+
+def mask_of(image: bytes) -> bytes:
+    """`center_mask` of an encoded image, as PNG."""
+    buffer = io.BytesIO()
+    center_mask(Image.open(io.BytesIO(image))).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The inputs of one image for our server, in any mode: the same work as the stock pipelines of `stock`."""
+"""Inputs of a flux-triton request in any mode, equivalent to the stock pipelines of `stock`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from flux_contract.parameters import (
     HEIGHT,
     IMAGE,
     IMAGE_STRENGTH,
+    IMG2IMG_IMAGE,
+    MASK_IMAGE,
     NUM_INFERENCE_STEPS,
     PROMPT,
     SEED,
@@ -20,19 +22,22 @@ from flux_contract.parameters import (
     WIDTH,
 )
 from flux_contract.parameters import STRENGTH as STRENGTH_PARAMETER
+from flux_tools.bench.images import mask_of
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions
 
 
 def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
-    """Values by parameter.
+    """Return the input values by parameter.
 
-    As in the stock pipelines, only the image guides redux and only the prompt guides the other modes, and images of
-    another shape are stretched.
+    As in the stock pipelines, only the image guides redux, only the prompt guides the other modes, and images of
+    another aspect ratio are stretched.
     """
     mode = BY_NAME[job.mode]
     values: dict[str, Any] = {
         IMAGE.name: image,
         CONTROL_IMAGE.name: image,
+        SOURCE_IMAGE.name: image,
+        MASK_IMAGE.name: mask_of(image),
         PROMPT.name: job.prompt,
         STRENGTH_PARAMETER.name: STRENGTH,
         FIT.name: "stretch",
@@ -42,7 +47,7 @@ def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
         GUIDANCE_SCALE.name: GUIDANCE,
         SEED.name: job.seed,
     }
-    if SOURCE_IMAGE in mode.subjects:
+    if IMG2IMG_IMAGE in mode.subjects:
         values[IMAGE_STRENGTH.name] = 0.0
     unused = PROMPT.name if mode == REDUX else ""
     return {
@@ -50,6 +55,6 @@ def inputs_of(image: bytes, job: ImageOptions) -> dict[Parameter, Any]:
         for parameter in mode.parameters
         if parameter.name in values
         and parameter.name != unused
-        # An image that is optional would guide the result.
+        # An optional image would guide the result.
         and not (parameter.name == IMAGE.name and parameter.optional)
     }

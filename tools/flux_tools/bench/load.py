@@ -1,8 +1,9 @@
-"""The load generator: a process of its own that asks one system for images, and takes the time.
+"""Load generator: a separate process that sends requests to one system and measures their latency.
 
     python -m flux_tools.bench.load TASK.json ANSWER.json
 
-Images are made before the first request and compared after the last, so that neither costs the server any time.
+Input images are created before the first request and results compared after the last, so that neither takes CPU time
+from the server.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from flux_tools.metrics import growth
 
 @dataclass(frozen=True)
 class LoadTask:
-    """mode: closed, open, fairness or reference.
+    """Task of the load generator.
 
-    jobs: in the order in which they are asked. block, seconds: of mode closed, as for `closed_loop`. arrivals_s: for
-    mode open, one for each. occasion: makes the bytes of the images and the prompts new. references: a folder with
-    stock diffusers' images, INDEX.npy; mode reference writes them.
+    mode: closed, open, fairness or reference. jobs: in the order of sending. block, seconds: for mode closed, as in
+    `closed_loop`. arrivals_s: for mode open, one for each job. occasion: a text that makes the bytes of images and
+    prompts new. references: folder of stock diffusers' images, INDEX.npy; mode reference writes them.
     """
 
     caller: str
@@ -61,14 +62,14 @@ class LoadTask:
 
 @dataclass(frozen=True)
 class Answer:
-    """An outcome with its image."""
+    """The outcome of a request and its image."""
 
     outcome: RequestOutcome
     data: bytes | None
 
 
 def ask(caller: Caller, job: ImageOptions, image: bytes, due: float, origin: float) -> Answer:
-    """due, origin: on the clock of `time.perf_counter`."""
+    """Send one request. due, origin: times of `time.perf_counter`."""
     data, error = None, None
     try:
         data = caller(image, job)
@@ -85,10 +86,10 @@ def closed_loop(
     block: int | None = None,
     seconds: float = 0.0,
 ) -> list[Answer]:
-    """`concurrency` clients; each asks again as soon as it has its answer.
+    """Run `concurrency` clients that each send the next request when they have received a response.
 
-    block: jobs; another block of them is begun for as long as `seconds` have not passed and jobs are left. None:
-    all the jobs are one block.
+    block: number of jobs in a block; new blocks start until `seconds` have passed or no jobs are left. None: all jobs
+    are one block.
     """
     origin = time.perf_counter()
 
@@ -117,7 +118,7 @@ def closed_loop(
 def open_loop(
     caller: Caller, jobs: Sequence[ImageOptions], images: Sequence[bytes], arrivals_s: Sequence[float]
 ) -> list[Answer]:
-    """Every request at its own time, whether or not the earlier ones are answered; its latency counts from then."""
+    """Send every request when it is due, regardless of the requests in flight. Latency counts from that time."""
     with ThreadPoolExecutor(len(jobs)) as pool:
         origin = time.perf_counter()
         asked = []
@@ -128,12 +129,15 @@ def open_loop(
         return [future.result() for future in asked]
 
 
-#: Seconds that the long jobs of the fairness scenario have run when the short one comes.
+#: Seconds between the long jobs and the short one in the fairness scenario.
 HEAD_START_S = 0.3
 
 
 def short_beside_long(caller: Caller, jobs: Sequence[ImageOptions], images: Sequence[bytes]) -> dict[str, Any]:
-    """jobs: the long ones, then short ones: three asked alone first, the last beside the long ones."""
+    """Measure a short job alone and together with long ones.
+
+    jobs: the long jobs, then four short ones: three are measured alone, the last together with the long jobs.
+    """
     *long, first, second, third, last = zip(jobs, images, strict=True)
     errors: list[str] = []
 
@@ -166,21 +170,21 @@ def pixels(data: bytes) -> npt.NDArray[np.int16]:
 
 
 def compared(answer: Answer, references: Path) -> RequestOutcome:
-    """The outcome with the largest difference to stock diffusers' image, where there is one to compare with."""
+    """Return the outcome with the largest difference from stock diffusers' image, if there is a reference image."""
     reference = references / f"{answer.outcome.index}.npy"
     if answer.data is None or not reference.exists():
         return answer.outcome
     try:
         got, expected = pixels(answer.data), np.load(reference)
         if got.shape != expected.shape:
-            return replace(answer.outcome, error=f"an image of {got.shape}, expected {expected.shape}")
+            return replace(answer.outcome, error=f"image shape {got.shape}, expected {expected.shape}")
         return replace(answer.outcome, difference=int(np.abs(got - expected).max()))
     except Exception as failure:
-        return replace(answer.outcome, error=f"no image: {failure}")
+        return replace(answer.outcome, error=f"response is not an image: {failure}")
 
 
 def orders(jobs: Sequence[ImageOptions], occasion: str) -> tuple[list[ImageOptions], list[bytes]]:
-    """The jobs and their images, in bytes that no cache has seen."""
+    """Return the jobs and their input images, with prompts and images whose bytes no cache has."""
     return respelled(jobs, occasion), [encoded(job.index, occasion) for job in jobs]
 
 

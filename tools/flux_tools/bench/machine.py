@@ -1,4 +1,4 @@
-"""What the figures were measured on: the machine in general terms, and the versions of what ran."""
+"""Describes the machine of a measurement and the versions of the packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-#: Instructions that matter to matrix products.
+#: CPU instructions that speed up matrix products.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_tile")
 
 

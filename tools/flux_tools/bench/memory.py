@@ -1,7 +1,7 @@
-"""`scripts/bench memory`: what every model holds in memory, with the demo checkpoint and, by its sizes, FLUX.1-dev.
+"""`scripts/bench memory`: memory use of every model, with the demo checkpoint and, calculated, with FLUX.1-dev.
 
-Weights are counted in this process, loaded as the models load them; what the models' processes take up is read from
-the real server.
+Weights are counted in this process, loaded as the models load them. The resident memory of the models' processes is
+read from a running server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAGE = ROOT / "docs" / "memory.md"
 LOGS = ROOT / "out" / "bench" / "logs"
 ADAPTER = FOLDER / "flux-lora" / "greyscale.safetensors"
 
-#: Parts of the Redux pipeline, as they are called there.
+#: Parts of the Redux pipeline, by their names in it.
 _OF_PRIOR = {
     "image_encoder": report.SIGLIP,
     "image_embedder": report.EMBEDDER,
@@ -46,7 +46,7 @@ _OF_PRIOR = {
 
 
 def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora: Adapter) -> list[MemoryPart]:
-    """prior: by _OF_PRIOR. lora: for the sampler's transformer."""
+    """Return the weights of each model. prior: by the keys of _OF_PRIOR. lora: for the sampler's transformer."""
     base, adapted = sampler.base, sampler.transformer.adapted(summed([(lora, 1.0)]))
     held = {
         FLUX_PRIOR_REDUX: {name: bytes_of(prior[part]) for part, name in _OF_PRIOR.items()},
@@ -63,7 +63,7 @@ def parts_of(prior: Mapping[str, Any], vae_encoder: Any, sampler: Sampler, lora:
 
 
 def demo() -> tuple[list[MemoryPart], list[Loaded]]:
-    """The demo checkpoint's, and what they are in its files."""
+    """Return the weights of the demo checkpoint, in memory and compared with its files."""
     cpu, dtype = torch.device("cpu"), torch.float32
     pipeline = load_prior(CHECKPOINTS, cpu, dtype)
     prior = {part: getattr(pipeline, part) for part in _OF_PRIOR}
@@ -81,7 +81,7 @@ def demo() -> tuple[list[MemoryPart], list[Loaded]]:
 
 
 def dev() -> list[MemoryPart]:
-    """FLUX.1-dev's, by the same code."""
+    """Return the weights of FLUX.1-dev, calculated by the same code."""
     vae_encoder = flux_dev.vae()
     del vae_encoder.decoder
     sampler = Sampler(flux_dev.base())
@@ -89,7 +89,10 @@ def dev() -> list[MemoryPart]:
 
 
 def resident_after_every_mode() -> dict[str, list[int]]:
-    """Bytes by model. Weights lie in mapped files, and come into memory with the first image that needs them."""
+    """Return the resident bytes of each model's processes, after one image in every mode.
+
+    Weights are in memory-mapped files and are only read when the first image needs them.
+    """
     with running("ours", None, LOGS) as server:
         assert server is not None
         call = open_caller("flux-grpc", server.grpc)
@@ -110,7 +113,8 @@ def main() -> int:
         PAGE.write_text(replaced(PAGE.read_text(), sections))
     for one in loaded:
         if not one.is_loaded_once:
-            print(f"scripts/bench: {one.model} holds {one.weights} bytes, its files {one.files}", file=sys.stderr)
+            text = f"{one.model} holds {one.weights} bytes of weights, its files {one.files}; expected the same"
+            print(f"scripts/bench memory: {text}", file=sys.stderr)
     return 0 if all(one.is_loaded_once for one in loaded) else 1
 
 

@@ -1,4 +1,4 @@
-"""Bytes as the tables of docs/memory.md."""
+"""Renders sizes as the tables of docs/memory.md."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from flux_contract.models import FLUX_VAE_ENCODER, MODELS
 from flux_contract.modes import MODES, REDUX, TEXT2IMG, Mode, Needs
 from flux_tools.documents import table
 
-#: Share of the files' bytes by which those in memory may differ.
+#: Allowed difference between bytes in memory and in the files, as a share of the latter.
 TOLERANCE = 0.01
 
 SIGLIP, EMBEDDER, CLIP, T5 = "SigLIP", "Redux embedder", "CLIP", "T5"
-VAE_ENCODER = "VAE's encoder"
+VAE_ENCODER = "VAE encoder"
 TRANSFORMER, VAE, CONTROLNET = "transformer", "VAE", "ControlNet"
-FUSED, ADAPTER = "what fusing its layers adds", "one LoRA adapter"
+FUSED, ADAPTER = "added by fused layers", "one LoRA adapter"
 
-#: Weights that a part of the checkpoints adds.
+#: Weights of each optional part of the checkpoints.
 _OF_NEEDS = {Needs.TEXT_ENCODERS: (CLIP, T5), Needs.CONTROLNET: (CONTROLNET,)}
-#: Labels of the modes that stand for an input of other modes, too.
-_LABELS = {REDUX.name: "images that steer, as in redux", TEXT2IMG.name: "prompts, as in text2img"}
+#: Labels of the modes whose input other modes accept too.
+_LABELS = {REDUX.name: "image guidance, as in redux", TEXT2IMG.name: "prompts, as in text2img"}
 
 
 def weights_of(mode: Mode) -> tuple[str, ...]:
-    """Weights that only some modes need, of this mode."""
+    """Return the weights of this mode that not every mode needs."""
     models = [step.model for step in mode.ensemble.steps]
     redux = (SIGLIP, EMBEDDER) if mode == REDUX else ()
     encoder = (VAE_ENCODER,) if FLUX_VAE_ENCODER in models else ()
@@ -32,7 +32,7 @@ def weights_of(mode: Mode) -> tuple[str, ...]:
 
 
 def wanted_weights(modes: Sequence[Mode] = MODES) -> dict[str, tuple[str, ...]]:
-    """What can be wanted, and the weights that serve nothing else, or another mode of these too."""
+    """Return the weights of each feature. Features may share weights."""
     return {
         "every mode": (TRANSFORMER, VAE, FUSED),
         **{_LABELS.get(mode.name, mode.name): weights_of(mode) for mode in modes},
@@ -42,7 +42,7 @@ def wanted_weights(modes: Sequence[Mode] = MODES) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class MemoryPart:
-    """weights: bytes, in each process of the model."""
+    """A part of a model. weights: bytes in each process of the model."""
 
     model: str
     name: str
@@ -51,7 +51,7 @@ class MemoryPart:
 
 @dataclass(frozen=True)
 class Loaded:
-    """All that a process of the model loads: bytes in memory, and in the files that they come from."""
+    """Weights that a process of the model loads: bytes in memory and bytes in their files."""
 
     model: str
     weights: int
@@ -68,7 +68,7 @@ def sections(
     loaded: Sequence[Loaded],
     resident: Mapping[str, Sequence[int]],
 ) -> dict[str, str]:
-    """Every section by its marker's name. dev: the same parts as demo's, in the same order."""
+    """Return every section, by the name of its marker. dev: the same parts as demo, in the same order."""
     return {
         "modes": modes(demo, dev),
         "processes": processes(demo, dev, resident),
@@ -82,7 +82,7 @@ def modes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart]) -> str:
         sizes = [sum(part.weights for part in parts if part.name in names) for parts in (demo, dev)]
         shown = ", ".join(name for name in names if name != FUSED)
         rows.append([wanted, shown, megabytes(sizes[0]), gigabytes(sizes[1])])
-    return table(["wanted", "weights that it takes", "demo, float32", "FLUX.1-dev, bfloat16"], rows)
+    return table(["feature", "weights", "demo, float32", "FLUX.1-dev, bfloat16"], rows)
 
 
 def processes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart], resident: Mapping[str, Sequence[int]]) -> str:
@@ -94,17 +94,17 @@ def processes(demo: Sequence[MemoryPart], dev: Sequence[MemoryPart], resident: M
         for name, of_demo, of_dev in sizes or [["none", "–", "–"]]:
             rows.append([process[0], name, of_demo, of_dev, process[1]])
             process = ["", ""]
-    head = ["process", "weights", "demo, float32", "FLUX.1-dev, bfloat16", "process with the demo's, resident"]
+    head = ["process", "weights", "demo, float32", "FLUX.1-dev, bfloat16", "resident, demo"]
     return table(head, rows)
 
 
 def files(loaded: Sequence[Loaded]) -> str:
     rows = [[f"`{one.model}`", megabytes(one.weights), megabytes(one.files)] for one in loaded]
-    return table(["process", "weights in memory", "in their files"], rows)
+    return table(["process", "weights in memory", "weights in files"], rows)
 
 
 def instances(sizes: Sequence[int]) -> str:
-    """As in `2 x 45 MB`, by the largest."""
+    """Return a text such as `2 x 45 MB`, with the size of the largest instance."""
     if not sizes:
         return "–"
     count = f"{len(sizes)} x " if len(sizes) > 1 else ""

@@ -2,7 +2,8 @@
 
     python -m flux_tools.bench.perf_input COUNT SIDE STEPS OCCASION > requests.json
 
-OCCASION is any word. With another one for each run of perf_analyzer, Triton's response cache has seen no image yet.
+OCCASION is any word. Use a new one for each run of perf_analyzer, so that Triton's response cache has none of its
+images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flux_tools.bench.images import encoded
 
 
 def request(number: int, side: int, steps: int, occasion: str) -> dict[str, Any]:
-    """One entry of `--input-data`. The base64 of BYTES holds each element with its length before it, little-endian."""
+    """Return one entry of `--input-data`. In BYTES, each element follows its length as little-endian uint32."""
     image = encoded(number, occasion)
     element = struct.pack("<I", len(image)) + image
     numbers = {"HEIGHT": side, "WIDTH": side, "NUM_INFERENCE_STEPS": steps, "SEED": 1000 + number}

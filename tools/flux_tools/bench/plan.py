@@ -1,4 +1,4 @@
-"""What is asked for: workloads, the images wanted of each, and when. Pure: the same seeds give the same plan."""
+"""Workloads, their jobs and arrival times. Everything is deterministic: the same seeds give the same plan."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import NamedTuple
 GUIDANCE = 2.5
 #: Mode of a workload that does not mix modes.
 DEFAULT_MODE = "redux"
-#: Names of `workloads.WORKLOADS`, for the command line, whose help needs no installed package.
+#: Names of `workloads.WORKLOADS`, for the command line, whose `--help` must not import packages.
 WORKLOAD_NAMES = ("demo", "grid512", "mixed")
-#: Of every mode but redux, which goes by the image alone.
+#: Prompt of every mode except redux, which uses only the image.
 PROMPT = "red apple"
-#: How much of the image img2img changes, as diffusers' `strength`.
+#: diffusers' `strength` for img2img.
 STRENGTH = 0.6
-#: Denoising steps of a warm-up request: enough to touch every size, too few to cost much. Of fewer than three, img2img
-#: would leave none out, and begin with nothing but noise.
+#: Denoising steps of a warm-up request. With fewer than three, img2img would skip no step and start from pure noise.
 WARM_UP_STEPS = 3
 
 
 class WorkloadKind(NamedTuple):
-    """What jobs must have in common to share a call of a stock pipeline. side: pixels. steps: denoising steps."""
+    """Properties that jobs must share to be batched in a stock pipeline. side: pixels. steps: denoising steps."""
 
     side: int
     steps: int
@@ -34,10 +33,10 @@ class WorkloadKind(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """One image wanted.
+    """A job: the options of one image.
 
-    index: its place in the workload's list, which also picks the input image. side: pixels. steps: denoising steps.
-    mode: of the contract; text2img has no use for the input image, nor redux for the prompt.
+    index: position in the workload, which also selects the input image. side: pixels. steps: denoising steps. mode: a
+    mode of the contract; text2img ignores the input image, and redux the prompt.
     """
 
     index: int
@@ -54,24 +53,24 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Workload:
-    """A list of jobs without end, and how much of it one measurement takes.
+    """An endless list of jobs, and how many of them one measurement uses.
 
-    A closed loop goes on in blocks: one at least, and another for as long as `seconds` have not passed, so that a fast
-    system is not measured by how it starts and stops.
+    A closed loop runs at least one block of jobs and starts another until `seconds` have passed, so that start and end
+    do not dominate the result of a fast system.
     """
 
     name: str
-    #: Of the jobs; several are mixed by a seeded shuffle: each once, then each once more, and so on.
+    #: Kinds of the jobs. Several kinds are mixed by repeating a seeded shuffle of all of them.
     kinds: tuple[WorkloadKind, ...]
-    #: Clients that each wait for their answer before they ask again.
+    #: Numbers of clients of the closed loops.
     concurrency: tuple[int, ...]
-    #: Wishes of one block, at least.
+    #: Minimum number of jobs in a block.
     requests: int
-    #: Wishes of one block per client, at least.
+    #: Minimum number of jobs per client in a block.
     requests_per_client: int
-    #: Seconds after which a measurement begins no further block.
+    #: Seconds after which a measurement starts no further block.
     seconds: float = 0.0
-    #: Whether Poisson arrivals are measured too.
+    #: Whether Poisson arrivals are also measured.
     open_loop: bool = True
 
     def jobs(self, count: int) -> list[ImageOptions]:
@@ -87,22 +86,22 @@ class Workload:
         ]
 
     def count(self, concurrency: int) -> int:
-        """Wishes of one block: every client gets as many, every kind comes as often."""
+        """Return the number of jobs in a block: a multiple of the number of clients and of kinds."""
         at_least = max(self.requests, self.requests_per_client * concurrency)
         unit = math.lcm(concurrency, len(self.kinds))
         return math.ceil(at_least / unit) * unit
 
 
 def warm_up(jobs: Sequence[ImageOptions], count: int) -> list[ImageOptions]:
-    """The first `count` of a workload's jobs, or as many as it has kinds, each with few steps."""
+    """Return the first `count` jobs, or as many as there are kinds if that is more, each with few steps."""
     count = max(count, len({job.kind for job in jobs}))
     return [replace(job, steps=min(job.steps, WARM_UP_STEPS)) for job in jobs[:count]]
 
 
 def respelled(jobs: Sequence[ImageOptions], occasion: str) -> list[ImageOptions]:
-    """The jobs with blanks behind their prompts: the same words to the demo's tokenizers, and new bytes.
+    """Return the jobs with white space after their prompts, which changes the bytes but not the demo's tokens.
 
-    Triton's response cache goes by the bytes, and would otherwise answer for every prompt but the first.
+    Otherwise Triton's response cache, which compares bytes, would answer for every prompt but the first.
     """
 
     def blanks(index: int) -> str:
@@ -113,7 +112,7 @@ def respelled(jobs: Sequence[ImageOptions], occasion: str) -> list[ImageOptions]
 
 
 def poisson_arrivals_s(rate_per_s: float, count: int, seed: int) -> list[float]:
-    """Seconds from the start at which `count` jobs arrive, on average `rate_per_s` of them in a second."""
+    """Return the arrival times of `count` jobs in seconds from the start, at a mean rate of `rate_per_s`."""
     if rate_per_s <= 0:
         raise ValueError(f"rate_per_s={rate_per_s}, expected more than 0")
     gaps = random.Random(seed)
@@ -125,6 +124,6 @@ def poisson_arrivals_s(rate_per_s: float, count: int, seed: int) -> list[float]:
 
 
 def rotated(items: Sequence[str], turn: int) -> list[str]:
-    """The items in another order each turn, so that none of them always comes first."""
+    """Return the items rotated by `turn`, so that no item is always first."""
     start = turn % len(items) if items else 0
     return [*items[start:], *items[:start]]

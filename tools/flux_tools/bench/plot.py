@@ -1,4 +1,4 @@
-"""The image of docs/performance.md: throughput by concurrency for each workload, and the short job's wait."""
+"""Draws the image of docs/performance.md: throughput by concurrency, and the slowdown of the short job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flux_tools.bench.report import kinds, systems
 from flux_tools.bench.results import BenchResults
 from flux_tools.bench.systems import SYSTEMS
 
-#: Colour and line of each system; colours of Okabe and Ito, which people with any colour vision tell apart.
+#: Colour and line of each system. The colours are from the Okabe-Ito palette, which is safe for colour-blind readers.
 STYLES = {
     "ours-grpc": ("#0072B2", "-"),
     "ours-http": ("#56B4E9", "--"),
@@ -89,9 +89,9 @@ def _fairness(axis: Any, results: BenchResults) -> None:
     axis.bar_label(bars, [f"{value:.1f}" for value in times], padding=3)
     axis.margins(x=0.15)
     axis.invert_yaxis()
-    axis.set_xlabel("times its time alone")
+    axis.set_xlabel("slowdown: latency / time alone")
     long, short = results.options["long_jobs"], results.options["short_steps"]
-    title = f"a {short}-step job beside {long} of {results.options['long_steps']} steps"
+    title = f"a {short}-step job with {long} jobs of {results.options['long_steps']} steps"
     axis.set_title(title, fontsize=10)
     _plain(axis)
     axis.grid(visible=False, axis="y")

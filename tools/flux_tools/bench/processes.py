@@ -1,4 +1,4 @@
-"""The processes of a running server's models, and what they take up."""
+"""Resident memory of the model processes of a running server."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from flux_contract.models import MODELS
 
 
 def resident_bytes(group: int) -> dict[str, list[int]]:
-    """Resident memory of every model's processes, one for each instance. group: of the server's processes."""
+    """Return the resident bytes of every model's processes, one for each instance. group: of the server's processes."""
     found: dict[str, list[int]] = defaultdict(list)
     for process in Path("/proc").iterdir():
-        # A process may end while it is looked at.
+        # A process may end while it is being read.
         with contextlib.suppress(OSError):
             if not process.name.isdecimal() or not (process / "comm").read_text().startswith("triton_python"):
                 continue
@@ -23,11 +23,11 @@ def resident_bytes(group: int) -> dict[str, list[int]]:
 
 
 def model_in(command: str) -> str:
-    """The model whose model.py a command line names."""
+    """Return the model whose model.py is in the command line."""
     return next(model.name for model in MODELS if f"/{model.name}/" in command)
 
 
 def resident_in(status: str) -> int:
-    """Bytes, from /proc/PID/status."""
+    """Return the resident bytes. status: content of /proc/PID/status."""
     kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
     return 1024 * int(kilobytes)

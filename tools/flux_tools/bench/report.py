@@ -1,4 +1,4 @@
-"""Results as the tables of docs/performance.md."""
+"""Renders results as the tables of docs/performance.md."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from flux_tools.documents import table
 
 
 def sections(results: BenchResults) -> dict[str, str]:
-    """Every section by its marker's name."""
+    """Return every section, by the name of its marker."""
     return {
-        "image": "![Throughput by concurrency, and what a short job waits](pictures/performance.png)",
+        "image": "![Throughput by concurrency, and slowdown of a short job](pictures/performance.png)",
         "machine": machine(results),
-        "throughput": per_workload(results, _throughput),
+        "throughput": per_workload(results, _throughput, is_described=True),
         "ratios": per_workload(results, _ratios),
         "latency": per_workload(results, _latency),
         "open": open_loops(results),
@@ -40,30 +40,35 @@ def machine(results: BenchResults) -> str:
     return table(["", ""], [*facts, *packages, ["rounds", counted]])
 
 
-def per_workload(results: BenchResults, part: Callable[[BenchResults, str, list[int]], str]) -> str:
+def per_workload(
+    results: BenchResults, part: Callable[[BenchResults, str, list[int]], str], *, is_described: bool = False
+) -> str:
+    """Return a table for each workload. is_described: whether its title has the kinds of the workload."""
     parts = []
     for workload in results.options["workloads"]:
-        parts.append(f"**{workload['name']}**: {kinds(workload['kinds'])}\n")
+        title = f"**{workload['name']}**"
+        parts.append(f"{title}: {kinds(workload['kinds'])}\n" if is_described else f"{title}\n")
         parts.append(part(results, workload["name"], workload["concurrency"]) + "\n")
     return "\n".join(parts)
 
 
 def kinds(values: Sequence[Sequence[Any]]) -> str:
-    """As in `64x64 with 20 steps`; where there are more modes than redux, by mode, and what these are told.
+    """Return a text such as `64x64 with 20 steps`; with modes other than redux, by mode with their inputs.
 
-    values: of each `WorkloadKind`; older results have no modes.
+    values: the fields of each `WorkloadKind`; older results have no modes.
     """
     by_mode: dict[str, list[str]] = {}
     for side, steps, mode in (WorkloadKind(*kind) for kind in values):
         by_mode.setdefault(mode, []).append(f"{side}x{side} with {steps} steps")
     if by_mode.keys() <= {DEFAULT_MODE}:
         return "; ".join(*by_mode.values())
-    asked = "; ".join(f"{mode} {', '.join(sizes)}" for mode, sizes in by_mode.items())
-    return f"{asked}. redux goes by an image, the others by `{PROMPT}`, and img2img has a strength of {STRENGTH:g}"
+    text = "; ".join(f"{mode} {', '.join(sizes)}" for mode, sizes in by_mode.items())
+    inputs = f"redux is guided by an image, the others by the prompt `{PROMPT}`; img2img has a strength of {STRENGTH:g}"
+    return f"{text}. {inputs}"
 
 
 def systems(results: BenchResults) -> list[str]:
-    """Those that were measured, in the order of SYSTEMS."""
+    """Return the systems that were measured, in the order of SYSTEMS."""
     measured = {cell.system for cell in results.cells}
     return [name for name in SYSTEMS if name in measured]
 
@@ -102,7 +107,7 @@ def _latency(results: BenchResults, workload: str, concurrency: list[int]) -> st
 
 def _ratios(results: BenchResults, workload: str, concurrency: list[int]) -> str:
     others = alternatives(results)
-    rows: list[list[str]] = [[SYSTEMS[name].label] for name in others] + [["**the best of them**"]]
+    rows: list[list[str]] = [[SYSTEMS[name].label] for name in others] + [["**best alternative**"]]
     for clients in concurrency:
         ours = throughput(closed(results.cells, workload, OURS, clients))
         theirs = [throughput(closed(results.cells, workload, name, clients)) for name in others]
@@ -136,7 +141,7 @@ def open_loops(results: BenchResults) -> str:
             done = median(throughput(by_round).values())
             rows.append([SYSTEMS[name].label, *seconds, f"{done:.2f}", failed, str(asked)])
         if rows:
-            parts.append(f"**{workload}**: {max(rates):.2f} requests/s arrive\n")
+            parts.append(f"**{workload}**: {max(rates):.2f} requests/s\n")
             head = ["", "p50, s", "p95, s", "p99, s", "images/s", "failed", "requests"]
             parts.append(table(head, rows) + "\n")
     return "\n".join(parts) or "Not measured."
@@ -152,11 +157,11 @@ def fairness(results: BenchResults) -> str:
             times = Spread.of([one.beside_s / one.solo_s for one in ones])
             solo, beside = median(one.solo_s for one in ones), median(one.beside_s for one in ones)
             rows.append([SYSTEMS[name].label, f"{solo:.2f}", f"{beside:.2f}", spread_text(times)])
-    return table(["", "alone, s", "beside the long jobs, s", "times its time alone"], rows)
+    return table(["", "alone, s", "with the long jobs, s", "slowdown"], rows)
 
 
 def where_the_time_goes(results: BenchResults) -> str:
-    """Of our saturated run: the first workload at its highest concurrency, all rounds together."""
+    """Return the table for flux-triton under full load: the first workload at its highest concurrency, all rounds."""
     workload = results.options["workloads"][0]
     cells = closed(results.cells, workload["name"], OURS, max(workload["concurrency"])).values()
     if not cells:
@@ -165,7 +170,7 @@ def where_the_time_goes(results: BenchResults) -> str:
     keys = set().union(*(cell.metrics for cell in cells))
     total = {key: sum(cell.metrics.get(key, 0.0) for cell in cells) for key in keys}
     rows = [[share.label, share_of(total, share, wall)] for share in SHARES]
-    rows.append(["images that shared a step, on average", rows_per_step(total)])
+    rows.append(["mean images per step", rows_per_step(total)])
     return table([f"`{workload['name']}`, concurrency {max(workload['concurrency'])}", "of the wall time"], rows)
 
 
@@ -187,20 +192,20 @@ def ceiling(results: BenchResults) -> str:
         milliseconds = [f"{1000 * median(steps.values()):.0f}" if steps else "–" for steps in (ours, stock)]
         faster = spread_text(ratio(stock, ours))
         rows.append([f"{side}x{side}", "512 tokens" if has_prompt else "none", str(count), *milliseconds, faster])
-    return table(["size", "prompt", "rows", "ours, ms a step", "stock, ms a step", "stock's time / ours"], rows)
+    return table(["size", "prompt", "rows", "ours, ms per step", "stock, ms per step", "stock / ours"], rows)
 
 
 def batching(results: BenchResults) -> str:
     tried = [cell for cell in results.calibration if cell.batch is not None and cell.answered]
     if not tried:
-        return "Not calibrated: batches of at most 8."
+        return "Not calibrated: the maximum batch size is 8."
     rows = []
     for name, workload in dict.fromkeys((cell.system, cell.workload) for cell in tried):
         cells = [cell for cell in tried if (cell.system, cell.workload) == (name, workload)]
         chosen = max(cells, key=lambda cell: cell.images_per_s)
         found = ", ".join(f"{cell.batch}: {cell.images_per_s:.2f}" for cell in cells)
         rows.append([SYSTEMS[name].label, workload, str(chosen.concurrency), found, str(chosen.batch)])
-    return table(["", "workload", "concurrency", "images/s by largest batch", "taken"], rows)
+    return table(["", "workload", "concurrency", "images/s by maximum batch size", "chosen"], rows)
 
 
 def agreements(results: BenchResults) -> str:
@@ -210,5 +215,5 @@ def agreements(results: BenchResults) -> str:
         worst = "–" if found.worst is None else str(found.worst)
         rows.append([SYSTEMS[name].label, str(found.asked), str(found.failed), str(found.compared), worst])
     lost = "".join(f"\n- not measured: {failure}" for failure in results.failures)
-    head = ["", "requests", "failed", "images compared", "largest difference, 8-bit steps"]
+    head = ["", "requests", "failed", "images compared", "largest difference, 8-bit levels"]
     return table(head, rows) + ("\n" + lost if lost else "")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: plain records, written as JSON."""
+"""Results of a run: plain records, written as JSON."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """One request. Times are seconds since the first one was due.
+    """Outcome of one request. Times are seconds since the start of the loop.
 
-    due_s: when it should have been sent. error: what went wrong, None for an answer. difference: the largest one to
-    stock diffusers' image in 8-bit steps, None where it was not compared.
+    due_s: when the request should have been sent. error: None if it succeeded. difference: the largest difference from
+    stock diffusers' image in 8-bit levels, None if it was not compared.
     """
 
     index: int
@@ -30,9 +30,10 @@ class RequestOutcome:
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: one system under one load. batch: the largest batch the server was told to make, if any.
+    """One measurement: one system under one load.
 
-    rate_per_s: of arrivals, for mode "open"; concurrency is 0 then. metrics: what the server's own counters grew by.
+    batch: maximum batch size, for servers that batch. rate_per_s: arrival rate, for mode "open", where concurrency is
+    0. metrics: increase of the server's counters.
     """
 
     round: int
@@ -51,7 +52,7 @@ class Cell:
 
     @property
     def wall_s(self) -> float:
-        """From the first request due to the last answer."""
+        """Seconds from the time at which the first request was due to the last response."""
         return max(outcome.ended_s for outcome in self.outcomes) - min(outcome.due_s for outcome in self.outcomes)
 
     @property
@@ -61,7 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Fairness:
-    """A short job among long ones. Seconds. solo_s: the short job alone. beside_s: after the long ones had started."""
+    """Seconds of a short job, alone (solo_s) and with long jobs (beside_s), and of the slowest long job (long_s)."""
 
     round: int
     system: str
@@ -74,7 +75,7 @@ class Fairness:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Denoising steps called in a loop, with no server around them. step_s: seconds a step of `rows` images takes."""
+    """Denoising steps in a loop without a server. step_s: seconds per step of `rows` images."""
 
     round: int
     code: str
@@ -90,11 +91,11 @@ class BenchResults:
     versions: dict[str, str]
     options: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
-    #: Closed-loop measurements that only chose the batch size of a system for a workload.
+    #: Closed-loop measurements that chose the batch sizes.
     calibration: list[Cell] = field(default_factory=list)
     fairness: list[Fairness] = field(default_factory=list)
     ceiling: list[Ceiling] = field(default_factory=list)
-    #: What could not be measured, and why.
+    #: Measurements that failed, with the reason.
     failures: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -112,7 +113,10 @@ class BenchResults:
 
 
 def merged(parts: Sequence[BenchResults]) -> BenchResults:
-    """Several runs as one; rounds are numbered on. Machine, versions, and a workload's options are the first one's."""
+    """Merge several runs into one with consecutive rounds.
+
+    Machine and versions are from the first run, the options of a workload from the first run that has it.
+    """
     first = parts[0]
     workloads: dict[str, dict[str, Any]] = {}
     for part in parts:

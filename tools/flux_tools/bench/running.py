@@ -1,4 +1,4 @@
-"""Servers as child processes: started, waited for, ended with everything that they started."""
+"""Starts servers as child processes, waits until they are ready, and stops them with all of their processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.launch.urls import fetch
 from flux_tools.bench.checkpoint import CHECKPOINTS, ROOT
 
-#: Seconds that a server may take to load the checkpoint, and to end.
+#: Timeouts in seconds for a server to become ready and to stop.
 START_S, STOP_S = 300.0, 20.0
 
 _MODULES = {"fastapi": "fastapi_server", "litserve": "litserve_server", "pytriton": "pytriton_server"}
@@ -28,8 +28,10 @@ _READY = {"fastapi": "/health", "litserve": "/health", "pytriton": "/v2/models/f
 
 @dataclass(frozen=True)
 class Running:
-    """http, grpc: host:port. pid: of the process that leads the server's group. metrics_url: the whole address, None
-    where the server publishes nothing of ours.
+    """A running server.
+
+    http, grpc: host:port. pid: leader of the server's process group. metrics_url: None for servers other than
+    flux-triton.
     """
 
     http: str
@@ -42,13 +44,14 @@ class Running:
 
 
 class ServerFailed(Exception):
-    """A server did not start; its log says why."""
+    """A server did not start; its log has the reason."""
 
 
 @contextmanager
 def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | None]:
-    """server: a name of SYSTEMS; "" is none, for the loop. batch: for those that make batches.
+    """Run a server within the context.
 
+    server: the server of a system; "" for the loop, which has none. batch: maximum batch size, for servers that batch.
     Raises ServerFailed, CannotStart.
     """
     if not server:
@@ -86,7 +89,7 @@ def running(server: str, batch: int | None, logs: Path) -> Iterator[Running | No
 
 
 def _environment() -> dict[str, str]:
-    """PyTriton's stub must load this interpreter's libpython, not another one of the machine."""
+    """Return the environment in which PyTriton's stub loads the libpython of this interpreter."""
     folders = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
     return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))}
 
@@ -104,11 +107,11 @@ def _wait_until_ready(child: subprocess.Popen[bytes], url: str) -> None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """First as Ctrl-C would, which all of them understand, then with its whole group, which is its own."""
+    """Send SIGINT to the server, wait for it, then kill its process group."""
     child.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(STOP_S)
-    # Those that it started may still be tidying up.
+    # Its child processes may still be shutting down.
     with contextlib.suppress(ProcessLookupError):
         for _ in range(20):
             os.killpg(child.pid, 0)

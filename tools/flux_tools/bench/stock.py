@@ -1,4 +1,4 @@
-"""Stock diffusers: what every alternative serves, and what every answer is compared with."""
+"""Stock diffusers: the pipelines that the alternatives serve and that all results are compared with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diffusers import (
     FluxControlNetModel,
     FluxControlNetPipeline,
     FluxImg2ImgPipeline,
+    FluxInpaintPipeline,
     FluxPipeline,
     FluxPriorReduxPipeline,
 )
@@ -22,6 +23,7 @@ from PIL import Image
 from flux_contract.limits import DEFAULT_CANNY_HIGH, DEFAULT_CANNY_LOW
 from flux_serving.images.edges import edges
 from flux_serving.settings import Checkpoints
+from flux_tools.bench.images import center_mask
 from flux_tools.bench.plan import GUIDANCE, STRENGTH, ImageOptions, WorkloadKind
 
 _NO_TEXT = dict.fromkeys(Checkpoints.TEXT_PARTS)
@@ -29,7 +31,7 @@ _T = TypeVar("_T")
 
 
 class StockDiffusers:
-    """Each mode's own pipelines, in float32 on the CPU; they share what is loaded. Not for two threads at once."""
+    """The stock pipelines of each mode, in float32 on the CPU, with shared weights. Not thread-safe."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.prior = FluxPriorReduxPipeline.from_pretrained(checkpoints.redux, dtype=torch.float32, **_NO_TEXT)
@@ -39,6 +41,7 @@ class StockDiffusers:
         self.pipelines = {
             "redux": base,
             "img2img": FluxImg2ImgPipeline.from_pipe(base),
+            "inpaint": FluxInpaintPipeline.from_pipe(base),
             "text2img": base,
             "canny": FluxControlNetPipeline.from_pipe(base, controlnet=controlnet),
         }
@@ -49,7 +52,7 @@ class StockDiffusers:
         return self.draw_all([image], [job])[0]
 
     def draw_all(self, images: Sequence[Image.Image], jobs: Sequence[ImageOptions]) -> list[Image.Image]:
-        """A batch; all jobs are of one kind. Row i starts from the noise of its own seed."""
+        """Generate a batch of jobs of one kind. Each row starts from the noise of its own seed."""
         side, steps, mode = jobs[0].kind
         generated: list[Image.Image] = self.pipelines[mode](
             **self._condition(mode, list(images), [job.prompt for job in jobs], side),
@@ -59,22 +62,35 @@ class StockDiffusers:
             guidance_scale=GUIDANCE,
             generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
         ).images
+        if mode == "inpaint":
+            # The pipeline changes pixels outside the mask too, by decoding them.
+            return [_pasted(each, source, side) for each, source in zip(generated, images, strict=True)]
         return generated
 
     def _condition(self, mode: str, images: list[Image.Image], prompts: list[str], side: int) -> Mapping[str, Any]:
         if mode == "redux":
-            # One image as diffusers' documentation does it: `base(**prior(image))`.
+            # A single image as in diffusers' documentation: `base(**prior(image))`.
             prior: Mapping[str, Any] = self.prior(images[0]) if len(images) == 1 else self._priors(images)
             return prior
         if mode == "img2img":
             return {"prompt": prompts, "image": images, "strength": STRENGTH}
+        if mode == "inpaint":
+            return {
+                "prompt": prompts,
+                "image": images,
+                "mask_image": [center_mask(image) for image in images],
+                "strength": STRENGTH,
+            }
         if mode == "canny":
             return {"prompt": prompts, "control_image": [edge_map(image, side) for image in images]}
         return {"prompt": prompts}
 
     @torch.no_grad()
     def _priors(self, images: list[Image.Image]) -> Mapping[str, Any]:
-        """A row for each image. The prior's `__call__` adds them up into one, so its own steps are called instead."""
+        """Return the conditioning of a batch.
+
+        The prior's `__call__` would add up the images, so this method calls its components.
+        """
         hidden = self.prior.encode_image(images, torch.device("cpu"), 1)
         tokens = self.prior.image_embedder(hidden).image_embeds
         rows, _, width = tokens.shape
@@ -86,22 +102,28 @@ class StockDiffusers:
 
 
 def _encode_to_the_mode(vae: AutoencoderKL) -> None:
-    """From now on the VAE gives the mode of its distribution, as ours does, and draws nothing from the generator.
+    """Make the VAE's encoder return the mode of its distribution, as flux-triton does, without using the generator.
 
-    The pipelines take `latents` where an encoder gives no distribution.
+    The pipelines accept an encoder that returns `latents` instead of a distribution.
     """
     encode = vae.encode
     vae.encode = lambda pixels: SimpleNamespace(latents=encode(pixels).latent_dist.mode())
 
 
+def _pasted(generated: Image.Image, source: Image.Image, side: int) -> Image.Image:
+    size = (side, side)
+    mask = center_mask(source).resize(size, Image.Resampling.LANCZOS).point([0] * 128 + [255] * 128)
+    return Image.composite(generated, source.resize(size, Image.Resampling.LANCZOS), mask)
+
+
 def edge_map(image: Image.Image, side: int) -> Image.Image:
-    """White on black, at the size asked for, by the thresholds that everybody takes."""
+    """Return white edges on black at the requested size, with the default Canny thresholds."""
     photo = image.resize((side, side), Image.Resampling.LANCZOS)
     return Image.fromarray(edges(np.asarray(photo), DEFAULT_CANNY_LOW, DEFAULT_CANNY_HIGH)).convert("RGB")
 
 
 def by_kind(orders: Iterable[tuple[_T, ImageOptions]]) -> list[list[tuple[_T, ImageOptions]]]:
-    """What can share a call of the pipeline. Order of arrival within each group."""
+    """Group the orders that can share a pipeline call, in the order of arrival within each group."""
     groups: dict[WorkloadKind, list[tuple[_T, ImageOptions]]] = {}
     for order in orders:
         groups.setdefault(order[1].kind, []).append(order)

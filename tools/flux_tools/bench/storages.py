@@ -1,4 +1,4 @@
-"""Bytes that tensors take up: a view costs nothing, a copy its size."""
+"""Memory use of tensors. Views of one storage count once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 
 def bytes_of(root: Any) -> int:
-    """Of every storage that a tensor reachable from this object lies in, each once."""
+    """Return the bytes of all storages of the tensors reachable from this object, each counted once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
     left = [root]
@@ -23,7 +23,7 @@ def bytes_of(root: Any) -> int:
         seen.add(id(item))
         if isinstance(item, torch.Tensor):
             storage = item.untyped_storage()
-            # Where the storage's own object lies, because on `meta` there is no memory that had an address.
+            # Identify the storage by its object, because storages on `meta` have no data address.
             found[storage._cdata] = storage.nbytes()
         elif isinstance(item, Mapping):
             left += item.values()
@@ -35,7 +35,7 @@ def bytes_of(root: Any) -> int:
 
 
 def bytes_in(folders: Iterable[Path], prefix: str = "") -> int:
-    """Of the tensors in these folders' files whose names begin so."""
+    """Return the bytes of the tensors in the folders' files whose names start with the prefix."""
     total = 0
     for file in (file for folder in folders for file in folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:

@@ -1,4 +1,4 @@
-"""The systems that are compared: which server each needs, and how it is asked."""
+"""The systems that are compared, with the server and the client of each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class System:
-    """caller: a key of `callers.CALLERS`. server: a key of `servers_running.SERVERS`, or None for the loop."""
+    """A system. caller: a key of `callers.CALLERS`. server: a name that `running` accepts, or None for the loop."""
 
     label: str
     caller: str
     server: str | None
-    #: Whether the server makes batches itself, of a size that has to be chosen.
+    #: Whether the server batches requests, up to a size that calibration chooses.
     batches: bool = False
-    #: Whether the system is one of the alternatives, which the best is looked for among.
+    #: Whether the system is an alternative to flux-triton.
     alternative: bool = True
-    #: Workloads it is measured on; None: all.
+    #: Workloads to measure; None: all.
     workloads: tuple[str, ...] | None = None
 
 

@@ -1,8 +1,8 @@
-"""Memory and time of a large image through the VAE in tiles, and as a whole where that is small enough.
+"""Measures memory and time of the VAE for a large image, in tiles or, if it is small enough, as a whole.
 
     python -m flux_tools.bench.tiles encode 4096
 
-Prints JSON: seconds, and the bytes by which the process's peak of resident memory grew.
+Prints JSON: seconds, and the increase of the process's peak resident memory in bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from flux_tools.bench.checkpoint import CHECKPOINTS
 
 
 def measured(direction: str, side: int) -> dict[str, float]:
-    """direction: encode or decode. side: pixels of a square image's side."""
+    """Return seconds and bytes. direction: encode or decode. side: side of the square image in pixels."""
     base = load_base(CHECKPOINTS, torch.device("cpu"), torch.float32)
     grid = Grid(side // base.token_side, side // base.token_side)
     rgb = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The workloads. The mixed one has every mode of the contract."""
+"""The workloads. `mixed` has every mode of the contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flux_tools.bench.plan import Workload, WorkloadKind
 
 
 def mixed(modes: Sequence[Mode] = MODES) -> tuple[WorkloadKind, ...]:
-    """Every mode at two sizes, one with few steps and one with many. With four modes, so has every size."""
+    """Return every mode at two sizes, one with few steps and one with many."""
     kinds = []
     for index, mode in enumerate(modes):
         small, large = (4, 50) if index % 4 in (0, 3) else (50, 4)
@@ -22,6 +22,6 @@ WORKLOADS = {
     for workload in (
         Workload("demo", (WorkloadKind(64, 20),), (1, 2, 4, 8, 16), requests=12, requests_per_client=2, seconds=12.0),
         Workload("grid512", (WorkloadKind(512, 20),), (1, 2, 4, 8), requests=3, requests_per_client=1, open_loop=False),
-        Workload("mixed", mixed(), (1, 2, 4, 8), requests=8, requests_per_client=3),
+        Workload("mixed", mixed(), (1, 2, 4, 8), requests=2 * len(MODES), requests_per_client=3),
     )
 }

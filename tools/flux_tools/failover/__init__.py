@@ -1,5 +1,5 @@
-"""Two real Tritons under load, restarted and killed: what is lost, and when traffic returns.
+"""Restarts and kills one of two Tritons under load, and counts lost requests and the time until traffic returns.
 
-A replica is `scripts/serve` as its own process, a door is the way that callers take to both, the load is callers who
-never stop asking.
+A replica is `scripts/serve` in its own process. A door is the route from the clients to the replicas: the client's own
+balancing or a proxy. The load is a number of clients that send requests without a pause.
 """

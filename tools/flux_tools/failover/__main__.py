@@ -1,4 +1,4 @@
-"""`scripts/failover`: the acts through each door, as a table."""
+"""`scripts/failover`: runs the acts through each door and prints a table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def _print_shares(replicas: Sequence[Replica], images: Sequence[bytes], callers: int) -> int:
-    """Of three servers, and then, when the first is gone, of two. Returns the exit status."""
+    """Print the shares with three servers, then, without the first, with two. Return the exit status."""
     print(table_head(["servers", "the first is", "requests", "lost", "its share", "longest request"]), flush=True)
     lost = 0
     for first in range(len(replicas) - 1):
@@ -61,7 +61,7 @@ def main() -> int:
                     print(f"{count} x {error}", file=sys.stderr)
                 lost += len(outcome.lost)
     left = [each for replica in replicas for each in replica.left()]
-    print(f"\nleft of processes and shared memory: {', '.join(left) or 'nothing'}")
+    print(f"\nprocesses and shared memory left behind: {', '.join(left) or 'none'}")
     return 1 if lost or left else 0
 
 

@@ -1,4 +1,7 @@
-"""The ways to the replicas: the client itself, HAProxy, Envoy. A context manager each, which gives the client's url."""
+"""Doors, the routes to the replicas: the client's balancing, HAProxy and Envoy.
+
+Each is a context manager that yields the url for the client.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def _at(port: int) -> str:
 
 @contextmanager
 def _running(command: list[str], config: Path, text: str, port: int) -> Iterator[str]:
-    """A proxy with this configuration, from when it listens on."""
+    """Run a proxy with this configuration within the context, once it listens."""
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]} is not on PATH")
     config.write_text(text)

@@ -1,4 +1,4 @@
-"""Callers who ask for a small image, and then for the next, until they are told to end."""
+"""Load of callers that request small images one after another until they are stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SETTINGS: dict[str, Any] = {"height": 64, "width": 64, "num_inference_steps": 8
 
 
 class CallerRequest(NamedTuple):
-    """started: on `time.monotonic`. error: what the caller was told instead of an image."""
+    """Outcome of a request. started: time of `time.monotonic`. error: None if the caller received its image."""
 
     started: float
     seconds: float
@@ -23,7 +23,7 @@ class CallerRequest(NamedTuple):
 
 
 class CallerLoad:
-    """A context manager; half of its callers ask by streams."""
+    """Runs the callers within its context. Half of them use streams."""
 
     def __init__(self, url: str, images: Sequence[bytes], callers: int, retry: RetryPolicy) -> None:
         self.calls: list[CallerRequest] = []
@@ -53,13 +53,13 @@ class CallerLoad:
             started, error = time.monotonic(), None
             try:
                 if number % 2:
-                    made = self._client.redux(image, seed=count, **_SETTINGS)
+                    results = self._client.redux(image, seed=count, **_SETTINGS)
                 else:
                     events = self._client.stream(image, seed=count, **_SETTINGS)
-                    made = [event for event in events if isinstance(event, ImageResult)]
-                assert [variation.seed for variation in made] == [count]
-            except FluxError as refusal:
-                error = f"{type(refusal).__name__}: {refusal}"
-            except Exception as mistake:
-                error = repr(mistake)
+                    results = [event for event in events if isinstance(event, ImageResult)]
+                assert [result.seed for result in results] == [count]
+            except FluxError as failure:
+                error = f"{type(failure).__name__}: {failure}"
+            except Exception as unexpected:
+                error = repr(unexpected)
             self.calls.append(CallerRequest(started, time.monotonic() - started, error))

@@ -1,4 +1,4 @@
-"""What is done to the replicas while the load goes on, and what the callers saw of it."""
+"""Runs acts on the replicas under load and collects the outcomes of the callers' requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flux_tools.failover.replica import Replica
 
 #: Seconds of load before and after each act.
 CALM_S = 2.0
-#: Seconds within which a replica that is back must get its share.
+#: Seconds within which a restarted replica must receive traffic.
 TRAFFIC_S = 60.0
 
 
 class Act(NamedTuple):
-    """name: as the report says it. do: returns when the replica has ended; it is then started again."""
+    """A restart or a crash. name: label in the report. do: stops the replica, which is then started again."""
 
     name: str
     replica: int
@@ -36,7 +36,7 @@ ACTS = (
 
 
 class PhaseOutcome(NamedTuple):
-    """calls: those that were in work during the act or after it. back_s: from ready to the first image made."""
+    """Outcome of an act. calls: requests that ended during or after it. back_s: from ready to the first image."""
 
     act: str
     calls: Sequence[CallerRequest]
@@ -56,7 +56,7 @@ def play(
     retry: RetryPolicy = FAIL_OVER,
     callers: int = 6,
 ) -> list[PhaseOutcome]:
-    """replicas: started. folder: for the proxy's configuration."""
+    """Run the acts and return their outcomes. replicas: running. folder: for the proxy's configuration."""
     marks, backs = [], []
     with door(replicas, folder) as url, CallerLoad(url, images, callers, retry) as load:
         time.sleep(CALM_S)

@@ -1,4 +1,4 @@
-"""One `scripts/serve` as a child process, which can be started again on the same ports."""
+"""A server as a child process, which can be restarted on the same ports."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from flux_serving.launch.processes import free_ports
 from flux_serving.settings import Checkpoints
 from flux_tools.metrics import read_samples
 
-#: Seconds that running requests have at SIGTERM.
+#: Seconds that requests in flight have after SIGTERM.
 EXIT_TIMEOUT_S = 5
 
 
 class Replica:
-    """log: where its output goes."""
+    """A server, run like `scripts/serve`. log: receives its output."""
 
     def __init__(self, repository: Path, checkpoints: Checkpoints, log: IO[bytes]) -> None:
         self.http_port, self.grpc_port, self.metrics_port = free_ports()
@@ -39,21 +39,21 @@ class Replica:
 
     @property
     def triton_pid(self) -> int:
-        """Of the server under the launcher."""
+        """The process id of Triton, a child of the launcher."""
         assert self._process is not None
         children = psutil.Process(self._process.pid).children()
         (triton,) = (child for child in children if child.name() == "tritonserver")
         return triton.pid
 
     def start(self) -> None:
-        """Returns when it is ready."""
+        """Start the server and wait until it is ready."""
         ports = {"http": self.http_port, "grpc": self.grpc_port, "metrics": self.metrics_port}
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "flux_serving.launch", f"--model-repository={self._repository}"),
                 *(f"--{name}-port={port}" for name, port in ports.items()),
                 f"--exit-timeout={EXIT_TIMEOUT_S}",
-                # The acts start it again, when they want to.
+                # `play` restarts the server.
                 "--restart=never",
             ],
             env=self._environment,
@@ -70,24 +70,24 @@ class Replica:
         self._regions.update(path for path in maps if path.is_relative_to("/dev/shm"))
 
     def stop(self) -> None:
-        """By SIGTERM. Returns when it has ended."""
+        """Send SIGTERM and wait until the server has ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
 
     def kill_triton(self) -> None:
-        """SIGKILL for the server under the launcher. Returns when the launcher has cleaned up and ended."""
+        """Send SIGKILL to Triton and wait until the launcher has cleaned up and ended."""
         assert self._process is not None
         psutil.Process(self.triton_pid).kill()
         self._process.wait()
 
     def left(self) -> list[str]:
-        """Of all that was ever started here: processes that run on, and shared memory that is still there."""
+        """Return the processes and shared memory regions of all starts that still exist."""
         running = [f"{process.pid} {process.name()}" for process in self._started if process.is_running()]
         return running + [str(region) for region in self._regions if region.exists()]
 
     def done(self) -> float:
-        """Images that it has made since it was started."""
+        """Return the number of images generated since the start."""
         try:
             samples = read_samples(f"http://127.0.0.1:{self.metrics_port}/metrics")
         except OSError:  # Triton is ready a moment before it publishes its metrics.
@@ -95,11 +95,11 @@ class Replica:
         return sum(each.value for each in samples if each.name == JOBS.name and each.labels["outcome"] == "done")
 
     def wait_for_traffic(self, timeout_s: float) -> float:
-        """Seconds from now until it has made an image."""
+        """Wait until the server has generated an image, and return the seconds until then."""
         started = time.monotonic()
         while not self.done():
             if time.monotonic() > started + timeout_s:
-                raise RuntimeError(f"no traffic came within {timeout_s:g} s")
+                raise RuntimeError(f"the replica received no traffic within {timeout_s:g} s")
             time.sleep(0.05)
         return time.monotonic() - started
 

@@ -22,7 +22,7 @@ _LONG: dict[str, Any] = {"height": 256, "width": 256, "num_inference_steps": 100
 
 
 class ServerShare(NamedTuple):
-    """share: of the first server, 0..1."""
+    """Result of a situation. share: share of the requests that the first server processed, 0..1."""
 
     situation: str
     servers: int
@@ -112,15 +112,15 @@ SITUATIONS: dict[str, Situation] = {
 
 
 def shares(replicas: Sequence[Replica], images: Sequence[bytes], callers: int) -> Iterator[ServerShare]:
-    """replicas: running servers. Each situation applies to the first one."""
+    """Yield the share of the first server in each situation. replicas: running servers."""
     url = ",".join(replica.grpc_url for replica in replicas)
     others = replicas[1:]
     for name, situation in SITUATIONS.items():
         with situation(replicas[0], images[0]), CallerLoad(url, images, callers, FAIL_OVER) as load:
             time.sleep(READ_S)
-            made, before = len(load.calls), _done(others)
+            first, before = len(load.calls), _done(others)
             time.sleep(LOAD_S)
-            calls, after = load.calls[made:], _done(others)
+            calls, after = load.calls[first:], _done(others)
             elsewhere = (after - before) / max(1, len(calls))
         lost = sum(call.error is not None for call in load.calls)
         longest_s = max(call.seconds for call in load.calls)

@@ -1,7 +1,9 @@
-"""Time and exactness of FLUX.1-dev's steps and decoder, ours beside stock diffusers, taking turns, as Markdown.
+"""Measures time and exactness of FLUX.1-dev's steps and decoder and prints Markdown tables.
 
-python -m flux_tools.gpu                       on a GPU of 40 GB or more
-python -m flux_tools.gpu --device cpu --tiny   whether it runs
+This engine and stock diffusers take turns.
+
+python -m flux_tools.gpu                       on a GPU with 40 GB or more
+python -m flux_tools.gpu --device cpu --tiny   checks that it runs
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from flux_tools.documents import table
 from flux_tools.gpu.contestants import Ours, TimedSteps, run_stock
 from flux_tools.gpu.networks import make_pipeline
 
-#: Pixels of a side, and images that share a step.
+#: Side in pixels, and number of images that share a step.
 CASES = [(512, 1), (512, 4), (512, 8), (1024, 1), (1024, 2), (1024, 4)]
 STEPS, ROUNDS = 6, 3
-#: The networks of two dtypes have room beside each other.
+#: Blocks for the comparison of exactness, few enough to hold the networks in two dtypes at a time.
 SHALLOW = {"num_layers": 4, "num_single_layers": 8}
 TINY = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
 
@@ -34,11 +36,11 @@ TINY = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flux_tools.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--tiny", action="store_true", help="few narrow blocks and small images")
+    parser.add_argument("--tiny", action="store_true", help="use few narrow blocks and small images")
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device {given.device}: torch {torch.__version__} finds no GPU here")
+        parser.error(f"--device {given.device}: torch {torch.__version__} finds no GPU on this machine")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{name}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
     cases = [(64, 1), (64, 2)] if given.tiny else CASES
@@ -51,11 +53,11 @@ def main() -> None:
     print(f"\n{steps(pipeline, ours, cases)}\n", flush=True)
     print(decoding(ours, sorted({side for side, _ in cases})))
     if device.type == "cuda":
-        print(f"\nmemory at its peak: {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
+        print(f"\npeak memory: {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB")
 
 
 def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
-    """Latents after some steps from one noise, by how far they are from stock's in float32, as a share of these."""
+    """Return a table of the relative distance of latents from stock's in float32, after STEPS steps from one noise."""
     courses: dict[tuple[str, str], TimedSteps] = {}
     for dtype in (torch.float32, torch.bfloat16):
         pipeline = make_pipeline(device, dtype, **size)
@@ -71,7 +73,7 @@ def exactness(device: torch.device, side: int, size: dict[str, int]) -> str:
 
 
 def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) -> str:
-    """The first step of each run is left out: it also prepares."""
+    """Return a table of step times. The first step of each run, which includes preparation, is left out."""
     rows = []
     for side, images in cases:
         contestants: dict[str, Callable[[], TimedSteps]] = {
@@ -82,7 +84,7 @@ def steps(pipeline: FluxPipeline, ours: Ours, cases: Sequence[tuple[int, int]]) 
         for turn in range(ROUNDS):
             for who, run in contestants.items():
                 course = run()
-                # The first round warms up.
+                # The first round is a warm-up.
                 seconds[who] += course.step_seconds[1:] if turn else []
         stock, own = (statistics.median(seconds[who]) for who in ("stock", "ours"))
         cells = [f"{1000 * each:.1f}" for each in (stock, own, stock / images, own / images)]

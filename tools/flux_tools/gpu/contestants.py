@@ -1,4 +1,4 @@
-"""Stock diffusers and our engine over the same networks, each taking FLUX Redux's steps for a batch of images."""
+"""Runs FLUX Redux's steps for a batch of images with stock diffusers and with this engine, over the same networks."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from flux_serving.sampling.sampler_inputs import SamplerInputs
 from flux_serving.sampling.sampling_parameters import SamplingParameters
 from flux_tools.gpu.networks import weights_of
 
-#: Tokens that FLUX.1's SigLIP makes of an image, and their width.
+#: Number of tokens of an image from FLUX.1's SigLIP, and widths of context and pooled projection.
 IMAGE_TOKENS, CONTEXT_WIDTH, POOLED_WIDTH = 27 * 27, 4096, 768
 GUIDANCE = 2.5
 
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """latents: (rows, image tokens, 64) float32, on the CPU. step_seconds: of each step."""
+    """Result of a run. latents: (rows, image tokens, 64) float32, on the CPU. step_seconds: of each step."""
 
     latents: Tensor
     step_seconds: Sequence[float]
 
 
 def image_tokens(row: int) -> Tensor:
-    """(tokens, width), as Redux might make them."""
+    """Return random image tokens, (tokens, width), with a scale like Redux's."""
     generator = torch.Generator().manual_seed(row)
     return torch.randn(IMAGE_TOKENS, CONTEXT_WIDTH, generator=generator) / 4
 
 
 def noise(side: int, rows: int) -> Array:
-    """(rows, image tokens, 64) float32: a pipeline would draw other numbers in another dtype."""
+    """Return noise, (rows, image tokens, 64) float32. A pipeline's own noise would depend on its dtype."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(rows, (side // 16) ** 2, 64, generator=generator).numpy()
 
 
 def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> TimedSteps:
-    """With the 512 empty text tokens, as FluxPriorReduxPipeline has them."""
+    """Run stock diffusers, with 512 empty text tokens as in FluxPriorReduxPipeline."""
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     tokens = torch.stack([image_tokens(row) for row in range(rows)])
     embeds = torch.cat([tokens.new_zeros(rows, EMPTY_PROMPT_TOKENS, CONTEXT_WIDTH), tokens], 1).to(device, dtype)
     times = [_now(device)]
 
-    def look(_: Any, step: int, timestep: Any, named: dict[str, Any]) -> dict[str, Any]:
+    def record_time(_: Any, step: int, timestep: Any, named: dict[str, Any]) -> dict[str, Any]:
         times.append(_now(device))
         return named
 
@@ -67,7 +67,7 @@ def run_stock(pipeline: FluxPipeline, side: int, rows: int, steps: int) -> Timed
         guidance_scale=GUIDANCE,
         latents=torch.tensor(noise(side, rows)).to(device, dtype),
         output_type="latent",
-        callback_on_step_end=look,
+        callback_on_step_end=record_time,
     ).images
     return TimedSteps(latents.float().cpu(), _between(times))
 
@@ -83,9 +83,9 @@ class Ours:
             tokens = image_tokens(row)
             text = no_text(CONTEXT_WIDTH, POOLED_WIDTH, tokens)
             parts = [*text_parts(text, ALWAYS, 1.0), ContextPart(tokens, torch.ones(len(tokens)))]
-            wanted = SamplingParameters(side, side, steps, GUIDANCE, (row,), first_step=0, end_step=steps)
+            parameters = SamplingParameters(side, side, steps, GUIDANCE, (row,), first_step=0, end_step=steps)
             sampler_inputs = SamplerInputs(assemble(parts, text.pooled), initial_latents=start[None])
-            works += self.sampler.begin(wanted, sampler_inputs)
+            works += self.sampler.begin(parameters, sampler_inputs)
         times = [_now(device)]
         for _ in range(steps):
             if any(failure for failure in self.sampler.step(works)):

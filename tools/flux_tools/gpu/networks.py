@@ -1,4 +1,4 @@
-"""FLUX.1-dev's networks, as wide as they are, with random weights."""
+"""FLUX.1-dev's networks in their real dimensions, with random weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 from flux_serving.network.weights import BaseWeights
 from flux_tools.bench import flux_dev
 
-#: Of what is drawn.
+#: Standard deviation of the weights.
 _STD = 0.02
 
 
 def make_pipeline(device: torch.device, dtype: torch.dtype, **changed: int) -> FluxPipeline:
-    """Stock, without text encoders. changed: as of `flux_dev.transformer`: fewer blocks, or narrower ones."""
+    """Return a stock pipeline without text encoders. changed: as for `flux_dev.transformer`, e.g. fewer blocks."""
     transformer, vae = (_filled(each, device, dtype) for each in (flux_dev.transformer(**changed), flux_dev.vae()))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
     pipeline = FluxPipeline(scheduler, vae, None, None, None, None, transformer)
@@ -25,7 +25,7 @@ def make_pipeline(device: torch.device, dtype: torch.dtype, **changed: int) -> F
 
 
 def weights_of(pipeline: FluxPipeline) -> BaseWeights:
-    """The same networks, as our stages see them."""
+    """Return the networks of the pipeline as weights of this engine."""
     return BaseWeights(
         name="FLUX.1-dev with random weights",
         transformer=pipeline.transformer,
@@ -39,9 +39,12 @@ def weights_of(pipeline: FluxPipeline) -> BaseWeights:
 
 
 def _filled(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Norms scale by 1, all else is drawn on the device: 12 billion numbers take a CPU minutes."""
+    """Fill the network with random weights, except for the scales of norms, which are 1.
+
+    The weights are drawn on the device, because a CPU would take minutes for 12 billion numbers.
+    """
     network = network.to(dtype).to_empty(device=device)
-    # Drawn in float32 whatever the dtype, for the same numbers.
+    # Always drawn in float32, so that every dtype has the same weights.
     generator = torch.Generator(device).manual_seed(0)
     for module in network.modules():
         is_norm = isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)) or type(module).__name__ == "RMSNorm"

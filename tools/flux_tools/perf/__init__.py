@@ -1,1 +1,1 @@
-"""`scripts/perf`: NVIDIA's load generator on a running server, and what its exports and our metrics say together."""
+"""`scripts/perf`: runs NVIDIA's perf_analyzer against a server and combines its exports with the server's metrics."""

@@ -1,4 +1,4 @@
-"""`scripts/perf`: NVIDIA's perf_analyzer on flux_redux in every way it can ask, and where the time goes inside."""
+"""`scripts/perf`: measures flux_redux with NVIDIA's perf_analyzer over all interfaces, and where the time goes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ ADAPTER = "greyscale"
 
 
 def named(options: argparse.Namespace) -> Server:
+    """Return the server at --url."""
     metrics = options.metrics_url or f"http://{options.url.rpartition(':')[0]}:8002/metrics"
     return Server(options.url, options.http_url, metrics, options.adapter, os.environ.get(KEY_VARIABLE, ""))
 
 
 @contextmanager
 def serving(options: argparse.Namespace) -> Iterator[Server]:
-    """The server to measure: the one that was named, or one of our own on free ports of this machine.
+    """Return the server at --url, or run one on free ports of this machine within the context.
 
     Raises CannotStart.
     """
@@ -57,7 +58,7 @@ def serving(options: argparse.Namespace) -> Iterator[Server]:
 
 
 def cleared(folder: Path) -> None:
-    """Removes what an earlier measurement left there, and nothing else."""
+    """Create the folder if necessary, and remove the files of an earlier run from it."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in (*LEFT, "results.json", "report.md", "triton.log"):
         for file in folder.glob(pattern):
@@ -74,14 +75,14 @@ def measured(options: argparse.Namespace) -> PerfResults:
     of_machine.pop("threads of each process")
     about = {"perf_analyzer": f"{binary.version}, on the same machine as the server"} | of_machine
     about |= {
-        "images": f"{options.requests} for each run, {options.side}x{options.side}, {options.steps} steps",
-        "server": "the one that ran at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
+        "images": f"{options.requests} per run, {options.side}x{options.side}, {options.steps} steps",
+        "server": "the server at --url" if options.url else "the embedded Triton, demo checkpoint, profile `cpu`",
     }
     with serving(options) as server:
         runner = PerfRunner(binary, server, options.output, options.requests, Work(options.side, options.steps))
         runner.warm_up()
         results = PerfResults(about)
-        # First, because a server's first minutes are its quietest.
+        # The rounds come first, because a server is least disturbed in its first minutes.
         results.turns = runner.turns(options.rounds)
         results.runs = runner.all_ways()
     return results
@@ -104,7 +105,7 @@ def main() -> int:
         try:
             write(PerfResults.load(options.render), options)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            print(f"scripts/perf: no results to read: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"scripts/perf: --render: cannot read results: {type(error).__name__}: {error}", file=sys.stderr)
             return 1
         return 0
     end_on_signals()

@@ -1,7 +1,7 @@
-"""A perf_analyzer that runs here: the one on PATH, or one from a wheel, unpacked into a folder of its own.
+"""Finds a perf_analyzer that runs on this machine: the one on PATH, or one from a wheel, unpacked into its own folder.
 
-pip by itself is no help: on a glibc older than the newest wheel's, `pip install perf-analyzer` gives an empty
-placeholder, 0.1.0, without a word; and installing `tritonclient` 2.51.0 for its binary would replace the client.
+`pip install` does not work for this: on a glibc older than the newest wheel's, `pip install perf-analyzer` silently
+installs an empty placeholder, 0.1.0, and installing `tritonclient` 2.51.0 for its binary would replace the client.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-#: Ignored by git, as every .venv*; it may be removed at any time.
+#: Ignored by git, like every .venv*. It can be removed at any time.
 FOLDER = Path(__file__).resolve().parent.parent.parent / ".venv-perf"
 
 
 class NoBinary(Exception):
-    """No perf_analyzer runs on this machine; the message has a line of reason for each that was tried."""
+    """No perf_analyzer runs on this machine. The message has one line with the reason for each that was tried."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Wheels with a binary in them. glibc: the oldest it runs on. binary, libraries: inside the unpacked wheels."""
+    """Wheels that contain a binary. glibc: the oldest supported. binary, libraries: paths in the unpacked wheels."""
 
     name: str
     version: str
@@ -35,7 +35,7 @@ class Source:
     libraries: tuple[str, ...] = ()
 
 
-#: The newest first.
+#: Newest first.
 SOURCES = (
     Source("perf-analyzer-2.60.0", "2.60.0", (2, 38), ("perf-analyzer==2.60.0",), "perf_analyzer/bin/perf_analyzer"),
     Source(
@@ -47,13 +47,13 @@ SOURCES = (
         ("nvidia/cuda_runtime/lib",),
     ),
 )
-#: Debian's and Ubuntu's packages of libraries that a binary may lack.
+#: Debian and Ubuntu packages of the libraries that a binary may lack.
 _PACKAGES = {"libb64.so": "libb64-0d", "libssl.so.3": "libssl3 (or libssl3t64)", "libzstd.so": "libzstd1"}
 
 
 @dataclass(frozen=True)
 class Binary:
-    """A perf_analyzer that has told its version. libraries: folders that it needs in front of the system's."""
+    """A perf_analyzer that runs. libraries: folders to search before the system's libraries."""
 
     path: Path
     version: str
@@ -65,14 +65,14 @@ class Binary:
 
 
 def find_binary(folder: Path = FOLDER) -> Binary:
-    """The one on PATH, or the newest that this machine's glibc allows, fetched on first use (7 to 18 MB).
+    """Return the one on PATH, or the newest that this machine's glibc supports, downloaded on first use (7 to 17 MB).
 
     Raises NoBinary.
     """
     reasons = []
     if (found := shutil.which("perf_analyzer")) is not None:
         if is_script(Path(found)):
-            reasons.append(f"{found} is a script that drops the exit status of what it starts")
+            reasons.append(f"{found} is a script that drops the exit status of perf_analyzer")
         else:
             try:
                 return tried(Path(found))
@@ -81,17 +81,20 @@ def find_binary(folder: Path = FOLDER) -> Binary:
     have = glibc_version()
     for source in SOURCES:
         if have < source.glibc:
-            reasons.append(f"{source.name} needs glibc {shown(source.glibc)}, this is {shown(have)}")
+            reasons.append(f"{source.name} needs glibc {shown(source.glibc)}, this machine has {shown(have)}")
             continue
         try:
             return from_wheels(source, folder)
         except NoBinary as error:
             reasons.append(str(error))
-    raise NoBinary("\n".join(["no perf_analyzer runs here:", *reasons]))
+    raise NoBinary("\n".join(["no perf_analyzer runs on this machine:", *reasons]))
 
 
 def from_wheels(source: Source, folder: Path) -> Binary:
-    """Raises NoBinary: its wheels cannot be had, or it does not run."""
+    """Return the binary of the source, downloading it if necessary.
+
+    Raises NoBinary: its wheels cannot be downloaded, or it does not run.
+    """
     home = folder / source.name
     if not (home / source.binary).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,28 +103,28 @@ def from_wheels(source: Source, folder: Path) -> Binary:
             shutil.rmtree(home, ignore_errors=True)
             (Path(staging) / "unpacked").rename(home)
     found = tried(home / source.binary, tuple(home / library for library in source.libraries))
-    # What it says of itself may be 0.0.0, as in the wheel of 2.60.0.
+    # The binary in the wheel of 2.60.0 reports version 0.0.0.
     return replace(found, version=source.version)
 
 
 def tried(path: Path, libraries: tuple[Path, ...] = ()) -> Binary:
-    """The binary, once it has told its version. Raises NoBinary: it does not run, and why."""
+    """Run `--version` and return the binary. Raises NoBinary: it does not run; the message has the reason."""
     try:
         ended = subprocess.run(
             [str(path), "--version"], env=_environment(libraries), capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoBinary(f"{path}: {error}") from error
-    said = (ended.stdout + ended.stderr).strip()
-    if ended.returncode or "Version" not in said:
-        raise NoBinary(f"{path}: exit status {ended.returncode}, {said[-300:] or 'without a word'}{advice(said)}")
-    version = said.partition("Version")[2].strip().splitlines()[0]
+    output = (ended.stdout + ended.stderr).strip()
+    if ended.returncode or "Version" not in output:
+        raise NoBinary(f"{path}: exit status {ended.returncode}, {output[-300:] or 'no output'}{advice(output)}")
+    version = output.partition("Version")[2].strip().splitlines()[0]
     return Binary(path, version.removesuffix(" (commit unknown)"), libraries)
 
 
-def advice(said: str) -> str:
-    """What to install, where the dynamic loader names a library that is missing."""
-    return "".join(f"; install {package}" for library, package in _PACKAGES.items() if library in said)
+def advice(output: str) -> str:
+    """Return which package to install if the output names a missing library, otherwise an empty text."""
+    return "".join(f"; install {package}" for library, package in _PACKAGES.items() if library in output)
 
 
 def is_script(path: Path) -> bool:
@@ -130,7 +133,7 @@ def is_script(path: Path) -> bool:
 
 
 def glibc_version() -> tuple[int, int]:
-    """(0, 0) where the C library is another one."""
+    """Return the version of glibc, or (0, 0) for another C library."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (ValueError, OSError):
@@ -139,7 +142,7 @@ def glibc_version() -> tuple[int, int]:
 
 
 def parsed(version: str) -> tuple[int, int]:
-    """`2.36` and `2.36.1` as (2, 36)."""
+    """Return `2.36` and `2.36.1` as (2, 36)."""
     major, minor, *_ = version.split(".")
     return int(major), int(minor)
 

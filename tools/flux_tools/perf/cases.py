@@ -1,4 +1,4 @@
-"""What is run, in which order: every way to ask, the rates of an open loop, and the rounds that take turns."""
+"""The runs and their order: all interfaces, the rates of the open loop, and the rounds that compare models in turns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pathlib import Path
 from flux_contract.models import FLUX_BASE, FLUX_REDUX, FLUX_STREAM
 from flux_serving.launch.exposure import GRPC_KEY_HEADER, KEY_HEADER
 
-#: Requests that may be under way in an open loop. By default they are 4, which closes the loop: the rest waits in the
-#: client, unseen by the latency.
+#: Maximum number of requests in flight in an open loop. perf_analyzer's default is 4, which closes the loop: further
+#: requests wait in the client, and the latency does not include that time.
 OPEN_THREADS = 32
-#: Images a second of the open loops, as shares of what the closed loop of 4 got.
+#: Rates of the open loops, as shares of the throughput at concurrency 4.
 RATES = (0.4, 0.7)
 
 
 class Data(Enum):
-    """Which `--input-data` a case takes; see inputs.py."""
+    """The `--input-data` of a case; see inputs.py."""
 
     IMAGES = "images"
-    EVERY_INPUT = "every input"
+    EVERY_INPUT = "all inputs"
     CONTEXTS = "contexts"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run of perf_analyzer. rate: requests a second of an open loop, in place of the concurrency.
+    """One run of perf_analyzer.
 
-    is_seen: the images are those of the run before, which the response cache has. parts: it asks that part of the
-    requests that others ask.
+    rate: requests per second of an open loop, instead of the concurrency. is_seen: reuse the images of the run before,
+    which are in the response cache. parts: the number of requests is divided by it.
     """
 
     name: str
@@ -45,14 +45,15 @@ class Case:
 
     @property
     def load(self) -> str:
-        return f"{self.concurrency} at a time" if self.rate is None else f"Poisson, {self.rate:.1f}/s"
+        return f"concurrency {self.concurrency}" if self.rate is None else f"Poisson, {self.rate:.1f}/s"
 
     def arguments(
         self, url: str, data: Path, count: int, export: Path | None, output_bytes: int, key: str = ""
     ) -> list[str]:
-        """url: host:port of this protocol. count: requests; the data has an entry for each, or is gone through again.
+        """Return the command line arguments of perf_analyzer.
 
-        output_bytes: of shared memory for each output; the largest must fit. key: opens Triton's API of shared memory.
+        url: host:port of this protocol. count: number of requests; the data is repeated if it has fewer entries.
+        output_bytes: shared memory for each output, enough for the largest. key: for the restricted shared-memory API.
         """
         header = GRPC_KEY_HEADER if self.protocol == "grpc" else KEY_HEADER
         load = [f"--concurrency-range={self.concurrency}"]
@@ -72,24 +73,24 @@ class Case:
 
 GRPC = Case("`flux_redux`, gRPC", FLUX_REDUX.name)
 BASE = Case("`flux_base` alone, gRPC", FLUX_BASE.name, Data.CONTEXTS)
-SEEN = replace(GRPC, name="`flux_redux`, gRPC, images seen before", is_seen=True)
+SEEN = replace(GRPC, name="`flux_redux`, gRPC, repeated images", is_seen=True)
 _WAYS = (
     GRPC,
     replace(GRPC, name="`flux_redux`, HTTP", protocol="http"),
     Case("`flux_stream`, gRPC stream", FLUX_STREAM.name, streaming=True),
     BASE,
 )
-_EVERY_INPUT = Case("`flux_redux`, every input, gRPC", FLUX_REDUX.name, Data.EVERY_INPUT, parts=2)
+_EVERY_INPUT = Case("`flux_redux`, all inputs, gRPC", FLUX_REDUX.name, Data.EVERY_INPUT, parts=2)
 _SHARED = (
     _EVERY_INPUT,
-    replace(_EVERY_INPUT, name="`flux_redux`, every input, gRPC, shared memory", shared_memory=True),
+    replace(_EVERY_INPUT, name="`flux_redux`, all inputs, gRPC, shared memory", shared_memory=True),
 )
-#: Of each round; in every other one the last comes first.
+#: The runs of each round. In every second round the last run comes first.
 TURNS = tuple(replace(case, parts=2) for case in (GRPC, SEEN, BASE))
 
 
 def closed(concurrency: tuple[int, ...] = (1, 4), *, has_adapter: bool = True, has_http: bool = True) -> list[Case]:
-    """has_adapter: whether the server has a LoRA, without which not every input can be given."""
+    """Return the closed loops. has_adapter: whether the server has a LoRA, which the runs with all inputs require."""
     cases = [*_WAYS, *(_SHARED if has_adapter else ())]
     return [
         replace(case, concurrency=clients)
@@ -100,5 +101,5 @@ def closed(concurrency: tuple[int, ...] = (1, 4), *, has_adapter: bool = True, h
 
 
 def opened(images_per_s: float) -> list[Case]:
-    """images_per_s: what the server makes where several ask at a time."""
+    """Return the open loops. images_per_s: throughput of the server with several clients."""
     return [replace(GRPC, rate=share * images_per_s) for share in RATES]

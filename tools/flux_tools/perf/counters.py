@@ -1,4 +1,4 @@
-"""The time that the inner models took, from Triton's and our metrics before and after a run."""
+"""Time that a run spent in each model, from Triton's and this server's metrics before and after it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def read_counters(metrics_url: str) -> Counters:
 
 @dataclass(frozen=True)
 class Inside:
-    """What the server says of a run. Seconds are means of what one request waited for; 0.0 of what was not asked.
+    """The server's metrics of a run. Seconds are means per request; 0.0 for a model that was not used.
 
-    prior_s, encode_s: from the model's queue to its answer, by Triton; a hit of the response cache is counted as prior.
-    queue_s: until the first denoising step. denoise_s: the steps, those of others between them, and the wait for the
-    decoder. decode_s: one call of the VAE's decoder, which may be for several images. All three are by the engine's
-    own metrics, because Triton's times of `flux_base` end before its work begins.
+    prior_s, encode_s: queue and execution, from Triton; a hit of the response cache counts as prior_s. queue_s: until
+    the first denoising step. denoise_s: the steps, the steps of other jobs between them, and the wait for the decoder.
+    decode_s: one call of the VAE decoder, which may decode several images. queue_s, denoise_s and decode_s are from the
+    engine's metrics, because Triton's times of `flux_base` end before its work begins.
     """
 
     failed: int
@@ -40,7 +40,7 @@ class Inside:
 
 
 def inside(grown: Counters, model: str) -> Inside:
-    """grown: over one run of requests to this model."""
+    """Return the times of a run. grown: increase of the counters. model: the model that received the requests."""
 
     def count(name: str, of: str) -> float:
         return grown.get((name, of), 0.0)

@@ -1,4 +1,4 @@
-"""What perf_analyzer says of a run: its `--profile-export-file` with every request, or what it printed."""
+"""Reads perf_analyzer's results: its `--profile-export-file` with every request, or its printed output."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _NANOSECONDS = 1e9
 
 @dataclass(frozen=True)
 class PerfRequest:
-    """Seconds since the first request of its run: when it was sent, when its first answer came, and its last.
+    """Times of a request in seconds since the first request of the run: sending, first response and last response.
 
-    has_image: whether an answer holds one; as good as yes where the export shows no answers.
+    has_image: whether a response has an image; True if the export has no response data.
     """
 
     sent_s: float
@@ -31,15 +31,16 @@ class PerfRequest:
 
     @property
     def latency_s(self) -> float:
-        """Until the last answer. perf_analyzer itself goes by the first one where a model is decoupled."""
+        """Seconds until the last response. perf_analyzer itself uses the first response of a decoupled model."""
         return self.last_s - self.sent_s
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one run. requests: that were answered. images: requests whose answer holds one.
+    """Summary of a run.
 
-    first_s: p50 until the first of several answers; None where each request has one.
+    requests: with a response. images: requests whose response has an image. first_s: p50 of the time until the first of
+    several responses; None if each request has only one.
     """
 
     requests: int
@@ -53,13 +54,16 @@ class Summary:
 
 
 def read_export(file: Path) -> list[PerfRequest]:
-    """In the order of sending; what has no answer is left out. Raises ValueError: this is no export of one run."""
-    # Images are written into it as they are, between quotes, so it is not always UTF-8, as JSON should be.
+    """Return the requests that have a response, in the order of sending.
+
+    Raises ValueError: the file is not an export of a single run.
+    """
+    # The export contains images as raw bytes, so it is not always valid UTF-8.
     try:
         (experiment,) = json.loads(file.read_text(encoding="latin-1"))["experiments"]
         raw = [one for one in experiment["requests"] if one["response_timestamps"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file.name} is no export of one run of perf_analyzer: {error}") from error
+        raise ValueError(f"{file.name} is not an export of a single perf_analyzer run: {error}") from error
     start = min((one["timestamp"] for one in raw), default=0)
     return sorted((_request(one, start) for one in raw), key=lambda request: request.sent_s)
 
@@ -75,13 +79,14 @@ def _request(raw: dict[str, Any], start: int) -> PerfRequest:
 
 
 def summed_up(requests: Sequence[PerfRequest]) -> Summary:
-    """Images a second are from the first request's sending to the last answer: perf_analyzer's own figure rounds the
-    time up to whole seconds where it is told how many requests to send.
+    """Summarize a run. Images per second count from the sending of the first request to the last response.
+
+    perf_analyzer's own throughput rounds this time up to whole seconds if `--request-count` is given.
     """
     latencies = [request.latency_s for request in requests]
     wall = max(request.last_s for request in requests) - min(request.sent_s for request in requests)
     firsts = [request.first_s - request.sent_s for request in requests]
-    # Each is one of the latencies, as perf_analyzer's own are.
+    # Like perf_analyzer's percentiles, each is one of the latencies.
     p50, p90, p99 = np.percentile(latencies, (50, 90, 99), method="inverted_cdf").tolist()
     return Summary(
         requests=len(requests),
@@ -96,13 +101,14 @@ def summed_up(requests: Sequence[PerfRequest]) -> Summary:
 
 
 def printed(text: str, concurrency: int) -> Summary:
-    """From what perf_analyzer prints, where it leaves the export empty, as 2.51 does with shared memory.
+    """Parse perf_analyzer's printed output, for runs whose export is empty, as with shared memory in 2.51.
 
-    Images a second are the clients by the mean latency, for the same reason. Raises ValueError: a figure is missing.
+    Images per second are the number of clients divided by the mean latency, because the printed throughput is rounded
+    as above. Raises ValueError: a value is missing.
     """
 
     def figure(label: str) -> float:
-        # Those of the server, which come later, have the same labels.
+        # Take the first match: the server's statistics, further down, have the same labels.
         found = re.search(rf"^ *{label}: (\d+)", text, re.MULTILINE)
         if found is None:
             raise ValueError(f"perf_analyzer printed no {label!r}")

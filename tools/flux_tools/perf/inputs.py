@@ -1,4 +1,4 @@
-"""What perf_analyzer sends: `--input-data` files, each request with an image and a seed of its own."""
+"""Writes perf_analyzer's `--input-data` files, in which each request has its own image and seed."""
 
 from __future__ import annotations
 
@@ -26,35 +26,38 @@ from flux_tools.perf.servers import NoServer
 
 @dataclass(frozen=True)
 class Work:
-    """What every request asks for. side: of a square, in pixels."""
+    """Options of every request. side: side of the square image in pixels."""
 
     side: int = SIDE
     steps: int = STEPS
 
 
-#: One request as `--input-data` has it, by tensor name.
+#: One request in the format of `--input-data`, by tensor name.
 Entry = Mapping[str, Mapping[str, Any]]
 
-#: Characters of the file of contexts at most: with FLUX.1's 16 MB each, sixty would make a file of 1 GB. Fewer are
-#: then sent again and again, which no cache answers: only `flux_prior_redux` has one.
+#: Maximum characters of the file of contexts. FLUX.1's contexts have 16 MB each, so sixty would be 1 GB. With fewer
+#: contexts, perf_analyzer repeats them, which is harmless: only `flux_prior_redux` has a response cache.
 LARGEST_FILE = 256 * 2**20
-#: Characters of a request beyond which it is not exported: perf_analyzer writes every number of it out, each time.
+#: Maximum characters of a request for an export, in which perf_analyzer spells out every number of every request.
 LARGEST_EXPORTED = 2**20
 
-#: What `flux_base` cannot do without, and what it does not assume.
+#: Outputs of `flux_prior_redux` that are passed to `flux_base`: its required inputs and the spans.
 _HANDED = (*POSITIVE, CONTEXT_SPANS, POOLED_SPAN)
 
 
 def of_images(count: int, occasion: str, work: Work) -> list[Entry]:
-    """For `flux_redux` and `flux_stream`. occasion: any word; with another one the response cache knows none."""
+    """Return requests for `flux_redux` and `flux_stream`.
+
+    occasion: any word; images with a new word are not in the response cache.
+    """
     return [request(number, work.side, work.steps, occasion) for number in range(count)]
 
 
 def of_every_input(count: int, occasion: str, work: Work, adapter: str, ensemble: Ensemble = FLUX_REDUX) -> list[Entry]:
-    """For `flux_redux`, with a value for every input: perf_analyzer's shared memory requires all of them.
+    """Return requests for `flux_redux` with a value for every input, which perf_analyzer requires for shared memory.
 
     A negative prompt requires true CFG, so every step computes two rows. Compare results only with the same requests.
-    adapter: a LoRA of the server. ensemble: with the same required inputs.
+    adapter: a LoRA of the server. ensemble: flux_redux or an ensemble with the same required inputs.
     """
     given: dict[str, Any] = {
         tensor.name: tensor.default for tensor in ensemble.inputs if tensor.optional and tensor.default is not None
@@ -67,8 +70,9 @@ def of_every_input(count: int, occasion: str, work: Work, adapter: str, ensemble
 
 
 def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[Entry]:
-    """For `flux_base`: what `flux_prior_redux` makes of each image, asked of the server once; fewer where that many
-    would go beyond LARGEST_FILE. Raises NoServer.
+    """Return requests for `flux_base`, with the context that the server's `flux_prior_redux` returns for each image.
+
+    There are fewer than `count` if their file would exceed LARGEST_FILE. Raises NoServer.
     """
     entries: list[Entry] = []
     size = 0
@@ -90,12 +94,12 @@ def of_contexts(count: int, occasion: str, work: Work, grpc_url: str) -> list[En
 
 
 def size_of(entry: Entry) -> int:
-    """Characters of its tensors in base64."""
+    """Return the characters of its tensors in base64."""
     return sum(len(tensor["content"]["b64"]) for tensor in entry.values() if "b64" in tensor["content"])
 
 
 def entry_of(tensor: Tensor, values: npt.NDArray[Any]) -> dict[str, Any]:
-    """One tensor of a request, without the batch dimension: its bytes in base64, as they go over the wire."""
+    """Return one tensor of a request, without the batch dimension: its wire format in base64."""
     if tensor.dtype is DType.BYTES:
         raw = b"".join(len(value).to_bytes(4, "little") + value for value in values.tolist())
     else:

@@ -1,4 +1,4 @@
-"""What was measured as the tables of docs/perf-analyzer.md."""
+"""Renders results as the tables of docs/perf-analyzer.md."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from flux_tools.documents import table
 from flux_tools.perf.cases import BASE, GRPC, SEEN
 from flux_tools.perf.runs import Measured, PerfResults
 
-#: Of the sections, in the report that stands alone.
+#: Titles of the sections in report.md.
 TITLES = {
     "about": "What was measured",
-    "overhead": "The ensemble beside `flux_base` alone",
-    "runs": "Every way to ask",
+    "overhead": "The ensemble and `flux_base` alone",
+    "runs": "All interfaces",
     "shares": "Where the time of a request goes: means, in milliseconds",
     "errors": "Failed requests",
 }
 
 
 def sections(results: PerfResults) -> dict[str, str]:
-    """Every section by its marker's name."""
+    """Return every section, by the name of its marker."""
     return {
         "about": table(["", ""], [[key, value] for key, value in results.about.items()]),
         "overhead": overhead_table(results.turns),
@@ -32,8 +32,8 @@ def sections(results: PerfResults) -> dict[str, str]:
 
 
 def runs_table(runs: Sequence[Measured]) -> str:
-    head = ["run", "load", "requests", "failed", "images/s", "p50, ms", "p90, ms", "p99, ms", "first answer, p50, ms"]
-    return table([*head, "cache: missed", "hit"], [_run(run) for run in runs])
+    head = ["run", "load", "requests", "failed", "images/s", "p50, ms", "p90, ms", "p99, ms", "first response, p50, ms"]
+    return table([*head, "cache misses", "cache hits"], [_run(run) for run in runs])
 
 
 def _run(run: Measured) -> list[str]:
@@ -47,7 +47,7 @@ def _run(run: Measured) -> list[str]:
 
 
 def shares_table(runs: Sequence[Measured]) -> str:
-    """Mean milliseconds of a request in each place, and their share of its latency."""
+    """Return a table of the mean milliseconds of a request in each model, with their share of the latency."""
     head = ["run", "load", "latency", "`flux_prior_redux`", "engine: queue", "denoising", "decoding", "`image_encode`"]
     rows = []
     for run in runs:
@@ -63,12 +63,12 @@ def shares_table(runs: Sequence[Measured]) -> str:
                 *(f"{_ms(place)} ({100 * place / latency:.0f} %)" for place in (*places, latency - inside.models_s)),
             ]
         )
-    return table([*head, "the rest"], rows)
+    return table([*head, "other"], rows)
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What the ensemble takes beyond `flux_base` alone: seconds, and as a share of what that takes, of each round."""
+    """Overhead of the ensemble over `flux_base` alone in each round: seconds, and as a share of `flux_base`'s time."""
 
     seconds: tuple[float, ...]
     shares: tuple[float, ...]
@@ -79,7 +79,7 @@ class Overhead:
 
 
 def overhead(turns: Sequence[Measured], name: str) -> Overhead | None:
-    """name: of the run to compare with `flux_base` in the same round, by their medians. None: no round has both."""
+    """Compare the p50 of a run with that of `flux_base` in the same round. Return None if no round has both."""
     base = {run.round: _p50(run) for run in _of(turns, BASE.name)}
     pairs = [(_p50(run), base[run.round]) for run in _of(turns, name) if run.round in base]
     if not pairs:
@@ -88,8 +88,9 @@ def overhead(turns: Sequence[Measured], name: str) -> Overhead | None:
 
 
 def overhead_table(turns: Sequence[Measured]) -> str:
-    """A row for each of the three that take turns: p50 over the rounds, what it takes beyond `flux_base`, and what of
-    that the two models beside it take; medians over the rounds.
+    """Return a table of the three runs that take turns, with medians over the rounds.
+
+    The columns are p50, overhead over `flux_base`, and the time in `flux_prior_redux` and `image_encode`.
     """
     rows = []
     for name in (BASE.name, SEEN.name, GRPC.name):
@@ -100,12 +101,19 @@ def overhead_table(turns: Sequence[Measured]) -> str:
             spread = f"{_ms(median(times))} ({_ms(min(times))} to {_ms(max(times))})"
             inside = [_ms(median(getattr(run.inside, model) for run in found)) for model in ("prior_s", "encode_s")]
             rows.append([name, str(len(found)), spread, str(beyond or "–"), *inside, f"{misses} / {hits}"])
-    head = ["one at a time", "rounds", "p50, ms", "beyond `flux_base`", "`flux_prior_redux`, ms", "`image_encode`, ms"]
-    return table([*head, "cache: missed / hit"], rows)
+    head = [
+        "concurrency 1",
+        "rounds",
+        "p50, ms",
+        "more than `flux_base`",
+        "`flux_prior_redux`, ms",
+        "`image_encode`, ms",
+    ]
+    return table([*head, "cache misses / hits"], rows)
 
 
 def errors(results: PerfResults) -> str:
-    """A line for each run that perf_analyzer gave up, or that a request failed in."""
+    """Return a line for each run that perf_analyzer aborted or that has failed requests."""
     bad = [run for run in (*results.runs, *results.turns) if run.error or run.failed]
     if not bad:
         return f"None in {sum(run.asked for run in (*results.runs, *results.turns))} requests."
@@ -117,7 +125,7 @@ def _of(runs: Sequence[Measured], name: str) -> list[Measured]:
 
 
 def _p50(run: Measured) -> float:
-    assert run.summary is not None, "_of has left it out"
+    assert run.summary is not None, "_of leaves out runs without a summary"
     return run.summary.p50_s
 
 

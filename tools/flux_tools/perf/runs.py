@@ -1,4 +1,4 @@
-"""One run of perf_analyzer after the other, and what was measured."""
+"""Runs perf_analyzer for each case and collects the results."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from flux_tools.perf.export import Summary, printed, read_export, summed_up
 from flux_tools.perf.inputs import Work
 from flux_tools.perf.servers import Server
 
-#: Seconds that one run may take: to begin, and for each of its requests.
+#: Timeout of a run in seconds: to start, and for each request.
 START_S, REQUEST_S = 300.0, 30.0
-#: What a run leaves in its folder.
+#: Files that a run writes into its folder.
 LEFT = ("[0-9]*-flux_*.export.json", "[0-9]*-flux_*.txt", "images.json", "every-input.json", "contexts.json")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """asked: requests. summary: None where perf_analyzer gave up, and error is what it said."""
+    """Result of a run. asked: number of requests. summary: None if perf_analyzer failed; error is then its output."""
 
     name: str
     load: str
@@ -39,13 +39,13 @@ class Measured:
 
     @property
     def failed(self) -> int:
-        """By the server's count, or by the images that did not come, whichever is more."""
+        """The failures counted by the server or the number of missing images, whichever is larger."""
         return max(self.inside.failed, self.asked - (self.summary.images if self.summary else 0))
 
 
 @dataclass
 class PerfResults:
-    """turns: of the rounds, in which the ensemble and `flux_base` take turns."""
+    """Results of all runs. turns: the runs of the rounds in which the ensemble and `flux_base` take turns."""
 
     about: dict[str, str]
     runs: list[Measured] = field(default_factory=list)
@@ -66,24 +66,24 @@ def _measured(raw: dict[str, Any]) -> Measured:
 
 
 class PerfRunner:
-    """folder: for inputs, exports and what perf_analyzer said; it is there."""
+    """Runs perf_analyzer. folder: an existing folder for inputs, exports and perf_analyzer's output."""
 
     def __init__(self, binary: Binary, server: Server, folder: Path, count: int, work: Work) -> None:
-        """count: requests of one run, each with an image of its own; some cases ask half as many."""
+        """count: requests per run, each with its own image; some cases send only half as many."""
         self.server = server
         self._binary, self._folder = binary, folder
         self._count, self._work = count, work
-        # An image that PNG cannot make smaller, and what is written into it beside.
+        # An incompressible PNG, plus room for its metadata.
         self._output_bytes = 3 * work.side**2 + 2**16
-        # New ones each time: a server that runs on has seen the images of the time before.
+        # Makes the images new: a running server may have cached those of an earlier measurement.
         self._word = secrets.token_hex(4)
         self._number = 0
         self._last = folder / "images.json"
-        # Contexts of FLUX.1's size have 16 MB, and would be exported as several times that.
+        # Contexts of FLUX.1's size have 16 MB and would be several times larger in the export.
         self._are_contexts_exported = True
 
     def all_ways(self) -> list[Measured]:
-        """Closed loops, and then open ones at rates that the server can bear."""
+        """Run the closed loops, then the open ones at rates that the server can sustain."""
         server = self.server
         cases = closed(has_adapter=server.adapter is not None, has_http=server.http is not None)
         measured = [self.measure(case) for case in cases]
@@ -93,12 +93,12 @@ class PerfRunner:
         return measured
 
     def turns(self, rounds: int) -> list[Measured]:
-        """The ensemble with new images, the same again, and `flux_base`, in each round."""
+        """Run the ensemble with new images, with the same images again, and `flux_base`, in each round."""
         orders = (TURNS, (*TURNS[-1:], *TURNS[:-1]))
         return [replace(self.measure(case), round=number) for number in range(rounds) for case in orders[number % 2]]
 
     def warm_up(self) -> None:
-        """Weights lie in mapped files, and come into memory with the first images."""
+        """Run each case once, because the memory-mapped weights are only read with the first images."""
         for case in TURNS:
             self.measure(case)
 
@@ -115,13 +115,13 @@ class PerfRunner:
             *case.arguments(url, data, asked, export, self._output_bytes, self.server.key),
         ]
         before = read_counters(self.server.metrics_url)
-        said, error = self._run(command, self._folder / f"{stem}.txt", START_S + asked * REQUEST_S)
-        # Triton counts a request just after it has answered.
+        output, error = self._run(command, self._folder / f"{stem}.txt", START_S + asked * REQUEST_S)
+        # Triton counts a request just after its response.
         time.sleep(0.2)
         grown = growth(before, read_counters(self.server.metrics_url))
         summary = None
         if not error:
-            summary = summed_up(read_export(export)) if export else printed(said, case.concurrency)
+            summary = summed_up(read_export(export)) if export else printed(output, case.concurrency)
             # An open loop sends a few more.
             asked = max(asked, summary.requests)
         print(f"{case.name}, {case.load}: {f'{summary.images_per_s:.2f} images/s' if summary else error}", flush=True)
@@ -142,11 +142,11 @@ class PerfRunner:
             return inputs.write(
                 self._folder / "every-input.json", inputs.of_every_input(count, word, work, str(server.adapter))
             )
-        # An open loop sends some more requests than it was told to, and they too must be new.
+        # An open loop sends a few more requests than requested; their images must be new too.
         return inputs.write(self._last, inputs.of_images(count + (OPEN_THREADS if case.rate else 0), word, work))
 
     def _run(self, command: list[str], file: Path, timeout_s: float) -> tuple[str, str]:
-        """What it printed, which is kept in the file, and what went wrong or nothing."""
+        """Run the command and save its output in the file. Return the output and the error, empty on success."""
         try:
             ended = subprocess.run(
                 command,
@@ -159,7 +159,7 @@ class PerfRunner:
                 timeout=timeout_s,
             )
         except subprocess.TimeoutExpired:
-            return "", f"not done after {timeout_s:g} s"
-        said = ended.stdout + ended.stderr
-        file.write_text(said)
-        return said, f"exit status {ended.returncode}: {said.strip()[-300:]}" if ended.returncode else ""
+            return "", f"not finished after {timeout_s:g} s"
+        output = ended.stdout + ended.stderr
+        file.write_text(output)
+        return output, f"exit status {ended.returncode}: {output.strip()[-300:]}" if ended.returncode else ""

@@ -1,4 +1,4 @@
-"""The server that is measured, and whether it can be."""
+"""The server to measure, and checks that it can be measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _TIMEOUT_S = 30.0
 
 
 class NoServer(Exception):
-    """The server cannot be measured, or not any more; the message names its door, and what came of asking there."""
+    """The server cannot be measured (any more). The message has the address and the error."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """grpc, http: host:port; http None: not measured. adapter: a LoRA that it has, None: there is none.
+    """Addresses of a server.
 
-    key: opens its restricted APIs, shared memory's among them.
+    grpc, http: host:port; http None: not measured. adapter: name of a LoRA on the server, or None. key: for its
+    restricted APIs, such as shared memory.
     """
 
     grpc: str
@@ -32,7 +33,7 @@ class Server:
 
 
 def check(server: Server) -> None:
-    """Raises NoServer: a door of it is shut, or a model is not ready."""
+    """Check that the server can be measured. Raises NoServer: it does not respond, or a model is not ready."""
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
         for model in (FLUX_REDUX, FLUX_STREAM, FLUX_BASE):
             try:
@@ -44,12 +45,12 @@ def check(server: Server) -> None:
     if server.http is not None:
         fetched(f"http://{server.http}/v2/health/ready")
     if "nv_inference_request_success" not in fetched(server.metrics_url):
-        raise NoServer(f"{server.metrics_url}: no metrics of Triton")
+        raise NoServer(f"{server.metrics_url}: no Triton metrics at this address")
 
 
 def fetched(url: str) -> str:
-    """Without a proxy. Raises NoServer."""
+    """Return the text at the URL, without a proxy. Raises NoServer."""
     try:
         return fetch(url, _TIMEOUT_S).decode()
-    except (OSError, ValueError) as error:  # ValueError: no URL
+    except (OSError, ValueError) as error:  # ValueError: not a URL
         raise NoServer(f"{url}: {type(error).__name__}: {error!s:.200}") from error

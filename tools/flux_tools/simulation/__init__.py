@@ -1,5 +1,5 @@
-"""A discrete-event simulation of the scheduler under load: many requests on a virtual clock, no model, no GPU.
+"""Discrete-event simulation of the scheduler under load, on a virtual clock, without a model or a GPU.
 
-The scheduler is the very class that serves; what a step costs comes from `machine`, what is asked from `workload`.
-Nothing that serves imports this package.
+The scheduler is the class that the server uses. `machine` has the costs of a step, `workload` the requests. No serving
+code imports this package.
 """

@@ -1,4 +1,4 @@
-"""`scripts/simulate`: run the studies, keep their numbers, write the page and its image, or one section of it."""
+"""`scripts/simulate`: run the studies, save their results, and write docs/scaling.md and its images, or one section."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     if arguments.study == "instances":
         rows = run_study("instances", instances.instances(requests // 5))
         _write_section(instances.section(rows), arguments.quick)
-        instances.draw_instances(rows, _docs(arguments.quick) / "images" / "instances.png")
+        instances.draw_instances(rows, _docs(arguments.quick) / "pictures" / "instances.png")
         return
     if arguments.study == "servers":
         _write_section(servers.section(run_study("servers", servers.servers(requests)), requests), arguments.quick)
@@ -36,19 +36,19 @@ def main() -> None:
         results["instances"] = run_study("instances", instances.instances(requests // 5))
         results["servers"] = run_study("servers", servers.servers(requests))
         results["capacity"] = run_study("capacity", capacity.capacity(requests))
-        kept = ROOT / "runs" / "simulation.json"
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(results, indent=1))
-        print(f"the numbers are in {kept.relative_to(ROOT)}")
-    draw(results, docs / "images" / "scaling.png")
-    instances.draw_instances(results["instances"], docs / "images" / "instances.png")
+        path = ROOT / "runs" / "simulation.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1))
+        print(f"wrote the results to {path.relative_to(ROOT)}")
+    draw(results, docs / "pictures" / "scaling.png")
+    instances.draw_instances(results["instances"], docs / "pictures" / "instances.png")
     (docs / "scaling.md").write_text(page(results))
-    print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its image")
+    print(f"wrote {(docs / 'scaling.md').relative_to(ROOT)} and its images")
 
 
 def _docs(is_quick: bool) -> Path:
     docs = ROOT / "out" if is_quick else ROOT / "docs"
-    (docs / "images").mkdir(parents=True, exist_ok=True)
+    (docs / "pictures").mkdir(parents=True, exist_ok=True)
     return docs
 
 
@@ -57,7 +57,7 @@ def _write_section(section: str, is_quick: bool) -> None:
     target = ROOT / "out" / page.name if is_quick else page
     target.parent.mkdir(exist_ok=True)
     target.write_text(with_section(page.read_text(), section))
-    print(f"wrote its section of {target.relative_to(ROOT)}")
+    print(f"wrote this section of {target.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

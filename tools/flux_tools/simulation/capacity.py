@@ -1,4 +1,4 @@
-"""What a GPU makes in an hour while promises are kept, and so what an image costs: a section of docs/scaling.md."""
+"""Images per GPU-hour at which all latency targets are kept, and the cost of an image: a section of docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -21,26 +21,24 @@ from flux_tools.simulation.workload import SMALL, Mix
 
 Row = dict[str, Any]
 
-TITLE = "## What a GPU makes, and what an image costs"
+TITLE = "## Throughput of a GPU and cost of an image"
 TEMPLATE = Path(__file__).with_name("capacity.template.md")
 
 MACHINES = (H100_EAGER, H100_COMPILED, H100_FP8)
 MIXED = "mixed sizes"
 MIXES = {"512x512": SMALL, "1024x1024": Mix(sizes=(((1024, 1024), 1.0),)), MIXED: Mix()}
 LONGEST = max(MIXES[MIXED].kinds()[0], key=lambda kind: kind.solo_seconds(H100_EAGER))
-#: Every mix on so many GPUs, and mixed sizes on a few, too: how much head-room is needed depends on how many share it.
+#: Every mix runs on GPUS; mixed sizes also on FEW_GPUS, because fewer GPUs need more headroom.
 GPUS, FEW_GPUS = 8, (1, 2)
 ROUTES: dict[str, Callable[[], Route]] = {"least loaded": lambda: least_loaded, "in turn": round_robin}
-#: Loads in percent, between which the safe one is sought.
+#: Bounds of the search for the safe load, in percent.
 LEAST, MOST = 10, 130
-#: For an hour of one GPU, in any currency. Nobody's prices: the reader's own goes in.
-PRICES = (1, 2, 3, 4)
-#: The example: images a day, how many times the mean hour's the busiest hour's are, GPUs that may fail.
+#: Example: images per day, images of the busiest hour divided by those of the mean hour, spare GPUs.
 DAILY, PEAK, SPARE = 100_000, 3, 1
 
 
 def capacity(requests: int) -> Iterator[Row]:
-    """The highest load, to a percent, at which all promises are kept, on each machine."""
+    """Yield the highest load, in whole percent, at which all targets are kept, for each fleet and machine."""
     fleets = [(gpus, MIXED, "least loaded") for gpus in FEW_GPUS]
     fleets += [(GPUS, mix, "least loaded") for mix in MIXES]
     fleets += [(GPUS, MIXED, "in turn")]
@@ -63,7 +61,7 @@ def capacity(requests: int) -> Iterator[Row]:
 
 
 class _Tries:
-    """A site at one load after another. The machines differ in speed alone, so one run tells for all of them."""
+    """Runs of one site at different loads. The machines differ only in speed, so one run serves for all of them."""
 
     def __init__(self, site: Site, requests: int) -> None:
         self._eager = cache(lambda percent: site.run(StepBatching, percent / 100 * site.capacity(), requests))
@@ -76,7 +74,7 @@ class _Tries:
 
 
 def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
-    """The highest load, in percent, that keeps all promises. merit_at: of a run at this load."""
+    """Return the highest load, in percent, that keeps all targets. merit_at: returns the merit of a run at a load."""
     good, bad = LEAST, MOST
     while bad - good > 1:
         percent = (good + bad) // 2
@@ -87,17 +85,21 @@ def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
 
 
 def cost_per_thousand(price: float, hourly: float) -> float:
-    """price: of a GPU for an hour. hourly: images that it makes in one."""
+    """price: of a GPU-hour. hourly: images per GPU-hour."""
     return 1000 * price / hourly
 
 
 def gpus_for(daily: float, peak: float, hourly: float, spare: int = 0) -> int:
-    """daily: images. peak: how many times the mean hour's the busiest hour's are. hourly: of a GPU, safely."""
+    """Return the number of GPUs for a load.
+
+    daily: images per day. peak: images of the busiest hour divided by those of the mean hour. hourly: images per
+    GPU-hour at the safe load.
+    """
     return math.ceil(daily / 24 * peak / hourly) + spare
 
 
 def section(rows: Sequence[Row], requests: int) -> str:
-    """The section of the page, title and all. rows: of `capacity`."""
+    """Return the section of docs/scaling.md, including its title. rows: from `capacity`."""
     usual = [row for row in rows if row["gpus"] == GPUS and row["route"] == "least loaded"]
     by_machine = [row for machine in MACHINES for row in usual if row["machine"] == machine.name]
     example = next(row for row in by_machine if row["mix"] == MIXED)
@@ -110,7 +112,6 @@ def section(rows: Sequence[Row], requests: int) -> str:
         safe=_safe(by_machine),
         fleets=_fleets([row for row in rows if row["mix"] == MIXED]),
         longest=number(LONGEST.solo_seconds(H100_EAGER)),
-        costs=_costs(by_machine),
         example_machine=example["machine"],
         hourly=number(example["hourly"]),
         daily=f"{DAILY:,}",
@@ -128,13 +129,23 @@ def section(rows: Sequence[Row], requests: int) -> str:
 
 
 def _never_idle(row: Row) -> float:
-    """Images an hour of a GPU that makes steps as it does at this load, and is never idle."""
+    """Return the images per hour of a GPU that is never idle, with the same steps as at this load."""
     return float(row["hourly"] / row["busy"])
 
 
 def _safe(rows: Sequence[Row]) -> str:
     return table(
-        ["machine", "asked for", "safe load", "images/GPU-hour", "idle", "p99, all but background", "p99 of all"],
+        [
+            "machine",
+            "sizes",
+            "safe load",
+            "images/GPU-hour",
+            "idle",
+            "p99, all but background",
+            "p99 of all",
+            "cost of 1000 images at price 1",
+            "of which idle",
+        ],
         [
             [
                 row["machine"],
@@ -144,6 +155,8 @@ def _safe(rows: Sequence[Row]) -> str:
                 f"{100 * (1 - row['busy']):.0f} %",
                 f"{number(row['p99_foreground'])} s",
                 f"{number(row['p99'])} s",
+                number(cost_per_thousand(1, row["hourly"])),
+                number(cost_per_thousand(1, row["hourly"]) * (1 - row["busy"])),
             ]
             for row in rows
         ],
@@ -151,25 +164,10 @@ def _safe(rows: Sequence[Row]) -> str:
 
 
 def _fleets(rows: Sequence[Row]) -> str:
-    """One column for each number of GPUs and route."""
+    """Return a table with one column for each number of GPUs and route."""
     columns: dict[str, list[str]] = {}
     for row in rows:
         name = f"{row['gpus']} GPU{'s' * (row['gpus'] > 1)}{', in turn' * (row['route'] == 'in turn')}"
         columns.setdefault(name, []).append(f"{row['load']:.2f} ({number(row['hourly'])})")
     names = [machine.name for machine in MACHINES]
     return table([MIXED, *columns], [[name, *cells] for name, *cells in zip(names, *columns.values(), strict=True)])
-
-
-def _costs(rows: Sequence[Row]) -> str:
-    return table(
-        ["machine", "asked for", *(f"price {price}" for price in PRICES), "of it idle, price 1"],
-        [
-            [
-                row["machine"],
-                row["mix"],
-                *(number(cost_per_thousand(price, row["hourly"])) for price in PRICES),
-                number(cost_per_thousand(1, row["hourly"]) * (1 - row["busy"])),
-            ]
-            for row in rows
-        ],
-    )

@@ -1,4 +1,4 @@
-"""Every figure of the simulation that comes from outside, with its source. Nothing here was measured on a GPU by us."""
+"""Timings that the simulation is fitted to, with their sources. None was measured on a GPU by this project."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Steps of one size, timed."""
+    """Measured time of a step."""
 
     #: Rows that shared a step.
     rows: int
-    #: Tokens of a row, of image and context.
+    #: Image and context tokens of a row.
     tokens: int
-    #: Seconds of the whole step.
     step_seconds: float
     source: str
 
 
-#: A token is a square of 16 pixels; 512 are the text's.
+#: One token for every 16x16 pixels of 1024x1024, and 512 text tokens.
 _REFERENCE_TOKENS = 4096 + 512
 _REFERENCE_STEPS = 28
 _REFERENCE = "published by others: FLUX.1-dev, 1024x1024, 28 steps, one H100"
@@ -33,9 +32,9 @@ DEMO_CPU_64 = [
     Timing(rows, 16 + 16 + 1, seconds, f"{_DEMO}, 64x64")
     for rows, seconds in {1: 0.019, 2: 0.023, 4: 0.025, 8: 0.026, 16: 0.041}.items()
 ]
-DEMO_CPU_512 = Timing(1, 1024 + 16 + 1, 0.118, f"{_DEMO}, 512x512; more rows take as much more")
+DEMO_CPU_512 = Timing(1, 1024 + 16 + 1, 0.118, f"{_DEMO}, 512x512; the time is proportional to the rows")
 
-#: Redux tokens of an image, and one of weight 512 that stands for 512 zero text tokens, or those 512.
+#: Redux tokens of an image, plus one token of weight 512 for the 512 zero text tokens; PLAIN: plus those 512 tokens.
 CONTEXT_TOKENS = 729 + 1
 PLAIN_CONTEXT_TOKENS = 729 + 512
 

@@ -1,4 +1,4 @@
-"""Simulates the choice of an instance with the code that serves: a section of docs/scaling.md, with its image."""
+"""Simulates how an instance is chosen, with the serving code: a section of docs/scaling.md and its image."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ Row = dict[str, Any]
 TITLE = "## Which instance gets a request"
 TEMPLATE = Path(__file__).with_name("instances.template.md")
 
-#: The two sites.
 MIXED, SMALL = "mixed sizes", "small images of four shapes"
 COUNTS = (2, 8, 64)
-#: Requests of each point, at most.
+#: Maximum number of requests per point.
 MOST_REQUESTS = 6_000
 LOADS = (0.5, 0.7, 0.8, 0.9, 0.95)
-#: Small images, whose steps are mostly overhead, of four shapes, which cannot share a step with each other.
+#: Small images of four shapes. Their steps are mostly overhead, and images of different shapes cannot share a step.
 SHAPES = Mix(sizes=tuple(((width, height), 0.25) for width in (64, 96) for height in (64, 96)), context_tokens=16 + 1)
 SMALL_SITE = Site(DEMO_CPU, SHAPES, CPU_LIMITS)
 SMALL_LOADS = (0.5, 1.0, 1.5, 2.0)
@@ -46,13 +45,13 @@ def at_random() -> Route:
 
 
 def least_work(gpus: Sequence[Any], request: SimulatedRequest) -> int:
-    """The GPU with the fewest tokens summed over all steps that are left."""
+    """Return the index of the GPU with the fewest tokens, summed over all remaining steps."""
     work = [sum(job.tokens * job.steps for job in gpu.backlog.jobs) for gpu in gpus]
     return work.index(min(work))
 
 
 def placed(limits: Limits) -> Route:
-    """As in a server: the instance whose turn it is decides."""
+    """Return a route that places requests as a server does: instances get requests in turn and choose for each."""
     turn = round_robin()
 
     def route(gpus: Sequence[Any], request: SimulatedRequest) -> int:
@@ -72,7 +71,7 @@ ROUTES: dict[str, Callable[[Limits], Route]] = {
 
 
 def instances(requests: int) -> Iterator[Row]:
-    """requests: for each instance."""
+    """Yield the merit of each route, by site, number of instances and load. requests: for each instance."""
     for count in COUNTS:
         for load in LOADS:
             yield from _compared(MIXED, replace(H100, gpus=count), load, requests)
@@ -97,7 +96,7 @@ def run_route(site: Site, route: str, load: float, requests: int) -> Row:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """The section of docs/scaling.md, including its title."""
+    """Return the section of docs/scaling.md, including its title."""
     return Template(TEMPLATE.read_text()).substitute(
         title=TITLE,
         requests=f"{MOST_REQUESTS:,}",
@@ -107,7 +106,7 @@ def section(rows: Sequence[Row]) -> str:
 
 
 def _compare(rows: Sequence[Row], loads: Sequence[float]) -> str:
-    """Of each route: median and p99 latency, and the mean of latency divided by the time alone."""
+    """Return a table with the median latency, p99 latency and mean slowdown of each route."""
     lines = []
     for (gpus, load), group in groupby(rows, lambda row: (row["gpus"], row["load"])):
         if load in loads:

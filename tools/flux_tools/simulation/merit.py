@@ -1,4 +1,4 @@
-"""What became of the requests, in a few numbers."""
+"""Latency, slowdown and throughput of a simulation run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flux_tools.simulation.simulation import SimulationOutcome
 
 @dataclass(frozen=True)
 class Merit:
-    """Times in seconds. Slowdown is latency divided by what the request takes alone."""
+    """Summary of a run. Times are in seconds. Slowdown is latency divided by the time that a request takes alone."""
 
     requests: int
     refused_share: float
@@ -22,22 +22,25 @@ class Merit:
     mean_slowdown: float
     p50_slowdown: float
     p99_slowdown: float
-    #: Of those that take less than 2 s alone.
+    #: Requests that take less than 2 s alone.
     p99_slowdown_short: float
-    #: The longest wait of all, and of those of the lowest priority, in the same measure.
+    #: The maximum over all requests, and over those of the lowest priority.
     max_slowdown: float
     max_slowdown_background: float
-    #: Latency of those of the highest priority, and of all but those of the lowest.
+    #: Latency of the requests of the highest priority, and of all but the lowest priority.
     p99_interactive: float
     p99_foreground: float
-    #: Finished images a second, from the first arrival to the last answer.
+    #: Finished images per second, from the first arrival to the last response.
     throughput: float
     steps: int
-    #: Share of the time in which the GPUs ran steps.
+    #: Share of time in which the GPUs ran steps.
     busy_share: float
 
     def slowed(self, factor: float) -> Merit:
-        """The same load on a machine whose every step takes so many times as long: the scheduler knows no seconds."""
+        """Return the merit of the same load on a machine whose steps take `factor` times as long.
+
+        The scheduler's decisions do not depend on seconds, so times only scale.
+        """
         return replace(
             self,
             p50=self.p50 * factor,

@@ -1,4 +1,4 @@
-"""The command line of `scripts/simulate`. Imports only the standard library: `--help` needs no environment."""
+"""Command line of `scripts/simulate`. Imports only the standard library, so that `--help` needs no environment."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/simulate", description="Simulate GPUs under load.")
-    parser.add_argument("--quick", action="store_true", help="few requests, into out/ instead of docs/")
-    parser.add_argument("--render", type=Path, metavar="RESULTS.json", help="run nothing, take these numbers")
+    parser.add_argument("--quick", action="store_true", help="simulate few requests; write to out/ instead of docs/")
+    parser.add_argument(
+        "--render", type=Path, metavar="RESULTS.json", help="write the page from saved results; run nothing"
+    )
     parser.add_argument(
         "--study",
         choices=("capacity", "instances", "servers"),
-        help="this one alone, and its section of docs/scaling.md",
+        help="run only this study and write its section of docs/scaling.md",
     )
     return parser.parse_args()
 

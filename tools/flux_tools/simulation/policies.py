@@ -1,4 +1,4 @@
-"""Three ways to run a GPU: a lock, batches of whole requests, and the scheduler that serves."""
+"""Three ways to run a GPU: one request at a time, batches of whole requests, and this server's scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flux_tools.simulation.workload import ImageKind, SimulatedRequest
 
 @dataclass(frozen=True)
 class Slice:
-    """What a GPU does next without looking up. No members: it waits for more requests."""
+    """Uninterruptible work of a GPU. Without members, the GPU waits for more requests."""
 
     members: Sequence[Any]
     seconds: float
@@ -28,20 +28,20 @@ class Gpu(Protocol):
     """One GPU and its queue."""
 
     def __len__(self) -> int:
-        """Requests that wait or run."""
+        """Return the number of requests that wait or run."""
 
     def offer(self, request: SimulatedRequest) -> bool:
-        """Whether there is room for it."""
+        """Queue the request. Return False if the queue is full."""
 
     def begin(self, now: float) -> Slice | None:
-        """None: there is nothing to do."""
+        """Return the next slice, or None if there is no work."""
 
     def end(self, done: Slice) -> Sequence[SimulatedRequest]:
-        """The requests that are finished with this slice."""
+        """Return the requests that this slice finished."""
 
 
 class _Queued:
-    """A server that keeps its waiting requests in the order of their arrival."""
+    """Base of the policies that queue requests in the order of arrival."""
 
     def __init__(self, machine: Machine, limits: Limits) -> None:
         self._machine = machine
@@ -59,7 +59,7 @@ class _Queued:
 
 
 class OneByOne(_Queued):
-    """First come, first served, one image at a time: what a lock around the pipeline gives."""
+    """First come, first served, one image at a time, as with a lock around a pipeline."""
 
     name = "one by one"
 
@@ -73,10 +73,11 @@ class OneByOne(_Queued):
 
 
 class WholeRequests(_Queued):
-    """Dynamic batching: requests of one size and step count start together and run to their end.
+    """Dynamic batching: requests of the same size and step count start together and run to the end.
 
-    The oldest of the highest priority chooses; others like it join from anywhere in the queue, up to a step's rows and
-    tokens. A batch that is not full waits until its oldest member has waited for `delay_seconds`.
+    A batch starts with the oldest request of the highest priority. Requests of the same kind join from anywhere in the
+    queue, up to a step's maximum rows and tokens. A batch that is not full waits until its oldest member has waited for
+    `delay_seconds`.
     """
 
     name = "whole requests"
@@ -111,12 +112,12 @@ class WholeRequests(_Queued):
 
 
 class StepBatching:
-    """The scheduler of `flux_serving`: a new choice before every step."""
+    """The scheduler of `flux_serving`, which chooses the rows of every step."""
 
     name = "steps"
 
     def __init__(self, machine: Machine, limits: Limits, scheduler: Scheduler | None = None) -> None:
-        """scheduler: to share between several GPUs; by default each GPU has its own."""
+        """scheduler: shared between several GPUs; by default each GPU has its own."""
         self._machine = machine
         self._limits = limits
         self._row_seconds: dict[ImageKind, float] = {}
@@ -128,7 +129,7 @@ class StepBatching:
 
     @property
     def backlog(self) -> Backlog:
-        """The work of this instance, as it publishes it to the others."""
+        """The remaining work of this instance, as it publishes it to the others."""
         load = self._scheduler.load
         return Backlog(load.jobs, self._costs.latest, load.room)
 
@@ -169,8 +170,9 @@ class StepBatching:
 
 
 class OneQueue(Scheduler):
-    """One queue for several GPUs: the ideal case. At every step a GPU takes jobs that no other GPU is running, so jobs
-    move between GPUs at no cost.
+    """One queue for several GPUs: the ideal case, in which jobs move between GPUs at no cost.
+
+    At every step a GPU runs jobs that no other GPU is running.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -195,7 +197,7 @@ def job_left(kind: ImageKind) -> JobLeft:
 
 
 def _ignore(outcome: object) -> None:
-    """The simulation reads what finished from `complete`."""
+    """Ignore the outcome: the simulation gets finished jobs from `complete`."""
 
 
 Policy = type[OneByOne] | type[WholeRequests] | type[StepBatching]

@@ -1,4 +1,4 @@
-"""The page docs/scaling.md and its image, from the numbers of the studies."""
+"""Renders docs/scaling.md and its image from the results of the studies."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def _times(key: str) -> Callable[[Row], str]:
     return lambda row: f"{number(row[key])} x"
 
 
-#: What a table can tell of a run. The longest wait is a slowdown too.
+#: Rows and columns of the tables, by label.
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "p50 latency": _seconds("p50"),
     "p99 latency": _seconds("p99"),
     "p99 latency, interactive": _seconds("p99_interactive"),
     "p50 slowdown": _times("p50_slowdown"),
     "p99 slowdown": _times("p99_slowdown"),
-    "longest wait, background": _times("max_slowdown_background"),
-    "images a second": lambda row: number(row["throughput"]),
-    "refused": lambda row: f"{100 * row['refused_share']:.1f} %",
+    "max slowdown, background": _times("max_slowdown_background"),
+    "images/s": lambda row: number(row["throughput"]),
+    "rejected": lambda row: f"{100 * row['refused_share']:.1f} %",
 }
-WAITS = ("p50 latency", "p99 latency", "p99 latency, interactive", "p99 slowdown", "longest wait, background")
+WAITS = ("p50 latency", "p99 latency", "p99 latency, interactive", "p99 slowdown", "max slowdown, background")
 
 
 def draw(results: Row, path: Path) -> None:
@@ -72,11 +72,11 @@ def draw(results: Row, path: Path) -> None:
     for axes, title, unit in (
         (latency, "Median latency", "seconds"),
         (slowdown, "p99 slowdown", "latency / time alone"),
-        (refused, "Refused", "% of requests"),
+        (refused, "Rejected", "% of requests"),
     ):
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_ylabel(unit)
-        axes.set_xlabel("load (1 = what one by one can do)")
+        axes.set_xlabel("load (1 = most that one by one can do)")
         axes.axvline(1, color="#c9ccd1", linewidth=1, zorder=0)
         axes.grid(axis="y", color="#eceef0", zorder=0)
         axes.set_axisbelow(True)
@@ -100,7 +100,7 @@ def draw(results: Row, path: Path) -> None:
 
 
 def page(results: Row) -> str:
-    """The prose is in scaling.template.md; here are its numbers."""
+    """Return the page: scaling.template.md with the numbers of these results."""
     mean_solo = Mix().mean_solo_seconds(H100_EAGER)
     head = {row["policy"]: row for row in results["headline"]}
     ours = head[StepBatching.name]
@@ -123,7 +123,7 @@ def page(results: Row) -> str:
         overload=_overload(results["overload"]),
         fleet_requests=f"{FLEET_TIMES * results['requests']:,}",
         fleet=table(
-            ["promise", "policy", *(f"{rate:g}/s" for rate in RATES)],
+            ["target", "policy", *(f"{rate:g}/s" for rate in RATES)],
             [
                 [promise, name, *(row[promise] for row in results["fleet"] if row["policy"] == name)]
                 for promise in PROMISES
@@ -138,8 +138,8 @@ def page(results: Row) -> str:
         instances=instances.section(results["instances"]),
         servers=servers.section(results["servers"], results["requests"]),
         capacity=capacity.section(results["capacity"], results["requests"]),
-        patience=_knob(results["patience"], "patience"),
-        queue=_knob(results["queue"], "max_jobs"),
+        patience=_parameter_table(results["patience"], "patience"),
+        queue=_parameter_table(results["queue"], "max_jobs"),
         machines=_machines(),
         context_tokens=figures.CONTEXT_TOKENS,
         collapse_512=_collapse(512),
@@ -151,7 +151,11 @@ def page(results: Row) -> str:
 
 
 def with_section(text: str, section: str) -> str:
-    """The page with this section anew. section: its first line is the title that it has in the page, too."""
+    """Return the page with one section replaced.
+
+    section: its first line is the title of the section to replace.
+    Raises ValueError: the page has no section with this title.
+    """
     title = section.partition("\n")[0]
     before, found, after = text.partition(f"{title}\n")
     if not found:
@@ -169,23 +173,23 @@ def _overload(rows: Sequence[Row]) -> str:
     )
 
 
-def _knob(rows: Sequence[Row], name: str) -> str:
-    labels = [*WAITS, "refused"]
+def _parameter_table(rows: Sequence[Row], name: str) -> str:
+    labels = [*WAITS, "rejected"]
     return table(
         ["`MAX_WAITING`" if name == "max_jobs" else name, "load", *labels],
-        [[_knob_value(row[name]), row["load"], *(COLUMNS[label](row) for label in labels)] for row in rows],
+        [[_parameter_value(row[name]), row["load"], *(COLUMNS[label](row) for label in labels)] for row in rows],
     )
 
 
 def _machines() -> str:
     sizes = ((512, 512), (1024, 576), (1024, 1024))
     sources = {
-        H100_EAGER: "two reference figures",
-        H100_COMPILED: "one reference figure, scaled",
-        H100_FP8: "one reference figure, scaled",
+        H100_EAGER: "two published timings",
+        H100_COMPILED: "one published timing, scaled",
+        H100_FP8: "one published timing, scaled",
     }
     return table(
-        ["machine", "overhead", *(f"row of {width}x{height}" for width, height in sizes), "from"],
+        ["machine", "overhead", *(f"row of {width}x{height}" for width, height in sizes), "source"],
         [
             [
                 machine.name,
@@ -201,8 +205,8 @@ def _machines() -> str:
     )
 
 
-def _knob_value(value: int) -> str:
-    return "endless" if value >= 1_000_000 else str(value)
+def _parameter_value(value: int) -> str:
+    return "unlimited" if value >= 1_000_000 else str(value)
 
 
 def _collapse(side: int) -> str:

@@ -1,4 +1,4 @@
-"""Simulates the client's choice of a server with the code that serves: a section of docs/scaling.md."""
+"""Simulates how a client chooses a server, with the client's code: a section of docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ TEMPLATE = Path(__file__).with_name("servers.template.md")
 #: Servers of one GPU each.
 COUNTS = (2, 8, 64)
 LOADS = (0.5, 0.8, 0.95)
-#: Requests of each point, at most.
+#: Maximum number of requests per point.
 MOST_REQUESTS = 6_000
-#: Clients that share the requests, of the last columns.
+#: Numbers of clients that share the requests, in the last columns.
 MANY_CLIENTS = (8, 32)
-#: Servers of the table of safe loads.
+#: Number of servers in the table of safe loads.
 SAFE_SERVERS = 8
 IN_TURN, AT_RANDOM, FEWEST, OURS = "in turn", "at random", "fewest of two", "this client"
 
 
 class Door(Protocol):
-    """What passes the requests on to the servers."""
+    """Distributes requests to servers: a proxy or one or more clients."""
 
     def route(self, gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
-        """Returns the index of the server."""
+        """Return the index of the server."""
 
     def tick(self, now: float, outcome: SimulationOutcome) -> None:
-        """Called at least every TICK_S of the virtual time, and before each request."""
+        """Observe the outcome so far. Called at least every TICK_S of virtual time and before each request."""
 
 
 class BlindDoor:
-    """A door that knows nothing of the servers."""
+    """A door without information about the servers."""
 
     def __init__(self, route: Route) -> None:
         self.route = route
 
     def tick(self, now: float, outcome: SimulationOutcome) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
 
 class FewestRequests:
-    """A proxy with power of two choices by the number of active requests (Envoy's LEAST_REQUEST)."""
+    """A proxy that draws two servers and chooses the one with fewer active requests (Envoy's LEAST_REQUEST)."""
 
     def __init__(self) -> None:
         self._rng = random.Random(SEED)
@@ -71,11 +71,11 @@ class FewestRequests:
         return min(self._rng.sample(range(len(gpus)), 2), key=lambda index: len(gpus[index]))
 
     def tick(self, now: float, outcome: SimulationOutcome) -> None:
-        """The proxy counts the requests itself."""
+        """Do nothing: `route` reads the number of active requests."""
 
 
 class BalancedClients:
-    """Clients that each have the serving code's Balancer; a random one of them sends the next request."""
+    """Clients that each use `flux_client`'s Balancer. A random client sends the next request."""
 
     def __init__(self, gpus: Sequence[StepBatching], site: Site, clients: int) -> None:
         self._gpus = {str(index): gpu for index, gpu in enumerate(gpus)}
@@ -118,7 +118,10 @@ DOORS: dict[str, Callable[[Sequence[StepBatching], Site], Door]] = {
 
 
 def servers(requests: int) -> Iterator[Row]:
-    """The comparison by count and load, then the highest safe load of each door. requests: of a try for that."""
+    """Yield the comparison by count and load, then the highest safe load of each door.
+
+    requests: for each load tried in the search for the safe load.
+    """
     for count in COUNTS:
         for load in LOADS:
             for door in DOORS:
@@ -137,14 +140,14 @@ def _merit_at(site: Site, door: str, requests: int, percent: int) -> Merit:
 def run_door(site: Site, door: str, load: float, requests: int) -> Merit:
     gpus = [StepBatching(site.machine, site.limits) for _ in range(site.gpus)]
     passing = DOORS[door](gpus, site)
-    # A list, so that the identity of a request is not used again.
+    # Keep all requests alive: BalancedClients identifies them by id().
     asked = list(arrivals(site.mix, load * site.capacity(), requests, SEED))
     outcome = simulate(asked, gpus, passing.route, clock=Clock(TICK_S, passing.tick))
     return judge(outcome, site.machine, site.gpus)
 
 
 def section(rows: Sequence[Row], requests: int) -> str:
-    """The section of docs/scaling.md, including its title. requests: of a try for the safe load."""
+    """Return the section of docs/scaling.md, including its title. requests: as for `servers`."""
     lines = []
     compared = [row for row in rows if "load" in row]
     for (count, load), group in groupby(compared, lambda row: (row["servers"], row["load"])):

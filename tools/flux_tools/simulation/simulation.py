@@ -1,4 +1,4 @@
-"""The virtual clock: requests arrive, are routed to a GPU, and end exactly once, finished or refused."""
+"""Event loop on a virtual clock: each request arrives, is routed to a GPU, and is either finished or rejected."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ Route = Callable[[Sequence[Gpu], SimulatedRequest], int]
 
 
 def least_loaded(gpus: Sequence[Gpu], request: SimulatedRequest) -> int:
-    """The GPU with the fewest requests waiting or running; the first of several."""
+    """Return the index of the first GPU with the fewest waiting and running requests."""
     return min(range(len(gpus)), key=lambda index: len(gpus[index]))
 
 
 def round_robin() -> Route:
-    """One after another, whatever they have to do."""
+    """Return a route that uses the GPUs in turn, regardless of their load."""
     turn = count()
     return lambda gpus, request: next(turn) % len(gpus)
 
 
 @dataclass
 class SimulationOutcome:
-    """How every request ended."""
+    """Result of a simulation run."""
 
-    #: Requests that were answered, and when, in the order in which they were.
+    #: Finished requests and the time at which each finished, in this order.
     finished: list[tuple[SimulatedRequest, float]] = field(default_factory=list)
     refused: list[SimulatedRequest] = field(default_factory=list)
-    #: Steps, or whole batches, that the GPUs ran.
+    #: Number of steps or whole batches that the GPUs ran.
     slices: int = 0
-    #: Seconds that the GPUs ran them, all together.
+    #: Time spent in them, in seconds, summed over the GPUs.
     busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Calls `tick` with the virtual time and what has happened so far: every `interval_s`, and before each request."""
+    """Calls `tick` with the virtual time and the outcome so far, every `interval_s` and before each request."""
 
     interval_s: float
     tick: Callable[[float, SimulationOutcome], None]
@@ -53,12 +53,12 @@ def simulate(
     is_shared: bool = False,
     clock: Clock | None = None,
 ) -> SimulationOutcome:
-    """Run until every request has ended. An arrival at the very end of a slice is seen by the next one.
+    """Run until every request has ended. A request that arrives exactly at the end of a slice can join the next one.
 
-    is_shared: the GPUs have one queue, so that what one offers or ends may be work for each of them.
+    is_shared: the GPUs share one queue, so a request that is added or a slice that ends may give work to any GPU.
     """
     outcome = SimulationOutcome()
-    #: (end, GPU, number); a number that is no longer the GPU's own is a wait that an arrival cut short.
+    #: (end, GPU, slice number). A slice whose number is not in `current` is a wait that an arrival cut short.
     ends: list[tuple[float, int, int]] = []
     current: list[tuple[int, Slice] | None] = [None] * len(gpus)
     numbers = count()

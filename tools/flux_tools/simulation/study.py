@@ -1,4 +1,4 @@
-"""The questions that docs/scaling.md answers, each a function from nothing but seeds to numbers."""
+"""The studies of docs/scaling.md, each a deterministic function of its seed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SEED = 1
 SWEEP = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
 HEADLINE_GPUS, HEADLINE_LOAD = 8, 0.9
 RATES = (0.5, 1.0, 2.0)
-#: What differs little takes more requests to tell, and what is slowly overrun more time to show it.
+#: Multiples of the number of requests: small differences and slow overload need longer runs.
 ROUTING_TIMES, FLEET_TIMES = 5, 3
 PATIENCE = (4, 16, 64, 1_000_000)
 QUEUES = (8, 16, 32, 64)
-#: Share of refused requests above which a site is overloaded.
+#: Share of rejected requests above which a site is overloaded.
 REFUSED_SHARE = 0.01
-#: What a fleet may promise besides.
+#: Latency targets of a fleet.
 PROMISES: dict[str, Callable[[Merit], bool]] = {
     "p99 of all below 60 s": lambda merit: merit.p99 < 60,
     "p99 of all but background below 30 s": lambda merit: merit.p99_foreground < 30,
@@ -35,7 +35,7 @@ PROMISES: dict[str, Callable[[Merit], bool]] = {
 
 @dataclass(frozen=True)
 class Site:
-    """GPUs of one kind, what is asked of them, and their limits."""
+    """GPUs of one kind, their requests and their limits."""
 
     machine: Machine = H100_EAGER
     mix: Mix = field(default_factory=Mix)
@@ -44,11 +44,11 @@ class Site:
     route: Callable[[], Route] = lambda: least_loaded
 
     def capacity(self) -> float:
-        """Requests a second that the site does one by one: load 1."""
+        """Return the requests per second that the site can do one by one: load 1."""
         return self.gpus / self.mix.mean_solo_seconds(self.machine)
 
     def run(self, policy: Policy, rate: float, requests: int) -> Merit:
-        """rate: requests a second."""
+        """Simulate the site. rate: requests per second."""
         gpus = [policy(self.machine, self.limits) for _ in range(self.gpus)]
         return judge(simulate(arrivals(self.mix, rate, requests, SEED), gpus, self.route()), self.machine, self.gpus)
 
@@ -63,7 +63,7 @@ SITES = {
 
 
 def headline(requests: int) -> Iterator[dict[str, Any]]:
-    """All policies on the same requests."""
+    """Yield the merit of every policy on the same requests."""
     site = replace(H100, gpus=HEADLINE_GPUS)
     for policy in POLICIES:
         began = time.monotonic()
@@ -78,7 +78,7 @@ def sweep(requests: int) -> Iterator[dict[str, Any]]:
 
 
 def overload(requests: int) -> Iterator[dict[str, Any]]:
-    """The highest load at which at most 1 % is refused, to 0.01."""
+    """Yield the highest load, to 0.01, at which at most 1 % of the requests are rejected."""
     for name, site in SITES.items():
         for policy in POLICIES:
             good, bad = 0.5, 20.0
@@ -91,7 +91,7 @@ def overload(requests: int) -> Iterator[dict[str, Any]]:
 
 
 def fleet(requests: int) -> Iterator[dict[str, Any]]:
-    """The fewest GPUs that keep each of the promises at each rate."""
+    """Yield the fewest GPUs that keep each target at each rate."""
     for rate in RATES:
         for policy in POLICIES:
             merits: dict[int, Merit] = {}
@@ -145,14 +145,14 @@ def everything(headline_requests: int, requests: int) -> dict[str, Any]:
 
 
 def run_study(name: str, rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All of its rows, which are told as they come."""
-    told = []
+    """Return all rows of a study, printing each as it comes."""
+    found = []
     began = time.monotonic()
     for row in rows:
-        told.append(row)
+        found.append(row)
         print(f"{name}: " + ", ".join(f"{k} {_short(v)}" for k, v in row.items()), file=sys.stderr, flush=True)
     print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    return told
+    return found
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What is asked, and when: sizes, step counts and priorities drawn at random, arrivals of a Poisson process."""
+"""Simulated requests: random sizes, step counts and priorities, with Poisson arrivals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageKind:
     height: int
     steps: int
     priority: int
-    #: Of one step: of the image and its context.
+    #: Tokens of one step: image and context.
     tokens: int
 
     @property
@@ -27,13 +27,13 @@ class ImageKind:
         return self.width, self.height
 
     def solo_seconds(self, machine: Machine) -> float:
-        """How long one takes that has the machine to itself."""
+        """Return the seconds that the image takes alone on the machine."""
         return self.steps * machine.step_seconds([self.tokens])
 
 
 @dataclass(frozen=True)
 class SimulatedRequest:
-    """One image wanted."""
+    """A request for one image."""
 
     kind: ImageKind
     #: Seconds since the start.
@@ -42,16 +42,19 @@ class SimulatedRequest:
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of what is asked; each sums to 1, and the three are drawn independently."""
+    """Distribution of requests: shares by size, steps and priority, which are drawn independently.
 
-    #: By width and height in pixels.
+    The shares of each sum to 1.
+    """
+
+    #: Width and height in pixels.
     sizes: tuple[tuple[tuple[int, int], float], ...] = (((512, 512), 0.4), ((1024, 1024), 0.4), ((1024, 576), 0.2))
     steps: tuple[tuple[int, float], ...] = ((4, 0.2), (28, 0.5), (50, 0.3))
     priorities: tuple[tuple[int, float], ...] = ((-1, 0.2), (0, 0.6), (1, 0.2))
     context_tokens: int = CONTEXT_TOKENS
 
     def kinds(self) -> tuple[list[ImageKind], list[float]]:
-        """Every kind and its share."""
+        """Return every kind and its share."""
         kinds, shares = [], []
         for ((width, height), a), (steps, b), (priority, c) in product(self.sizes, self.steps, self.priorities):
             kinds.append(ImageKind(width, height, steps, priority, image_tokens(width, height) + self.context_tokens))
@@ -62,14 +65,14 @@ class Mix:
         return sum(kind.solo_seconds(machine) * share for kind, share in zip(*self.kinds(), strict=True))
 
 
-#: Small images only, where steps gain most from being shared.
+#: Small images only: these gain most from sharing steps.
 SMALL = Mix(sizes=(((512, 512), 1.0),))
 #: The demo checkpoint's images, with its 16 Redux tokens and one for the text.
 DEMO = Mix(sizes=(((64, 64), 1.0),), context_tokens=16 + 1)
 
 
 def arrivals(mix: Mix, rate: float, count: int, seed: int) -> Iterator[SimulatedRequest]:
-    """rate: requests a second. The same seed gives the same kinds in the same order at every rate."""
+    """Yield requests. rate: per second. The same seed yields the same kinds in the same order at every rate."""
     chance = random.Random(seed)
     kinds, shares = mix.kinds()
     now = 0.0

@@ -1,4 +1,4 @@
-"""Sizes for the manifests: shared memory, the gateway's memory, times to end, and the load that is enough for a GPU.
+"""Sizes for the manifests under deploy/: shared memory, gateway memory, shutdown times and target load of a GPU.
 
-What the manifests under deploy/ say comes from here; `python -m flux_tools.sizing` prints it.
+`python -m flux_tools.sizing` prints them.
 """

@@ -1,4 +1,4 @@
-"""Print the numbers of the manifests under deploy/."""
+"""Prints the sizes for the manifests under deploy/."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def lines() -> list[str]:
     row = image_tokens(1024, 1024) + CONTEXT_TOKENS
     return [
         *(f"/dev/shm, {gpus} GPU: {shared_memory_gibibytes(gpus, BY_CONTRACT)} GiB" for gpus in (1, 2)),
-        f"/dev/shm, CPU, callers behind the gateway: {shared_memory_gibibytes(0, BY_GATEWAY)} GiB",
+        f"/dev/shm, CPU, requests through the gateway: {shared_memory_gibibytes(0, BY_GATEWAY)} GiB",
         f"gateway's memory: {gateway_memory_gibibytes(Settings())} GiB, /tmp: {gateway_tmp_bytes() // 2**20} MiB",
-        f"preStop, at least: {pre_stop_seconds()} s",
+        f"preStop, minimum: {pre_stop_seconds()} s",
         f"longest image that the contract allows: {longest_image_seconds():.0f} s",
         f"longest image that the gateway allows: {gateways:.0f} s",
-        f"tokens for each GPU: {target_tokens()}, {target_tokens() // row} images of 1024x1024, "
-        f"a step of each in {round_seconds(row):.2f} s",
+        f"tokens per GPU: {target_tokens()}, {target_tokens() // row} images of 1024x1024, "
+        f"one step of each in {round_seconds(row):.2f} s",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Bytes of memory and of /tmp that a gateway takes at most, whatever it is sent."""
+"""Upper bounds of the gateway's memory and of its /tmp, for any requests."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from flux_gateway.conversions import CONVERSIONS
 from flux_gateway.parsing import ESCAPE_BYTES, MAX_ESCAPES, PARSING_COPIES
 from flux_gateway.settings import Settings
 
-#: Of an idle process: Python, FastAPI, gRPC and Pillow. Measured: 120 MB.
+#: Memory of an idle process with Python, FastAPI, gRPC and Pillow. Measured: 120 MB.
 PROCESS_BYTES = 160 * 2**20
-#: What asyncio reads from a socket at once, and what uvicorn holds of a body that nobody reads yet.
+#: Bytes that asyncio reads from a socket at once, and that uvicorn buffers of an unread body.
 _READ_BYTES, _UNREAD_BYTES = 256 * 2**10, 64 * 2**10
-#: Bytes of memory that a byte of an answer's images takes while the answer is built, beyond those that are reserved.
+#: Bytes of memory per byte of a response's images while the response is built, beyond the reserved ones.
 _BUILDING_COPIES = 4
-#: Of what is freed the allocator keeps some.
+#: The allocator keeps some of the freed memory.
 _FRAGMENTATION = 1.1
 
 
 def gateway_memory_bytes(settings: Settings) -> int:
-    """Of the process, requests in flight, the bodies that are being parsed, results and connections."""
-    # Beside the threads, the event loop parses one form.
+    """Return the bytes of the process, requests in flight, bodies being parsed, results and connections."""
+    # In addition to the threads, the event loop parses one form.
     parsing = (CONVERSIONS + 1) * max(PARSING_COPIES * settings.body_bytes, MAX_ESCAPES * ESCAPE_BYTES)
     building = CONVERSIONS * _BUILDING_COPIES * limits.MAX_IMAGES * 3 * settings.pixels
     results = settings.result_bytes
@@ -33,10 +33,10 @@ def gateway_memory_bytes(settings: Settings) -> int:
 
 
 def gateway_memory_gibibytes(settings: Settings) -> int:
-    """The same, rounded up."""
+    """Return `gateway_memory_bytes` in GiB, rounded up."""
     return math.ceil(gateway_memory_bytes(settings) / 2**30)
 
 
 def gateway_tmp_bytes() -> int:
-    """Of /tmp: bodies are held in memory alone, so this is for what libraries may write."""
+    """Return the bytes of /tmp, which only libraries may use: bodies are held in memory."""
     return 64 * 2**20

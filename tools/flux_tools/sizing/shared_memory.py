@@ -1,6 +1,6 @@
-"""Bytes of /dev/shm: every tensor that a Python model reads or writes lies there as long as the call lasts.
+"""Bytes of /dev/shm, which holds every tensor that a Python model reads or writes while the call lasts.
 
-A region grows to the most that its process ever held and never shrinks, so the most counts, of all processes together.
+A region never shrinks, so the result is the sum of the maximum of every process.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from flux_contract import limits
 from flux_contract.internal_tensors import (
+    CANVAS,
+    CANVAS_WEIGHTS,
     CONTEXT,
     CONTROL_LATENTS,
     EDGE_IMAGE,
@@ -22,40 +24,41 @@ from flux_contract.internal_tensors import (
     PIXELS,
     PREVIEW,
     SOURCE_LATENTS,
+    SOURCE_MASK,
     SOURCE_PIXELS,
 )
 from flux_contract.models import FLUX_BASE, FLUX_STREAM, MODELS, Model
-from flux_contract.parameters import CONTROL_IMAGE, IMAGE, IMAGE_MASK
+from flux_contract.parameters import IMAGE, IMAGE_MASK, SINGLE_IMAGES
 from flux_contract.tensors import Tensor
 
-#: Base64 has four characters for three bytes.
+#: Characters of base64 per byte.
 _BASE64 = 4 / 3
-#: Of FLUX.1: numbers of a context token, and of a latent token, which is 16x16 pixels; both are FP32.
+#: FLUX.1's width of a context token and of a latent token, which is 16x16 pixels. Both are FP32.
 _CONTEXT_WIDTH, _LATENT_WIDTH = 4096, 64
 
 
 @dataclass(frozen=True)
 class Largest:
-    """The largest request that comes."""
+    """Sizes of the largest possible request."""
 
-    #: Of all its images together as they are sent, and of all their masks.
+    #: Bytes of all images as sent, and of all masks.
     image_bytes: float = _BASE64 * limits.MAX_INPUT_IMAGES * limits.MAX_IMAGE_BYTES
     mask_bytes: float = _BASE64 * limits.MAX_INPUT_IMAGES * limits.MAX_IMAGE_BYTES
     control_bytes: float = _BASE64 * limits.MAX_IMAGE_BYTES
-    #: Images asked for, and pixels of each.
+    #: Number of requested images, and pixels of each.
     images: int = limits.MAX_IMAGES
     pixels: int = limits.MAX_SIDE**2
     context_tokens: int = limits.MAX_CONTEXT_TOKENS
 
     def sizes(self) -> Mapping[str, float]:
-        """Bytes of each large tensor, by its name; the others of a call have less than a mebibyte together."""
+        """Return the bytes of each large tensor by name. The other tensors of a call have less than 1 MiB together."""
         rgb = 3 * self.pixels
         latents = self.pixels / 256 * _LATENT_WIDTH * 4
         context = self.context_tokens * _CONTEXT_WIDTH * 4
         return {
             IMAGE.name: self.image_bytes,
             IMAGE_MASK.name: self.mask_bytes,
-            CONTROL_IMAGE.name: self.control_bytes,
+            **dict.fromkeys((parameter.name for parameter in SINGLE_IMAGES), self.control_bytes),
             CONTEXT.name: context,
             NEGATIVE_CONTEXT.name: context,
             INITIAL_LATENTS.name: self.images * latents,
@@ -63,8 +66,11 @@ class Largest:
             SOURCE_LATENTS.name: latents,
             CONTROL_LATENTS.name: latents,
             SOURCE_PIXELS.name: rgb,
+            SOURCE_MASK.name: self.pixels / 64 * 4,
+            CANVAS.name: rgb,
+            CANVAS_WEIGHTS.name: self.pixels,
             PIXELS.name: self.images * rgb,
-            # What cannot be compressed is as large as before.
+            # An incompressible image is as large as its pixels.
             OUTPUT_IMAGE.name: self.images * rgb * _BASE64,
             EDGES.name: self.pixels,
             EDGE_IMAGE.name: self.pixels * _BASE64,
@@ -72,7 +78,7 @@ class Largest:
         }
 
 
-#: All that the contract allows, and what gets through a gateway with its default limits.
+#: The largest requests that the contract allows, and that a gateway with its default limits passes on.
 BY_CONTRACT = Largest()
 BY_GATEWAY = Largest(image_bytes=64 * 2**20, mask_bytes=0, control_bytes=0, pixels=2048 * 2048)
 
@@ -80,12 +86,12 @@ _REST = 2**20
 
 
 def shared_memory_bytes(gpus: int, largest: Largest = BY_CONTRACT) -> int:
-    """gpus: of the server; 0 is a CPU, with one instance of each model that would need one."""
+    """Return the bytes of /dev/shm of a server. gpus: 0 for a CPU, with one instance of each GPU model."""
     return sum(_instances(model, gpus) * _calls(model) * _call_bytes(model, largest) for model in MODELS)
 
 
 def shared_memory_gibibytes(gpus: int, largest: Largest = BY_CONTRACT) -> int:
-    """The same, rounded up."""
+    """Return `shared_memory_bytes` in GiB, rounded up."""
     return math.ceil(shared_memory_bytes(gpus, largest) / 2**30)
 
 
@@ -94,12 +100,12 @@ def _instances(model: Model, gpus: int) -> int:
 
 
 def _calls(model: Model) -> int:
-    """Calls whose tensors one instance holds at once."""
+    """Return the number of calls whose tensors one instance holds at a time."""
     if model is FLUX_STREAM:
-        # Those that run, which call the ensembles, and the one that is being accepted.
+        # The running streams, which call the ensembles, and one that is being accepted.
         return limits.MAX_STREAMS + 1
     if model is FLUX_BASE:
-        # It reads a request and lets its tensors go; an earlier one is being answered.
+        # One request is being read, after which its tensors are released, and one response is being sent.
         return 2
     return model.max_batch_size
 

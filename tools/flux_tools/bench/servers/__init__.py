@@ -1,1 +1,1 @@
-"""The alternatives, each a server around the same stock diffusers, written the way its own documentation says."""
+"""The alternatives: servers of the same stock diffusers pipelines, each written as its documentation recommends."""

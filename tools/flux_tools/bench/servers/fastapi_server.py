@@ -1,7 +1,8 @@
-"""FastAPI around stock diffusers, as people write it first: a sync endpoint, a lock around the pipelines.
+"""FastAPI server of stock diffusers, as a typical first version: a sync endpoint with a lock around the pipelines.
 
 Source: FastAPI's documentation, "Request Forms and Files", "Return a Response Directly" and "Concurrency and
-async / await": a plain `def` endpoint runs on a thread pool, so PNGs are read and written beside the denoising.
+async / await": a plain `def` endpoint runs in a thread pool, so PNGs are decoded and encoded while another
+request denoises.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ one_at_a_time = threading.Lock()
 
 @app.get("/health")
 def health() -> None:
-    """Answers once the pipelines are loaded."""
+    """Return 200 once the pipelines are loaded."""
 
 
 @app.post("/predict")
@@ -38,8 +39,8 @@ def predict(
 ) -> Response:
     decoded = opened(image)
     with one_at_a_time:
-        drawn = stock.draw(decoded, ImageOptions(0, side, steps, seed, mode, prompt))
-    return Response(as_png(drawn), media_type="image/png")
+        generated = stock.draw(decoded, ImageOptions(0, side, steps, seed, mode, prompt))
+    return Response(as_png(generated), media_type="image/png")
 
 
 if __name__ == "__main__":

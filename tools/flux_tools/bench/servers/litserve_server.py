@@ -1,8 +1,8 @@
-"""LitServe around stock diffusers.
+"""LitServe server of stock diffusers.
 
-Source: LitServe's documentation, "LitAPI", "Batching" and "Request, response format": the image comes as a form
-file, `predict` gets the whole batch, `encode_response` returns a Response with the image's bytes. `timeout=False`,
-because the default of 30 s would refuse requests that wait behind a long queue.
+Source: LitServe's documentation, "LitAPI", "Batching" and "Request, response format": the image is a form file,
+`predict` gets the whole batch, `encode_response` returns a Response with the image's bytes. `timeout=False`, because
+the default of 30 s would reject requests that wait in a long queue.
 
 No `from __future__ import annotations` here: LitServe compares the annotation of `decode_request` with the class.
 """
@@ -35,14 +35,14 @@ class FluxAPI(litserve.LitAPI):
         return output
 
     def predict(self, orders: Order | list[Order]) -> Image.Image | list[Image.Image]:
-        """One order without batching, a list of them with it; requests of one kind share a call."""
+        """Generate one order or, with batching, a list of orders. Orders of one kind share a pipeline call."""
         if isinstance(orders, tuple):
             return self.stock.draw(*orders)
-        made: dict[int, Image.Image] = {}
+        generated: dict[int, Image.Image] = {}
         for group in by_kind((index, job) for index, (_, job) in enumerate(orders)):
             images = self.stock.draw_all([orders[index][0] for index, _ in group], [job for _, job in group])
-            made.update(zip((index for index, _ in group), images, strict=True))
-        return [made[index] for index in range(len(orders))]
+            generated.update(zip((index for index, _ in group), images, strict=True))
+        return [generated[index] for index in range(len(orders))]
 
     def encode_response(self, output: Image.Image) -> Response:
         return Response(as_png(output), media_type="image/png")

@@ -1,18 +1,19 @@
-"""What every server of the benchmark is told on its command line."""
+"""Command line of the benchmark's servers."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
 
-#: Seconds that a batch waits for more requests; LitServe's own example has 0.1, PyTriton's 0.0001. Clients that were
-#: answered together come back within this time, so their next requests share a batch again; an image takes far longer.
+#: Seconds that a batch waits for more requests; LitServe's example uses 0.1, PyTriton's 0.0001. Clients that received
+#: their responses together send their next requests within this time, so these share a batch again. An image takes far
+#: longer.
 BATCH_WAIT_S = 0.05
 
 
 @dataclass(frozen=True)
 class Options:
-    """port, grpc_port, metrics_port: on the loopback. batch: requests that may share a call; 1 is no batching."""
+    """Options of a server. port, grpc_port, metrics_port: on loopback. batch: maximum batch size; 1: no batching."""
 
     port: int
     grpc_port: int

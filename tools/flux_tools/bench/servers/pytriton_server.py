@@ -1,7 +1,7 @@
-"""PyTriton around stock diffusers, with Triton's dynamic batching.
+"""PyTriton server of stock diffusers, with Triton's dynamic batching.
 
 Source: PyTriton's documentation, "Decorators" and "Binding Configuration", and its Stable Diffusion example: `@batch`,
-then `@group_by_values` for what must agree within a call, then `@first_value`.
+then `@group_by_values` for the inputs that must be equal within a call, then `@first_value`.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-/** The picture that goes in: chosen, dropped, pasted, or one of the results. */
+/** The image that goes in: chosen, dropped, pasted, or one of the results. */
 
 import { find, make } from "./dom.js";
 import { say } from "./language.js";
 
-export class Picture {
+export class InputImage {
     /** null: none. */
     file = null;
     #url = null;
-    #input = find("picture");
-    #shown = find("picture-shown");
-    #bar = find("picture-bar");
+    #input = find("image");
+    #shown = find("image-shown");
+    #bar = find("image-bar");
     #onTaken;
     #onFault;
 
-    /** onTaken: called when there is a new one. onFault: called where a file is no picture. */
+    /** onTaken: called when there is a new one. onFault: called where a file is no image. */
     constructor({ onTaken, onFault }) {
         this.#onTaken = onTaken;
         this.#onFault = onFault;
         this.#input.addEventListener("change", () => this.#take(this.#input.files));
-        find("picture-remove").addEventListener("click", () => {
+        find("image-remove").addEventListener("click", () => {
             this.clear();
             this.#input.focus();
         });
@@ -28,9 +28,9 @@ export class Picture {
 
     async set(file) {
         const url = URL.createObjectURL(file);
-        const picture = make("img", { src: url });
+        const image = make("img", { src: url });
         try {
-            await picture.decode();
+            await image.decode();
         } catch {
             URL.revokeObjectURL(url);
             this.#onFault();
@@ -42,8 +42,8 @@ export class Picture {
         this.#shown.src = url;
         this.#shown.hidden = false;
         this.#bar.hidden = false;
-        const values = { name: file.name, width: picture.naturalWidth, height: picture.naturalHeight };
-        say(find("picture-name"), "picture.named", values);
+        const values = { name: file.name, width: image.naturalWidth, height: image.naturalHeight };
+        say(find("image-name"), "image.named", values);
         this.#onTaken();
     }
 
