@@ -81,12 +81,12 @@ def parameter_table(parameters: Iterable[Parameter], modes: Sequence[Mode] = MOD
 
 
 def group_table(groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """Return the table of README.md: a row for each group, with its keywords and a link to its table."""
+    """Return a row for each group, with its keywords and a link to its table, for pages in docs/."""
     rows = ["| | keywords of the client |", "|---|---|"]
     for group in groups:
         keywords = ", ".join(f"`{parameter.python_name}`" for parameter in group.parameters)
         anchor = re.sub(r"[^a-z0-9-]", "", group.title.lower().replace(" ", "-"))
-        rows.append(f"| [{group.title}](docs/parameters.md#{anchor}) | {keywords} |")
+        rows.append(f"| [{group.title}](parameters.md#{anchor}) | {keywords} |")
     return "\n".join(rows)
 
 

@@ -64,8 +64,7 @@ def missing_index(folder: Path) -> list[str]:
 
 
 _LAYOUT = (
-    "expected a folder in diffusers layout (model_index.json and a sub-folder for each component); "
-    "docs/operations.md tells how to get or convert one"
+    "expected a folder in diffusers layout (model_index.json and a sub-folder for each component); see docs/weights.md"
 )
 
 

@@ -57,16 +57,6 @@ def test_every_path_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_target_exists(page: str) -> None:
-    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", (ROOT / page).read_text()):
-        file = (ROOT / page).parent / target if target else ROOT / page
-        assert file.exists(), target
-        headings = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
-        slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in slugs, f"{target}#{anchor}"
-
-
-@pytest.mark.parametrize("page", PAGES)
 def test_every_class_and_function_exists(page: str) -> None:
     classes = [code for code in code_in((ROOT / page).read_text()) if re.fullmatch(r"([A-Z][a-z]+){2,}", code)]
     parts = [
