@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 _SERVER = """#!{python}
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -31,15 +31,20 @@ class Answering(BaseHTTPRequestHandler):
         config = {{"name": model, "backend": "python", "instance_group": groups}}
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(config).encode() if model else b"")
+        if self.path == "/metrics":
+            self.wfile.write((here / "metrics").read_bytes())
+        else:
+            self.wfile.write(json.dumps(config).encode() if model else b"")
 
     def log_message(self, *_):
         pass
 
 
 time.sleep(float((here / "load_s").read_text()))
-(port,) = (int(word.partition("=")[2]) for word in sys.argv if word.startswith("--http-port="))
-ThreadingHTTPServer(("127.0.0.1", port), Answering).serve_forever()
+ports = [int(word.partition("=")[2]) for word in sys.argv if word.startswith(("--http-port=", "--metrics-port="))]
+servers = [ThreadingHTTPServer(("127.0.0.1", port), Answering) for port in ports]
+threading.Thread(target=servers[1].serve_forever, daemon=True).start()
+servers[0].serve_forever()
 """
 
 
@@ -58,6 +63,7 @@ class StandInTriton:
             (folder / model / "1" / "model.py").write_text("import time\ntime.sleep(600)\n")
         self.lose({})
         self.load_for(0)
+        self.report_metrics("")
 
     def lose(self, models: dict[int, str]) -> None:
         """By the number of the run, from 0: a model that one process ends of before the server is ready."""
@@ -66,6 +72,10 @@ class StandInTriton:
     def load_for(self, seconds: float) -> None:
         """How long it loads before it listens."""
         (self.folder / "load_s").write_text(str(seconds))
+
+    def report_metrics(self, text: str) -> None:
+        """Set the response of the metrics port, in Prometheus' text format."""
+        (self.folder / "metrics").write_text(text)
 
     @property
     def pids(self) -> list[int]:

@@ -92,7 +92,7 @@ def test_paths_that_are_not_ascii_serve_every_mode(client: FluxClient) -> None:
     assert client.canny(IMAGE, prompt="a red disc", num_inference_steps=1)
 
 
-def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(client: FluxClient) -> None:
+def test_adapter_with_non_ascii_name_is_listed_and_usable(client: FluxClient) -> None:
     plain, umlaut = (images_of(client, lora=name, seed=1) for name in ("plain", "ü 画"))
     assert plain[0].data == umlaut[0].data or plain[0].image.tobytes() == umlaut[0].image.tobytes()
     for ask in (
@@ -104,7 +104,7 @@ def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(clien
 
 
 @pytest.mark.parametrize("name", ["\x00", "a" * 100_000, "画" * 300, "\N{PILE OF POO}" * 50, "../x", "'(INTERNAL)"])
-def test_any_name_of_an_adapter_is_answered(client: FluxClient, name: str) -> None:
+def test_any_adapter_name_gets_a_response(client: FluxClient, name: str) -> None:
     with pytest.raises(InvalidRequest, match="LORA"):
         images_of(client, lora=name)
 
@@ -123,7 +123,7 @@ _numbers = itertools.count(1000)
 
 
 @pytest.mark.parametrize("model", PLACES)
-def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: FluxClient, model: str) -> None:
+def test_fault_in_model_is_one_error_and_next_request_is_served(client: FluxClient, model: str) -> None:
     """Of the ensemble, and of flux_stream that calls it."""
     mode, places = PLACES[model]
     for place in places:
@@ -145,7 +145,7 @@ def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: 
     assert images_of(client)
 
 
-def test_a_stream_s_place_is_free_when_its_caller_leaves_even_if_a_model_never_answers(server: TritonServer) -> None:
+def test_disconnected_stream_frees_its_slot_even_if_model_never_responds(server: TritonServer) -> None:
     """Thirty streams, of which 24 may run at once, into a model that keeps their requests for ever."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client:
         for number in range(30):
@@ -156,7 +156,7 @@ def test_a_stream_s_place_is_free_when_its_caller_leaves_even_if_a_model_never_a
         assert list(client.stream(IMAGE, num_inference_steps=1))
 
 
-def test_a_lost_gpu_ends_the_model_s_process_after_its_answers(server: TritonServer) -> None:
+def test_lost_gpu_ends_model_process_after_its_responses(server: TritonServer) -> None:
     """Last: without flux_base the server cannot go on, and the launcher notices."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client, ThreadPoolExecutor(3) as pool:
         others = [

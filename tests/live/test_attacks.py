@@ -78,7 +78,7 @@ def test_an_attack_disturbs_neither_the_health_check_nor_an_honest_client(
     assert demo_server.poll() is None
 
 
-def test_an_unknown_method_or_path_is_no_label(attacked: tuple[Targets, Gateway, dict[str, int]]) -> None:
+def test_unknown_method_or_path_is_not_a_metric_label(attacked: tuple[Targets, Gateway, dict[str, int]]) -> None:
     targets, gateway, _ = attacked
     ATTACKS["unknown_methods_and_paths"].run(targets, 0.5)
     page = httpx.get(f"{gateway.url}/metrics", timeout=10).text
@@ -87,7 +87,7 @@ def test_an_unknown_method_or_path_is_no_label(attacked: tuple[Targets, Gateway,
     assert Path(f"/proc/{gateway.pid}").exists()
 
 
-def test_after_the_attacks_memory_is_where_it_was(
+def test_memory_returns_to_its_level_after_the_attacks(
     attacked: tuple[Targets, Gateway, dict[str, int]], demo_server: TritonServer
 ) -> None:
     _, gateway, before = attacked

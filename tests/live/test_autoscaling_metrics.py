@@ -88,14 +88,14 @@ def tokens(server: TritonServer) -> float:
     return scraped[TOKENS_RUNNING.name] + scraped[TOKENS_WAITING.name]
 
 
-def test_the_names_are_those_of_the_contract_and_of_the_scrape(demo_server: TritonServer) -> None:
+def test_metric_names_match_contract_and_scrape(demo_server: TritonServer) -> None:
     names = names_in(KEDA) | names_in(of_adapter()) | names_in(ADAPTER["seriesQuery"])
     assert names == {TOKENS_RUNNING.name, TOKENS_WAITING.name}
     assert names <= {metric.name for metric in METRICS}
     assert names <= set(engine_metrics(demo_server))
 
 
-def test_the_autoscaler_asks_for_what_the_adapter_makes(prometheus: Prometheus) -> None:
+def test_autoscaler_queries_metrics_of_the_adapter(prometheus: Prometheus) -> None:
     (hpa,) = of_kind(rendered("gpu-2 with hpa"), "HorizontalPodAutoscaler")
     assert hpa["spec"]["metrics"][0]["pods"]["metric"]["name"] == ADAPTER["name"]["as"]
     found = prometheus.value(ADAPTER["seriesQuery"])
@@ -103,7 +103,7 @@ def test_the_autoscaler_asks_for_what_the_adapter_makes(prometheus: Prometheus) 
     assert set(ADAPTER["resources"]["overrides"]) <= set(found[0]["metric"])
 
 
-def test_both_see_the_load_of_each_pod_and_its_end(prometheus: Prometheus, demo_server: TritonServer) -> None:
+def test_both_autoscalers_see_load_of_each_pod_and_its_end(prometheus: Prometheus, demo_server: TritonServer) -> None:
     prometheus.wait_for(lambda: number(prometheus.value(KEDA)) == 0)
     with two_long_images(demo_server):
         prometheus.wait_for(lambda: number(prometheus.value(KEDA)) > 0)
@@ -141,7 +141,7 @@ tests:
 """
 
 
-def test_a_pod_of_two_gpus_counts_by_the_gpu(tmp_path: Path) -> None:
+def test_load_of_pod_with_two_gpus_counts_per_gpu(tmp_path: Path) -> None:
     """By promtool, from made-up series: a has 30000 and 10000 tokens on its GPUs, b 6000 and 4000."""
     made = {("a", 0): (20000, 10000), ("a", 1): (0, 10000), ("b", 0): (6000, 0), ("b", 1): (4000, 0)}
     lines = []
@@ -156,7 +156,7 @@ def test_a_pod_of_two_gpus_counts_by_the_gpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_keda_takes_no_answer_for_a_failure_and_not_for_no_load(prometheus: Prometheus) -> None:
+def test_keda_treats_missing_response_as_failure_instead_of_no_load(prometheus: Prometheus) -> None:
     nobodys = KEDA.replace("flux-triton", "elsewhere")
     assert prometheus.value(nobodys) == []
     assert TRIGGER["metadata"]["ignoreNullValues"] == "false"

@@ -115,7 +115,7 @@ def _exhaust(stream: Any) -> None:
             pass
 
 
-def test_honest_callers_are_served_while_slow_images_are_decoded(demo_server: TritonServer) -> None:
+def test_other_clients_are_served_while_slow_images_are_decoded(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client, ExitStack() as streams:
         for number in range(8):
             streams.enter_context(client.stream(slow_jpeg(10 + number), num_inference_steps=1))
@@ -125,7 +125,7 @@ def test_honest_callers_are_served_while_slow_images_are_decoded(demo_server: Tr
         assert busy_process(demo_server)
 
 
-def test_more_slow_images_than_fit_are_refused_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
+def test_excess_slow_images_are_rejected_and_others_end_at_deadline(demo_server: TritonServer) -> None:
     """Others are served meanwhile. What was refused is served later: the response cache has not kept the refusal."""
     slow = [tensors_of([slow_jpeg(100 + number)], num_inference_steps=1) for number in range(20)]
     with sent(demo_server, "flux_redux", slow, timeout=8_000_000) as answers:
@@ -138,7 +138,7 @@ def test_more_slow_images_than_fit_are_refused_and_the_rest_end_at_their_deadlin
     assert again["OUTPUT_IMAGE"][0].startswith(b"\x89PNG")
 
 
-def test_an_invented_progress_address_ends_its_own_request_alone(demo_server: TritonServer) -> None:
+def test_invented_progress_address_ends_only_its_own_request(demo_server: TritonServer) -> None:
     """The response cache's key has no parameters: what is answered to it must not be kept."""
     tensors = tensors_of([encoded(drawn_image(925))], num_inference_steps=1, seed=1)
     for address in ("../../etc/passwd", "0" * 32, 7):

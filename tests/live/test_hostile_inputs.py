@@ -37,7 +37,7 @@ def hostile_inputs(count: int) -> Iterator[Hostile]:
         yield MAKERS[index % len(MAKERS)](random.Random(index))
 
 
-def test_hostile_inputs_get_their_own_right_codes_and_harm_nobody(
+def test_hostile_inputs_get_correct_codes_and_affect_no_other_client(
     demo_server: TritonServer, gateway: Gateway, pytestconfig: pytest.Config
 ) -> None:
     targets = Targets(demo_server.grpc_url, demo_server.http_url, gateway.url)

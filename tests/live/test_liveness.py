@@ -59,7 +59,7 @@ def seconds_until_restart(server: TritonServer, died: float, next_look: float) -
     return time.monotonic() - died
 
 
-def test_a_dead_process_is_found_within_the_periods(mortal_server: TritonServer) -> None:
+def test_probe_detects_dead_process_within_its_periods(mortal_server: TritonServer) -> None:
     """Of flux_base, killed at the worst moment: when a probe has just found it well."""
     looked = time.monotonic()
     assert not run_probe(mortal_server).failed
@@ -70,7 +70,7 @@ def test_a_dead_process_is_found_within_the_periods(mortal_server: TritonServer)
     assert took <= PROBE["periodSeconds"] * PROBE["failureThreshold"] + PROBE["timeoutSeconds"]
 
 
-def test_a_busy_server_is_not_taken_for_a_dead_one(mortal_server: TritonServer) -> None:
+def test_busy_server_passes_the_probe(mortal_server: TritonServer) -> None:
     """Eight images of 512x512 in the making, on all cores; the probe answers in time, and costs little."""
 
     def ask() -> None:

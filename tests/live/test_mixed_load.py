@@ -14,7 +14,7 @@ pytestmark = pytest.mark.live
 EXPECTED = {"right", "cancelled", "left"}
 
 
-def test_callers_that_leave_cost_the_others_nothing(demo_server: TritonServer, gateway: Gateway) -> None:
+def test_leaving_callers_do_not_affect_others(demo_server: TritonServer, gateway: Gateway) -> None:
     load = MixedLoad(demo_server.grpc_url, demo_server.http_url, gateway.url)
     outcomes = load.run(8)
     print(dict(outcomes))

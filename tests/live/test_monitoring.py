@@ -89,12 +89,12 @@ EXPRESSIONS = {rule.get("record") or rule["alert"]: rule["expr"] for rule in RUL
 }
 
 
-def test_every_expression_is_answered(prometheus: Prometheus) -> None:
+def test_every_expression_returns_data(prometheus: Prometheus) -> None:
     for expression in EXPRESSIONS.values():
         prometheus.value(expression)
 
 
-def test_every_name_is_one_that_is_scraped_or_recorded(prometheus: Prometheus) -> None:
+def test_every_metric_name_is_scraped_or_recorded(prometheus: Prometheus) -> None:
     known = set(prometheus.ask("label/__name__/values")) | OF_GPUS
     for title, expression in EXPRESSIONS.items():
         assert names_in(expression) <= known, title
@@ -111,7 +111,7 @@ def test_a_panel_shows_something(prometheus: Prometheus, panel: dict[str, Any]) 
             assert all(label in value["metric"] for value in values), f"the legend's {label} is not there"
 
 
-def test_every_rule_is_well_and_no_alert_fires(prometheus: Prometheus) -> None:
+def test_every_rule_is_healthy_and_no_alert_fires(prometheus: Prometheus) -> None:
     prometheus.wait_for(lambda: all(group["lastEvaluation"] > "1" for group in prometheus.ask("rules")["groups"]))
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(RULES)

@@ -88,7 +88,7 @@ def test_an_adapter_is_added_replaced_and_removed_without_a_restart(adapted: Ada
     assert told(url, lora="anew", num_inference_steps=2) == refusal
 
 
-def test_an_image_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapted: Adapted) -> None:
+def test_non_finite_image_is_reported_to_client_and_log(adapted: Adapted) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(adapted.loras / "greyscale.safetensors")
@@ -103,7 +103,7 @@ def test_an_image_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapte
     assert re.search(line, adapted.log.read_text(errors="replace"))
 
 
-def test_a_full_queue_refuses_in_the_words_of_the_guide(adapted: Adapted) -> None:
+def test_full_queue_error_matches_the_guide(adapted: Adapted) -> None:
     url, large = adapted.server.grpc_url, {"height": 512, "width": 512, "num_inference_steps": 100, "num_images": 8}
     crowd = [threading.Thread(target=told, args=(url, 5), kwargs=large) for _ in range(8)]
     for caller in crowd:
@@ -118,7 +118,7 @@ def test_a_full_queue_refuses_in_the_words_of_the_guide(adapted: Adapted) -> Non
     assert engine_metrics(adapted.server)["flux_jobs_total:refused"] == 8
 
 
-def test_a_deadline_that_is_too_short_is_told_in_the_words_of_the_guide(demo_server: TritonServer) -> None:
+def test_deadline_error_matches_the_guide(demo_server: TritonServer) -> None:
     said = told(demo_server.grpc_url, timeout_s=1, height=512, width=512, num_inference_steps=100)
     assert said == quoted("DeadlineExceeded: no answer").replace("host:8001", demo_server.grpc_url)
 
@@ -156,7 +156,7 @@ def test_keys_are_rotated_by_a_restart_and_work_side_by_side(
     assert [line["caller"] for line in lines] == ["ann", None, "ann", "ann-2"]
 
 
-def test_what_keeps_a_server_from_starting_is_told_in_the_words_of_the_guide(tmp_path: Path) -> None:
+def test_start_errors_match_the_guide(tmp_path: Path) -> None:
     def said(checkpoints: Checkpoints = DEMO, **options: Any) -> str:
         ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(), strict=True))
         with pytest.raises(CannotStart) as caught:

@@ -47,7 +47,7 @@ def runner_of(perf_analyzer: Binary, server: TritonServer, folder: Path, work: W
     return PerfRunner(perf_analyzer, server_of(server), folder, FEWEST_IMAGES, work)
 
 
-def test_fifty_images_are_made_and_none_of_them_is_in_the_cache(runner: PerfRunner, tmp_path: Path) -> None:
+def test_generates_fifty_images_without_cache_hits(runner: PerfRunner, tmp_path: Path) -> None:
     measured = runner.measure(replace(GRPC, concurrency=4))
     assert measured.error == ""
     assert measured.summary is not None
@@ -68,7 +68,7 @@ def test_fifty_images_are_made_and_none_of_them_is_in_the_cache(runner: PerfRunn
 @pytest.mark.parametrize(
     "case", [replace(GRPC, protocol="http", parts=5), replace(GRPC, rate=5.0, parts=5), STREAM, SHARED, BASE]
 )
-def test_every_way_to_ask_is_answered_with_images(runner: PerfRunner, case: Case) -> None:
+def test_every_protocol_returns_images(runner: PerfRunner, case: Case) -> None:
     measured = runner.measure(case)
     assert (measured.error, measured.failed) == ("", 0)
     assert measured.summary is not None
@@ -77,7 +77,9 @@ def test_every_way_to_ask_is_answered_with_images(runner: PerfRunner, case: Case
     assert measured.inside.denoise_s > 0
 
 
-def test_what_the_server_refuses_is_told(perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path) -> None:
+def test_reports_requests_that_the_server_rejects(
+    perf_analyzer: Binary, demo_server: TritonServer, tmp_path: Path
+) -> None:
     measured = runner_of(perf_analyzer, demo_server, tmp_path, Work(side=63, steps=2)).measure(GRPC)
     assert "HEIGHT=63" in measured.error
     assert measured.summary is None
@@ -99,7 +101,7 @@ def test_contexts_as_large_as_flux1s_are_few_and_are_not_exported(
     assert not list(tmp_path.glob("*.export.json"))
 
 
-def test_each_door_of_the_server_is_tried_before_anything_is_measured(demo_server: TritonServer) -> None:
+def test_checks_every_protocol_before_measuring(demo_server: TritonServer) -> None:
     server = server_of(demo_server)
     check(server)
     with pytest.raises(NoServer, match=f"http://{server.grpc}/v2/health/ready: "):

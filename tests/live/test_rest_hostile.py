@@ -141,7 +141,7 @@ def peak(pid: int) -> int:
     return int(found) * 1024
 
 
-def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
+def test_attack_uses_bounded_memory_and_does_not_affect_others(
     demo_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = environment(monkeypatch)
@@ -189,9 +189,7 @@ def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
     assert [sample.value for sample in samples if sample.name == "flux_gateway_in_flight_bytes"] == [0]
 
 
-def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
-    demo_server: TritonServer, tmp_path: Path
-) -> None:
+def test_image_in_flight_uses_at_most_its_reserved_memory(demo_server: TritonServer, tmp_path: Path) -> None:
     noise = Image.effect_noise((2048, 2048), 100).convert("RGB")
     content = json.dumps(
         {
@@ -221,7 +219,7 @@ def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
     assert grown < reserved
 
 
-def test_a_stranger_who_forwards_is_not_believed(gateway: Gateway) -> None:
+def test_forwarded_headers_of_untrusted_client_are_ignored(gateway: Gateway) -> None:
     """uvicorn itself would believe this machine."""
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example", "X-Forwarded-For": "192.0.2.7"}
     body = {"prompt": "red apple", "size": "64x64", "num_inference_steps": 4, "response_format": "url"}

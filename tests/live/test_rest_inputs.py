@@ -38,7 +38,7 @@ def image_of(answer: httpx.Response) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(body["image_base64"]))))
 
 
-def test_control_image_is_a_ready_map_and_input_image_a_photo_unless_control_kind_says_otherwise(
+def test_control_kind_overrides_default_kind_of_control_and_input_image(
     gateway: Gateway, demo_server: TritonServer
 ) -> None:
     with FluxClient(demo_server.grpc_url) as client:
@@ -81,7 +81,7 @@ def run(demo_server: TritonServer, settings: Settings, ask: Callable[[Caller], A
     asyncio.run(asked())
 
 
-def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonServer) -> None:
+def test_missing_side_defaults_to_checkpoint_size(demo_server: TritonServer) -> None:
     async def ask(caller: Caller) -> None:
         async def status(**size: int) -> int:
             body = {"prompt": "a", "num_inference_steps": 1, **size}
@@ -97,7 +97,7 @@ def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonSe
     run(demo_server, Settings(pixels=64 * 128), ask)
 
 
-def test_a_flood_of_jobs_and_urls_costs_no_other_caller_a_result(demo_server: TritonServer) -> None:
+def test_flood_of_jobs_and_urls_affects_no_other_client(demo_server: TritonServer) -> None:
     text = {"prompt": "red apple", "num_inference_steps": 1}
 
     async def ask(caller: Caller) -> None:

@@ -104,7 +104,7 @@ def wait_until_idle(gateway: Gateway) -> None:
         time.sleep(0.1)
 
 
-def test_a_crowd_that_comes_and_goes_gets_its_own_images(
+def test_connecting_and_disconnecting_clients_get_their_own_images(
     demo_server: TritonServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,9 +141,7 @@ def test_a_crowd_that_comes_and_goes_gets_its_own_images(
     assert grown < 100e6, told
 
 
-def test_while_triton_is_away_it_says_so_and_afterwards_it_serves_again(
-    mortal_server: TritonServer, tmp_path: Path
-) -> None:
+def test_reports_unreachable_triton_and_recovers(mortal_server: TritonServer, tmp_path: Path) -> None:
     def answer() -> httpx.Response:
         return httpx.post(f"{gateway.url}/generate", json={**TEXT, "num_inference_steps": 4}, timeout=60)
 

@@ -40,9 +40,7 @@ def wait_until_denoising(server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
-    mortal_server: TritonServer, protocol: str
-) -> None:
+def test_killing_server_fails_running_request_without_hang(mortal_server: TritonServer, protocol: str) -> None:
     url = mortal_server.grpc_url if protocol == "grpc" else mortal_server.http_url
     outcomes: list[tuple[Exception, float]] = []
 
@@ -67,7 +65,7 @@ def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
     assert processes_of_group(mortal_server.pid) == []
 
 
-def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) -> None:
+def test_probe_fails_only_with_dead_stub(mortal_server: TritonServer) -> None:
     host, port = mortal_server.options.host, mortal_server.options.http_port
     look(host, port, 10)
     assert running_instances(mortal_server.pid)["image_encode"] == 2
@@ -88,7 +86,7 @@ def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) 
         look(host, port, 10)
 
 
-def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) -> None:
+def test_stopping_answers_running_request_and_leaves_nothing(tmp_path: Path) -> None:
     outcomes: list[object] = []
     before = set(Path("/dev/shm").iterdir())
     for server in start_server(DEMO, tmp_path / "triton.log"):
@@ -122,7 +120,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_serve_says_which_checkpoint_is_not_named() -> None:
+def test_serve_names_variable_that_is_not_set() -> None:
     with serve() as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -132,7 +130,7 @@ def test_serve_says_which_checkpoint_is_not_named() -> None:
     )
 
 
-def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
+def test_serve_names_missing_files_of_checkpoint(tmp_path: Path) -> None:
     stub_component(tmp_path / "transformer", Checkpoints.BASE_PARTS["transformer"])
     with serve(FLUX_MODEL_PATH=str(tmp_path), FLUX_REDUX_MODEL_PATH=str(tmp_path / "nowhere")) as process:
         _, said = process.communicate(timeout=60)
@@ -174,7 +172,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
         drain.join()
 
 
-def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served) -> None:
+def test_serve_completes_running_requests_after_sigterm(served: Served) -> None:
     once = RetryPolicy(attempts=1)
     with (
         FluxClient(served.grpc_url, retry=once) as client,
@@ -187,7 +185,7 @@ def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_serve_ends_by_a_signal_with_all_it_started(served: Served, number: signal.Signals) -> None:
+def test_signal_ends_serve_and_all_its_processes(served: Served, number: signal.Signals) -> None:
     served.process.send_signal(number)
     assert served.process.wait(60) == 0
     assert processes_of_group(served.triton) == []
@@ -202,7 +200,7 @@ def test_triton_ends_when_serve_is_killed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("served", [["--restart=never"]], indirect=True)
-def test_serve_without_restarts_ends_when_a_model_dies_under_it(served: Served) -> None:
+def test_serve_without_restarts_ends_when_model_dies(served: Served) -> None:
     """Triton 2.51 would stay ready and refuse every request of that model; asked to stop, it would wait 30 s."""
     os.kill(stub_of("flux_base", served.triton), signal.SIGKILL)
     assert served.process.wait(15) == 1

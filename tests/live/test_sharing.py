@@ -35,7 +35,7 @@ def context_of(server: TritonServer, image: bytes) -> dict[str, np.ndarray]:
     return {name: values[None] for name, values in context.items()}
 
 
-def test_each_of_many_requests_at_once_gets_the_image_that_diffusers_gives(demo_server: TritonServer) -> None:
+def test_each_of_many_concurrent_requests_matches_diffusers(demo_server: TritonServer) -> None:
     """Two sizes, two step counts, two guidance scales, all at the same time."""
     stock = StockDiffusers(DEMO)
     jobs = [
@@ -79,7 +79,7 @@ def test_each_of_many_requests_at_once_gets_the_image_that_diffusers_gives(demo_
     assert after["flux_rows_per_step_count"] - before["flux_rows_per_step_count"] < rows, "no step was shared"
 
 
-def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
+def test_engine_metrics_add_up(demo_server: TritonServer) -> None:
     before = engine_metrics(demo_server)
     tensors = tensors_of([encoded(drawn_image(5))], num_inference_steps=6, num_images=2)
     call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
@@ -98,7 +98,7 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert after["flux_tokens_running"] == after["flux_tokens_waiting"] == 0
 
 
-def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at_every_step(
+def test_one_step_image_is_not_delayed_by_four_streams_with_vae_previews(
     demo_server: TritonServer,
 ) -> None:
     """Decoding their previews takes longer than their steps, so previews always wait."""
@@ -132,7 +132,7 @@ def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at
         assert max(one.result() for one in streams) < 100
 
 
-def test_every_models_process_tells_that_it_lives_and_how_full_the_shared_memory_is(demo_server: TritonServer) -> None:
+def test_every_model_process_publishes_heartbeat_and_shared_memory(demo_server: TritonServer) -> None:
     def beats() -> dict[str, float]:
         return {model.name: triton_metric(demo_server, "flux_heartbeat_seconds", model.name) for model in MODELS}
 
@@ -175,7 +175,7 @@ def test_a_run_cut_in_two_on_two_servers_gives_the_same_image(
         ({"INITIAL_LATENTS": np.full((1, 1, 16, 64), np.nan, np.float32)}, "INITIAL_LATENTS must be finite"),
     ],
 )
-def test_a_part_of_a_run_that_cannot_be_is_refused(
+def test_rejects_impossible_part_of_run(
     demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
 ) -> None:
     context = context_of(demo_server, encoded(drawn_image(3)))
@@ -185,7 +185,7 @@ def test_a_part_of_a_run_that_cannot_be_is_refused(
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_of_200_requests_at_once_each_gets_an_image_or_is_told_that_there_is_no_room(
+def test_each_of_200_concurrent_requests_gets_image_or_overloaded_error(
     second_server: TritonServer, tmp_path: Path
 ) -> None:
     """The waiting list has 64 places. Afterwards the models hold no more memory than before."""

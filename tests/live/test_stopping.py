@@ -20,7 +20,7 @@ STOP_S = 25.0
 
 
 @pytest.mark.timeout(3600)
-def test_stops_after_mixed_traffic_end_soon_and_leave_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_server_stops_soon_after_mixed_traffic_and_leaves_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     seconds = []
     for number in range(pytestconfig.getoption("--stops")):
         folder = tmp_path / str(number)

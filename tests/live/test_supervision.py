@@ -91,7 +91,7 @@ def restarts(server: Launched, pid: int, number: signal.Signals, old: int) -> fl
 
 
 @pytest.mark.timeout(1200)
-def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_path: Path) -> None:
+def test_dead_processes_are_restarted_up_to_the_limit_and_leave_nothing(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         assert server.probe() == ""
         old = server.triton()
@@ -113,7 +113,7 @@ def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_
         wait_for(lambda: serves(server), 60, "the new gateway does not serve")
 
         said = "".join(server.log)
-        assert "Triton ended with signal 11 (SIGSEGV); starting it again in 0.5 s (attempt 1 of 5)" in said
+        assert "Triton ended with signal 11 (SIGSEGV); restarting it in 0.5 s (attempt 1 of 5)" in said
         assert "a process of flux_base has ended; Triton's log may say why; starting it again" in said
         assert "the gateway ended with signal 9 (SIGKILL); starting it again" in said
         server.groups.discard(server.triton())

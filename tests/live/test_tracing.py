@@ -197,7 +197,7 @@ def test_a_request_without_a_trace_begins_one(traced_gateway: Gateway, sink: Sin
     pytest.fail(f"of {ATTEMPTS} traces none was continued")
 
 
-def test_streams_that_are_traced_and_cancelled_harm_nobody(traced_server: TritonServer, sink: Sink) -> None:
+def test_cancelled_traced_streams_leave_server_running(traced_server: TritonServer, sink: Sink) -> None:
     """Triton does not survive an ensemble's trace that is begun too late."""
     with FluxClient(traced_server.grpc_url) as client:
         for index in range(40):

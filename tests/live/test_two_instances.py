@@ -104,7 +104,7 @@ def test_random_requests_are_shared_evenly(server: TritonServer, client: FluxCli
     assert work.imbalance < MOST_IMBALANCE
 
 
-def test_images_are_the_same_whichever_instance_makes_them(server: TritonServer, client: FluxClient) -> None:
+def test_every_instance_generates_the_same_images(server: TritonServer, client: FluxClient) -> None:
     jobs = [
         {"num_inference_steps": 2 + number % 5, "width": (64, 96)[number % 2], "height": 64, "seed": number}
         for number in range(24)
@@ -166,7 +166,7 @@ def room(server: TritonServer) -> list[int]:
     return found
 
 
-def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
+def test_streams_of_either_instance_report_progress_and_can_be_cancelled(
     server: TritonServer, client: FluxClient
 ) -> None:
     def follow(seed: int) -> list[int]:
@@ -196,7 +196,7 @@ def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
     assert within(20, lambda: not any(by_instance(server, "flux_jobs_running").values()))
 
 
-def test_one_instance_alone_hands_nothing_over(demo_server: TritonServer) -> None:
+def test_single_instance_hands_no_request_over(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         all_made(client, [{"num_inference_steps": 4, "seed": number} for number in range(6)])
     assert set(by_instance(demo_server, "flux_handed_over_total").values()) == {0.0}

@@ -31,14 +31,14 @@ def adapters(tmp_path: Path, tiny_flux: FluxPipeline) -> Adapters:
     return Adapters(tmp_path, Transformer(tiny_flux.transformer), count=2)
 
 
-def test_the_same_adapters_are_the_same_transformer_so_that_jobs_share_steps(adapters: Adapters) -> None:
+def test_same_adapters_return_same_transformer(adapters: Adapters) -> None:
     both = (Lora("one", 1.0), Lora("two", 0.5))
     assert adapters.adapted(both) is adapters.adapted(both)
     assert adapters.adapted(both) is not adapters.adapted(both[:1])
     assert adapters.adapted(both[:1]) is not adapters.adapted((Lora("one", 0.5),))
 
 
-def test_what_was_not_used_for_longest_is_dropped(adapters: Adapters) -> None:
+def test_evicts_least_recently_used_adapter(adapters: Adapters) -> None:
     first = adapters.adapted((Lora("one", 1.0),))
     adapters.adapted((Lora("two", 1.0),))
     assert adapters.adapted((Lora("one", 1.0),)) is first
@@ -48,7 +48,7 @@ def test_what_was_not_used_for_longest_is_dropped(adapters: Adapters) -> None:
     assert adapters.adapted((Lora("one", 1.0),)) is not first
 
 
-def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Path) -> None:
+def test_replaced_file_is_read_again(adapters: Adapters, tmp_path: Path) -> None:
     before = adapters.adapted((Lora("one", 1.0),))
     put(tmp_path, "one", 0.9)
     os.utime(tmp_path / "one.safetensors", ns=(1, 1))
@@ -56,7 +56,7 @@ def test_a_file_that_was_replaced_is_read_anew(adapters: Adapters, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["renamed", "written"])
-def test_a_replacement_of_the_same_size_and_time_is_read_anew(adapters: Adapters, tmp_path: Path, how: str) -> None:
+def test_replacement_with_same_size_and_time_is_read_again(adapters: Adapters, tmp_path: Path, how: str) -> None:
     file, replacement = tmp_path / "one.safetensors", tmp_path / "new" / "one.safetensors"
     before, found = adapters.adapted((Lora("one", 1.0),)), file.stat()
     replacement.parent.mkdir()
@@ -74,7 +74,7 @@ def test_a_replacement_of_the_same_size_and_time_is_read_anew(adapters: Adapters
     assert float(addition.up[0, 0]) == pytest.approx(0.9)
 
 
-def test_a_file_that_shrinks_after_it_was_read_harms_nothing(adapters: Adapters, tmp_path: Path) -> None:
+def test_file_may_shrink_after_it_was_read(adapters: Adapters, tmp_path: Path) -> None:
     """A mapped file would end the process here."""
     adapted = adapters.adapted((Lora("one", 1.0),))
     (tmp_path / "one.safetensors").write_bytes(b"")
@@ -107,7 +107,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(
         adapted = adapters.adapted((Lora("one", 1.0),))
         assert adapters.adapted((Lora("one", 1.0),)) is adapted
     else:
-        with pytest.raises(InvalidRequest, match="LORA='one' is being written, send the request again"):
+        with pytest.raises(InvalidRequest, match="LORA='one' is being written; retry when the file is complete"):
             adapters.adapted((Lora("one", 1.0),))
 
 
@@ -118,20 +118,20 @@ def test_a_new_file_needs_no_restart(adapters: Adapters, tmp_path: Path) -> None
     assert adapters.adapted((Lora("three", 1.0),))
 
 
-def test_a_link_to_nothing_is_no_adapter(adapters: Adapters, tmp_path: Path) -> None:
+def test_dangling_link_is_not_listed_as_adapter(adapters: Adapters, tmp_path: Path) -> None:
     (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InvalidRequest, match=r"expected one of: one, two$"):
         adapters.adapted((Lora("gone", 1.0),))
 
 
 @pytest.mark.parametrize("name", ["../one", "one.safetensors", "", "/etc/passwd", "ONE", "x" * 5000])
-def test_a_name_is_no_path(adapters: Adapters, name: str) -> None:
+def test_adapter_name_cannot_be_a_path(adapters: Adapters, name: str) -> None:
     with pytest.raises(InvalidRequest, match="expected one of: one, two"):
         adapters.adapted((Lora(name, 1.0),))
 
 
-def test_a_server_without_a_folder_says_how_it_gets_one(tiny_flux: FluxPipeline) -> None:
-    with pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"):
+def test_error_without_adapter_folder_names_the_variable(tiny_flux: FluxPipeline) -> None:
+    with pytest.raises(InvalidRequest, match="this server has no adapters; set FLUX_LORA_PATH to their folder"):
         Adapters(None, Transformer(tiny_flux.transformer), 2).adapted((Lora("one", 1.0),))
 
 
@@ -142,9 +142,7 @@ def test_a_file_that_is_too_large_is_not_read(adapters: Adapters, tmp_path: Path
         adapters.adapted((Lora("huge", 1.0),))
 
 
-def test_a_file_without_enough_memory_to_read_it_cannot_be_read(
-    adapters: Adapters, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_exceeds_memory_cannot_be_read(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(content: bytes) -> object:
         raise MemoryError
 

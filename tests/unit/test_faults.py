@@ -201,12 +201,12 @@ SIMPLE = {
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_a_fault_at_any_call_of_a_model_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_model_gives_one_response(lab: Lab, name: str) -> None:
     assert_one_answer_each(lab, SIMPLE[name])
 
 
 @pytest.mark.parametrize("name", ["plain", "streamed", "adapter", "unchanged", "refused", "refused by the prior"])
-def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_flux_base_gives_one_response(lab: Lab, name: str) -> None:
     given = _context(lab) | {"NUM_INFERENCE_STEPS": _number(2), "HEIGHT": _number(64), "WIDTH": _number(64)}
     receiver = lab.progress_folder.listen()
     special = {
@@ -228,7 +228,7 @@ def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> 
 
 
 @pytest.mark.parametrize("is_good", [True, False])
-def test_a_fault_at_any_call_of_a_handover_is_one_answer(
+def test_fault_at_any_call_of_handover_gives_one_response(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, is_good: bool
 ) -> None:
     def choose_another(own: str, backlogs: Mapping[str, object], *_: object) -> str:
@@ -242,7 +242,7 @@ def test_a_fault_at_any_call_of_a_handover_is_one_answer(
 
 
 @pytest.mark.parametrize("name", ["good", "failing", "stopping", "refused", "cancelling"])
-def test_a_fault_at_any_call_of_flux_stream_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_flux_stream_gives_one_response(lab: Lab, name: str) -> None:
     def made(call: Any) -> Any:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in call.given["inputs"]}
         sender = lab.progress_folder.connect(inputs["PROGRESS_ADDRESS"][0, 0].decode())

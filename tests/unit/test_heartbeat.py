@@ -26,7 +26,7 @@ def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.slow
-def test_the_thread_publishes_nothing_until_triton_has_handled_the_answer_of_initialize(
+def test_thread_publishes_nothing_shortly_after_initialize(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat, "_PAUSE_S", 0.01)

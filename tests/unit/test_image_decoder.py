@@ -49,21 +49,21 @@ def processes() -> list[psutil.Process]:
     return found
 
 
-def test_an_image_comes_out_as_in_this_process(decoder: ImageDecoder) -> None:
+def test_decodes_image_as_in_this_process(decoder: ImageDecoder) -> None:
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
     with pytest.raises(InvalidRequest, match="not an image: starts with 'hello'"):
         decode(decoder, b"hello")
     assert len(processes()) == 1
 
 
-def test_what_would_take_long_is_told_before_it_is_decoded(decoder: ImageDecoder) -> None:
+def test_too_much_work_is_reported_before_decoding(decoder: ImageDecoder) -> None:
     started = time.process_time()
     with pytest.raises(TooMuchWork):
         decode(decoder, SLOW, Allowance(60, 2**24))
     assert time.process_time() - started < 1
 
 
-def test_a_decode_that_exceeds_its_budget_is_stopped_and_refused(decoder: ImageDecoder) -> None:
+def test_decoding_over_budget_is_stopped_and_rejected(decoder: ImageDecoder) -> None:
     with pytest.raises(InvalidRequest, match=r"images take more than 0\.5 s to decode"):
         decode(decoder, SLOW, Allowance(0.5))
     np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
@@ -76,7 +76,7 @@ def test_the_images_of_one_request_share_its_budget(decoder: ImageDecoder) -> No
         list(map(partial(decode, decoder, allowance=allowance), images))
 
 
-def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: ImageDecoder) -> None:
+def test_decoding_of_cancelled_request_is_stopped(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     threading.Timer(0.3, gone.set).start()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
@@ -85,7 +85,7 @@ def test_a_decode_that_nobody_wants_any_more_is_stopped(decoder: ImageDecoder) -
     assert processes() == []
 
 
-def test_others_are_decoded_meanwhile(decoder: ImageDecoder) -> None:
+def test_other_images_are_decoded_meanwhile(decoder: ImageDecoder) -> None:
     gone = threading.Event()
     allowance = Allowance(600, reason_to_stop=lambda: Cancelled("gone") if gone.is_set() else None)
 
@@ -109,7 +109,7 @@ def test_a_process_that_was_killed_is_replaced(decoder: ImageDecoder) -> None:
         np.testing.assert_array_equal(decode(decoder, SMALL), NOISE)
 
 
-def test_an_image_whose_process_dies_each_time_is_refused(decoder: ImageDecoder) -> None:
+def test_rejects_image_that_kills_its_process_each_time(decoder: ImageDecoder) -> None:
     done = threading.Event()
 
     def kill() -> None:

@@ -96,7 +96,7 @@ def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_want
         receiver.close()
 
 
-def test_an_adapted_transformer_that_nobody_uses_is_freed(tiny_base: BaseWeights) -> None:
+def test_unused_adapted_transformer_is_freed(tiny_base: BaseWeights) -> None:
     """Its adapters' tensors are memory of the GPU, which the garbage collector knows nothing of."""
     network = Transformer(tiny_base.transformer)
     down, up = torch.randn(2, tiny_base.transformer.proj_out.in_features), torch.randn(16, 2)
@@ -120,7 +120,7 @@ def test_rotary_tables_are_kept_up_to_a_number_of_bytes(tiny_base: BaseWeights) 
     assert torch.equal(tables(Grid(4, 4), 3), unbounded(Grid(4, 4), 3))
 
 
-def test_a_table_larger_than_that_is_kept_alone(tiny_base: BaseWeights) -> None:
+def test_table_larger_than_limit_is_kept_alone(tiny_base: BaseWeights) -> None:
     stock = tiny_base.transformer
     tables = RotaryTables(stock.pos_embed, stock.device, stock.dtype, max_bytes=1)
     tables(Grid(2, 2), 1)
@@ -139,7 +139,7 @@ def test_a_finished_image_is_freed_once_its_result_is_taken(tiny_base: BaseWeigh
     assert freed() is None
 
 
-def test_freed_memory_goes_back_to_the_system_below_what_still_lives() -> None:
+def test_freed_memory_below_live_tensors_returns_to_the_system() -> None:
     blocks = [bytearray(60_000) for _ in range(2000)]
     last = blocks.pop()
     full = private_bytes()

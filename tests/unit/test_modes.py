@@ -42,7 +42,7 @@ def made(sampler: Sampler, parameters: SamplingParameters, sampler_inputs: Sampl
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("strength", [0.3, 0.6, 0.9, 1.0])
-def test_image_to_image_gives_what_diffusers_gives(
+def test_image_to_image_matches_diffusers(
     tiny_flux: FluxPipeline, base: BaseWeights, height: int, width: int, strength: float
 ) -> None:
     parameters = of_size(height, width, strength=strength)
@@ -64,7 +64,7 @@ def test_true_guidance_gives_what_diffusers_gives(
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize(("scale", "span"), [(1.0, (0.0, 1.0)), (0.6, (0.2, 0.7)), (1.3, (0.0, 0.35))])
-def test_edge_control_gives_what_diffusers_gives(
+def test_edge_control_matches_diffusers(
     tiny_flux: FluxPipeline,
     controlnet: FluxControlNetModel,
     base: BaseWeights,

@@ -1,4 +1,4 @@
-"""`flux_vae_encoder`: an image to latents of the requested size."""
+"""`flux_vae_encoder`: encodes an image as latents of the requested size."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from flux_serving.settings import Checkpoints
 
 
 class SourceOptions(NamedTuple):
-    """The source image of an image-to-image request. is_unchanged: it is returned as it is, so it is not encoded."""
+    """The source image of an image-to-image request. is_unchanged: it is returned unchanged, so it is not encoded."""
 
     image: SizedImage
     is_unchanged: bool
 
 
 class _Source(NamedTuple):
-    """rgb: (height, width, 3) uint8."""
+    """A decoded source image. rgb: (height, width, 3) uint8."""
 
     rgb: Array
     is_unchanged: bool
