@@ -1,4 +1,4 @@
-"""A `tritonserver` for PATH that answers as a ready one, with a small process for each instance of two models."""
+"""A stand-in `tritonserver` for PATH that reports ready, with a small process for each instance of two models."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ servers[0].serve_forever()
 
 
 class StandInTriton:
-    """folder: to be put on PATH."""
+    """Writes the stand-in to `folder`, which the test adds to PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,11 +66,11 @@ class StandInTriton:
         self.report_metrics("")
 
     def lose(self, models: dict[int, str]) -> None:
-        """By the number of the run, from 0: a model that one process ends of before the server is ready."""
+        """Let a process of a model end before the server is ready. models: the model, by number of the run, from 0."""
         (self.folder / "lost").write_text(json.dumps(models))
 
     def load_for(self, seconds: float) -> None:
-        """How long it loads before it listens."""
+        """Set the seconds that the server loads before it listens."""
         (self.folder / "load_s").write_text(str(seconds))
 
     def report_metrics(self, text: str) -> None:
@@ -79,5 +79,5 @@ class StandInTriton:
 
     @property
     def pids(self) -> list[int]:
-        """Of its runs so far."""
+        """Process ids of the runs so far."""
         return [int(file.read_text()) for file in sorted(self.folder.glob("run-*"))]

@@ -1,4 +1,4 @@
-"""Every request is answered, whatever fails in a model, and a model's process that cannot go on ends.
+"""Every request gets a response whatever fails in a model, and a model's process that cannot continue ends.
 
 One server, all of whose paths have names that are not ASCII, from a copy of the model repository whose `model.py` files
 open the models through `faulty_model`, which fails where a request's id tells it to.
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
 ONCE = RetryPolicy(attempts=1)
-#: Seconds after which an answer counts as none; a busy machine answers in a few.
+#: Seconds after which a response counts as missing; a busy machine needs a few.
 PATIENCE_S = 30.0
 NAME = "Modèle 画"
 DOORWAY = """
@@ -109,7 +109,7 @@ def test_any_adapter_name_gets_a_response(client: FluxClient, name: str) -> None
         images_of(client, lora=name)
 
 
-#: Where each model's request fails, as `faulty_model` knows it, and the mode that passes the model.
+#: Where each model's request fails, as `faulty_model` names it, and a mode that uses the model.
 READING = ("read", "memory", "unencodable", "answer")
 PLACES = {
     "flux_prior_redux": ("redux", READING),
@@ -124,11 +124,11 @@ _numbers = itertools.count(1000)
 
 @pytest.mark.parametrize("model", PLACES)
 def test_fault_in_model_is_one_error_and_next_request_is_served(client: FluxClient, model: str) -> None:
-    """Of the ensemble, and of flux_stream that calls it."""
+    """Returns the errors of the ensemble and of flux_stream, which calls it."""
     mode, places = PLACES[model]
     for place in places:
         for is_streamed in (False, True) if model != "flux_stream" else (True,):
-            # An image of its own, which the response cache does not know.
+            # A new image, which is not in the response cache.
             arguments: dict[str, Any] = {"images": drawn_image(next(_numbers)), "num_inference_steps": 2}
             if mode == "canny":
                 arguments |= {"control_image": drawn_image(next(_numbers)), "prompt": "a disc"}
@@ -146,7 +146,7 @@ def test_fault_in_model_is_one_error_and_next_request_is_served(client: FluxClie
 
 
 def test_disconnected_stream_frees_its_slot_even_if_model_never_responds(server: TritonServer) -> None:
-    """Thirty streams, of which 24 may run at once, into a model that keeps their requests for ever."""
+    """Thirty streams, of which 24 may run at once, call a model that never responds."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client:
         for number in range(30):
             image = drawn_image(100 + number)
@@ -157,7 +157,7 @@ def test_disconnected_stream_frees_its_slot_even_if_model_never_responds(server:
 
 
 def test_lost_gpu_ends_model_process_after_its_responses(server: TritonServer) -> None:
-    """Last: without flux_base the server cannot go on, and the launcher notices."""
+    """Runs last: without flux_base the server cannot continue, and the launcher notices."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client, ThreadPoolExecutor(3) as pool:
         others = [
             pool.submit(client.redux, IMAGE, num_inference_steps=100, height=512, width=512, num_images=8)

@@ -1,4 +1,4 @@
-"""Cancelling a stream by a request of its own, as plain tritonclient sends it, and as our clients do."""
+"""Cancels streams by a separate request, with plain tritonclient and with the client library."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_unknown_token_cancels_no_stream(demo_server: TritonServer) -> None:
         assert [answer.error for answer in taken] == [
             "flux_stream: STREAM_TOKEN is in use by another stream (INVALID_ARG)"
         ]
-        # Both go on.
+        # Both streams continue.
         stream.until_step(2)
         nameless.until_step(2)
         assert cancel(demo_server, token) == [None]
@@ -85,7 +85,7 @@ def test_rejects_guessable_token_and_request_that_starts_and_cancels(
 
 
 def test_a_hundred_cancelled_streams_end_by_themselves_and_leave_the_server_alive(demo_server: TritonServer) -> None:
-    """None of them is cancelled by gRPC, around which Triton 2.51 has crashed."""
+    """No stream is cancelled through gRPC, which has crashed Triton 2.51."""
 
     def cancel_some(number: int) -> None:
         with FluxClient(demo_server.grpc_url) as client:

@@ -1,4 +1,4 @@
-"""Our client against the real server, and the fake that ships with it held to what the real one does."""
+"""The client library against the real server, and its fake server compared with the real one."""
 
 from __future__ import annotations
 

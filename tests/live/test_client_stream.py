@@ -1,4 +1,4 @@
-"""Streams against the real server: the same images as plain calls, progress, cancellation, and a server that dies."""
+"""Streams of the real server: same images as plain calls, progress, cancellation, and a server that dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from test_client import assert_alike
 
 pytestmark = pytest.mark.live
 
-#: Minutes of work on this server's CPU: whoever waits for it, waits too long.
+#: A request that takes minutes on this server's CPU: a test that waits for it fails.
 LONG: dict[str, Any] = {"height": 512, "width": 512, "num_inference_steps": 100, "num_images": 8}
 #: Seconds for a small request on a server that does nothing else, with room for a busy machine.
 PROMPT_S = 20.0
@@ -116,7 +116,7 @@ def unfinished_calls(server: TritonServer) -> float:
 
 
 def assert_work_ended(server: TritonServer, before: float) -> None:
-    """The ensemble gave up its call soon, and the server is free. before: `unfinished_calls` until then."""
+    """Check that the ensemble's call ended soon and the server is idle. before: `unfinished_calls` until then."""
     limit = time.monotonic() + 5
     while unfinished_calls(server) == before and time.monotonic() < limit:
         time.sleep(0.1)
@@ -252,7 +252,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
-    """What a stream told: the images, and of each image which steps came with a preview.
+    """Returns the images of a stream, and for each image the steps that had a preview.
 
     Progress may be lost on the way, as a preview may; so only what came last for each image has to be the same.
     """

@@ -1,4 +1,4 @@
-"""Redux control through the real server: identity, parity with diffusers where it has the knob, and refusals."""
+"""Redux control through the real server: identity, parity with diffusers where it has the parameter, and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IDENTITY: dict[str, Any] = {
 LEFT = Image.new("L", (80, 60), 0)
 LEFT.paste(255, (0, 0, 40, 60))
 
-#: For two of these: every knob turned.
+#: All parameters, for two of these images.
 TURNED: dict[str, Any] = {
     "prompt": "red apple",
     "image_strength": [0.7, 1.5],
@@ -76,7 +76,7 @@ def test_identity_settings_change_no_bit(client: FluxClient) -> None:
 
 @pytest.mark.parametrize("knob", TURNED)
 def test_every_parameter_has_an_effect(client: FluxClient, knob: str) -> None:
-    """Beside what it needs to mean anything."""
+    """Sets each parameter with the inputs that it needs to have an effect."""
     images = [drawn_image(1), drawn_image(2)]
     needed = {
         "prompt_strength": {"prompt": "red apple"},
@@ -141,7 +141,7 @@ def test_transparent_parts_of_mask_are_excluded(client: FluxClient) -> None:
 
 
 def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient) -> None:
-    """Padded to a square as it is, it would take 14 GB."""
+    """Padded to a square without downscaling, the image would take 14 GB."""
     assert varied(client, Image.new("RGB", (60000, 1), "red"), image_fit="contain").shape == (64, 64, 3)
 
 

@@ -1,4 +1,4 @@
-"""Every block of docs/calling-triton.md and docs/rest.md, run as it stands; only the ports are those of the test."""
+"""Runs every code block of docs/calling-triton.md and docs/rest.md, with only the ports changed."""
 
 from __future__ import annotations
 

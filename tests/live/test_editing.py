@@ -1,4 +1,4 @@
-"""The promise for every mode: what Triton answers is what the mode's own stock pipeline gives."""
+"""Parity of every mode: Triton returns what the mode's stock diffusers pipeline returns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def client(demo_server: TritonServer) -> Iterator[FluxClient]:
 
 
 def run_stock(stock: StockDiffusers, kind: Any, arguments: dict[str, Any], **parts: Any) -> tuple[np.ndarray, Any]:
-    """Latents and pixels of a stock pipeline, whose VAE gives the mode as ours does."""
+    """Returns latents and pixels of a stock pipeline whose VAE encodes with the mode of the distribution."""
     base = stock.base_with_text
     pipeline = kind(**{name: part for name, part in base.components.items() if "image_" not in name}, **parts)
     pipeline.set_progress_bar_config(disable=True)
@@ -61,7 +61,7 @@ def run_stock(stock: StockDiffusers, kind: Any, arguments: dict[str, Any], **par
 
 
 def latents_of(server: TritonServer, for_prior: dict[str, Any], for_base: dict[str, Any]) -> np.ndarray:
-    """The final latents, by calling the ensemble's models one after the other."""
+    """Returns the final latents, by calling the ensemble's models one after another."""
     tensors = {name: array_of(name, value) for name, value in for_prior.items()}
     context = call_grpc(server.grpc_url, "flux_prior_redux", tensors, [*CONTEXT, *NEGATIVE])
     tensors = {name: array_of(name, value) for name, value in for_base.items()}
@@ -135,7 +135,7 @@ def test_text_to_image_matches_diffusers(
     width: int,
     negative: str | None,
 ) -> None:
-    """Plain, and with true CFG against an empty and another prompt."""
+    """Without true CFG, and with it against an empty and a non-empty negative prompt."""
     size = {"height": height, "width": width}
     against = {} if negative is None else {"negative_prompt": negative, "true_cfg_scale": 1.5}
     arguments = {"prompt": PROMPT, "guidance_scale": 2.0, **against, **size}
@@ -336,7 +336,7 @@ _PNG = encoded(drawn_image(seed=12))
 
 
 def test_edges_are_base64_over_json(demo_server: TritonServer, client: FluxClient) -> None:
-    """Raw bytes would make the answer invalid JSON."""
+    """Raw bytes would make the response invalid JSON."""
     image = APPLE.read_bytes()
     expected = np.asarray(client.edges(image))
     asked = {"CONTROL_IMAGE": base64.b64encode(image).decode(), "OUTPUT_FORMAT": "png;base64"}

@@ -1,4 +1,4 @@
-"""Two real Tritons under load: what one of them loses when it is stopped or killed, the other does."""
+"""Two real Tritons under load: requests that one loses when it is stopped or killed succeed on the other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
-    """They must leave nothing behind."""
+    """Yields the servers, and checks that they leave nothing behind."""
     with (tmp_path / "log").open("wb") as log:
         two = [Replica(ROOT / "model_repository", DEMO, log) for _ in range(2)]
         try:

@@ -1,4 +1,4 @@
-"""A caller's text never changes what kind of error it gets: whatever it quotes, the mistake is the caller's."""
+"""A client's text never changes the kind of its error: text that quotes other errors is still an invalid request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
 PATIENCE_S = 30.0
-#: What Triton, gRPC, proxies and our own models say of other errors.
+#: Messages of other errors of Triton, gRPC, proxies and the models.
 HOSTILE = [
     "is stopping",
     "Server is stopping, scheduler for model has stopped accepting new inference requests",
@@ -42,7 +42,7 @@ HOSTILE = [
     "in ensemble 'flux_redux', Server not ready",
     "ü 画 \N{PILE OF POO}",
 ]
-#: Inputs whose text is quoted by what refuses it. A prompt is refused for its length.
+#: Inputs whose text the error quotes. A prompt is rejected for its length.
 TEXTS = ("LORA", "OUTPUT_FORMAT", "IMAGE", "IMAGE_FIT", "IMAGE_BLEND", "PROMPT", "PREVIEW_METHOD", "PROGRESS_ADDRESS")
 
 

@@ -1,4 +1,4 @@
-"""What goes in and what comes out: encodings, text, metadata, several images, strengths."""
+"""Inputs and outputs: encodings, text, metadata, several images, strengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running server and its gateway tell of the instances, and a GPU that this machine does not have."""
+"""Instances that a running server and its gateway report, and a GPU that this machine does not have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDLE = InstanceLoad("flux_base_0_0", "cpu", 0.0, 0, 64)
 
 
 def wait_until_idle(client: FluxClient) -> list[InstanceLoad]:
-    """Another test may have left work."""
+    """Wait until the server is idle: another test may have left work."""
     limit = time.monotonic() + 30
     while (found := client.instances()) != [IDLE] and time.monotonic() < limit:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Callers of every kind at once, of whom some cancel or disconnect: each other one gets its own image."""
+"""Concurrent callers of every kind, some of which cancel or disconnect: every other one gets its own image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixed_load import MixedLoad
 
 pytestmark = pytest.mark.live
 
-#: Outcomes that a healthy server gives.
+#: Outcomes of a healthy server.
 EXPECTED = {"right", "cancelled", "left"}
 
 

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real Triton and the gateway: every rule and every panel is asked of it."""
+"""A real Prometheus scrapes Triton and the gateway and evaluates every rule and panel."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = [rule for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
 PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
-#: What Grafana would put in their places.
+#: Values that Grafana would substitute for its variables.
 VARIABLES = {"$__rate_interval": "30s", "$namespace": ".*"}
-#: What Triton publishes on machines with a GPU only; here nothing says whether the names are right.
+#: Metrics that Triton publishes only with a GPU; their names cannot be checked here.
 OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 
 
@@ -40,7 +40,7 @@ OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 def prometheus(
     demo_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """One that has seen images made, asked for again, and refused."""
+    """A Prometheus that has scraped generated, cached and rejected requests."""
     folder = tmp_path_factory.mktemp("prometheus")
     targets = {
         "flux-triton": f"127.0.0.1:{demo_server.options.metrics_port}",

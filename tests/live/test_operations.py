@@ -1,4 +1,4 @@
-"""What docs/operations.md claims: messages are quoted as they are, adapters need no restart, and keys need one."""
+"""Claims of docs/operations.md: quoted messages are exact, adapters need no restart, and keys need one."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ ONCE = RetryPolicy(attempts=1)
 
 
 def quoted(beginning: str) -> str:
-    """The one message of the guide that begins so."""
+    """Returns the only message of the guide with this beginning."""
     (words,) = {words for words in QUOTED if words.startswith(beginning)}
     return words
 
 
 def told(url: str, timeout_s: float = 60, **knobs: Any) -> str:
-    """What a caller reads who asks in vain, as the guide has it."""
+    """Returns the error of a failed request, in the guide's format."""
     with FluxClient(url, retry=ONCE) as client, pytest.raises(FluxError) as caught:
         client.text2img("red apple", timeout_s=timeout_s, **knobs)
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
 class Adapted:
-    """A server with a folder of adapters of its own, and its log."""
+    """Yields a server with its own folder of adapters, and its log."""
 
     def __init__(self, server: TritonServer, loras: Path, log: Path) -> None:
         self.server, self.loras, self.log = server, loras, log
@@ -92,7 +92,7 @@ def test_non_finite_image_is_reported_to_client_and_log(adapted: Adapted) -> Non
     from safetensors.torch import load_file, save_file
 
     weights = load_file(adapted.loras / "greyscale.safetensors")
-    # Finite themselves, but not their products.
+    # The weights are finite, but their products are not.
     save_file({name: tensor.float() * 1e30 for name, tensor in weights.items()}, adapted.loras / "large.safetensors")
     try:
         said = told(adapted.server.grpc_url, lora="large", num_inference_steps=2)

@@ -30,9 +30,9 @@ pytestmark = [
 UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 FULL = {"message": "full: 64 requests are in work", "type": "server_error", "param": None, "code": None}
-#: jq is not everywhere.
+#: jq may not be installed.
 JQ = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"image_base64\"])'"
-#: Milliseconds: that an image may take on a busy machine.
+#: Milliseconds that an image may take on a busy machine.
 PATIENCE = 60_000
 
 
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
 def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Opened; at the end it has said nothing to the console that it should not, and asked no other host."""
+    """Yields the open page. Afterwards checks that it logged no errors and contacted no other host."""
     context = browser.new_context(viewport=request.param, locale="en-GB", permissions=["clipboard-read"])
     page = context.new_page()
     wrong: list[str] = []
@@ -57,7 +57,7 @@ def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> 
     expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)
     yield page
     context.close()
-    # What the server refuses, the browser tells by itself.
+    # The browser itself logs responses with error statuses.
     assert [words for words in wrong if "Failed to load resource" not in words] == []
 
 

@@ -1,4 +1,4 @@
-"""The promise: what Triton answers is what stock diffusers gives for the same inputs."""
+"""Parity: Triton returns what stock diffusers returns for the same inputs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def random_stock(random_checkpoints: Checkpoints) -> StockDiffusers:
     return StockDiffusers(random_checkpoints)
 
 
-#: Ten times what stock diffusers differs from itself after 20 steps when its context's tokens change places.
+#: Ten times the difference of stock diffusers from itself after 20 steps when the context's tokens are permuted.
 LATENT_TOLERANCE = 3e-4
 
 
 def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """The final latents, by calling the ensemble's first two models one after the other."""
+    """Returns the final latents, by calling the ensemble's first two models one after another."""
     for_prior = {name: tensors[name] for name in ("IMAGE", "PROMPT", "IMAGE_STRENGTH") if name in tensors}
     context = call_grpc(server.grpc_url, "flux_prior_redux", for_prior, CONTEXT)
     for_base = {name: values for name, values in tensors.items() if name not in for_prior}

@@ -1,4 +1,4 @@
-"""What other machines and callers reach: the gateway alone, without Triton's administrative APIs and own messages."""
+"""Other machines reach only the gateway, without Triton's administrative APIs and its own messages."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_demo_lists_its_adapter(demo_server: TritonServer) -> None:
 
 
 class Served(NamedTuple):
-    """`scripts/serve` with a public gateway, and what it wrote until it was ready."""
+    """Yields `scripts/serve` with a public gateway, and its log until it was ready."""
 
     process: subprocess.Popen[str]
     said: list[str]
@@ -84,7 +84,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def bare(random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Without text encoders and ControlNet."""
+    """Yields a server without text encoders and ControlNet."""
     base = tmp_path_factory.mktemp("bare") / "base"
     shutil.copytree(random_checkpoints.base, base, ignore=shutil.ignore_patterns(*Checkpoints.TEXT_PARTS))
     http, grpc, metrics, gateway = free_ports(4)

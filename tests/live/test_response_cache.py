@@ -1,4 +1,4 @@
-"""Triton's response cache in front of the prior: an image that comes again is not encoded again."""
+"""Triton's response cache in front of the prior: a repeated image is not encoded again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_other_image_or_strength_is_not_answered_from_the_cache(demo_server: Tri
 
 
 def test_repeated_invalid_request_gets_same_error(demo_server: TritonServer) -> None:
-    """Triton's cache keeps an error of a model as an answer without outputs, so a refusal must not be one."""
+    """Triton's cache stores a model's error as a response without outputs, so this error must be an output."""
     said = []
     for seed in (1, 2, 3):
         with pytest.raises(InferenceServerException) as caught:

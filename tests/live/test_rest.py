@@ -1,4 +1,4 @@
-"""The gateway in front of the real Triton, asked as its users ask."""
+"""The gateway in front of the real Triton, called as its users call it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from raw import samples_of
 
 pytestmark = pytest.mark.live
 
-#: The document that GenServe's users have: its code is run as it stands, but for the port.
+#: GenServe's documentation, whose code runs unchanged except for the port.
 SEED = Path(__file__).parent / "genserve-redux.zh.md"
 UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
-#: What a page of a browser has and Node has not.
+#: Browser APIs that Node does not have.
 PAGE = """
 const {readFileSync} = require('fs');
 globalThis.FileReader = class {

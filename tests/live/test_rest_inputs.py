@@ -1,4 +1,4 @@
-"""What REST callers send, against the real Triton: ready edge maps, sizes, and the ways in which an image comes."""
+"""REST inputs against the real Triton: edge maps, sizes, and the ways to send an image."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Caller = Callable[[str], httpx.AsyncClient]
 
 
 def run(demo_server: TritonServer, settings: Settings, ask: Callable[[Caller], Awaitable[None]]) -> None:
-    """ask: gets a function that gives a caller, by its address, of a gateway in this process."""
+    """Run `ask` with a function that returns a client of a gateway in this process, by address."""
 
     async def asked() -> None:
         app = make_app(settings, AsyncFluxClient(demo_server.grpc_url))
@@ -89,7 +89,7 @@ def test_missing_side_defaults_to_checkpoint_size(demo_server: TritonServer) -> 
 
         until = time.monotonic() + 30
         while await status() == 422:
-            # Until the checkpoint's own size is known, FLUX.1's counts, which is beyond the limit.
+            # Until the checkpoint's size is known, the gateway uses FLUX.1's, which exceeds the limit.
             assert time.monotonic() < until
             await asyncio.sleep(0.1)
         assert [await status(height=128), await status(height=144), await status(width=144)] == [200, 422, 422]

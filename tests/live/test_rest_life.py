@@ -1,4 +1,4 @@
-"""The gateway under a crowd that comes and goes, and without Triton for a while."""
+"""The gateway with many clients that connect and disconnect, and without Triton for a while."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64}
 
 
 class Crowd:
-    """Clients that ask again and again, in three ways; a third of them hang up on the way. Each seed is asked once."""
+    """Clients that send requests in three ways; a third of them disconnect early. Each seed is used once."""
 
     def __init__(self, url: str) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class Crowd:
 
     @staticmethod
     def _checked(text: str, seed: int) -> str:
-        """The image itself says whose it is."""
+        """Check the client by the recipe in the image."""
         image = Image.open(io.BytesIO(base64.b64decode(text)))
         recipe: dict[str, Any] = json.loads(image.getexif()[ExifTags.Base.ImageDescription])
         return "right" if recipe["seed"] == seed else "wrong"

@@ -1,4 +1,4 @@
-"""Starting, stopping and dying: nothing hangs, nothing is left behind."""
+"""Start, stop and crash of the server: nothing hangs, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.live
 
 
 def wait_until_denoising(server: TritonServer) -> None:
-    """Until flux_base has taken a step, with many to go."""
+    """Wait until flux_base has run a step and has many left."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         if engine_metrics(server)["flux_step_seconds_count"] > 0:
@@ -74,7 +74,7 @@ def test_probe_fails_only_with_dead_stub(mortal_server: TritonServer) -> None:
     asked = subprocess.run(probe, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 1
     assert asked.stderr.strip() == "probe: flux_base: 0 of 1 processes are alive"
-    # flux_status counts it no more, and still answers.
+    # flux_status no longer lists the instance, and still responds.
     for url, protocol in ((mortal_server.grpc_url, "grpc"), (mortal_server.http_url, "http")):
         with FluxClient(url, protocol=protocol) as client:  # type: ignore[arg-type]
             limit = time.monotonic() + 10
@@ -90,7 +90,7 @@ def test_stopping_answers_running_request_and_leaves_nothing(tmp_path: Path) -> 
     outcomes: list[object] = []
     before = set(Path("/dev/shm").iterdir())
     for server in start_server(DEMO, tmp_path / "triton.log"):
-        # A Triton that stops refuses the ensemble's next model; the client would ask again for half a minute.
+        # A stopping Triton refuses the ensemble's next model; the client would retry for half a minute.
         def call(url: str = server.grpc_url) -> None:
             with FluxClient(url, retry=RetryPolicy(attempts=1)) as client:
                 try:
@@ -146,7 +146,7 @@ def test_serve_names_missing_files_of_checkpoint(tmp_path: Path) -> None:
 
 
 class Served(NamedTuple):
-    """`scripts/serve` once it is ready, and the process group of its Triton."""
+    """Yields `scripts/serve` once it is ready, and the process group of its Triton."""
 
     process: subprocess.Popen[str]
     triton: int
@@ -155,7 +155,7 @@ class Served(NamedTuple):
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    """Parametrized: with further arguments."""
+    """Yields a launcher with the test's arguments."""
     http, grpc, metrics = free_ports()
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
     ports += getattr(request, "param", ())
@@ -201,7 +201,7 @@ def test_triton_ends_when_serve_is_killed(served: Served) -> None:
 
 @pytest.mark.parametrize("served", [["--restart=never"]], indirect=True)
 def test_serve_without_restarts_ends_when_model_dies(served: Served) -> None:
-    """Triton 2.51 would stay ready and refuse every request of that model; asked to stop, it would wait 30 s."""
+    """Triton 2.51 would stay ready and reject every request to that model; its stop would take 30 s."""
     os.kill(stub_of("flux_base", served.triton), signal.SIGKILL)
     assert served.process.wait(15) == 1
     assert processes_of_group(served.triton) == []

@@ -1,4 +1,4 @@
-"""Requests that share steps: each gets its own image, one too many is refused at once, and nothing is left behind."""
+"""Requests that share steps: each gets its own image, excess requests are rejected, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_engine_metrics_add_up(demo_server: TritonServer) -> None:
     before = engine_metrics(demo_server)
     tensors = tensors_of([encoded(drawn_image(5))], num_inference_steps=6, num_images=2)
     call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
-    # Triton brings its metrics up to date every two seconds at most, and ours come from a thread of their own.
+    # Triton updates its metrics every two seconds at most, and a separate thread publishes the engine's.
     time.sleep(0.5)
     after = engine_metrics(demo_server)
     change = {name: after[name] - before[name] for name in after}
@@ -105,7 +105,7 @@ def test_one_step_image_is_not_delayed_by_four_streams_with_vae_previews(
     begun, may_leave = threading.Semaphore(0), threading.Event()
 
     def stream(seed: int) -> int:
-        """Returns the steps done when the image of one step was there."""
+        """Returns the steps done when the one-step image arrived."""
         done = 0
         with FluxClient(demo_server.grpc_url) as client:
             size = {"height": 256, "width": 256, "num_inference_steps": 100}
@@ -137,7 +137,7 @@ def test_every_model_process_publishes_heartbeat_and_shared_memory(demo_server: 
         return {model.name: triton_metric(demo_server, "flux_heartbeat_seconds", model.name) for model in MODELS}
 
     first, limit = beats(), time.monotonic() + 30
-    # A process that has just begun is silent for seconds.
+    # A new process publishes nothing for some seconds.
     while any(beat <= first[model] for model, beat in beats().items()) and time.monotonic() < limit:
         time.sleep(0.5)
     for model, beat in beats().items():
@@ -188,7 +188,7 @@ def test_rejects_impossible_part_of_run(
 def test_each_of_200_concurrent_requests_gets_image_or_overloaded_error(
     second_server: TritonServer, tmp_path: Path
 ) -> None:
-    """The waiting list has 64 places. Afterwards the models hold no more memory than before."""
+    """The queue has 64 places. Afterwards the models use no more memory than before."""
 
     def flood(first_seed: int) -> list[str]:
         with tritonclient.grpc.InferenceServerClient(second_server.grpc_url) as client:

@@ -1,4 +1,4 @@
-"""Stopping after mixed traffic, streams that were cancelled among it: it ends soon and leaves nothing."""
+"""Stopping after mixed traffic with cancelled streams takes little time and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.live
 
 #: Seconds of traffic before each stop.
 LOAD_S = 5.0
-#: Seconds that a stop may take; 10 on a machine with nothing else to do. One that hangs takes the exit timeout, 30.
+#: Seconds that a stop may take; 10 on an idle machine. A hung stop takes the exit timeout, 30.
 STOP_S = 25.0
 
 

@@ -1,4 +1,4 @@
-"""`flux_stream` as plain tritonclient and plain HTTP see it: progress, previews, cancellation, and its one end."""
+"""`flux_stream` through plain tritonclient and HTTP: progress, previews, cancellation, and the final response."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from raw import call_grpc, inputs_of, tensors_of
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: A step of it takes tenths of a second here, so that whoever is told of one has time to act before the next.
+#: A step of it takes tenths of a second here, so that a test can act between two steps.
 LONG = tensors_of([IMAGE], num_inference_steps=100, height=512, width=512)
-#: Streams at once that flux_stream takes.
+#: Streams that flux_stream accepts at once.
 MAX_STREAMS = 24
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a stream. outputs: by name, without the batch dimension."""
+    """One response of a stream. outputs: by name, without the batch dimension."""
 
     outputs: dict[str, np.ndarray]
     error: str | None
@@ -53,13 +53,13 @@ class Answer:
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Image, steps done, steps in all."""
+        """Index of the image, steps done, total steps."""
         image, done, steps = self.outputs["PROGRESS"].tolist()
         return image, done, steps
 
 
 class Stream:
-    """One request on a gRPC stream of its own; iterating gives its answers up to the last."""
+    """One request on its own gRPC stream; iterating yields its responses up to the final one."""
 
     def __init__(self, server: TritonServer, tensors: dict[str, np.ndarray], **options: Any) -> None:
         self._answers: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
@@ -83,14 +83,14 @@ class Stream:
                 return
 
     def until_step(self, step: int) -> None:
-        """Wait until the first image has done so many steps."""
+        """Wait until the first image has run this many steps."""
         for answer in self:
             assert answer.error is None, answer.error
             if answer.progress[1] >= step:
                 return
 
     def silence(self, seconds: float) -> bool:
-        """Whether nothing more comes for so long."""
+        """Whether no response arrives for this time."""
         try:
             self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -113,7 +113,7 @@ def answers_of(server: TritonServer, tensors: dict[str, np.ndarray], **options: 
 
 
 def accepted(server: TritonServer, tensors: dict[str, np.ndarray]) -> Stream:
-    """A stream whose work the engine has taken; those of an earlier test may still hold places for a moment."""
+    """Returns a stream that the engine has accepted. Streams of an earlier test may hold their places for a moment."""
     limit = time.monotonic() + 30
     while True:
         stream = Stream(server, tensors)
@@ -145,14 +145,14 @@ def wait_until_nobody_streams(server: TritonServer) -> None:
 
 
 def steps_when_dropped(server: TritonServer) -> list[int]:
-    """Of every job that the engine dropped because nobody waited for it, in order."""
+    """Returns the steps done of every cancelled job, in order."""
     assert server._output is not None
     return [int(n) for n in re.findall(r"dropped: .*after (\d+) of", Path(server._output.name).read_text("utf8"))]
 
 
 @contextmanager
 def one_more_dropped(server: TritonServer, least: int, most: int) -> Iterator[None]:
-    """Within the block one job is dropped, after so many steps."""
+    """Check that one job is cancelled within the block, after this many steps."""
     before = steps_when_dropped(server)
     yield
     limit = time.monotonic() + 30
@@ -198,7 +198,7 @@ def test_every_image_has_its_own_progress(demo_server: TritonServer) -> None:
 def test_previews_arrive_at_requested_interval_except_after_last_step(
     demo_server: TritonServer, method: str, size: tuple[int, int]
 ) -> None:
-    """Those of the VAE are made while steps go on, so they come some steps later, or are left out at the end."""
+    """VAE previews are made while steps continue, so they arrive some steps later or are omitted at the end."""
     knobs = {"num_inference_steps": 60, "height": 64, "width": 96}
     tensors = tensors_of([IMAGE], **knobs, preview_steps=20)
     *told, last = answers_of(demo_server, with_text(tensors, preview_method=method))
@@ -409,7 +409,7 @@ def test_excess_stream_is_rejected_and_served_once_another_ends(demo_server: Tri
 def test_stream_rejected_by_full_engine_gets_no_progress_and_may_retry(
     demo_server: TritonServer,
 ) -> None:
-    """What has had no progress may be sent again, as the client does."""
+    """A request without progress may be retried, as the client does."""
     streams = [accepted(demo_server, LONG | tensors_of([IMAGE], num_images=8)) for _ in range(8)]
     try:
         (refused,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))
@@ -471,7 +471,7 @@ def test_plain_http_gets_same_error_message(demo_server: TritonServer) -> None:
 
 
 def test_a_server_that_stops_ends_its_streams_and_leaves_no_folder(tmp_path: Path) -> None:
-    """Triton finishes the steps, but begins no other model. The client closes its stream at the end: Triton 2.51 waits
+    """Triton finishes the steps but starts no other model. The client closes its stream at the end: Triton 2.51 waits
     for that, as long as its exit timeout.
     """
     ends: list[Answer] = []

@@ -1,4 +1,4 @@
-"""Two instances of flux_base in one Triton: they share the work by what each has left."""
+"""Two instances of flux_base in one Triton share the work according to what each has left."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from waiting import within
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: The largest share of the work over the smallest: at most 1.3 on a quiet machine, 25 where requests are given in turn.
-#: On a busy one the instances differ in speed, and so in what they get.
+#: The largest share of the work over the smallest: at most 1.3 on an idle machine, 25 with round-robin.
+#: On a busy machine the instances differ in speed and therefore in their shares.
 MOST_IMBALANCE = 4.0
 MAX_WAITING = 64
 
@@ -46,7 +46,7 @@ def by_instance(server: TritonServer, metric: str) -> dict[str, float]:
 
 
 class Work:
-    """The token-steps that each instance has done in a block."""
+    """Yields the token-steps that each instance runs in the block."""
 
     def __init__(self, server: TritonServer) -> None:
         self._server = server
@@ -67,7 +67,7 @@ class Work:
 
 
 def all_made(client: FluxClient, jobs: Sequence[dict[str, Any]], pause_s: float = 0.0) -> list[ImageResult]:
-    """Ask for all of them at once, or one after each pause."""
+    """Send all requests at once, or one after each pause."""
 
     def ask(number: int) -> ImageResult:
         time.sleep(number * pause_s)
@@ -154,13 +154,13 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
         ask(5)
         for _ in range(5):
             assert "no room for 1 more images: 64 are waiting or running" in answers.get(timeout=30)
-        # The others are dropped when their time is over.
+        # The others end at their timeout.
         for _ in range(2 * MAX_WAITING):
             answers.get(timeout=60)
 
 
 def room(server: TritonServer) -> list[int]:
-    """Images that each instance would still take."""
+    """Returns the number of images that each instance has room for."""
     answer = call_grpc(server.grpc_url, "flux_status", {"QUERY": np.array([[b"load"]], dtype=object)}, ["ROOM"])
     found: list[int] = answer["ROOM"].tolist()
     return found

@@ -1,4 +1,4 @@
-"""Wrong inputs: each gets its code and a message that says what to do, and the server goes on as before."""
+"""Invalid inputs: each gets its code and a message that says what to do, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def without_image() -> dict[str, np.ndarray]:
 
 
 WRONG = {
-    # Triton's own words: no model is asked before it has all it needs.
+    # Triton's own message: it calls no model without the required inputs.
     "no image": (without_image(), "unexpected deadlock, at least one output is not set"),
     "an empty list of images": (tensors_of([]), "IMAGE"),
     "an empty image": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty image"),
@@ -191,7 +191,7 @@ def test_invalid_requests_do_not_affect_valid_ones(demo_server: TritonServer) ->
 
 
 def test_excess_images_are_rejected_and_others_end_at_deadline(demo_server: TritonServer) -> None:
-    """Ten requests for eight long images each, where 64 images may wait; each caller gives ten seconds."""
+    """Ten requests for eight long images each, with room for 64 images and a timeout of ten seconds."""
     tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=512, width=512)
 
     def call(_: int) -> tuple[str, str]:

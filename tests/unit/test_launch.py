@@ -129,7 +129,7 @@ def test_triton_of_unknown_version_is_exposed_only_with_flag(
     checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NVIDIA_TRITON_SERVER_VERSION", raising=False)
-    with pytest.raises(CannotStart, match=r"--triton-host 0\.0\.0\.0: .* this Triton's version is unknown"):
+    with pytest.raises(CannotStart, match=r"--triton-host 0\.0\.0\.0 .* this Triton's version is unknown"):
         start(checkpoints, told, host="0.0.0.0")
     assert not told.exists()
     monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "24.10")
