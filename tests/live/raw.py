@@ -46,7 +46,7 @@ def inputs_of(client_module: Any, tensors: Tensors) -> list[Any]:
 
 
 def array_of(name: str, value: Any) -> npt.NDArray[Any]:
-    """Returns inputs with the batch dimension: text as BYTES, SEED as INT64, other integers as INT32, floats as FP32."""
+    """Returns batched inputs: text as BYTES, SEED as INT64, other integers as INT32, floats as FP32."""
     if isinstance(value, np.ndarray):
         return value[None]
     values = value if isinstance(value, list) else [value]

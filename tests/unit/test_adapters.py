@@ -1,4 +1,4 @@
-"""The server's folder of adapters: only what it lists, as it is now, and no more in memory than is kept."""
+"""The server's adapters: only listed files, always current, with a limited number in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A half checkpoint stops the start and names what is missing; a mode without its checkpoint is not served."""
+"""An incomplete checkpoint prevents the start and names missing files; a mode without its checkpoint is not served."""
 
 from __future__ import annotations
 

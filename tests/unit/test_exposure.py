@@ -1,4 +1,4 @@
-"""Triton is for this machine alone unless the operator says otherwise, and its administrative APIs are restricted."""
+"""Triton is reachable only from this machine by default, and its administrative APIs are restricted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of flux_base from one instance to another, through a real socket."""
+"""Handover of flux_base requests between instances, through a real socket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Take = Callable[[Reply, Mapping[str, Array]], None]
 
 
 class Caller:
-    """What the instance that hands over knows of the request."""
+    """The reply of the instance that hands the request over."""
 
     request_id = "a request"
     wanted = frozenset({"PIXELS", "OUTPUT_SEED"})

@@ -1,4 +1,4 @@
-"""When a model's process cannot go on: what is fatal, what is told, and that it ends after the last answers."""
+"""Failure of a model's process: fatal errors, readiness, and exit after the last responses."""
 
 from __future__ import annotations
 

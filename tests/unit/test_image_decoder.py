@@ -1,4 +1,4 @@
-"""Decoding in processes: the same images, within a budget, and stopped at once when nobody wants them."""
+"""Decoding in child processes: same images, within a CPU budget, and stopped at once when cancelled."""
 
 from __future__ import annotations
 

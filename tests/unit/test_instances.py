@@ -1,4 +1,4 @@
-"""Where images are made: the device of each instance, and what the client and the gateway tell of it."""
+"""The device of each instance, and how the client and the gateway report it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GPU_MODELS = [model.name for model in MODELS if model.needs_gpu]
 
 
 def arguments(device_id: int, name: str = "flux_base_0_0", kind: str = "GPU") -> dict[str, str]:
-    """What Triton hands to `initialize`."""
+    """Returns Triton's arguments of `initialize`."""
     return {
         "model_instance_kind": kind,
         "model_instance_name": name,
@@ -60,7 +60,7 @@ def test_an_instance_runs_on_the_gpu_that_triton_assigns_to_it(gpu: int) -> None
 
 @pytest.mark.usefixtures("started")
 def test_instances_of_one_group_have_different_names() -> None:
-    """Triton gives all GPUs of an instance group one name; by that, their metrics and shared work would be one too."""
+    """Triton gives all instances of a group the same name, which would merge their metrics and their work."""
     started = [Instance.start(FLUX_BASE, arguments(gpu, name="flux_base_0_0")) for gpu in (7, 8)]
     assert [each.name for each in started] == ["flux_base_0_0_gpu7", "flux_base_0_0_gpu8"]
 
@@ -103,7 +103,7 @@ def test_available_gpu_becomes_current_device(monkeypatch: pytest.MonkeyPatch) -
 def test_missing_gpu_stops_models_before_loading_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
-    """Without checkpoints: looking for them would be another error."""
+    """Runs without checkpoints, whose absence would be another error."""
     for name in ("FLUX_MODEL_PATH", "FLUX_REDUX_MODEL_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FLUX_SERVER_FOLDER", str(tmp_path / "server"))
@@ -155,7 +155,7 @@ NONE = {name: array[:, :0] for name, array in OUTPUTS.items()}
 
 
 def seen_by_the_gateway(transport: AsyncFakeTransport) -> ServerMonitor:
-    """After one look."""
+    """Returns the state after one check."""
     monitor = ServerMonitor(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
     asyncio.run(monitor.look())
     return monitor
@@ -289,5 +289,5 @@ def test_generate_returns_device_of_image() -> None:
 
 @pytest.mark.parametrize("tensor", [JOBS, ROOM])
 def test_tensor_array_of_no_values_is_empty_and_typed(tensor: Any) -> None:
-    """flux_status answers so where no instance of flux_base lives."""
+    """flux_status returns empty arrays if no instance of flux_base is alive."""
     assert (tensor.array([]).dtype, tensor.array([]).shape) == (np.int32, (0,))

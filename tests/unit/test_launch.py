@@ -1,4 +1,4 @@
-"""How Triton is started, shown by a `tritonserver` that only writes down what it was told."""
+"""Triton's arguments and environment, recorded by a stand-in `tritonserver`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ALL_MODELS = {folder.name for folder in REPOSITORY.iterdir()}
 
 
 def listed(told: Path) -> set[str]:
-    """Names of the models that the stand-in would load."""
+    """Returns the names of the models that the stand-in would load."""
     lines = told.read_text().splitlines()
     return {Path(line.removeprefix("model ")).parent.name for line in lines if line.startswith("model ")}
 
@@ -104,7 +104,7 @@ def test_cpu_instances_apply_only_to_flux_base(tmp_path: Path) -> None:
 
 
 def test_repository_omits_ensembles_of_unserved_modes(checkpoints: Checkpoints, told: Path, tmp_path: Path) -> None:
-    """The stand-in's listing of what it would load; the committed repository stays whole."""
+    """Returns the stand-in's list of the models that it would load. The committed repository stays unchanged."""
     for gpus in ((7, 8), (0,)):
         start(checkpoints, told, profile="gpu", gpus=gpus)
         assert listed(told) == ALL_MODELS - {"flux_text2img", "flux_canny"}
@@ -166,7 +166,7 @@ def test_port_in_use_prevents_start_and_is_named(checkpoints: Checkpoints, told:
 def test_unwritable_temporary_folder_prevents_start(
     checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read-only root without a writable /tmp, or a full disk: no folder that Python tries will do."""
+    """A read-only root without a writable /tmp, or a full disk: Python finds no usable folder."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no/such"])
     with pytest.raises(CannotStart, match="needs a writable /tmp"):
@@ -175,7 +175,7 @@ def test_unwritable_temporary_folder_prevents_start(
 
 
 def test_triton_gets_repository_path_without_spaces(checkpoints: Checkpoints, told: Path, tmp_path: Path) -> None:
-    """Triton 2.51 takes what follows the space for the next argument of a model's process, which then never starts."""
+    """Triton 2.51 splits the path at the space, so that the model's process never starts."""
     spaced = tmp_path / "a folder" / "model_repository"
     shutil.copytree(REPOSITORY, spaced)
     with TritonServer(ServerOptions(spaced, checkpoints, **ports())) as server:

@@ -1,4 +1,4 @@
-"""What `scripts/serve` refuses before anything starts; its last line is the reason."""
+"""Options that `scripts/serve` rejects before anything starts; its last line is the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def triton(tmp_path: Path) -> StandInTriton:
 
 @pytest.fixture
 def said_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> SaidOf:
-    """The last line of a launcher that refuses these arguments."""
+    """Returns the last line of a launcher that rejects these arguments."""
 
     def said(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["serve", *arguments])
@@ -41,7 +41,7 @@ def said_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def refused(triton: StandInTriton, folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit status and last line of a launcher that starts nothing."""
+    """Returns the exit status and the last line of a launcher that starts nothing."""
     checkpoints = stub_checkpoints(folder)
     http, grpc, metrics, rest = free_ports(4)
     variables = {

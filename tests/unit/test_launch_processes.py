@@ -1,4 +1,4 @@
-"""Processes that end with their parent or their group, and what the probe knows of a launcher; small real processes."""
+"""Processes that end with their parent or their group, and the probe's view of a launcher."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_loopback_of_wildcard_address_is_loopback(host: str, reached: str) -> No
 
 
 class Answering(BaseHTTPRequestHandler):
-    """503 for everything, as a gateway without Triton."""
+    """Returns 503 for every request, like a gateway without Triton."""
 
     def do_GET(self) -> None:
         self.send_error(503)
@@ -159,7 +159,7 @@ def test_response_of_another_protocol_is_an_error() -> None:
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of temporary files, with no other launcher's state."""
+    """The folder for temporary files, without another launcher's state."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"flux-triton-serve-{os.geteuid()}"
 

@@ -1,4 +1,4 @@
-"""The launcher with a `tritonserver` that only answers: what it finds before it serves, and how it stops."""
+"""The launcher with a stand-in `tritonserver`: checks before it serves, and how it stops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def options(tmp_path: Path) -> ServerOptions:
 
 
 class Launcher:
-    """What a launcher is made of. log: what it said."""
+    """The parts of a launcher. log: the lines that it wrote."""
 
     def __init__(self, options: ServerOptions, policy: RestartPolicy = NEVER) -> None:
         self.options = options
@@ -183,7 +183,7 @@ def test_replaces_guardian_that_ends(
 
 
 def guardian_of(group: int) -> int:
-    """Process id of the one that guards this group."""
+    """Returns the process id of the guardian of this group."""
     for child in psutil.Process().children():
         words = child.cmdline()
         if ending.__file__ in words and words[-4] == str(group):
@@ -192,7 +192,7 @@ def guardian_of(group: int) -> int:
 
 
 class HungGateway:
-    """Takes connections and answers the first `good` of them."""
+    """Accepts connections and answers only the first `good` of them."""
 
     def __init__(self, good: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -241,7 +241,7 @@ def test_gateway_fails_after_consecutive_timeouts(
 def test_gateway_that_closes_connections_is_not_hung(
     waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its most connections it does; a restart would end the requests of those that it has."""
+    """A gateway at its connection limit does so; a restart would end its running requests."""
     monkeypatch.setattr(gateway, "_ASK_PAUSE_S", 0.0)
     with HungGateway(good=1) as hung:
         run = Gateway("127.0.0.1:1", "127.0.0.1", hung.port)

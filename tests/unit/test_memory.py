@@ -1,4 +1,4 @@
-"""What has ended is freed at once, by reference counts: a cycle would keep its tensors until a full garbage collection.
+"""Ended jobs are freed at once by reference counting: a cycle would keep their tensors until a full garbage collection.
 
 The collector's full runs become rare in a process with as many objects as torch has, so cycles look like a leak.
 """
@@ -45,7 +45,7 @@ def no_collector() -> Iterator[None]:
 
 
 class Work:
-    """Stands for the tensors of a job."""
+    """Stands in for the tensors of a job."""
 
 
 class Steps:
@@ -97,7 +97,7 @@ def test_an_ended_job_whose_steps_were_reported_is_freed(tmp_path: Path, is_want
 
 
 def test_unused_adapted_transformer_is_freed(tiny_base: BaseWeights) -> None:
-    """Its adapters' tensors are memory of the GPU, which the garbage collector knows nothing of."""
+    """Its adapters' tensors may use GPU memory, which the garbage collector does not consider."""
     network = Transformer(tiny_base.transformer)
     down, up = torch.randn(2, tiny_base.transformer.proj_out.in_features), torch.randn(16, 2)
     adapted = network.adapted(summed([({"proj_out": LowRank(down, up)}, 1.0)]))

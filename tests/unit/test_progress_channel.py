@@ -1,4 +1,4 @@
-"""Progress by datagrams: what arrives, what is lost, who is refused, and what is left behind."""
+"""Progress datagrams: delivery, loss, rejected addresses, and clean-up."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_sender_detects_closed_receiver_without_sending(
 
 
 def test_sender_detects_dead_receiver_by_sending(folder: ProgressFolder) -> None:
-    """It leaves its file behind, so looking does not tell."""
+    """A dead process leaves its file behind, so the file does not show it."""
     code = (
         "import sys; from pathlib import Path; from flux_serving.backend.progress_channel import ProgressFolder\n"
         "receiver = ProgressFolder(Path(sys.argv[1])).listen(); print(receiver.address, flush=True); input()"

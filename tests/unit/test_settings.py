@@ -1,4 +1,4 @@
-"""Start-up settings: what is wrong is named, and nothing starts."""
+"""Start-up settings: invalid values are named and prevent the start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_serving.settings import Checkpoints, ModelSettings
 
 
 def config(**parameters: str) -> dict[str, object]:
-    """As Triton hands it to a model."""
+    """The configuration as Triton passes it to a model."""
     return {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
 
 

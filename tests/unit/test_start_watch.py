@@ -1,4 +1,4 @@
-"""A start hangs if Triton is not ready long after the processes of all models have loaded."""
+"""A start is hung if Triton is not ready long after all models have loaded."""
 
 from __future__ import annotations
 

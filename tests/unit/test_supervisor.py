@@ -1,4 +1,4 @@
-"""Restarts by a clock that the test moves, of services that it lets fail."""
+"""Restarts of failing services, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class FakeService:
-    """Ready after one look, until the test says that it failed."""
+    """A service that is ready after one check, until the test lets it fail."""
 
     def __init__(self, cannot_start: str = "") -> None:
         self.reason: str | None = None

@@ -155,7 +155,7 @@ def _image(rng: random.Random) -> tuple[bytes, str]:
 
 
 def progressive_with_scans(scans: int, side: int = 8192) -> bytes:
-    """A progressive JPEG whose last scan is repeated: each repetition costs the decoder a pass over all coefficients."""
+    """A progressive JPEG that repeats its last scan: each repetition costs the decoder a pass over all coefficients."""
     content = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:-2] + content[last:-2] * scans + content[-2:]
