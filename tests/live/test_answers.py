@@ -139,7 +139,7 @@ def test_fault_in_model_is_one_error_and_next_request_is_served(client: FluxClie
                 ask = partial(getattr(client, mode), **arguments, **options)
             with pytest.raises((GenerationFailed, InvalidRequest)) as caught:
                 ask()
-            # image_encode's code is lost between an ensemble and flux_stream; others have checked what comes there.
+            # An ensemble loses image_encode's code on the way to flux_stream.
             is_told = not (is_streamed and model == "image_encode")
             assert isinstance(caught.value, InvalidRequest) == (place == "unencodable" and is_told), caught.value
     assert images_of(client)

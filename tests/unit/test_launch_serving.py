@@ -176,7 +176,7 @@ def test_replaces_guardian_that_ends(
         supervise([serving.triton], lambda: replaced in launcher.log, serving._after_look)
         second = guardian_of(triton.pids[0])
         assert second != first
-        # One that somebody stopped does not keep the launcher from ending.
+        # A stopped guardian does not keep the launcher from ending.
         monkeypatch.setattr(guardian, "_DISMISS_S", 0.5)
         os.kill(second, signal.SIGSTOP)
     assert not ending.is_running(second)
