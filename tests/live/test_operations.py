@@ -167,7 +167,7 @@ def test_start_errors_match_the_guide(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        taken = quoted("scripts/serve: port 8000")
+        taken = quoted("scripts/serve: cannot listen on port 8000")
         assert said(http_port=port) == taken.replace("8000", str(port))
     base = tmp_path / "FLUX.1-dev"
     shutil.copytree(DEMO.base, base, ignore=lambda folder, names: {"vae"} & set(names))
