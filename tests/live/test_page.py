@@ -32,7 +32,7 @@ DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 FULL = {"message": "concurrency limit exceeded (64 requests)", "type": "server_error", "param": None, "code": None}
 #: jq is not everywhere.
 JQ = "python3 -c 'import json, sys; print(json.load(sys.stdin)[\"image_base64\"])'"
-#: Milliseconds: that an image may take on a busy machine.
+#: Milliseconds that an image may take on a busy machine.
 PATIENCE = 60_000
 
 
@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
 def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """Opened; at the end it has said nothing to the console that it should not, and asked no other host."""
+    """Yields the open page. Afterwards checks that it logged no errors and contacted no other host."""
     context = browser.new_context(viewport=request.param, locale="en-GB", permissions=["clipboard-read"])
     page = context.new_page()
     wrong: list[str] = []
@@ -57,7 +57,7 @@ def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> 
     expect(page.locator("#run")).to_be_enabled(timeout=PATIENCE)
     yield page
     context.close()
-    # What the server refuses, the browser tells by itself.
+    # The browser itself logs responses with error statuses.
     assert [words for words in wrong if "Failed to load resource" not in words] == []
 
 
@@ -95,7 +95,7 @@ def test_an_image_becomes_variations(page: Page, tmp_path: Path) -> None:
     assert width <= 0, "it can be scrolled sideways"
 
 
-def test_what_runs_can_be_cancelled(page: Page) -> None:
+def test_running_request_can_be_cancelled(page: Page) -> None:
     page.locator("#mode-text2img").check(force=True)
     page.get_by_label("Prompt").first.fill("red apple")
     run(page, 100, 8)
@@ -107,7 +107,7 @@ def test_what_runs_can_be_cancelled(page: Page) -> None:
     expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
 
 
-def test_what_is_wrong_is_said_beside_its_field(page: Page, tmp_path: Path) -> None:
+def test_error_is_shown_beside_its_field(page: Page, tmp_path: Path) -> None:
     run(page, 4)
     expect(page.get_by_role("alert")).to_have_text("This mode needs an image.")
     (tmp_path / "notes.png").write_text("no image")
@@ -174,7 +174,7 @@ def test_a_parameter_and_a_mode_without_texts_have_controls_with_their_names(pag
     expect(page.locator("[data-param=lens_kind]").get_by_role("alert")).to_be_visible()
 
 
-def test_the_commands_that_it_copies_make_the_same_image(page: Page, tmp_path: Path) -> None:
+def test_copied_commands_generate_the_same_image(page: Page, tmp_path: Path) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#image").set_input_files(UNSEEN / "doughnut.png")
     page.get_by_label("Prompt").first.fill('it\'s "red"\n@home; $HOME')
@@ -194,7 +194,7 @@ def test_the_commands_that_it_copies_make_the_same_image(page: Page, tmp_path: P
         made.unlink()
 
 
-def test_it_speaks_chinese_too(page: Page) -> None:
+def test_page_is_available_in_chinese(page: Page) -> None:
     page.locator("#language").click()
     expect(page.locator("#run")).to_have_text("生成")
     assert page.evaluate("document.documentElement.lang") == "zh-Hans"
@@ -202,7 +202,7 @@ def test_it_speaks_chinese_too(page: Page) -> None:
     expect(page.locator("#run")).to_have_text("生成")
 
 
-def test_it_says_that_the_server_is_away(page: Page) -> None:
+def test_page_reports_unreachable_server(page: Page) -> None:
     page.route(
         "**/health", lambda route: route.fulfill(status=503, json={"error": "the models are loading", "modes": []})
     )
@@ -228,7 +228,7 @@ def gateway_with_keys(
         yield gateway, key
 
 
-def test_with_keys_it_asks_for_one_and_works_with_it(browser: Browser, gateway_with_keys: tuple[Gateway, str]) -> None:
+def test_page_requests_and_uses_an_api_key(browser: Browser, gateway_with_keys: tuple[Gateway, str]) -> None:
     gateway, key = gateway_with_keys
     page = browser.new_page(viewport=DESKTOP, locale="en-GB")
     page.goto(gateway.url)
