@@ -24,24 +24,28 @@ _ORIGIN = "Rendered from `contract/flux_contract` by `scripts/render`."
 
 
 def render_tensors(models: Sequence[Model] = MODELS, ensembles: Sequence[Ensemble] = ENSEMBLES) -> str:
-    """Return docs/tensors.md: the tensors of every model."""
+    """Return docs/tensors.md: the tensors of every model, and the meaning of every tensor once."""
+    everything: list[Ensemble | Model] = [*ensembles, *models]
     parts = [
         "# Tensors\n",
         f"{_ORIGIN} Shapes are without the batch dimension. A request has batch size 1, so `IMAGE` with two images has "
-        "shape `[1, 2]`.\n",
+        "shape `[1, 2]`. [All tensors](#all-tensors) has their types, defaults and meanings.\n",
     ]
-    everything: list[Ensemble | Model] = [*ensembles, *models]
     for model in everything:
         kind = "ensemble" if isinstance(model, Ensemble) else "model"
         parts.append(f"## {model.name} ({kind})\n\n{model.purpose}.\n")
-        parts.append("| | tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|---|")
-        parts += [_tensor_row("in", tensor) for tensor in model.inputs]
-        parts += [_tensor_row("out", tensor) for tensor in model.outputs]
+        parts.append("| | tensors |\n|---|---|")
+        required = [tensor for tensor in model.inputs if _is_required(tensor)]
+        optional = [tensor for tensor in model.inputs if not _is_required(tensor)]
+        lists = {"required inputs": required, "optional inputs": optional, "outputs": model.outputs}
+        parts += [f"| {title} | {_names(tensors)} |" for title, tensors in lists.items() if tensors]
         if isinstance(model, Model) and model.parameters:
             parts.append("\n| parameter | default | meaning |\n|---|---|---|")
             parts += [f"| `{p.name}` | `{p.default}` | {p.meaning} |" for p in model.parameters]
         parts.append("")
-    return "\n".join(parts)
+    parts.append("## All tensors\n\n| tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|")
+    parts += _tensor_rows(everything)
+    return "\n".join(parts) + "\n"
 
 
 def render_parameters(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:
@@ -140,18 +144,41 @@ def render_metrics() -> str:
     return "\n".join(parts)
 
 
-def _tensor_row(direction: str, tensor: Tensor) -> str:
+def _is_required(tensor: Tensor) -> bool:
+    return not tensor.optional and not _default(tensor)
+
+
+def _names(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(f"`{tensor.name}`" for tensor in tensors)
+
+
+def _tensor_rows(models: Iterable[Ensemble | Model]) -> list[str]:
+    """A row for each tensor. A name that means different things has a row for each meaning, with its models."""
+    owners: dict[str, dict[str, list[str]]] = {}
+    for model in models:
+        for tensor in (*model.inputs, *model.outputs):
+            having = owners.setdefault(tensor.name, {}).setdefault(_cells(tensor), [])
+            if model.name not in having:
+                having.append(model.name)
+    rows = []
+    for name, meanings in owners.items():
+        for cells, names in meanings.items():
+            of_models = f" ({', '.join(names)})" if len(meanings) > 1 else ""
+            rows.append(f"| `{name}`{of_models} | {cells} |")
+    return rows
+
+
+def _cells(tensor: Tensor) -> str:
     unit = f" ({tensor.unit})" if tensor.unit else ""
-    cells = (
-        direction,
-        f"`{tensor.name}`",
-        tensor.dtype.wire_name,
-        f"[{', '.join(map(str, tensor.shape))}]",
-        "required" if direction == "in" and not tensor.optional and not _default(tensor) else _default(tensor),
-        str(tensor.bounds) if tensor.bounds else "",
-        tensor.meaning + unit,
+    return " | ".join(
+        (
+            tensor.dtype.wire_name,
+            f"[{', '.join(map(str, tensor.shape))}]",
+            _default(tensor),
+            str(tensor.bounds) if tensor.bounds else "",
+            tensor.meaning + unit,
+        )
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _values(parameter: Parameter) -> str:
