@@ -16,7 +16,7 @@ import uvicorn
 from flux_client import __version__
 from flux_contract.errors import CannotStart
 from flux_gateway.app import make_app
-from flux_gateway.connections import HEAD_BYTES, allow_files, bounded_protocol
+from flux_gateway.connections import HEAD_BYTES, Connections, allow_files, bounded_protocol
 from flux_gateway.keys import new_key
 from flux_gateway.proxies import Networks
 from flux_gateway.settings import PREFIX, Settings
@@ -63,7 +63,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         host=settings.host,
         port=settings.port,
         http=bounded_protocol(
-            settings.connections, settings.connections_per_caller, lambda address: address in proxies
+            Connections(settings.connections, settings.connections_per_caller, lambda address: address in proxies)
         ),
         ws="none",
         h11_max_incomplete_event_size=HEAD_BYTES,

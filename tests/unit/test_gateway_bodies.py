@@ -25,7 +25,7 @@ from flux_gateway import bodies, parsing, sending
 from flux_gateway.admission import Admission, Memory
 from flux_gateway.app import make_app
 from flux_gateway.bodies import COPIES
-from flux_gateway.connections import bounded_protocol
+from flux_gateway.connections import Connections, bounded_protocol
 from flux_gateway.conversions import INLINE_BYTES
 from flux_gateway.generation_service import ANSWER_BYTES_PER_PIXEL
 from flux_gateway.keys import Caller, new_key
@@ -326,7 +326,7 @@ async def listening(most: int, most_each: int, app: Any = None) -> AsyncIterator
         await send({"type": "http.response.body"})
 
     (port,) = free_ports(1)
-    protocol = bounded_protocol(most, most_each, lambda address: False, head_s=0.3)
+    protocol = bounded_protocol(Connections(most, most_each, lambda address: False, head_s=0.3))
     config = uvicorn.Config(
         app or read_and_answer, port=port, http=protocol, ws="none", lifespan="off", log_config=None
     )
