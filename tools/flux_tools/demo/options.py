@@ -49,7 +49,7 @@ def read_options() -> argparse.Namespace:
 
 
 def unavailable_ports(options: argparse.Namespace) -> list[str]:
-    """Returns a message for each port that the demo cannot listen on."""
+    """Return a message for each port that the demo cannot listen on."""
     messages = []
     for name in PORTS:
         number = getattr(options, name)

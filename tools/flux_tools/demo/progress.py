@@ -24,6 +24,6 @@ class Progress:
     written: int = 0
 
     def interruption(self) -> str:
-        """Returns the line that an interrupted demo prints."""
+        """Return the line that an interrupted demo prints."""
         result = f"{self.written} images are in {self.output}" if self.written else "no images were generated"
         return f"interrupted {self.phase.value}; {result}"

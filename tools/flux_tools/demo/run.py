@@ -29,7 +29,7 @@ SEED = 1
 
 
 def server_options(http: int | None = None, grpc: int | None = None, metrics: int | None = None) -> ServerOptions:
-    """Returns a server's options for the demo checkpoint. A port that is None is replaced by a free one."""
+    """Return a server's options for the demo checkpoint. A port that is None is replaced by a free one."""
     http, grpc, metrics = (given or free for given, free in zip((http, grpc, metrics), free_ports(), strict=True))
     checkpoints = demo_checkpoints(CHECKPOINTS)
     return ServerOptions(
@@ -38,7 +38,7 @@ def server_options(http: int | None = None, grpc: int | None = None, metrics: in
 
 
 def gateway_of(server: ServerOptions, port: int) -> Gateway:
-    """Returns a gateway on loopback that lists the demo's adapter."""
+    """Return a gateway on loopback that lists the demo's adapter."""
     return Gateway(server.grpc_url, HOST, port, loras=server.checkpoints.loras)
 
 
