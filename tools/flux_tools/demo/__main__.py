@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from flux_serving.launch.processes import end_on_signals
-from flux_tools.demo.options import read_options, say, unavailable_ports
+from flux_tools.demo.options import can_listen, read_options, say
 from flux_tools.demo.progress import Phase, Progress
 
 #: Exit status of an interrupted demo, as shells report SIGINT.
@@ -14,9 +14,7 @@ INTERRUPTED = 130
 
 def main() -> int:
     options = read_options()
-    if not options.expand_only and (messages := unavailable_ports(options)):
-        for message in messages:
-            say(message)
+    if not can_listen(options):
         return 1
     end_on_signals()
     progress = Progress(options.output)

@@ -25,7 +25,7 @@ PORT_HELP = {
 
 
 def read_options() -> argparse.Namespace:
-    """Read the options. A port is None if it is not needed or if any free one will do."""
+    """Read the options. A port is None if the demo chooses a free one or does not use it."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
         description="Serve the demo checkpoint with Triton on a CPU, and generate variations of images that it was not "
@@ -63,16 +63,20 @@ def unavailable_ports(options: argparse.Namespace) -> list[str]:
     return messages
 
 
+def can_listen(options: argparse.Namespace) -> bool:
+    """Whether all ports that the demo needs are available. Prints the others."""
+    messages = [] if options.expand_only else unavailable_ports(options)
+    for message in messages:
+        say(message)
+    return not messages
+
+
 def say(line: str) -> None:
     print(f"scripts/demo: {line}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    options = read_options()
-    messages = [] if options.expand_only else unavailable_ports(options)
-    for message in messages:
-        say(message)
-    return 1 if messages else 0
+    return 0 if can_listen(read_options()) else 1
 
 
 if __name__ == "__main__":

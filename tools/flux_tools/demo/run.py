@@ -56,9 +56,7 @@ def make_variations(client: FluxClient, images: Sequence[Path], progress: Progre
 
 
 def run(options: argparse.Namespace, progress: Progress) -> int:
-    """Run the demo. Returns the exit status. After a signal, SystemExit passes through and `progress` says how far it
-    came.
-    """
+    """Run the demo, and update `progress` meanwhile. Returns the exit status. Raises SystemExit: a signal arrived."""
     expand(CHECKPOINTS)
     if options.expand_only:
         return 0
