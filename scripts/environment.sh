@@ -1,13 +1,22 @@
 # Sourced by the other scripts: sets ROOT, and creates virtual environments with the packages of pyproject.toml.
 #
 # use_environment FOLDER EXTRAS   creates FOLDER if it is missing or out of date, and sets PYTHON to its interpreter
+# require_python                  exits with an error if the base interpreter is not a supported Python
 # show_help MODULE ARGUMENTS...   if an argument is -h or --help, prints the comment at the top of the script and
-#                                 MODULE's options (MODULE imports only the standard library), and exits; MODULE may be ""
+#                                 MODULE's options, and exits; MODULE may be "" and imports only the standard library
 #
-# PYTHON_BASE: the interpreter of the environment, 3.10 to 3.13. Default: python3. TORCH: the torch to install. Default:
-# torch==2.13.0, with which the figures in the documents were measured.
+# PYTHON_BASE: base interpreter of the environments, Python 3.10 to 3.13. Default: python3.
+# TORCH: requirement of the torch to install. Default: torch==2.13.0, with which the documented figures were measured.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+require_python() {
+    local base="${PYTHON_BASE:-python3}"
+    if ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
+        echo "$base is $("$base" --version 2>&1), expected Python 3.10 to 3.13; set PYTHON_BASE to its interpreter" >&2
+        exit 1
+    fi
+}
 
 use_environment() {
     local folder="$1" extras="$2" wanted
@@ -17,10 +26,7 @@ use_environment() {
     if [ -x "$PYTHON" ] && [ "$(cat "$folder/made-from" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    if ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
-        echo "$base is $("$base" --version 2>&1), expected Python 3.10 to 3.13; set PYTHON_BASE to its interpreter" >&2
-        exit 1
-    fi
+    require_python
     echo "creating $folder (takes a few minutes)" >&2
     rm -rf "$folder"
     "$base" -m venv "$folder"
@@ -37,7 +43,7 @@ show_help() {
             sed -n '2,${/^#/!q; s/^# \{0,1\}//; p}' "$0"
             [ -z "$module" ] && exit
             echo
-            exec env PYTHONPATH="$ROOT/tools:$ROOT/contract" "${PYTHON_BASE:-python3}" -m "$module" "$@"
+            exec env PYTHONPATH="$ROOT/tools:$ROOT/contract:$ROOT/serving" "${PYTHON_BASE:-python3}" -m "$module" "$@"
         fi
     done
 }

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from flux_serving.launch.processes import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Commands of scripts/test's shell functions, except shell builtins.
@@ -19,7 +24,7 @@ COMMANDS = ("bash", "cat", "cut", "dirname", "grep", "id", "sed")
 def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the files that the scripts read before they create an environment."""
     copy = tmp_path_factory.mktemp("checkout")
-    for folder in ("scripts", "contract", "tools"):
+    for folder in ("scripts", "contract", "serving", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("asset", "unseen", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     return copy
@@ -27,7 +32,7 @@ def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "command",
-    ["test", "bench", "bench memory", "simulate", "train_demo", "measure_demo", "perf", "failover"],
+    ["test", "bench", "bench memory", "simulate", "train_demo", "measure_demo", "perf", "failover", "demo"],
 )
 def test_help_needs_no_virtual_environment(without_environments: Path, command: str) -> None:
     script, *arguments = command.split()
@@ -42,6 +47,44 @@ def test_help_needs_no_virtual_environment(without_environments: Path, command: 
     assert done.returncode == 0, done.stderr
     assert f"scripts/{script} " in done.stdout
     assert not list(without_environments.glob(".venv*"))
+
+
+def demo(checkout: Path, *arguments: str, base: str = f"{sys.base_prefix}/bin/python3") -> subprocess.Popen[str]:
+    """Start `scripts/demo` in a process group of its own, with this base interpreter."""
+    return subprocess.Popen(
+        [checkout / "scripts" / "demo", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHON_BASE": base},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_demo_checks_its_ports_before_it_installs_anything(without_environments: Path) -> None:
+    free, taken = free_ports(2)
+    with socket.create_server(("127.0.0.1", taken)):
+        started = demo(without_environments, "--serve", f"--http-port={free}", f"--gateway-port={taken}")
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert f"scripts/demo: cannot listen on port {taken} of 127.0.0.1: Address already in use" in said
+    assert "(--gateway-port sets this port)" in said
+    assert "--http-port" not in said
+    assert not list(without_environments.glob(".venv*"))
+
+
+def test_ctrl_c_during_installation_says_that_it_was_interrupted(without_environments: Path, tmp_path: Path) -> None:
+    base = tmp_path / "python"
+    base.write_text(f'#!/bin/sh\n[ "$1 $2" = "-m venv" ] && exec sleep 60\nexec {sys.base_prefix}/bin/python3 "$@"\n')
+    base.chmod(0o755)
+    started = demo(without_environments, base=str(base))
+    assert started.stderr is not None
+    assert started.stderr.readline().startswith("creating ")
+    time.sleep(0.2)
+    os.killpg(started.pid, signal.SIGINT)
+    _, said = started.communicate(timeout=30)
+    assert said == "scripts/demo: interrupted while installing into .venv; run it again to start over\n"
+    assert started.returncode == 130
 
 
 def test_lists_the_tests_that_missing_programs_skip(tmp_path: Path) -> None:

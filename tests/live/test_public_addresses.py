@@ -19,7 +19,7 @@ from flux_client import FluxClient, InvalidRequest, RetryPolicy
 from flux_serving.launch.processes import free_ports
 from flux_serving.launch.server import TritonServer
 from flux_serving.settings import Checkpoints
-from flux_tools.demo.__main__ import gateway_of
+from flux_tools.demo.run import gateway_of
 from images import drawn_image
 from test_server_life import serve
 

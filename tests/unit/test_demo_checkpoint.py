@@ -1,4 +1,4 @@
-"""The demo checkpoint's assets and the split of its images."""
+"""The assets of the demo checkpoint, and the split of its images into training and held-out images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flux_tools.demo.images import DemoImage, family_of, split
 
 
 @pytest.mark.parametrize("name", [file.name for file in asset.ASSETS])
-def test_a_damaged_asset_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejects_damaged_asset(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(asset.DEMO.parent, tmp_path / "asset")
     (folder / name).write_bytes((folder / name).read_bytes()[:-1] + b"?")
     monkeypatch.setattr(asset, "ASSETS", [folder / file.name for file in asset.ASSETS])
@@ -25,7 +25,7 @@ def test_a_damaged_asset_is_refused(name: str, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_what_was_expanded_from_these_assets_is_left_as_it_is(tmp_path: Path) -> None:
+def test_checkpoints_of_the_same_assets_are_not_expanded_again(tmp_path: Path) -> None:
     checksums = [asset.committed_checksum(file).read_text().strip() for file in asset.ASSETS]
     (tmp_path / "expanded-from.sha256").write_text("\n".join(checksums))
     asset.expand(tmp_path)
@@ -34,7 +34,7 @@ def test_what_was_expanded_from_these_assets_is_left_as_it_is(tmp_path: Path) ->
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
-def test_the_expanded_controlnet_computes_what_the_trained_one_does() -> None:
+def test_expanded_controlnet_computes_the_same_as_the_trained_one() -> None:
     torch.manual_seed(0)
     trained, expanded = new_controlnet(), asset._controlnet()
     trained.load_state_dict(load_file(asset.CONTROLNET))
@@ -56,7 +56,7 @@ def test_the_expanded_controlnet_computes_what_the_trained_one_does() -> None:
         assert torch.allclose(one, other, atol=1e-4)
 
 
-def test_the_adapter_fits_the_stock_transformer() -> None:
+def test_adapter_fits_the_stock_transformer() -> None:
     weights = load_file(asset.GREYSCALE)
     layers = {name.removesuffix(".lora_A.weight") for name in weights if name.endswith(".lora_A.weight")}
     assert len(weights) == 2 * len(layers) > 0
@@ -67,7 +67,7 @@ def test_the_adapter_fits_the_stock_transformer() -> None:
         assert added.any()
 
 
-def test_padding_with_zeros_changes_no_product() -> None:
+def test_padding_with_zeros_does_not_change_products() -> None:
     small, wide = torch.nn.Linear(3, 2), torch.nn.Linear(5, 4)
     asset._load_padded(wide, small.state_dict())
     values = torch.randn(7, 3)
@@ -76,13 +76,13 @@ def test_padding_with_zeros_changes_no_product() -> None:
     assert not widened[:, 2:].any()
 
 
-def test_siblings_by_gender_are_one_family() -> None:
+def test_gender_variants_are_one_family() -> None:
     assert family_of("1F469-200D-1F692") == family_of("1F468-200D-1F692") == family_of("1F9D1-200D-1F692")
     assert family_of("1F937-200D-2642-FE0F") == family_of("1F937")
     assert family_of("1F34E") != family_of("1F34F")
 
 
-def test_what_is_drawn_like_a_held_out_image_is_not_trained_on() -> None:
+def test_copies_of_held_out_images_are_not_in_the_training_data() -> None:
     blank, other = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64, 3), np.uint8)
     codes = [f"{code:X}" for code in range(0x1F300, 0x1F340)]
     alone = split([DemoImage("", code, code, blank) for code in codes])[1]
@@ -92,7 +92,7 @@ def test_what_is_drawn_like_a_held_out_image_is_not_trained_on() -> None:
     assert len(held_out) == len(alone)
 
 
-def test_no_family_is_both_trained_on_and_held_out() -> None:
+def test_no_family_has_both_training_and_held_out_images() -> None:
     codes = [f"{person}-200D-{thing:X}" for thing in range(0x1F300, 0x1F500) for person in ("1F468", "1F469")]
     images = [np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8) for index in range(len(codes))]
     trained_on, held_out = split([DemoImage("", c, family_of(c), rgb) for c, rgb in zip(codes, images, strict=True)])

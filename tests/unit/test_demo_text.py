@@ -1,4 +1,4 @@
-"""The demo's text side: what is trained in a dozen tokens is what stock T5 makes of 512, at the stock width."""
+"""The demo's text encoders: training computes in a dozen tokens what stock T5 computes in 512."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def files() -> dict[str, str]:
 
 
 @torch.no_grad()
-def test_a_dozen_weighted_tokens_are_the_512_of_the_stock_encoder(files: dict[str, str]) -> None:
+def test_a_dozen_weighted_tokens_equal_512_tokens_of_the_stock_encoder(files: dict[str, str]) -> None:
     torch.manual_seed(0)
     tokenizer = t5_tokenizer(files)
     compact, stock = new_t5(len(tokenizer)).eval(), new_t5(len(tokenizer), WIDE).eval()
@@ -52,7 +52,7 @@ def test_a_dozen_weighted_tokens_are_the_512_of_the_stock_encoder(files: dict[st
     assert states[0, :2].std() > 0.1
 
 
-def test_the_padding_says_nothing_of_its_own_and_all_of_the_prompt(files: dict[str, str]) -> None:
+def test_padding_depends_on_the_prompt_and_its_embedding_is_not_trained(files: dict[str, str]) -> None:
     torch.manual_seed(0)
     tokenizer = t5_tokenizer(files)
     encoder = new_t5(len(tokenizer))
@@ -64,7 +64,7 @@ def test_the_padding_says_nothing_of_its_own_and_all_of_the_prompt(files: dict[s
     assert gradient.any()
 
 
-def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
+def test_tokenizers_do_not_change_when_saved_and_loaded_as_in_stock_pipelines(
     files: dict[str, str], tmp_path: Path
 ) -> None:
     for name, tokenizer in (("clip", clip_tokenizer(files)), ("t5", t5_tokenizer(files))):
@@ -75,7 +75,7 @@ def test_tokenizers_are_the_same_after_saving_and_loading_as_stock_pipelines_do(
         assert loaded.model_max_length == tokenizer.model_max_length
 
 
-def test_captions_and_paraphrase_of_a_name() -> None:
+def test_captions_and_paraphrase_of_an_image() -> None:
     image = DemoImage("RED APPLE", "1F34E", "1F34E", np.zeros((64, 64, 3), np.uint8), ("apple",), "food-fruit")
     assert captions(image) == [
         *("red apple", "a red apple", "red apple food fruit"),

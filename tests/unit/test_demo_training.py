@@ -1,4 +1,4 @@
-"""What the demo's training shows the networks, and that it computes what serving will."""
+"""Training of the demo checkpoint: its examples, and that its networks compute the same as the stock networks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ IMAGES = [coloured(index) for index in range(6)]
 
 
 def mean_colours(rgb: np.ndarray) -> Tensor:
-    """Stands for the autoencoder: every token of an image holds its mean colour."""
+    """Stand-in for the autoencoder: every token of an image is the image's mean colour."""
     height, width = (side // 16 for side in rgb.shape[1:3])
     return torch.from_numpy(rgb.mean(axis=(1, 2))).float()[:, None].expand(-1, height * width, 3)
 
 
 def all_pixels(rgb: np.ndarray) -> Tensor:
-    """Stands for it, too, and keeps everything."""
+    """Stand-in for the autoencoder that keeps all pixels."""
     height, width = (side // 16 for side in rgb.shape[1:3])
     return torch.from_numpy(rgb.copy()).reshape(len(rgb), height * width, 16 * 16 * 3)
 
@@ -64,7 +64,7 @@ def flow() -> Flow:
     return Flow(learn_tokenizers(text for image in IMAGES for text in captions(image))).eval()
 
 
-def test_a_step_sees_the_same_at_every_call(examples: Examples, drawn: list[Example]) -> None:
+def test_examples_of_a_step_are_reproducible(examples: Examples, drawn: list[Example]) -> None:
     again = examples.draw(7, GUIDANCE)
     assert torch.equal(again.target, drawn[7].target)
     assert torch.equal(again.noise, drawn[7].noise)
@@ -72,14 +72,14 @@ def test_a_step_sees_the_same_at_every_call(examples: Examples, drawn: list[Exam
     assert not torch.equal(drawn[8].noise[:2, :1], drawn[7].noise[:2, :1])
 
 
-def test_every_grid_is_seen_and_the_native_one_most(drawn: list[Example]) -> None:
+def test_examples_have_every_grid_and_mostly_the_native_one(drawn: list[Example]) -> None:
     grids = [(example.rows, example.columns) for example in drawn]
     assert set(grids) == set(GRIDS)
     assert grids.count(NATIVE) > STEPS / 2
 
 
 @pytest.mark.parametrize("redraw", [canny, greyscale])
-def test_what_is_shown_beside_a_target_is_that_very_copy_redrawn(redraw: Redraw, tmp_path: Path) -> None:
+def test_redrawn_latents_belong_to_the_same_copy_as_the_target(redraw: Redraw, tmp_path: Path) -> None:
     examples = Examples(IMAGES, all_pixels, 0, tmp_path / "latents.pt")
     redrawn = examples.encoded(redraw)
     for step in range(20):
@@ -92,7 +92,7 @@ def test_what_is_shown_beside_a_target_is_that_very_copy_redrawn(redraw: Redraw,
         assert np.array_equal(shown, redraw(target))
 
 
-def test_one_row_in_ten_is_told_nothing(drawn: list[Example]) -> None:
+def test_one_row_in_ten_has_no_condition(drawn: list[Example]) -> None:
     told = [
         bool(prompt) or (example.images is not None and weight > 0)
         for example in drawn
@@ -101,8 +101,8 @@ def test_one_row_in_ten_is_told_nothing(drawn: list[Example]) -> None:
     assert 0.05 < 1 - np.mean(told) < 0.15
 
 
-def test_the_less_an_image_weighs_the_less_it_tells(drawn: list[Example]) -> None:
-    """Of its colour, in which relatives differ and copies do not."""
+def test_image_of_small_weight_is_less_like_the_target(drawn: list[Example]) -> None:
+    """Compares colours, which differ between relatives and are equal in copies."""
     weak, usual, strong = [], [], []
     for example in drawn:
         if example.images is None or any(example.prompts) or (example.rows, example.columns) != NATIVE:
@@ -114,14 +114,14 @@ def test_the_less_an_image_weighs_the_less_it_tells(drawn: list[Example]) -> Non
     assert max(strong) < 0.01 < np.mean(usual) < 0.5 * np.mean(weak)
 
 
-def test_a_run_that_goes_on_keeps_its_vocabulary(tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_vocabulary(tmp_path: Path) -> None:
     first = keep_tokenizers(tmp_path, (text for image in IMAGES for text in captions(image)))
     assert first["clip.vocab"]
-    assert keep_tokenizers(tmp_path, ["nothing of it"]) == first == read_tokenizers(tmp_path)
+    assert keep_tokenizers(tmp_path, ["other words"]) == first == read_tokenizers(tmp_path)
 
 
 @pytest.mark.slow
-def test_t5_learns_what_words_look_like() -> None:
+def test_t5_learns_to_predict_images_from_captions() -> None:
     names = [captions(image)[0] for image in IMAGES]
     targets = torch.eye(len(names))
     teller = Teller(learn_tokenizers(names), targets.shape[1])
@@ -133,14 +133,14 @@ def test_t5_learns_what_words_look_like() -> None:
     assert not teller.text_encoder_2.shared.weight[0].any()
 
 
-def test_a_remixed_image_is_two_halves() -> None:
+def test_remixed_image_has_two_halves() -> None:
     halves = remixed(np.stack([image.rgb for image in IMAGES]), seed=1)
     assert halves.shape == (6, 64, 64, 3)
     colours = {tuple(rgb[32, column].tolist()) for rgb in halves for column in (20, 44)}
     assert len(colours) > 6
 
 
-def test_an_image_is_placed_in_the_middle_as_large_as_fits() -> None:
+def test_placed_image_is_centred_and_fills_the_shorter_side() -> None:
     rgb = placed(IMAGES[0].rgb, rows=4, columns=8)
     assert rgb.shape == (64, 128, 3)
     assert np.array_equal(rgb[:, 32:96], IMAGES[0].rgb)
@@ -148,7 +148,7 @@ def test_an_image_is_placed_in_the_middle_as_large_as_fits() -> None:
 
 
 @torch.no_grad()
-def test_images_that_weigh_nothing_are_as_none(flow: Flow) -> None:
+def test_image_of_weight_zero_has_no_effect(flow: Flow) -> None:
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     none = torch.zeros(2)
     noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
@@ -166,8 +166,8 @@ def test_images_that_weigh_nothing_are_as_none(flow: Flow) -> None:
 
 
 @torch.no_grad()
-def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
-    """With 512 tokens of text, each of weight 1: padded, or zeros where there are no words."""
+def test_flow_computes_the_same_velocity_as_the_stock_networks(flow: Flow) -> None:
+    """The stock networks have 512 text tokens, each of weight 1: padded, or zeros without a prompt."""
     prompts, images = ["square 1", ""], torch.rand(2, 3, 64, 64) * 2 - 1
     noisy, t, guidance = torch.randn(2, 16, 64), torch.tensor([0.3, 0.8]), torch.tensor([1.0, 4.0])
     ids = flow.t5_tokenizer(prompts[0], padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
@@ -189,7 +189,7 @@ def test_a_step_of_training_is_a_step_of_the_stock_networks(flow: Flow) -> None:
     assert torch.allclose(velocity, expected, atol=1e-4)
 
 
-def test_edges_are_white_lines_on_black_where_colours_meet() -> None:
+def test_edges_are_white_lines_on_black_between_colours() -> None:
     lines = canny(IMAGES[0].rgb[None])[0]
     assert set(np.unique(lines)) == {0, 255}
     rows, columns = lines[..., 0].nonzero()
@@ -208,7 +208,7 @@ def test_f1_counts_edges_within_a_distance() -> None:
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
-def test_a_controlnet_starts_by_adding_nothing(flow: Flow) -> None:
+def test_untrained_controlnet_has_no_effect(flow: Flow) -> None:
     control = TrainedControlNet()
     control.start_from(flow.transformer)
     condition = flow.condition(None, torch.zeros(2), ["square 1", ""])
@@ -219,8 +219,8 @@ def test_a_controlnet_starts_by_adding_nothing(flow: Flow) -> None:
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:.*FluxPosEmbed:FutureWarning")
-def test_a_step_of_the_controlnet_is_one_of_the_stock_network(flow: Flow) -> None:
-    """Which has no weights: with 512 tokens of text."""
+def test_controlnet_computes_the_same_residuals_as_the_stock_network(flow: Flow) -> None:
+    """The stock network has 512 text tokens, without weights."""
     torch.manual_seed(0)
     control = TrainedControlNet().eval()
     for weight in control.parameters():
@@ -246,7 +246,7 @@ def test_a_step_of_the_controlnet_is_one_of_the_stock_network(flow: Flow) -> Non
 
 
 @torch.no_grad()
-def test_an_adapter_starts_by_adding_nothing_and_lies_in_every_block(flow: Flow) -> None:
+def test_untrained_adapter_has_no_effect_and_is_in_every_block(flow: Flow) -> None:
     adapted = new_transformer()
     adapted.load_state_dict(flow.transformer.state_dict())
     adapt(adapted)
@@ -264,7 +264,7 @@ def test_an_adapter_starts_by_adding_nothing_and_lies_in_every_block(flow: Flow)
     assert all(any(".lora_A." in name for name in block.state_dict()) for block in blocks)
 
 
-def test_a_run_logs_the_mean_of_the_losses_since_its_last_log(tmp_path: Path) -> None:
+def test_run_logs_the_mean_loss_since_its_last_log(tmp_path: Path) -> None:
     run = TrainingRun(tmp_path)
     for step in range(5):
         run.add_loss(step, torch.tensor(float(step)), log_every=2)

@@ -1,4 +1,4 @@
-"""Likeness: a source is found again under what training does to its copies, and nothing else is."""
+"""Likeness: an augmented copy is nearest to its own source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flux_tools.training.augmentation import augment
 
 
 def images(count: int) -> Bytes:
-    """Coloured shapes on white."""
+    """Return images of coloured shapes on white."""
     rng = np.random.default_rng(5)
     drawn = []
     for index in range(count):
@@ -30,17 +30,17 @@ def images(count: int) -> Bytes:
     ("rgb", "expected"),
     [((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20))],
 )
-def test_colours_are_where_cie_puts_them(rgb: tuple[int, ...], expected: tuple[float, ...]) -> None:
-    """As in Lindbloom's calculator, D65."""
+def test_lab_colours_match_cie(rgb: tuple[int, ...], expected: tuple[float, ...]) -> None:
+    """Source of the expected values: Lindbloom's calculator, D65."""
     assert lab(np.array(rgb, np.uint8)).tolist() == pytest.approx(expected, abs=0.05)
 
 
-def test_features_are_means_over_cells() -> None:
+def test_features_are_means_of_cells() -> None:
     assert features(np.full((64, 64, 3), 255, np.uint8)).reshape(8, 8, 3)[..., 0] == pytest.approx(100, abs=1e-3)
 
 
 @pytest.mark.slow
-def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
+def test_augmented_copy_is_nearest_to_its_source() -> None:
     sources = images(40)
     rng = np.random.default_rng(1)
     copies = np.stack([augment(source, rng) for source in sources])
@@ -49,21 +49,21 @@ def test_a_copy_as_training_makes_it_is_nearest_to_its_source() -> None:
     assert to_sources.diagonal().mean() < 0.4 * to_sources.mean()
 
 
-def test_the_middle_of_an_oblong_image_is_its_square() -> None:
+def test_middle_of_a_wide_image_is_a_square() -> None:
     source = images(1)[0]
     wide = np.pad(source, ((0, 0), (32, 32), (0, 0)), constant_values=255)
     assert np.array_equal(middle(wide), source)
     assert middle(np.repeat(np.repeat(wide, 2, 0), 2, 1)).shape == source.shape
 
 
-def test_an_image_is_no_distance_from_itself() -> None:
+def test_image_has_distance_zero_to_itself() -> None:
     sources = images(3)
     assert distances(sources, sources).diagonal() == pytest.approx(0, abs=0.05)
     assert apart(sources).diagonal() == pytest.approx(0)
     assert apart(sources)[0, 1] == pytest.approx(apart(sources)[1, 0])
 
 
-def test_sources_that_are_nearer_are_counted() -> None:
+def test_found_among_first_counts_nearer_sources() -> None:
     to_sources = np.array([[1.0, 2, 3], [1, 2, 3]], np.float32)
     own = np.array([0, 2])
     assert [found_among_first(to_sources, own, count) for count in (1, 2, 3)] == [0.5, 0.5, 1.0]

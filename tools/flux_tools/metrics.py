@@ -1,4 +1,4 @@
-"""Reads metrics of Triton and of the gateway, which are in the Prometheus text format."""
+"""Reads the metrics of Triton and the gateway in the Prometheus text format."""
 
 from __future__ import annotations
 

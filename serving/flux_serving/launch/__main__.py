@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from flux_contract.environment import BASE_VARIABLE, CONTROLNET_VARIABLE, LORA_V
 from flux_contract.errors import CannotStart
 from flux_contract.models import FLUX_BASE
 from flux_rendering.pbtxt import DEFAULT_GPUS, gpu_list
+from flux_serving.launch.arguments import check_ports, port, up_to
 from flux_serving.launch.exposure import EXPOSE_FLAG, KEY_VARIABLE, RESTRICTED_APIS
 from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.processes import end_on_signals
@@ -34,20 +34,6 @@ CPU_NOTE = (
     "without a GPU, Triton logs errors that are harmless: CudaDriverHelper has not been initialized, unable to create "
     "stream, Failed to initialize NVML, DCGM unable to start"
 )
-
-
-def up_to(most: int, unit: str = "") -> Callable[[str], int]:
-    """Returns a function that reads an integer from 1 to `most`, for argparse."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected 1..{most}{unit}")
-        return int(text)
-
-    return read
-
-
-port = up_to(65535)
 
 
 def read_options() -> argparse.Namespace:
@@ -118,17 +104,6 @@ def read_options() -> argparse.Namespace:
         parser.error("--gateway-host requires --gateway-port")
     check_ports(parser, options)
     return options
-
-
-def check_ports(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exit with an error if two of the ports are the same, even on different addresses."""
-    flags: dict[int, str] = {}
-    for name in ("http_port", "grpc_port", "metrics_port", "gateway_port"):
-        flag, number = f"--{name.replace('_', '-')}", getattr(options, name)
-        if number in flags:
-            parser.error(f"{flags[number]} and {flag} are both {number}, expected different ports")
-        if number is not None:
-            flags[number] = flag
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 """The demo checkpoint: a small FLUX and Redux, trained on a CPU, in stock diffusers layout.
 
-Here live its images, its architecture, and the compact asset that set-up expands; `flux_tools.training` made it.
-Nothing that serves imports this package.
+The package contains its images, its architecture, and the compact assets that `asset.expand` expands.
+`flux_tools.training` trains it. The product does not import this package.
 """

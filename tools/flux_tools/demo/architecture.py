@@ -1,7 +1,7 @@
-"""The networks, twice: compact, as they are trained, and stock, as diffusers' FLUX pipelines expect them.
+"""The networks at two widths: compact for training, and stock as diffusers' FLUX pipelines expect them.
 
-Stock widths that the pipelines hard-code (context 4096, embedder 12288) are the compact widths padded
-with zeros, which changes no product; `asset.py` does the padding.
+The pipelines hard-code the stock widths (context 4096, embedder 12288). `asset.py` pads the compact weights with zeros
+to these widths, which changes no product.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 CONTEXT_WIDTH, STOCK_CONTEXT_WIDTH = 128, 4096
-#: FluxPriorReduxPipeline's own.
+#: Hard-coded in FluxPriorReduxPipeline.
 POOLED_WIDTH = 768
 
-#: Text tokens of the stock pipeline: a prompt's with its padding, or so many zeros.
+#: Text tokens of the stock pipeline: the prompt and its padding; without a prompt, zeros.
 TEXT_TOKENS = 512
 
-#: FLUX.1-dev's scheduler_config.json.
+#: Source: scheduler_config.json of FLUX.1-dev.
 SCHEDULER = {
     "base_image_seq_len": 256,
     "base_shift": 0.5,
@@ -32,7 +32,7 @@ SCHEDULER = {
 
 
 def new_vae() -> AutoencoderKL:
-    """1.1 M parameters, FLUX's geometry: factor 8, 16 latent channels, no quant convolutions."""
+    """Return a VAE of FLUX's geometry: factor 8, 16 latent channels, no quant convolutions. 1.1 M parameters."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -49,12 +49,12 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_transformer(context_width: int = CONTEXT_WIDTH) -> FluxTransformer2DModel:
-    """5 M parameters at the compact widths."""
+    """Return the transformer, with 5 M parameters at the compact widths."""
     return FluxTransformer2DModel(**_flux(context_width))
 
 
 def new_controlnet(context_width: int = CONTEXT_WIDTH) -> FluxControlNetModel:
-    """The transformer's blocks and embedders once more, 5.5 M parameters at the compact widths."""
+    """Return a ControlNet with as many blocks as the transformer, and 5.5 M parameters at the compact widths."""
     return FluxControlNetModel(**_flux(context_width))
 
 
@@ -74,7 +74,10 @@ def _flux(context_width: int) -> dict[str, Any]:
 
 
 def new_image_encoder() -> SiglipVisionModel:
-    """16 patches of 16x16 pixels, 0.6 M parameters, without the pooling head that Redux never uses."""
+    """Return an encoder of 16 patches of 16x16 pixels, with 0.6 M parameters.
+
+    It lacks the pooling head, which Redux does not use.
+    """
     return SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=128,

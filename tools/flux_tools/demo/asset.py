@@ -1,7 +1,7 @@
 """The compact assets in the repository, and their expansion into checkpoints that stock diffusers loads.
 
-The assets hold the trained weights as float16 at the compact widths. Expanding pads them with zeros to the widths that
-the FLUX pipelines hard-code, and adds the configurations; the same assets always give the same files.
+The assets contain the trained weights as float16 at the compact widths. Expanding pads them with zeros to the widths
+that the FLUX pipelines hard-code, and adds the configurations. The same assets always expand to the same files.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from flux_tools.demo.architecture import (
 )
 from flux_tools.demo.text import at_width, clip_tokenizer, new_clip, new_t5, t5_tokenizer
 
-#: The pipelines; the ControlNet for Canny edges; the LoRA adapter for black and white.
+#: In this order: the pipelines, the ControlNet for Canny edges, and the LoRA adapter for black and white.
 ASSETS = DEMO, CONTROLNET, GREYSCALE = [
     Path(__file__).parent / "asset" / f"{name}.safetensors" for name in ("demo", "controlnet", "greyscale")
 ]
 
 
 def expand(folder: Path) -> None:
-    """Write the checkpoints into the folder, unless they are there and come from these very assets.
+    """Write the checkpoints to the folder, unless it already contains the checkpoints of these assets.
 
     They are `flux-base`, `flux-redux`, `flux-controlnet-canny` and `flux-lora/greyscale.safetensors`.
-    Raises ValueError: an asset is not the one that was committed.
+    Raises ValueError: an asset differs from its committed checksum.
     """
     for asset in ASSETS:
         if checksum(asset) != committed_checksum(asset).read_text().strip():
@@ -58,7 +58,7 @@ def expand(folder: Path) -> None:
     _controlnet().save_pretrained(unfinished / "flux-controlnet-canny")
     (unfinished / "flux-lora").mkdir()
     shutil.copy(GREYSCALE, unfinished / "flux-lora")
-    # transformers names the class by what is installed here; the stock name loads everywhere.
+    # The name that transformers saves depends on the installed packages; the stock name loads everywhere.
     index = unfinished / "flux-redux" / "model_index.json"
     index.write_text(index.read_text().replace("SiglipImageProcessorPil", "SiglipImageProcessor"))
     (unfinished / mark.name).write_text(own)
@@ -112,7 +112,7 @@ def _controlnet() -> FluxControlNetModel:
 
 
 def _load_padded(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load weights whose sizes may be smaller than the module's; zeros fill the rest."""
+    """Load weights that may be smaller than the module's, padded with zeros."""
     padded = {}
     for name, target in module.state_dict().items():
         padded[name] = torch.zeros_like(target)
@@ -125,5 +125,5 @@ def checksum(asset: Path) -> str:
 
 
 def committed_checksum(asset: Path) -> Path:
-    """The file beside the asset that holds the checksum it has to have."""
+    """Return the path of the file with the asset's expected checksum."""
     return asset.with_suffix(".sha256")

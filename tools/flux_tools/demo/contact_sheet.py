@@ -1,4 +1,4 @@
-"""Images and their variations on one sheet: a row each, the image first."""
+"""A sheet with one row for each image: the image, then its variations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = 2
 
 
 def contact_sheet(sources: Sequence[Path], variations: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Two blocks of rows side by side; tiles are enlarged without smoothing, so that every pixel can be judged."""
+    """Return the sheet: two blocks of rows side by side. Tiles are enlarged without smoothing, to show each pixel."""
     tiles_in_row = 1 + len(variations[0])
     block_width = tiles_in_row * (TILE + GAP) + 2 * GAP
     rows = -(-len(sources) // COLUMNS)

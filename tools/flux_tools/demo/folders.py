@@ -1,4 +1,4 @@
-"""Where the demo checkpoint lies. Loads no torch."""
+"""The folders of the demo checkpoint. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flux_serving.settings import Checkpoints
 
 
 def demo_checkpoints(folder: Path) -> Checkpoints:
-    """folder: the one that `flux_tools.demo.asset.expand` wrote."""
+    """Return the checkpoints in the folder that `flux_tools.demo.asset.expand` wrote."""
     return Checkpoints(
         folder / "flux-base",
         folder / "flux-redux",

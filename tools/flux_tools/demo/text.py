@@ -1,11 +1,12 @@
-"""The text side of the demo checkpoint: tiny CLIP and T5 with tokenizers of their own, in the stock classes.
+"""The demo's text encoders: a tiny CLIP and a tiny T5 in the stock classes, each with its own tokenizer.
 
-T5 has no relative positions here (its table of biases is zero and stays so). Then all the padding of a prompt is alike,
-so 512 tokens of T5 are the prompt's own and one padding token that weighs the rest: training computes a dozen tokens
-where serving computes 512, with the same result. The order of the words is CLIP's to see.
+This T5 has no relative positions: its table of biases is zero and is not trained. Therefore all padding tokens of a
+prompt are equal, and one padding token with the weight of all of them replaces them. Training computes about a dozen
+tokens where serving computes 512, with the same result. Only CLIP sees the order of the words.
 
-The padding starts from a zero embedding and keeps it. So all that it holds is what it took from the prompt's own
-tokens, which the norms make as large as they are; otherwise 500 tokens that say nothing would drown the few that do.
+The embedding of the padding token is zero and is not trained, so the padding carries only information that attention
+copies from the prompt's tokens. The norms scale it up to their size. With an embedding of their own, 500 uninformative
+tokens would outweigh the prompt.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from flux_tools.demo.architecture import CONTEXT_WIDTH, POOLED_WIDTH, TEXT_TOKEN
 
 CLIP_TOKENS = 77
 T5_EPSILON = 1e-6
-#: CLIP's own is its end of text, at which it would stop reading.
+#: The default of CLIPTokenizer is the end of text, where CLIP would stop reading.
 UNKNOWN = "<|unknown|>"
-#: T5's padding token.
+#: Id of T5's padding token.
 PADDING = 0
 
 
 def new_clip(vocabulary: int) -> CLIPTextModel:
-    """One layer at the stock width, because its norm subtracts a mean, which padding with zeros would change."""
+    """Return a CLIP of one layer.
+
+    It has the stock width, because padding with zeros would change the mean that its norm subtracts.
+    """
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -45,7 +49,7 @@ def new_clip(vocabulary: int) -> CLIPTextModel:
 
 
 def new_t5(vocabulary: int, width: int = CONTEXT_WIDTH) -> T5EncoderModel:
-    """Two layers. The norms divide by the root of a mean over the width, so their epsilon goes with it."""
+    """Return a T5 of two layers. Its norms divide by a root mean square, so their epsilon depends on the width."""
     encoder = T5EncoderModel(
         T5Config(
             vocab_size=vocabulary,
@@ -71,7 +75,7 @@ def new_t5(vocabulary: int, width: int = CONTEXT_WIDTH) -> T5EncoderModel:
 
 
 def at_width(t5_weights: dict[str, Tensor], width: int) -> dict[str, Tensor]:
-    """The weights as they have to be once zeros pad them to this width: the norms' means become smaller."""
+    """Scale the weights of the norms for padding to this width, because zeros reduce the means in the norms."""
     factor = (CONTEXT_WIDTH / width) ** 0.5
     return {name: weight * factor if "layer_norm" in name else weight for name, weight in t5_weights.items()}
 

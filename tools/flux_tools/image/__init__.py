@@ -1,1 +1,1 @@
-"""The container images: their locks, building them, what they hold, and trying them."""
+"""Builds, describes and checks the container images, and locks their packages."""

@@ -1,4 +1,4 @@
-"""Build an image from what is committed; say how large its layers are; write its bill of materials; try it."""
+"""Build a container image from the committed files, print the sizes of its layers, write its SBOM, and check it."""
 
 from __future__ import annotations
 
@@ -22,32 +22,34 @@ STAND_IN = "flux-triton-base:stand-in"
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="scripts/build_image", description=__doc__, epilog="What follows -- is passed to the engine's build."
+        prog="scripts/build_image",
+        description=__doc__,
+        epilog="Arguments after -- are passed to the engine's build command.",
     )
-    parser.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-    parser.add_argument("--tag", help="default: flux-triton:cpu or flux-triton:gpu")
-    parser.add_argument("--torch-index", metavar="URL", help="PyTorch's index of CPU builds, which the CPU image needs")
+    parser.add_argument("--target", choices=("cpu", "gpu"), default="cpu", help="image to build; default: cpu")
+    parser.add_argument("--tag", help="tag of the image; default: flux-triton:cpu or flux-triton:gpu")
+    parser.add_argument("--torch-index", metavar="URL", help="PyTorch's index of CPU builds, for the CPU image")
     parser.add_argument(
         "--stand-in",
         action="store_true",
-        help="build the GPU image on the embedded Triton and the CPU's torch, to try it without NVIDIA's image",
+        help="build the GPU image on the embedded Triton and torch's CPU build, to check it without NVIDIA's image",
     )
-    parser.add_argument("--check", action="store_true", help="start it, ask it for an image, stop it")
-    parser.add_argument("--lock", action="store_true", help="only write requirements/*.lock")
-    parser.add_argument("--upgrade", action="store_true", help="with --lock: to the newest versions")
+    parser.add_argument("--check", action="store_true", help="start the image, request an image, and stop it")
+    parser.add_argument("--lock", action="store_true", help="only update requirements/*.lock")
+    parser.add_argument("--upgrade", action="store_true", help="with --lock: update to the newest versions")
     parser.add_argument("engine_arguments", nargs="*", metavar="-- ...")
     options = parser.parse_args()
     if options.upgrade and not options.lock:
-        parser.error("--upgrade goes with --lock")
+        parser.error("--upgrade requires --lock")
     if options.stand_in and options.target != "gpu":
-        parser.error("--stand-in goes with --target gpu")
+        parser.error("--stand-in requires --target gpu")
     return options
 
 
 def build(engine: ContainerEngine, options: argparse.Namespace, tag: str) -> None:
-    """From what is committed, so that nothing else gets in."""
+    """Build the image from the committed files."""
     if output_of("git", "-C", str(ROOT), "status", "--porcelain").strip():
-        print("what is not committed is left out", file=sys.stderr)
+        print("scripts/build_image: warning: the image does not contain uncommitted changes", file=sys.stderr)
     revision, created = output_of("git", "-C", str(ROOT), "log", "-1", "--format=%H %cI").decode().split()
     arguments = [*options.engine_arguments]
     if options.torch_index:
@@ -68,14 +70,14 @@ def build(engine: ContainerEngine, options: argparse.Namespace, tag: str) -> Non
 
 
 def sizes(layers: list[Layer]) -> str:
-    """As a Markdown table."""
+    """Return the sizes of the layers as a Markdown table."""
     rows = [(f"`{_shortened(layer.made_by)}`", f"{layer.size_bytes / 1e6:,.1f} MB") for layer in layers]
     total = sum(layer.size_bytes for layer in layers)
     return table(["layer", "size"], [*rows, ("all", f"{total / 1e6:,.1f} MB")])
 
 
 def _shortened(made_by: str) -> str:
-    """What the Dockerfile says, without the engine's additions and in at most 100 characters."""
+    """Return the Dockerfile's instruction without the engine's additions, in at most 100 characters."""
     words = " ".join(made_by.replace("|", "\\|").replace("`", " ").split())
     words = re.sub(r"^/bin/sh -c |#\(nop\) |# buildkit$", "", words)
     words = re.sub(r"\b(dir|file|multi):[0-9a-f]{64} in ", "", words).strip()
@@ -92,7 +94,9 @@ def main() -> int:
             return 0
         checkpoints = ROOT / "checkpoints" / "demo"
         if options.check and options.target == "gpu" and not checkpoints.exists():
-            raise ImageError("the GPU image is tried with the demo checkpoint: scripts/demo --expand-only makes it")
+            raise ImageError(
+                "--check of the GPU image requires the demo checkpoint; scripts/demo --expand-only creates it"
+            )
         engine = find_engine()
         build(engine, options, tag)
         print(f"\n{tag}, unpacked:\n\n{sizes(engine.layers(tag))}\n")

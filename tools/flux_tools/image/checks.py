@@ -1,4 +1,4 @@
-"""What an image must do: serve an image, not as root and on a root that nobody can write to, and end when asked."""
+"""Checks of a container image: it serves without root rights on a read-only root, and stops on SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flux_tools.image.engines import ContainerEngine, ImageError
 ROOT = Path(__file__).resolve().parents[3]
 IMAGE = ROOT / "tools" / "flux_tools" / "demo" / "unseen" / "red-apple.png"
 MANIFEST = ROOT / "deploy" / "base" / "triton" / "deployment.yaml"
-#: Pixels of the image's sides.
+#: Width and height of the generated image in pixels.
 SIDE = 64
 
 _WAIT = """
@@ -31,7 +31,7 @@ for _ in range(600):
 else:
     raise SystemExit("Triton is not ready")
 """
-#: As the image's user and as root: who is it, and what can it write to?
+#: Checks the user and the writable folders, for the image's user and for root.
 _CONFINED = """
 import errno, os, tempfile
 if os.getuid() == 0:
@@ -62,7 +62,7 @@ with FluxClient("127.0.0.1:8001") as client:
     (made,) = client.redux(sys.stdin.buffer.read(), num_inference_steps=4, seed=1, height=size, width=size)
 sys.stdout.buffer.write(made.data)
 """
-#: The gateway answers on every address, Triton on 127.0.0.1 alone.
+#: Checks that the gateway listens on all addresses, and Triton only on 127.0.0.1.
 _ADDRESSES = """
 import json, socket, time, urllib.request
 for _ in range(120):
@@ -81,15 +81,16 @@ for port in (8000, 8001, 8002):
 
 
 def check(engine: ContainerEngine, tag: str, target: str, checkpoints: Path, image: Path) -> None:
-    """checkpoints: the demo's, which the GPU image gets as a volume. image: where the one that it makes is written.
+    """Check a container image.
 
-    Raises ImageError: what is wrong.
+    checkpoints: folder of the demo checkpoint, a volume of the GPU image. image: path to write the generated image to.
+    Raises ImageError: a check failed.
     """
     if target == "cpu":
         _check(engine, tag, {}, None, image)
         return
     with tempfile.TemporaryDirectory() as folder:
-        # diffusers saves weights that their owner alone may read; here that is not the image's user.
+        # diffusers saves weights that only their owner can read, and the image's user is not their owner.
         shutil.copytree(checkpoints, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
         Path(folder).chmod(0o755)
         _check(engine, tag, _FOR_GPU_IMAGE, Path(folder), image)
@@ -100,29 +101,29 @@ def _check(engine: ContainerEngine, tag: str, variables: Mapping[str, str], mode
         _say_ready(container, "the image's own command")
         container.execute(["python3", "-c", _CONFINED])
         container.execute(["python3", "-c", _CONFINED], user="0:0")
-        print("- user 1000, without root's rights; nothing but /tmp and /dev/shm can be written to, not even by root")
+        print("- runs as user 1000; only /tmp and /dev/shm are writable, for root too")
         tools = container.execute(["python3", "-c", _TOOLS]).decode().split()
         if tools and models is None:
-            raise ImageError(f"tools to build with are left: {' '.join(tools)}")
-        print(f"- tools to build with: {' '.join(tools) + ', of the base image' if tools else 'none'}")
+            raise ImageError(f"the image contains build tools: {' '.join(tools)}")
+        print(f"- build tools: {' '.join(tools) + ' (from the base image)' if tools else 'none'}")
         started = time.monotonic()
         made = container.execute(["python3", "-c", _ASK, str(SIDE)], given=IMAGE.read_bytes())
         if png_size(made) != (SIDE, SIDE):
-            raise ImageError(f"asked for {SIDE}x{SIDE}, got {png_size(made)}")
+            raise ImageError(f"the generated image has the size {png_size(made)}, expected {SIDE}x{SIDE}")
         image.write_bytes(made)
-        print(f"- `flux_client` was given a PNG of {SIDE}x{SIDE} in {time.monotonic() - started:.1f} s: {image}")
+        print(f"- `flux_client` received a PNG of {SIDE}x{SIDE} after {time.monotonic() - started:.1f} s: {image}")
         healthcheck = engine.config(tag).healthcheck
         container.execute(healthcheck)
-        print(f"- HEALTHCHECK ended with 0: {' '.join(healthcheck)}")
+        print(f"- HEALTHCHECK succeeded: {' '.join(healthcheck)}")
         health = container.execute(["python3", "-c", _ADDRESSES]).decode().strip()
-        print(f"- the gateway says {health}; Triton is on loopback alone")
+        print(f"- the gateway reports {health}; Triton listens only on loopback")
         _stop(container)
     with running(engine, tag, manifest_command(), variables, models) as container:
         _say_ready(container, f"`{' '.join(manifest_command())}`")
         _stop(container)
 
 
-#: The demo's checkpoints instead of FLUX.1, and no GPU.
+#: Settings for the demo checkpoint without a GPU.
 _FOR_GPU_IMAGE = {
     "FLUX_MODEL_PATH": "/models/flux-base",
     "FLUX_REDUX_MODEL_PATH": "/models/flux-redux",
@@ -131,7 +132,7 @@ _FOR_GPU_IMAGE = {
 
 
 def manifest_command() -> Sequence[str]:
-    """What deploy/ runs, on CPUs as its overlay for them has it."""
+    """Return the command of deploy/, with the changes of its overlay for CPUs."""
     (container,) = yaml.safe_load(MANIFEST.read_text())["spec"]["template"]["spec"]["containers"]
     command = [*container["command"], *container["args"]]
     command[command.index("--profile=k8s")] = "--profile=cpu"
@@ -140,9 +141,9 @@ def manifest_command() -> Sequence[str]:
 
 
 def png_size(data: bytes) -> tuple[int, int]:
-    """Width and height. Raises ImageError: that is no PNG."""
+    """Return the width and the height. Raises ImageError: the data is not a PNG."""
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        raise ImageError(f"that is no PNG: {data[:16]!r}")
+        raise ImageError(f"expected a PNG, got {data[:16]!r}")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
 

@@ -1,4 +1,4 @@
-"""A running container whose root is read-only, without capabilities and network, as deploy/ runs it."""
+"""Runs a container as deploy/ does: with a read-only root, without capabilities and without a network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flux_tools.image.engines import Config, ContainerEngine, Docker, ImageError
 
 #: Bytes of /dev/shm.
 SHARED_MEMORY = 2 * 2**30
-#: Seconds to end in after SIGTERM.
+#: Seconds that the container has to end after SIGTERM.
 STOP_S = 120
 
-#: As root in namespaces of its own: what an engine mounts. $1: the image's files, $2: bytes of /dev/shm, $3: a folder
-#: to mount at /models, or nothing; the rest: what to run.
+#: Mounts what a container engine mounts, then runs a command. Runs as root in its own namespaces. $1: folder of the
+#: image's files, $2: bytes of /dev/shm, $3: folder to mount at /models, or empty; the other arguments are the command.
 _ENTER = """
 set -e
 root=$1 shared_memory=$2 models=$3
@@ -50,11 +50,14 @@ exec "$@"
 
 class Container(Protocol):
     def execute(self, command: Sequence[str], given: bytes = b"", user: str = "") -> bytes:
-        """What the command writes that is run beside. user: else the image's. Raises ImageError: it failed."""
+        """Run a command in the container. Returns its output.
+
+        given: its input. user: default: the image's user. Raises ImageError: the command failed.
+        """
         ...
 
     def stop(self) -> int:
-        """By SIGTERM to its first process. Returns that one's exit status."""
+        """Send SIGTERM to the first process, and wait until it ends. Returns its exit status."""
         ...
 
     def log(self) -> str: ...
@@ -64,13 +67,17 @@ class Container(Protocol):
 def running(
     engine: ContainerEngine, tag: str, command: Sequence[str], variables: Mapping[str, str], models: Path | None
 ) -> Iterator[Container]:
-    """command: instead of the image's. variables: on top of its own. models: a folder for /models, read-only."""
+    """Run a container until the block ends.
+
+    command: replaces the image's command; empty: the image's. variables: added to the image's environment. models:
+    folder to mount read-only at /models.
+    """
     kind = DockerContainer if isinstance(engine, Docker) else NamespacesContainer
     container = kind(tag, engine.config(tag), command, variables, models)
     try:
         yield container
     except ImageError as error:
-        raise ImageError(f"{error}\nThe container's last words:\n{container.log()[-4000:]}") from error
+        raise ImageError(f"{error}\nThe end of the container's log:\n{container.log()[-4000:]}") from error
     finally:
         container.remove()
 
@@ -107,7 +114,10 @@ class DockerContainer:
 
 
 class NamespacesContainer:
-    """By util-linux alone, since `buildah run` leaves the root writable where it isolates by chroot. Needs root."""
+    """A container made with util-linux only; requires root.
+
+    It replaces `buildah run`, which leaves the root writable if it isolates with chroot.
+    """
 
     def __init__(
         self, tag: str, config: Config, command: Sequence[str], variables: Mapping[str, str], models: Path | None
@@ -138,7 +148,7 @@ class NamespacesContainer:
         try:
             return self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            raise ImageError(f"the container was still there {STOP_S} s after SIGTERM") from None
+            raise ImageError(f"the container was still running {STOP_S} s after SIGTERM") from None
 
     def log(self) -> str:
         self._log.seek(0)
@@ -152,12 +162,12 @@ class NamespacesContainer:
         self._log.close()
 
     def _first_process(self) -> int:
-        """The namespaces' process 1, by its number outside."""
+        """Return the id, outside the namespaces, of their process 1."""
         for _ in range(100):
             if self._process.poll() is not None:
                 raise ImageError(f"the container ended with exit status {self._process.returncode}")
             children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            # Until its root is the image's, it is still mounting.
+            # While the script is still mounting, its root is not the image's.
             if children and Path(f"/proc/{children[0]}/root").readlink() != Path("/"):
                 return int(children[0])
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Docker, or buildah: building an image, and what the engine knows of it."""
+"""Container engines, docker and buildah: build an image and describe it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 
 class ImageError(Exception):
-    """An image cannot be built, or is not what it should be."""
+    """An image cannot be built, or a check of it failed."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What an image says of itself. environment: by name. healthcheck: its command, without `CMD`."""
+    """The configuration of an image. environment: by name. healthcheck: the command, without `CMD`."""
 
     environment: Mapping[str, str]
     entrypoint: tuple[str, ...]
@@ -30,7 +30,7 @@ class Config:
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> Config:
-        """said: as in Docker's image format."""
+        """said: the configuration in Docker's image format."""
         return cls(
             environment=dict(entry.split("=", 1) for entry in said.get("Env") or ()),
             entrypoint=tuple(said.get("Entrypoint") or ()),
@@ -52,23 +52,23 @@ class ContainerEngine(Protocol):
     def build(self, context: Path, tag: str, arguments: Sequence[str]) -> None: ...
     def config(self, tag: str) -> Config: ...
     def layers(self, tag: str) -> list[Layer]:
-        """The lowest first; those that hold no files are left out."""
+        """Return the layers with files, the lowest first."""
         ...
 
     def output(self, tag: str, command: Sequence[str]) -> bytes:
-        """What the command writes that runs in a container of its own."""
+        """Run a command in a new container. Returns its output."""
         ...
 
 
 class Buildah:
-    """Needs no daemon. Where there is neither runc nor crun it isolates what it runs by chroot alone."""
+    """buildah, which needs no daemon. Without runc and crun, it isolates containers only with chroot."""
 
     def __init__(self) -> None:
         if not any(map(shutil.which, ("runc", "crun"))):
             os.environ.setdefault("BUILDAH_ISOLATION", "chroot")
 
     def build(self, context: Path, tag: str, arguments: Sequence[str]) -> None:
-        # OCI's own format has no HEALTHCHECK.
+        # The OCI format has no HEALTHCHECK.
         command = ["buildah", "bud", "--layers", "--format=docker", f"--tag={tag}", *arguments, str(context)]
         if subprocess.run(command).returncode:
             raise ImageError("buildah could not build the image")
@@ -112,16 +112,16 @@ class Docker:
 
 
 def find_engine() -> Buildah | Docker:
-    """Raises ImageError: neither can be used."""
+    """Return buildah, or docker if buildah is not installed. Raises ImageError: neither works."""
     if shutil.which("buildah"):
         return Buildah()
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
         return Docker()
-    raise ImageError("neither buildah nor a docker that reaches its engine was found")
+    raise ImageError("found neither buildah nor a docker with a running daemon; install one of them")
 
 
 def output_of(*command: str) -> bytes:
-    """Raises ImageError: it failed; with what it said."""
+    """Run a command. Returns its output. Raises ImageError: it failed."""
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
         raise ImageError(f"{' '.join(command[:3])} ...: {done.stderr.decode(errors='replace').strip()}")

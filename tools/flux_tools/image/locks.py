@@ -1,10 +1,10 @@
-"""requirements/: every version that the images hold, with hashes, resolved from pyproject.toml by uv.
+"""Locks the packages of the images in requirements/: versions and hashes, resolved from pyproject.toml by uv.
 
-Each image has two locks. torch and what only its CUDA build needs are in `torch-*.lock`, which is a layer of its own
-and so outlives changes of everything else, and which alone decides between torch's builds; all the rest is in
-`cpu.lock` or `gpu.lock`. PyPI's torch is the CUDA build, with gigabytes of NVIDIA's libraries behind it. The CPU build
-lies only on PyTorch's own index, under a version that no other index has, so whoever builds the CPU image must name
-that index, and cannot get the other build by mistake.
+Each image has two locks. `torch-*.lock` contains torch and the packages that only its CUDA build needs. It has its own
+layer, which other changes do not rebuild, and it selects the build of torch. All other packages are in `cpu.lock` or
+`gpu.lock`. PyPI's torch is the CUDA build, which depends on gigabytes of NVIDIA's libraries. The CPU build is only on
+PyTorch's own index and has a version that no other index has. Therefore the build of the CPU image must name that
+index, and cannot install the CUDA build by mistake.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "requirements"
 
 TORCH = "torch==2.13.0"
-#: By the version of Python; what PyTorch's index says of its CPU builds for Linux on x86-64.
+#: Hashes of PyTorch's CPU builds for Linux on x86-64, by version of Python. Source: PyTorch's index.
 TORCH_CPU_HASHES = {
     "3.11": "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
     "3.12": "sha256:4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",
@@ -30,7 +30,10 @@ TORCH_CPU_HASHES = {
 
 @dataclass(frozen=True)
 class Lock:
-    """pythons: versions that it must fit, the oldest first. extras: of pyproject.toml. also: more requirements."""
+    """A lock file.
+
+    pythons: supported versions, the oldest first. extras: extras of pyproject.toml. also: additional requirements.
+    """
 
     name: str
     pythons: tuple[str, ...]
@@ -39,12 +42,12 @@ class Lock:
 
 
 CPU = Lock("cpu", ("3.11",), ("server", "embedded", "gateway", "tracing"))
-#: NVIDIA's image has Python 3.12; 3.11 is what the stand-in for it has, whose Triton predates NumPy 2.
+#: NVIDIA's image has Python 3.12. Its stand-in has Python 3.11 and a Triton that predates NumPy 2.
 GPU = Lock("gpu", ("3.11", "3.12"), ("server", "gateway", "tracing"), ("numpy<2; python_version < '3.12'",))
 
 
 def renew(upgrade: bool) -> None:
-    """Write all locks. upgrade: to the newest versions; else what is locked stays, where it still fits."""
+    """Write all locks. upgrade: use the newest versions; otherwise locked versions that still fit stay."""
     for lock in (CPU, GPU):
         pinned = [simplified(block, lock.pythons) for block in _blocks(_resolve(lock, upgrade))]
         blocks = [block for block in pinned if block]
@@ -56,7 +59,7 @@ def renew(upgrade: bool) -> None:
 
 
 def simplified(block: str, pythons: tuple[str, ...]) -> str:
-    """The block of a lock without what its marker says of other platforms; empty where it is for those alone."""
+    """Remove conditions on other platforms from a lock's block. Returns "" if it is only for other platforms."""
     first, *rest = block.splitlines()
     match = re.fullmatch(r"(\S+) ; (.*?)( \\)?", first)
     if match is None:
@@ -88,7 +91,7 @@ def _resolve(lock: Lock, upgrade: bool) -> str:
         also.write_text("\n".join([TORCH, *lock.also]))
         output = Path(folder, "output")
         known = [FOLDER / f"{lock.name}.lock", FOLDER / "torch-gpu.lock"]
-        # uv keeps to the versions that its output already has.
+        # uv keeps the versions that its output file already has.
         output.write_text("" if upgrade else "".join(path.read_text() for path in known if path.exists()))
         options = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
         options += [f"--python-version={lock.pythons[0]}", *(f"--extra={extra}" for extra in lock.extras)]
@@ -98,7 +101,7 @@ def _resolve(lock: Lock, upgrade: bool) -> str:
 
 
 def _blocks(text: str) -> list[str]:
-    """One for each requirement: its line, and those of its hashes."""
+    """Return a block for each requirement: its line and the lines of its hashes."""
     return [block.rstrip() for block in re.split(r"^(?=\w)", text, flags=re.MULTILINE) if block.strip()]
 
 

@@ -1,4 +1,4 @@
-"""What an image holds, in CycloneDX' JSON: its Python packages, by cyclonedx-py, and its base's Debian packages."""
+"""Writes an image's SBOM as CycloneDX JSON: Python packages, found by cyclonedx-py, and Debian packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from flux_tools.image.engines import ContainerEngine, ImageError
 
-#: Runs in the image: a tar file of what its packages say of themselves, for every folder that its Python looks into.
+#: Runs in the image: writes a tar file with the metadata of all installed Python packages.
 _METADATA = """
 import importlib.metadata, io, pathlib, sys, tarfile
 with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
@@ -27,12 +27,16 @@ _DEBIAN = ["dpkg-query", "--show", "--showformat=${Package} ${Version} ${Archite
 
 
 def write_sbom(engine: ContainerEngine, tag: str, path: Path) -> int:
-    """Returns how many components it has. Raises ImageError: no Python packages were found, or cyclonedx-py failed."""
+    """Write the SBOM. Returns the number of its components.
+
+    Raises ImageError: no Python packages were found, or cyclonedx-py failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         metadata = Path(folder, "packages")
         with tarfile.open(fileobj=io.BytesIO(engine.output(tag, ["python3", "-c", _METADATA]))) as tar:
             tar.extractall(metadata, filter="data")
-        # cyclonedx-py asks an interpreter where its packages are; the image's own would say where they are in there.
+        # cyclonedx-py asks an interpreter for the folders of its packages. This script replaces it, because the image's
+        # interpreter would return folders inside the image.
         python = Path(folder, "python")
         python.write_text(f"#!/bin/sh\necho '{json.dumps([str(metadata)])}'\n")
         python.chmod(0o755)
@@ -60,7 +64,7 @@ def _debian_components(engine: ContainerEngine, tag: str) -> list[dict[str, str]
     release = engine.output(tag, ["cat", "/etc/os-release"]).decode()
     match = re.search(r"^ID=\"?(\w+)", release, re.MULTILINE)
     if match is None:
-        raise ImageError(f"{tag}: /etc/os-release names no system")
+        raise ImageError(f"{tag}: /etc/os-release has no ID")
     components = []
     for line in engine.output(tag, _DEBIAN).decode().splitlines():
         name, version, architecture = line.split()

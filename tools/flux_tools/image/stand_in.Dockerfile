@@ -1,5 +1,5 @@
-# A stand-in for NVIDIA's Triton image, on which the GPU image can be built and tried without it: slim Python, and the
-# embedded Triton where the other one lies. It needs no GPU, and has none of CUDA.
+# A stand-in for NVIDIA's Triton image, to build and check the GPU image without it: a slim Python, with the embedded
+# Triton in the same folders. It needs no GPU and does not contain CUDA.
 ARG CPU_BASE=python:3.11-slim-bookworm
 FROM ${CPU_BASE}
 RUN --mount=type=cache,target=/root/.cache/pip \

@@ -11,9 +11,10 @@ from flux_client import FluxClient
 from flux_contract.errors import FluxError
 from flux_serving.launch.processes import end_on_signals
 from flux_serving.launch.server import ModelDied, TritonServer
-from flux_tools.demo.__main__ import CHECKPOINTS, ROOT, options
 from flux_tools.demo.asset import expand
 from flux_tools.demo.images import fetch_package, load_images, split
+from flux_tools.demo.options import ROOT
+from flux_tools.demo.run import CHECKPOINTS, server_options
 from flux_tools.documents import replaced
 from flux_tools.quality.control import CONTROLS
 from flux_tools.quality.editing import EDITING
@@ -66,7 +67,7 @@ def main() -> int:
     chosen.output.mkdir(parents=True, exist_ok=True)
     try:
         log = chosen.output / "triton.log"
-        with log.open("ab") as output, TritonServer(options(serve=False), output) as server:
+        with log.open("ab") as output, TritonServer(server_options(), output) as server:
             server.wait_until_ready()
             with FluxClient(server.grpc_url) as client:
                 for name in chosen.questions:

@@ -9,8 +9,8 @@ import numpy as np
 from flux_client import FluxClient
 from flux_serving.sampling.noise_schedule import make_schedule
 from flux_serving.sampling.starting import step_of_strength
-from flux_tools.demo.__main__ import CHECKPOINTS, UNSEEN
 from flux_tools.demo.images import on_white
+from flux_tools.demo.run import CHECKPOINTS, UNSEEN
 from flux_tools.documents import table
 from flux_tools.quality.colours import is_of
 from flux_tools.quality.gallery import Finding, Gallery, strips

@@ -1,5 +1,4 @@
-"""How the demo checkpoint is trained, on a CPU: the autoencoder, the flow, its guidance, what
-is added to it (a ControlNet, a LoRA adapter), and the assets they become.
+"""Trains the demo checkpoint on a CPU: the autoencoder, the flow, its guidance, a ControlNet and a LoRA adapter.
 
-Nothing that serves, and nothing that the demo needs, imports this package.
+It also packs the weights into the demo's assets. Neither the product nor the demo imports this package.
 """

@@ -1,4 +1,4 @@
-"""`scripts/train_demo`: the stages of the training, each resumable, and what is made of them."""
+"""`scripts/train_demo`: runs a stage of the training, packs the assets, or draws the learning curves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
         draw_curves(chosen.runs, ROOT / "docs" / "pictures" / "demo" / "training.png")
         return
     trained_on, held_out = split(load_images(fetch_package(chosen.runs)))
-    print(f"{len(trained_on)} images to train on, {len(held_out)} held out", flush=True)
+    print(f"{len(trained_on)} training images, {len(held_out)} held-out images", flush=True)
     if chosen.stage == "vae":
         from flux_tools.training.vae import train_vae
 

@@ -1,4 +1,4 @@
-"""Copies of images that are moved, scaled, flipped; and images that nobody drew."""
+"""Augments images: copies that are moved, scaled and flipped, and combinations of two images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flux_tools.demo.images import SIZE
 
 
 def augment(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, much: float = 1.0) -> npt.NDArray[np.uint8]:
-    """Scale by up to 15 %, shift by up to 10 %, flip half of the time; white where nothing was. Same shape out.
+    """Scale by up to 15%, shift by up to 10%, and flip with probability 0.5, on white. Returns the same shape.
 
-    much: all three by this factor.
+    much: factor of all three.
     """
     scale = rng.uniform(1 - 0.15 * much, 1 + 0.15 * much)
     side = round(SIZE * scale)
@@ -26,14 +26,14 @@ def augment(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, much: float = 
 
 
 def augmented(images: npt.NDArray[np.uint8], copies: int, seed: int, much: float = 1.0) -> npt.NDArray[np.uint8]:
-    """(n, 64, 64, 3) uint8 to (copies, n, 64, 64, 3); the first copy is the images themselves."""
+    """Return (copies, n, 64, 64, 3) uint8 for (n, 64, 64, 3); the first copy is unchanged."""
     rng = np.random.default_rng(seed)
     rest = [np.stack([augment(rgb, rng, much) for rgb in images]) for _ in range(copies - 1)]
     return np.stack([images, *rest])
 
 
 def remixed(images: npt.NDArray[np.uint8], seed: int) -> npt.NDArray[np.uint8]:
-    """Drawings that nobody drew: two halves of two images, in other colours. Shapes as given."""
+    """Combine the halves of two images, with permuted colour channels. Returns the same shape."""
     rng = np.random.default_rng(seed)
     left, right = (_recoloured(images[rng.permutation(len(images))], rng) for _ in range(2))
     half = SIZE // 2

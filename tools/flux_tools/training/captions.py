@@ -1,4 +1,4 @@
-"""What the images are called: captions to train on, and the same words the other way round, which it never sees."""
+"""Captions of images for training, and paraphrases in reverse word order, which are not used for training."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from flux_tools.demo.images import DemoImage
 
 
 def plain(text: str) -> str:
-    """Small letters, digits and single spaces."""
+    """Reduce a text to lower-case letters, digits and single spaces."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def names(image: DemoImage) -> list[str]:
-    """Its name and its short names, each once."""
+    """Return the image's name and short names, without duplicates."""
     return list(dict.fromkeys(map(plain, (image.name, *image.short_names))))
 
 
 def captions(image: DemoImage) -> list[str]:
-    """`red apple`, `a red apple`, `red apple food fruit`, `food fruit`: what training picks from."""
+    """Return the captions for training: `red apple`, `a red apple`, `red apple food fruit`, `food fruit`, ..."""
     kind = plain(image.kind)
     return [text for name in names(image) for text in (name, _with_article(name), f"{name} {kind}")] + [kind]
 
@@ -28,5 +28,5 @@ def _with_article(name: str) -> str:
 
 
 def paraphrase(image: DemoImage) -> str:
-    """The words of its name, the other way round: `sunglasses with face smiling`."""
+    """Return the words of the image's name in reverse order: `sunglasses with face smiling`."""
     return " ".join(reversed(plain(image.name).split()))

@@ -1,6 +1,6 @@
-"""Train a ControlNet for Canny edges beside the served flow, which stays as it is.
+"""Trains a ControlNet for Canny edges. The weights of the flow are frozen.
 
-The edges are those of the target, so that they say where things are; words, or nothing, say what they are.
+The edges are those of the target: they specify the shapes, and a prompt or nothing specifies the content.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_we
 from flux_tools.training.vocabulary import read_tokenizers
 
 PEAK_RATE = 1e-3
-#: Of the examples: none that the flow or its guidance saw.
+#: Number of the first example; the training of the flow and of its guidance used smaller numbers.
 FIRST_STEP = 2_000_000
-#: Of the held-out images, those that the log follows, and those that the result is measured with.
+#: Held-out images for the log, and held-out images for the final measurement.
 CHECKED = slice(0, 240, 8)
 MEASURED = slice(0, 200, 2)
 
@@ -44,7 +44,7 @@ def train_control(
     steps: int,
     seed: int = 0,
 ) -> None:
-    """Resumable."""
+    """Train the ControlNet in `folder`, from the last saved state if there is one."""
     run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)
     examples = Examples(trained_on, latents, seed, latents.cache, MIXTURE)

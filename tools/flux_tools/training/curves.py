@@ -1,4 +1,4 @@
-"""The learning curves of docs/demo-checkpoint.md, from the runs' logs."""
+"""Draws the learning curves of docs/demo-checkpoint.md from the logs of the runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-#: Folder of the run, what is drawn of its log, and what that is.
+#: Folder of the run, the fields of its log to draw, and the title.
 PANELS = (
     ("vae", ("held_out_psnr_db",), "autoencoder: PSNR of held-out images, dB"),
-    ("flow", ("image", "both", "words", "remix"), "flow: loss, by what tells of the target"),
+    ("flow", ("image", "both", "words", "remix"), "flow: loss by condition"),
     ("guidance", ("loss",), "guidance: distance from the teacher, squared"),
     ("control", ("f1_within_2",), "edges: F1 within 2 pixels, held-out images"),
     ("lora", ("loss",), "black and white: loss"),
 )
-#: Okabe and Ito's colours, which the colour-blind can tell apart.
+#: Colours that colour-blind readers can distinguish. Source: Okabe and Ito.
 COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7")
-#: Rows of a log that are drawn as their mean.
+#: Number of log rows in the moving average.
 SMOOTHED = 10
 
 
@@ -47,5 +47,5 @@ def draw_curves(runs: Path, image: Path) -> None:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Each with those before it, SMOOTHED at most, as their mean."""
+    """Return the moving average over at most SMOOTHED values."""
     return [fmean(values[max(0, end - SMOOTHED) : end]) for end in range(1, len(values) + 1)]

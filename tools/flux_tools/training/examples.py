@@ -1,9 +1,9 @@
-"""What a step of training sees: targets on many grids, and conditions that leave room for variation.
+"""Training examples: targets on several grids, and conditions that leave room for variation.
 
-Every row of a step is told of its target in the same way: by an image, by words, or by both; one in ten is told
-nothing, so that the network also knows what to draw then. An image that weighs 1 is another copy of the target. The
-less it weighs, the more often the target is only a relative of it, and the more it weighs, the more often the very
-same copy: this is what `IMAGE_STRENGTH` means to the demo.
+All rows of a batch have the same kind of condition: an image, a caption, or both. One row in ten has no condition, so
+that the network also learns the unconditional distribution. A conditioning image of weight 1 is another copy of the
+target. With a smaller weight it is more often a relative of the target (an image of the same kind), and with a larger
+weight more often the same copy. This defines the effect of `IMAGE_STRENGTH` on the demo checkpoint.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from flux_tools.training.networks import Condition, Flow
 from flux_tools.training.vae import to_model_range
 
 Encode = Callable[[npt.NDArray[np.uint8]], Tensor]
-#: (m, height, width, 3) uint8, and the same out.
+#: Maps (m, height, width, 3) uint8 to the same shape and type.
 Redraw = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 
-#: Image tokens, rows x columns, and copies of each image at that size; the first is the native one.
+#: Copies of each image by grid, in rows and columns of tokens; the first grid is the native one.
 GRIDS = {(4, 4): 8, (6, 6): 2, (8, 8): 1, (12, 12): 1, (16, 16): 1}
 GRIDS |= dict.fromkeys([(4, 6), (6, 4), (4, 8), (8, 4), (6, 12), (12, 6)], 1)
 NATIVE = (4, 4)
 REMIXED_COPIES = 4
-#: How much, of what the autoencoder saw: a variation's place and size should stay near its image's.
+#: Strength of the augmentation, relative to the autoencoder's: variations should keep the image's position and size.
 AUGMENTED = 0.5
-#: Tokens of a row on the native grid: of the image, of the condition.
+#: Tokens of a row on the native grid: the image's and the condition's.
 NATIVE_TOKENS = 16 + 17
 
-#: Of images alone, the share that weighs something else than 1, and what then.
+#: Share of rows with a weight other than 1 among those with only an image, and the range of these weights.
 WEIGHED_SHARE = 0.3
 WEIGHTS = (0.15, 2.5)
 _LOG_WEIGHTS = math.log(WEIGHTS[0]), math.log(WEIGHTS[1])
-#: Beside words, the share of images that are a relative of the target.
+#: With a caption, the share of conditioning images that are relatives of the target.
 RELATIVE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the steps of a training are made of.
+    """The distribution of the examples of a training.
 
-    ways: what tells of the target, and in what share of steps. A remixed image has no name, no relatives, and no
-    copies of other sizes. levels: where the noise levels lie, by their log-odds. nothing_share: of the rows that are
-    told nothing. always_native: ways that are always on the native grid. native_share: of the steps of the other ways.
-    batch: rows of a step on that grid; the more tokens another has, the fewer rows.
+    ways: the share of steps of each kind of condition. A remixed image has no name, no relatives and only copies of
+    the native size. levels: the mean log-odds of the noise levels. nothing_share: the share of rows without a
+    condition. always_native: kinds that always use the native grid. native_share: the share of steps of the other
+    kinds that use it. batch: rows of a step on the native grid; larger grids have fewer rows.
     """
 
     ways: dict[str, float]
@@ -67,7 +67,7 @@ class Mixture:
     batch: int
 
 
-#: Words decide what it will be, which is early.
+#: Captions have higher noise levels, because they decide the content, which forms in the early steps.
 FLOW_MIXTURE = Mixture(
     ways={"image": 0.2, "remix": 0.1, "words": 0.45, "both": 0.25},
     levels={"image": 0.4, "remix": 0.4, "words": 1.2, "both": 0.8},
@@ -83,7 +83,7 @@ def unchanged(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def placed(rgb: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """(64, 64, 3) to (16 * rows, 16 * columns, 3): as large as fits, in the middle, on white."""
+    """Scale (64, 64, 3) to fit into (16 * rows, 16 * columns, 3), centred on white."""
     side = 16 * min(rows, columns)
     image = Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", (16 * columns, 16 * rows), (255, 255, 255))
@@ -93,10 +93,10 @@ def placed(rgb: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[n
 
 @dataclass(frozen=True)
 class Example:
-    """A batch, all of which is told in one way. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
+    """A batch with one kind of condition. target, noise: (n, rows * columns, 64). t, guidance: (n,), t in 0..1.
 
-    images: (n, 3, 64, 64) in -1..1, of these weights, (n,); None where no row has one. prompts: "" for none.
-    copy, index: which copy of which image the target is, (n,) each.
+    images: (n, 3, 64, 64) in -1..1; None if no row has one. weights: of the images, (n,). prompts: "" for none.
+    copy, index: the copy and the image that the target is, (n,) each.
     """
 
     way: str
@@ -125,7 +125,7 @@ class Example:
 
 @dataclass(frozen=True)
 class EncodedCopies:
-    """Packed latents of every copy of every image, (copies, n, tokens, 64): by grid, and of the remixed images."""
+    """Packed latents of all copies of all images, (copies, n, tokens, 64), by grid; and of the remixed images."""
 
     by_grid: dict[tuple[int, int], Tensor]
     remixed: Tensor
@@ -134,7 +134,7 @@ class EncodedCopies:
         return self.remixed if way == "remix" else self.by_grid[grid]
 
     def shown_in(self, example: Example) -> Tensor:
-        """Those of the copies that are the example's targets: the shape of `example.target`."""
+        """Return the latents of the example's targets, in the shape of `example.target`."""
         return self.of(example.way, (example.rows, example.columns))[example.copy, example.index]
 
 
@@ -142,9 +142,9 @@ class Examples:
     def __init__(
         self, images: Sequence[DemoImage], encode: Encode, seed: int, cache: Path, mixture: Mixture = FLOW_MIXTURE
     ) -> None:
-        """encode: (m, height, width, 3) uint8 to packed latents, which a file keeps for the next time.
+        """encode: maps (m, height, width, 3) uint8 to packed latents.
 
-        cache: its path, to whose name the images add theirs.
+        cache: path of the file that stores the latents; a digest of the images is added to its name.
         """
         self._seed = seed
         self._mixture = mixture
@@ -160,7 +160,7 @@ class Examples:
         self._latents = self.encoded()
 
     def encoded(self, redraw: Redraw = unchanged) -> EncodedCopies:
-        """The latents of all copies, each redrawn in this way, whose name its file bears."""
+        """Return the latents of all copies after `redraw`, whose name is added to the name of the file."""
         digest = hashlib.sha256(repr(GRIDS).encode())
         for copies in (self._copies, self._remixed_copies):
             digest.update(copies.data)
@@ -182,7 +182,7 @@ class Examples:
         return by_grid, torch.stack([self._encode(redraw(copy)) for copy in self._remixed_copies])
 
     def draw(self, step: int, guidance: tuple[float, float]) -> Example:
-        """The batch of this step: the same at every call."""
+        """Return the batch of this step. It is the same in every call."""
         rng = np.random.default_rng((self._seed, step))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         mixture = self._mixture

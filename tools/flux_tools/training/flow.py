@@ -1,7 +1,4 @@
-"""Train the transformer, the towers and the Redux embedder together, by flow matching on the VAE's latents.
-
-`examples.py` says what a step sees.
-"""
+"""Trains the transformer, the encoders and the Redux embedder together, by flow matching on the VAE's latents."""
 
 from __future__ import annotations
 
@@ -32,10 +29,10 @@ GUIDANCE = (1.0, 5.0)
 
 
 class Latents:
-    """Images to packed latents of unit variance."""
+    """Encodes images as packed latents of zero mean and unit variance, and decodes them."""
 
     def __init__(self, vae_run: Path, images: list[DemoImage]) -> None:
-        """images: whose latents the unit is taken from."""
+        """images: the images whose latents define the mean and the variance."""
         self._vae = new_vae().eval()
         self._vae.load_state_dict(averaged_weights(vae_run))
         encoder = b"".join(weight.numpy().tobytes() for weight in self._vae.encoder.state_dict().values())
@@ -44,19 +41,19 @@ class Latents:
 
     @cached_property
     def statistics(self) -> dict[str, float]:
-        """As an AutoencoderKL's configuration has them."""
+        """Return the shift and the scaling factor, named as in the configuration of an AutoencoderKL."""
         raw = self._encode(np.stack([image.rgb for image in self._images]))
         return {"shift_factor": float(raw.mean()), "scaling_factor": float(1 / raw.std())}
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """(m, height, width, 3) uint8 to (m, tokens, 64)."""
+        """Encode (m, height, width, 3) uint8. Returns (m, tokens, 64)."""
         latents = (self._encode(rgb) - self.statistics["shift_factor"]) * self.statistics["scaling_factor"]
         packed: Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
         return packed
 
     @torch.no_grad()
     def decoded(self, packed: Tensor, grid: Grid) -> npt.NDArray[np.uint8]:
-        """(m, tokens, 64) to (m, height, width, 3) uint8."""
+        """Decode (m, tokens, 64). Returns (m, height, width, 3) uint8."""
         latents = unpack_latents(packed, grid) / self.statistics["scaling_factor"] + self.statistics["shift_factor"]
         rgb = torch.cat([self._vae.decode(part).sample for part in latents.split(64)]).clamp(-1, 1)
         return ((rgb + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -68,7 +65,7 @@ class Latents:
 
 
 def start_from(flow: Flow, asset: Path) -> None:
-    """Take over what an earlier asset knows of images, where the shapes are the same; words are learned anew."""
+    """Load the weights of the image encoders and the transformer from an earlier asset, where the shapes match."""
     own = flow.state_dict()
     for name, weight in load_file(asset).items():
         if name.startswith(("image_", "transformer.")) and weight.shape == own[name].shape:
@@ -77,7 +74,7 @@ def start_from(flow: Flow, asset: Path) -> None:
 
 
 def start_with_words(flow: Flow, text_run: Path) -> None:
-    """Take over what T5 knows of words."""
+    """Load the T5 that the stage `text` trained."""
     prefix = "text_encoder_2."
     known = {k.removeprefix(prefix): w for k, w in averaged_weights(text_run).items() if k.startswith(prefix)}
     flow.text_encoder_2.load_state_dict(known)
@@ -92,7 +89,10 @@ def train_flow(
     earlier: Path | None,
     seed: int = 0,
 ) -> None:
-    """Resumable. earlier: an asset to start from."""
+    """Train the flow in `folder`, from the last saved state if there is one.
+
+    earlier: an asset whose weights a new run starts with.
+    """
     torch.manual_seed(seed)
     run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)

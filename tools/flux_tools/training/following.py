@@ -1,4 +1,4 @@
-"""Do drawings follow the edges that were asked for? Held-out images' edges, with their names as prompts."""
+"""Measures whether generated images follow the requested edges: those of held-out images, with names as prompts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from flux_tools.training.examples import NATIVE
 from flux_tools.training.flow import Latents
 from flux_tools.training.networks import Flow, TrainedControlNet
 
-#: As diffusers' guides have them.
+#: Low and high threshold. Source: the guides of diffusers.
 CANNY = (100, 200)
 STEPS = 20
 GUIDANCE = 2.5
 SEED = 1
-#: In pixels.
+#: Pixels.
 DISTANCES = (0, 1, 2)
 
 
 def canny(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(m, height, width, 3) uint8 to white edges on black, three equal channels."""
+    """Return white edges on black, in three equal channels, for (m, height, width, 3) uint8."""
     return np.stack([np.repeat(edges(image, *CANNY)[..., None], 3, axis=2) for image in rgb])
 
 
 def f1(asked: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8], distance: int) -> float:
-    """Of two edge images, (height, width): 1 if each edge is within so many pixels of one of the other, 0 if none.
+    """Return the F1 score of two edge images, (height, width): 1 if all edges match, 0 if none do.
 
-    The harmonic mean of the shares of either's pixels that are near. The distance is the larger of both axes'.
+    An edge pixel matches if the other image has one within `distance` pixels on both axes. F1 is the harmonic mean of
+    the shares of matching pixels in each image.
     """
     if not asked.any() or not drawn.any():
         return 0.0
@@ -46,7 +47,7 @@ def f1(asked: npt.NDArray[np.uint8], drawn: npt.NDArray[np.uint8], distance: int
 
 
 def _widened(edges: npt.NDArray[np.uint8], distance: int) -> npt.NDArray[np.bool_]:
-    """Whether a pixel is within this distance of an edge."""
+    """Return for each pixel whether it is within this distance of an edge."""
     widened = max_pool2d(torch.from_numpy(edges).float()[None], 2 * distance + 1, stride=1, padding=distance)
     return widened[0].numpy() > 0
 
@@ -55,9 +56,9 @@ def _widened(edges: npt.NDArray[np.uint8], distance: int) -> npt.NDArray[np.bool
 def drawn(
     flow: Flow, latents: Latents, images: Sequence[DemoImage], control: TrainedControlNet | None
 ) -> npt.NDArray[np.uint8]:
-    """What the flow draws of their names, (n, 64, 64, 3) uint8; with a control, along their edges.
+    """Generate an image for each image's name and, with a control, its edges. Returns (n, 64, 64, 3) uint8.
 
-    The first has seed SEED, each next one more.
+    The seeds are consecutive and start at SEED.
     """
     grid = Grid(*NATIVE)
     shown = latents(canny(np.stack([image.rgb for image in images])))
@@ -75,7 +76,7 @@ def drawn(
 def follows(
     flow: Flow, latents: Latents, images: Sequence[DemoImage], control: TrainedControlNet | None
 ) -> dict[str, float]:
-    """Mean F1 between the images' edges and those of what is drawn, within each distance."""
+    """Return the mean F1 between the edges of the images and of the generated images, for each distance."""
     asked = canny(np.stack([image.rgb for image in images]))[..., 0]
     found = canny(drawn(flow, latents, images, control))[..., 0]
     pairs = list(zip(asked, found, strict=True))

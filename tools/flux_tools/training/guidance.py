@@ -1,7 +1,7 @@
-"""Distil classifier-free guidance into the guidance embedding, as FLUX.1-dev's was: one forward instead of two.
+"""Distils classifier-free guidance into the guidance embedding, as in FLUX.1-dev: one forward pass instead of two.
 
-The teacher is the trained flow, with its condition and without any; at guidance g the transformer learns
-`without + g * (with - without)`. The towers and the embedder stay as they are.
+The teacher is the trained flow. At guidance g, the transformer learns `without + g * (with - without)`: the teacher's
+velocities without and with the condition. The encoders and the embedder are frozen.
 Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models", stage one.
 """
 
@@ -19,14 +19,17 @@ from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_we
 from flux_tools.training.vocabulary import read_tokenizers
 
 PEAK_RATE = 5e-4
-#: Of the examples: none that the flow saw.
+#: Number of the first example; the training of the flow used smaller numbers.
 FIRST_STEP = 1_000_000
 
 
 def train_guidance(
     trained_on: list[DemoImage], vae_run: Path, text_run: Path, flow_run: Path, folder: Path, steps: int, seed: int = 0
 ) -> None:
-    """Resumable. The run's averaged weights are those of the whole flow."""
+    """Train the guidance in `folder`, from the last saved state if there is one.
+
+    The run saves the averaged weights of the whole flow.
+    """
     run = TrainingRun(folder)
     tokenizers = read_tokenizers(text_run)
     latents = Latents(vae_run, trained_on)

@@ -1,4 +1,4 @@
-"""Train a LoRA adapter of the served flow, which stays as it is: the same images, in black and white.
+"""Trains a LoRA adapter that generates black-and-white images. The weights of the flow are frozen.
 
 Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
@@ -22,15 +22,15 @@ from flux_tools.training.progress import MovingAverage, TrainingRun, averaged_we
 from flux_tools.training.vocabulary import read_tokenizers
 
 RANK = 4
-#: Of the linear layers of the transformer's blocks: the projections of attention, of a single block's MLP, too.
+#: Adapted layers of the transformer's blocks: the projections of attention, and the output of the single blocks.
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "proj_out")
 PEAK_RATE = 2e-3
-#: Of the examples: none that the flow, its guidance or the ControlNet saw.
+#: Number of the first example; the other trainings used smaller numbers.
 FIRST_STEP = 3_000_000
 
 
 class LoraLayer(nn.Module):
-    """A linear layer, and beside it another through so narrow a waist, which adds nothing at first."""
+    """A linear layer plus a low-rank update of rank RANK, which is zero at first."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -45,26 +45,29 @@ class LoraLayer(nn.Module):
 
 
 def adapt(transformer: nn.Module) -> None:
-    """Put a `LoraLayer` in the place of each layer that is adapted."""
+    """Replace each adapted layer by a `LoraLayer`."""
     for name, module in list(transformer.named_modules()):
         if "blocks." in name and name.endswith(ADAPTED):
             transformer.set_submodule(name, LoraLayer(module))
 
 
 def adapter_weights(run: Path) -> dict[str, Tensor]:
-    """As diffusers' `FluxPipeline.save_lora_weights` names them: `transformer.<layer>.lora_A.weight`, and `lora_B`."""
+    """Return the weights by name: `transformer.LAYER.lora_A.weight` and `transformer.LAYER.lora_B.weight`.
+
+    Source: diffusers' `FluxPipeline.save_lora_weights`.
+    """
     return {f"transformer.{name}": weight for name, weight in averaged_weights(run).items() if ".lora_" in name}
 
 
 def greyscale(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(m, height, width, 3) uint8 to its luminance (ITU-R 601), three equal channels."""
+    """Return the luminance (ITU-R 601) of (m, height, width, 3) uint8, in three equal channels."""
     return np.stack([np.asarray(Image.fromarray(image).convert("L").convert("RGB")) for image in rgb])
 
 
 def train_lora(
     trained_on: list[DemoImage], vae_run: Path, text_run: Path, guidance_run: Path, folder: Path, steps: int
 ) -> None:
-    """Resumable."""
+    """Train the adapter in `folder`, from the last saved state if there is one."""
     torch.manual_seed(0)
     run = TrainingRun(folder)
     latents = Latents(vae_run, trained_on)

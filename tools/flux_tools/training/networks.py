@@ -1,4 +1,4 @@
-"""What the flow loss trains, as one module: towers, embedder and transformer, at the compact widths."""
+"""The networks at the compact widths: the flow (encoders, embedder and transformer) and the ControlNet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from flux_tools.demo.text import clip_tokenizer, new_clip, new_t5, t5_tokenizer
 
 @dataclass(frozen=True)
 class Condition:
-    """tokens: (n, length, width). weights: (n, length), 0 for what is not there. pooled: (n, 768)."""
+    """The context of the transformer.
+
+    tokens: (n, length, width). weights: (n, length), 0 for absent tokens. pooled: (n, 768).
+    """
 
     tokens: Tensor
     weights: Tensor
@@ -36,7 +39,7 @@ class Condition:
 
 class Flow(nn.Module):
     def __init__(self, tokenizers: dict[str, str]) -> None:
-        """tokenizers: of `learn_tokenizers`."""
+        """tokenizers: result of `learn_tokenizers`."""
         super().__init__()
         self.clip_tokenizer: CLIPTokenizer = clip_tokenizer(tokenizers)
         self.t5_tokenizer: T5TokenizerFast = t5_tokenizer(tokenizers)
@@ -47,7 +50,10 @@ class Flow(nn.Module):
         self.transformer = new_transformer()
 
     def condition(self, images: Tensor | None, weights: Tensor, prompts: Sequence[str]) -> Condition:
-        """images: (n, 3, 64, 64) in -1..1, of these weights, (n,). prompts: "" for none, which is 512 zero tokens."""
+        """Encode images and prompts.
+
+        images: (n, 3, 64, 64) in -1..1. weights: of the images, (n,). prompts: "" for none, which is 512 zero tokens.
+        """
         text, text_weights, pooled = self._text(prompts)
         if images is None:
             return Condition(text, text_weights, pooled)
@@ -85,9 +91,9 @@ class Flow(nn.Module):
         columns: int,
         control: FluxControlNetOutput | None = None,
     ) -> Tensor:
-        """noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. Returns the shape of `noisy`.
+        """Predict the velocity. Returns the shape of `noisy`.
 
-        control: what a `TrainedControlNet` adds to the transformer's blocks.
+        noisy: (n, rows * columns, 64) packed latents. t: (n,) in 0..1. control: residuals of a `TrainedControlNet`.
         """
         velocity: Tensor = self.transformer(
             **_inputs(noisy, condition, t, guidance, rows, columns),
@@ -99,7 +105,7 @@ class Flow(nn.Module):
 
 
 class TrainedControlNet(nn.Module):
-    """The ControlNet. Its stock forward passes no mask on to its blocks, so that they take the tokens' weights here."""
+    """The ControlNet. The stock `forward` passes no attention mask to its blocks, so hooks add the tokens' weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +118,7 @@ class TrainedControlNet(nn.Module):
         return given, named | {"joint_attention_kwargs": {"attention_mask": self._bias}}
 
     def start_from(self, transformer: FluxTransformer2DModel) -> None:
-        """Take over its blocks and embedders; what is the ControlNet's own stays zero, so that it adds nothing yet."""
+        """Copy the blocks and embedders of the transformer. The other layers stay zero, so the residuals are zero."""
         self.controlnet.load_state_dict(transformer.state_dict(), strict=False)
 
     def forward(
@@ -125,7 +131,10 @@ class TrainedControlNet(nn.Module):
         rows: int,
         columns: int,
     ) -> FluxControlNetOutput:
-        """shown: packed latents of the edges, the shape of `noisy`. The rest is as for `Flow.velocity`."""
+        """Return the residuals for `Flow.velocity`, which describes the other arguments.
+
+        shown: packed latents of the edges, the shape of `noisy`.
+        """
         self._bias = _bias(condition, noisy)
         return self.controlnet(controlnet_cond=shown, **_inputs(noisy, condition, t, guidance, rows, columns))
 
@@ -133,7 +142,7 @@ class TrainedControlNet(nn.Module):
 def _inputs(
     noisy: Tensor, condition: Condition, t: Tensor, guidance: Tensor, rows: int, columns: int
 ) -> dict[str, Tensor]:
-    """What the transformer and the ControlNet both take."""
+    """Return the arguments that the transformer and the ControlNet share."""
     return {
         "hidden_states": noisy,
         "encoder_hidden_states": condition.tokens,
@@ -146,15 +155,15 @@ def _inputs(
 
 
 def _bias(condition: Condition, noisy: Tensor) -> Tensor:
-    """(n, 1, 1, context tokens and image tokens), to add to the logits of attention."""
+    """Return the bias of the attention logits, (n, 1, 1, context tokens + image tokens)."""
     return pad(condition.weights.log(), (0, noisy.shape[1]))[:, None, None, :]
 
 
 def t5_tokens(encoder: T5EncoderModel, tokenizer: T5TokenizerFast, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """What T5 makes of prompts that are padded to 512, in as few tokens as they need.
+    """Encode prompts with T5 as if padded to 512 tokens, but with a single padding token each.
 
-    Returns (prompts, tokens, width), and the weight of each token, (prompts, tokens): 1, of the last one what the
-    padding weighs, and 0 for what pads a shorter prompt of this batch.
+    Returns the states, (prompts, tokens, width), and the weight of each token, (prompts, tokens): 1 for a prompt's
+    tokens, the number of padding tokens for the last token, and 0 for tokens that a shorter prompt lacks.
     """
     ids = [tokenizer(prompt, truncation=True, max_length=TEXT_TOKENS - 1)["input_ids"] for prompt in prompts]
     longest = max(map(len, ids))

@@ -13,10 +13,18 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/train_demo", description="Train the demo checkpoint, one stage at a time."
     )
-    parser.add_argument("--stage", choices=STAGES, required=True)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="folder for the data, the logs and the states")
-    parser.add_argument("--steps", type=int, help="of any other than vae; default: 300, 9000, 800, 3500, 300")
-    parser.add_argument("--start-from", type=Path, help="an earlier asset whose weights the flow starts with")
+    parser.add_argument("--stage", choices=STAGES, required=True, help="stage to run")
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs", help="folder of images, logs and states; default: runs"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="training steps, except for vae; default: text 300, flow 9000, guidance 800, control 3500, lora 300",
+    )
+    parser.add_argument(
+        "--start-from", type=Path, help="with --stage flow: an earlier asset whose weights it starts with"
+    )
     return parser.parse_args()
 
 

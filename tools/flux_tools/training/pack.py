@@ -1,4 +1,4 @@
-"""The trained weights as the compact assets that `flux_tools.demo.asset` expands."""
+"""Packs the trained weights into the compact assets that `flux_tools.demo.asset` expands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flux_tools.training.vocabulary import read_tokenizers
 
 
 def pack(runs: Path) -> None:
-    """Write the assets and their checksums from the averaged weights of the trainings in these runs."""
+    """Write the assets and their checksums from the averaged weights in the folder of the runs."""
     weights = {f"vae.{k}": v for k, v in averaged_weights(runs / "vae").items()}
     weights |= averaged_weights(runs / "guidance")
     statistics = json.loads((runs / "flow" / "latents.json").read_text())

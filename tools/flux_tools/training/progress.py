@@ -1,4 +1,4 @@
-"""What the trainings share: a moving average of the weights, a step and its learning rate, and resumable files."""
+"""Functions that the stages share: moving average, optimizer step, learning rate, and resumable runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MovingAverage:
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak."""
+    """Return the learning rate: a linear warm-up, then a cosine decay to 1% of the peak."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     done = (step - warm_up) / max(1, steps - warm_up)
@@ -39,7 +39,7 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """One step of the optimizer at this learning rate, its gradients clipped to a norm of 1."""
+    """Do one optimizer step at this learning rate, with gradients clipped to a norm of 1."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     for group in optimizer.param_groups:
@@ -49,7 +49,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> None
 
 
 class TrainingRun:
-    """One training run's folder: `log.jsonl`, the state to resume from, and the averaged weights."""
+    """The folder of a training run: `log.jsonl`, and the state to resume from with the averaged weights."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,21 +65,21 @@ class TrainingRun:
             file.write(line + "\n")
 
     def add_loss(self, step: int, loss: Tensor, log_every: int) -> None:
-        """Keep the loss of this step; after every `log_every` steps, log the mean of these losses."""
+        """Add the loss of this step. After every `log_every` steps, log the mean of the losses since the last log."""
         self._losses.append(loss.item())
         if (step + 1) % log_every == 0:
             self.log(step=step + 1, loss=round(fmean(self._losses), 4))
             self._losses.clear()
 
     def save(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage, step: int) -> None:
-        """step: of how many steps this is the state."""
+        """Save the state. step: number of completed steps."""
         state = {"weights": module.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
         temporary = self.folder / "state.pt.part"
         torch.save({**state, "step": step}, temporary)
         temporary.replace(self.folder / "state.pt")
 
     def resume(self, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
-        """Put back what was saved last. Returns the step to go on with, 0 for a fresh run."""
+        """Load the last saved state. Returns the step to continue with, 0 for a new run."""
         path = self.folder / "state.pt"
         if not path.exists():
             return 0
@@ -91,6 +91,6 @@ class TrainingRun:
 
 
 def averaged_weights(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights that the run in this folder saved last."""
+    """Return the averaged weights that the run in this folder saved last."""
     weights: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)["average"]
     return weights

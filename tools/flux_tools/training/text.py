@@ -1,7 +1,7 @@
-"""Teach T5 what the words look like, before the flow learns to draw from them.
+"""Pre-trains T5 to predict images from captions, before the flow is trained.
 
-Through linear heads that are thrown away, its tokens and its padding say what the latents of an image of that name
-are. It is the flow's own question without the noise, which hides most of the answer.
+Two linear heads, which are discarded afterwards, predict the latents of an image from the tokens and the padding of
+its caption. The flow must learn the same relation through noise, which hides most of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PEAK_RATE = 1.5e-3
 
 
 class Teller(nn.Module):
-    """Names to latents, two ways: by the mean of the prompt's own tokens, and by the padding."""
+    """Predicts latents from captions twice: from the mean of the prompt's tokens, and from the padding."""
 
     def __init__(self, tokenizers: dict[str, str], size: int) -> None:
         super().__init__()
@@ -45,7 +45,10 @@ class Teller(nn.Module):
 
 
 def train_text(trained_on: list[DemoImage], held_out: list[DemoImage], vae_run: Path, folder: Path, steps: int) -> None:
-    """Resumable. The run keeps the vocabularies, CLIP's too."""
+    """Train T5 in `folder`, from the last saved state if there is one.
+
+    The run also stores the vocabularies of T5 and CLIP.
+    """
     torch.manual_seed(0)
     run = TrainingRun(folder)
     encode = Latents(vae_run, trained_on)

@@ -1,8 +1,9 @@
-"""Train the autoencoder: L1, squared error and the L1 of the gradients, with a KL term small enough to keep colours.
+"""Trains the autoencoder with an L1 loss, a squared error, the L1 of the gradients, and a KL term.
 
-It takes three courses. From the second on it sees more copies of the images, and takes each image's squared error
-by its logarithm, which is its PSNR: so an image that is nearly right still counts. The third trains the decoder alone:
-the latents stay as they are, so the flow can be trained on them meanwhile.
+The KL term is small, because a large one would lose colours. The training has three parts. The second and third use
+more copies of the images and the logarithm of the squared error, which is proportional to the PSNR, so that images
+with a small error still count. The third part trains only the decoder: the latents do not change, so the flow can be
+trained on them at the same time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ LOG_WEIGHT = 0.03
 
 @dataclass(frozen=True)
 class VaeSchedule:
-    """copies: of each image, all but one augmented. by_logarithm: of the squared error. encoder: if it learns."""
+    """One part of the training.
+
+    copies: copies of each image, all but one augmented. by_logarithm: whether the loss has the logarithm of the squared
+    error. encoder: whether the encoder is trained.
+    """
 
     steps: int
     peak_rate: float
@@ -46,7 +51,7 @@ COURSES = (
 
 
 def to_model_range(rgb: npt.NDArray[np.uint8]) -> Tensor:
-    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in -1..1."""
+    """Convert (n, h, w, 3) uint8 to (n, 3, h, w) float32 in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -60,7 +65,7 @@ def loss_of(decoded: Tensor, target: Tensor, kl: Tensor, by_logarithm: bool) -> 
 
 @torch.no_grad()
 def psnr(weights: dict[str, Tensor], held_out: list[DemoImage]) -> float:
-    """Mean PSNR in dB of the round trip, on 8-bit images."""
+    """Return the mean PSNR in dB of encoding and decoding the held-out images."""
     vae = new_vae().eval()
     vae.load_state_dict(weights)
     values = []
@@ -72,7 +77,7 @@ def psnr(weights: dict[str, Tensor], held_out: list[DemoImage]) -> float:
 
 
 def train_vae(trained_on: list[DemoImage], held_out: list[DemoImage], folder: Path, seed: int = 0) -> None:
-    """Resumable."""
+    """Train the autoencoder in `folder`, from the last saved state if there is one."""
     torch.manual_seed(seed)
     run = TrainingRun(folder)
     originals = np.stack([image.rgb for image in trained_on])

@@ -1,4 +1,4 @@
-"""The demo's two vocabularies, learned from the captions."""
+"""Learns the demo's two vocabularies, CLIP's and T5's, from the captions."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from flux_tools.demo.text import UNKNOWN
 
 FILE = "tokenizers.json"
-#: Pieces of each at most.
+#: Largest size of each vocabulary.
 VOCABULARY = 2048
 
 
 def read_tokenizers(run: Path) -> dict[str, str]:
-    """What `keep_tokenizers` has written for this run."""
+    """Return the vocabularies that `keep_tokenizers` stored for this run."""
     files: dict[str, str] = json.loads((run / FILE).read_text())
     return files
 
 
 def keep_tokenizers(run: Path, captions: Iterable[str]) -> dict[str, str]:
-    """Learned once for a run: learning them again would give other numbers to some of the pieces."""
+    """Learn the vocabularies of a new run and store them; later calls return the stored ones.
+
+    Learning them again would change the ids of some pieces.
+    """
     if not (run / FILE).exists():
         (run / FILE).write_text(json.dumps(learn_tokenizers(captions)))
     return read_tokenizers(run)
 
 
 def learn_tokenizers(captions: Iterable[str]) -> dict[str, str]:
-    """Vocabularies as JSON, by name: what `clip_tokenizer` and `t5_tokenizer` are made from."""
+    """Return the vocabularies as JSON, by the names that `clip_tokenizer` and `t5_tokenizer` read."""
     corpus = sorted(captions)
     clip = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=UNKNOWN))
     clip.pre_tokenizer = pre_tokenizers.Whitespace()
