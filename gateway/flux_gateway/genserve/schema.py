@@ -54,7 +54,7 @@ _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAw
 _LORAS_CHARACTERS = 16_384
 #: Weight of the image to change among the Redux images, if there is a prompt. As in diffusers, only the prompt then
 #: describes the result.
-_WEIGHT_WITH_PROMPT = 0.0
+WEIGHT_WITH_PROMPT = 0.0
 _Request = TypeVar("_Request", bound="GenerateRequest")
 
 
@@ -105,7 +105,7 @@ def max_images(mode: Mode) -> int:
     return limits.MAX_INPUT_IMAGES if requires(mode, IMAGE) and not takes(mode, STRENGTH) else 1
 
 
-def _changes_redux_image(mode: Mode) -> bool:
+def changes_redux_image(mode: Mode) -> bool:
     """Whether the image to change is also a Redux image."""
     return takes(mode, STRENGTH) and requires(mode, IMAGE)
 
@@ -116,8 +116,8 @@ def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
     if parameter.name == CONTROL_KIND.name:
         return "Default: `edges` for `control_image`, `photo` for `input_image`"
     if parameter.name == IMAGE_STRENGTH.name:
-        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if _changes_redux_image(mode))
-        return f"Default: {IMAGE_STRENGTH.default:g}, but {_WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
+        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if changes_redux_image(mode))
+        return f"Default: {IMAGE_STRENGTH.default:g}, but {WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
     if not any(parameter.name in mode.genserve_defaults for mode in modes):
         return ""
     by_value: dict[Value | None, list[str]] = {}
@@ -200,8 +200,8 @@ class GenerateRequest(ParameterBody):
                 keywords[IMAGE_MASK.python_name] = [mask or None for mask in self.image_mask]
         elif not has_prompt:
             raise self._missing(self.field_of(PROMPT))
-        if _changes_redux_image(mode) and has_prompt:
-            keywords.setdefault(IMAGE_STRENGTH.python_name, _WEIGHT_WITH_PROMPT)
+        if changes_redux_image(mode) and has_prompt:
+            keywords.setdefault(IMAGE_STRENGTH.python_name, WEIGHT_WITH_PROMPT)
         return GenerationRequest(mode, images, keywords)
 
     @classmethod

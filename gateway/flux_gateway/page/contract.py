@@ -19,10 +19,17 @@ from flux_contract.parameters import (
     PROMPT,
     PROMPT_STRENGTH,
     SEED,
-    STRENGTH,
     TRUE_CFG_SCALE,
 )
-from flux_gateway.genserve.schema import IMAGE_FIELD, IMAGES_FIELD, LORA_WEIGHTS, MASKS_FIELD, max_images
+from flux_gateway.genserve.schema import (
+    IMAGE_FIELD,
+    IMAGES_FIELD,
+    LORA_WEIGHTS,
+    MASKS_FIELD,
+    WEIGHT_WITH_PROMPT,
+    changes_redux_image,
+    max_images,
+)
 from flux_gateway.jobs.schema import JobRequest
 from flux_gateway.parameter_fields import ParameterField, Value, requires, takes
 
@@ -44,6 +51,7 @@ def page_contract(modes: Sequence[Mode] = PAGE_MODES, request: type[JobRequest] 
     `default`: the API's default in each mode, null if the server or other fields decide;
     `value`: the first value of the control, if it is not the default;
     `empty`: the value that an empty control stands for, null if the field is then left out;
+    `default_with_prompt`: where the default differs with a prompt, by mode;
     `default_values`: the values of which the server chooses its default, by name;
     `requires`: the field without which the parameter has no effect;
     `per_image`: whether each image has its own value.
@@ -77,6 +85,7 @@ def _parameter(field: ParameterField, modes: Sequence[Mode], requirement: str | 
         "max_length": parameter.max_characters,
         "choices": list(field.choices),
         "default": {mode.genserve: _default(field, mode) for mode in modes if takes(mode, parameter)},
+        "default_with_prompt": _defaults_with_prompt(field, modes),
         "default_values": _DEFAULT_STEPS if parameter.name == NUM_INFERENCE_STEPS.name else {},
         "value": parameter.page_default,
         "empty": limits.RANDOM_SEED if parameter.name == SEED.name else None,
@@ -94,10 +103,13 @@ def _limits(field: ParameterField) -> tuple[Value | None, Value | None]:
 
 
 def _default(field: ParameterField, mode: Mode) -> Value | None:
-    if field.parameter.name == IMAGE_STRENGTH.name and takes(mode, STRENGTH):
-        # It depends on whether there is a prompt.
-        return None
     return mode.genserve_defaults.get(field.parameter.name, field.default)
+
+
+def _defaults_with_prompt(field: ParameterField, modes: Sequence[Mode]) -> dict[str, Value]:
+    if field.parameter.name != IMAGE_STRENGTH.name:
+        return {}
+    return {mode.genserve: WEIGHT_WITH_PROMPT for mode in modes if changes_redux_image(mode)}
 
 
 def _is_shown(field: ParameterField, mode: Mode) -> bool:

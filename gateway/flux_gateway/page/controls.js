@@ -26,8 +26,9 @@ export function makeModes(contract, place, about) {
 }
 
 /** Shows the default in a mode: as the value of a control that is never empty and was not changed, or as placeholder. */
-export function showDefault(control, parameter, mode) {
-    const value = parameter.value ?? parameter.default[mode] ?? null;
+export function showDefault(control, parameter, mode, hasPrompt) {
+    const withPrompt = hasPrompt ? parameter.default_with_prompt?.[mode] : null;
+    const value = parameter.value ?? withPrompt ?? parameter.default[mode] ?? null;
     if (control.required || control.type === "range") {
         const isUnchanged = [undefined, control.value].includes(control.dataset.shown);
         if (isUnchanged && value !== null) {

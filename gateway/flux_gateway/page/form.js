@@ -36,6 +36,10 @@ export class Form {
         return modeOf(this.#contract, this.#form.elements.mode.value);
     }
 
+    get hasPrompt() {
+        return find("prompt").value.trim() !== "";
+    }
+
     get parametersPerImage() {
         return this.#contract.parameters.filter((parameter) => parameter.per_image);
     }
@@ -141,7 +145,7 @@ export class Form {
             const isAccepted = mode.parameters.includes(parameter.name);
             control.closest(".field").hidden = !isAccepted;
             control.disabled = !isAccepted || isIdle(parameter, values);
-            showDefault(control, parameter, mode.genserve);
+            showDefault(control, parameter, mode.genserve, this.hasPrompt);
         }
         for (const shown of this.#form.querySelectorAll("output")) {
             shown.value = Number(find(shown.htmlFor.value).value).toFixed(2);

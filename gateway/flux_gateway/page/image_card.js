@@ -92,14 +92,14 @@ export class ImageCard {
     }
 
     /** Shows what a mode accepts. isUsed: whether a request of the mode includes this image. */
-    adapt(mode, isUsed) {
+    adapt(mode, isUsed, hasPrompt) {
         this.element.classList.toggle("unused", !isUsed);
         this.#unused.hidden = isUsed;
         for (const [parameter, control] of this.#controls) {
             const isAccepted = isUsed && mode.parameters.includes(parameter.name);
             control.closest(".field").hidden = !isAccepted;
             control.disabled = !isAccepted;
-            showDefault(control, parameter, mode.genserve);
+            showDefault(control, parameter, mode.genserve, hasPrompt);
         }
         this.#maskButton.hidden = !(isUsed && mode.mask);
         this.#details.hidden = !this.#details.querySelector(".field:not([hidden])");

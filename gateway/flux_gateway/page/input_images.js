@@ -53,8 +53,8 @@ export class InputImages {
 
     /** Shows what the chosen mode accepts. */
     adapt() {
-        const { mode } = this.#form;
-        this.#cards.forEach((card, index) => card.adapt(mode, index < mode.max_images));
+        const { mode, hasPrompt } = this.#form;
+        this.#cards.forEach((card, index) => card.adapt(mode, index < mode.max_images, hasPrompt));
         this.#input.multiple = mode.max_images > 1;
         this.#list.hidden = this.#cards.length === 0;
         const names = this.#form.parametersPerImage.map(({ name }) => name);

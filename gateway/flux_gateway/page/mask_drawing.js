@@ -100,11 +100,15 @@ export class MaskDrawing {
     #stroke({ points, size, isErasing }, from = 0) {
         const context = this.#context;
         context.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
-        Object.assign(context, { strokeStyle: COLOR, lineWidth: size, lineCap: "round", lineJoin: "round" });
+        Object.assign(context, { fillStyle: COLOR, strokeStyle: COLOR, lineWidth: size, lineCap: "round", lineJoin: "round" });
+        const { x: startX, y: startY } = points[from];
+        // A line without a length would draw nothing.
         context.beginPath();
-        context.moveTo(points[from].x, points[from].y);
-        // A line to the same point draws a dot.
-        points.slice(Math.min(from + 1, points.length - 1)).forEach(({ x, y }) => context.lineTo(x, y));
+        context.arc(startX, startY, size / 2, 0, 2 * Math.PI);
+        context.fill();
+        context.beginPath();
+        context.moveTo(startX, startY);
+        points.slice(from + 1).forEach(({ x, y }) => context.lineTo(x, y));
         context.stroke();
     }
 }

@@ -37,7 +37,6 @@ export const ENGLISH = {
     "mask.done": "Done",
     image_strength: "Strength",
     "image_strength.about": "1 is the normal weight, 0 leaves the image out.",
-    "image_strength.default": "1; with a prompt 0",
     image_detail: "Detail",
     "image_detail.about": "1 keeps all detail. Higher values keep only composition and mood.",
     image_fit: "Framing",

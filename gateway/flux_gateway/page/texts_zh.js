@@ -37,7 +37,6 @@ export const CHINESE = {
     "mask.done": "完成",
     image_strength: "强度",
     "image_strength.about": "1 为正常权重，0 表示不使用该图片。",
-    "image_strength.default": "1；有提示词时为 0",
     image_detail: "细节",
     "image_detail.about": "1 保留全部细节；数值越大，越只保留构图与氛围。",
     image_fit: "取景",
