@@ -1,14 +1,14 @@
-# Two images, each made in three steps that are layers of their own: torch, what is locked, and flux-triton itself.
-#   gpu   on NVIDIA's Triton; checkpoints come by volume
-#   cpu   on slim Python, with the embedded Triton and the demo checkpoint
-# docs/images.md tells how to build and run them, requirements/ what is in them.
+# Two images, each built in three layers: torch, the locked dependencies, and flux-triton itself.
+#   gpu   NVIDIA's Triton; checkpoints are mounted
+#   cpu   slim Python with the embedded Triton and the demo checkpoint
+# docs/images.md describes how to build and run them; requirements/ lists their packages.
 ARG GPU_BASE=nvcr.io/nvidia/tritonserver:26.08-py3
 ARG CPU_BASE=python:3.11-slim-bookworm
 
-# The virtual environment comes without pip, and finds the other two folders by layers.pth, as Triton's stub does.
+# The virtual environment has no pip. layers.pth adds the other two folders to its path and to that of Triton's stub.
 FROM ${GPU_BASE} AS gpu-torch
 ARG TORCH_LOCK=torch-gpu.lock
-# The index of PyTorch's CPU builds, if that is the lock.
+# The index of PyTorch's CPU builds, if the lock names them.
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements/${TORCH_LOCK} /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -39,13 +39,13 @@ COPY model_repository /opt/flux-triton/model_repository
 COPY scripts/serve scripts/start.sh scripts/environment.sh /opt/flux-triton/scripts/
 
 FROM ${GPU_BASE} AS gpu
-# NVIDIA's image has a user 1000.
+# NVIDIA's image already has a user with the id 1000.
 RUN mkdir /models && { id -u 1000 >/dev/null 2>&1 || useradd --uid 1000 --user-group --home-dir /tmp flux; }
 COPY --from=gpu-torch /opt/torch /opt/torch
 COPY --from=gpu-locked /opt/venv /opt/venv
 COPY --from=gpu-built /opt/flux-triton /opt/flux-triton
 WORKDIR /opt/flux-triton
-# The root may be read-only: what libraries keep goes to /tmp.
+# The root file system can be read-only, so libraries keep their caches in /tmp.
 ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
     FLUX_MODEL_PATH=/models/FLUX.1-dev FLUX_REDUX_MODEL_PATH=/models/FLUX.1-Redux-dev
 USER 1000:1000
@@ -66,7 +66,7 @@ LABEL org.opencontainers.image.title="flux-triton" \
     org.opencontainers.image.base.name="${GPU_BASE}"
 
 FROM ${CPU_BASE} AS cpu-torch
-# The index of PyTorch's CPU builds; no other has what the lock names.
+# The index of PyTorch's CPU builds. No other index has the versions in the lock.
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements/torch-cpu.lock /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -98,7 +98,7 @@ COPY model_repository /opt/flux-triton/model_repository
 FROM cpu-built AS cpu-checkpoint
 COPY tools/flux_tools/__init__.py tools/flux_tools/
 COPY tools/flux_tools/demo tools/flux_tools/demo
-# diffusers saves weights that their owner alone may read.
+# diffusers saves weights that only their owner can read.
 RUN PYTHONPATH=tools /opt/venv/bin/python3 -m flux_tools.demo --expand-only && chmod -R a+rX checkpoints
 
 FROM ${CPU_BASE} AS cpu
@@ -108,14 +108,14 @@ COPY --from=cpu-locked /opt/venv /opt/venv
 COPY --from=cpu-checkpoint /source/checkpoints /opt/flux-triton/checkpoints
 COPY --from=cpu-built /opt/flux-triton /opt/flux-triton
 WORKDIR /opt/flux-triton
-# The root may be read-only: what libraries keep goes to /tmp.
+# The root file system can be read-only, so libraries keep their caches in /tmp.
 ENV PATH=/opt/venv/bin:/opt/flux-triton/packages/bin:${PATH} HOME=/tmp PYTHONDONTWRITEBYTECODE=1 \
     FLUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-base \
     FLUX_REDUX_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-redux \
     FLUX_CONTROLNET_MODEL_PATH=/opt/flux-triton/checkpoints/demo/flux-controlnet-canny \
     FLUX_LORA_PATH=/opt/flux-triton/checkpoints/demo/flux-lora
 USER 1000:1000
-# Triton listens on loopback: the embedded one has published remote vulnerabilities.
+# Triton listens on loopback, because the embedded version has published remote vulnerabilities.
 EXPOSE 12411
 HEALTHCHECK --start-period=30m --interval=15s --timeout=15s --retries=2 \
     CMD ["python3", "-m", "flux_serving.launch.probe"]

@@ -1,11 +1,11 @@
-# Sourced by the other scripts: sets ROOT, and makes virtual environments with what pyproject.toml names.
+# Sourced by the other scripts: sets ROOT, and creates virtual environments with the packages of pyproject.toml.
 #
-# use_environment FOLDER EXTRAS   makes FOLDER if it is missing or out of date, and sets PYTHON to its interpreter
+# use_environment FOLDER EXTRAS   creates FOLDER if it is missing or out of date, and sets PYTHON to its interpreter
 # show_help MODULE ARGUMENTS...   if an argument is -h or --help, prints the comment at the top of the script and
 #                                 MODULE's options (MODULE imports only the standard library), and exits; MODULE may be ""
 #
-# PYTHON_BASE: the interpreter to make it with, 3.10 to 3.13; default: python3. TORCH: the torch to install; default:
-# torch==2.13.0, which is what the figures in the documents were measured with.
+# PYTHON_BASE: the interpreter of the environment, 3.10 to 3.13. Default: python3. TORCH: the torch to install. Default:
+# torch==2.13.0, with which the figures in the documents were measured.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
@@ -18,10 +18,10 @@ use_environment() {
         return
     fi
     if ! "$base" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'; then
-        echo "$base is $("$base" --version 2>&1), Python 3.10 to 3.13 is needed; set PYTHON_BASE" >&2
+        echo "$base is $("$base" --version 2>&1), expected Python 3.10 to 3.13; set PYTHON_BASE to its interpreter" >&2
         exit 1
     fi
-    echo "making $folder (some minutes the first time)" >&2
+    echo "creating $folder (takes a few minutes)" >&2
     rm -rf "$folder"
     "$base" -m venv "$folder"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$torch"

@@ -1,4 +1,4 @@
-"""Fixtures: the two checkpoints, and a real Triton on each, started once for the whole run."""
+"""Fixtures: two checkpoints, and a real Triton on each, started once per run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def start_server(
         api_key="key-of-the-tests",
     )
     with log.open("wb") as output:
-        # A start that hangs is repeated once, as the launcher does.
+        # Repeat a hung start once, as the launcher does.
         for is_last in (False, True):
             with TritonServer(options, output) as server:
                 try:
@@ -132,7 +132,7 @@ def random_server(random_checkpoints: Checkpoints, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def mortal_server(tmp_path: Path) -> Iterator[TritonServer]:
-    """One that the test may kill."""
+    """A server that the test may kill."""
     yield from start_server(DEMO, tmp_path / "triton.log")
 
 

@@ -1,7 +1,7 @@
-"""A copy of the contract with a parameter and a mode that the product does not have.
+"""A copy of the contract with an additional parameter and mode.
 
-Tests find them in everything that is derived from the contract: test_declared_once.py outside the gateway,
-test_declared_once_gateway.py in it.
+Tests check that everything that is derived from the contract has them: test_declared_once_gateway.py for the gateway,
+test_declared_once.py for everything else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARAMETER = Parameter(
 
 
 def with_parameter(ensemble: models.Ensemble) -> models.Ensemble:
-    """The ensemble with PARAMETER, also in its `flux_base`."""
+    """Return the ensemble with PARAMETER, also in its `flux_base`."""
     steps = tuple(
         replace(step, model=FLUX_BASE) if step.model.name == FLUX_BASE.name else step for step in ensemble.steps
     )

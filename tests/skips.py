@@ -1,4 +1,4 @@
-"""A pytest plugin: with CI=true, a skipped test counts as failed, so that a missing program cannot hide a hole."""
+"""Pytest plugin: with CI=true a skipped test fails, so that a missing program cannot hide untested code."""
 
 from __future__ import annotations
 

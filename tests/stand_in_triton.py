@@ -1,4 +1,4 @@
-"""A `tritonserver` for PATH that answers as a ready one, with a small process for each instance of two models."""
+"""A stand-in `tritonserver` for PATH that reports ready, with a small process for each instance of two models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 _SERVER = """#!{python}
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -31,20 +31,25 @@ class Answering(BaseHTTPRequestHandler):
         config = {{"name": model, "backend": "python", "instance_group": groups}}
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(config).encode() if model else b"")
+        if self.path == "/metrics":
+            self.wfile.write((here / "metrics").read_bytes())
+        else:
+            self.wfile.write(json.dumps(config).encode() if model else b"")
 
     def log_message(self, *_):
         pass
 
 
 time.sleep(float((here / "load_s").read_text()))
-(port,) = (int(word.partition("=")[2]) for word in sys.argv if word.startswith("--http-port="))
-ThreadingHTTPServer(("127.0.0.1", port), Answering).serve_forever()
+ports = [int(word.partition("=")[2]) for word in sys.argv if word.startswith(("--http-port=", "--metrics-port="))]
+servers = [ThreadingHTTPServer(("127.0.0.1", port), Answering) for port in ports]
+threading.Thread(target=servers[1].serve_forever, daemon=True).start()
+servers[0].serve_forever()
 """
 
 
 class StandInTriton:
-    """folder: to be put on PATH."""
+    """Writes the stand-in to `folder`, which the test adds to PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,16 +63,21 @@ class StandInTriton:
             (folder / model / "1" / "model.py").write_text("import time\ntime.sleep(600)\n")
         self.lose({})
         self.load_for(0)
+        self.report_metrics("")
 
     def lose(self, models: dict[int, str]) -> None:
-        """By the number of the run, from 0: a model that one process ends of before the server is ready."""
+        """Let a process of a model end before the server is ready. models: the model, by number of the run, from 0."""
         (self.folder / "lost").write_text(json.dumps(models))
 
     def load_for(self, seconds: float) -> None:
-        """How long it loads before it listens."""
+        """Set the seconds that the server loads before it listens."""
         (self.folder / "load_s").write_text(str(seconds))
+
+    def report_metrics(self, text: str) -> None:
+        """Set the response of the metrics port, in Prometheus' text format."""
+        (self.folder / "metrics").write_text(text)
 
     @property
     def pids(self) -> list[int]:
-        """Of its runs so far."""
+        """Process ids of the runs so far."""
         return [int(file.read_text()) for file in sorted(self.folder.glob("run-*"))]

@@ -1,4 +1,4 @@
-"""Client of FLUX on Triton: variations of images, image-to-image, text-to-image, and images that follow edges.
+"""Client of FLUX on Triton: image variations, image-to-image, text-to-image, and images that follow edges.
 
 from flux_client import FluxClient
 
@@ -12,6 +12,7 @@ from flux_client.client import FluxClient
 from flux_client.events import Event, Preview, Progress
 from flux_client.image_result import ImageResult
 from flux_client.images import ImageInput, ImageInputs
+from flux_client.installed import __version__
 from flux_client.instance_load import InstanceLoad
 from flux_client.keywords import (
     CannyOptions,
@@ -66,4 +67,5 @@ __all__ = [
     "StreamOptions",
     "Text2ImgOptions",
     "Unreachable",
+    "__version__",
 ]

@@ -1,4 +1,4 @@
-"""Addresses of the servers that a url names: `host:port`, or several of them with commas."""
+"""Resolves the servers of a url to addresses. A url is `host:port`, or several separated by commas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flux_contract.errors import NotConnected
 
 
 class Addresses:
-    """Resolves names repeatedly, because the addresses behind a headless Service change."""
+    """Addresses of servers. Names are resolved repeatedly, because the addresses of a headless Service change."""
 
     def __init__(self, servers: list[str]) -> None:
         """servers: host:port each."""
@@ -20,23 +20,23 @@ class Addresses:
         return not all(is_fixed(server) for server in self._found)
 
     def label(self, address: str) -> str:
-        """The address as it appears in messages, with the name that resolved to it."""
+        """Return the address for messages, with the name that resolved to it."""
         for server, found in self._found.items():
             if address in found and address != server:
                 return f"{server} ({address})"
         return address
 
     def first(self) -> list[str]:
-        """The addresses to start with. A single name is left to gRPC to resolve, so that the caller does not wait.
+        """Return the initial addresses. gRPC resolves a single name, so that the caller does not wait for it.
 
-        Raises NotConnected: no name of several resolves.
+        Raises NotConnected: none of several names resolves.
         """
         return list(self._found) if len(self._found) == 1 else self.resolve()
 
     def resolve(self) -> list[str]:
-        """ip:port of each server; a name that does not resolve now keeps the addresses that it had.
+        """Return ip:port of each server. A name that fails to resolve keeps its previous addresses.
 
-        A single name with a single address stays a name. Raises NotConnected: no name ever resolved.
+        A single name with a single address is returned as a name. Raises NotConnected: no name has ever resolved.
         """
         failures = []
         for server in self._found:
@@ -54,7 +54,7 @@ class Addresses:
 
 
 def is_fixed(server: str) -> bool:
-    """Whether the host is an IP address, which is not resolved."""
+    """Whether the host is an IP address, which needs no resolution."""
     host = server.rpartition(":")[0].strip("[]")
     try:
         ipaddress.ip_address(host)
@@ -64,7 +64,7 @@ def is_fixed(server: str) -> bool:
 
 
 def _resolved(server: str) -> list[str]:
-    """Raises OSError: the name does not resolve."""
+    """Return ip:port of each IPv4 address. Raises OSError: the name does not resolve."""
     host, _, port = server.rpartition(":")
     found = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
     return [f"{address[0]}:{port}" for *_, address in found]

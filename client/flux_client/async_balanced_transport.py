@@ -13,10 +13,13 @@ from flux_contract.errors import FluxError
 
 
 class AsyncBalancedTransport:
-    """Belongs to the event loop that first calls it. While it is used, a task reads the servers' load."""
+    """Transport to several servers. Bound to the event loop that first calls it.
+
+    While the transport is in use, a task reads the load of the servers.
+    """
 
     def __init__(self, addresses: Addresses) -> None:
-        """Raises NotConnected: no name of several resolves."""
+        """Raises NotConnected: none of several names resolves."""
         self._pool = ServerPool(addresses, lambda address: AsyncGrpcTransport(address, addresses.label(address)))
         self._is_closed = False
         self._watch: asyncio.Task[None] | None = None
@@ -39,7 +42,7 @@ class AsyncBalancedTransport:
             return await transport.is_ready(model, timeout_s)
 
     async def close(self) -> None:
-        """As `AsyncGrpcTransport.close`."""
+        """Close all connections, as `AsyncGrpcTransport.close` does."""
         self._is_closed = True
         tasks = [task for task in (self._watch, *self._readings) if task is not None]
         for task in tasks:
@@ -49,9 +52,9 @@ class AsyncBalancedTransport:
 
     def _watch_if_needed(self) -> None:
         if not self._is_closed and self._pool.needs_watch():
-            self._watch = asyncio.get_running_loop().create_task(self._read_again_and_again())
+            self._watch = asyncio.get_running_loop().create_task(self._watch_load())
 
-    async def _read_again_and_again(self) -> None:
+    async def _watch_load(self) -> None:
         """Runs until the pool is no longer in use."""
         while not self._pool.watch_ends():
             for server, transport in self._pool.readings_due():
@@ -73,7 +76,7 @@ class AsyncBalancedTransport:
 
 
 class _AsyncBalancedAnswers:
-    """The answers of one server. The call ends when they do."""
+    """The responses of one server. The call ends with the last one."""
 
     def __init__(self, call: PoolCall[AsyncGrpcTransport], answers: AsyncAnswers) -> None:
         self._call = call
@@ -84,6 +87,6 @@ class _AsyncBalancedAnswers:
             return await self._answers.__anext__()
 
     def cancel(self) -> None:
-        # What the answers raise afterwards is not a failure of the server.
+        # Errors after this are not failures of the server.
         self._call.end()
         self._answers.cancel()

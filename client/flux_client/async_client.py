@@ -1,4 +1,4 @@
-"""The asynchronous client: `FluxClient` with an await; all that needs none is shared with it."""
+"""The asynchronous client. It shares everything that does not wait with `FluxClient`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 
 
 class AsyncFluxClient:
-    """Calls one server or several, from one event loop; tasks may share it. Arguments and errors are `FluxClient`'s."""
+    """Asynchronous client for one event loop, whose tasks may share it. Arguments and errors are as in `FluxClient`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class AsyncFluxClient:
         request_id: str | None = None,
         **options: Unpack[ReduxOptions],
     ) -> list[ImageResult]:
-        """`FluxClient.redux`. Images are read and encoded in a thread; cancelling the task ends the call."""
+        """`FluxClient.redux`. A thread reads and encodes the images. Cancelling the task cancels the request."""
         return await self._make("redux", {"images": images, **options}, timeout_s, request_id)
 
     async def img2img(
@@ -146,13 +146,13 @@ class AsyncFluxClient:
         traceparent: str | None = None,
         **options: Unpack[StreamOptions],
     ) -> AsyncStream:
-        """`FluxClient.stream`, to be used with `async with` and `async for`. Iterating raises every error.
+        """`FluxClient.stream`, for use with `async with` and `async for`. Iteration raises all errors.
 
             async with client.stream("cat.png", preview_steps=5) as stream:
                 async for event in stream:
                     ...
 
-        `stream.cancel()` needs no await. Cancelling the task that waits for an event ends the work at the server too.
+        `stream.cancel()` is not a coroutine. Cancelling the task that waits for an event cancels the request, too.
         """
         budget = self._budget(self._retry, timeout_s)
         arguments = {**options, "preview_steps": preview_steps, "preview_method": preview_method}
@@ -164,11 +164,13 @@ class AsyncFluxClient:
             self._sleep,
         )
 
-    async def wait_until_ready(self, timeout_s: float | None = None) -> None:
+    async def wait_until_ready(
+        self, timeout_s: float | None = None, *, on_wait: Callable[[FluxError], object] | None = None
+    ) -> None:
         """`FluxClient.wait_until_ready`."""
         budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            await self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
+            await self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)), on_wait)
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
@@ -189,7 +191,7 @@ class AsyncFluxClient:
         return read_instances(await self._transport.infer(load_request(), timeout_s, uuid.uuid4().hex))
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -217,10 +219,17 @@ class AsyncFluxClient:
         if not await self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    async def _persist(self, budget: RetryBudget, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def _persist(
+        self,
+        budget: RetryBudget,
+        call: Callable[[], Awaitable[_T]],
+        on_wait: Callable[[FluxError], object] | None = None,
+    ) -> _T:
         while True:
             try:
                 return await call()
             except FluxError as error:
                 pause_s = budget.pause_after(error)
+                if on_wait is not None:
+                    on_wait(error)
             await self._sleep(pause_s)

@@ -1,4 +1,4 @@
-"""The asynchronous stream of one request's events: `Stream` with an await."""
+"""The asynchronous stream of one request's events."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class AsyncStream:
-    """Iterate for `Progress`, and at the end one `ImageResult` for each image; one task at a time iterates.
+    """Asynchronous iterator over `Progress` events and one `ImageResult` for each image. One task may iterate.
 
-    The images are read and the request is sent when its block is entered or the first event is asked for. Leaving
-    the block, `aclose`, dropping the stream, and cancelling the task that waits for an event end the call at the
-    server, as `cancel` does.
+    Entering the block, or requesting the first event, reads the images and sends the request. Leaving the block,
+    `aclose`, deleting the stream, and cancelling the task that waits for an event cancel the request on the server, as
+    `cancel` does.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AsyncStream:
         budget: RetryBudget,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        """send: makes one attempt, which has so many seconds."""
+        """prepare: builds the request. send: starts one attempt, with a timeout in seconds."""
         self._prepare = prepare
         self._send = send
         self._sleep = sleep
@@ -44,7 +44,7 @@ class AsyncStream:
         return self
 
     async def __anext__(self) -> Event:
-        """Raises Cancelled: `cancel` was called. Raises the other errors of `FluxClient.redux`."""
+        """Return the next event. Raises Cancelled: `cancel` was called. Raises other errors as `FluxClient.redux`."""
         while (event := self._state.next_event()) is None:
             if self._state.ended:
                 raise StopAsyncIteration
@@ -56,15 +56,15 @@ class AsyncStream:
         return event
 
     def cancel(self) -> None:
-        """End the call at the server; iterating then raises Cancelled. After the end it does nothing.
+        """Cancel the request on the server; iteration then raises Cancelled. Does nothing after the last event.
 
-        It needs no await; call it from the event loop's thread.
+        This is not a coroutine. Call it from the event loop's thread.
         """
         if self._state.cancel() and self._answers is not None:
             self._answers.cancel()
 
     async def aclose(self) -> None:
-        """`cancel`."""
+        """Same as `cancel`."""
         self.cancel()
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Several Triton servers over gRPC. Each request goes to a server with little work."""
+"""Transport to several Triton servers over gRPC. Each request goes to a server with little load."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from flux_client.transport import Answer, Answers
 
 
 class BalancedTransport:
-    """Any number of threads may call and stream at once. While it is used, a daemon thread reads the servers' load."""
+    """Transport to several servers. Thread-safe.
+
+    While the transport is in use, a daemon thread reads the load of the servers.
+    """
 
     def __init__(self, addresses: Addresses) -> None:
-        """Raises NotConnected: no name of several resolves."""
+        """Raises NotConnected: none of several names resolves."""
         self._pool = ServerPool(addresses, lambda address: GrpcTransport(address, addresses.label(address)))
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
-        # No reading may start while Python exits.
+        # No reading must start while Python exits.
         weakref.finalize(self, self._closed.set)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
@@ -41,7 +44,7 @@ class BalancedTransport:
             return transport.is_ready(model, timeout_s)
 
     def close(self) -> None:
-        """As `GrpcTransport.close`."""
+        """Close all connections, as `GrpcTransport.close` does."""
         self._closed.set()
         if self._watch is not None:
             self._watch.join()
@@ -71,7 +74,7 @@ def _watch(pool: ServerPool[GrpcTransport], closed: threading.Event) -> None:
 
 
 class _BalancedAnswers:
-    """The answers of one server. The call ends when they do."""
+    """The responses of one server. The call ends with the last one."""
 
     def __init__(self, call: PoolCall[GrpcTransport], answers: Answers) -> None:
         self._call = call
@@ -82,6 +85,6 @@ class _BalancedAnswers:
             return next(self._answers)
 
     def cancel(self) -> None:
-        # What the answers raise afterwards is not a failure of the server.
+        # Errors after this are not failures of the server.
         self._call.end()
         self._answers.cancel()

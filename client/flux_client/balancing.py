@@ -1,8 +1,8 @@
-"""Chooses the server for the next request. This is only the policy; it opens no connections and starts no threads.
+"""Policy that chooses the server for the next request. It opens no connections and starts no threads.
 
 A request goes to the server with the least load, and servers of equal load take turns. A server's load is what it last
-reported, minus the time since then, plus the requests that this client has sent to it since then. If the load of no
-server is known, they take turns.
+reported, minus the time since then, plus the requests that this client has sent to it since then. If no server has
+reported its load, the servers take turns.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 #: Seconds between two readings of one server.
 READING_INTERVAL_S = 1.0
-#: Servers are read until so many seconds after the last choice.
+#: Seconds after the last choice for which servers are still read.
 IN_USE_S = 30.0
 #: Seconds after which a reading is too old to use.
 READING_LIFE_S = 5.0
-#: Seconds until a server that does not support readings, such as an older version, is asked again.
+#: Seconds until the next attempt to read a server that does not support readings, such as an older version.
 UNSUPPORTED_S = 60.0
-#: Seconds for which a server that refused a request is left out.
+#: Seconds for which a server that rejected a request is left out.
 REFUSED_S = 0.25
 #: Seconds for which a server that failed is left out: the first value and the largest. Each failure doubles it.
 FIRST_FAILURE_S, MAX_FAILURE_S = 0.5, 8.0
@@ -31,10 +31,11 @@ _NEWEST = 0.3
 
 
 class Reading(NamedTuple):
-    """Work of one server.
+    """Load of one server.
 
-    seconds_left: of its instance that ends first, of those with room. instances: those with room. room: images that
-    it would accept. job_s: mean seconds of an image; 0 where it had none.
+    seconds_left: work left on the instance that ends first, of the instances with room. room: number of images that
+    the server would accept. instances: number of instances with room. job_s: mean seconds of an image; 0 if there are
+    no jobs.
     """
 
     seconds_left: float
@@ -44,7 +45,7 @@ class Reading(NamedTuple):
 
     @classmethod
     def of_instances(cls, seconds_left: Sequence[float], jobs: Sequence[int], room: Sequence[int]) -> Reading:
-        """One value for each instance. A server without a living instance has no room."""
+        """Arguments: one value for each instance. A server without a running instance has no room."""
         with_room = [left for left, places in zip(seconds_left, room, strict=True) if places > 0]
         return cls(
             min(with_room, default=0.0),
@@ -55,7 +56,7 @@ class Reading(NamedTuple):
 
 
 class RequestInFlight(NamedTuple):
-    """A request in work: what `Balancer.began` returns and `Balancer.ended` takes."""
+    """A request in flight. `Balancer.began` returns it, and `Balancer.ended` accepts it."""
 
     server: str
     began_s: float
@@ -66,19 +67,20 @@ class RequestInFlight(NamedTuple):
 class _Server:
     name: str
     reading: Reading | None = None
-    #: When `reading` was asked for; when the newest one was, which may have no answer yet; when the next one may be.
+    #: Times at which `reading` was requested, at which the newest reading was requested, which may still be in flight,
+    #: and from which the next one may be requested.
     read_s: float = float("-inf")
     asked_s: float = float("-inf")
     next_s: float = float("-inf")
-    #: Images that were sent since `read_s` and since `asked_s`, and have not ended.
+    #: Images in flight that were sent since `read_s` and since `asked_s`.
     sent: int = 0
     sent_since_asked: int = 0
-    #: Mean seconds of an image; 0: not known.
+    #: Mean seconds of an image; 0 if unknown.
     job_s: float = 0.0
     supports_readings: bool = True
     #: The server is left out until this time.
     out_until_s: float = float("-inf")
-    #: Whether the server is left out until it gives a reading.
+    #: Whether the server is left out until it reports its load.
     must_report: bool = False
     failed_s: float = float("-inf")
     failures: int = 0
@@ -87,7 +89,7 @@ class _Server:
 
 
 class _Load(NamedTuple):
-    """seconds: of the server's work, until its first instance is idle."""
+    """Load of a server. seconds: time until its first instance is idle."""
 
     has_room: bool
     seconds: float
@@ -96,7 +98,7 @@ class _Load(NamedTuple):
 class Balancer:
     """Chooses servers. Not thread-safe.
 
-    clock: seconds, from any beginning. rng: draws the order of new servers, so that clients do not all begin with the
+    clock: returns seconds since any fixed time. rng: shuffles new servers, so that clients do not all start with the
     same one.
     """
 
@@ -120,31 +122,31 @@ class Balancer:
         return self._clock() <= self._used_s + IN_USE_S
 
     def update(self, servers: Iterable[str]) -> None:
-        """Choose among these from now on; what is known of those that stay is kept. Raises ValueError: no servers."""
+        """Replace the servers, and keep the state of those that remain. Raises ValueError: no servers."""
         known = self._servers
         self._servers = {name: known.get(name) or _Server(name, turn=-self._rng.random()) for name in servers}
         if not self._servers:
             raise ValueError("no servers, expected at least one")
 
     def choose(self) -> str:
-        """The server for the next request."""
+        """Return the server for the next request."""
         now = self._used_s = self._clock()
         return self._take(self._by_load(self._able(now), now))
 
     def choose_in_turn(self) -> str:
-        """The server for the next readiness check. Load does not matter for that."""
+        """Return the server for the next readiness check, whatever its load."""
         now = self._used_s = self._clock()
         return self._take(min(self._able(now), key=_turn))
 
     def began(self, server: str, jobs: int = 1) -> RequestInFlight:
-        """A request of so many images is on its way."""
+        """Record that a request for this number of images was sent."""
         if known := self._servers.get(server):
             known.sent += jobs
             known.sent_since_asked += jobs
         return RequestInFlight(server, self._clock(), jobs)
 
     def ended(self, sent: RequestInFlight, succeeded: bool = True) -> None:
-        """succeeded: the server answered; a refusal of an invalid request counts as an answer."""
+        """Record the end of a request. succeeded: the server responded, even if it rejected an invalid request."""
         server = self._servers.get(sent.server)
         if server is None:
             return
@@ -156,9 +158,9 @@ class Balancer:
             server.failures = 0
 
     def failed(self, name: str) -> None:
-        """The server was not reached, broke a connection, or did not answer a reading in time.
+        """Record that the server was unreachable, broke a connection, or did not respond to a reading in time.
 
-        It is left out, for longer after each failure, and then until it gives a reading, unless it has none.
+        The server is left out, for longer after each failure, and then until it reports its load, if it supports that.
         """
         if (server := self._servers.get(name)) is None:
             return
@@ -171,7 +173,7 @@ class Balancer:
         server.next_s = server.out_until_s
 
     def refused(self, name: str) -> None:
-        """The server had no room. It is left out for REFUSED_S."""
+        """Record that the server had no room. It is left out for REFUSED_S."""
         if server := self._servers.get(name):
             server.failed_s = self._clock()
             server.out_until_s = max(server.out_until_s, server.failed_s + REFUSED_S)
@@ -179,7 +181,7 @@ class Balancer:
     def wants_reading(self, name: str) -> bool:
         """Whether to read this server now. If it returns True, the caller must read it.
 
-        False while the client is not in use, where there is no choice, and for a server that has just been asked.
+        False if the client is not in use, if there is only one server, or if the server has just been read.
         """
         now = self._clock()
         server = self._servers.get(name)
@@ -190,9 +192,9 @@ class Balancer:
         return True
 
     def reported(self, name: str, reading: Reading) -> None:
-        """Record the answer to the latest reading that `wants_reading` allowed."""
+        """Record the latest reading that `wants_reading` allowed."""
         server = self._servers.get(name)
-        # A reading from before a failure does not say that the server is back.
+        # A reading requested before a failure does not show that the server is back.
         if server is None or (server.must_report and server.asked_s <= server.failed_s):
             return
         server.reading, server.read_s, server.sent = reading, server.asked_s, server.sent_since_asked
@@ -202,13 +204,13 @@ class Balancer:
             self._job_s = _mean(self._job_s, reading.job_s)
 
     def unsupported(self, name: str) -> None:
-        """The server has no readings. It is asked again after UNSUPPORTED_S."""
+        """Record that the server does not support readings. The next attempt is after UNSUPPORTED_S."""
         if server := self._servers.get(name):
             server.reading, server.supports_readings, server.must_report = None, False, False
             server.next_s = self._clock() + UNSUPPORTED_S
 
     def _able(self, now: float) -> list[_Server]:
-        """Servers that are not left out, or if all are, the one that failed first."""
+        """Return the servers that are not left out, or if all are, the one that failed first."""
         servers = self._servers.values()
         able = [server for server in servers if not server.must_report and now >= server.out_until_s]
         return able or [min(servers, key=lambda server: (server.must_report, server.failed_s, server.turn))]
@@ -227,13 +229,13 @@ class Balancer:
         ]
         if not known:
             return min(unknown, key=_turn)
-        # Each server with an unknown load gets one request of as many as there are servers.
+        # Each of n servers gets every nth request while its load is unknown.
         if unknown and (next_one := min(unknown, key=_turn)).turn <= self._turn - (len(with_room) - 1):
             return next_one
         return min(known)[-1]
 
     def _load(self, server: _Server, now: float) -> _Load | None:
-        """None: unknown."""
+        """Return the load, or None if it is unknown."""
         age_s = now - server.read_s
         if server.reading is None or age_s > READING_LIFE_S:
             return None

@@ -42,16 +42,16 @@ _T = TypeVar("_T")
 
 
 class FluxClient:
-    """Calls one server, or several by their load. Threads may share a client.
+    """Client for one server, or for several with load balancing. Thread-safe.
 
-    url: host:port, by default the protocol's usual one on this machine. Of a name that stands for several addresses,
-    such as that of a headless Service, and of `host:port,host:port`, each call goes to a server with little work
-    (gRPC), which a daemon thread reads once a second while the client is used. timeout_s: seconds for one call
-    with all its retries. retry: by default `RetryPolicy()`; with a list of servers `FAIL_OVER`, which is right for
-    a name of several, too. transport: another way to the server, such as `flux_client.fake.FakeTransport()`. clock and
-    sleep are for tests.
+    url: host:port; the default is localhost and the protocol's usual port. With a name that has several addresses,
+    such as that of a headless Service, or with `host:port,host:port`, each gRPC call goes to a server with little load;
+    while the client is in use, a daemon thread reads the load once a second. timeout_s: seconds for one call, retries
+    included. retry: the default is `RetryPolicy()`, or `FAIL_OVER` for a list of servers; set `FAIL_OVER` for a name
+    with several addresses, too. transport: replaces the connection, for example by
+    `flux_client.fake.FakeTransport()`. clock, sleep: for tests.
 
-    Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves.
+    Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name in a list resolves.
 
         with FluxClient("localhost:8001") as client:
             for variation in client.redux("cat.png", num_images=4):
@@ -83,12 +83,12 @@ class FluxClient:
         request_id: str | None = None,
         **options: Unpack[ReduxOptions],
     ) -> list[ImageResult]:
-        """Variations of one image, or of a mixture of several.
+        """Generate variations of one image, or of a blend of several.
 
         images: a path, encoded bytes, a PIL image or a uint8 array (height, width[, 3 or 4]); or a list of up to 8.
-        timeout_s: seconds for this call with all its retries. request_id: names the call in the server's log.
+        timeout_s: seconds for this call, retries included. request_id: identifies the request in the server's log.
         options: those of `flux_client.ReduxOptions`, such as prompt, similarity and seed. The server uses its default
-        for an option that is left out or None.
+        for an option that is omitted or None.
 
         Raises InvalidRequest, Overloaded, DeadlineExceeded, Cancelled, Unreachable or GenerationFailed.
         Raises TypeError: a value is not an image, or an unknown option. Raises OSError: an image file cannot be read.
@@ -103,12 +103,12 @@ class FluxClient:
         request_id: str | None = None,
         **options: Unpack[Img2ImgOptions],
     ) -> list[ImageResult]:
-        """Change an image, as far as `strength` says.
+        """Change an image. `strength` sets how much.
 
-        images: as in `redux`. The first is the one to change. All of them are also Redux images with the weight
-        `image_strength`: with `image_strength=0` only the prompt guides the change, as in diffusers'
-        FluxImg2ImgPipeline. options: those of `flux_client.Img2ImgOptions`. The size is the checkpoint's own unless
-        height and width are set, and not that of the image.
+        images: as in `redux`; the first one is changed. All of them are also Redux images with the weight
+        `image_strength`: with `image_strength=0`, only the prompt guides the change, as in diffusers'
+        FluxImg2ImgPipeline. options: those of `flux_client.Img2ImgOptions`. Unless height and width are set, the result
+        has the checkpoint's native size, not the size of the image.
 
         Other arguments and errors are those of `redux`.
         """
@@ -122,7 +122,7 @@ class FluxClient:
         request_id: str | None = None,
         **options: Unpack[Text2ImgOptions],
     ) -> list[ImageResult]:
-        """Images from a prompt. It needs a base checkpoint with text encoders.
+        """Generate images from a prompt. Requires a base checkpoint with text encoders.
 
         options: those of `flux_client.Text2ImgOptions`. Other arguments and errors are those of `redux`.
         """
@@ -196,10 +196,11 @@ class FluxClient:
     ) -> Stream:
         """The images of another method with their progress: `Progress` events, then one `ImageResult` for each image.
 
-        mode: the method, whose arguments are given by keyword. preview_steps: number of steps between two previews;
-        0, the default, disables them. preview_method: `latent2rgb` (fast, an eighth of the size) or `vae`.
-        timeout_s: seconds from this call to the last event, with all retries; there is no retry after the first event.
-        traceparent: W3C header of the trace of the request. Other arguments are those of `redux`.
+        mode: the name of the method, whose arguments are passed by keyword. preview_steps: number of steps between two
+        previews; 0, the default, disables them. preview_method: `latent2rgb` (fast, an eighth of the size) or `vae`.
+        timeout_s: seconds from this call to the last event, retries included. After the first event there is no retry,
+        except with a policy that restarts, such as `FAIL_OVER`. traceparent: W3C trace context header of the request.
+        Other arguments are those of `redux`.
 
             with client.stream("cat.png", num_images=2, preview_steps=5) as stream:
                 for event in stream:
@@ -215,7 +216,7 @@ class FluxClient:
         This method sends the request before it returns. Leaving the block, `stream.cancel()` from any thread and
         deleting the stream cancel the request at the server.
 
-        Raises InvalidRequest: a value breaks the contract, or the protocol is HTTP, which has no streams.
+        Raises InvalidRequest: a value is invalid, or the protocol is HTTP, which does not support streams.
         Raises TypeError: a value is not an image, the mode has no such option, or a required argument is missing.
         Raises OSError as `redux`. Iteration raises the other errors.
         """
@@ -225,39 +226,41 @@ class FluxClient:
         name, transport = request_id or uuid.uuid4().hex, self._transport
         return Stream(lambda left_s: transport.stream(request, left_s, name), budget, self._sleep)
 
-    def wait_until_ready(self, timeout_s: float | None = None) -> None:
-        """Return when the server and its model flux_redux take requests.
+    def wait_until_ready(
+        self, timeout_s: float | None = None, *, on_wait: Callable[[FluxError], object] | None = None
+    ) -> None:
+        """Return when the server and its model flux_redux accept requests.
 
-        Raises DeadlineExceeded: they do not within timeout_s seconds; the message tells what stood in the way.
+        on_wait: called after each check that fails, with the reason.
+        Raises DeadlineExceeded: they are not ready within timeout_s seconds; the message has the last reason.
         """
         budget = self._budget(UNTIL_READY, timeout_s)
         try:
-            self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)))
+            self._persist(budget, lambda: self._check_ready(min(budget.left_s(), PROBE_S)), on_wait)
         except UNTIL_READY.retried as error:
             raise gave_up(error) from error
 
     def ready_modes(self, timeout_s: float = PROBE_S) -> list[ModeName]:
-        """The modes whose ensemble takes requests now, and which `stream` serves too. One look, not repeated.
+        """Return the modes that accept requests and streams now. Does not retry.
 
-        Raises Unreachable, DeadlineExceeded: the server does not answer within timeout_s seconds for each mode.
+        timeout_s: seconds for each readiness check. Raises Unreachable, DeadlineExceeded: the server does not respond.
         """
         if not self._transport.is_ready(FLUX_STREAM.name, timeout_s):
             return []
         return [mode for mode in get_args(ModeName) if self._transport.is_ready(BY_NAME[mode].ensemble.name, timeout_s)]
 
     def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
-        """The work that each living instance of `flux_base` has left, by name.
+        """Return the load of each running instance of `flux_base`, by name; empty if the server does not report it.
 
-        Empty if the server does not report it. Asks once; of several servers, one of them.
-
-        Raises Unreachable, DeadlineExceeded: the server does not answer, twice within timeout_s seconds.
+        Does not retry. If there are several servers, asks one of them. timeout_s: seconds for each of two requests.
+        Raises Unreachable, DeadlineExceeded: the server does not respond.
         """
         if not self._transport.is_ready(FLUX_STATUS.name, timeout_s):
             return []
         return read_instances(self._transport.infer(load_request(), timeout_s, uuid.uuid4().hex))
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -273,7 +276,7 @@ class FluxClient:
         return read_results(self._ask(request, timeout_s, request_id), BY_NAME[mode].ensemble.name)
 
     def _ask(self, prepare: Callable[[], Request], timeout_s: float | None, request_id: str | None) -> Answer:
-        """prepare: makes the request; its time counts."""
+        """Send a request. prepare: builds it, within the timeout."""
         budget = self._budget(self._retry, timeout_s)
         request = prepare()
         name = request_id or uuid.uuid4().hex
@@ -286,10 +289,14 @@ class FluxClient:
         if not self._transport.is_ready(FLUX_REDUX.name, timeout_s):
             raise not_ready()
 
-    def _persist(self, budget: RetryBudget, call: Callable[[], _T]) -> _T:
+    def _persist(
+        self, budget: RetryBudget, call: Callable[[], _T], on_wait: Callable[[FluxError], object] | None = None
+    ) -> _T:
         while True:
             try:
                 return call()
             except FluxError as error:
                 pause_s = budget.pause_after(error)
+                if on_wait is not None:
+                    on_wait(error)
             self._sleep(pause_s)

@@ -1,4 +1,4 @@
-"""What `edges` gives: the image of edges that `canny` would follow."""
+"""Decodes the edge map that `edges` returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_contract.models import CANNY_EDGES
 
 
 def read_edges(answer: Answer) -> Image.Image:
-    """The output of canny_edges, decoded. Raises GenerationFailed: it is missing, or no image."""
+    """Decode the output of canny_edges. Raises GenerationFailed: it is missing or not an image."""
     if EDGE_IMAGE.name not in answer:
-        raise GenerationFailed(f"{CANNY_EDGES.name}: the answer has no {EDGE_IMAGE.name}")
+        raise GenerationFailed(f"{CANNY_EDGES.name}: the response has no {EDGE_IMAGE.name}")
     return decoded(bytes(answer[EDGE_IMAGE.name].item()), f"{CANNY_EDGES.name}: {EDGE_IMAGE.name}")

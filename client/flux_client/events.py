@@ -1,4 +1,4 @@
-"""Events of a stream: progress of each image, previews, and the results."""
+"""Events of a stream: progress, previews and results."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from flux_contract.tensors import Tensor
 
 @dataclass(frozen=True)
 class Preview:
-    """An image on its way, smaller than the image will be. data: a JPEG."""
+    """Preview of an unfinished image. data: a JPEG, which may be smaller than the final image."""
 
     data: bytes = field(repr=False)
 
     @cached_property
     def image(self) -> Image.Image:
-        """The decoded image; decoded when first asked for. Raises GenerationFailed: the bytes are not images."""
+        """The decoded image, cached. Raises GenerationFailed: the data is not an image."""
         return decoded(self.data, f"{FLUX_STREAM.name}: {PREVIEW.name}")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the bytes as they came."""
+        """Write the JPEG to a file and return its path."""
         target = Path(path)
         target.write_bytes(self.data)
         return target
@@ -38,11 +38,11 @@ class Preview:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one image is.
+    """Progress of one image.
 
-    image: its number, counted from 0. step: denoising steps done; 0 says that the server has taken the request.
-    steps: steps in all. preview: the image as it stood after one of the steps asked for; one made with `vae` takes its
-    time, so it comes with a later step, or is left out for the next.
+    image: index from 0. step: completed denoising steps; 0 means that the server accepted the request. steps: total
+    number of steps. preview: the image after one of the requested steps; a `vae` preview takes longer, so it arrives
+    with a later step or is skipped in favor of the next.
     """
 
     image: int
@@ -51,12 +51,12 @@ class Progress:
     preview: Preview | None = None
 
 
-#: Any number of Progress, then one ImageResult for each image.
+#: A stream yields any number of Progress events, then one ImageResult for each image.
 Event: TypeAlias = "Progress | ImageResult"
 
 
 def read_events(answer: Answer) -> list[Event]:
-    """One answer of flux_stream to its events. Raises GenerationFailed: its outputs break the contract."""
+    """Convert one response of flux_stream to events. Raises GenerationFailed: its outputs are invalid."""
     events: list[Event] = []
     if PROGRESS.name in answer:
         image, step, steps = _values(answer, PROGRESS)

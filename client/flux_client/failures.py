@@ -1,4 +1,4 @@
-"""Triton's and the network's errors, to the errors of flux_contract.errors."""
+"""Converts errors of Triton and of the network to those of flux_contract.errors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from flux_contract.models import MODELS
 
 _Exceptions = tuple[type[Exception], ...]
 
-#: gRPC's and HTTP's name of a failure, and Triton's own; any other is the server's mistake. A proxy's answers are
-#: among them.
+#: Error types by gRPC status, HTTP status or Triton's code, including those that proxies send. Other statuses are
+#: server errors (GenerationFailed).
 _BY_STATUS: dict[str, type[FluxError]] = {
     CODES[InvalidRequest]: InvalidRequest,
     **dict.fromkeys(
@@ -39,8 +39,9 @@ _BY_STATUS: dict[str, type[FluxError]] = {
     "502": Unreachable,
 }
 
-# gRPC says UNAVAILABLE for its own failures and for the server's refusals alike; only the words differ (tried on grpcio
-# 1.85: debug string and metadata tell no more). They count only where no model of ours has written the message.
+# gRPC reports UNAVAILABLE for connection failures and for requests that the server rejects; only the text differs
+# (grpcio 1.85: the debug string and the metadata add nothing). These patterns apply only to messages that none of our
+# models has written.
 _NEVER_CONNECTED = re.compile(
     "failed to connect|connections to all backends failing|dns resolution failed|name resolution|errors resolving",
     re.IGNORECASE,
@@ -50,13 +51,13 @@ _BROKEN = re.compile(
     "|end of tcp stream|endpoint closing|keepalive watchdog",
     re.IGNORECASE,
 )
-#: Behind a proxy a connection that broke is one of these: HAProxy's and Envoy's.
+#: Statuses that HAProxy and Envoy report for a broken connection.
 _BROKEN_BEHIND = ("UNKNOWN", "INTERNAL")
 
-# What Triton itself writes. Each pattern is the whole message, so that no text of a caller's, not even a request id,
-# can stand for it.
-#: A stopping Triton says NOT_FOUND, or its like, before it stops answering; one whose model's process died says that
-#: its stub process is not healthy until the launcher restarts it. flux_stream passes these messages on.
+# Messages that Triton itself writes. Each pattern matches the whole message, so that text from a caller, such as a
+# request id, cannot imitate it.
+#: Triton reports NOT_FOUND or a similar error while it stops, and an unhealthy stub process after a model's process
+#: died, until the launcher restarts it. flux_stream forwards these messages.
 _DRAINING = re.compile(
     r"(?:flux_stream: )?(?:Model \w+ - Error when running inference: )?(?:"
     r"Request for unknown model: '\w+' has no available versions"
@@ -66,28 +67,28 @@ _DRAINING = re.compile(
     r"|Stub process '\w+' is not healthy\."
     r")"
 )
-#: What an ensemble says when one of its models answered with nothing, such as a failure that the cache kept. Our
-#: requests always have every required input, so it is the server's fault.
+#: An ensemble reports this if one of its models returned no output, for example because the cache stored a failure. Our
+#: requests always have all required inputs, so this is a server error.
 _LOST = re.compile(
     r"unexpected deadlock, at least one output is not set while no more ensemble steps can be made"
     r"|expected (?:number of inputs between \d+ and \d+|\d+ inputs) but got \d+ inputs for model '\w+'\. Got "
     r"input\(s\) \[[\w',]*\], but missing required input\(s\) \[[\w',]*\]\. Please provide all required input\(s\)\."
 )
-#: Triton's own refusals on a stream, which have no code.
+#: Triton's rejections on a stream, which have no code.
 _REFUSED = re.compile(
     "request for unknown model|unexpected inference input|unexpected inference output|unexpected shape"
     r"|inference input '\w+' data-type is|inference request batch-size must be",
     re.IGNORECASE,
 )
-#: Too large for a proxy, or for gRPC itself: sending it again cannot help.
+#: The message is too large for a proxy or for gRPC. A retry cannot succeed.
 _TOO_LARGE = re.compile("(?:received|sent) message larger than max", re.IGNORECASE)
 
-#: How every message of our models begins; its status or code is then all that counts.
+#: Start of every message of our models. For these, only the status or the code matters.
 _OURS = re.compile(rf"(?:{'|'.join(model.name for model in MODELS)}): ")
 
 
 def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
-    """status: `StatusCode.UNAVAILABLE` of gRPC, `503` of HTTP, or none."""
+    """Convert an error. status: such as gRPC's `StatusCode.UNAVAILABLE` or HTTP's `503`, or None."""
     name = (status or "").removeprefix("StatusCode.")
     words = without_prefix(message or "no message")
     if name != "CANCELLED" and _DRAINING.fullmatch(words):
@@ -96,7 +97,7 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
         if name == "UNAVAILABLE" and _NEVER_CONNECTED.search(words):
             return NotConnected(f"{url}: {words}")
         if name in ("UNAVAILABLE", *_BROKEN_BEHIND) and _BROKEN.search(words):
-            return Unreachable(f"{url}: the connection broke before the answer came: {words}")
+            return Unreachable(f"{url}: the connection broke before the response arrived: {words}")
         if _LOST.fullmatch(words):
             return GenerationFailed(words)
         if name == "RESOURCE_EXHAUSTED" and _TOO_LARGE.match(words):
@@ -107,18 +108,18 @@ def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
 
 
 def from_stream(message: str, url: str) -> FluxError:
-    """An error that came as an answer on a gRPC stream: words, at whose end flux_stream puts its code."""
+    """Convert an error message from a gRPC stream, to which flux_stream appends its code."""
     words, code = without_code(message)
     return from_triton(code, words, url)
 
 
 @contextmanager
-def told_as_flux_errors(
+def as_flux_errors(
     url: str, timeout_s: float, *, never_connected: _Exceptions = (), broken: _Exceptions = ()
 ) -> Iterator[None]:
-    """Run one call, with or without an await in it, and raise what goes wrong as a FluxError.
+    """Convert exceptions of one call, synchronous or not, to a FluxError.
 
-    never_connected, broken: exceptions of this protocol's library, before and after the request was on its way.
+    never_connected, broken: exceptions of this protocol's library before and after the request was sent.
     """
     try:
         yield
@@ -131,8 +132,8 @@ def told_as_flux_errors(
         raise NotConnected(f"{url}: {error}") from error
     except broken as error:
         words = str(error) or type(error).__name__
-        raise Unreachable(f"{url}: the connection broke before the answer came: {words}") from error
+        raise Unreachable(f"{url}: the connection broke before the response arrived: {words}") from error
 
 
 def no_answer(url: str, timeout_s: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.1f} s")
+    return DeadlineExceeded(f"no response from {url} within {timeout_s:.1f} s")

@@ -1,10 +1,10 @@
-"""A fake server, for tests of code that calls `flux_client`.
+"""A fake server for tests of code that uses `flux_client`.
 
     client = FluxClient(transport=FakeTransport())
 
-It checks each tensor against the contract as the server does, but not tensors against each other (a mask and its image,
-an end and its start). It returns small images, which depend only on the seed, the input images and the prompt. Its
-streams report all steps. A live test compares it with the real server.
+It checks each tensor against the contract as the server does, but not tensors against each other (such as a mask and
+its image, or an end and its start). It returns small images that depend only on the seed, the input images and the
+prompt. Its streams report all steps. A live test compares it with the real server.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RecordedRequest:
 
 
 class FakeAnswers:
-    """A stream of a fake: its remaining responses or its error, and whether it was `cancelled`."""
+    """A fake stream: its remaining responses or its error. cancelled: whether it was cancelled."""
 
     def __init__(self, answers: Iterator[Answer], error: FluxError | None = None) -> None:
         self.cancelled = False
@@ -50,7 +50,7 @@ class FakeAnswers:
 
 
 class AsyncFakeAnswers:
-    """`FakeAnswers` with an await, so that other tasks can run."""
+    """Asynchronous `FakeAnswers`. Each response lets other tasks run first."""
 
     def __init__(self, fake: FakeAnswers) -> None:
         self.fake = fake
@@ -67,11 +67,11 @@ class AsyncFakeAnswers:
 
 
 class FakeTransport:
-    """Transport of a fake server.
+    """Transport to a fake server.
 
-    errors: the first calls that make images raise them in this order, one each: `infer`, or a stream before its first
-    response. Requests to canny_edges and flux_status do not raise them. ready: result of `is_ready`. ensembles: of the
-    server. `sent` has all requests but those to flux_status, `streams` all streams in order.
+    errors: raised in this order, one by each of the first generation requests: by `infer`, or by a stream before its
+    first response. Requests to canny_edges and flux_status do not raise them. ready: result of `is_ready`. ensembles:
+    of the server. sent: all requests except those to flux_status. streams: all streams, in order.
     """
 
     def __init__(self, *errors: FluxError, ready: bool = True, ensembles: Sequence[Ensemble] = ENSEMBLES) -> None:
@@ -104,7 +104,7 @@ class FakeTransport:
 
 
 class AsyncFakeTransport:
-    """`FakeTransport` with an await. `fake` is the transport that it wraps."""
+    """Asynchronous `FakeTransport`. fake: the transport that it wraps."""
 
     def __init__(self, *errors: FluxError, ready: bool = True) -> None:
         self.fake = FakeTransport(*errors, ready=ready)

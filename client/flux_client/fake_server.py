@@ -1,6 +1,6 @@
-"""Responses and errors of the fake server. `fake` is the transport that connects it to a client.
+"""Responses and errors of the fake server. `fake` has the transport that connects it to a client.
 
-ensembles: of the fake server. Its requests are checked against their inputs.
+ensembles: those of the fake server, which checks requests against their inputs.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def is_served(model: str, ensembles: Sequence[Ensemble] = ENSEMBLES) -> bool:
 
 
 def answer(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Answer:
-    """The response of an ensemble or of canny_edges, with other images.
+    """Return the response of an ensemble or of canny_edges, with synthetic images.
 
     Raises InvalidRequest: the request breaks the contract.
     """
@@ -82,18 +82,18 @@ def answer(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Answe
 
 
 def status_answer(request: Request) -> Answer:
-    """The response of flux_status: one idle instance on the CPU. Raises as `answer`."""
+    """Return the response of flux_status: one idle instance on the CPU. Raises as `answer`."""
     _checked(request, FLUX_STATUS.inputs)
-    told = {INSTANCE: b"flux_base_0_0", DEVICE: b"cpu", SECONDS_LEFT: 0.0, JOBS: 0, ROOM: _ROOM}
-    return _asked_for(request, {tensor.name: tensor.array(value)[np.newaxis] for tensor, value in told.items()})
+    outputs = {INSTANCE: b"flux_base_0_0", DEVICE: b"cpu", SECONDS_LEFT: 0.0, JOBS: 0, ROOM: _ROOM}
+    return _asked_for(request, {tensor.name: tensor.array(value)[np.newaxis] for tensor, value in outputs.items()})
 
 
 def stream_answers(request: Request, ensembles: Sequence[Ensemble] = ENSEMBLES) -> Iterator[Answer]:
-    """The responses of flux_stream. All images take each step together. The first response raises as `answer`."""
+    """Yield the responses of flux_stream, in which all images run in step. The first response raises as `answer`."""
     if request.model != _STREAM:
         raise _unknown_model(request)
     if CANCEL.name in request.inputs:
-        # The transport cancels its own streams without a request.
+        # The fake transport cancels its streams without such a request.
         raise InvalidRequest(f"{_STREAM}: {CANCEL.name}: no running stream has this token; it may have ended")
     inputs = _checked(request, _stream_inputs(request, ensembles))
     if not re.fullmatch(limits.STREAM_TOKEN_PATTERN, _text(inputs.get(STREAM_TOKEN.name, [_ANY_TOKEN])[0])):
@@ -128,7 +128,7 @@ def _stream_inputs(request: Request, ensembles: Sequence[Ensemble]) -> tuple[Ten
 
 
 def _last_answer(model: str, inputs: Mapping[str, Array]) -> Answer:
-    """Images, their seeds, and the edge map."""
+    """Return the images, their seeds and the edge map."""
     height, width = (int(inputs.get(side.name, [DEFAULT_SIDE])[0]) for side in SIZE)
     image_format = _choice(model, inputs, OUTPUT_FORMAT, OUTPUT_FORMAT.offered_choices)
     shown = zlib.crc32(b"".join(data for name in (*_IMAGES, PROMPT.name) for data in inputs.get(name, ())))
@@ -149,7 +149,7 @@ def _unknown_model(request: Request) -> InvalidRequest:
 
 
 def _checked(request: Request, tensors: tuple[Tensor, ...]) -> dict[str, Array]:
-    """Inputs without the batch dimension. tensors: those that the model accepts."""
+    """Check the inputs and return them without the batch dimension. tensors: those that the model accepts."""
     known = {tensor.name: tensor for tensor in tensors}
     for name in request.inputs:
         if name not in known:
@@ -201,7 +201,7 @@ def _text(value: object) -> str:
 
 
 def _texts(values: list[bytes]) -> Array:
-    """An output of one request."""
+    """Return the values as an output tensor of one request."""
     texts = np.empty((1, len(values)), dtype=np.object_)
     texts[0, :] = values
     return texts

@@ -1,13 +1,13 @@
-"""One request and its many answers over gRPC, and how a client ends it.
+"""Streams over gRPC: one request with many responses, and its cancellation.
 
-tritonclient's own synchronous streams are one for each client object; its asynchronous ones raise gRPC's errors as they
-are. So this calls Triton's method by tritonclient's stub, and any number of streams share one channel. On loopback the
-first answer is there after 1.7 ms; with one of tritonclient's client objects for each stream it would be 8 ms.
+tritonclient supports one synchronous stream for each client object, and its asynchronous streams raise raw gRPC errors.
+Therefore, this module calls Triton's method through tritonclient's stub, and any number of streams share one channel.
+On loopback, the first response arrives after 1.7 ms, compared with 8 ms for a tritonclient object per stream.
 
-A stream is cancelled by a second request on the same gRPC call, so that it reaches the same server: CANCEL with the
-STREAM_TOKEN of the first. The server then ends both requests, and with them the call. The gRPC call itself is
-cancelled only when a process dies, a connection breaks, or the server does not answer within CANCEL_TIMEOUT_S, because
-Triton 2.51 has crashed around such cancellations.
+A second request on the same gRPC call, which reaches the same server, cancels a stream: CANCEL with the STREAM_TOKEN of
+the first request. The server then ends both requests and the call. The gRPC call itself is cancelled only if a process
+dies, a connection breaks, or the server does not respond within CANCEL_TIMEOUT_S, because Triton 2.51 has crashed on
+such cancellations.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from flux_contract.internal_tensors import CANCEL, STREAM_TOKEN
 from flux_contract.models import FLUX_STREAM
 from flux_contract.tensors import Array, Tensor
 
-#: Seconds that a cancelled stream has to end before its gRPC call is cancelled.
+#: Seconds for a cancelled stream to end before its gRPC call is cancelled.
 CANCEL_TIMEOUT_S = 2.0
-#: Where Triton says whether an answer is its request's last.
+#: Response parameter with which Triton marks the last response of a request.
 _FINAL = "triton_final_response"
 
 
 class GrpcAnswers:
-    """The call is under way once this is made. A thread of its own reads the answers."""
+    """Responses of one stream. The constructor starts the call, and a thread reads its responses."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
-        """stub: tritonclient's, on a channel of `grpc`."""
+        """stub: tritonclient's stub on a `grpc` channel."""
         self._reader = _AnswerReader(request, timeout_s, url)
         self._deadline = time.monotonic() + timeout_s
         self.call = StreamCall(stub, request, timeout_s, request_id)
-        # Also when Python exits. Later, while it takes itself apart, gRPC waits for ever for a lock that one of its own
-        # threads had when it was stopped (tried on grpcio 1.85).
+        # This also runs when Python exits. A cancellation after that hangs: during interpreter shutdown, gRPC waits
+        # forever for a lock held by one of its stopped threads (grpcio 1.85).
         weakref.finalize(self, self.call.cancel_and_wait_at_exit)
 
     def __next__(self) -> Answer:
@@ -58,7 +58,7 @@ class GrpcAnswers:
         except queue.Empty:
             self.cancel()
             raise self._reader.no_answer() from None
-        # What ends the stream stays, for whoever asks again.
+        # The end of the stream stays in the queue for later calls.
         if message is None or isinstance(message, grpc.RpcError):
             self.call.messages.put(message)
         return self._reader.answer(message)
@@ -68,10 +68,10 @@ class GrpcAnswers:
 
 
 class StreamCall:
-    """One gRPC call. Its thread reads all messages, so that the call ends by itself once it is cancelled."""
+    """One gRPC call. Its thread reads all messages, so that the call ends after a cancellation without a reader."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
-        #: As they come; at the end gRPC's error, or None.
+        #: Messages in order, and at the end gRPC's error or None.
         self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._to_send: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._talk = _Talk(request, timeout_s, request_id)
@@ -85,7 +85,7 @@ class StreamCall:
         threading.Thread(target=self._read, name="stream", daemon=True).start()
 
     def cancel(self) -> None:
-        """Ask the server to end the stream, from any thread; does not wait for it."""
+        """Ask the server to end the stream, and do not wait for the end. Thread-safe."""
         with self._lock:
             if self._is_cancelled or self._ended.is_set():
                 return
@@ -96,16 +96,16 @@ class StreamCall:
         self._to_send.put(None)
 
     def has_ended_by_itself(self, timeout_s: float) -> bool:
-        """Whether the call ends within so many seconds, and gRPC did not cancel it."""
+        """Whether the call ends within timeout_s seconds without a cancellation by gRPC."""
         return self._ended.wait(timeout_s) and not self._grpc_call.cancelled()
 
     def wait(self, timeout_s: float) -> None:
-        """Until the call has ended, for so many seconds at most; then end it at once."""
+        """Wait up to timeout_s seconds for the end of the call, then cancel it."""
         if not self._ended.wait(timeout_s):
             self._grpc_call.cancel()
 
     def cancel_and_wait_at_exit(self) -> None:
-        """When nobody holds the stream any more. Only where Python exits it must wait for the end."""
+        """Cancel the call, and wait for its end only if Python exits."""
         self.cancel()
         if not threading.main_thread().is_alive():
             self.wait(CANCEL_TIMEOUT_S)
@@ -128,7 +128,7 @@ class StreamCall:
 
 
 class AsyncGrpcAnswers:
-    """The same on a channel of `grpc.aio`. A task of its own reads the answers."""
+    """Responses of one stream on a `grpc.aio` channel. A task reads them."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str, url: str) -> None:
         self._reader = _AnswerReader(request, timeout_s, url)
@@ -161,7 +161,7 @@ class AsyncGrpcAnswers:
 
 
 class AsyncStreamCall:
-    """One gRPC call; its task reads all messages, as the thread of `StreamCall`."""
+    """One gRPC call. Its task reads all messages, like the thread of `StreamCall`."""
 
     def __init__(self, stub: Any, request: Request, timeout_s: float, request_id: str) -> None:
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -189,7 +189,7 @@ class AsyncStreamCall:
         self._reading.add_done_callback(lambda _: callback(self))
 
     async def wait(self, timeout_s: float) -> None:
-        """Until the call has ended, for so many seconds at most; then end it at once."""
+        """Wait up to timeout_s seconds for the end of the call, then cancel it."""
         await asyncio.wait([self._reading], timeout=timeout_s)
         self._grpc_call.cancel()
 
@@ -198,7 +198,7 @@ class AsyncStreamCall:
             yield message
 
     async def _read(self) -> None:
-        """gRPC says CancelledError where its call was cancelled."""
+        """Read messages until the call ends. gRPC raises CancelledError if its call was cancelled."""
         last: Exception | None = None
         try:
             while (message := await self._grpc_call.read()) is not grpc.aio.EOF:
@@ -219,7 +219,7 @@ class AsyncStreamCall:
 
 
 class _Talk:
-    """What is sent: the request and, for the model that knows it, what cancels it."""
+    """Messages to send: the request and, for flux_stream, the request that cancels it."""
 
     def __init__(self, request: Request, timeout_s: float, request_id: str) -> None:
         self.first = _message(request, timeout_s, request_id)
@@ -227,7 +227,7 @@ class _Talk:
         if request.model == FLUX_STREAM.name:
             token = secrets.token_urlsafe(16)
             _add_input(self.first, STREAM_TOKEN.name, _batch(STREAM_TOKEN, token))
-            # Its name says whose answer is whose.
+            # The id distinguishes its responses from those of the first request.
             self.cancellation = service_pb2.ModelInferRequest(model_name=request.model, id=f"cancel {token}")
             _add_input(self.cancellation, CANCEL.name, _batch(CANCEL, token))
 
@@ -236,7 +236,7 @@ class _Talk:
 
 
 class _AnswerReader:
-    """Messages and failures of one call, as the client knows them."""
+    """Converts messages and failures of one call to responses and FluxErrors."""
 
     def __init__(self, request: Request, timeout_s: float, url: str) -> None:
         self._request = request
@@ -244,7 +244,7 @@ class _AnswerReader:
         self._url = url
 
     def answer(self, message: Any) -> Answer:
-        """message: None at the end, which raises StopIteration; an error of gRPC's or ours is raised as ours."""
+        """Convert a message to a response. Raises StopIteration for None, the end, and errors as FluxError."""
         if message is None:
             raise StopIteration
         if isinstance(message, FluxError):
@@ -264,13 +264,13 @@ class _AnswerReader:
 
 
 def _called(stub: Any, messages: Any, request: Request, timeout_s: float) -> Any:
-    """The deadline of gRPC's own comes after the stream has ended at the server, or was cancelled there."""
+    """Start the call. gRPC's deadline is late enough for the server to end or cancel the stream first."""
     metadata = (("traceparent", request.traceparent),) if request.traceparent else None
     return stub.ModelStreamInfer(messages, timeout=timeout_s + 2 * CANCEL_TIMEOUT_S, metadata=metadata)
 
 
 def _is_last(message: Any) -> bool:
-    """Whether the request has no more answers, so that the call can be ended."""
+    """Whether this is the last response of the request, so that the call can end."""
     return bool(message.error_message) or message.infer_response.parameters[_FINAL].bool_param
 
 

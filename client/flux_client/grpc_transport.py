@@ -1,4 +1,4 @@
-"""One Triton over gRPC, by tritonclient; `balanced_transport` has several."""
+"""Transport to one Triton server over gRPC. `balanced_transport` supports several servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2_grpc
 
-from flux_client.failures import told_as_flux_errors
+from flux_client.failures import as_flux_errors
 from flux_client.grpc_stream import CANCEL_TIMEOUT_S, AsyncGrpcAnswers, AsyncStreamCall, GrpcAnswers, StreamCall
 from flux_client.request import Request
 from flux_client.transport import Answer
@@ -24,12 +24,12 @@ from flux_contract.errors import FluxError
 
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = [
-    # gRPC's own limit is 4 MiB, less than one image.
+    # gRPC's default limit of 4 MiB is less than one image.
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # All addresses of a name are used until `balanced_transport` has resolved it.
+    # Use all addresses of a name until `balanced_transport` has resolved it.
     ("grpc.lb_policy_name", "round_robin"),
-    # Left alone, gRPC waits up to two minutes before it looks again for a server that was away.
+    # By default, gRPC waits up to two minutes before it reconnects to a server.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
@@ -37,41 +37,41 @@ _clients = itertools.count()
 
 
 def _options() -> list[tuple[str, Any]]:
-    """Of one client's channels, which so share a connection, and share none with other clients'.
+    """Return the options of one client's channels, so that they share a connection only with each other.
 
-    Channels of one process with the same options share connections, and with them the wait after a failed one: a new
-    client would be told of a server's absence from before it came back.
+    Channels of one process with the same options share connections, including the back-off after a failure. Without
+    distinct options, a new client would fail because of an earlier outage although the server is back.
     """
     return [*_CHANNEL_OPTIONS, ("flux_client.number", next(_clients))]
 
 
 class GrpcTransport:
-    """Any number of threads may call and stream at once.
+    """Transport to one server. Thread-safe.
 
-    Streams have a channel of their own beside tritonclient's; gRPC gives both the same connection.
+    Streams use a separate channel from tritonclient's. Both share one connection.
     """
 
     def __init__(self, url: str, name: str | None = None) -> None:
-        """name: of the server in messages, by default the url."""
+        """name: the server's name in messages; the default is the url."""
         self._url = name or url
         options = _options()
         self._channel = grpc.insecure_channel(url, options=options)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._client: Any = tritonclient.grpc.InferenceServerClient(url, channel_args=options)
-        #: Those that have not ended; the thread of each holds it.
+        #: Running calls. The thread of each call holds a reference to it.
         self._calls: weakref.WeakSet[StreamCall] = weakref.WeakSet()
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return read_result(self._client.infer(**arguments, client_timeout=timeout_s), request)
 
     def infer_later(self, request: Request, timeout_s: float, done: Callable[[Answer | FluxError], object]) -> None:
-        """Send the request and return. done: is called with its outcome, by another thread."""
+        """Send the request and return at once. done: called with the outcome, by another thread."""
 
         def outcome(result: Any, error: Exception | None) -> Answer | FluxError:
             try:
-                with told_as_flux_errors(self._url, timeout_s):
+                with as_flux_errors(self._url, timeout_s):
                     if error is not None:
                         raise error
                     return read_result(result, request)
@@ -89,7 +89,7 @@ class GrpcTransport:
         return answers
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
 
     def cancel_streams(self) -> None:
@@ -98,7 +98,7 @@ class GrpcTransport:
             call.cancel()
 
     def close(self) -> None:
-        """Cancel what still streams. Waits until it has ended, for CANCEL_TIMEOUT_S at most."""
+        """Cancel running streams, wait up to CANCEL_TIMEOUT_S for their end, and close the connection."""
         limit = time.monotonic() + CANCEL_TIMEOUT_S
         calls = list(self._calls)
         self.cancel_streams()
@@ -109,19 +109,22 @@ class GrpcTransport:
 
 
 class AsyncGrpcTransport:
-    """Belongs to the event loop that first calls it; streams have a channel of their own, as in `GrpcTransport`."""
+    """Asynchronous transport to one server, bound to the event loop that first calls it.
+
+    Streams use a separate channel, as in `GrpcTransport`.
+    """
 
     def __init__(self, url: str, name: str | None = None) -> None:
-        """name: of the server in messages, by default the url."""
+        """name: the server's name in messages; the default is the url."""
         self._target = url
         self._url = name or url
         self._options = _options()
-        #: Those that have not ended.
+        #: Running calls.
         self._calls: set[AsyncStreamCall] = set()
 
     @cached_property
     def _client(self) -> Any:
-        """Made at the first call, since it belongs to the loop then running."""
+        """Created by the first call, because it is bound to the running event loop."""
         return tritonclient.grpc.aio.InferenceServerClient(self._target, channel_args=self._options)
 
     @cached_property
@@ -130,7 +133,7 @@ class AsyncGrpcTransport:
 
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
         arguments = infer_arguments(tritonclient.grpc, request, timeout_s, request_id)
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return read_result(await self._client.infer(**arguments, client_timeout=timeout_s), request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncGrpcAnswers:
@@ -141,11 +144,11 @@ class AsyncGrpcTransport:
         return answers
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
-        with told_as_flux_errors(self._url, timeout_s):
+        with as_flux_errors(self._url, timeout_s):
             return bool(await self._client.is_model_ready(model, client_timeout=timeout_s))
 
     async def close(self) -> None:
-        """Cancel what still streams. Waits until it has ended, for CANCEL_TIMEOUT_S at most."""
+        """Cancel running streams, wait up to CANCEL_TIMEOUT_S for their end, and close the connection."""
         calls = list(self._calls)
         for call in calls:
             call.cancel()

@@ -1,8 +1,8 @@
-"""Triton over HTTP, by tritonclient: gevent where it is called synchronously, aiohttp where it is awaited.
+"""Transports to one Triton server over HTTP. tritonclient uses gevent in the synchronous one, aiohttp in the other.
 
-Each call has a connection of its own. tritonclient binds a client's timeouts to the client, and a synchronous client to
-one thread; this way every call keeps its own deadline and may come from any thread. A new connection costs a fraction
-of a millisecond in a data centre, an image seconds.
+Each call opens its own connection, because tritonclient binds timeouts to a client object, and a synchronous client
+object to a thread. Each call thus has its own deadline and may come from any thread. A new connection takes a fraction
+of a millisecond in a data centre; an image takes seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gevent
 import tritonclient.http
 import tritonclient.http.aio
 
-from flux_client.failures import no_answer, told_as_flux_errors
+from flux_client.failures import as_flux_errors, no_answer
 from flux_client.request import Request
 from flux_client.transport import Answer, Answers, AsyncAnswers
 from flux_client.wire import infer_arguments, read_result
@@ -26,7 +26,7 @@ from flux_contract.errors import InvalidRequest
 
 
 class HttpTransport:
-    """Any number of threads may call at once."""
+    """Synchronous transport. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -37,7 +37,7 @@ class HttpTransport:
             return read_result(client.infer(**arguments), request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> Answers:
-        """Raises InvalidRequest: tritonclient streams over gRPC only."""
+        """Raises InvalidRequest: tritonclient does not support streams over HTTP."""
         raise no_streams()
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
@@ -45,15 +45,15 @@ class HttpTransport:
             return bool(client.is_server_ready() and client.is_model_ready(model))
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no connection is open between calls."""
 
     @contextmanager
     def _connection(self, timeout_s: float) -> Iterator[Any]:
-        """gevent.Timeout bounds the whole call; tritonclient's own timeouts bound one read or write of the socket."""
+        """Open a connection. gevent.Timeout limits the call; tritonclient's timeouts limit one socket operation."""
         never_connected = (ConnectionRefusedError, socket.gaierror)
         broken = (OSError, http.client.HTTPException)
         with (
-            told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken),
+            as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken),
             gevent.Timeout(timeout_s, no_answer(self._url, timeout_s)),
             tritonclient.http.InferenceServerClient(
                 self._url, connection_timeout=timeout_s, network_timeout=timeout_s
@@ -63,9 +63,9 @@ class HttpTransport:
 
 
 class AsyncHttpTransport:
-    """Any number of tasks may call at once, of any event loop.
+    """Asynchronous transport, for tasks of any event loop.
 
-    aiohttp gives a ResourceWarning, which Python ignores by default, for requests of more than 1 MiB.
+    aiohttp emits a ResourceWarning, which Python ignores by default, for requests above 1 MiB.
     """
 
     def __init__(self, url: str) -> None:
@@ -77,7 +77,7 @@ class AsyncHttpTransport:
             return read_result(await client.infer(**arguments), request)
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> AsyncAnswers:
-        """Raises InvalidRequest: tritonclient streams over gRPC only."""
+        """Raises InvalidRequest: tritonclient does not support streams over HTTP."""
         raise no_streams()
 
     async def is_ready(self, model: str, timeout_s: float) -> bool:
@@ -85,16 +85,16 @@ class AsyncHttpTransport:
             return bool(await client.is_server_ready() and await client.is_model_ready(model))
 
     async def close(self) -> None:
-        """Nothing is open between calls."""
+        """Do nothing: no connection is open between calls."""
 
     @asynccontextmanager
     async def _connection(self, timeout_s: float) -> AsyncIterator[Any]:
         never_connected = (aiohttp.ClientConnectorError,)
         broken = (OSError, aiohttp.ClientError)
-        with told_as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
+        with as_flux_errors(self._url, timeout_s, never_connected=never_connected, broken=broken):
             async with tritonclient.http.aio.InferenceServerClient(self._url, conn_timeout=timeout_s) as client:
                 yield client
 
 
 def no_streams() -> InvalidRequest:
-    return InvalidRequest("streaming needs protocol='grpc'")
+    return InvalidRequest("streaming requires protocol='grpc'")

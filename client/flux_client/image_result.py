@@ -1,4 +1,4 @@
-"""What comes back: images, each with its seed."""
+"""Results: images, each with its seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_contract.tensors import Array
 
 
 def opened(data: bytes, name: str) -> Image.Image:
-    """The image in `data`, its pixels not yet decoded. Raises GenerationFailed: `name` is not an image."""
+    """Open the image in `data` without decoding its pixels. Raises GenerationFailed: `name` is not an image."""
     try:
         return Image.open(BytesIO(data))
     except UnidentifiedImageError as error:
@@ -27,7 +27,7 @@ def opened(data: bytes, name: str) -> Image.Image:
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
-    """The image in `data`, decoded. Raises GenerationFailed: `name` is not an image."""
+    """Decode the image in `data`. Raises GenerationFailed: `name` is not an image."""
     image = opened(data, name)
     try:
         image.load()
@@ -38,28 +38,28 @@ def decoded(data: bytes, name: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One image made by the server. data: its encoded bytes. seed: asking again with it gives this image again."""
+    """One generated image. data: its encoded bytes. seed: a request with this seed reproduces the image."""
 
     data: bytes = field(repr=False)
     seed: int
 
     @cached_property
     def image(self) -> Image.Image:
-        """The decoded image; decoded when first asked for. Raises GenerationFailed: the bytes are not images."""
+        """The decoded image, cached. Raises GenerationFailed: the data is not an image."""
         return decoded(self.data, self._name)
 
     @cached_property
     def format(self) -> str:
-        """png, jpeg or webp, as the bytes themselves say. Raises GenerationFailed: the bytes are not images."""
+        """`png`, `jpeg` or `webp`, detected from the data. Raises GenerationFailed: the data is not an image."""
         return str(opened(self.data, self._name).format).lower()
 
     @cached_property
     def recipe(self) -> dict[str, Any] | None:
-        """How the image was made; None where the file doesn't say.
+        """Parameters that generated the image, or None if the file has none.
 
-        Always model, seed, steps, guidance, width, height, instance (of flux_base, such as `flux_base_0_0`) and device
-        (such as `cuda:7` or `cpu`); and what else was asked for, such as a strength or adapters. The file carries it as
-        JSON in EXIF's ImageDescription, so it is there after saving too.
+        It always has model, seed, steps, guidance, width, height, instance (of flux_base, such as `flux_base_0_0`) and
+        device (such as `cuda:7` or `cpu`), and other parameters that the request set, such as a strength or adapters.
+        The file stores it as JSON in EXIF ImageDescription, so saving the image keeps it.
         """
         description = opened(self.data, self._name).getexif().get(ExifTags.Base.ImageDescription)
         try:
@@ -69,7 +69,7 @@ class ImageResult:
         return recipe if isinstance(recipe, dict) else None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the bytes as they came, metadata included; the path's suffix does not change the format."""
+        """Write the data unchanged, with its metadata, and return the path. The suffix does not change the format."""
         target = Path(path)
         target.write_bytes(self.data)
         return target
@@ -80,15 +80,15 @@ class ImageResult:
 
 
 def read_results(answer: Mapping[str, Array], model: str) -> list[ImageResult]:
-    """Outputs of an ensemble or of flux_stream, of shape [1, n], to n results.
+    """Convert outputs of an ensemble or of flux_stream, of shape [1, n], to n results.
 
     model: its name, for messages.
-    Raises GenerationFailed: an output is missing, or there is not one seed to each image.
+    Raises GenerationFailed: an output is missing, or the numbers of images and seeds differ.
     """
     for tensor in (OUTPUT_IMAGE, OUTPUT_SEED):
         if tensor.name not in answer:
-            raise GenerationFailed(f"{model}: the answer has no {tensor.name}")
+            raise GenerationFailed(f"{model}: the response has no {tensor.name}")
     images, seeds = answer[OUTPUT_IMAGE.name].ravel(), answer[OUTPUT_SEED.name].ravel()
     if len(images) == 0 or len(images) != len(seeds):
-        raise GenerationFailed(f"{model}: the answer has {len(images)} images and {len(seeds)} seeds")
+        raise GenerationFailed(f"{model}: the response has {len(images)} images and {len(seeds)} seeds")
     return [ImageResult(bytes(data), int(seed)) for data, seed in zip(images, seeds, strict=True)]

@@ -1,4 +1,4 @@
-"""Images as callers have them, to encoded bytes as Triton takes them."""
+"""Converts images of callers to encoded bytes for Triton."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from flux_client.pixels import from_array, in_png_mode, with_transparent_value_o
 from flux_contract import limits
 from flux_contract.errors import InvalidRequest
 
-#: A file, its bytes, a PIL image of any mode, or an array as `from_array` takes it.
+#: A path, encoded bytes, a PIL image of any mode, or an array that `from_array` accepts.
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-#: One image, or several for one request.
+#: One image or several for one request.
 ImageInputs: TypeAlias = "ImageInput | Sequence[ImageInput]"
 
-#: One image for all, or one each; None where there is none.
+#: One mask for all images, or one for each; None for an image without a mask.
 Masks: TypeAlias = "ImageInput | Sequence[ImageInput | None]"
 
 _ONE_IMAGE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
 
 
 def encode_images(images: ImageInputs) -> list[bytes]:
-    """Encoded bytes of one image or several, in order; files and bytes pass unchanged, the others become PNG.
+    """Encode one image or several, in order. Files and bytes are not changed; PIL images and arrays become PNG.
 
-    Raises InvalidRequest: no image or more than MAX_INPUT_IMAGES, an empty file, a file above MAX_IMAGE_BYTES, or an
-    array that is not an image. Raises TypeError: another type. Raises OSError: the file cannot be read.
+    Raises InvalidRequest: no image, more than MAX_INPUT_IMAGES, an empty file, a file above MAX_IMAGE_BYTES, a device,
+    or an array that is not an image. Raises TypeError: an unsupported type. Raises OSError: a file cannot be read.
     """
     return [encode_image(image) for image in _listed(images)]
 
 
 def encode_image(image: object) -> bytes:
-    """The same of one image."""
+    """Encode one image. Raises as `encode_images`."""
     if isinstance(image, (str, os.PathLike)):
         return _sized(_read(Path(image)), str(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -51,7 +51,7 @@ def encode_image(image: object) -> bytes:
 
 
 def encode_masks(masks: Masks) -> list[bytes]:
-    """The same of masks, nothing for None."""
+    """Encode masks; None becomes empty bytes. Raises as `encode_images`."""
     return [b"" if mask is None else encode_image(mask) for mask in _listed(masks)]
 
 
@@ -69,18 +69,19 @@ def _listed(images: object) -> list[object]:
 
 
 def _is_single(value: object) -> bool:
-    """Whether it is one thing although it can be iterated: an open file, or a tensor of another library."""
+    """Whether an iterable is a single object: an open file, or a tensor of another library."""
     return hasattr(value, "read") or hasattr(value, "__array__")
 
 
 def _read(path: Path) -> bytes:
-    """No more than is allowed: a wrong path may name something enormous, or a device without an end.
+    """Read a file or a pipe, up to one byte more than the limit, because a wrong path may name a huge file.
 
-    Raises InvalidRequest: a pipe or a device, which may block forever.
+    Raises InvalidRequest: a device or a socket, which may block forever.
     """
     mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InvalidRequest(f"{path} is not a regular file")
+    # Opening a folder raises IsADirectoryError.
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISDIR(mode)):
+        raise InvalidRequest(f"{path} is not a file or a pipe")
     with path.open("rb") as file:
         return file.read(limits.MAX_IMAGE_BYTES + 1)
 
@@ -89,19 +90,19 @@ def _sized(data: bytes, name: str) -> bytes:
     if not data:
         raise InvalidRequest(f"{name} is empty")
     if len(data) > limits.MAX_IMAGE_BYTES:
-        raise InvalidRequest(f"{name} has more bytes than allowed, expected at most {limits.MAX_IMAGE_BYTES}")
+        raise InvalidRequest(f"{name} is too large, expected at most {limits.MAX_IMAGE_BYTES} bytes")
     return data
 
 
 def _png(image: Image.Image) -> bytes:
-    """Fast rather than small, since it travels once; upright, since PNG loses the camera's orientation."""
+    """Encode as PNG: quickly, because it is sent once, and upright, because PNG drops the camera's orientation."""
     buffer = BytesIO()
     try:
         upright = ImageOps.exif_transpose(with_transparent_value_of_8_bits(image))
         in_png_mode(upright).save(buffer, format="PNG", compress_level=1)
     except (OSError, ValueError, SystemError) as error:
         raise InvalidRequest(
-            f"a PIL image of mode {image.mode} and size {image.size} cannot become PNG: {error}"
+            f"a PIL image of mode {image.mode} and size {image.size} cannot be converted to PNG: {error}"
         ) from error
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""The work that each instance of `flux_base` has left, as the model flux_status reports it."""
+"""Load of each instance of `flux_base`, as the model flux_status reports it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _OUTPUTS = tuple(tensor.name for tensor in (INSTANCE, DEVICE, SECONDS_LEFT, JOBS
 
 @dataclass(frozen=True)
 class InstanceLoad:
-    """Work of one instance of `flux_base` that is alive."""
+    """Load of one running instance of `flux_base`."""
 
-    #: Triton's, such as `flux_base_0_0`.
+    #: Triton's name of the instance, such as `flux_base_0_0`.
     name: str
     #: A GPU such as `cuda:7`, or `cpu`.
     device: str
-    #: Until every image has taken its last step, at the step times measured so far.
+    #: Estimated seconds until every image has completed its last step.
     seconds_left: float
-    #: Images that wait or run.
+    #: Images waiting or running.
     jobs: int
-    #: Images that it would accept now.
+    #: Images that the instance would accept now.
     room: int
 
 
@@ -36,7 +36,7 @@ def load_request() -> Request:
 
 
 def read_instances(answer: Answer) -> list[InstanceLoad]:
-    """Outputs of flux_status, of shape [1, n], to n instances. Raises GenerationFailed: they differ in length."""
+    """Convert outputs of flux_status, of shape [1, n], to n instances. Raises GenerationFailed: the lengths differ."""
     try:
         columns = [answer[name].ravel().tolist() for name in _OUTPUTS]
         rows = list(zip(*columns, strict=True))

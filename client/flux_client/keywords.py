@@ -31,23 +31,23 @@ class ImagesGroup(TypedDict, total=False):
     #: images, or one for each. 0..4; default: 1.
     image_strength: float | Sequence[float] | None
     #: Number of Redux tokens that are pooled into one along each side of the token grid: 1 keeps all detail, higher
-    #: values keep only the composition and the mood. The pooled grid has the side of the full grid divided by this
-    #: value, rounded down, and at least one token. One value for all images, or one for each. 1..9; default: 1.
+    #: values keep only the composition and the mood. The side of the pooled grid is the side of the full grid divided
+    #: by this value, rounded down, and at least 1. One value for all images, or one for each. 1..9; default: 1.
     image_detail: int | Sequence[int] | None
     #: Filter of the pooling: `area` is the mean of a cell, `triangle` is a smoother mean of twice its width. One value
     #: for all images, or one for each. Default: area.
     image_detail_filter: ImageDetailFilter | Sequence[ImageDetailFilter] | None
-    #: Weight of a pooled token: `one`, so that less detail also gives the prompt more influence, or `all`, the number
-    #: of tokens that were pooled, so that the image keeps its influence. One value for all images, or one for each.
+    #: Weight of a pooled token: with `one`, less detail also gives the prompt more influence; with `all`, the weight is
+    #: the number of pooled tokens, so the image keeps its influence. One value for all images, or one for each.
     #: Default: one.
     image_detail_weight: ImageDetailWeight | Sequence[ImageDetailWeight] | None
     #: How several images are combined: `concat` uses all of their tokens, `sum` is diffusers' weighted sum of their
     #: tokens. With `sum`, image_strength is diffusers' `prompt_embeds_scale` and `pooled_prompt_embeds_scale`. Default:
     #: concat.
     image_blend: ImageBlend | None
-    #: Encoded masks of the same sizes as the images, white where the image is used; empty for an image without a mask.
-    #: Black and transparent parts are never seen by the vision encoder, and the weight of a token is the white share of
-    #: its area. One value for all images, or one for each.
+    #: Encoded masks, each of the size of its image, white where the image is used; empty for an image without a mask.
+    #: The vision encoder does not see black and transparent parts, and the weight of a token is the white share of its
+    #: area. One value for all images, or one for each.
     image_mask: Masks | None
     #: 1 inverts the mask first: the image is used where the mask is black. One value for all images, or one for each.
     #: 0..1; default: 0.
@@ -55,8 +55,8 @@ class ImagesGroup(TypedDict, total=False):
     #: 1 crops the image to the bounding box of its mask first. One value for all images, or one for each. 0..1;
     #: default: 0.
     image_mask_crop: int | Sequence[int] | None
-    #: How an image that is not square is given to the vision encoder, whose input is square: `stretch` as diffusers
-    #: does, `cover` crops to the middle, `contain` pads with tokens of weight 0, `tiles` uses a row of squares that
+    #: How an image is made square for the vision encoder: `stretch` changes its aspect ratio, as diffusers does;
+    #: `cover` crops it to the middle; `contain` pads it with tokens of weight 0; `tiles` uses a row of squares that
     #: share the weight of one image. One value for all images, or one for each. Default: stretch.
     image_fit: ImageFit | Sequence[ImageFit] | None
     #: Fraction of the denoising steps after which the image is used. One value for all images, or one for each. 0..1;
@@ -70,7 +70,7 @@ class ImagesGroup(TypedDict, total=False):
 class PromptGroup(TypedDict, total=False):
     """Prompt."""
 
-    #: Weight of the prompt's tokens in attention, including its padding; without a prompt, of the empty prompt's
+    #: Weight of the prompt's tokens in attention, including its padding; without a prompt, weight of the empty prompt's
     #: tokens. 0..4; default: 1.
     prompt_strength: float | None
     #: Fraction of the denoising steps after which the prompt is used. 0..1; default: 0.
@@ -78,8 +78,8 @@ class PromptGroup(TypedDict, total=False):
     #: Fraction of the denoising steps after which the prompt is no longer used; it must be after the start. At other
     #: steps the prompt is empty. 0..1; default: 1.
     prompt_end: float | None
-    #: Prompt that the image is moved away from by true_cfg_scale, which requires it. It may be empty. At most 4096
-    #: characters, UTF-8.
+    #: Prompt from which true_cfg_scale moves the image away. A true_cfg_scale above 1 requires it. It may be empty. At
+    #: most 4096 characters, UTF-8.
     negative_prompt: str | None
 
 
@@ -107,12 +107,12 @@ class ChangeGroup(TypedDict, total=False):
     """Image-to-image."""
 
     #: How much the image is changed, as diffusers' `strength`: 0 returns it unchanged, 1 starts from noise only. Below
-    #: 1, at least the first step is left out. 0..1; default: 0.7.
+    #: 1, at least the first step is skipped. 0..1; default: 0.7.
     strength: float | None
-    #: Share of noise to start with, instead of strength. It gives the same change at every size. 0..1.
+    #: Share of noise to start with, instead of strength. A value makes the same change at every size. 0..1.
     start_sigma: float | None
-    #: How an image is brought to the size of the generated image: `cover` crops, `contain` pads with white (edge maps
-    #: with black), `stretch` resizes as diffusers does. Default: cover.
+    #: How an image is resized to the generated image: `cover` crops, `contain` pads with white (edge maps with black),
+    #: `stretch` resizes as diffusers does. Default: cover.
     fit: Fit | None
 
 
@@ -125,8 +125,8 @@ class EdgesGroup(TypedDict, total=False):
     canny_low: float | None
     #: Canny's upper threshold: gradients above it start an edge. It must be at least canny_low. 0..2000; default: 200.
     canny_high: float | None
-    #: How an image is brought to the size of the generated image: `cover` crops, `contain` pads with white (edge maps
-    #: with black), `stretch` resizes as diffusers does. Default: cover.
+    #: How an image is resized to the generated image: `cover` crops, `contain` pads with white (edge maps with black),
+    #: `stretch` resizes as diffusers does. Default: cover.
     fit: Fit | None
 
 
@@ -146,9 +146,9 @@ class ControlGroup(TypedDict, total=False):
 class SizeGroup(TypedDict, total=False):
     """Size."""
 
-    #: Height of the generated image, a multiple of 16; default: the checkpoint's own size. 16..4096 pixels.
+    #: Height of the generated image, a multiple of 16; default: the checkpoint's native size. 16..4096 pixels.
     height: int | None
-    #: Width of the generated image, a multiple of 16; default: the checkpoint's own size. 16..4096 pixels.
+    #: Width of the generated image, a multiple of 16; default: the checkpoint's native size. 16..4096 pixels.
     width: int | None
 
 
@@ -159,8 +159,8 @@ class SamplingGroup(TypedDict, total=False):
     num_inference_steps: int | None
     #: Distilled guidance. Checkpoints without a guidance embedding ignore it. 0..30; default: 2.5.
     guidance_scale: float | None
-    #: Classifier-free guidance away from negative_prompt; 1 disables it. Each step then computes a second row, without
-    #: the images. 1..30; default: 1.
+    #: Classifier-free guidance away from negative_prompt; 1 disables it. Above 1, each step computes a second row,
+    #: without the images. 1..30; default: 1.
     true_cfg_scale: float | None
     #: Number of images to generate; default: the number of seeds, or 1. 1..8 images.
     num_images: int | None
@@ -179,20 +179,20 @@ class SamplingGroup(TypedDict, total=False):
 
 
 class ReduxOptions(ImagesGroup, PromptGroup, SizeGroup, SamplingGroup, total=False):
-    """Options of `redux`: make variations of images."""
+    """Options of `redux`: generate variations of images."""
 
-    #: Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none.
+    #: Text prompt. It requires a base checkpoint with text encoders. With images, an empty prompt is the same as none.
     #: At most 4096 characters, UTF-8.
     prompt: str | None
-    #: How much of an image counts, on a calibrated scale, instead of image_strength: 0 is none of it, 0.5 half, 1 all.
-    #: The client converts it to image_strength. One value for all images, or one for each. 0..1.
+    #: Calibrated alternative to image_strength: 0 leaves the image out, 0.5 is half of its full effect, 1 is the full
+    #: effect. The client converts it to image_strength. One value for all images, or one for each. 0..1.
     similarity: float | Sequence[float] | None
 
 
 class Img2ImgOptions(ImagesGroup, PromptGroup, ChangeGroup, SizeGroup, SamplingGroup, total=False):
     """Options of `img2img`: change images."""
 
-    #: Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none.
+    #: Text prompt. It requires a base checkpoint with text encoders. With images, an empty prompt is the same as none.
     #: At most 4096 characters, UTF-8.
     prompt: str | None
 
@@ -200,7 +200,7 @@ class Img2ImgOptions(ImagesGroup, PromptGroup, ChangeGroup, SizeGroup, SamplingG
 class InpaintOptions(ImagesGroup, PromptGroup, MaskGroup, ChangeGroup, SizeGroup, SamplingGroup, total=False):
     """Options of `inpaint`: change the masked part of images."""
 
-    #: Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none.
+    #: Text prompt. It requires a base checkpoint with text encoders. With images, an empty prompt is the same as none.
     #: At most 4096 characters, UTF-8.
     prompt: str | None
 
@@ -210,9 +210,9 @@ class Text2ImgOptions(PromptGroup, SizeGroup, SamplingGroup, total=False):
 
 
 class CannyOptions(ImagesGroup, PromptGroup, EdgesGroup, ControlGroup, SizeGroup, SamplingGroup, total=False):
-    """Options of `canny`: generate images that follow the edges of others."""
+    """Options of `canny`: generate images that follow the edges of other images."""
 
-    #: Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none.
+    #: Text prompt. It requires a base checkpoint with text encoders. With images, an empty prompt is the same as none.
     #: At most 4096 characters, UTF-8.
     prompt: str | None
 
@@ -224,10 +224,10 @@ class EdgesOptions(EdgesGroup, SizeGroup, total=False):
 class StreamOptions(ReduxOptions, Img2ImgOptions, InpaintOptions, Text2ImgOptions, CannyOptions, total=False):
     """Options of `stream` in any mode. Each mode accepts its own."""
 
-    #: Encoded image to change a part of. Bytes.
+    #: Encoded image of which a part is changed. Bytes.
     source_image: ImageInput | None
     #: Encoded mask of the same size as source_image, white where the image is changed. Pixels outside the mask are
     #: returned unchanged. Bytes.
     mask_image: ImageInput | None
-    #: Encoded image whose edges are followed, or an edge map; control_kind says which. Bytes.
+    #: Encoded image whose edges the generated image follows, or an edge map; control_kind selects which. Bytes.
     control_image: ImageInput | None

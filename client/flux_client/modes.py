@@ -1,4 +1,4 @@
-"""The keywords of each mode and the parameter of each keyword, derived from the contract."""
+"""Keywords of each mode, with their parameters, derived from the contract."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_contract.tensors import Tensor
 
 
 def keywords_of(mode: Mode) -> Mapping[str, Parameter]:
-    """Keywords of the mode's method, which has no previews because it returns one response."""
+    """Keywords of the mode's method, which does not support previews because it returns one response."""
     return _by_keyword(each for each in (*mode.subjects, *mode.options) if each not in PREVIEW_PARAMETERS)
 
 
@@ -28,5 +28,5 @@ def _by_keyword(tensors: Iterable[Tensor]) -> dict[str, Parameter]:
 #: By mode.
 KEYWORDS: Mapping[str, Mapping[str, Parameter]] = {mode.name: keywords_of(mode) for mode in MODES}
 STREAM_KEYWORDS: Mapping[str, Mapping[str, Parameter]] = {mode.name: stream_keywords_of(mode) for mode in MODES}
-#: Of `edges`, which always returns PNG. Only callers without this client choose a format.
+#: Keywords of `edges`, which always requests PNG. Other clients may choose a format.
 EDGES_KEYWORDS: Mapping[str, Parameter] = _by_keyword(each for each in CANNY_EDGES.inputs if each != OUTPUT_FORMAT)

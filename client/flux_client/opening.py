@@ -1,4 +1,4 @@
-"""Which connection a protocol's name stands for; its library is imported only when it is asked for."""
+"""Opens the transport of a protocol. Imports a protocol's library only when it is used."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flux_client.transport import AsyncTransport, Transport
 
 ProtocolName = Literal["grpc", "http"]
 
-#: Where Triton listens, by protocol.
+#: Default address of Triton, by protocol.
 DEFAULT_URLS: dict[str, str] = {"grpc": "localhost:8001", "http": "localhost:8000"}
-#: The one that has streams.
+#: Only this protocol supports streams.
 STREAMING_PROTOCOL = "grpc"
 
 
 def open_transport(protocol: str, url: str | None) -> Transport:
-    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves."""
+    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name in a list resolves."""
     servers = _servers(protocol, url)
     if protocol != "grpc":
         from flux_client.http_transport import HttpTransport
@@ -33,7 +33,7 @@ def open_transport(protocol: str, url: str | None) -> Transport:
 
 
 def open_async_transport(protocol: str, url: str | None) -> AsyncTransport:
-    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name of a list resolves."""
+    """Raises ValueError: unknown protocol, or url is not host:port. Raises NotConnected: no name in a list resolves."""
     servers = _servers(protocol, url)
     if protocol != "grpc":
         from flux_client.http_transport import AsyncHttpTransport
@@ -49,12 +49,12 @@ def open_async_transport(protocol: str, url: str | None) -> AsyncTransport:
 
 
 def usual_policy(url: str | None) -> RetryPolicy:
-    """Of a call to the one server, or to the several."""
+    """Return the default retry policy: `FAIL_OVER` for a list of servers."""
     return FAIL_OVER if "," in (url or "") else RetryPolicy()
 
 
 def _servers(protocol: str, url: str | None) -> list[str]:
-    """host:port of each server."""
+    """Return host:port of each server."""
     if protocol not in DEFAULT_URLS:
         raise ValueError(f"protocol={protocol!r}, expected one of: {', '.join(DEFAULT_URLS)}")
     address = DEFAULT_URLS[protocol] if url is None else url
@@ -63,14 +63,14 @@ def _servers(protocol: str, url: str | None) -> list[str]:
         host, _, port = server.rpartition(":")
         if not host or "/" in host or " " in host or not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ValueError(
-                f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}, or several with commas; "
-                "protocol= names the protocol"
+                f"url={url!r}, expected host:port such as {DEFAULT_URLS[protocol]}, or several separated by commas; "
+                "set the protocol with protocol="
             )
     if len(servers) > 1 and protocol != STREAMING_PROTOCOL:
-        raise ValueError(f"url={url!r}: several servers go with protocol={STREAMING_PROTOCOL!r}")
+        raise ValueError(f"url={url!r}: several servers require protocol={STREAMING_PROTOCOL!r}")
     return servers
 
 
 def _is_one_address(servers: list[str]) -> bool:
-    """Whether there is only one address. A name other than `localhost` may have several, now or later."""
+    """Whether there is exactly one address. A name other than `localhost` may have several, now or later."""
     return len(servers) == 1 and (is_fixed(servers[0]) or servers[0].startswith("localhost:"))

@@ -1,6 +1,6 @@
-"""Pixels in memory, as PIL images or arrays, to PIL images that PNG keeps.
+"""Converts PIL images and arrays to PIL images that PNG can store.
 
-They mean what the same file means to the server: 16 bits are scaled, not clipped, and transparency stays.
+The server reads the result as it reads the original file: 16 bits are scaled, not clipped, and transparency is kept.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from PIL import Image
 
 from flux_contract.errors import InvalidRequest
 
-#: Modes of PIL that PNG keeps.
+#: PIL modes that PNG can store.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-#: Modes with transparency that PNG lacks, and what holds the same.
+#: PIL modes with transparency that PNG cannot store, and equivalent modes that it can.
 _WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 _WHITE = {"I": (65535,), "F": (1, 255, 65535)}
 
 
 def from_array(pixels: npt.NDArray[Any]) -> Image.Image:
-    """pixels: (height, width), or (height, width, channels) of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA).
+    """Convert an array to a PIL image.
 
-    bool; uint8; uint16 with white 65535; floats 0..1; int32 of (height, width), which is PIL's mode I.
+    pixels: (height, width), or (height, width, channels) with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels.
+    Types: bool; uint8; uint16 with white 65535; floats 0..1; int32 of (height, width), which is PIL's mode I.
     Raises InvalidRequest: another shape or type, or floats that are outside 0..1 or not finite.
     """
     grey = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
@@ -33,13 +34,16 @@ def from_array(pixels: npt.NDArray[Any]) -> Image.Image:
     if grey.dtype == np.int32 and grey.ndim == 2:
         return Image.fromarray(_grey_of_wide(grey, _WHITE["I"]))
     if grey.dtype == np.uint16:
-        # PIL, and so the server, reads the upper half of 16 bits in colour, but scales grey.
+        # PIL, and therefore the server, keeps the upper 8 bits of 16-bit colour, but scales 16-bit grey.
         return Image.fromarray(np.ascontiguousarray(grey if grey.ndim == 2 else (grey >> 8).astype(np.uint8)))
     return Image.fromarray(np.ascontiguousarray(_8_bits(grey)))
 
 
 def in_png_mode(image: Image.Image) -> Image.Image:
-    """The same image in a mode that PNG keeps. Raises ValueError: PIL cannot convert its mode."""
+    """Convert the image to a mode that PNG can store.
+
+    Raises ValueError: PIL cannot convert its mode. Raises InvalidRequest: pixels are not finite.
+    """
     if image.mode in _PNG_MODES:
         return image
     if image.mode.startswith("I;16"):
@@ -57,9 +61,10 @@ def in_png_mode(image: Image.Image) -> Image.Image:
 
 
 def with_transparent_value_of_8_bits(image: Image.Image) -> Image.Image:
-    """The same image; a PNG's transparent colour in the values that its pixels have once they are read.
+    """Scale the transparent colour of a PNG as PIL scales its pixels.
 
-    PIL leaves it at the file's bit depth, but reads 2 and 4 bits as 0..255, and of 16 bits in colour the upper 8.
+    PIL keeps the colour at the file's bit depth, but reads 2-bit and 4-bit pixels as 0..255, and the upper 8 bits of
+    16-bit colour.
     """
     value, tile = image.info.get("transparency"), getattr(image, "tile", None)
     depth = tile[0].args if tile else None
@@ -92,9 +97,10 @@ def _8_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _grey_of_wide(values: npt.NDArray[Any], whites: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Values without an agreed white to 8 bits as the server does: white is the least of these that holds them all.
+    """Convert values without a defined white to 8 bits, as the server does.
 
-    Where none does, or there are negative ones, the least and the greatest value become black and white.
+    White is the smallest of `whites` that is not below any value. If no white fits, or if values are negative, the
+    smallest and the largest value become black and white.
     """
     scaled = values.astype(np.float32)
     black, white = float(scaled.min()), float(scaled.max())
@@ -110,5 +116,5 @@ def _no_image(pixels: npt.NDArray[Any]) -> InvalidRequest:
     return InvalidRequest(
         f"an array of {pixels.dtype} and shape {list(pixels.shape)} is not an image, expected uint8, uint16, bool or "
         "floats 0..1 of [height, width], or [height, width, channels] with 1 to 4 channels, or int32 of [height, "
-        "width]; several images go as a list"
+        "width]; pass several images as a list"
     )

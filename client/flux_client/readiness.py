@@ -1,4 +1,4 @@
-"""What `wait_until_ready` of both clients waits for, and how."""
+"""Readiness check and retry policy of `wait_until_ready`, for both clients."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from flux_client.retry import RetryPolicy
 from flux_contract.errors import DeadlineExceeded, FluxError, Overloaded, Unreachable
 from flux_contract.models import FLUX_REDUX
 
-#: Seconds for one look: a server that hangs while it starts is asked again.
+#: Seconds for one check, so that a server that hangs while it starts is checked again.
 PROBE_S = 5.0
-#: Until the time is up, whatever stands in the way.
+#: Retries until the timeout, even if the server is unreachable.
 UNTIL_READY = RetryPolicy(
     attempts=sys.maxsize, max_delay_s=1.0, jitter=0.0, retried=(Overloaded, Unreachable, DeadlineExceeded)
 )
 
 
 def not_ready() -> Overloaded:
-    return Overloaded(f"the server answers, but {FLUX_REDUX.name} is not ready")
+    return Overloaded(f"the server responds, but {FLUX_REDUX.name} is not ready")
 
 
 def gave_up(error: FluxError) -> DeadlineExceeded:
-    """error: what stood in the way when the time was up."""
+    """error: the last reason before the timeout."""
     return DeadlineExceeded(f"{FLUX_REDUX.name} did not become ready in time: {error}")

@@ -1,6 +1,6 @@
-"""Converts the arguments of a call to tensors and checks them against the contract before anything is sent.
+"""Converts the arguments of a call to tensors, and checks them against the contract before the request is sent.
 
-Functions are pure, except that they read image files.
+The functions are pure, except that they read image files.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _IMAGES = (OUTPUT_IMAGE.name, OUTPUT_SEED.name)
 
 @dataclass(frozen=True)
 class Request:
-    """One inference: inputs by tensor name, with Triton's leading batch dimension of 1; outputs wanted by name.
+    """One inference request.
 
-    traceparent: W3C's header of the trace that it belongs to; only streams send it.
+    inputs: by tensor name, with Triton's leading batch dimension of 1. outputs: names of the requested outputs.
+    traceparent: W3C trace context header; only streams send it.
     """
 
     model: str
@@ -38,11 +39,11 @@ class Request:
 
 
 def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
-    """A request to the ensemble of `mode`.
+    """Build a request to the ensemble of `mode`.
 
-    arguments: of the call, by keyword. None is the same as no argument, and is not sent.
+    arguments: of the call, by keyword. An argument of None is the same as no argument.
     Raises InvalidRequest: an image or a value breaks the contract, or values contradict each other.
-    Raises TypeError: the mode has no such argument, a required one is missing, or a value is not an image.
+    Raises TypeError: an unknown or missing argument, or a value that is not an image.
     """
     model = BY_NAME[mode].ensemble.name
     return Request(model, _inputs(model, KEYWORDS[mode], arguments), _IMAGES)
@@ -51,20 +52,20 @@ def call_request(mode: str, arguments: Mapping[str, Any]) -> Request:
 def stream_request(
     mode: str, images: ImageInputs | None, arguments: Mapping[str, Any], traceparent: str | None = None
 ) -> Request:
-    """A request to flux_stream, which also accepts the options of previews.
+    """Build a request to flux_stream, which also accepts options for previews.
 
-    images: None if the mode gets none. arguments: all others, as in `call_request`.
+    images: None for a mode without them. arguments: all others, as in `call_request`.
     Raises as `call_request`, and InvalidRequest: unknown mode.
     """
     model = FLUX_STREAM.name
     arguments = arguments if images is None else {"images": images, **arguments}
-    told = {} if mode == MODE.default else {MODE.name: array_of(model, MODE, mode)}
+    mode_input = {} if mode == MODE.default else {MODE.name: array_of(model, MODE, mode)}
     inputs = _inputs(model, STREAM_KEYWORDS[mode], arguments)
-    return Request(model, told | inputs, (PROGRESS.name, PREVIEW.name, *_IMAGES), traceparent)
+    return Request(model, mode_input | inputs, (PROGRESS.name, PREVIEW.name, *_IMAGES), traceparent)
 
 
 def edges_request(arguments: Mapping[str, Any]) -> Request:
-    """A request to canny_edges. Raises as `call_request`."""
+    """Build a request to canny_edges. Raises as `call_request`."""
     return Request(CANNY_EDGES.name, _inputs(CANNY_EDGES.name, EDGES_KEYWORDS, arguments), (EDGE_IMAGE.name,))
 
 

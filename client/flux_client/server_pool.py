@@ -1,6 +1,6 @@
-"""A pool of servers: chooses one for each call, and keeps a transport for each address.
+"""A pool of servers: chooses a server for each call, and keeps a transport for each address.
 
-Shared by the synchronous and the asynchronous transport, which read the servers' work and close the transports.
+The synchronous and the asynchronous transport share it. They read the load of the servers and close the transports.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _T = TypeVar("_T")
 
 #: Seconds between two checks for due readings and resolutions.
 TICK_S = 0.1
-#: Seconds that a reading may take.
+#: Timeout of a reading in seconds.
 READING_TIMEOUT_S = 1.0
-#: Seconds until names are resolved again: usually, and after a failure.
+#: Seconds between two resolutions of names, and after a failure.
 RESOLVE_INTERVAL_S, RESOLVE_AFTER_FAILURE_S = 30.0, 2.0
 
-#: The request of a reading.
+#: The request that reads the load of a server.
 LOAD = load_request()
 
 
@@ -51,14 +51,14 @@ class PoolCall(Generic[_T]):
         self._sent: RequestInFlight | None = sent
 
     def end(self, error: FluxError | None = None) -> None:
-        """Only the first call counts. error: the error that ended the call, from the server or from the connection."""
+        """End the call; later calls do nothing. error: the error that ended it, from the server or the connection."""
         sent, self._sent = self._sent, None
         if sent is not None:
             self._pool.ended(sent, error)
 
     @contextmanager
     def ends_by_error(self) -> Iterator[None]:
-        """Ends the call if the block raises, as it does at the end of a stream."""
+        """End the call if the block raises, as it does at the end of a stream."""
         try:
             yield
         except BaseException as error:
@@ -67,19 +67,19 @@ class PoolCall(Generic[_T]):
 
 
 class ServerPool(Generic[_T]):
-    """Thread-safe; its lock is held for microseconds.
+    """Servers and their transports. Thread-safe; its lock is held for microseconds.
 
-    connect: makes the transport of an address, which is used for as long as the address is, and named in messages.
+    connect: creates the transport of an address, which is kept as long as the address is.
     """
 
     def __init__(self, addresses: Addresses, connect: Callable[[str], _T]) -> None:
-        """Raises NotConnected: no name of several resolves."""
+        """Raises NotConnected: none of several names resolves."""
         self._addresses = addresses
         self._connect = connect
         self._lock = threading.Lock()
         self._balancer = Balancer(addresses.first(), time.monotonic, random.Random())
         self._transports: dict[str, _T] = {}
-        #: Calls in work, by address.
+        #: Running calls, by address.
         self._open: dict[str, int] = {}
         self._is_watched = False
         self._resolver: threading.Thread | None = None
@@ -87,15 +87,15 @@ class ServerPool(Generic[_T]):
         self._resolve_s = float("-inf") if len(self._balancer.servers) == 1 else self._next_resolution()
 
     def begin(self, request: Request) -> PoolCall[_T]:
-        """The caller must call `end`."""
+        """Start a call. The caller must call its `end`."""
         with self._lock:
             return self._opened(self._balancer.choose(), _jobs_of(request))
 
     @contextmanager
     def call(self, request: Request | None = None) -> Iterator[_T]:
-        """The transport of one call, which may await.
+        """Provide the transport of one call. The block may await.
 
-        request: None for a question whether a server is ready, which the servers get in turn.
+        request: None for a readiness check, for which the servers take turns.
         """
         if request is None:
             with self._lock:
@@ -123,13 +123,13 @@ class ServerPool(Generic[_T]):
             return begins
 
     def watch_ends(self) -> bool:
-        """Whether the pool has not been used for a while."""
+        """Whether the watch must end because the pool is no longer in use."""
         with self._lock:
             self._is_watched = self._balancer.is_in_use
             return not self._is_watched
 
     def readings_due(self) -> list[tuple[str, _T]]:
-        """Servers to send LOAD now; `took` takes the outcome of each."""
+        """Return the servers to which to send LOAD now. Pass the outcome of each to `took`."""
         with self._lock:
             servers = [server for server in self._balancer.servers if self._balancer.wants_reading(server)]
             return [(server, self._transport(server)) for server in servers]
@@ -145,7 +145,7 @@ class ServerPool(Generic[_T]):
                 self._balancer.reported(server, reading)
 
     def resolve_if_due(self) -> None:
-        """Resolve the names in a thread, because a name server may take many seconds."""
+        """Resolve the names in a thread, because DNS may take many seconds."""
         with self._lock:
             is_resolving = self._resolver is not None and self._resolver.is_alive()
             if is_resolving or not self._addresses.may_change or time.monotonic() < self._resolve_s:
@@ -155,7 +155,7 @@ class ServerPool(Generic[_T]):
             self._resolver.start()
 
     def retired(self) -> list[_T]:
-        """Transports to close: of addresses that are gone, and have no calls in work."""
+        """Remove and return transports to close: those of removed addresses without running calls."""
         with self._lock:
             servers = self._balancer.servers
             gone = [server for server, calls in self._open.items() if server not in servers and not calls]
@@ -196,7 +196,7 @@ class ServerPool(Generic[_T]):
 
 
 def _jobs_of(request: Request) -> int:
-    """Number of images: NUM_IMAGES, or the number of seeds."""
+    """Return the number of images: NUM_IMAGES, or the number of seeds."""
     if request.model == CANNY_EDGES.name:
         return 0
     if NUM_IMAGES.name in request.inputs:
@@ -205,7 +205,7 @@ def _jobs_of(request: Request) -> int:
 
 
 def _reading_of(answer: Answer) -> Reading | None:
-    """None: the answer is not one of flux_status."""
+    """Convert a response to a reading, or return None if it is not one of flux_status."""
     try:
         instances = read_instances(answer)
     except GenerationFailed:

@@ -1,6 +1,6 @@
-"""The scale of `similarity`, from 0 to 1: with 0.5, a variation is halfway between no image and the whole image.
+"""Converts `similarity`, 0..1, to an image weight. At 0.5, a variation is halfway between no image and the full image.
 
-The weight of an image's tokens is not linear: on the demo checkpoint, a weight below 0.25 is halfway. The curve was
+The effect of an image's weight is not linear: on the demo checkpoint, a weight below 0.25 is halfway. The curve was
 measured on that checkpoint (docs/redux-control.md); `scripts/measure_demo calibrated` writes it.
 """
 
@@ -17,14 +17,14 @@ import numpy as np
 from flux_contract.errors import InvalidRequest
 from flux_contract.parameters import IMAGE_STRENGTH, SIMILARITY
 
-#: Pairs of a weight and the similarity that it gives. Both rise from 0 to 1.
+#: Pairs of a weight and the similarity that it results in. Both rise from 0 to 1.
 CURVE = Path(__file__).with_name("similarity_curve.json")
 
 
 def with_weights(options: Mapping[str, Any]) -> dict[str, Any]:
     """Replace `similarity` by `image_strength`.
 
-    Raises InvalidRequest: both are given, or as `weight_of`.
+    Raises InvalidRequest: both are set. Also raises as `weight_of`.
     """
     name, weight_name = SIMILARITY.python_name, IMAGE_STRENGTH.python_name
     rest = {keyword: value for keyword, value in options.items() if keyword != name}
@@ -32,14 +32,14 @@ def with_weights(options: Mapping[str, Any]) -> dict[str, Any]:
     if similarity is None:
         return rest
     if rest.get(weight_name) is not None:
-        raise InvalidRequest(f"{name} and {weight_name} set the same weight, expected one of them")
+        raise InvalidRequest(f"{name} and {weight_name} set the same weight; set only one of them")
     given = similarity.tolist() if isinstance(similarity, (np.ndarray, np.generic)) else similarity
     is_one = isinstance(given, str) or not isinstance(given, Sequence)
     return rest | {weight_name: weight_of(given) if is_one else [weight_of(one) for one in given]}
 
 
 def weight_of(similarity: float) -> float:
-    """The weight for a similarity of 0..1, interpolated linearly between measured points.
+    """Return the weight for a similarity of 0..1, interpolated linearly between measured points.
 
     Raises InvalidRequest: the value is out of bounds or not a number.
     """
@@ -52,6 +52,6 @@ def weight_of(similarity: float) -> float:
 
 @lru_cache(maxsize=1)
 def _curve() -> tuple[list[float], list[float]]:
-    """Weights, and the similarity that each gives."""
+    """Return weights, and the similarity that each results in."""
     weights, similarities = zip(*json.loads(CURVE.read_text()), strict=True)
     return list(weights), list(similarities)

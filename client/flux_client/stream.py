@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Iterate for `Progress`, and at the end one `ImageResult` for each image; one thread at a time iterates.
+    """Iterator over `Progress` events and one `ImageResult` for each image. One thread may iterate.
 
-    Leaving its `with` block, `close`, and dropping it end the call at the server, as `cancel` does.
+    Leaving the `with` block, `close`, and deleting the stream cancel the request on the server, as `cancel` does.
     """
 
     def __init__(self, send: Callable[[float], Answers], budget: RetryBudget, sleep: Callable[[float], None]) -> None:
-        """send: makes one attempt, which has so many seconds."""
+        """send: starts one attempt, with a timeout in seconds."""
         self._send = send
         self._sleep = sleep
         self._state = StreamState(budget)
-        #: Held while an attempt begins, so that cancelling meets either none or one that it can end. A signal handler
-        #: that cancels may come while its own thread has it.
+        #: Held while an attempt starts, so that `cancel` finds either no attempt or a complete one. Reentrant, because
+        #: a signal handler may call `cancel` while its own thread holds the lock.
         self._lock = threading.RLock()
         self._answers = send(self._state.left_s())
 
@@ -36,7 +36,7 @@ class Stream:
         return self
 
     def __next__(self) -> Event:
-        """Raises Cancelled: `cancel` was called. Raises the other errors of `FluxClient.redux`."""
+        """Return the next event. Raises Cancelled: `cancel` was called. Raises other errors as `FluxClient.redux`."""
         while (event := self._state.next_event()) is None:
             if self._state.ended:
                 raise StopIteration
@@ -49,13 +49,16 @@ class Stream:
         return event
 
     def cancel(self) -> None:
-        """End the call at the server, from any thread; iterating then raises Cancelled. After the end: nothing."""
+        """Cancel the request on the server, from any thread; iteration then raises Cancelled.
+
+        Does nothing after the last event.
+        """
         with self._lock:
             if self._state.cancel():
                 self._answers.cancel()
 
     def close(self) -> None:
-        """`cancel`."""
+        """Same as `cancel`."""
         self.cancel()
 
     def __enter__(self) -> Self:

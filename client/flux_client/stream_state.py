@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous stream share: where the call stands. Nothing here waits."""
+"""State of a stream, shared by the synchronous and the asynchronous stream. Nothing here blocks."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from flux_client.transport import Answer
 from flux_contract.errors import Cancelled, DeadlineExceeded, FluxError, GenerationFailed
 from flux_contract.models import FLUX_STREAM
 
-#: Seconds between two looks at whether a stream that waits for its next attempt was cancelled.
+#: Seconds between two checks whether a stream that waits for its next attempt was cancelled.
 LOOK_S = 0.1
 
 
 class StreamState:
-    """One stream from its first attempt to its end.
+    """State of one stream, from its first attempt to its end.
 
-    It may be sent again until its first event is there, from when on the server has taken it; with a policy that
-    restarts, until an image is there.
+    The request may be retried until the first event arrives, which shows that the server accepted it. With a retry
+    policy that restarts, it may be retried until an image arrives.
     """
 
     def __init__(self, budget: RetryBudget) -> None:
         self.ended = False
         self._budget = budget
         self._failure: FluxError | None = None
-        self._told: deque[Event] = deque()
+        self._events: deque[Event] = deque()
         self._begun = False
-        self._has_variations = False
+        self._has_image = False
 
     def left_s(self) -> float:
-        """Seconds that the next attempt may take. Raises DeadlineExceeded, or why the stream ended already."""
+        """Return the seconds left for the next attempt. Raises DeadlineExceeded, or the error that ended the stream."""
         self._check()
         try:
             return self._budget.left_s()
@@ -39,35 +39,35 @@ class StreamState:
             raise self._failed(error) from None
 
     def next_event(self) -> Event | None:
-        """The next event that is there. Raises why the stream ended early: again each time, so that nobody waits."""
+        """Return the next event that has arrived, if any. Each call raises the error that ended the stream, if any."""
         self._check()
-        return self._told.popleft() if self._told else None
+        return self._events.popleft() if self._events else None
 
     def take(self, answer: Answer) -> None:
         events = read_events(answer)
-        self._told.extend(events)
+        self._events.extend(events)
         self._begun = self._begun or bool(events)
-        self._has_variations = self._has_variations or any(isinstance(event, ImageResult) for event in events)
+        self._has_image = self._has_image or any(isinstance(event, ImageResult) for event in events)
 
     def end(self) -> None:
-        """The server has no more answers. Raises GenerationFailed: it has made no image."""
-        if not self._has_variations:
+        """Record that the server sent its last response. Raises GenerationFailed: it sent no image."""
+        if not self._has_image:
             raise self._failed(GenerationFailed(f"{FLUX_STREAM.name}: the stream ended without an image"))
         self.ended = True
 
     def cancel(self) -> bool:
-        """Whether there may still be a call to end: one that failed here may go on at the server."""
+        """Mark the stream as cancelled. Returns whether its call may still run on the server."""
         if not self.ended and self._failure is None:
-            self._failure = Cancelled("the stream was cancelled by its caller")
+            self._failure = Cancelled("the caller cancelled the stream")
         return not self.ended
 
     def pauses_after(self, error: FluxError) -> list[float]:
-        """Seconds to sleep before the next attempt, in parts: a cancelled stream need not sleep them all.
+        """Return the seconds to sleep before the next attempt, in parts, so that a cancelled stream wakes up early.
 
-        Raises the error itself: the stream ends here; or Cancelled, if that is why there was an error.
+        Raises the error itself if it is final, or Cancelled if the cancellation caused the error.
         """
         self._check()
-        if self._has_variations:
+        if self._has_image:
             raise self._failed(error)
         try:
             pause_s = self._budget.pause_after(error, self._begun)

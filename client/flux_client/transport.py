@@ -1,4 +1,7 @@
-"""What a client needs of a connection; `grpc_transport` and `http_transport` have the real ones, `fake` one without."""
+"""Interfaces between the clients and a connection.
+
+`grpc_transport` and `http_transport` implement them for Triton, and `fake` for a fake server.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,16 @@ Answer = Mapping[str, Array]
 
 
 class Answers(Protocol):
-    """The answers to one request, as they come; one thread reads them. Raises errors of flux_contract.errors only."""
+    """Iterator over the responses to one request, for one thread. Raises only errors of flux_contract.errors."""
 
     def __next__(self) -> Answer: ...
 
     def cancel(self) -> None:
-        """End the call at the server, from any thread; whoever reads meets Cancelled. Later calls do nothing."""
+        """Cancel the request on the server. Thread-safe. The reader gets Cancelled. Later calls do nothing."""
 
 
 class AsyncAnswers(Protocol):
-    """The same with an await; all of it belongs to one event loop, and cancelling the reading task ends the call."""
+    """Asynchronous `Answers`, bound to one event loop. Cancelling the reading task cancels the request."""
 
     async def __anext__(self) -> Answer: ...
 
@@ -30,26 +33,26 @@ class AsyncAnswers(Protocol):
 
 
 class Transport(Protocol):
-    """One server, called synchronously. Until it is closed, it raises nothing but errors of flux_contract.errors."""
+    """Synchronous connection to a server. Until it is closed, it raises only errors of flux_contract.errors."""
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:
-        """Send the request; the answer is there within timeout_s or DeadlineExceeded is raised."""
+        """Send the request and return the response. Raises DeadlineExceeded: no response within timeout_s."""
 
     def stream(self, request: Request, timeout_s: float, request_id: str) -> Answers:
-        """Send the request to a decoupled model; its answers come within timeout_s or DeadlineExceeded is raised.
+        """Send the request to a decoupled model, without waiting for the server.
 
-        It does not wait for the server: what is wrong there is raised by the answers. Raises InvalidRequest: this
-        protocol has no streams.
+        Iterating over the responses raises errors of the server, and DeadlineExceeded if they do not all arrive within
+        timeout_s. Raises InvalidRequest: the protocol does not support streams.
         """
 
     def is_ready(self, model: str, timeout_s: float) -> bool:
-        """Whether the server and this model take requests."""
+        """Whether the server and this model accept requests."""
 
     def close(self) -> None: ...
 
 
 class AsyncTransport(Protocol):
-    """The same with an await."""
+    """Asynchronous `Transport`."""
 
     async def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer: ...
 

@@ -1,4 +1,4 @@
-"""One argument to one tensor, checked by the contract. Pure, but for reading images."""
+"""Converts an argument to a tensor and checks it against the contract. Pure, except that it reads image files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _PROMPTS = (PROMPT.name, NEGATIVE_PROMPT.name)
 
 
 def array_of(model: str, tensor: Tensor, value: Any) -> Array:
-    """With Triton's leading batch dimension of 1.
+    """Convert a value to an array with Triton's leading batch dimension of 1.
 
-    Raises InvalidRequest: the value breaks the contract. Raises TypeError: not an image, where one belongs.
+    Raises InvalidRequest: the value breaks the contract. Raises TypeError: the value is not an image.
     """
     if tensor.name in _ENCODERS:
         value = _ENCODERS[tensor.name](value)
@@ -39,7 +39,7 @@ def array_of(model: str, tensor: Tensor, value: Any) -> Array:
 
 
 def _check_numbers(model: str, tensor: Tensor, value: Any) -> None:
-    """Look before the cast: it would wrap 2**32 + 512 round to a height of 512."""
+    """Check numbers before the cast, which would wrap 2**32 + 512 to 512."""
     try:
         given = np.atleast_1d(np.asarray(value))
     except ValueError:
@@ -61,7 +61,7 @@ def _check_text(model: str, tensor: Tensor, text: Any) -> None:
     if not isinstance(text, str):
         raise InvalidRequest(f"{model}: {tensor.name}={text!r}, expected text")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidRequest(f"{model}: {tensor.name} is no valid Unicode")
+        raise InvalidRequest(f"{model}: {tensor.name} is not valid Unicode")
     if tensor.name in _PROMPTS and len(text) > limits.MAX_PROMPT_CHARACTERS:
         raise InvalidRequest(
             f"{model}: {tensor.name} has {len(text)} characters, expected at most {limits.MAX_PROMPT_CHARACTERS}"

@@ -1,4 +1,4 @@
-"""A request as tritonclient takes it, and its result as arrays; gRPC and HTTP are alike here."""
+"""Converts requests to arguments of tritonclient, and results to arrays, for gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from flux_client.transport import Answer
 
 
 def infer_arguments(library: ModuleType, request: Request, timeout_s: float, request_id: str) -> dict[str, Any]:
-    """Arguments of `infer`. library: tritonclient.grpc or tritonclient.http.
+    """Return the arguments of `infer`. library: tritonclient.grpc or tritonclient.http.
 
-    The time left goes along as Triton's `timeout` in microseconds: the server drops work that nobody waits for.
+    The timeout is also sent as Triton's `timeout` in microseconds, so that the server drops expired requests.
     """
     inputs = []
     for name, array in request.inputs.items():
@@ -31,11 +31,11 @@ def infer_arguments(library: ModuleType, request: Request, timeout_s: float, req
 
 
 def triton_timeout_us(timeout_s: float) -> int:
-    """Triton reads 0 as no timeout at all."""
+    """Convert seconds to microseconds, at least 1, because Triton reads 0 as no timeout."""
     return max(1, int(timeout_s * 1e6))
 
 
 def read_result(result: Any, request: Request) -> Answer:
-    """Outputs by name; one that the server left out is absent."""
+    """Return the outputs by name, without those that the server omitted."""
     arrays = {name: result.as_numpy(name) for name in request.outputs}
     return {name: array for name, array in arrays.items() if array is not None}

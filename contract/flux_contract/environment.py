@@ -14,17 +14,17 @@ LORA_VARIABLE = "FLUX_LORA_PATH"
 #: Variables of checkpoint folders, in the order of the fields of `flux_serving.settings.Checkpoints`.
 REQUIRED = (BASE_VARIABLE, REDUX_VARIABLE)
 OPTIONAL = (VAE_VARIABLE, CONTROLNET_VARIABLE, LORA_VARIABLE)
-#: Folder in which the models of one server exchange progress and load. Default: one in the temporary folder.
+#: Folder in which the models of one server exchange progress and load. Default: a folder in the temporary folder.
 FOLDER_VARIABLE = "FLUX_SERVER_FOLDER"
-#: Prefix of the file in that folder that a model's process makes when it has loaded; its process id follows.
+#: Name prefix of the file that a model's process creates in that folder after loading. The process id follows.
 LOADED_PREFIX = "loaded-"
 #: All variables that the models read.
 VARIABLES = (*REQUIRED, *OPTIONAL, FOLDER_VARIABLE)
 
 
 def shown(path: str | Path) -> str:
-    """A path as text in UTF-8, independent of the interpreter's encoding of file names.
+    """Return a path as UTF-8 text, whatever the interpreter's encoding of file names.
 
-    Triton's stub has ASCII, so other bytes are surrogates there, which cannot be sent, logged or compared.
+    Triton's stub uses ASCII and decodes other bytes to surrogates, which cannot be sent, logged or compared.
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")

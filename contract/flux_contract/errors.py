@@ -53,7 +53,7 @@ class GenerationFailed(FluxError):
 
     @classmethod
     def unexpected(cls, error: BaseException) -> GenerationFailed:
-        """The error that a client receives for an unexpected exception. Details are only in the log."""
+        """Return the error that a client receives for an unexpected exception. Details are only in the log."""
         kind = DeviceLost if is_device_lost(error) else cls
         return kind(f"unexpected {type(error).__name__}; the server's log has the details")
 

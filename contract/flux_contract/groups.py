@@ -1,6 +1,6 @@
-"""Groups of parameters, in which the command line's help, the client's keyword types and the documentation show them.
+"""Groups of parameters for the command line's help, the client's keyword types and the documentation.
 
-A parameter that is added to one of the tuples of `parameters` is in its group.
+To add a parameter to a group, add it to the tuple in `parameters`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from flux_contract.parameters import (
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """name: one word, for identifiers. title: for readers."""
+    """A group of related parameters. name: one word, for identifiers. title: for readers."""
 
     name: str
     title: str
     parameters: tuple[Parameter, ...]
 
 
-#: A parameter may be in several groups; a mode shows it in the first of them that it has.
+#: A parameter may be in several groups; a mode shows it in the first of these groups that the mode has.
 GROUPS: tuple[ParameterGroup, ...] = (
     ParameterGroup("images", "Images", (IMAGE, SIMILARITY, *IMAGE_PARAMETERS)),
     ParameterGroup("prompt", "Prompt", (PROMPT, *PROMPT_PARAMETERS)),

@@ -1,4 +1,4 @@
-"""Tensors between the models, and the outputs of a request."""
+"""Tensors that models exchange, and the outputs of a request."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ RECIPE = Tensor(
     "RECIPE",
     DType.BYTES,
     (-1,),
-    "How and where each image was made, as JSON: seed, steps, guidance, size, model, instance, device",
+    "How and where each image was generated, as JSON: seed, steps, guidance, size, model, instance, device",
 )
 
 INITIAL_LATENTS = replace(
@@ -148,8 +148,8 @@ EDGE_IMAGE = replace(
 STREAM_TOKEN = scalar(
     "STREAM_TOKEN",
     DType.BYTES,
-    "Secret name of this stream, for CANCEL: 22 to 64 letters, digits, `-` and `_`. The client draws it at random for "
-    "each request",
+    "Secret name of this stream, for CANCEL: 22 to 64 letters, digits, `-` and `_`. The client generates a random "
+    "token for each request",
 )
 CANCEL = scalar(
     "CANCEL",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Images of one request.
+#: Input images of one request.
 MAX_INPUT_IMAGES = 8
 #: Bytes of one encoded image.
 MAX_IMAGE_BYTES = 32 * 2**20
@@ -24,13 +24,13 @@ MAX_PROMPT_CHARACTERS = 4096
 MAX_CONTEXT_TOKENS = 8192
 #: Pixels of a side of the generated image.
 MIN_SIDE, MAX_SIDE = 16, 4096
-#: Above this number of pixels, the VAE encodes and decodes in tiles. The result is close to diffusers', not the same.
+#: Above this number of pixels, the VAE encodes and decodes in tiles. The result is close but not equal to diffusers'.
 TILED_BEYOND_PIXELS = 2048 * 2048
 #: A side is a multiple of this many pixels: 8 for the VAE times 2 for packing. A checkpoint can require another one.
 SIDE_MULTIPLE = 16
 #: Denoising steps.
 MAX_STEPS = 100
-#: Distilled guidance scale, as FLUX.1-dev's `guidance_scale`.
+#: Distilled guidance scale, the same as FLUX.1-dev's `guidance_scale`.
 MAX_GUIDANCE = 30.0
 #: LoRA adapters of one request, and the largest absolute scale.
 MAX_LORAS = 4
@@ -39,7 +39,7 @@ MAX_LORA_SCALE = 4.0
 MAX_LORA_FILE_BYTES = 4 * 2**30
 #: Scale of a ControlNet. The default of diffusers is 1.
 MAX_CONTROL_SCALE = 2.0
-#: Gradient in OpenCV's Canny for 8-bit grey values.
+#: Threshold of the gradient in OpenCV's Canny, for 8-bit grey values.
 MAX_CANNY_THRESHOLD = 2000.0
 #: Generated images of one request.
 MAX_IMAGES = 8
@@ -70,9 +70,9 @@ RANDOM_SEED, MAX_SEED = -1, 2**63 - 1
 #: Priorities: background, normal, interactive.
 MIN_PRIORITY, MAX_PRIORITY = -1, 1
 
-#: Side of FLUX.1's own images in pixels. A server uses its checkpoint's: `sample_size` of the VAE.
+#: Default side of FLUX.1's images in pixels. A server uses `sample_size` of its checkpoint's VAE instead.
 FLUX_SIDE = 1024
-#: Denoising steps of a request without NUM_INFERENCE_STEPS, as in GenServe's API.
+#: Denoising steps of a request without NUM_INFERENCE_STEPS, the same as in GenServe's API.
 DEFAULT_STEPS = 50
 #: The same for checkpoints that are distilled for few steps, such as FLUX.1-schnell.
 DEFAULT_FEW_STEPS = 4
@@ -109,7 +109,7 @@ DETAIL_FILTERS = ("area", "triangle")
 #: Weight of a pooled token: that of one token, or the number of its tokens.
 DETAIL_WEIGHTS = ("one", "all")
 
-#: How previews are made: by a linear map from latents to colours, or by the VAE decoder.
+#: How previews are computed: by a linear map from latents to colours, or by the VAE decoder.
 PREVIEW_METHODS = ("latent2rgb", "vae")
 #: Methods that take as long as a denoising step or longer.
 SLOW_PREVIEW_METHODS = ("vae",)

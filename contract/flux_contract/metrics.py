@@ -1,4 +1,4 @@
-"""Metrics that the models publish beside Triton's own: name, kind, buckets, and the question that each answers.
+"""Metrics that the models publish beside Triton's own, each with the question that it answers.
 
 Triton's compute and queue times of `flux_base` have no meaning, because its `execute` returns before the work starts.
 """

@@ -102,13 +102,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Step:
-    """A model in an ensemble. names: the ensemble's names of tensors, by the model's names, where they differ."""
+    """A model in an ensemble. names: the ensemble's names of tensors, by the model's names, if they differ."""
 
     model: Model
     names: Mapping[str, str] = field(default_factory=dict)
 
     def name_of(self, tensor: Tensor) -> str:
-        """The ensemble's name of a tensor of the model."""
+        """Return the ensemble's name of a tensor of the model."""
         return self.names.get(tensor.name, tensor.name)
 
 
@@ -124,14 +124,14 @@ class Ensemble:
     max_batch_size: int = 1
 
     def inputs_of(self, step: Step) -> tuple[Tensor, ...]:
-        """Inputs of one step that the ensemble or an earlier step provides, and its required inputs."""
+        """Return the inputs of a step that the ensemble or an earlier step provides, and its required inputs."""
         given = {tensor.name for tensor in self.inputs}
         for earlier in self.steps[: self.steps.index(step)]:
             given |= set(map(earlier.name_of, self._outputs(earlier)))
         return tuple(tensor for tensor in step.model.inputs if step.name_of(tensor) in given or not tensor.optional)
 
     def outputs_of(self, step: Step) -> tuple[Tensor, ...]:
-        """Outputs of one step that the ensemble uses; all of them if the model has a response cache."""
+        """Return the outputs of a step that the ensemble uses; all of them if the model has a response cache."""
         wanted = {tensor.name for tensor in self.outputs}
         wanted |= {other.name_of(tensor) for other in self.steps for tensor in self.inputs_of(other)}
         return tuple(
@@ -160,25 +160,25 @@ _DTYPE = ModelParameter(
 _MAX_PENDING = ModelParameter(
     "MAX_PENDING",
     str(limits.DEFAULT_PENDING),
-    "Maximum number of requests that wait or run in one instance. Further ones are rejected as UNAVAILABLE",
+    "Maximum number of requests that wait or run in one instance. Further requests are rejected as UNAVAILABLE",
 )
 _DECODING = (
     _MAX_PENDING,
     ModelParameter(
         "WORKERS",
         "2",
-        "Number of processes that decode images, one request each. One more process decodes large images",
+        "Number of processes that decode images, one request each. An additional process decodes large images",
     ),
     ModelParameter(
         "DECODE_SECONDS",
         str(limits.DEFAULT_DECODE_SECONDS),
-        "Maximum CPU time for decoding the images of one request, in seconds. A longer one is rejected as INVALID_ARG",
+        "Maximum CPU time to decode the images of one request, in seconds. Longer requests are rejected as INVALID_ARG",
     ),
 )
 
 FLUX_PRIOR_REDUX = Model(
     name="flux_prior_redux",
-    purpose="Encodes images by SigLIP and the Redux embedder, and prompts by the text encoders, as context tokens",
+    purpose="Encodes images with SigLIP and the Redux embedder, and prompts with the text encoders, as context tokens",
     inputs=_condition(replace(IMAGE, optional=True)),
     outputs=(*POSITIVE, CONTEXT_SPANS, POOLED_SPAN, *NEGATIVE, REFUSAL),
     needs_gpu=True,
@@ -218,14 +218,14 @@ FLUX_BASE = Model(
         ModelParameter(
             "MAX_WAITING",
             "64",
-            "Maximum number of images that wait or run in one instance. Further ones are rejected as UNAVAILABLE",
+            "Maximum number of images that wait or run in one instance. Further images are rejected as UNAVAILABLE",
         ),
         ModelParameter("MAX_ROWS", "16", "Maximum number of images in one denoising step"),
         ModelParameter(
             "STEP_TOKENS",
             "auto",
             "Maximum number of tokens in one denoising step, of images, contexts and padding, or auto: 8192 on a GPU, "
-            "2048 on a CPU. An image with more tokens has its steps alone",
+            "2048 on a CPU. An image with more tokens does not share steps",
         ),
         ModelParameter(
             "DEFAULT_STEPS",
@@ -242,8 +242,8 @@ FLUX_BASE = Model(
 )
 IMAGE_ENCODE = Model(
     name="image_encode",
-    purpose="Encodes RGB images as PNG, JPEG or WebP, with the recipe and IPTC's mark of AI media as metadata; with a "
-    "mask, pastes them into the source image first",
+    purpose="Encodes RGB images as PNG, JPEG or WebP, with the recipe and IPTC's marker of AI media as metadata; with "
+    "a mask, pastes them into the source image first",
     inputs=(
         PIXELS,
         replace(RECIPE, optional=True),
@@ -260,7 +260,7 @@ IMAGE_ENCODE = Model(
 )
 FLUX_VAE_ENCODER = Model(
     name="flux_vae_encoder",
-    purpose="Resizes an image and its mask and encodes the image as latents, a large one in tiles",
+    purpose="Resizes an image and its mask and encodes the image as latents; large images in tiles",
     inputs=(IMAGE, replace(MASK_IMAGE, optional=True), *MASK_PARAMETERS, *SIZE, *IMG2IMG_PARAMETERS),
     outputs=(SOURCE_LATENTS, SOURCE_PIXELS, SOURCE_MASK, CANVAS, CANVAS_WEIGHTS, CANVAS_BOX, SOURCE_REFUSAL),
     outputs_with={MASK_IMAGE.name: (SOURCE_MASK, CANVAS, CANVAS_WEIGHTS, CANVAS_BOX)},
@@ -269,7 +269,7 @@ FLUX_VAE_ENCODER = Model(
 )
 CANNY_EDGES = Model(
     name="canny_edges",
-    purpose="Resizes an image and detects its edges by OpenCV",
+    purpose="Resizes an image and detects its edges with OpenCV",
     inputs=(CONTROL_IMAGE, *SIZE, *EDGE_PARAMETERS, OUTPUT_FORMAT),
     outputs=(EDGES, EDGE_IMAGE, CONTROL_REFUSAL),
     needs_gpu=False,
@@ -290,7 +290,7 @@ _OF_EDGES = {
 
 FLUX_REDUX = Ensemble(
     name="flux_redux",
-    purpose="Makes variations of images",
+    purpose="Generates variations of images",
     inputs=(*_condition(IMAGE), *_SAMPLING),
     outputs=_ANSWER,
     steps=_FROM_CONDITION,
@@ -344,7 +344,7 @@ ENSEMBLES: tuple[Ensemble, ...] = (FLUX_REDUX, FLUX_IMG2IMG, FLUX_INPAINT, FLUX_
 
 
 def mode_tensor(ensembles: Sequence[Ensemble]) -> Tensor:
-    """The input of flux_stream that selects one of the ensembles."""
+    """Return the input of flux_stream that selects one of the ensembles."""
     names = tuple(mode_name(ensemble) for ensemble in ensembles)
     return scalar(
         "MODE",
@@ -356,12 +356,12 @@ def mode_tensor(ensembles: Sequence[Ensemble]) -> Tensor:
 
 
 def mode_name(ensemble: Ensemble) -> str:
-    """Of the client's method, the command, and `MODE`."""
+    """Return the name of the client's method, of the command, and of `MODE`."""
     return ensemble.name.removeprefix("flux_")
 
 
 def stream_model(ensembles: Sequence[Ensemble]) -> Model:
-    """flux_stream, with the inputs of all ensembles. They are optional, because not every mode has each of them."""
+    """Return flux_stream, with the inputs of all ensembles. They are optional, because modes have different inputs."""
     found = {tensor.name: tensor for ensemble in ensembles for tensor in ensemble.inputs if tensor != PROGRESS_ADDRESS}
     inputs = (replace(tensor, optional=True) for tensor in found.values())
     return Model(
@@ -379,7 +379,7 @@ FLUX_STREAM = stream_model(ENSEMBLES)
 
 FLUX_STATUS = Model(
     name="flux_status",
-    purpose="Reports the remaining work of each instance of `flux_base`, by which clients choose between servers",
+    purpose="Reports the remaining work of each instance of `flux_base`, so that clients can choose a server",
     inputs=(QUERY,),
     outputs=(INSTANCE, DEVICE, SECONDS_LEFT, JOBS, ROOM),
     needs_gpu=False,

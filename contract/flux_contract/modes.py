@@ -1,4 +1,4 @@
-"""The modes: what a caller can ask for, each declared once.
+"""The modes that a client can request, each declared once.
 
 A `Mode` is an ensemble together with its names outside Triton. The client's methods and commands, the modes of the REST
 APIs, the page and the benchmarks are derived from it. CONTRIBUTING.md says how to add one.
@@ -24,11 +24,11 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Mode:
-    """purpose: help text of the command line, an imperative. needs: parts without which it is not served.
+    """A mode. purpose: help text of the command line, an imperative. needs: parts without which it is not served.
 
-    genserve: its name in GenServe's API. genserve_model: the model that stands for it there. genserve_defaults: that
-    API's defaults for this mode, by tensor name, where they differ from the parameters' own. client_parameters: those
-    that are not tensors, because the client converts them to others.
+    genserve: name of the mode in GenServe's API. genserve_model: name of its model there. genserve_defaults: defaults
+    of that API for this mode, by tensor name, if they differ from those of the parameters. client_parameters: keywords
+    that are not tensors, because the client converts them to tensors.
     """
 
     ensemble: Ensemble
@@ -41,12 +41,12 @@ class Mode:
 
     @property
     def name(self) -> str:
-        """Of the client's method, the command, and `MODE`."""
+        """Name of the client's method, of the command, and of `MODE`."""
         return mode_name(self.ensemble)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The parameters that a caller may set, in the order of the ensemble's inputs."""
+        """The parameters that a client may set, in the order of the ensemble's inputs."""
         return tuple(tensor for tensor in self.ensemble.inputs if isinstance(tensor, Parameter))
 
     @property
@@ -60,15 +60,15 @@ class Mode:
 
     @property
     def options(self) -> tuple[Parameter, ...]:
-        """The other parameters, and those of the client."""
+        """The other parameters, including `client_parameters`."""
         subjects = self.subjects
         return (*(each for each in self.parameters if each not in subjects), *self.client_parameters)
 
 
-#: GenServe's default for every mode but Redux.
+#: GenServe's default for every mode except Redux.
 _GENSERVE_GUIDANCE = {GUIDANCE_SCALE.name: 3.5}
 
-REDUX = Mode(FLUX_REDUX, "make variations of images", "redux", "flux1-redux-dev", client_parameters=(SIMILARITY,))
+REDUX = Mode(FLUX_REDUX, "generate variations of images", "redux", "flux1-redux-dev", client_parameters=(SIMILARITY,))
 IMG2IMG = Mode(FLUX_IMG2IMG, "change images", "img2img", "flux1-dev", genserve_defaults=_GENSERVE_GUIDANCE)
 INPAINT = Mode(
     FLUX_INPAINT,
@@ -87,7 +87,7 @@ TEXT2IMG = Mode(
 )
 CANNY = Mode(
     FLUX_CANNY,
-    "generate images that follow the edges of others",
+    "generate images that follow the edges of other images",
     "controlnet",
     "flux1-canny-dev",
     (Needs.CONTROLNET,),

@@ -1,4 +1,4 @@
-"""What a parameter is: an input tensor, together with its names outside Triton."""
+"""`Parameter`: an input tensor together with its names outside Triton."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from flux_contract.tensors import Bounds, DType, Tensor
 class RestField:
     """How a REST API exposes a parameter.
 
-    name: of the field; empty for the keyword. aliases: other names that the API accepts. default: where this API's own
-    contract demands another default than the parameter's. bounds: narrower ones than the parameter's. choices: fewer
-    than the parameter accepts. meaning: where the API takes less than the parameter, such as one value instead of a
-    list.
+    name: of the field; empty for the keyword. aliases: other names that the API accepts. default, bounds, choices,
+    meaning: if they differ from those of the parameter, for example because the API requires another default or accepts
+    one value instead of a list.
     """
 
     name: str = ""
@@ -29,14 +28,14 @@ class RestField:
 
 @dataclass(frozen=True)
 class Parameter(Tensor):
-    """An input that a caller may set.
+    """An input that a client may set.
 
     keyword: of the client's methods; empty for the tensor's name in lower case. flags: of the command line; empty for
     `--` and the keyword with dashes, None for a parameter that the command line does not have under a flag of its own.
-    client_choices: of the client and the command line, where the tensor accepts more than they offer. genserve,
+    client_choices: of the client and the command line, if they offer fewer choices than the tensor accepts. genserve,
     openai: the field of the API; None if the API does not expose the parameter. on_page: the web page has a control.
     per_image: one value for all input images, or one for each. multiple_of: of a whole number. max_characters: of a
-    text. page_default: the page's first value, where the default disables the parameter.
+    text. page_default: initial value on the page, if the default disables the parameter.
     """
 
     keyword: str = ""
@@ -79,14 +78,14 @@ class Parameter(Tensor):
 
     @property
     def facts(self) -> str:
-        """Bounds with unit, and default, as in `16..4096 pixels` and `1..8; default: 2`; may be empty."""
+        """Bounds with unit, and default, such as `16..4096 pixels` and `1..8; default: 2`; may be empty."""
         allowed = " ".join(filter(None, (str(self.bounds or ""), self.unit)))
         default = f"{self.default:g}" if isinstance(self.default, float) else self.default
         return "; ".join(filter(None, (allowed, f"default: {default}" if default not in (None, "") else "")))
 
 
 def with_names(text: str, names: Mapping[str, str]) -> str:
-    """The text with other names for tensors. names: by tensor name."""
+    """Replace tensor names in a text. names: by tensor name."""
     return re.sub(r"\b[A-Z][A-Z0-9_]+\b", lambda found: names.get(found[0], found[0]), text)
 
 

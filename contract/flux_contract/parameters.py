@@ -19,12 +19,12 @@ from flux_contract.tensors import Bounds, DType
 
 
 def _value(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
-    """An optional parameter of one value."""
+    """Return an optional parameter with one value."""
     return Parameter(name, dtype, (1,), meaning, optional=True, **rest)
 
 
 def _per_image(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
-    """An optional parameter with one value for all input images, or one for each."""
+    """Return an optional parameter with one value for all input images, or one for each."""
     meaning += PER_IMAGE
     return Parameter(
         name, dtype, (-1,), meaning, optional=True, max_length=limits.MAX_INPUT_IMAGES, per_image=True, **rest
@@ -59,8 +59,8 @@ IMAGE_STRENGTH = _per_image(
 SIMILARITY = _per_image(
     "SIMILARITY",
     DType.FP32,
-    "How much of an image counts, on a calibrated scale, instead of IMAGE_STRENGTH: 0 is none of it, 0.5 half, 1 all. "
-    "The client converts it to IMAGE_STRENGTH",
+    "Calibrated alternative to IMAGE_STRENGTH: 0 leaves the image out, 0.5 is half of its full effect, 1 is the full "
+    "effect. The client converts it to IMAGE_STRENGTH",
     bounds=_FRACTION,
 )
 IMAGE_BLEND = _value(
@@ -76,8 +76,8 @@ IMAGE_DETAIL = _per_image(
     "IMAGE_DETAIL",
     DType.INT32,
     "Number of Redux tokens that are pooled into one along each side of the token grid: 1 keeps all detail, higher "
-    "values keep only the composition and the mood. The pooled grid has the side of the full grid divided by this "
-    "value, rounded down, and at least one token",
+    "values keep only the composition and the mood. The side of the pooled grid is the side of the full grid divided "
+    "by this value, rounded down, and at least 1",
     flags=("--detail",),
     bounds=Bounds(1, limits.MAX_DETAIL),
     default=1,
@@ -96,8 +96,8 @@ IMAGE_DETAIL_FILTER = _per_image(
 IMAGE_DETAIL_WEIGHT = _per_image(
     "IMAGE_DETAIL_WEIGHT",
     DType.BYTES,
-    "Weight of a pooled token: `one`, so that less detail also gives the prompt more influence, or `all`, the number "
-    "of tokens that were pooled, so that the image keeps its influence",
+    "Weight of a pooled token: with `one`, less detail also gives the prompt more influence; with `all`, the weight is "
+    "the number of pooled tokens, so the image keeps its influence",
     flags=("--detail-weight",),
     default=limits.DETAIL_WEIGHTS[0],
     choices=limits.DETAIL_WEIGHTS,
@@ -105,9 +105,9 @@ IMAGE_DETAIL_WEIGHT = _per_image(
 IMAGE_MASK = _per_image(
     "IMAGE_MASK",
     DType.BYTES,
-    "Encoded masks of the same sizes as the images, white where the image is used; empty for an image without a mask. "
-    "Black and transparent parts are never seen by the vision encoder, and the weight of a token is the white share of "
-    "its area",
+    "Encoded masks, each of the size of its image, white where the image is used; empty for an image without a mask. "
+    "The vision encoder does not see black and transparent parts, and the weight of a token is the white share of its "
+    "area",
     flags=("--mask",),
 )
 IMAGE_MASK_INVERT = _per_image(
@@ -129,8 +129,8 @@ IMAGE_MASK_CROP = _per_image(
 IMAGE_FIT = _per_image(
     "IMAGE_FIT",
     DType.BYTES,
-    "How an image that is not square is given to the vision encoder, whose input is square: `stretch` as diffusers "
-    "does, `cover` crops to the middle, `contain` pads with tokens of weight 0, `tiles` uses a row of squares that "
+    "How an image is made square for the vision encoder: `stretch` changes its aspect ratio, as diffusers does; "
+    "`cover` crops it to the middle; `contain` pads it with tokens of weight 0; `tiles` uses a row of squares that "
     "share the weight of one image",
     default=limits.FITS[0],
     choices=limits.FITS,
@@ -165,7 +165,7 @@ IMAGE_END = _per_image(
 PROMPT = _value(
     "PROMPT",
     DType.BYTES,
-    "Text prompt. It needs a base checkpoint with text encoders. Beside images, an empty prompt is the same as none",
+    "Text prompt. It requires a base checkpoint with text encoders. With images, an empty prompt is the same as none",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters, UTF-8",
     max_characters=limits.MAX_PROMPT_CHARACTERS,
     default="",
@@ -176,7 +176,7 @@ PROMPT = _value(
 NEGATIVE_PROMPT = _value(
     "NEGATIVE_PROMPT",
     DType.BYTES,
-    "Prompt that the image is moved away from by TRUE_CFG_SCALE, which requires it. It may be empty",
+    "Prompt from which TRUE_CFG_SCALE moves the image away. A TRUE_CFG_SCALE above 1 requires it. It may be empty",
     unit=f"at most {limits.MAX_PROMPT_CHARACTERS} characters, UTF-8",
     max_characters=limits.MAX_PROMPT_CHARACTERS,
     genserve=RestField(),
@@ -186,7 +186,8 @@ NEGATIVE_PROMPT = _value(
 PROMPT_STRENGTH = _value(
     "PROMPT_STRENGTH",
     DType.FP32,
-    "Weight of the prompt's tokens in attention, including its padding; without a prompt, of the empty prompt's tokens",
+    "Weight of the prompt's tokens in attention, including its padding; without a prompt, weight of the empty prompt's "
+    "tokens",
     bounds=Bounds(0, limits.MAX_STRENGTH),
     default=limits.DEFAULT_STRENGTH,
     genserve=RestField(),
@@ -204,7 +205,7 @@ PROMPT_END = _value(
 
 # Sampling.
 _SIDE = Bounds(limits.MIN_SIDE, limits.MAX_SIDE)
-_SIDE_MEANING = f"of the generated image, a multiple of {limits.SIDE_MULTIPLE}; default: the checkpoint's own size"
+_SIDE_MEANING = f"of the generated image, a multiple of {limits.SIDE_MULTIPLE}; default: the checkpoint's native size"
 HEIGHT = _value(
     "HEIGHT",
     DType.INT32,
@@ -251,8 +252,8 @@ GUIDANCE_SCALE = _value(
 TRUE_CFG_SCALE = _value(
     "TRUE_CFG_SCALE",
     DType.FP32,
-    "Classifier-free guidance away from NEGATIVE_PROMPT; 1 disables it. Each step then computes a second row, without "
-    "the images",
+    "Classifier-free guidance away from NEGATIVE_PROMPT; 1 disables it. Above 1, each step computes a second row, "
+    "without the images",
     bounds=Bounds(1, limits.MAX_GUIDANCE),
     default=1.0,
     flags=("--true-cfg",),
@@ -271,7 +272,7 @@ NUM_IMAGES = _value(
     openai=RestField("n", default=limits.DEFAULT_IMAGES, meaning="Number of images to generate"),
     on_page=True,
 )
-#: The REST APIs take one seed.
+#: The REST APIs accept one seed.
 _ONE_SEED = "Seed of the first image, image i uses SEED + i. -1 picks a random seed"
 SEED = Parameter(
     "SEED",
@@ -327,7 +328,7 @@ PRIORITY = _value(
 PREVIEW_STEPS = _value(
     "PREVIEW_STEPS",
     DType.INT32,
-    "Number of steps between two previews; 0 disables previews. There is none after the last step",
+    "Number of steps between two previews; 0 disables previews. The last step has no preview",
     unit="steps",
     bounds=Bounds(0, limits.MAX_STEPS),
     default=0,
@@ -336,8 +337,8 @@ PREVIEW_STEPS = _value(
 PREVIEW_METHOD = _value(
     "PREVIEW_METHOD",
     DType.BYTES,
-    "How previews are made: `latent2rgb` is a linear map from latents to colours, an eighth of the size; `vae` decodes "
-    "the latents, which takes longer, so a preview can come some steps later or be left out",
+    "How previews are generated: `latent2rgb` is a linear map from latents to colours, an eighth of the size; `vae` "
+    "decodes the latents, which takes longer, so a preview can come some steps later or be left out",
     default=limits.DEFAULT_PREVIEW_METHOD,
     choices=limits.PREVIEW_METHODS,
 )
@@ -352,7 +353,7 @@ START_STEP = _value(
 END_STEP = _value(
     "END_STEP",
     DType.INT32,
-    "Step to stop before; default: NUM_INFERENCE_STEPS, which is the maximum. LATENTS then still contain noise",
+    "Step to stop before; default: NUM_INFERENCE_STEPS, which is the maximum. Below it, LATENTS still contain noise",
     unit="steps",
     bounds=Bounds(1, limits.MAX_STEPS),
 )
@@ -361,7 +362,7 @@ END_STEP = _value(
 FIT = _value(
     "FIT",
     DType.BYTES,
-    "How an image is brought to the size of the generated image: `cover` crops, `contain` pads with white (edge maps "
+    "How an image is resized to the generated image: `cover` crops, `contain` pads with white (edge maps "
     "with black), `stretch` resizes as diffusers does",
     default=limits.SIZE_FITS[0],
     choices=limits.SIZE_FITS,
@@ -375,7 +376,7 @@ STRENGTH = _value(
     "STRENGTH",
     DType.FP32,
     "How much the image is changed, as diffusers' `strength`: 0 returns it unchanged, 1 starts from noise only. Below "
-    "1, at least the first step is left out",
+    "1, at least the first step is skipped",
     bounds=_FRACTION,
     default=limits.DEFAULT_IMG2IMG_STRENGTH,
     genserve=RestField(default=0.8),
@@ -385,13 +386,18 @@ STRENGTH = _value(
 START_SIGMA = _value(
     "START_SIGMA",
     DType.FP32,
-    "Share of noise to start with, instead of STRENGTH. It gives the same change at every size",
+    "Share of noise to start with, instead of STRENGTH. A value makes the same change at every size",
     bounds=_FRACTION,
 )
 
 # Inpainting.
 SOURCE_IMAGE = replace(
-    IMAGE, name="SOURCE_IMAGE", shape=(1,), max_length=None, meaning="Encoded image to change a part of", keyword=""
+    IMAGE,
+    name="SOURCE_IMAGE",
+    shape=(1,),
+    max_length=None,
+    meaning="Encoded image of which a part is changed",
+    keyword="",
 )
 MASK_IMAGE = replace(
     SOURCE_IMAGE,
@@ -449,7 +455,7 @@ PADDING_MASK_CROP = _value(
 CONTROL_IMAGE = replace(
     SOURCE_IMAGE,
     name="CONTROL_IMAGE",
-    meaning="Encoded image whose edges are followed, or an edge map; CONTROL_KIND says which",
+    meaning="Encoded image whose edges the generated image follows, or an edge map; CONTROL_KIND selects which",
 )
 CONTROL_KIND = _value(
     "CONTROL_KIND",

@@ -12,7 +12,7 @@ from flux_contract.tensors import Array
 
 
 def image_seeds(values: Mapping[str, Array]) -> tuple[int, ...]:
-    """Returns one seed per image: the given seeds, or the only seed and its successors.
+    """Return one seed per image: the given seeds, or the only seed and its successors.
 
     values: the request's tensors by name, without the batch dimension, each within the contract's bounds.
     Raises InvalidRequest: the number of seeds is neither 1 nor NUM_IMAGES, or a successor exceeds the largest seed.
@@ -28,5 +28,7 @@ def image_seeds(values: Mapping[str, Array]) -> tuple[int, ...]:
     if len(seeds) == count:
         return tuple(seeds)
     if seeds[0] + count - 1 > limits.MAX_SEED:
-        raise InvalidRequest(f"{SEED.name}={seeds[0]} leaves no room for {count} seeds")
+        raise InvalidRequest(
+            f"{SEED.name}={seeds[0]} with {NUM_IMAGES.name}={count}, expected at most {limits.MAX_SEED - count + 1}"
+        )
     return tuple(range(seeds[0], seeds[0] + count))

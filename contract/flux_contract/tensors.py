@@ -42,7 +42,7 @@ class Bounds:
         return f"{self.low:g}..{self.high:g}" if self.high < 2**62 else f"{self.low:g}..2^63-1"
 
     def broken_by(self, values: Array) -> Array:
-        """The values that are out of bounds or not numbers."""
+        """Return the values that are out of bounds or not numbers."""
         broken: Array = values[~((values >= self.low) & (values <= self.high))]
         return broken
 
@@ -51,8 +51,8 @@ class Bounds:
 class Tensor:
     """One input or output of a model, without Triton's batch dimension.
 
-    shape: -1 is any length. default: of an optional input; None if the checkpoint or other inputs decide, as `meaning`
-    says. choices: of a text; empty for any text.
+    shape: -1 is any length. default: of an optional input; None if it depends on the checkpoint or other inputs, as
+    `meaning` says. choices: allowed texts; empty for any text.
     """
 
     name: str
@@ -88,19 +88,20 @@ class Tensor:
                     )
 
     def value_in(self, values: Mapping[str, Array], default: float | None = None) -> Any:
-        """The value of this tensor; if there is none, `default`, or else the contract's default."""
+        """Return the value of this tensor; if it is missing, `default`, or else the contract's default."""
         if self.name in values:
             return values[self.name].item()
         return self.default if default is None else default
 
     def texts_in(self, values: Mapping[str, Array]) -> list[str]:
-        """The texts of this tensor. Raises KeyError: there are none."""
+        """Return the texts of this tensor. Raises KeyError: the tensor is missing."""
         return list(map(_text, values[self.name].tolist()))
 
     def values_in(self, values: Mapping[str, Array], count: int, of_what: str = "images") -> list[Any]:
-        """The values of this tensor, one for each of `count` things. Values of a tensor with choices are str.
+        """Return `count` values of this tensor. Values of a tensor with choices are str.
 
-        One value is used for all of them. If there is none, the contract's default is used.
+        A single value is repeated. If the tensor is missing, the contract's default is repeated.
+        of_what: plural noun for the error message.
         Raises InvalidRequest: there are several values, but not `count`.
         """
         if self.name not in values:
@@ -115,7 +116,7 @@ class Tensor:
         return given
 
     def array(self, values: Any) -> Array:
-        """Values as an array of this tensor's type. A single value becomes an array of one value."""
+        """Return values as an array of this tensor's type. A single value becomes an array of one value."""
         if self.dtype is DType.BYTES:
             items = [values] if isinstance(values, (bytes, str)) else list(values)
             texts = np.empty(len(items), dtype=np.object_)
@@ -127,12 +128,12 @@ class Tensor:
 
 
 def scalar(name: str, dtype: DType, meaning: str, **rest: Any) -> Tensor:
-    """An optional input of one value."""
+    """Return an optional input with one value."""
     return Tensor(name, dtype, (1,), meaning, optional=True, **rest)
 
 
 def _text(value: Any) -> Any:
-    """Triton's bytes as text. Bytes that are not UTF-8 are escaped."""
+    """Decode bytes as UTF-8; invalid bytes are escaped."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 

@@ -42,7 +42,7 @@ _IMAGE_TYPES = {
 
 
 def render_keywords(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """The module: `ModeName`, the values of options with choices, and a TypedDict for each group, mode and stream."""
+    """Return the module: `ModeName`, the values of options with choices, and a TypedDict per group, mode and stream."""
     subjects = {parameter.name for mode in modes for parameter in mode.subjects}
     private = {parameter.name for mode in modes for parameter in mode.client_parameters}
     bases = [
@@ -73,7 +73,7 @@ def render_keywords(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGro
 
 
 class _Descriptions:
-    """Comments on parameters, with the client's names. parameters: each once, by name."""
+    """Comments on parameters, with the client's names. parameters: without duplicates."""
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         by_name: dict[str, Parameter] = {}
@@ -83,7 +83,7 @@ class _Descriptions:
         self._names = {name: parameter.python_name for name, parameter in by_name.items()}
 
     def comment(self, parameter: Parameter) -> Iterator[str]:
-        # After its first sentence, the meaning is about values that the client does not offer.
+        # After the first sentence, the meaning describes values that the client does not offer.
         text = parameter.help if parameter.client_choices else parameter.meaning
         meaning = with_names(text, self._names)
         facts = f" {parameter.facts[0].upper()}{parameter.facts[1:]}." if parameter.facts else ""
@@ -92,7 +92,7 @@ class _Descriptions:
 
 
 def _streamless(mode: Mode) -> tuple[Parameter, ...]:
-    """Options of a mode without those of previews, which only `stream` has, by arguments of its own."""
+    """Return the options of a mode without those of previews, which are separate arguments of `stream`."""
     previews = next(group for group in GROUPS if group.name == "previews").parameters
     return tuple(parameter for parameter in mode.options if parameter not in previews)
 
@@ -104,7 +104,7 @@ def _of_call(
     bases: Sequence[ParameterGroup],
     described: _Descriptions,
 ) -> str:
-    """The TypedDict of one call, which inherits those groups all of whose parameters the call has."""
+    """Return the TypedDict of one call. It inherits a group if the call has all parameters of the group."""
     inherited = [base for base in bases if _contains(options, base)]
     own = _without(options, {parameter.name for base in inherited for parameter in base.parameters})
     return _typed_dict(name, doc, [f"{_title(base.name)}Group" for base in inherited], own, described)
@@ -147,5 +147,5 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def _title(name: str) -> str:
-    """`image_fit` as `ImageFit`."""
+    """Convert `image_fit` to `ImageFit`."""
     return "".join(word.capitalize() for word in re.findall(r"[a-z]+|\d+", name))

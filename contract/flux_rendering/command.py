@@ -12,7 +12,7 @@ from flux_rendering.tables import render_metrics, render_parameters, render_tens
 
 
 def rendered_files(root: Path, gpus: tuple[int, ...] = DEFAULT_GPUS) -> dict[Path, str]:
-    """The text of every rendered file, by path. root: of the repository. gpus: of the default configs."""
+    """Return the text of every rendered file, by path. root: of the repository. gpus: of the default configs."""
     docs = root / "docs"
     files = {root / "model_repository" / path: text for path, text in render_all(gpus).items()}
     files[root / "client" / "flux_client" / "keywords.py"] = render_keywords()
@@ -24,10 +24,10 @@ def rendered_files(root: Path, gpus: tuple[int, ...] = DEFAULT_GPUS) -> dict[Pat
 
 
 def main(root: Path, description: str | None) -> int:
-    """Returns the exit code."""
+    """Write or check the rendered files. Returns the exit code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
-    parser.add_argument("--gpus", type=gpu_list, default=DEFAULT_GPUS, help="default: 7,8")
+    parser.add_argument("--check", action="store_true", help="do not write files; exit 1 if one differs")
+    parser.add_argument("--gpus", type=gpu_list, default=DEFAULT_GPUS, help="GPUs of the default configs; default: 7,8")
     arguments = parser.parse_args()
     files = rendered_files(root, arguments.gpus)
     differing = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
@@ -40,7 +40,7 @@ def main(root: Path, description: str | None) -> int:
 
 
 def _monitoring(root: Path) -> dict[Path, str]:
-    """The files that need PyYAML; none if it is not installed, as on machines that only choose GPUs."""
+    """Return the files that need PyYAML; none if it is not installed, as on machines that only choose GPUs."""
     try:
         from flux_rendering.monitoring import render_alerts, render_object
     except ModuleNotFoundError as error:

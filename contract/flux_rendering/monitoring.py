@@ -1,4 +1,4 @@
-"""Renders deploy/monitoring/prometheus-rule.yaml and docs/alerts.md from deploy/monitoring/rules.yaml."""
+"""Render deploy/monitoring/prometheus-rule.yaml and docs/alerts.md from deploy/monitoring/rules.yaml."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ spec:
 
 
 def render_object(rules: str) -> str:
-    """The PrometheusRule. rules: the text of rules.yaml."""
+    """Return the PrometheusRule. rules: the text of rules.yaml."""
     return _OBJECT + indent(rules[rules.index("groups:") :], "  ")
 
 
 def render_alerts(rules: str) -> str:
-    """docs/alerts.md. rules: the text of rules.yaml."""
+    """Return docs/alerts.md. rules: the text of rules.yaml."""
     return "\n\n".join(_paragraphs(rules)) + "\n"
 
 
 def _paragraphs(rules: str) -> Iterator[str]:
     yield "# Alerts"
     yield (
-        "Rendered from `deploy/monitoring/rules.yaml` by `scripts/render`. Each alert also has its runbook as an "
+        "Rendered from `deploy/monitoring/rules.yaml` by `scripts/render`. Each alert carries its runbook as an "
         "annotation."
     )
     for group in yaml.safe_load(rules)["groups"]:

@@ -16,7 +16,7 @@ from flux_contract.tensors import Tensor
 
 #: Each GPU has one instance of every model that needs a GPU.
 DEFAULT_GPUS = (7, 8)
-#: Configs beside `config.pbtxt`, which `--model-config-name` selects, and the GPUs of each; none means the CPU.
+#: Additional configs, which `--model-config-name` selects, and the GPUs of each; empty means the CPU.
 PROFILES: dict[str, tuple[int, ...]] = {"cpu": (), "k8s": (0,)}
 
 _HEADER = "# Rendered from contract/flux_contract by scripts/render; edit there.\n"
@@ -34,7 +34,7 @@ def gpu_list(text: str) -> tuple[int, ...]:
 
 
 def render_model(model: Model, gpus: tuple[int, ...]) -> str:
-    """`config.pbtxt` of one model. gpus: one instance on each of these devices; if empty, the CPU."""
+    """Return `config.pbtxt` of one model. gpus: one instance on each of these devices; if empty, the CPU."""
     lines = [
         _HEADER + f"# {model.purpose}.",
         f'name: "{model.name}"',
@@ -60,7 +60,7 @@ def render_model(model: Model, gpus: tuple[int, ...]) -> str:
 
 
 def render_ensemble(ensemble: Ensemble) -> str:
-    """`config.pbtxt` of an ensemble, which is the same on every machine."""
+    """Return `config.pbtxt` of an ensemble, which is the same on every machine."""
     lines = [
         _HEADER + f"# {ensemble.purpose}.",
         f'name: "{ensemble.name}"',
@@ -84,7 +84,7 @@ def render_all(
     models: Sequence[Model] = MODELS,
     ensembles: Sequence[Ensemble] = ENSEMBLES,
 ) -> dict[Path, str]:
-    """Every config file, by its path inside the model repository. cpu_instances: of flux_base without GPUs."""
+    """Return every config file, by its path in the model repository. cpu_instances: of flux_base without GPUs."""
     files: dict[Path, str] = {}
     for declared in models:
         model = replace(declared, cpu_instances=cpu_instances) if declared.name == FLUX_BASE.name else declared

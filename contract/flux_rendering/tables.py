@@ -24,32 +24,36 @@ _ORIGIN = "Rendered from `contract/flux_contract` by `scripts/render`."
 
 
 def render_tensors(models: Sequence[Model] = MODELS, ensembles: Sequence[Ensemble] = ENSEMBLES) -> str:
-    """docs/tensors.md: the tensors of every model."""
+    """Return docs/tensors.md: the tensors of every model, and the meaning of every tensor once."""
+    everything: list[Ensemble | Model] = [*ensembles, *models]
     parts = [
         "# Tensors\n",
         f"{_ORIGIN} Shapes are without the batch dimension. A request has batch size 1, so `IMAGE` with two images has "
-        "shape `[1, 2]`.\n",
+        "shape `[1, 2]`. [All tensors](#all-tensors) has their types, defaults and meanings.\n",
     ]
-    everything: list[Ensemble | Model] = [*ensembles, *models]
     for model in everything:
         kind = "ensemble" if isinstance(model, Ensemble) else "model"
         parts.append(f"## {model.name} ({kind})\n\n{model.purpose}.\n")
-        parts.append("| | tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|---|")
-        parts += [_tensor_row("in", tensor) for tensor in model.inputs]
-        parts += [_tensor_row("out", tensor) for tensor in model.outputs]
+        parts.append("| | tensors |\n|---|---|")
+        required = [tensor for tensor in model.inputs if _is_required(tensor)]
+        optional = [tensor for tensor in model.inputs if not _is_required(tensor)]
+        lists = {"required inputs": required, "optional inputs": optional, "outputs": model.outputs}
+        parts += [f"| {title} | {_names(tensors)} |" for title, tensors in lists.items() if tensors]
         if isinstance(model, Model) and model.parameters:
             parts.append("\n| parameter | default | meaning |\n|---|---|---|")
             parts += [f"| `{p.name}` | `{p.default}` | {p.meaning} |" for p in model.parameters]
         parts.append("")
-    return "\n".join(parts)
+    parts.append("## All tensors\n\n| tensor | type | shape | default | range | meaning |\n|---|---|---|---|---|---|")
+    parts += _tensor_rows(everything)
+    return "\n".join(parts) + "\n"
 
 
 def render_parameters(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """docs/parameters.md: what a request may set, by group."""
+    """Return docs/parameters.md: the parameters of a request, by group."""
     parts = [
         "# Parameters",
-        f"{_ORIGIN} Each is a [tensor](tensors.md), a keyword of the client and an option of `flux-client`. If there "
-        "is no default, the parameter is off unless its meaning says otherwise.",
+        f"{_ORIGIN} A parameter is a [tensor](tensors.md), a keyword of the client and an option of `flux-client`. A "
+        "parameter without a default is disabled unless its meaning says otherwise.",
     ]
     grouped = {parameter.name for group in groups for parameter in group.parameters}
     rest = {each.name: each for mode in modes for each in mode.options if each.name not in grouped}
@@ -61,7 +65,7 @@ def render_parameters(modes: Sequence[Mode] = MODES, groups: Sequence[ParameterG
 
 
 def parameter_table(parameters: Iterable[Parameter], modes: Sequence[Mode] = MODES) -> str:
-    """A row for each parameter, with the modes that have it."""
+    """Return a table with a row for each parameter."""
     rows = ["| keyword | tensor | option | values | default | modes | meaning |", "|---|---|---|---|---|---|---|"]
     for parameter in parameters:
         having = [mode for mode in modes if parameter.name in {p.name for p in (*mode.subjects, *mode.options)}]
@@ -81,20 +85,20 @@ def parameter_table(parameters: Iterable[Parameter], modes: Sequence[Mode] = MOD
 
 
 def group_table(groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """A row for each group: its keywords, and a link to its table. For README.md."""
+    """Return a row for each group, with its keywords and a link to its table, for pages in docs/."""
     rows = ["| | keywords of the client |", "|---|---|"]
     for group in groups:
         keywords = ", ".join(f"`{parameter.python_name}`" for parameter in group.parameters)
         anchor = re.sub(r"[^a-z0-9-]", "", group.title.lower().replace(" ", "-"))
-        rows.append(f"| [{group.title}](docs/parameters.md#{anchor}) | {keywords} |")
+        rows.append(f"| [{group.title}](parameters.md#{anchor}) | {keywords} |")
     return "\n".join(rows)
 
 
 def replace_sections(page: str, groups: Sequence[ParameterGroup] = GROUPS) -> str:
-    """The page with its rendered sections.
+    """Return the page with its sections rendered again.
 
     Sections are `groups`, and `parameters` with the names of groups.
-    Raises KeyError: there is no such section or group.
+    Raises KeyError: unknown section or group.
     """
     by_name = {group.name: group for group in groups}
 
@@ -113,11 +117,11 @@ def replace_sections(page: str, groups: Sequence[ParameterGroup] = GROUPS) -> st
 
 
 def render_metrics() -> str:
-    """docs/metrics.md: what the models publish."""
+    """Return docs/metrics.md: the metrics of the models."""
     parts = [
         "# Metrics\n",
-        f"{_ORIGIN} Triton publishes these on the metrics port, beside its own metrics. They have the labels `model` "
-        f"and `instance`. Instances of `{FLUX_BASE.name}` publish all of them; the other Python models publish "
+        f"{_ORIGIN} Triton publishes these metrics on the metrics port, in addition to its own. They have the labels "
+        f"`model` and `instance`. Instances of `{FLUX_BASE.name}` publish all of them; the other Python models publish "
         f"`{HEARTBEAT.name}`, `{PRIVATE_MEMORY.name}` and `{SHARED_MEMORY.name}`. On a GPU, the name of an instance "
         "ends with the GPU's number, such as `flux_base_0_0_gpu7`, because Triton gives instances of one group on "
         "several GPUs the same name. Prometheus renames the label to `exported_instance`, because `instance` is its "
@@ -140,22 +144,45 @@ def render_metrics() -> str:
     return "\n".join(parts)
 
 
-def _tensor_row(direction: str, tensor: Tensor) -> str:
+def _is_required(tensor: Tensor) -> bool:
+    return not tensor.optional and not _default(tensor)
+
+
+def _names(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(f"`{tensor.name}`" for tensor in tensors)
+
+
+def _tensor_rows(models: Iterable[Ensemble | Model]) -> list[str]:
+    """A row for each tensor. A name that means different things has a row for each meaning, with its models."""
+    owners: dict[str, dict[str, list[str]]] = {}
+    for model in models:
+        for tensor in (*model.inputs, *model.outputs):
+            having = owners.setdefault(tensor.name, {}).setdefault(_cells(tensor), [])
+            if model.name not in having:
+                having.append(model.name)
+    rows = []
+    for name, meanings in owners.items():
+        for cells, names in meanings.items():
+            of_models = f" ({', '.join(names)})" if len(meanings) > 1 else ""
+            rows.append(f"| `{name}`{of_models} | {cells} |")
+    return rows
+
+
+def _cells(tensor: Tensor) -> str:
     unit = f" ({tensor.unit})" if tensor.unit else ""
-    cells = (
-        direction,
-        f"`{tensor.name}`",
-        tensor.dtype.wire_name,
-        f"[{', '.join(map(str, tensor.shape))}]",
-        "required" if direction == "in" and not tensor.optional and not _default(tensor) else _default(tensor),
-        str(tensor.bounds) if tensor.bounds else "",
-        tensor.meaning + unit,
+    return " | ".join(
+        (
+            tensor.dtype.wire_name,
+            f"[{', '.join(map(str, tensor.shape))}]",
+            _default(tensor),
+            str(tensor.bounds) if tensor.bounds else "",
+            tensor.meaning + unit,
+        )
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _values(parameter: Parameter) -> str:
-    """Bounds and unit, or choices."""
+    """Return the bounds and the unit, or the choices."""
     if parameter.offered_choices:
         return ", ".join(f"`{choice}`" for choice in parameter.offered_choices)
     return " ".join(filter(None, (str(parameter.bounds or ""), parameter.unit)))

@@ -1,1 +1,1 @@
-"""REST in front of Triton: GenServe's API and OpenAI's of images. It holds no model: it asks by `flux_client`."""
+"""REST gateway in front of Triton: GenServe's API, OpenAI's images API, and the web page. It uses `flux_client`."""

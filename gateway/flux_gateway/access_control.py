@@ -1,4 +1,4 @@
-"""Who may ask, decided from the headers alone: the API key, then for what generates a slot. No body is read before."""
+"""Admits requests by their headers, before their body is read: the API key first, then a slot for a generation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flux_gateway.bodies import LimitedBody
 from flux_gateway.keys import Caller, Keys
 from flux_gateway.refusals import Refusal
 
-#: Need no key: they reveal nothing but whether the server is ready. A kept image's name is its credential.
+#: Paths that need no key. They reveal only whether the server is ready. The name of a stored image is its credential.
 OPEN_PATHS = frozenset({"/", "/health"})
 OPEN_PREFIXES = ("/page/", "/v1/images/files/")
 METRICS_PATH = "/metrics"
-#: A browser that opens these by their address cannot send a header; it asks for a password, which is the key.
+#: A browser that opens these pages cannot send a key in a header. It asks for a password, which is the key.
 DOCS_PATHS = frozenset({"/docs", "/openapi.json"})
 DOCS_PREFIX = "/docs/"
 
@@ -31,11 +31,11 @@ class BodyLimits(NamedTuple):
 
 
 class AccessControl:
-    """Middleware: 401 without a known key, where keys are configured; a slot for each POST, or 429 or 503.
+    """Middleware: requires a known key if keys are configured (401), and a slot for each POST (429 or 503).
 
-    The slot is in the request's state as `slot`, the caller as `caller_key`, and the caller's name, for the log, as
-    `caller`. A slot is held until the request has ended, and as long as its generation. Other requests have one, too,
-    by which they reserve memory for their answers.
+    The request's state has the slot as `slot`, the caller as `caller_key`, and the caller's name, for the log, as
+    `caller`. A slot is held until the request and its generation have ended. Other requests also have a slot, which
+    reserves memory for their response.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AccessControl:
             await self._app(scope, limited, send)
 
     def _caller(self, scope: Scope, headers: Headers, address: Caller) -> Caller | None:
-        """None: the path needs no key, and none that is known was sent. Raises Refusal: 401."""
+        """Return the caller, or None on an open path without a known key. Raises Refusal: 401."""
         path = scope["path"]
         is_docs = path in DOCS_PATHS or path.startswith(DOCS_PREFIX)
         try:
@@ -85,7 +85,7 @@ class AccessControl:
 
 
 def _with_key_of_password(headers: Headers) -> dict[str, str]:
-    """The same headers, where the password of HTTP's Basic scheme is a bearer's token."""
+    """Return the headers with the password of HTTP Basic authentication as a bearer token."""
     found = dict(headers)
     scheme, _, credentials = found.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
@@ -96,7 +96,7 @@ def _with_key_of_password(headers: Headers) -> dict[str, str]:
 
 
 def _network(address: str) -> str:
-    """An address as a caller's name. Of IPv6 its /64, which is one host's to choose from."""
+    """Return the caller's name for an address. For IPv6 it is the /64 network, because one host can use all of it."""
     try:
         parsed = ip_address(address)
     except ValueError:

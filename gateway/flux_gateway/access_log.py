@@ -1,4 +1,4 @@
-"""An id for each request, and one line of log."""
+"""Assigns an id to each request and logs it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterable
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flux_gateway.refusals import NOBODY_THERE
+from flux_gateway.refusals import CLIENT_CLOSED_REQUEST
 
-#: Methods that are told apart; a caller may send any word.
+#: Methods in logs and metrics. Callers may send any other word, which counts as `other`.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
 _LOG = logging.getLogger("flux_gateway.access")
 
 
 class AccessLog:
-    """Gives each request an id, which Triton's requests of it have too, and logs one JSON line for it.
+    """Middleware: assigns an id to each request, which its requests to Triton share, and logs one JSON line.
 
-    Neither bodies nor headers nor the query are logged: they may hold images or keys. Of the path only the route is
-    logged, such as `/v1/images/files/{name}`, because such a name is a credential; an unknown path is `other`.
+    Bodies, headers and queries are not logged, because they may contain images or keys. Instead of the path, the route
+    is logged, such as `/v1/images/files/{name}`, because the name is a credential; an unknown path is `other`.
     """
 
     def __init__(self, app: ASGIApp, paths: Iterable[str], answered: Callable[[str, str, int, float], None]) -> None:
-        """paths: of the routes. answered: is told each request's method, route, status and seconds."""
+        """paths: of the routes. answered: called with the method, route, status and seconds of each request."""
         self._app = app
         self._paths = RoutePaths(paths)
         self._answered = answered
@@ -36,11 +36,11 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), NOBODY_THERE
+        started, status = time.monotonic(), CLIENT_CLOSED_REQUEST
         request_id = uuid.uuid4().hex
         scope.setdefault("state", {})["id"] = request_id
 
-        async def told(message: Message) -> None:
+        async def send_logged(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -48,9 +48,9 @@ class AccessLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, told)
+            await self._app(scope, receive, send_logged)
         except Exception:
-            # Answered further out, where nobody tells.
+            # An outer layer sends the response, without calling `send_logged`.
             status = 500
             raise
         finally:
@@ -71,11 +71,11 @@ class AccessLog:
 
 
 class RoutePaths:
-    """Paths of routes, such as `/v1/jobs/{job_id}`, by the paths that are asked for."""
+    """Maps requested paths to routes, such as `/v1/jobs/{job_id}`."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = [(compile_path(path)[0], path) for path in dict.fromkeys(paths)]
 
     def of(self, asked: str) -> str:
-        """Also for a request that is refused before it is routed."""
+        """Return the route of a path, also for a request that is rejected before it is routed."""
         return next((path for pattern, path in self._paths if pattern.match(asked)), OTHER)

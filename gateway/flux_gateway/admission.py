@@ -1,9 +1,9 @@
-"""Admission: how many requests, and how much of their memory, may be in flight, of all and of each caller."""
+"""Admission control: limits the requests in flight and their memory, in total and for each caller."""
 
-# The rate limit does not use the package `limits`: its strategies count in windows, while the generic cell rate
-# algorithm takes 10 lines and gives the exact time to wait. The memory storage of `limits` starts timer threads, reads
-# the system clock, which a test cannot set, and does not bound the number of callers. Limits of concurrency and memory,
-# the rest of this module, are not part of it.
+# The rate limit does not use the package `limits`. Its strategies count requests in windows, whereas the generic cell
+# rate algorithm has 10 lines and returns the exact time to wait. Its memory storage starts timer threads, reads the
+# system clock, which a test cannot set, and does not limit the number of callers. It does not limit concurrency and
+# memory, which the rest of this module does.
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import NamedTuple
 from flux_gateway.keys import Caller
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 
-#: Callers whose rate is remembered; beyond it those are forgotten that may begin at their full rate again.
+#: Maximum callers whose rate is stored. Above it, callers that may use their full rate again are removed.
 _MAX_REMEMBERED = 10_000
 
 
 class Memory(NamedTuple):
-    """Bytes that the requests in flight may hold: of all, and of one caller."""
+    """Bytes that the requests in flight may hold, in total and for one caller."""
 
     all: float = math.inf
     each: float = math.inf
 
 
 class Admission:
-    """Takes a request in before its body is read. For one event loop."""
+    """Admits requests before their body is read. For one event loop."""
 
     def __init__(
         self,
@@ -38,14 +38,14 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
         memory: Memory = Memory(),  # noqa: B008 (immutable)
     ) -> None:
-        """at_once, at_once_each: requests in flight, of all and of one caller."""
+        """at_once, at_once_each: maximum requests in flight, in total and for one caller."""
         self.at_once = at_once
         self._at_once_each = at_once_each
         self._clock = clock
         self._memory = memory
         self._running: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
-        #: When each caller will have paid for what it began, in the clock's seconds.
+        #: Time at which each caller's started requests are used up at its rate (the theoretical arrival time).
         self._paid: dict[str, float] = {}
 
     @property
@@ -58,58 +58,63 @@ class Admission:
 
     @contextmanager
     def admitted(self, caller: Caller) -> Iterator[Slot]:
-        """Hold a slot for the block. Raises Refusal: 429, the caller's own limits; 503, those of all."""
+        """Hold a slot for the block. Raises Refusal: 429, a limit of the caller; 503, a limit of the gateway."""
         if self._running[caller.name] >= self._at_once_each:
             raise Refusal(429, f"concurrency limit exceeded ({self._at_once_each} per caller)", None, RETRY_AFTER_S)
         if self.running >= self.at_once:
-            raise Refusal(503, f"full: {self.at_once} requests are in work", None, RETRY_AFTER_S)
+            raise Refusal(503, f"concurrency limit exceeded ({self.at_once} requests)", None, RETRY_AFTER_S)
         self._limit_rate(caller)
         with Slot(self, caller, 1).held() as slot:
             yield slot
 
     def accounted(self, caller: Caller) -> AbstractContextManager[Slot]:
-        """A slot of a request that generates nothing: it may reserve memory, and does not count as running."""
+        """Return a slot for a request that generates no image. It may reserve memory, and does not count as running."""
         return Slot(self, caller, 0).held()
 
     def add(self, name: str, requests: int, count: int) -> None:
-        """Count requests and bytes of a caller in, or out where they are below zero."""
+        """Add requests and bytes to a caller's counts; negative numbers are subtracted."""
         for counter, change in ((self._running, requests), (self._bytes, count)):
             counter[name] += change
             if not counter[name]:
                 del counter[name]
 
     def reserve(self, name: str, count: int) -> None:
-        """Raises Refusal: 429, the caller's share of the memory is in use; 503, all of it is."""
+        """Reserve memory. Raises Refusal: 429, the caller's limit is exceeded; 503, the gateway's limit is."""
         if self._bytes[name] + count > self._memory.each:
             raise Refusal(
-                429, f"{_mebibytes(self._memory.each)} of requests in flight are a caller's limit", None, RETRY_AFTER_S
+                429, f"memory limit exceeded ({_mebibytes(self._memory.each)} per caller)", None, RETRY_AFTER_S
             )
         if self._bytes.total() + count > self._memory.all:
-            raise Refusal(503, f"full: {_mebibytes(self._memory.all)} of requests are in flight", None, RETRY_AFTER_S)
+            raise Refusal(503, f"memory limit exceeded ({_mebibytes(self._memory.all)})", None, RETRY_AFTER_S)
         self.add(name, 0, count)
 
     def _limit_rate(self, caller: Caller) -> None:
-        """So many a minute on average, of which as many may come in a row. Source: the generic cell rate algorithm."""
+        """Limit the average rate per minute; a burst may have one minute's requests (generic cell rate algorithm)."""
         if not caller.per_minute:
             return
         now, each_s = self._clock(), 60.0 / caller.per_minute
         paid = max(self._paid.get(caller.name, now), now)
         wait_s = paid + each_s - now - max(60.0, each_s)
         if wait_s > 0:
-            raise Refusal(429, f"{caller.per_minute:g} requests a minute are this key's most", None, math.ceil(wait_s))
+            raise Refusal(
+                429,
+                f"rate limit exceeded ({caller.per_minute:g} requests per minute for this key)",
+                None,
+                math.ceil(wait_s),
+            )
         self._paid[caller.name] = paid + each_s
         if len(self._paid) > _MAX_REMEMBERED:
             self._paid = {name: until for name, until in self._paid.items() if until > now}
 
 
 class Slot:
-    """A request that is in flight: whose it is, and the bytes of memory that are reserved for it.
+    """A request in flight: its caller and its reserved memory.
 
     It is free again when its last holder has left: the request, or the generation, which outlives the request of a job.
     """
 
     def __init__(self, admission: Admission, caller: Caller, running: int) -> None:
-        """running: requests that it counts as."""
+        """running: number of running requests that the slot counts as."""
         self.caller = caller
         self._admission = admission
         self._running = running
@@ -133,11 +138,11 @@ class Slot:
                     self._callbacks.pop()()
 
     def when_free(self, callback: Callable[[], None]) -> None:
-        """Call it when the slot is free."""
+        """Call the function when the slot is free."""
         self._callbacks.append(callback)
 
     def reserve(self, count: float) -> None:
-        """Reserve so many bytes until the slot is free. Raises Refusal: 429 or 503."""
+        """Reserve bytes until the slot is free. Raises Refusal: 429 or 503."""
         self._admission.reserve(self.caller.name, math.ceil(count))
         self._bytes += math.ceil(count)
 

@@ -1,4 +1,4 @@
-"""A refusal as an answer: always JSON, in the words of the API that was asked."""
+"""Converts a refusal to a JSON response in the format of the called API."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def answer_of(refusal: Refusal, scope: Scope) -> JSONResponse:
 
 
 async def answer(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    """For middleware."""
+    """Send a refusal from middleware."""
     await answer_of(refusal, scope)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The description of the API for people: Swagger UI, with scripts of this server alone."""
+"""The API documentation: Swagger UI, with scripts served by the gateway itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 def api_docs(title: str, openapi_url: str) -> APIRouter:
     router = APIRouter(prefix="/docs", include_in_schema=False)
-    # FastAPI's own choice of Swagger UI.
+    # The Swagger UI version that FastAPI uses.
     static = StaticFiles(packages=[("fastapi_offline", "static")])
     page = get_swagger_ui_html(
         openapi_url=openapi_url,
@@ -39,7 +39,7 @@ def api_docs(title: str, openapi_url: str) -> APIRouter:
 
 
 def _policy(page: str) -> str:
-    """Swagger UI styles elements itself; of inline scripts the page's own is allowed, by its hash."""
+    """Return the Content-Security-Policy: inline styles, and the page's inline script by its hash."""
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

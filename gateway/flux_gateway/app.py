@@ -1,4 +1,4 @@
-"""The gateway: its rooms put together."""
+"""Assembles the gateway: routes, middleware and error handlers."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from flux_gateway.openai_images.models import openai_models
 from flux_gateway.openai_images.routes import openai_images
 from flux_gateway.page.routes import Page, page_files
 from flux_gateway.proxies import Networks, PublicUrl, TrustedProxies
-from flux_gateway.refusals import NOBODY_THERE, RETRY_AFTER_S, Refusal
+from flux_gateway.refusals import CLIENT_CLOSED_REQUEST, RETRY_AFTER_S, Refusal
 from flux_gateway.results import ResultStore
 from flux_gateway.sending import Sending
 from flux_gateway.server_monitor import ServerMonitor
 from flux_gateway.settings import Settings, listed
 from flux_gateway.tracing import TracedRequests, Tracing
 
-#: For the description alone: AccessControl looks at keys.
+#: For the API description only. AccessControl checks the keys.
 _BEARER = HTTPBearer(auto_error=False, description="An API key.")
 
 
 def make_app(
     settings: Settings, client: AsyncFluxClient | None = None, filtering: ContentFilter | None = None
 ) -> FastAPI:
-    """client, filtering: instead of those that the settings name.
+    """Create the application. client, filtering: used instead of those that the settings name.
 
-    Raises CannotStart: the file of keys or the content filter cannot be used, or what tracing needs is not installed.
+    Raises CannotStart: the key file or the content filter cannot be used, or the packages for tracing are missing.
     """
-    # Another Triton may have room. Then what is full or away is told soon: whoever asks knows best when to ask again.
+    # Another Triton server may have room. The number of attempts is small, because callers can retry themselves.
     client = client or AsyncFluxClient(
         settings.triton, timeout_s=settings.timeout_s, retry=replace(FAIL_OVER, attempts=5)
     )
@@ -71,11 +71,11 @@ def make_app(
     )
     results = ResultStore(settings.result_limits)
     runner = JobRunner(results)
-    metrics.shows("in_work", "Generations in work.", lambda: admission.running)
+    metrics.shows("in_work", "Generation requests in flight.", lambda: admission.running)
     metrics.shows("in_flight_bytes", "Memory reserved for requests in flight.", lambda: admission.bytes_in_flight)
-    metrics.shows("jobs", "Jobs that are kept, with those that run.", lambda: results.count(GenerationJob))
+    metrics.shows("jobs", "Jobs, running or kept.", lambda: results.count(GenerationJob))
     metrics.shows("result_bytes", "Bytes kept or reserved for results: jobs and URL images.", lambda: results.size)
-    metrics.shows("ready", "1 where something can be served now.", lambda: monitor.reason is None)
+    metrics.shows("ready", "1 if at least one mode is ready.", lambda: monitor.reason is None)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -106,17 +106,17 @@ def make_app(
     ]
     for router in routers:
         app.include_router(router)
-    _tell_about(app, service, metrics, page)
-    _refuse(app)
-    _guard(app, settings, keys, admission, tracing)
+    _add_service_routes(app, service, metrics, page)
+    _add_error_handlers(app)
+    _add_middleware(app, settings, keys, admission, tracing)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     paths = [path for route in routes if (path := getattr(route, "path", None))]
     app.add_middleware(AccessLog, paths=paths, answered=metrics.answered)
     return app
 
 
-def _guard(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, tracing: Tracing) -> None:
-    """Middleware, the innermost first."""
+def _add_middleware(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, tracing: Tracing) -> None:
+    """Add the middleware, starting with the innermost."""
     app.add_middleware(HeadRequests)
     app.add_middleware(
         AccessControl,
@@ -143,7 +143,7 @@ def _guard(app: FastAPI, settings: Settings, keys: Keys, admission: Admission, t
 
 
 def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
-    """None: any, because a key is needed, which a rebinding page has not."""
+    """Return the allowed hosts. None: any, because a page that uses DNS rebinding does not have the required key."""
     names = listed(settings.hosts)
     if settings.keys_file and not names:
         return None
@@ -152,10 +152,10 @@ def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
     return AllowedHosts(settings.host, names)
 
 
-def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
+def _add_service_routes(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
     @app.get("/", summary="Show the web page, or list the endpoints as JSON", tags=["service"])
     async def root(request: Request) -> Response:
-        """The page for a browser, the endpoints for others."""
+        """Return the web page to a browser, and the list of endpoints to other clients."""
         if "text/html" in request.headers.get("accept", ""):
             response = await page.file("index.html", request)
         else:
@@ -166,17 +166,17 @@ def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page
 
     @app.get("/metrics", summary="Get metrics for Prometheus", tags=["service"], response_class=PlainTextResponse)
     async def scraped() -> Response:
-        """For Prometheus."""
+        """Return metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get(
         "/health",
         summary="Check whether a mode is served",
         tags=["service"],
-        responses={503: {"description": "Nothing can be served now."}},
+        responses={503: {"description": "No mode is ready."}},
     )
     async def health() -> JSONResponse:
-        """200 where something can be served now."""
+        """Return 200 if at least one mode is ready."""
         reason = service.monitor.reason
         if reason is None:
             side = service.monitor.native_side if service.monitor.knows_native_side else None
@@ -188,8 +188,8 @@ def _tell_about(app: FastAPI, service: GenerationService, metrics: Metrics, page
         )
 
 
-def _refuse(app: FastAPI) -> None:
-    """Every error is JSON, in the words of the API that was asked."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answer every error with JSON in the format of the called API."""
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
@@ -203,7 +203,7 @@ def _refuse(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnected)
     async def gone(request: Request, error: ClientDisconnected) -> Response:
-        return Response(status_code=NOBODY_THERE)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Request bodies: their size, the memory that they take and the time that they may take to arrive."""
+"""Limits request bodies: their size, their memory and the time until they have arrived."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from starlette.types import Message, Receive
 from flux_gateway.admission import Slot
 from flux_gateway.refusals import Refusal
 
-#: Bytes of memory that one byte of a body takes until its request has ended: the body as it came, the image that was
-#: decoded from it, and the message to Triton, which gRPC holds twice. Measured: tests/live/test_rest_hostile.py.
+#: Bytes of memory per byte of a body until its request ends: the body, the image decoded from it, and the message to
+#: Triton, of which gRPC holds two copies. Measured by tests/live/test_rest_hostile.py.
 COPIES = 4
-#: Seconds that a sender may pause.
+#: Maximum seconds between two parts of a body.
 STALL_S = 10.0
 
 
 class LimitedBody:
-    """An ASGI `receive` that raises Refusal while a body is read.
+    """An ASGI `receive` that raises Refusal while it reads a body.
 
-    413: it is larger than `most` bytes; 408: it takes longer than `timeout_s`, or pauses for longer than STALL_S; 429
-    or 503: there is no memory for it.
+    413: the body is larger than `most` bytes. 408: it takes longer than `timeout_s`, or pauses for longer than STALL_S.
+    429 or 503: it exceeds a memory limit.
     """
 
     def __init__(

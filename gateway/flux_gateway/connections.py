@@ -1,4 +1,4 @@
-"""HTTP connections: how many, and that none is held open without a request."""
+"""Limits HTTP connections: their number, and the time that one may be open without a request."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flux_gateway.refusals import RETRY_AFTER_S
 
-#: Seconds that a connection may stay without a request that is being answered: the head of one must have come by then,
-#: and the rest of a body that was refused.
+#: Maximum seconds without a request in progress. The head of the next request, or the rest of a rejected body, must
+#: have arrived by then.
 HEAD_S = 15.0
-#: Bytes of a request's head.
+#: Maximum bytes of a request's head.
 HEAD_BYTES = 16 * 2**10
-#: Bytes that h11 is given at once, and chunks of a chunked body that may be in them: h11 takes about 15 us for each.
+#: Bytes passed to h11 at once, and the maximum number of chunks in them: h11 needs about 15 us for each chunk.
 _SLICE_BYTES, _SLICE_CHUNKS = 16 * 2**10, 320
-#: Seconds between two reads of a body that was refused.
+#: Seconds between two reads of a rejected body.
 _DRAIN_PAUSE_S = 0.1
-#: Files that the process opens beside connections.
+#: Files that the process opens besides connections.
 _OTHER_FILES = 128
 
 
 def bounded_protocol(
     most: int, most_each: int, is_proxy: Callable[[str], bool], head_s: float = HEAD_S
 ) -> type[H11Protocol]:
-    """A protocol for `uvicorn.run(http=...)`, with which connections beyond the bounds are closed.
+    """Return a protocol for `uvicorn.run(http=...)` that closes connections above the limits.
 
-    most, most_each: connections, of all and of one address. is_proxy: of an address that the second does not bind.
+    most, most_each: maximum connections, in total and of one address. is_proxy: whether an address is exempt from the
+    second limit.
     """
     counts: Counter[str] = Counter()
 
     class BoundedProtocol(H11Protocol):
-        """uvicorn's, with a bound on connections and on the time that one may be idle."""
+        """uvicorn's protocol with limits on the number of connections and on their idle time."""
 
         _address = ""
         _timer: asyncio.TimerHandle | None = None
@@ -62,7 +63,7 @@ def bounded_protocol(
                     return
                 super().data_received(part)
             if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
-                # The rest of a body that was refused: it is read slowly, so that the client comes to read the answer.
+                # The rest of a rejected body is read slowly, so that the client gets to read the response.
                 self.flow.pause_reading()
                 self.loop.call_later(_DRAIN_PAUSE_S, self.flow.resume_reading)
 
@@ -84,11 +85,11 @@ def bounded_protocol(
         def _has_tiny_chunks(self, data: bytes) -> bool:
             if self.conn.their_state is not h11.SEND_BODY or (b"transfer-encoding", b"chunked") not in self.headers:
                 return False
-            # Of each chunk, its length and its content end a line.
+            # Each chunk has two line ends: after its length and after its content.
             return data.count(b"\r\n") > 2 * _SLICE_CHUNKS
 
         def _refuse(self) -> None:
-            """Answer 400 in place of the application, for which the client has disconnected."""
+            """Answer 400 instead of the application, which is told that the client disconnected."""
             if not self.cycle.response_started and not self.transport.is_closing():
                 self.transport.write(_TINY_CHUNKS)
             self.cycle.disconnected = True
@@ -96,7 +97,7 @@ def bounded_protocol(
             self.transport.close()
 
         def _look(self) -> None:
-            """Drop the connection unless a request is being answered, or began since the last look."""
+            """Close the connection unless a request is in progress or has started since the last check."""
             is_idle = self.cycle is None or self.cycle.response_complete
             if self.transport.is_closing() or (is_idle and self.cycle is self._seen):
                 self.transport.abort()
@@ -108,7 +109,7 @@ def bounded_protocol(
 
 
 def allow_files(connections: int) -> None:
-    """Raise the soft limit of open files to what so many connections take, as far as the hard limit allows."""
+    """Raise the soft limit of open files for this number of connections, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -122,5 +123,5 @@ def _answer(status: str, words: str, *headers: str) -> bytes:
     return "\r\n".join((f"HTTP/1.1 {status}", *fields, "", body)).encode()
 
 
-_FULL = _answer("503 Service Unavailable", "full: too many connections", f"Retry-After: {RETRY_AFTER_S}")
+_FULL = _answer("503 Service Unavailable", "too many connections", f"Retry-After: {RETRY_AFTER_S}")
 _TINY_CHUNKS = _answer("400 Bad Request", "the body's chunks are too small, expected 64 bytes or more")

@@ -1,4 +1,4 @@
-"""What looks at each image before it leaves, previews too: FLUX.1-dev's licence asks for a filter or a review."""
+"""Content filter for images and previews. The licence of FLUX.1-dev requires a filter or a review."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from flux_client import Event, Progress
 from flux_contract.errors import CannotStart
 from flux_gateway.refusals import Refusal
 
-#: Of the entry points among which `FLUX_GATEWAY_CONTENT_FILTER` chooses.
+#: Group of the entry points from which `FLUX_GATEWAY_CONTENT_FILTER` selects one.
 GROUP = "flux_gateway.content_filters"
-#: Seconds that one look may take.
+#: Maximum seconds of one check.
 MOST_S = 30.0
-#: Why this image must not leave; None: it may. Called in a thread, several at once.
+#: Returns the reason to withhold an image, or None to release it. Called concurrently, in threads.
 Check: TypeAlias = Callable[[Image.Image], "str | None"]
 _LOG = logging.getLogger(__name__)
 
 
 class ContentFilter:
-    """Fails closed: no image leaves that the check could not look at."""
+    """Checks images before they are sent. If the check fails, the image is withheld."""
 
     def __init__(self, check: Check, most_s: float = MOST_S) -> None:
         self._check = check
         self._most_s = most_s
-        # Of its own, so that a check that hangs takes no other work's threads.
+        # A separate pool, so that a check that hangs does not block other work.
         self._threads = ThreadPoolExecutor(4, "content-filter")
 
     async def look(self, event: Event) -> None:
-        """Raises Refusal: 400, it must not leave; 500, the check broke or took too long."""
+        """Check an event's image or preview. Raises Refusal: 400, it is withheld; 500, the check failed."""
         image = event.preview if isinstance(event, Progress) else event
         if image is None:
             return
@@ -42,14 +42,17 @@ class ContentFilter:
         try:
             reason = await asyncio.wait_for(looking, self._most_s)
         except Exception as error:
-            _LOG.error("the content filter broke: %s", type(error).__name__)
-            raise Refusal(500, "the content filter broke, so no image leaves") from error
+            _LOG.error("the content filter failed: %s", type(error).__name__)
+            raise Refusal(500, "the content filter failed, so the image is withheld") from error
         if reason is not None:
             raise Refusal(400, f"withheld by the content filter: {reason}", code="content_policy_violation")
 
 
 def content_filter(name: str) -> ContentFilter | None:
-    """name: of the entry point; "" is no filter. Raises CannotStart: it is not installed, or cannot be loaded."""
+    """Load a content filter. name: of the entry point; empty for none.
+
+    Raises CannotStart: the entry point is not installed or cannot be loaded.
+    """
     if not name:
         return None
     installed = {point.name: point for point in entry_points(group=GROUP)}
@@ -60,5 +63,5 @@ def content_filter(name: str) -> ContentFilter | None:
     except Exception as error:
         raise CannotStart(f"content filter {name!r} cannot be loaded: {error}") from error
     if not callable(check):
-        raise CannotStart(f"content filter {name!r} cannot be called")
+        raise CannotStart(f"content filter {name!r} is not callable")
     return ContentFilter(check)

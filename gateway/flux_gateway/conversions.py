@@ -1,4 +1,4 @@
-"""Conversions between bytes and values that are too large for the event loop."""
+"""Runs large conversions between bytes and values in a thread, so that they do not block the event loop."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-#: Bytes from which a conversion runs in a thread.
+#: Maximum bytes of a conversion on the event loop.
 INLINE_BYTES = 64 * 2**10
-#: Conversions that run at once in threads: their steps hold Python's lock, so more would only take more memory.
+#: Concurrent conversions in threads. They hold Python's global lock, so more of them would only use more memory.
 CONVERSIONS = 1
 
 _T = TypeVar("_T")
@@ -17,10 +17,7 @@ _THREADS = ThreadPoolExecutor(CONVERSIONS, "conversion")
 
 
 async def converted(size: int, convert: Callable[[], _T]) -> _T:
-    """What `convert` returns; of large bodies and answers, it runs in a thread.
-
-    size: bytes of what is read or made.
-    """
+    """Return the result of `convert`, which runs in a thread if size, the bytes to read or write, is large."""
     if size <= INLINE_BYTES:
         return convert()
     return await asyncio.get_running_loop().run_in_executor(_THREADS, convert)

@@ -1,4 +1,4 @@
-"""Protection from other sites' pages in a caller's browser: cross-origin requests and DNS rebinding."""
+"""Protection against pages of other sites in a caller's browser: cross-origin requests and DNS rebinding."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ANY = "*"
 
 
 class AllowedHosts:
-    """Names that the Host header may have. A page can make its own name resolve to this server, but no address.
+    """Names that the Host header may have, against DNS rebinding: a page can make its name resolve to this server.
 
     Addresses and `localhost` are always allowed. Names without a dot, such as a Service's, are allowed unless the
     server listens on a loopback address.
     """
 
     def __init__(self, listens_on: str, names: Collection[str]) -> None:
-        """names: as the Host header has them, without a port; `.example.com` is all below it, `*` is any."""
+        """names: host names without a port; `.example.com` allows all of its subdomains, `*` any name."""
         self._is_local = is_loopback(listens_on)
         self._names = {name.lower() for name in (*names, listens_on)}
 
     def allows(self, host: str) -> bool:
-        """host: the header. HTTP/1.0 has none, but no browser speaks it."""
+        """Whether the Host header is allowed. HTTP/1.0 requests have none, but browsers do not use HTTP/1.0."""
         name = host_name(host)
         if not host or ANY in self._names or name in self._names:
             return True
@@ -39,17 +39,17 @@ class AllowedHosts:
 
 
 class CrossOriginProtection:
-    """Middleware that protects from pages of other origins.
+    """Middleware that rejects requests from pages of other origins.
 
-    421: the Host header is none of the allowed names. 403: a page of another origin sent a request that may change
-    state. Requests without Origin and without Sec-Fetch-Site come from no browser, and pass. Source: Go's
+    421: the Host header is not allowed. 403: a page of another origin sent a request that may change state. A request
+    without Origin and Sec-Fetch-Site headers does not come from a browser and is accepted. Source: Go's
     http.CrossOriginProtection.
     """
 
     def __init__(
         self, app: ASGIApp, hosts: AllowedHosts | None, origins: Collection[str], public_url: str = ""
     ) -> None:
-        """hosts: None: any. origins: that may ask beside the server's own, of public_url or of the Host header."""
+        """hosts: None allows any. origins: allowed besides the gateway's own, from public_url or the Host header."""
         self._app = app
         self._hosts = hosts
         self._allows_any = ANY in origins
@@ -65,11 +65,11 @@ class CrossOriginProtection:
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
         host = headers.get("host", "")
         if self._hosts is not None and not self._hosts.allows(host):
-            return Refusal(421, f"Host: {host[:100]!r} is unknown here; FLUX_GATEWAY_HOSTS allows names")
+            return Refusal(421, f"Host: {host[:100]!r} is not allowed; add it to FLUX_GATEWAY_HOSTS")
         origin = headers.get("origin")
         if scope["method"] in SAFE_METHODS or self._is_allowed(host, origin, headers.get("sec-fetch-site")):
             return None
-        return Refusal(403, f"Origin: {(origin or '')[:100]!r} may not ask; FLUX_GATEWAY_ORIGINS allows origins")
+        return Refusal(403, f"Origin: {(origin or '')[:100]!r} is not allowed; add it to FLUX_GATEWAY_ORIGINS")
 
     def _is_allowed(self, host: str, origin: str | None, fetch_site: str | None) -> bool:
         if fetch_site in ("same-origin", "none") or (origin is None and fetch_site is None):
@@ -80,7 +80,7 @@ class CrossOriginProtection:
             return False
         try:
             asking = parsed_origin(origin)
-            # A proxy that terminates TLS may not forward the scheme, so the host and the port are compared.
+            # Compare only host and port, because a proxy that terminates TLS may not forward the scheme.
             return asking == self._public or asking[1:] == origin_of(asking[0], host)[1:]
         except ValueError:
             return False

@@ -1,4 +1,4 @@
-"""Parts of a form to fields."""
+"""Converts parts of a form to fields."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _INDEXED = re.compile(r"(.+?)\[(\d{0,6})\]", re.DOTALL)
 def form_fields(parts: Iterable[tuple[str, str | bytes]]) -> dict[str, str | bytes | list[str | bytes]]:
     """Returns each field's value, or a list for a name that is repeated or written `name[]` or `name[0]`.
 
-    parts: names and values in the form's order. Empty ones, such as files that were not chosen, are left out.
-    A list has the values without an index first, in the form's order, then the others by their index.
+    parts: names and values in the form's order. Empty ones, such as files that were not selected, are omitted.
+    A list starts with the values without an index, in the form's order, followed by the others, sorted by index.
     """
     found: dict[str, list[tuple[int, str | bytes]]] = {}
     lists: set[str] = set()

@@ -1,4 +1,4 @@
-"""Runs one generation by `flux_stream`, so that Triton cancels it when the client disconnects."""
+"""Runs generations through `flux_stream`, so that Triton cancels them when the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flux_gateway.tracing import current_traceparent
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A request to Triton, whichever API received it.
+    """A request to Triton, independent of the API that received it.
 
     images: encoded images; a mode that changes an image changes the first. keywords: of `AsyncFluxClient.stream`; None
-    is not sent. size_field: the request's field that is named if the size is too large; None: `height` or `width`.
+    is not sent. size_field: field to name if the size is too large; None for `height` or `width`.
     """
 
     mode: Mode
@@ -37,7 +37,7 @@ class GenerationRequest:
         return str(self.keywords.get(OUTPUT_FORMAT.python_name) or limits.DEFAULT_FORMAT)
 
     def with_keyword(self, name: str, value: object) -> GenerationRequest:
-        """The same request with another value of this keyword."""
+        """Return the request with another value of this keyword."""
         return replace(self, keywords={**self.keywords, name: value})
 
 
@@ -51,7 +51,7 @@ class Generator:
     async def events(
         self, wanted: GenerationRequest, request_id: str, preview_steps: int | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Yields progress, then the variations. Closing it cancels the request at Triton.
+        """Yield progress, then the results. Closing the generator cancels the request on the server.
 
         Raises the errors of `AsyncFluxClient`, with messages for callers.
         """

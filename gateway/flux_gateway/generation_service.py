@@ -1,4 +1,4 @@
-"""Runs every generation of both APIs: checks the mode and the size, reserves memory, cancels on disconnect."""
+"""Runs generations for all APIs: checks the mode and the size, reserves memory, and cancels on disconnect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from flux_gateway.metrics import Metrics
 from flux_gateway.refusals import Refusal, refusal_of
 from flux_gateway.server_monitor import ServerMonitor
 
-#: Bytes of memory that a pixel of an answer takes until it is sent: the image and its base64 text.
+#: Bytes of memory per pixel of a response until it is sent: the image and its base64 text.
 ANSWER_BYTES_PER_PIXEL = 7
 
 _T = TypeVar("_T")
 
 
 class GenerationService:
-    """Generations of all callers. pixels: limit of one image. content_filter: checks every preview and image."""
+    """Runs generations for all callers. pixels: maximum of one image. content_filter: checks previews and images."""
 
     def __init__(
         self,
@@ -54,18 +54,18 @@ class GenerationService:
         return self._admission.at_once
 
     def caller(self, request: Request) -> Caller:
-        """The caller, as AccessControl identified it."""
+        """Return the caller that AccessControl identified."""
         caller: Caller = request.state.caller_key
         return caller
 
     def slot(self, request: Request) -> Slot:
-        """The slot of a POST; call it before reading the body. Raises Refusal: 503, no mode is served now."""
+        """Return the slot of a POST. Call it before reading the body. Raises Refusal: 503, no mode is ready."""
         self.monitor.check_any()
         slot: Slot = request.state.slot
         return slot
 
     async def made(self, request: Request, slot: Slot, wanted: GenerationRequest, request_id: str) -> list[ImageResult]:
-        """Generate the images. Raises Refusal. Raises ClientDisconnected: the client disconnected; Triton cancelled."""
+        """Generate the images. Raises Refusal. Raises ClientDisconnected, and cancels, if the client disconnects."""
 
         async def collected() -> list[ImageResult]:
             async with aclosing(self.events(slot, wanted, request_id, with_previews=False)) as events:
@@ -76,7 +76,7 @@ class GenerationService:
     async def events(
         self, slot: Slot, wanted: GenerationRequest, request_id: str, with_previews: bool
     ) -> AsyncGenerator[Event, None]:
-        """Yields events, with a preview after each step if `with_previews`. Closing it cancels. Raises Refusal."""
+        """Yield events, with a preview after each step if `with_previews`. Closing it cancels. Raises Refusal."""
         with self._let_in(slot, wanted) as allowed:
             async with aclosing(self._generator.events(allowed, request_id, 1 if with_previews else None)) as events:
                 async for event in events:
@@ -85,12 +85,12 @@ class GenerationService:
                     yield event
 
     def size_of(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """Width and height of the generated images; a side that is left out is the checkpoint's own."""
+        """Return width and height of the generated images. The default of a side is the checkpoint's native size."""
         width, height = (wanted.keywords.get(side.python_name) or self.monitor.native_side for side in (WIDTH, HEIGHT))
         return width, height
 
     def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """As `size_of`. Raises Refusal: 422, too many pixels."""
+        """Return the size as `size_of` does. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
             side = WIDTH if wanted.keywords.get(WIDTH.python_name) else HEIGHT
@@ -128,9 +128,9 @@ class GenerationService:
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:
-    """Returns the result of the work. Cancels it and raises ClientDisconnected if the client disconnects before."""
+    """Return the result of the work. If the client disconnects, cancel the work and raise ClientDisconnected."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request))
+    gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -143,9 +143,9 @@ async def while_there(request: Request, work: Awaitable[_T]) -> _T:
 
 
 class ClientDisconnected(Exception):
-    """The client disconnected before it was answered."""
+    """The client disconnected before the response."""
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

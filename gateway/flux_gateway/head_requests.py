@@ -1,4 +1,4 @@
-"""HEAD on every route that answers GET."""
+"""Supports HEAD on every route that supports GET."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadRequests:
-    """Middleware: answers HEAD with the status and headers of GET, and without a body.
+    """Middleware: answers HEAD with the status and headers of GET, without a body.
 
-    An answer that is streamed, such as a job's events, is cancelled once its headers are sent.
+    A streamed response, such as a job's events, is cancelled after its headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -20,7 +20,7 @@ class HeadRequests:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        # The server, which frames the answer, and the log still see HEAD.
+        # The server, which frames the response, and the log still see HEAD.
         as_get = {**scope, "method": "GET"}
         streams = asyncio.Event()
 
@@ -39,7 +39,7 @@ class HeadRequests:
             if answering.done():
                 answering.result()
         finally:
-            # What routing found, for metrics.
+            # Copy the result of routing, for metrics.
             scope.update({name: value for name, value in as_get.items() if name not in scope})
             for task in (answering, streaming):
                 task.cancel()

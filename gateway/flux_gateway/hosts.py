@@ -1,4 +1,4 @@
-"""Hosts and origins as HTTP and browsers write them."""
+"""Parses hosts and origins from HTTP headers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def host_name(netloc: str) -> str:
-    """Of `name:port`, without the port, in small letters; of `[::1]:80` the address. Empty: it is malformed."""
+    """Return the host of `name:port` or `[::1]:80` in lower case; empty if it is malformed."""
     try:
         split = urlsplit(f"//{netloc}")
-        # Raises ValueError where it is none.
+        # Raises ValueError if the port is invalid.
         _ = split.port
     except ValueError:
         return ""
@@ -29,20 +29,20 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """A name or an address of this machine alone."""
+    """Whether the name or address is that of the loopback interface."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return is_address(name) and ip_address(name).is_loopback
 
 
 def origin_of(scheme: str, netloc: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port. Raises ValueError: the port is none."""
+    """Return scheme, host and port. Raises ValueError: the port is invalid."""
     split = urlsplit(f"{scheme}://{netloc}")
     return _origin(split)
 
 
 def parsed_origin(text: str) -> tuple[str, str, int | None]:
-    """Of `scheme://host:port`. Raises ValueError: it has more or less than that."""
+    """Parse `scheme://host:port`. Raises ValueError: another format."""
     split = urlsplit(text)
     if not split.scheme or not split.hostname or split.path.strip("/") or split.query or split.fragment:
         raise ValueError(f"{text!r}, expected scheme://host:port")

@@ -1,4 +1,4 @@
-"""Image fields of a request: base64, a data URL or a file to encoded bytes. No value is ever a path or fetched."""
+"""Decodes image fields: base64, data URLs and files. The gateway never reads a path or fetches a URL."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pydantic import BeforeValidator, WithJsonSchema
 from flux_contract import limits
 
 _EXPECTED = "expected an image in base64, as a data: URL or {'image_url': 'data:...'}, or a file"
-#: Characters in which the head of a data URL must end.
+#: Maximum characters of the head of a data URL.
 _HEAD_CHARACTERS = 1024
 _DATA_URL = re.compile(r"\s*data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _ANY_URL = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _WHITESPACE = b" \t\r\n\v\f"
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-#: How a URL may write the characters of base64 that mean something else in it.
+#: Percent-encoded characters of base64 in a URL.
 _PERCENT_ENCODED = {b"%2B": b"+", b"%2b": b"+", b"%2F": b"/", b"%2f": b"/", b"%3D": b"=", b"%3d": b"="}
 #: First bytes of each of `limits.INPUT_FORMATS`.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II", b"MM")
 
 
 def decode_image(value: object) -> bytes:
-    """Returns the encoded image of one field, which may be empty.
+    """Return the encoded image of one field, which may be empty.
 
     value: a file's bytes, text (base64 or a data URL), or OpenAI's object with `image_url`.
-    Raises ValueError: it is none of these, or the image has more than `limits.MAX_IMAGE_BYTES` bytes.
+    Raises ValueError: another value, or an image of more than `limits.MAX_IMAGE_BYTES` bytes.
     """
     if isinstance(value, Mapping):
         value = _image_url(value)
@@ -41,9 +41,9 @@ def decode_image(value: object) -> bytes:
 
 
 def _image_url(value: Mapping[str, object]) -> object:
-    """OpenAI's way to name an image in JSON."""
+    """Return the URL of OpenAI's JSON object for an image."""
     if value.get("file_id") is not None:
-        raise ValueError("file_id is not supported, send image_url with a data: URL")
+        raise ValueError("file_id is not supported; send image_url with a data: URL")
     return value.get("image_url")
 
 
@@ -63,9 +63,9 @@ def _decode_text(text: str) -> bytes:
 
 
 def _decode_base64(text: str, is_url: bool) -> bytes:
-    """Decode standard or url-safe base64, in lines or not, padded or not.
+    """Decode standard or url-safe base64, with or without line breaks and padding.
 
-    Takes memory of about three times the text: every step is one pass in C.
+    Uses memory of about three times the text. Every step is one pass in C.
     """
     try:
         digits = text.encode("ascii").translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)
@@ -79,7 +79,7 @@ def _decode_base64(text: str, is_url: bool) -> bytes:
         data = base64.b64decode(digits + padding, validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError(_EXPECTED) from None
-    # Words and paths are base64 without padding, too.
+    # Words and paths are also valid base64 without padding.
     if padding and not is_padded and not data.startswith(_SIGNATURES):
         raise ValueError(_EXPECTED)
     return data
@@ -91,10 +91,10 @@ def _check_size(count: int) -> None:
 
 
 def _decode_only_image(value: object) -> bytes:
-    """The image of a field that takes one; a form may send it as a list of one."""
+    """Decode a field that accepts one image. A form may send it as a list of one."""
     if isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"{len(value)} images, expected one; POST /v1/images/variations takes several")
+            raise ValueError(f"{len(value)} images, expected one; POST /v1/images/variations accepts several")
         (value,) = value
     return decode_image(value)
 
@@ -135,7 +135,7 @@ _LIST_SCHEMA: dict[str, Any] = {
     "items": {"anyOf": [_TEXT_SCHEMA, _URL_SCHEMA]},
     "maxItems": limits.MAX_INPUT_IMAGES,
 }
-#: One or several encoded images, none of them empty. How many there are is not checked.
+#: One or several encoded images, none of them empty. The number of images is not checked.
 ImageList = Annotated[
     list[Annotated[bytes, BeforeValidator(_decode_listed_image)]],
     BeforeValidator(_as_list),

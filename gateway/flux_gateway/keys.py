@@ -1,4 +1,4 @@
-"""Who asks: API keys, of which only digests are kept, and what each may."""
+"""API keys, stored as digests, and the limits of each caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from flux_gateway.refusals import Refusal
 
 @dataclass(frozen=True)
 class Caller:
-    """name: for logs. per_minute: generations that it may begin; 0: any number. priority: the highest that it gets."""
+    """The owner of a key, or an address.
+
+    name: for logs. per_minute: maximum generations per minute; 0 for no limit. priority: maximum priority.
+    """
 
     name: str
     per_minute: float = 0.0
@@ -25,14 +28,14 @@ class Caller:
 
 
 class Keys:
-    """By digest. Where there are none, everybody may come, and each address is a caller of its own."""
+    """Callers by the digest of their key. Without keys, every request is accepted, and each address is a caller."""
 
     def __init__(self, callers: Mapping[str, Caller]) -> None:
-        """callers: by the SHA-256 of their key, in hexadecimal."""
+        """callers: by the SHA-256 digest of their key, in hexadecimal."""
         self._callers = dict(callers)
 
     def caller(self, headers: Mapping[str, str], address: str) -> Caller:
-        """headers: with small names. Raises Refusal: 401, there is no such key."""
+        """Return the caller of a request. headers: with lower-case names. Raises Refusal: 401, unknown key."""
         if not self._callers:
             return Caller(address)
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -40,7 +43,7 @@ class Keys:
         digest = _digest(key)
         found = None
         for known, caller in self._callers.items():
-            # All of them, each in constant time: how long it takes tells nothing.
+            # Compare with all keys, each in constant time, so that the duration reveals nothing.
             if hmac.compare_digest(known, digest):
                 found = caller
         if found is None:
@@ -49,7 +52,7 @@ class Keys:
 
     @classmethod
     def from_file(cls, file: Path | None) -> Keys:
-        """file: a JSON list of objects as `new_key` gives them. Raises CannotStart: it is not."""
+        """Read the keys. file: a JSON list of objects as `new_key` returns them. Raises CannotStart: invalid file."""
         if file is None:
             return cls({})
         try:
@@ -58,17 +61,17 @@ class Keys:
             for entry in entries:
                 digest = entry.pop("sha256")
                 if len(bytes.fromhex(digest)) != 32:
-                    raise ValueError("sha256 is no SHA-256 in hexadecimal")
+                    raise ValueError("sha256 is not a SHA-256 digest in hexadecimal")
                 callers[digest.lower()] = Caller(**entry)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CannotStart(f"{file}: expected a list of keys as `flux-gateway key` prints them: {error}") from error
         if not callers:
-            raise CannotStart(f"{file}: there is no key in it, so nobody could come in")
+            raise CannotStart(f"{file}: expected at least one key")
         return cls(callers)
 
 
 def new_key(name: str) -> tuple[str, dict[str, object]]:
-    """A key to hand out, and what is kept of it."""
+    """Return a new key and its entry for the key file."""
     key = f"flux-{secrets.token_urlsafe(32)}"
     return key, {"sha256": _digest(key), **asdict(Caller(name))}
 

@@ -1,4 +1,4 @@
-"""Parameters as REST fields: pydantic fields from the contract, and the values of a request as client keywords."""
+"""Derives REST fields from the contract's parameters, and converts a request's values to client keywords."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _TENSOR_NAME = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
 class ParameterField:
     """A parameter as a field of a REST API.
 
-    required: the API does not accept a request without it. default_note: how the default depends on the rest of the
-    request; empty if it is always `default`.
+    required: whether the API rejects a request without the field. default_note: how the default depends on the rest of
+    the request; empty if it is always `default`.
     """
 
     parameter: Parameter
@@ -60,7 +60,7 @@ class ParameterField:
 
     @property
     def default(self) -> Value | None:
-        """Of a request without the field; None if the server decides."""
+        """Value of a request without the field; None for the server's default."""
         return self.parameter.default if self.rest.default is None else self.rest.default
 
     @property
@@ -68,16 +68,16 @@ class ParameterField:
         return _TYPES[self.parameter.dtype]
 
     def description(self, names: Mapping[str, str]) -> str:
-        """The meaning, with this API's field names. names: fields by tensor name."""
+        """Return the description with this API's field names. names: fields by tensor name."""
         meaning = self.rest.meaning or self.parameter.meaning
         meaning = _TENSOR_NAME.sub(lambda found: names.get(found[0], found[0]), meaning)
         return f"{meaning}. {self.default_note}" if self.default_note else meaning
 
     def definition(self, names: Mapping[str, str]) -> tuple[Any, FieldInfo]:
-        """Type and field, as `pydantic.create_model` takes them. names: fields by tensor name."""
+        """Return type and field for `pydantic.create_model`. names: fields by tensor name."""
         constraints: dict[str, Any] = {}
         if self.bounds is not None:
-            # Whole numbers stay whole: 2^63-1 is not a float.
+            # Convert bounds to the field's type, because a float cannot represent 2^63-1.
             constraints |= {"ge": self.value_type(self.bounds.low), "le": self.value_type(self.bounds.high)}
         elif self.value_type is float:
             constraints["allow_inf_nan"] = False
@@ -86,7 +86,7 @@ class ParameterField:
         if self.required and self.value_type is str:
             constraints["min_length"] = 1
         if self.parameter.multiple_of > 1:
-            # Only described: a checkpoint may require another multiple, and the model rejects the others.
+            # For the description only. A checkpoint may require another multiple, which the model checks.
             constraints["json_schema_extra"] = {"multipleOf": self.parameter.multiple_of}
         if self.rest.aliases:
             constraints["validation_alias"] = AliasChoices(self.name, *self.rest.aliases)
@@ -117,7 +117,7 @@ def _one_or_each(kind: Any, constraints: Mapping[str, Any]) -> Any:
 
 
 def parameters_of(mode: Mode) -> tuple[Parameter, ...]:
-    """Parameters that a REST request of this mode may set.
+    """Return the parameters that a REST request of this mode may set.
 
     The REST APIs send Redux images only in the modes that require them, so other modes have no parameters per image.
     """
@@ -136,7 +136,7 @@ def takes(mode: Mode, parameter: Parameter) -> bool:
 
 
 def parameters_of_any(modes: Iterable[Mode]) -> tuple[Parameter, ...]:
-    """Each parameter that a REST request of one of these modes may set, once."""
+    """Return each parameter that a REST request of any of these modes may set, once."""
     found: dict[str, Parameter] = {}
     for mode in modes:
         for parameter in parameters_of(mode):
@@ -153,9 +153,9 @@ class ParameterBody(RequestBody):
     parameter_fields: ClassVar[tuple[ParameterField, ...]] = ()
 
     def keywords(self, mode: Mode, api_defaults: Mapping[str, Value] | None = None) -> dict[str, Any]:
-        """Values of the mode's parameters, by the client's keywords.
+        """Return the values of the mode's parameters, by client keyword.
 
-        A parameter without a value has the API's own default, or is left out, and the server's default applies.
+        A parameter without a value gets the API's default; if the API has none, the server's default applies.
         api_defaults: defaults of the API in this mode, by tensor name.
         Raises Refusal: 422, a true CFG scale without a negative prompt.
         """
@@ -175,11 +175,11 @@ class ParameterBody(RequestBody):
         return values
 
     def field_of(self, parameter: Parameter) -> str:
-        """Name of the parameter's field."""
+        """Return the name of the parameter's field."""
         return next(field.name for field in self.parameter_fields if field.parameter.name == parameter.name)
 
     def _check_negative_prompt(self, values: dict[str, Any]) -> None:
-        """Remove what has no effect: a scale of 1 without a prompt, and an empty prompt without a scale.
+        """Remove values without effect: a scale of 1 without a prompt, and an empty prompt without a scale.
 
         Raises Refusal: 422, another scale without a prompt. Triton rejects a prompt without a scale.
         """
@@ -187,7 +187,7 @@ class ParameterBody(RequestBody):
         has_scale = values.get(TRUE_CFG_SCALE.python_name, 1) != 1
         if has_scale and prompt is None:
             scale_field, prompt_field = self.field_of(TRUE_CFG_SCALE), self.field_of(NEGATIVE_PROMPT)
-            raise Refusal(422, f"{scale_field}: needs {prompt_field}, which may be empty in JSON", scale_field)
+            raise Refusal(422, f"{scale_field}: requires {prompt_field}, which may be empty in JSON", scale_field)
         if not (prompt or has_scale):
             for parameter in (NEGATIVE_PROMPT, TRUE_CFG_SCALE):
                 values.pop(parameter.python_name, None)
@@ -199,7 +199,7 @@ _Body = TypeVar("_Body", bound=ParameterBody)
 def with_fields(
     body: type[_Body], fields: Sequence[ParameterField], more: Mapping[str, tuple[Any, Any]] | None = None
 ) -> type[_Body]:
-    """A subclass of the body with a pydantic field for each parameter. more: further fields."""
+    """Return a subclass of the body with a pydantic field for each parameter. more: additional fields."""
     all_fields = tuple({field.name: field for field in (*body.parameter_fields, *fields)}.values())
     names = {field.parameter.name: field.name for field in all_fields}
     definitions: dict[str, Any] = {field.name: field.definition(names) for field in fields}

@@ -1,4 +1,4 @@
-"""Bodies to fields: JSON, multipart and URL-encoded forms, with bounds on what a parser builds of them."""
+"""Parses bodies: JSON, multipart and URL-encoded forms, with limits on their complexity."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from flux_gateway.refusals import Refusal
 
-#: Values, keys and brackets of a JSON body. Commas and brackets in its texts count, too: a prompt has at most 4096
-#: characters.
+#: Maximum values, keys and brackets of a JSON body. Commas and brackets in strings count, too; a prompt has at most
+#: 4096 characters.
 MAX_JSON_ELEMENTS = 20_000
 MAX_JSON_DEPTH = 64
-#: Fields and files of one form.
+#: Maximum fields and files of one form.
 MAX_PARTS = 100
-#: Escapes such as %2B of a URL-encoded form, and bytes of memory that each takes while it is decoded. An image has one
+#: Maximum escapes such as %2B in a URL-encoded form, and bytes of memory for each while it is decoded. An image has one
 #: for every 32 characters of its base64.
 MAX_ESCAPES, ESCAPE_BYTES = 500_000, 256
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-#: Bytes of memory that parsing takes for each byte of a body, beyond those that are reserved: text that has one
-#: character outside the Basic Multilingual Plane takes four for each character, twice.
+#: Bytes of memory for each byte of a body while it is parsed, in addition to those reserved: text with a character
+#: outside the Basic Multilingual Plane needs four bytes per character, twice.
 PARSING_COPIES = 8
 
 
 def json_value(text: str | bytes | bytearray) -> Any:
-    """The value of a JSON text. Raises ValueError: it is no JSON, or has too many elements or levels."""
+    """Parse JSON. Raises ValueError: invalid JSON, or too many elements or levels."""
     _check_complexity(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
     try:
         return json.loads(text)
@@ -38,7 +38,7 @@ def json_value(text: str | bytes | bytearray) -> Any:
 
 
 def _check_complexity(text: bytes | bytearray) -> None:
-    """Before anything is built. Marks within its strings count, too."""
+    """Check the number of elements and levels before parsing. Brackets and commas in strings count, too."""
     opened, closed = (sum(text.count(mark) for mark in marks) for marks in ((b"[", b"{"), (b"]", b"}")))
     if max(opened + text.count(b","), closed) > MAX_JSON_ELEMENTS:
         raise ValueError(f"expected at most {MAX_JSON_ELEMENTS} elements")
@@ -52,32 +52,32 @@ def _check_complexity(text: bytes | bytearray) -> None:
 
 
 def json_fields(body: bytes | bytearray) -> dict[str, Any]:
-    """Raises Refusal: 400, it is no JSON, or too complex; 422, it is no object."""
+    """Parse a JSON body. Raises Refusal: 400, invalid or too complex JSON; 422, not an object."""
     try:
         fields = json_value(body)
     except ValueError as error:
-        raise Refusal(400, f"the body is no JSON: {error}"[:300]) from None
+        raise Refusal(400, f"the body is not valid JSON: {error}"[:300]) from None
     if not isinstance(fields, dict):
-        raise Refusal(422, "the body is no JSON object")
+        raise Refusal(422, "the body is not a JSON object")
     return fields
 
 
 def urlencoded_items(body: bytes | bytearray) -> list[tuple[str, str]]:
-    """Raises Refusal: 400, it is no form, or has too many fields or escapes."""
+    """Parse a URL-encoded form. Raises Refusal: 400, an invalid form, or too many fields or escapes."""
     if body.count(b"%") > MAX_ESCAPES:
         raise Refusal(400, f"expected at most {MAX_ESCAPES} escapes in a form; send images as multipart/form-data")
     try:
         return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
     except ValueError as error:
-        raise Refusal(400, f"the body is no URL-encoded form: {error}"[:300]) from None
+        raise Refusal(400, f"the body is not a valid URL-encoded form: {error}"[:300]) from None
 
 
 async def multipart_items(
     content_type: str, stream: AsyncGenerator[bytes, None], max_field_bytes: int
 ) -> list[tuple[str, str | bytes]]:
-    """Fields as text, files as bytes, in memory alone.
+    """Parse a multipart form in memory. Returns fields as text and files as bytes.
 
-    Raises Refusal: 400, it is no multipart form, or incomplete, or a field is not UTF-8; 422, a file is empty.
+    Raises Refusal: 400, an invalid or incomplete form, or a field that is not UTF-8; 422, an empty file.
     """
     parser = _InMemoryParser(
         _without_charset(content_type), stream, max_files=MAX_PARTS, max_fields=MAX_PARTS, max_part_size=max_field_bytes
@@ -93,7 +93,7 @@ async def multipart_items(
         if isinstance(value, UploadFile):
             content = await value.read()
             await value.close()
-            # For a file field without a selection, a browser sends an empty file without a name.
+            # A browser sends an empty file without a name if no file is selected.
             if value.filename and not content:
                 raise Refusal(422, f"{name[:80]}: the file is empty", name[:80])
             items.append((name, content))
@@ -103,9 +103,9 @@ async def multipart_items(
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's, without temporary files: a body is bounded, and its images are needed in memory anyway.
+    """Starlette's parser without temporary files, because bodies are limited and images are needed in memory anyway.
 
-    Fields must be UTF-8: Starlette reads others as Latin-1.
+    Rejects fields that are not UTF-8, which Starlette would read as Latin-1.
     """
 
     spool_max_size = 2**62
@@ -127,7 +127,7 @@ class _InMemoryParser(MultiPartParser):
 
 
 def _without_charset(content_type: str) -> Headers:
-    """Fields are UTF-8: the charset is any of Python's codecs, of which some take quadratic time."""
+    """Remove the charset: a caller could choose any of Python's codecs, some of which need quadratic time."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
     if '"' in boundary or "\\" in boundary:
         raise Refusal(400, "invalid boundary in multipart")

@@ -1,4 +1,4 @@
-"""Reverse proxies in front: whose headers tell the caller's address and the URL that it asked."""
+"""Reads the caller's address and the requested URL from headers of trusted reverse proxies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Networks:
     """Addresses and networks, such as `10.0.0.0/8,::1`."""
 
     def __init__(self, text: str) -> None:
-        """Raises ValueError: one is neither."""
+        """text: separated by commas. Raises ValueError: an item is neither an address nor a network."""
         self._networks = [ip_network(item.strip()) for item in text.split(",") if item.strip()]
 
     def __contains__(self, address: str) -> bool:
@@ -29,10 +29,11 @@ class Networks:
 
 
 class TrustedProxies:
-    """Middleware: believes X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host of the trusted peers alone.
+    """Middleware: applies X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host from trusted proxies only.
 
-    The caller is the last address of X-Forwarded-For that is no trusted proxy's. A proxy must set or remove all three,
-    else a caller could write them. `Forwarded` is not read, since most proxies pass it on unseen.
+    The caller is the last address in X-Forwarded-For that is not a trusted proxy. A proxy must set or remove all three
+    headers, because otherwise a caller could set them. `Forwarded` is ignored, because most proxies forward it
+    unchanged.
     """
 
     def __init__(self, app: ASGIApp, trusted: Networks) -> None:
@@ -52,7 +53,7 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _caller(self, values: Iterable[str]) -> str | None:
-        """None: the header is missing, or what a trusted proxy wrote is no address."""
+        """Return the caller's address. None: the header is missing, or a trusted proxy did not write an address."""
         found = None
         for hop in reversed(",".join(values).split(",")):
             address = _address(hop.strip())
@@ -65,7 +66,7 @@ class TrustedProxies:
 
 
 class PublicUrl:
-    """Middleware: URLs in answers begin with this one, whatever the Host header is."""
+    """Middleware: sets the base of URLs in responses, whatever the Host header is."""
 
     def __init__(self, app: ASGIApp, url: str) -> None:
         self._app = app
@@ -79,13 +80,13 @@ class PublicUrl:
 
 
 def _last(headers: Headers, name: str) -> str:
-    """What the nearest proxy wrote."""
+    """Return the value that the nearest proxy wrote."""
     values = headers.getlist(name)
     return values[-1].rpartition(",")[2].strip() if values else ""
 
 
 def _address(hop: str) -> str | None:
-    """Without the port that some proxies add; None: it is no address."""
+    """Return the address without the port that some proxies add, or None if it is not an address."""
     for text in (hop, host_name(hop)):
         try:
             return str(ip_address(text))

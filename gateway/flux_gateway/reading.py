@@ -1,4 +1,4 @@
-"""A request's body to a checked value: JSON or a form, of the same names, by the same schema."""
+"""Reads and validates request bodies. JSON and forms have the same field names and the same schema."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from flux_gateway.generation_service import ClientDisconnected
 from flux_gateway.parsing import json_fields, multipart_items, urlencoded_items
 from flux_gateway.refusals import Refusal
 
-#: Bytes of a form's field that is no file: one may be an image in base64.
+#: Maximum bytes of a form's field that is not a file. It may be an image in base64.
 _FIELD_BYTES = 48 * 2**20
 _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 async def read(request: Request, schema: type[_Schema]) -> _Schema:
-    """The request's fields, checked. A large body is parsed in a thread.
+    """Read and validate the body. A large body is parsed in a thread.
 
-    Raises Refusal: 400, it cannot be parsed; 415, another type; 422, a field is wrong; and those of `LimitedBody`.
-    Raises Gone: the client disconnected.
+    Raises Refusal: 400, invalid syntax; 415, unsupported type; 422, invalid field; and those of `LimitedBody`.
+    Raises ClientDisconnected: the client disconnected.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -50,7 +50,7 @@ async def _whole(request: Request) -> bytearray:
 
 
 def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
-    """Raises Refusal: 422."""
+    """Validate the fields. Raises Refusal: 422."""
     try:
         return schema.model_validate(fields)
     except ValidationError as error:
@@ -61,7 +61,7 @@ def checked(schema: type[_Schema], fields: dict[str, Any]) -> _Schema:
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON schema of a body that `read` reads, with nothing outside it."""
+    """Return the JSON schema of a body, without references."""
     schema = model.model_json_schema()
     inner = schema.pop("$defs", {})
 
@@ -77,5 +77,5 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
-    """For OpenAPI: an operation whose body `read` reads. kinds: its media types."""
+    """Return the OpenAPI description of a body. kinds: its media types."""
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema_of(model)} for kind in kinds}}}

@@ -1,4 +1,4 @@
-"""What goes wrong, as a status and words; each API says it in a body of its own."""
+"""Errors with an HTTP status and a message. Each API formats them in its own body."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from flux_contract.errors import (
     Unreachable,
 )
 
-#: Seconds after which to ask again, where nothing better is known.
+#: Default seconds before a retry.
 RETRY_AFTER_S = 2
-#: Of an answer that nobody reads, because the client hung up. Source: nginx.
-NOBODY_THERE = 499
+#: Status for a client that disconnected before the response. Source: nginx.
+CLIENT_CLOSED_REQUEST = 499
 
-#: Characters of a message: it may quote what the caller sent.
+#: Maximum characters of a message, which may quote the caller's input.
 MAX_WORDS = 1000
 
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
 class Refusal(Exception):
-    """An answer without an image.
+    """A rejected or failed request.
 
-    field: what of the request it is about. retry_after_s: where asking again helps. code: OpenAI's, where it has one.
+    words: the message. field: the request's field that caused it. retry_after_s: seconds before a retry, if it can
+    help. code: OpenAI's error code, if any.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Refusal(Exception):
         self.field = field
         self.retry_after_s = retry_after_s
         self.code = code or _CODES.get(status)
-        #: Of a 401: the authentication that is asked for.
+        #: For 401: the value of WWW-Authenticate.
         self.challenge: str | None = None
 
     @property
@@ -62,37 +63,37 @@ _STATUSES: dict[type[FluxError], int] = {
     Overloaded: 503,
     Unreachable: 503,
     DeadlineExceeded: 504,
-    Cancelled: NOBODY_THERE,
+    Cancelled: CLIENT_CLOSED_REQUEST,
     GenerationFailed: 500,
 }
 
 
 def refusal_of(error: FluxError) -> Refusal:
-    """Of what Triton, or the way there, says."""
+    """Convert an error of Triton or of the connection to it."""
     status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
     words = "the model server is not reachable" if isinstance(error, Unreachable) else str(error)
     return Refusal(status, words, retry_after_s=RETRY_AFTER_S if status == 503 else None)
 
 
-#: By status, for the description of the API: of what generates.
+#: Descriptions for OpenAPI, by status.
 _MEANINGS = {
-    400: "It asks for what is not served, or Triton refuses it.",
+    400: "The request is not supported, or Triton rejected it.",
     401: "The API key is missing or unknown.",
-    403: "A page of another origin asked; FLUX_GATEWAY_ORIGINS allows origins.",
-    404: "There is none, or it is another caller's.",
+    403: "The origin of the page is not in FLUX_GATEWAY_ORIGINS.",
+    404: "It does not exist, or it belongs to another caller.",
     408: "The body took too long to arrive.",
     413: "The body is too large.",
-    415: "The body is of another type.",
-    421: "The Host header names another host; FLUX_GATEWAY_HOSTS allows names.",
-    422: "A field is wrong.",
-    429: "The caller's own limits are reached.",
-    500: "It broke; the gateway's log has the details.",
-    503: "Loading, away or full; Retry-After tells when to ask again.",
-    504: "It took too long.",
+    415: "The body has an unsupported type.",
+    421: "The Host header is not in FLUX_GATEWAY_HOSTS.",
+    422: "A field is invalid.",
+    429: "A limit of the caller is exceeded.",
+    500: "Internal error; the gateway's log has the details.",
+    503: "The server is loading, unreachable or full; retry after the time in Retry-After.",
+    504: "The generation timed out.",
 }
 _OF_GENERATING = tuple(status for status in _MEANINGS if status != 404)
 
 
 def documented(model: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Refusals with these statuses, for OpenAPI; without any: those of a generation. model: of their bodies."""
+    """Return the OpenAPI description of these statuses, or of all statuses of a generation. model: of the bodies."""
     return {status: {"model": model, "description": _MEANINGS[status]} for status in statuses or _OF_GENERATING}

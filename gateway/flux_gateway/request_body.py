@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-#: Keys of a property's schema that say nothing about its type.
+#: Keys of a property's schema that do not affect its type.
 _ANNOTATIONS = ("title", "description", "default", "examples")
 
 
 class RequestBody(BaseModel):
-    """An object of a request, by JSON or by a form. Unknown fields are ignored; null means the field's default."""
+    """Object in a request, from JSON or a form. Unknown fields are ignored; null selects the field's default."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 

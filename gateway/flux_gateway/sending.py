@@ -1,4 +1,4 @@
-"""Answers on their way: common headers, and no more in memory than the peer takes."""
+"""Sends responses: adds common headers, and sends large bodies in pieces as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Awaitable
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Bytes that are sent at once, and seconds within which the peer must have taken the piece before.
+#: Bytes of a piece, and seconds within which the client must have read the previous one.
 PIECE_BYTES, STALL_S = 256 * 2**10, 20.0
-#: Where an answer does not say otherwise; the page and the API's documentation do.
+#: Default headers. The page and the API documentation set their own.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -21,9 +21,9 @@ _LOG = logging.getLogger(__name__)
 
 
 class Sending:
-    """Middleware: adds the headers that tell browsers what an answer may do, and sends large bodies piece by piece.
+    """Middleware: adds security headers for browsers, and sends large bodies in pieces.
 
-    A peer that takes no piece for STALL_S is dropped, and with it what it asked for.
+    A client that does not read a piece for STALL_S is disconnected, which cancels its request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -50,11 +50,11 @@ class Sending:
         try:
             await self._app(scope, receive, sent)
         except _Stalled:
-            _LOG.warning("dropped a client that took nothing of its answer for %g s", STALL_S)
+            _LOG.warning("disconnected a client that did not read its response for %g s", STALL_S)
 
 
 class _Stalled(Exception):
-    """The peer does not read."""
+    """The client does not read its response."""
 
 
 async def _within_time(sending: Awaitable[None]) -> None:

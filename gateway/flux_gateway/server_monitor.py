@@ -1,4 +1,4 @@
-"""Whether Triton takes requests, of which modes and of which size: asked every second, so that `/health` is fast."""
+"""Polls Triton's ready modes, native size and load every second, so that `/health` responds at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flux_client import AsyncFluxClient, FluxError, InstanceLoad, ModeName, Unre
 from flux_contract import limits
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal
 
-#: Seconds between two looks, and that one may take.
+#: Seconds between two polls, and the timeout of each request of a poll.
 PAUSE_S, LOOK_S = 1.0, 2.0
-#: Looks that count: where several servers are asked in turn, one that stops or starts does not speak for the others.
+#: Number of latest polls that count. Several servers take turns, and one that stops or starts must not decide alone.
 LOOKS = 3
 LOADING, AWAY = "the models are loading", "the model server is not reachable"
 
@@ -26,9 +26,9 @@ LOADING, AWAY = "the models are loading", "the model server is not reachable"
 class ServerMonitor:
     """State of the model server.
 
-    modes: those that are served now. reason: why there are none. native_side: pixels of a side of the image that a
-    request without a size gets; FLUX.1's until `knows_native_side`. instances: the work of each instance, empty
-    if the server does not report it; with several servers, of one of them.
+    modes: those that are ready. reason: why none is ready. native_side: pixels of a side of an image without a
+    requested size; FLUX.1's unless `knows_native_side`. instances: load of each instance; empty if the server does not
+    report it; with several servers, that of one of them.
     """
 
     def __init__(self, client: AsyncFluxClient) -> None:
@@ -47,11 +47,11 @@ class ServerMonitor:
         except FluxError as error:
             self._looks.append([])
             is_away = isinstance(error, Unreachable)
-            reason = AWAY if is_away else "the model server does not answer"
+            reason = AWAY if is_away else "the model server does not respond"
         self.modes = [mode for mode in get_args(ModeName) if any(mode in look for look in self._looks)]
         self.reason = None if self.modes else reason
         if not self._looks[-1]:
-            # It may come back with another checkpoint.
+            # The server may restart with another checkpoint.
             self.knows_native_side = False
         elif not self.knows_native_side:
             await self._learn_native_side()
@@ -63,7 +63,7 @@ class ServerMonitor:
         return []
 
     async def _learn_native_side(self) -> None:
-        """The contract has no query for it, but the edges of an image, without a size, have the checkpoint's size."""
+        """Read the native size from an edge map, which has it by default. The contract has no query for it."""
         with suppress(FluxError):
             edges = await self._client.edges(_small_image(), timeout_s=LOOK_S)
             self.native_side = max(edges.size)
@@ -71,14 +71,14 @@ class ServerMonitor:
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
-        """Look for as long as the block runs."""
+        """Poll while the block runs."""
 
-        async def again_and_again() -> None:
+        async def poll() -> None:
             while True:
                 await self.look()
                 await asyncio.sleep(PAUSE_S)
 
-        task = asyncio.create_task(again_and_again())
+        task = asyncio.create_task(poll())
         try:
             yield
         finally:
@@ -87,15 +87,15 @@ class ServerMonitor:
                 await task
 
     def check_any(self) -> None:
-        """Raises Refusal: 503, nothing is served now."""
+        """Raises Refusal: 503, no mode is ready."""
         if self.reason is not None:
             raise Refusal(503, self.reason, retry_after_s=RETRY_AFTER_S)
 
     def check(self, mode: str) -> None:
-        """Raises Refusal: 503, nothing is served now; 400, this mode is not."""
+        """Raises Refusal: 503, no mode is ready; 400, this mode is not ready."""
         self.check_any()
         if mode not in self.modes:
-            raise Refusal(400, f"{mode} is not served here; served: {', '.join(self.modes)}", "mode")
+            raise Refusal(400, f"mode {mode} is not available; available: {', '.join(self.modes)}", "mode")
 
 
 @cache

@@ -1,16 +1,16 @@
-"""What the gateway is told at start-up, from the environment. Read once, at the edge; nothing else looks there."""
+"""Settings of the gateway, read once from environment variables when it starts."""
 
-# The settings do not use `pydantic-settings`: it ignores a misspelt FLUX_GATEWAY_ variable even with `extra="forbid"`
-# (2.16), and such a variable must stop the start. Its ValidationError would have to be translated into CannotStart with
-# the variable's name and range, and it needs `python-dotenv` for `.env` files, which the gateway does not read.
+# This does not use `pydantic-settings`: it ignores a misspelt FLUX_GATEWAY_ variable even with `extra="forbid"` (2.16),
+# and the gateway must not start with one. Its ValidationError would have to be translated into CannotStart with the
+# variable's name and range, and it depends on `python-dotenv` for `.env` files, which the gateway does not read.
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flux_client.retry import MAX_TIMEOUT_S
 from flux_contract import limits
@@ -23,70 +23,98 @@ from flux_gateway.proxies import Networks
 from flux_gateway.results import ResultLimits
 
 PREFIX = "FLUX_GATEWAY_"
-#: OpenTelemetry's own.
+#: OpenTelemetry's variable.
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-#: Upper bounds of settings: bytes and pixels, and other numbers.
+#: Maximum of settings in bytes or pixels, and of other numbers.
 _MOST_BYTES, _MOST = 2**50, 1_000_000
 #: A host name, or a dot and a domain for all of its subdomains.
 _HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
+_Default = TypeVar("_Default")
+
+
+def _setting(default: _Default, meaning: str) -> _Default:
+    """A field with a default. meaning: for `flux-gateway --help`."""
+    declared: _Default = field(default=default, metadata={"help": meaning})
+    return declared
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Each field is the variable of its name, such as FLUX_GATEWAY_TRITON."""
+    """Settings of the gateway. Each field is read from the variable of its name, such as FLUX_GATEWAY_TRITON."""
 
-    #: host:port of Triton's gRPC; or several with commas between, or a name that stands for several.
-    triton: str = "localhost:8001"
-    #: Where the gateway itself listens.
-    host: str = "127.0.0.1"
-    port: int = 12411
-    #: Seconds that one generation may take.
-    timeout_s: float = 600.0
-    #: Seconds that running requests have when the gateway is asked to end.
-    exit_timeout_s: int = 30
-    #: Generating requests at once, and those of one caller; more are refused with 503 and 429.
-    concurrency: int = 64
-    concurrency_per_caller: int = 32
-    #: Bytes of a request's body, and seconds within which it must arrive.
-    body_bytes: int = 64 * 2**20
-    body_timeout_s: float = 60.0
-    #: Bytes of memory for bodies and answers of the requests in flight, and for those of one caller.
-    in_flight_bytes: int = 2 * 2**30
-    in_flight_bytes_per_caller: int = 2**30
-    #: Open connections, and those of one address.
-    connections: int = 1024
-    connections_per_caller: int = 256
-    #: Pixels of one image asked for.
-    pixels: int = 2048 * 2048
-    #: Folder of LoRA adapters, to list them; without it, FLUX_LORA_PATH.
-    loras: Path | None = None
-    #: Entry point of the content filter; none: there is no filter.
-    content_filter: str = ""
-    #: Where spans go, by OTLP over HTTP; without it, what OTEL_EXPORTER_OTLP_ENDPOINT says; none: there are no spans.
-    traces_url: str = ""
-    #: JSON file of API keys, as `flux-gateway key` prints them; none: everyone may come.
-    keys_file: Path | None = None
-    #: Whether `/metrics` is answered without a key.
-    metrics_open: bool = False
-    #: Origins, beside the gateway's own, whose pages may ask, such as https://app.example, with commas between; `*` is
-    #: all, `null` that of a local file.
-    origins: str = ""
-    #: Names, beside addresses and localhost, that the Host header may have, with commas between; `*` is all.
-    hosts: str = ""
-    #: Addresses and networks of reverse proxies whose X-Forwarded-For, -Proto and -Host count, with commas between.
-    trusted_proxies: str = ""
-    #: What URLs in answers begin with, such as https://flux.example; without it, what the request's headers say.
-    public_url: str = ""
-
-    #: Seconds for which a result is kept: an ended job, or an image that is given by its URL.
-    result_s: float = 600.0
-    #: Results that are kept or in the making, and those of one caller; more are refused with 503 and 429.
-    results: int = 1024
-    results_per_caller: int = 256
-    #: Bytes of these results, and of those of one caller.
-    result_bytes: int = 512 * 2**20
-    result_bytes_per_caller: int = 128 * 2**20
+    triton: str = _setting(
+        "localhost:8001",
+        "host:port of Triton's gRPC endpoint; several separated by commas, or a name with several addresses.",
+    )
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(12411, "Port to listen on.")
+    timeout_s: float = _setting(600.0, "Seconds for one generation.")
+    exit_timeout_s: int = _setting(30, "Seconds for running requests to finish when the gateway stops.")
+    concurrency: int = _setting(64, "Maximum concurrent generation requests. Further requests are rejected with 503.")
+    concurrency_per_caller: int = _setting(
+        32,
+        "Maximum concurrent generation requests of one caller. Further requests are rejected with 429.",
+    )
+    body_bytes: int = _setting(64 * 2**20, "Maximum bytes of a request body.")
+    body_timeout_s: float = _setting(60.0, "Seconds for a request body to arrive.")
+    in_flight_bytes: int = _setting(
+        2 * 2**30,
+        "Bytes of memory for the bodies and responses of all requests in flight.",
+    )
+    in_flight_bytes_per_caller: int = _setting(
+        2**30,
+        "Bytes of memory for the bodies and responses of one caller's requests in flight.",
+    )
+    connections: int = _setting(1024, "Maximum open connections.")
+    connections_per_caller: int = _setting(256, "Maximum open connections of one address.")
+    pixels: int = _setting(2048 * 2048, "Maximum pixels of a generated image.")
+    loras: Path | None = _setting(  # noqa: RUF009
+        None,
+        "Folder whose LoRA adapters `GET /loras` lists; if unset, FLUX_LORA_PATH if it is a folder on this machine.",
+    )
+    content_filter: str = _setting("", "Entry point of the content filter; if unset, images are not filtered.")
+    traces_url: str = _setting(
+        "",
+        "OTLP/HTTP URL for spans; if unset, derived from OTEL_EXPORTER_OTLP_ENDPOINT; without both, spans are "
+        "disabled.",
+    )
+    keys_file: Path | None = _setting(  # noqa: RUF009
+        None,
+        "JSON list of API keys, as `flux-gateway key` prints them; if unset, no key is required.",
+    )
+    metrics_open: bool = _setting(False, "Whether `/metrics` is served without a key.")
+    origins: str = _setting(
+        "",
+        "Origins whose pages may call the API, besides the gateway's own, such as https://app.example, separated "
+        "by commas; `*` allows all, `null` allows local files.",
+    )
+    hosts: str = _setting(
+        "",
+        "Host header names to accept, besides addresses and localhost, separated by commas; `*` accepts all.",
+    )
+    trusted_proxies: str = _setting(
+        "",
+        "Addresses and networks of reverse proxies whose X-Forwarded-For, -Proto and -Host headers are trusted, "
+        "separated by commas.",
+    )
+    public_url: str = _setting(
+        "",
+        "Base of URLs in responses, such as https://flux.example; if unset, taken from the request's headers.",
+    )
+    result_s: float = _setting(600.0, "Seconds to keep a finished job, or an image that was returned as a URL.")
+    results: int = _setting(
+        1024,
+        "Maximum jobs and URL images, running or kept. Further requests are rejected with 503.",
+    )
+    results_per_caller: int = _setting(
+        256,
+        "Maximum jobs and URL images of one caller. Further requests are rejected with 429.",
+    )
+    result_bytes: int = _setting(512 * 2**20, "Bytes for all jobs and URL images.")
+    result_bytes_per_caller: int = _setting(128 * 2**20, "Bytes for the jobs and URL images of one caller.")
 
     @property
     def result_limits(self) -> ResultLimits:
@@ -100,16 +128,16 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Raises CannotStart: a value is no such number, or a variable is unknown."""
+        """Read the settings. Raises CannotStart: a value is invalid, or a variable is unknown."""
         given = {
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
         }
         if (folder := environment.get(LORA_VARIABLE)) and "loras" not in given and Path(folder).expanduser().is_dir():
-            # Otherwise the path belongs to the machine that Triton runs on.
+            # If it is not a folder here, it is a path on Triton's machine.
             given["loras"] = folder
         if endpoint := environment.get(ENDPOINT_VARIABLE):
             given.setdefault("traces_url", f"{endpoint.rstrip('/')}/v1/traces")
-        types = {field.name: str(field.type) for field in fields(cls)}
+        types = {each.name: str(each.type) for each in fields(cls)}
         if unknown := sorted(set(given) - set(types)):
             names = ", ".join(PREFIX + name.upper() for name in types)
             raise CannotStart(f"{PREFIX}{unknown[0].upper()} is unknown, expected one of: {names}")
@@ -118,7 +146,7 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Raises CannotStart: a value cannot be used."""
+        """Check values that need more than their type. Raises CannotStart: a value is invalid."""
         try:
             for name, parse in (("public_url", parsed_origin), ("trusted_proxies", Networks)):
                 if text := getattr(self, name):
@@ -144,17 +172,17 @@ class Settings:
 
 
 def listed(text: str) -> list[str]:
-    """Of items with commas between."""
+    """Split a comma-separated list."""
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _check_host(host: str) -> None:
     if not (host == "*" or _HOST.fullmatch(host) or is_address(host.strip("[]"))):
-        raise ValueError(f"{host!r}, expected names without scheme and port: flux.example, .example.com, or *")
+        raise ValueError(f"{host!r}, expected a name without scheme and port: flux.example, .example.com or *")
 
 
 def _most(name: str) -> float:
-    """The largest value of a number."""
+    """Return the maximum of a numeric setting."""
     if name == "port":
         return 65_535
     if name.endswith("_s"):

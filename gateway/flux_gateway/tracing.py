@@ -1,13 +1,13 @@
-"""One trace from whoever asks to Triton's models: W3C's `traceparent` is taken, and passed on with the request.
+"""Distributed tracing: forwards the W3C `traceparent` header of a request to Triton.
 
-Where there is a place for spans, each POST is one, exported by OpenTelemetry's SDK, which is loaded only then; where
-there is none, what came is passed on as it is.
+If an endpoint for spans is configured, each POST is exported as a span by OpenTelemetry's SDK, which is imported only
+then. Otherwise, the header is forwarded unchanged.
 """
 
-# The middleware does not use `opentelemetry-instrumentation-asgi`: it does not pass `traceparent` on without an SDK,
-# which needs most of this module. It excludes requests by URL, not by method, so every path of probes and scrapes would
-# have to be listed. It adds at least four packages, three of which (0.x) are pinned to one release of the semantic
-# conventions.
+# The middleware does not use `opentelemetry-instrumentation-asgi`, which does not forward `traceparent` without an SDK,
+# the purpose of most of this module. It excludes requests by URL instead of method, so all paths of probes and scrapes
+# would have to be listed. It adds at least four packages, three of which (0.x) are pinned to one release of the
+# semantic conventions.
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ _CURRENT: ContextVar[str | None] = ContextVar(HEADER, default=None)
 
 
 def current_traceparent() -> str | None:
-    """What to pass on with the request in whose context, or in a task begun in it, this is called."""
+    """Return the header to forward with the current request. Tasks that the request starts inherit it."""
     return _CURRENT.get()
 
 
 class Tracing:
-    """Of one gateway: made before its first request, closed after its last."""
+    """Tracing of one gateway. Create it before the first request, and close it after the last."""
 
     def __init__(self, url: str) -> None:
-        """url: for OTLP over HTTP; empty: no spans. Raises CannotStart: `flux-triton[tracing]` is not installed."""
+        """url: OTLP/HTTP endpoint; empty for no spans. Raises CannotStart: `flux-triton[tracing]` is not installed."""
         self._spans = _Spans(url) if url else None
 
     def close(self) -> None:
-        """Export what is left."""
+        """Export the remaining spans."""
         if self._spans is not None:
             self._spans.close()
 
     @contextmanager
     def request(self, scope: Scope, came: str | None) -> Iterator[Callable[[int], None]]:
-        """came: the header. Gives what is to be told the answer's status."""
+        """Trace the block. came: the request's header. Yields a function to call with the response's status."""
         well_formed = came if came and _WELL_FORMED.fullmatch(came) else None
         if self._spans is None:
-            with _passed_on(well_formed):
+            with _with_current(well_formed):
                 yield lambda status: None
             return
-        with self._spans.of(scope, well_formed) as (span, traceparent), _passed_on(traceparent):
+        with self._spans.of(scope, well_formed) as (span, traceparent), _with_current(traceparent):
             yield lambda status: span.set_attribute("http.response.status_code", status)
 
 
 class TracedRequests:
-    """Middleware. Only POST is traced: the rest are looks at health, metrics and files."""
+    """Middleware that traces POST requests. Other requests only read health, metrics and files."""
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
         self._app = app
@@ -71,11 +71,11 @@ class TracedRequests:
             await self._app(scope, receive, send)
             return
         with self._tracing.request(scope, Headers(scope=scope).get(HEADER)) as answered:
-            await self._app(scope, receive, _telling(send, answered))
+            await self._app(scope, receive, _observed(send, answered))
 
 
 class _Spans:
-    """OpenTelemetry's. Its variables, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER, count."""
+    """Spans of OpenTelemetry. Its variables apply, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -87,7 +87,7 @@ class _Spans:
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as error:
             raise CannotStart(
-                f"traces are to be exported, but flux-triton[tracing] is not installed: {error}"
+                f'tracing is enabled, but its packages are missing: {error}; run: pip install "flux-triton[tracing]"'
             ) from error
         resource = Resource({"service.name": "flux-gateway"}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource)
@@ -101,7 +101,7 @@ class _Spans:
 
     @contextmanager
     def of(self, scope: Scope, came: str | None) -> Iterator[tuple[Span, str]]:
-        """A span that continues what came, and the header by which Triton continues it."""
+        """Yield a span that continues the request's trace, and the header with which Triton continues it."""
         context = self._propagator.extract({HEADER: came} if came else {})
         attributes = {"http.request.method": scope["method"], "flux.request_id": scope["state"]["id"]}
         with self._tracer.start_as_current_span(
@@ -118,7 +118,7 @@ class _Spans:
 
 
 @contextmanager
-def _passed_on(traceparent: str | None) -> Iterator[None]:
+def _with_current(traceparent: str | None) -> Iterator[None]:
     token = _CURRENT.set(traceparent)
     try:
         yield
@@ -126,10 +126,10 @@ def _passed_on(traceparent: str | None) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def _telling(send: Send, answered: Callable[[int], None]) -> Callable[[Message], Awaitable[None]]:
-    async def told(message: Message) -> None:
+def _observed(send: Send, answered: Callable[[int], None]) -> Callable[[Message], Awaitable[None]]:
+    async def send_observed(message: Message) -> None:
         if message["type"] == "http.response.start":
             answered(message["status"])
         await send(message)
 
-    return told
+    return send_observed

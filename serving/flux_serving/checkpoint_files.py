@@ -1,4 +1,4 @@
-"""Files of a checkpoint in diffusers layout: what each component needs, and what is missing of it.
+"""Checks that checkpoints in diffusers layout have the files that each component needs.
 
 Reads configurations and the headers of weight files, never the weights: 10 ms for FLUX.1-dev.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Endings of checkpoints that are one file, as other programs have them.
+#: Suffixes of single-file checkpoints, which other programs use.
 _SINGLE_FILES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -19,8 +19,8 @@ _LFS_POINTER = b"version https://git-lfs"
 class Component:
     """A sub-folder of a checkpoint.
 
-    config: its configuration. weights: names of weight files, any of which will do, each alone or as the shards that
-    `NAME.index.json` lists; empty: it has none. alternatives: sets of further files, one of which must be complete.
+    config: its configuration. weights: names of weight files, one of which is required, as one file or as the shards
+    that `NAME.index.json` lists; empty: none. alternatives: sets of further files, one of which must be complete.
     """
 
     config: str
@@ -38,7 +38,7 @@ IMAGE_PROCESSOR = Component("preprocessor_config.json")
 
 
 def missing_files(folder: Path, component: Component) -> list[str]:
-    """What is missing of a component, a line each, naming the path; empty when it is complete."""
+    """Returns a line with the path for each missing file of a component; empty if it is complete."""
     if not folder.is_dir():
         return [f"{folder.parent} has no {folder.name}"]
     if not any(folder.iterdir()):
@@ -55,23 +55,22 @@ def missing_files(folder: Path, component: Component) -> list[str]:
 
 
 def missing_index(folder: Path) -> list[str]:
-    """The same of `model_index.json`, which makes a folder a pipeline."""
+    """Returns the problems of `model_index.json`, which every pipeline folder has."""
     lines = _json_problems(folder / "model_index.json")
     single = sorted(file.name for file in folder.iterdir() if file.suffix in _SINGLE_FILES)
     if lines and single:
-        lines[0] += f"; {single[0]} there is a checkpoint in a single file: {_LAYOUT}"
+        lines[0] += f"; {single[0]} is a single-file checkpoint: {_LAYOUT}"
     return lines
 
 
 _LAYOUT = (
-    "expected a folder in diffusers layout (model_index.json and a sub-folder for each component); "
-    "docs/operations.md tells how to get or convert one"
+    "expected a folder in diffusers layout (model_index.json and a sub-folder for each component); see docs/weights.md"
 )
 
 
 def single_file_problem(path: Path) -> str:
-    """Why a path that is a file cannot be served."""
-    kind = " with quantized weights, which are not served" if path.suffix == ".gguf" else ""
+    """Returns why a path to a file cannot be served."""
+    kind = " with quantized weights, which are not supported" if path.suffix == ".gguf" else ""
     return f"{path} is a single file{kind}; {_LAYOUT}"
 
 
@@ -82,7 +81,7 @@ def _weight_problems(folder: Path, names: tuple[str, ...]) -> list[str]:
             try:
                 shards = sorted(set(_read_json(index)["weight_map"].values()))
             except (ValueError, KeyError, AttributeError, TypeError):
-                return [f"{index} is not an index of shards"]
+                return [f"{index} is not a valid index of shards"]
             return [line for shard in shards for line in _file_problems(folder / str(shard))]
         if (folder / name).exists():
             return _file_problems(folder / name)
@@ -90,14 +89,14 @@ def _weight_problems(folder: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _file_problems(file: Path) -> list[str]:
-    """Of one file of weights, by its size."""
+    """Returns the problems of a weight file, detected from its size and header."""
     if not file.is_file():
         return [f"{file.parent} has no {file.name}"]
     size = file.stat().st_size
     with file.open("rb") as opened:
         head = opened.read(len(_LFS_POINTER))
         if head == _LFS_POINTER:
-            return [f"{file} is a pointer of Git LFS, not the weights; run git lfs pull"]
+            return [f"{file} is a Git LFS pointer instead of the weights; run git lfs pull"]
         if file.suffix != ".safetensors":
             return [] if size else [f"{file} is empty"]
         opened.seek(8)
@@ -106,7 +105,7 @@ def _file_problems(file: Path) -> list[str]:
             header: Any = json.loads(opened.read(length)) if 8 + length <= size else None
             end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, AttributeError, TypeError, IndexError):
-            return [f"{file} is incomplete or not a safetensors file: {size} bytes, its header cannot be read"]
+            return [f"{file} is incomplete or not a safetensors file: its header cannot be read, it has {size} bytes"]
     expected = 8 + length + end
     return [] if size == expected else [f"{file} is incomplete: {size} bytes, expected {expected}"]
 
@@ -122,5 +121,5 @@ def _json_problems(file: Path) -> list[str]:
 
 
 def _read_json(file: Path) -> Any:
-    """Raises ValueError: it is not JSON, or not UTF-8."""
+    """Parse a JSON file. Raises ValueError: it is not JSON or not UTF-8."""
     return json.loads(file.read_text("utf-8"))

@@ -1,6 +1,6 @@
-"""What a server is told at start-up: checkpoints from the environment, the rest from `config.pbtxt` parameters.
+"""Settings of a server: checkpoints from environment variables, the rest from `config.pbtxt` parameters.
 
-Read once, at the edge; nothing else looks at the environment.
+They are read once, at start-up.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from flux_serving.checkpoint_files import (
     single_file_problem,
 )
 
-#: What a request for edge control is told without one.
-NO_CONTROLNET = f"this server has no ControlNet; {CONTROLNET_VARIABLE} names its folder"
+#: Errors of requests for modes that the checkpoints cannot serve.
+NO_CONTROLNET = f"this server has no ControlNet; set {CONTROLNET_VARIABLE} to its folder"
 NO_TEXT_ENCODERS = "the base checkpoint has no text encoders"
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -48,25 +48,25 @@ ATTENTIONS = ("auto", "mask", "merge")
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Folders in stock diffusers layout."""
+    """The folders of the checkpoints, in stock diffusers layout."""
 
-    #: A `FluxPipeline`: transformer, VAE, scheduler; text encoders and tokenizers where prompts are wanted.
+    #: A `FluxPipeline`: transformer, VAE, scheduler; optionally text encoders and tokenizers, for prompts.
     base: Path
     #: A `FluxPriorReduxPipeline`: SigLIP, its processor, the Redux embedder.
     redux: Path
-    #: An `AutoencoderKL` instead of the base's.
+    #: An `AutoencoderKL` that replaces the base checkpoint's.
     vae: Path | None = None
     #: A `FluxControlNetModel` for Canny edges.
     controlnet: Path | None = None
-    #: Adapters as diffusers saves them, `NAME.safetensors` each.
+    #: A folder of LoRA adapters as diffusers saves them, each named `NAME.safetensors`.
     loras: Path | None = None
 
-    #: Components that must be there.
+    #: Required components.
     BASE_PARTS = MappingProxyType({"transformer": DIFFUSERS_MODEL, "vae": DIFFUSERS_MODEL, "scheduler": SCHEDULER})
     REDUX_PARTS = MappingProxyType(
         {"image_encoder": TRANSFORMERS_MODEL, "feature_extractor": IMAGE_PROCESSOR, "image_embedder": DIFFUSERS_MODEL}
     )
-    #: Components of the base that prompts need, all of them or none.
+    #: Components of the base that prompts need; a checkpoint has all of them or none.
     TEXT_PARTS = MappingProxyType(
         {
             "text_encoder": TRANSFORMERS_MODEL,
@@ -78,7 +78,7 @@ class Checkpoints:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Checkpoints:
-        """Raises CannotStart: a variable is unset."""
+        """Read the variables. Raises CannotStart: a required variable is not set."""
         if unset := [variable for variable in REQUIRED if not environment.get(variable)]:
             raise CannotStart(f"not set: {', '.join(unset)}; each names a checkpoint folder in diffusers layout")
         return cls(
@@ -87,7 +87,7 @@ class Checkpoints:
         )
 
     def as_environment(self) -> dict[str, str]:
-        """The same for another process: absolute paths, and nothing for what is not there."""
+        """Returns the variables for another process, with absolute paths; empty for checkpoints that are not set."""
         variables = (*REQUIRED, *OPTIONAL)
         paths = (self.base, self.redux, self.vae, self.controlnet, self.loras)
         return {name: str(path.resolve()) if path else "" for name, path in zip(variables, paths, strict=True)}
@@ -97,13 +97,13 @@ class Checkpoints:
         return self.vae or self.base / "vae"
 
     def image_sides(self) -> tuple[int, int]:
-        """Pixels of a side of the checkpoint's own image size, and what a side is a multiple of."""
+        """Returns the side of the checkpoint's native image size and the number that divides all sides, in pixels."""
         config = json.loads((self.vae_folder / "config.json").read_text())
         # The VAE halves the image between its blocks, and packing halves it once more.
         return config["sample_size"], 2 ** len(config["block_out_channels"])
 
     def missing(self) -> list[str]:
-        """What is missing, a line each, naming variable and path; empty when every checkpoint is complete."""
+        """Returns a line for each problem, with variable and path; empty if every checkpoint is complete."""
         problems = {
             BASE_VARIABLE: _pipeline_problems(self.base, self._base_parts()),
             REDUX_VARIABLE: _pipeline_problems(self.redux, self.REDUX_PARTS),
@@ -114,7 +114,7 @@ class Checkpoints:
         if self.loras is not None and not self.loras.is_dir():
             problem = f"no folder {self.loras}"
             if self.loras.is_file():
-                problem = f"{self.loras} is a file, expected the folder that it is in"
+                problem = f"{self.loras} is a file, expected the folder that contains it"
             problems[LORA_VARIABLE] = [problem]
         return [f"{variable}: {line}" for variable, lines in problems.items() for line in lines]
 
@@ -122,7 +122,7 @@ class Checkpoints:
         return all((self.base / part).is_dir() for part in self.TEXT_PARTS)
 
     def unserved_modes(self) -> dict[str, str]:
-        """Modes that these checkpoints cannot serve, each with the reason."""
+        """Returns the modes that these checkpoints cannot serve, each with the reason."""
         missing = {}
         if not self.has_text_encoders():
             missing[Needs.TEXT_ENCODERS] = NO_TEXT_ENCODERS
@@ -131,7 +131,7 @@ class Checkpoints:
         return {mode.name: missing[need] for mode in MODES for need in mode.needs if need in missing}
 
     def _base_parts(self) -> dict[str, Component]:
-        """With all that prompts need, where it has any of that: then it is a half checkpoint without the others."""
+        """Returns the base's components. If any of TEXT_PARTS exists, all are required."""
         has_text = any((self.base / part).exists() for part in self.TEXT_PARTS)
         return {**self.BASE_PARTS, **(self.TEXT_PARTS if has_text else {})}
 
@@ -152,10 +152,10 @@ def _pipeline_problems(folder: Path, parts: Mapping[str, Component]) -> list[str
 
 
 def _folder(variable: str) -> Path:
-    """The folder that a variable names, by a path that every library can open.
+    """Returns a path to the variable's folder that every library can open.
 
-    Tokenizers take paths in UTF-8 only, which Triton's stub cannot give for names that aren't ASCII. There it is the
-    folder's descriptor, which stays open, as /proc/self/fd/NUMBER; `resolve` gives its real path.
+    Tokenizers accept only UTF-8 paths, which Triton's stub cannot provide for names that are not ASCII. For these the
+    path is /proc/self/fd/NUMBER, with a descriptor that stays open; `resolve` returns the real path.
     """
     path = Path(variable).expanduser()
     try:
@@ -174,32 +174,32 @@ _TRITONS_OWN = ("EXECUTION_ENV_PATH", "FORCE_CPU_ONLY_INPUT_TENSORS")
 class ModelSettings:
     """The parameters of one model, parsed."""
 
-    #: Weights and arithmetic; one of DTYPES.
+    #: Type of weights and arithmetic; one of DTYPES.
     dtype: str = "auto"
     #: Images that may wait or run in one instance of `flux_base`.
     max_waiting: int = 64
-    #: Images that share one denoising step at most.
+    #: Maximum number of images that share a denoising step.
     max_rows: int = 16
-    #: Tokens that share one denoising step at most; None: as the device is.
+    #: Maximum number of tokens that share a denoising step; None: the device's default.
     step_tokens: int | None = None
-    #: Denoising steps where a request says none; None: as the checkpoint is.
+    #: Default number of denoising steps; None: the checkpoint's.
     default_steps: int | None = None
     #: LoRA adapters that stay in memory while no request uses them.
     max_adapters: int = 8
     #: How token weights reach attention; one of ATTENTIONS.
     attention: str = "auto"
-    #: Requests that may wait or be in work in one instance.
+    #: Requests that may wait or run in one instance.
     max_pending: int = limits.DEFAULT_PENDING
-    #: Requests whose images are decoded or encoded at once.
+    #: Requests whose images are decoded or encoded in parallel.
     workers: int = 2
     #: CPU seconds that decoding the images of one request may take.
     decode_s: int = limits.DEFAULT_DECODE_SECONDS
 
     @classmethod
     def from_config(cls, model: Model, config: Mapping[str, Any]) -> ModelSettings:
-        """config: Triton's model configuration as parsed JSON.
+        """Parse a model's parameters. config: Triton's model configuration as parsed JSON.
 
-        Raises CannotStart: a parameter that the contract doesn't know, or a value out of range.
+        Raises CannotStart: a parameter is not in the contract, or a value is out of range.
         """
         known = {parameter.name: parameter.default for parameter in model.parameters}
         given = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
@@ -223,7 +223,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class _ParameterReader:
-    """Parameters of one model by name; one that the model doesn't have is its default."""
+    """Reads the parameters of one model by name. Parameters that the model does not have return their default."""
 
     model: str
     values: Mapping[str, str]
@@ -240,7 +240,7 @@ class _ParameterReader:
     def count(self, name: str, default: int, most: int | None = None) -> int:
         value = self.text(name, str(default))
         if not value.isdecimal() or not 1 <= int(value) <= (most or int(value)):
-            expected = "a number from 1" if most is None else f"1..{most}"
+            expected = "an integer above 0" if most is None else f"1..{most}"
             raise CannotStart(f"{self.model}: parameter {name}={value}, expected {expected}")
         return int(value)
 

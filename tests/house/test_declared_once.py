@@ -67,34 +67,36 @@ def keywords_module() -> ModuleType:
     return module
 
 
-def test_the_contract_itself_has_neither() -> None:
+def test_real_contract_is_unchanged() -> None:
     assert NAME not in {tensor.name for tensor in FLUX_BASE.inputs}
     assert MODE.name not in KEYWORDS
 
 
 @pytest.mark.parametrize("model", [FLUX_BASE.name, FLUX_STREAM.name, *(mode.ensemble.name for mode in MODES)])
-def test_the_parameter_is_an_input_in_config_pbtxt(model: str) -> None:
+def test_parameter_is_an_input_in_config_pbtxt(model: str) -> None:
     text = render_all(models=MODELS, ensembles=ENSEMBLES)[Path(model, "config.pbtxt")]
     assert f'name: "{NAME}", data_type: TYPE_FP32, dims: [1], optional: true' in text
     if model not in (FLUX_BASE.name, FLUX_STREAM.name):
         assert f'input_map {{ key: "{NAME}" value: "{NAME}" }}' in text
 
 
-def test_the_mode_is_an_ensemble_with_its_own_config_pbtxt() -> None:
+def test_mode_is_an_ensemble_with_its_own_config_pbtxt() -> None:
     text = render_all(models=MODELS, ensembles=ENSEMBLES)[Path("flux_probe", "config.pbtxt")]
     assert 'name: "flux_probe"\nplatform: "ensemble"' in text
 
 
-def test_both_are_in_the_documentation() -> None:
+def test_documentation_lists_parameter_and_mode() -> None:
     tensors = render_tensors(MODELS, ENSEMBLES)
-    assert tensors.count(f"| in | `{NAME}` | FP32 | [1] | `1.5` | 0..3 | Level of the probe") == len(MODES) + 2
+    assert tensors.count(f"| `{NAME}` | FP32 | [1] | `1.5` | 0..3 | Level of the probe") == 1
+    in_lists = [line for line in tensors.splitlines() if line.startswith("| optional inputs |") and f"`{NAME}`" in line]
+    assert len(in_lists) == len(MODES) + 2
     assert "## flux_probe (ensemble)\n\nImages to probes." in tensors
     parameters = render_parameters(MODES)
     assert f"| `{KEYWORD}` | `{NAME}` | `{FLAG}` | 0..3 | `1.5` | all | Level of the probe" in parameters
     assert "redux, img2img, inpaint, canny, probe | Encoded images" in parameters
 
 
-def test_both_are_in_the_rendered_keywords_of_the_client() -> None:
+def test_client_keywords_include_parameter_and_mode() -> None:
     text = render_keywords(MODES)
     comment = "    #: Level of the probe, beside true_cfg_scale. 0..3; default: 1.5.\n"
     assert text.count(f"{comment}    {KEYWORD}: float | None\n") == len(MODES)
@@ -104,31 +106,31 @@ def test_both_are_in_the_rendered_keywords_of_the_client() -> None:
     assert KEYWORD in module.StreamOptions.__annotations__
 
 
-def test_a_parameter_of_a_group_is_rendered_once_for_all_modes() -> None:
+def test_group_parameter_is_rendered_once_for_all_modes() -> None:
     groups = [*GROUPS]
     [place] = [index for index, group in enumerate(groups) if group.name == "sampling"]
     groups[place] = type(groups[place])("sampling", "Sampling", (*groups[place].parameters, PARAMETER))
     assert render_keywords(MODES, groups).count(f"    {KEYWORD}: float | None\n") == 1
 
 
-def test_both_are_keywords_that_the_client_accepts() -> None:
+def test_client_accepts_parameter_and_mode() -> None:
     for mode in MODES:
         assert keywords_of(mode)[KEYWORD] == PARAMETER
         assert stream_keywords_of(mode)[KEYWORD] == PARAMETER
 
 
-def test_both_are_in_the_help_of_the_command_line() -> None:
+def test_command_line_help_lists_parameter_and_mode() -> None:
     assert re.search(r"probe +probe images", make_parser(MODES).format_help())
     for mode in MODES:
         assert f"{FLAG} X Level of the probe, beside --true-cfg (0..3; default: 1.5)" in help_of(mode.name)
 
 
-def test_the_command_line_passes_the_parameter_on() -> None:
+def test_command_line_sends_the_parameter() -> None:
     options = make_parser(MODES).parse_args(["probe", "cat.png", FLAG, "2.5"])
     assert keywords_from(options)[KEYWORD] == 2.5
 
 
-def test_the_fake_server_accepts_both() -> None:
+def test_fake_server_accepts_parameter_and_mode() -> None:
     outputs = ("OUTPUT_IMAGE", "OUTPUT_SEED")
     for model in ("flux_redux", "flux_probe"):
         request = Request(model, {"IMAGE": image(), NAME: level(2)}, outputs)
@@ -144,14 +146,14 @@ def test_the_fake_server_accepts_both() -> None:
     assert next(stream)["PROGRESS"].tolist() == [[0, 0, 50]]
 
 
-def test_both_are_in_the_benchmarks() -> None:
+def test_benchmarks_know_parameter_and_mode() -> None:
     assert {kind.mode for kind in mixed(MODES)} == {mode.name for mode in MODES}
     assert MODE.name in wanted_weights(MODES)
     [entry] = of_every_input(1, "test", Work(), "adapter", MODE.ensemble)
     assert entry[NAME]["shape"] == [1]
 
 
-def test_the_backend_reads_every_parameter_of_its_models() -> None:
+def test_backend_reads_every_parameter_of_its_models() -> None:
     """A declared parameter that no code uses would be accepted and ignored."""
     served = {tensor.name for model in models.MODELS for tensor in model.inputs if isinstance(tensor, Parameter)}
     used = {

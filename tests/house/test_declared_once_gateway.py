@@ -38,7 +38,7 @@ def with_inputs(mode: Mode, *parameters: Parameter) -> Mode:
 
 
 CHANGED = with_inputs(REDUX, GLOSS, LENS, HIDDEN)
-#: A mode of its own: it takes no image.
+#: An added mode without an image input.
 POSTER = Mode(
     replace(TEXT2IMG.ensemble, name="flux_poster", inputs=(*TEXT2IMG.ensemble.inputs, GLOSS)),
     "make posters",
@@ -63,7 +63,7 @@ def properties(request: type[ParameterBody]) -> dict[str, Any]:
     ("request_type", "name", "default"),
     [(Generate, "gloss_level", None), (Job, "gloss_level", None), (Variations, "gloss", 0.5), (Posters, "gloss", 0.5)],
 )
-def test_a_parameter_is_in_both_schemas(request_type: type[ParameterBody], name: str, default: float | None) -> None:
+def test_parameter_is_in_both_schemas(request_type: type[ParameterBody], name: str, default: float | None) -> None:
     found = properties(request_type)
     number, null = found[name]["anyOf"]
     assert (number["type"], number["minimum"], number["maximum"], null) == ("number", 0, 2, {"type": "null"})
@@ -75,23 +75,23 @@ def test_a_parameter_is_in_both_schemas(request_type: type[ParameterBody], name:
     assert "gloss" not in properties(GenerateRequest), "the real contract is unchanged"
 
 
-def test_a_choice_is_an_enumeration() -> None:
+def test_choice_is_an_enumeration_in_the_schema() -> None:
     for request in (Generate, Variations):
         choice, _ = properties(request)["optics"]["anyOf"]
         assert choice["enum"] == ["wide", "long"]
 
 
-def test_a_parameter_of_one_mode_is_only_in_its_openai_endpoint() -> None:
+def test_parameter_of_one_mode_is_only_in_its_openai_endpoint() -> None:
     assert "gloss" not in properties(for_mode(IMG2IMG)(ImagesOfImagesRequest))
 
 
-def test_a_mode_is_in_the_schema_of_genserve() -> None:
+def test_genserve_schema_lists_the_mode() -> None:
     for request in (Generate, Job):
         names, _ = properties(request)["mode"]["anyOf"]
         assert names["enum"] == [*(mode.genserve for mode in MODES), "poster"]
 
 
-def test_values_are_handed_to_the_client_by_their_keywords() -> None:
+def test_gateway_passes_values_to_the_client_as_keywords() -> None:
     for name in ("gloss_level", "shine"):
         wanted = checked(Generate, {"mode": "redux", "input_image": IMAGE, name: 1.5, "optics": "long"}).wanted()
         assert (wanted.mode, wanted.keywords["gloss"], wanted.keywords["optics"]) == (CHANGED, 1.5, "long")
@@ -101,12 +101,12 @@ def test_values_are_handed_to_the_client_by_their_keywords() -> None:
     assert (wanted.mode, wanted.keywords["gloss"], wanted.count) == (POSTER, 1.0, 2)
 
 
-def test_defaults_are_the_apis_or_the_servers() -> None:
+def test_missing_value_uses_the_default_of_the_api_or_the_server() -> None:
     redux = checked(Generate, {"mode": "redux", "input_image": IMAGE}).wanted().keywords
     poster = checked(Generate, {"mode": "poster", "prompt": "a"}).wanted().keywords
     text2img = checked(Generate, {"mode": "text2img", "prompt": "a", "gloss_level": 1}).wanted().keywords
     assert (redux["gloss"], poster["gloss"]) == (0.25, 0.75)
-    assert not {"gloss", "optics"} & text2img.keys(), "the mode does not take them"
+    assert not {"gloss", "optics"} & text2img.keys(), "the mode does not accept them"
     assert not {"gloss", "optics"} & checked(Variations, {"image": IMAGE}).wanted().keywords.keys()
 
 
@@ -120,19 +120,19 @@ def test_defaults_are_the_apis_or_the_servers() -> None:
         (Posters, {"gloss": 1}, "prompt"),
     ],
 )
-def test_errors_name_the_field(request_type: type[Any], fields: dict[str, Any], named: str) -> None:
+def test_error_names_the_field(request_type: type[Any], fields: dict[str, Any], named: str) -> None:
     with pytest.raises(Refusal) as caught:
         checked(request_type, fields).wanted()
     assert (caught.value.status, caught.value.field) == (422, named)
     assert caught.value.words.startswith(f"{named}: ")
 
 
-def test_the_page_has_the_parameter_and_the_mode() -> None:
+def test_page_contract_includes_parameter_and_mode() -> None:
     contract = page_contract(COPY, Job)
     parameters = {each["name"]: each for each in contract["parameters"]}
     assert parameters["gloss_level"]["default"] == {"redux": 0.25, "poster": 0.75}
     assert [parameters["gloss_level"][key] for key in ("type", "min", "max")] == ["number", 0, 2]
-    assert not {"optics", "hidden"} & parameters.keys(), "they are not for the page"
+    assert not {"optics", "hidden"} & parameters.keys(), "they have no control on the page"
     modes = {each["genserve"]: each for each in contract["modes"]}
     assert "gloss_level" in modes["redux"]["parameters"]
     assert "gloss_level" not in modes["text2img"]["parameters"]
@@ -141,7 +141,7 @@ def test_the_page_has_the_parameter_and_the_mode() -> None:
     assert modes["poster"]["required"] == ["prompt"]
 
 
-def test_the_page_has_every_parameter_with_a_control_and_no_other() -> None:
+def test_page_contract_has_exactly_the_parameters_with_a_control() -> None:
     declared = {each.name for mode in MODES for each in mode.parameters if each.on_page}
     found = {field.parameter.name for field in JobRequest.parameter_fields if field.parameter.on_page}
     assert found == declared

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ("docs/architecture.md", "CONTRIBUTING.md")
-#: Made by commands, and ignored by git.
+#: Written by commands, and ignored by git.
 NOT_COMMITTED = {"runs", "out", "demo_out", "checkpoints/demo", ".venv-test"}
 #: Where the page's names are defined.
 SOURCES = ("contract", "serving", "client", "gateway")
@@ -20,7 +20,7 @@ PATH = re.compile(r"[\w.*-]+(/[\w.*-]+)+|\w+\.(py|md|toml|pbtxt|yaml)")
 
 
 def code_in(text: str) -> list[str]:
-    """The code spans outside of code blocks."""
+    """Return the code spans outside of code blocks."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
@@ -31,7 +31,7 @@ def paths_in(text: str) -> list[str]:
 
 @cache
 def defined() -> frozenset[str]:
-    """Names of all classes, functions, methods, fields and constants of the product."""
+    """Return the names of all classes, functions, methods, fields and constants of the product."""
     names: set[str] = set()
     for folder in SOURCES:
         for file in (ROOT / folder).rglob("*.py"):
@@ -57,16 +57,6 @@ def test_every_path_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_to_a_file_and_a_heading(page: str) -> None:
-    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", (ROOT / page).read_text()):
-        file = (ROOT / page).parent / target if target else ROOT / page
-        assert file.exists(), target
-        headings = re.findall(r"^#+ (.*)", file.read_text(), re.MULTILINE)
-        slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-        assert not anchor or anchor in slugs, f"{target}#{anchor}"
-
-
-@pytest.mark.parametrize("page", PAGES)
 def test_every_class_and_function_exists(page: str) -> None:
     classes = [code for code in code_in((ROOT / page).read_text()) if re.fullmatch(r"([A-Z][a-z]+){2,}", code)]
     parts = [
@@ -78,7 +68,7 @@ def test_every_class_and_function_exists(page: str) -> None:
     assert [name for name in (*classes, *parts) if name not in defined()] == []
 
 
-def test_every_node_of_a_diagram_names_what_exists() -> None:
+def test_every_name_in_a_diagram_exists() -> None:
     diagrams = "\n".join(re.findall(r"```mermaid\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL))
     methods = re.findall(r"\b([A-Z]\w+)\.(\w+)", diagrams)
     functions = re.findall(r"\b(\w+)\(\)", diagrams)
@@ -87,7 +77,7 @@ def test_every_node_of_a_diagram_names_what_exists() -> None:
     assert [name for name in (*sum(methods, ()), *functions) if name not in defined()] == []
 
 
-def test_every_row_of_a_table_names_what_its_file_contains() -> None:
+def test_every_name_in_the_table_exists_in_its_file() -> None:
     """A row of the table from IMAGE_STRENGTH to the attention bias: a number, a file, a name in it, and a sentence."""
     text = (ROOT / "docs/architecture.md").read_text()
     rows = re.findall(r"^\| \d+ \| `([^`]+)` \| `([^`]+)` \|", text, re.MULTILINE)

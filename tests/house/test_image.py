@@ -1,4 +1,4 @@
-"""The images: everything in them is locked, and the Dockerfile keeps its promises."""
+"""Container images: locked packages, and the properties that docs/images.md promises."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCKERFILE = ROOT / "Dockerfile"
 STAND_IN = ROOT / "tools" / "flux_tools" / "image" / "stand_in.Dockerfile"
 LABELS = {"title", "description", "licenses", "version", "revision", "created", "base.name"}
-#: An image: the Python that it has, its locks, the extras that are in it.
+#: For each image: its Python version, its locks, and its extras.
 IMAGES = {
     "cpu": ("3.11", ("cpu", "torch-cpu"), ("server", "embedded", "gateway", "tracing")),
     "gpu": ("3.12", ("gpu", "torch-gpu"), ("server", "gateway", "tracing")),
@@ -35,7 +35,7 @@ IMAGES = {
 
 
 def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
-    """Name and arguments of each, lines that go on joined."""
+    """Return the name and arguments of each instruction, with continued lines joined."""
     lines = [line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#")]
     for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
         if line.strip():
@@ -44,7 +44,7 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
 
 
 def stage(name: str) -> list[tuple[str, str]]:
-    """The instructions of one, without its FROM."""
+    """Return the instructions of one stage, without its FROM."""
     found: list[tuple[str, str]] = []
     inside = False
     for instruction, rest in instructions(DOCKERFILE):
@@ -61,7 +61,7 @@ def platform(python: str) -> dict[str, str]:
 
 
 def locked(name: str, python: str) -> dict[str, str]:
-    """Versions by package. Every line is pinned and has a hash."""
+    """Return the versions by package. Checks that every line is pinned and has a hash."""
     versions = {}
     for block in re.split(r"^(?=\w)", (ROOT / "requirements" / f"{name}.lock").read_text(), flags=re.MULTILINE)[1:]:
         first, *hashes = block.rstrip().split(" \\\n")
@@ -71,13 +71,13 @@ def locked(name: str, python: str) -> dict[str, str]:
         (pin,) = requirement.specifier
         assert pin.operator == "==", f"{name}.lock: {first}"
         if requirement.marker is None or requirement.marker.evaluate(platform(python)):
-            assert canonicalize_name(requirement.name) not in versions, f"{name}.lock: {first} is there twice"
+            assert canonicalize_name(requirement.name) not in versions, f"{name}.lock: {first} is listed twice"
             versions[canonicalize_name(requirement.name)] = pin.version
     return versions
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_every_runtime_dependency_is_locked_to_a_version_that_pyproject_allows(image: str) -> None:
+def test_every_runtime_dependency_is_locked_to_an_allowed_version(image: str) -> None:
     python, locks, extras = IMAGES[image]
     versions = {name: version for lock in locks for name, version in locked(lock, python).items()}
     wanted = [Requirement(text) for text in importlib.metadata.requires("flux-triton") or ()]
@@ -95,14 +95,14 @@ def test_the_locks_of_an_image_do_not_overlap() -> None:
         assert not first.keys() & second.keys()
 
 
-def test_torch_is_the_one_that_the_scripts_install() -> None:
+def test_locked_torch_is_the_version_that_the_scripts_install() -> None:
     match = re.search(r"TORCH:-torch==([\d.]+)", (ROOT / "scripts" / "environment.sh").read_text())
     assert match is not None
     assert locked("torch-gpu", "3.12")["torch"] == match[1]
     assert locked("torch-cpu", "3.11")["torch"] == f"{match[1]}+cpu"
 
 
-def test_nothing_but_torch_brings_cuda() -> None:
+def test_only_torch_depends_on_cuda_packages() -> None:
     for name in ("cpu", "gpu"):
         brings = [each for each in locked(name, "3.11") if each.startswith(("nvidia-", "cuda-", "triton"))]
         assert set(brings) <= {"nvidia-pytriton", "tritonclient"}
@@ -114,7 +114,7 @@ def test_requirements_name_no_index() -> None:
 
 
 @pytest.mark.parametrize("dockerfile", [DOCKERFILE, STAND_IN], ids=lambda path: path.name)
-def test_hadolint_agrees(dockerfile: Path) -> None:
+def test_hadolint_accepts_the_dockerfile(dockerfile: Path) -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert hadolint is not None, "hadolint is missing: it comes with the extra [test]"
     done = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, timeout=60)
@@ -122,7 +122,7 @@ def test_hadolint_agrees(dockerfile: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_an_image_runs_as_nobody_special_and_says_what_it_is(target: str) -> None:
+def test_image_runs_without_root_and_has_labels(target: str) -> None:
     final = stage(target)
     by_name = dict(final)
     assert by_name["USER"] == "1000:1000"
@@ -134,7 +134,7 @@ def test_an_image_runs_as_nobody_special_and_says_what_it_is(target: str) -> Non
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_an_image_publishes_the_gateway_alone(target: str) -> None:
+def test_image_exposes_only_the_gateway(target: str) -> None:
     by_name = dict(stage(target))
     assert by_name["EXPOSE"] == "12411"
     entrypoint = json.loads(by_name["ENTRYPOINT"])
@@ -144,7 +144,7 @@ def test_an_image_publishes_the_gateway_alone(target: str) -> None:
 
 
 def start_script(folder: Path, **variables: str) -> list[str]:
-    """The arguments that start.sh hands to `serve`."""
+    """Return the arguments that start.sh passes to `serve`."""
     shutil.copy(ROOT / "scripts" / "start.sh", folder)
     (folder / "serve").write_text('#!/bin/sh\necho "$@"\n')
     (folder / "serve").chmod(0o755)
@@ -157,7 +157,7 @@ def value(given: list[str], option: str) -> str:
     return given[given.index(option) + 1]
 
 
-def test_the_start_script_opens_the_gateway_and_leaves_triton_on_loopback(tmp_path: Path) -> None:
+def test_start_script_opens_the_gateway_and_keeps_triton_on_loopback(tmp_path: Path) -> None:
     usual = start_script(tmp_path)
     assert value(usual, "--gateway-host") == "0.0.0.0"
     assert value(usual, "--gateway-port") == "12411"
@@ -168,7 +168,7 @@ def test_the_start_script_opens_the_gateway_and_leaves_triton_on_loopback(tmp_pa
     assert value(named, "--triton-host") == "192.0.2.2"
 
 
-def test_the_start_script_takes_the_gpus_from_a_variable(tmp_path: Path) -> None:
+def test_start_script_reads_the_gpus_from_a_variable(tmp_path: Path) -> None:
     for given, gpus in (({}, "7,8"), ({"FLUX_REDUX_GPUS": ""}, "7,8"), ({"FLUX_REDUX_GPUS": "0,1,2,3"}, "0,1,2,3")):
         arguments = start_script(tmp_path, **given)
         assert (value(arguments, "--profile"), value(arguments, "--gpus")) == ("gpu", gpus)
@@ -178,14 +178,14 @@ def test_the_start_script_takes_the_gpus_from_a_variable(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
-def test_a_final_stage_copies_what_others_built(target: str) -> None:
-    """Nothing that builds, and no cache of pip's, can be left in it."""
+def test_final_stage_only_copies_from_build_stages(target: str) -> None:
+    """The stage contains no build tools and no cache of pip."""
     final = stage(target)
     assert all(rest.startswith("--from=") for name, rest in final if name == "COPY")
     assert not any("pip" in rest or "apt" in rest for name, rest in final if name == "RUN")
 
 
-def test_pip_installs_only_what_is_locked() -> None:
+def test_pip_installs_only_locked_packages() -> None:
     runs = [rest for name, rest in instructions(DOCKERFILE) if name == "RUN" and " install " in rest]
     assert len(runs) == 6
     for run in runs:
@@ -194,12 +194,12 @@ def test_pip_installs_only_what_is_locked() -> None:
 
 
 @pytest.mark.parametrize("dockerfile", [DOCKERFILE, STAND_IN], ids=lambda path: path.name)
-def test_nothing_is_fetched_by_address(dockerfile: Path) -> None:
+def test_dockerfile_downloads_no_urls(dockerfile: Path) -> None:
     assert "ADD" not in {name for name, _ in instructions(dockerfile)}
     assert "://" not in dockerfile.read_text()
 
 
-def test_the_context_holds_what_the_dockerfile_copies_and_nothing_else() -> None:
+def test_build_context_has_exactly_the_copied_files() -> None:
     copied = {
         source.split("/")[0] if "$" in source or source.endswith(".lock") else source
         for name, rest in instructions(DOCKERFILE)
@@ -215,7 +215,7 @@ def test_the_context_holds_what_the_dockerfile_copies_and_nothing_else() -> None
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_what_a_lock_says_of_other_platforms_is_left_out() -> None:
+def test_lock_omits_entries_of_other_platforms() -> None:
     assert simplified("a==1 ; sys_platform == 'win32' \\\n    --hash=sha256:0", ("3.11", "3.12")) == ""
     assert simplified("a==1 ; sys_platform == 'linux' \\\n    --hash=x", ("3.11",)) == "a==1 \\\n    --hash=x"
     kept = 'a==1 ; python_full_version < "3.12" \\\n    --hash=x'
@@ -224,7 +224,7 @@ def test_what_a_lock_says_of_other_platforms_is_left_out() -> None:
     assert simplified("a==1 \\\n    --hash=x", ("3.11",)) == "a==1 \\\n    --hash=x"
 
 
-def test_a_check_takes_nothing_but_a_png() -> None:
+def test_check_accepts_only_a_png() -> None:
     assert png_size((ROOT / "docs" / "pictures" / "scaling.png").read_bytes())[0] > 0
     for data in (b"", b"\xff\xd8\xff\xe0 a JPEG", b'{"error": "no image"}'):
         with pytest.raises(ImageError):

@@ -1,4 +1,4 @@
-"""deploy/: everything renders, and is what Kubernetes and those who bring kinds of their own would take."""
+"""deploy/: everything renders and matches the schemas of Kubernetes and of the custom resources."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from manifests import CUSTOM, DEPLOY, OVERLAYS, RENDERINGS, Document, kubectl, n
 
 pytestmark = pytest.mark.slow
 
-#: The oldest that has all fields we use, one between, and the newest that there are schemas of.
+#: The oldest version with all fields in use, one in between, and the newest version with schemas.
 KUBERNETES = ("1.30", "1.33", "1.37")
 
 
 def own_kinds(documents: list[Document]) -> list[Document]:
-    """Of Kubernetes itself; what other kinds have of it in a place of their own is put into objects of its kinds."""
+    """Return the objects of Kubernetes' own kinds. Kubernetes types in custom resources are wrapped in such objects."""
     found = [document for document in documents if document["kind"] not in CUSTOM]
     for pod in pods(documents):
         if pod.owner.startswith("InferenceService"):
@@ -45,28 +45,28 @@ def own_kinds(documents: list[Document]) -> list[Document]:
 
 
 def decode(documents: list[Document]) -> subprocess.CompletedProcess[str]:
-    """Into Go's types, by a command of kubectl that touches files alone; a quantity has a type of its own there."""
+    """Decode into Go types with a kubectl command that only reads files. Go has a separate type for quantities."""
     return kubectl("set", "env", "--local", "-f", "-", "X=1", "-o", "name", text=yaml.safe_dump_all(documents))
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_it_renders(name: str) -> None:
+def test_overlay_renders(name: str) -> None:
     assert rendered(name)
 
 
-def test_the_overlays_are_those_of_the_documents() -> None:
+def test_overlays_are_the_documented_ones() -> None:
     assert OVERLAYS == ["cpu-demo", "gpu-1", "gpu-1-baked", "gpu-2", "kserve"]
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_every_object_is_one_of_kubernetes(name: str, version: str) -> None:
+def test_every_object_matches_the_kubernetes_schema(name: str, version: str) -> None:
     for document in own_kinds(rendered(name)):
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_an_unknown_field_is_found(version: str) -> None:
+def test_schema_check_finds_an_unknown_field(version: str) -> None:
     deployment = copy.deepcopy(named(rendered("gpu-1"), "Deployment", "flux-triton"))
     deployment["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["periodSecond"] = 15
     with pytest.raises(kubernetes_validate.ValidationError, match="periodSecond"):
@@ -74,11 +74,11 @@ def test_an_unknown_field_is_found(version: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_every_object_decodes_into_its_type(name: str) -> None:
+def test_every_object_decodes_into_its_go_type(name: str) -> None:
     documents = own_kinds(rendered(name))
     done = decode(documents)
     assert "unable to decode" not in done.stderr
-    # Of what has no pod it says only that, by its type; so each was decoded.
+    # For an object without a pod, kubectl only reports its type, which shows that it was decoded.
     made = {line.split("/")[0].split(".")[0] for line in done.stdout.splitlines()}
     passed_by = {line.rpartition("*v")[2].partition(".")[2] for line in done.stderr.splitlines() if "*v" in line}
     assert {kind.lower() for kind in passed_by} | made == {document["kind"].lower() for document in documents}
@@ -94,7 +94,7 @@ def test_every_object_decodes_into_its_type(name: str) -> None:
         ("NetworkPolicy", "spec.ingress", "none"),
     ],
 )
-def test_a_planted_mistake_is_found(kind: str, path: str, bad: str) -> None:
+def test_decoding_finds_an_invalid_value(kind: str, path: str, bad: str) -> None:
     documents = copy.deepcopy(rendered("gpu-2 with hpa"))
     found: Any = next(d for d in of_kind(documents, kind) if d["metadata"]["name"].startswith("flux-"))
     *way, last = path.split(".")
@@ -106,9 +106,9 @@ def test_a_planted_mistake_is_found(kind: str, path: str, bad: str) -> None:
     assert "unable to decode" in done.stderr
 
 
-#: Of each kind that is not Kubernetes' own, the fields that we use and that its definition has; dots lead inwards, `*`
-#: is all of a list, and where `...` ends a field, what is below it is checked elsewhere. Read in KServe's and KEDA's Go
-#: types and the operator's reference.
+#: For each custom resource, the fields in use that its definition has. Dots separate levels, `*` stands for the items
+#: of a list, and fields below `...` are checked elsewhere. Source: the Go types of KServe and KEDA, and the reference
+#: of the Prometheus operator.
 FIELDS = {
     "ServingRuntime": {
         "containers...",
@@ -177,14 +177,14 @@ def fields_of(value: Any, known: set[str], path: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("kind", FIELDS)
-def test_other_kinds_have_fields_that_they_know(kind: str) -> None:
+def test_custom_resources_use_only_known_fields(kind: str) -> None:
     documents = [document for name in RENDERINGS for document in of_kind(rendered(name), kind)]
     assert documents
     for document in documents:
         assert fields_of(document["spec"], FIELDS[kind]) <= FIELDS[kind]
 
 
-def test_kserve_accepts_what_the_service_asks_of_the_runtime() -> None:
+def test_inference_service_matches_its_runtime() -> None:
     documents = rendered("kserve")
     (service,) = of_kind(documents, "InferenceService")
     (runtime,) = of_kind(documents, "ServingRuntime")
@@ -196,15 +196,15 @@ def test_kserve_accepts_what_the_service_asks_of_the_runtime() -> None:
     assert model["modelFormat"]["name"] in {known["name"] for known in runtime["spec"]["supportedModelFormats"]}
     (container,) = runtime["spec"]["containers"]
     assert container["name"] == "kserve-container"
-    # The first port becomes port 80, by the protocol that the service asks for.
+    # The first port becomes port 80, with the protocol that the service requests.
     assert container["ports"][0]["name"] == "http"
     assert runtime["spec"]["protocolVersions"] == ["v2", "grpc-v2"]
 
 
-def test_the_overlay_of_the_document_renders_and_names_every_image(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_documented_overlay_renders_and_sets_every_image(tmp_path_factory: pytest.TempPathFactory) -> None:
     text = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
     (written,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "Kustomization" in block]
-    # Beside ours: Kustomize takes no absolute paths.
+    # In the folder of our overlays, because Kustomize does not accept absolute paths.
     folder = tmp_path_factory.mktemp("overlay").resolve()
     ours = os.path.relpath(DEPLOY / "overlays", folder)
     (folder / "kustomization.yaml").write_text(written.replace("[../", f"[{ours}/"))
@@ -219,8 +219,8 @@ def test_the_overlay_of_the_document_renders_and_names_every_image(tmp_path_fact
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_each_image_can_be_named_alone(name: str) -> None:
-    """The Job's above all: one that has run bears no other."""
+def test_each_image_can_be_set_alone(name: str) -> None:
+    """The image of an existing Job cannot change, so it must stay independent of the others."""
     expected = {"triton": "flux-triton", "gateway": "flux-gateway", "weights": "flux-weights"}
     for pod in pods(rendered(name)):
         for container in pod.containers():

@@ -1,4 +1,4 @@
-"""deploy/ and docs/kubernetes.md: the numbers that words give are those that flux_sizing prints, and the manifests'."""
+"""deploy/ and docs/kubernetes.md: numbers in comments and text equal those of flux_tools.sizing and the manifests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENT = DEPLOY.parent / "docs" / "kubernetes.md"
 
 
 def words(path: str) -> str:
-    """The comments of a manifest, or all of the document, as one line."""
+    """Return the comments of a manifest, or the whole document, as one line."""
     if path == "docs":
         return " ".join(DOCUMENT.read_text().split())
     found = [line.strip() for line in (DEPLOY / path).read_text().splitlines() if line.strip().startswith("#")]
@@ -54,7 +54,7 @@ assert ROUND
         ("base/gateway/deployment.yaml", f"{gateway_memory_gibibytes(Settings())} GiB, whatever callers send"),
         ("base/triton/deployment.yaml", LONGEST),
         ("base/triton/deployment.yaml", f"{grace()} s at most"),
-        ("base/triton/deployment.yaml", f"the {grace()} s of a living one"),
+        ("base/triton/deployment.yaml", f"the {grace()} s of a live one"),
         ("base/triton/deployment.yaml", f"{DETECTION} s at most until the kubelet knows"),
         ("base/triton/deployment.yaml", f"{shared_memory_gibibytes(1, BY_CONTRACT)} GiB"),
         ("components/hpa/autoscaler.yaml", f"{target_tokens()} are two full steps"),
@@ -73,19 +73,19 @@ assert ROUND
         ("docs", GATEWAYS[1]),
     ],
 )
-def test_words_give_the_number(path: str, number: str) -> None:
+def test_text_has_the_computed_number(path: str, number: str) -> None:
     assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", words(path)), f"{path} does not say {number}"
 
 
-def test_preview_of_scaling_is_the_target_of_the_autoscaler() -> None:
+def test_autoscaler_uses_the_computed_target() -> None:
     (hpa,) = of_kind(rendered("gpu-2 with hpa"), "HorizontalPodAutoscaler")
     (metric,) = hpa["spec"]["metrics"]
     assert int(metric["pods"]["target"]["averageValue"]) == target_tokens()
-    # No server is sent home while the longest image of the gateway is made.
+    # The autoscaler removes no server while it generates the longest image of the gateway.
     assert hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] > float(GATEWAYS[1].split()[0])
 
 
-def test_pre_stop_is_the_sum_that_its_comment_gives() -> None:
+def test_pre_stop_is_the_sum_in_its_comment() -> None:
     text = words("base/triton/deployment.yaml")
     name, age = re.search(r"cached for (\d+) s.* for up to (\d+) s", text).groups()  # type: ignore[union-attr]
     assert int(name) + int(age) == pre_stop_seconds()
@@ -93,14 +93,14 @@ def test_pre_stop_is_the_sum_that_its_comment_gives() -> None:
     assert f"{pod.container()['lifecycle']['preStop']['exec']['command'][1]} s of preStop" in text
 
 
-def test_the_weights_of_the_comment_are_those_of_the_document() -> None:
+def test_comment_and_document_have_the_same_size_of_weights() -> None:
     from test_manifests_pods import weights_of_flux
 
     assert f"{math.ceil(weights_of_flux() / 2**30)} of weights" in words("components/gpu/gpu.yaml")
 
 
-def test_kserve_has_what_the_others_have() -> None:
-    """Written twice, because KServe has words of its own; so it is compared."""
+def test_kserve_has_the_settings_of_the_other_overlays() -> None:
+    """KServe's kinds repeat the settings of the Deployment."""
     (ours,) = triton_pods(rendered("gpu-1"))
     (kserves,) = triton_pods(rendered("kserve"))
     same = ("terminationGracePeriodSeconds", "affinity", "tolerations", "topologySpreadConstraints", "securityContext")

@@ -1,4 +1,4 @@
-"""deploy/: pods that are allowed to start, are started rightly, have room, and end without losing an image."""
+"""deploy/: security, arguments, memory and shutdown of the pods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from manifests import DIVIDED, FLEETS, UNDIVIDED, Document, Pod, named, of_kind,
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: Kinds of volumes that the pod security standard `restricted` allows, of those that we use.
+#: Kinds of volumes in use that the pod security standard `restricted` allows.
 RESTRICTED_VOLUMES = {"emptyDir", "persistentVolumeClaim", "secret"}
 
 
@@ -36,8 +36,8 @@ def all_pods() -> Iterator[tuple[str, Pod]]:
 
 
 @pytest.mark.parametrize(("name", "pod"), [pytest.param(n, p, id=f"{n}, {p.owner}") for n, p in all_pods()])
-def test_a_pod_is_restricted_and_has_no_token(name: str, pod: Pod) -> None:
-    """Every control of https://kubernetes.io/docs/concepts/security/pod-security-standards, and a root to read only."""
+def test_pod_is_restricted_and_has_no_token(name: str, pod: Pod) -> None:
+    """Every control of https://kubernetes.io/docs/concepts/security/pod-security-standards, and a read-only root."""
     spec = pod.spec
     for field in ("hostNetwork", "hostPID", "hostIPC", "hostUsers"):
         assert field not in spec
@@ -57,17 +57,17 @@ def test_a_pod_is_restricted_and_has_no_token(name: str, pod: Pod) -> None:
     assert spec["automountServiceAccountToken"] is False
     account = named(rendered(name), "ServiceAccount", spec["serviceAccountName"])
     assert account["automountServiceAccountToken"] is False
-    # A Service's variables are taken for the gateway's settings.
+    # The gateway would read a Service's variables as its settings.
     assert spec["enableServiceLinks"] is False
 
 
 @pytest.mark.parametrize(("name", "pod"), [pytest.param(n, p, id=f"{n}, {p.owner}") for n, p in all_pods()])
-def test_a_pod_asks_for_what_it_takes_and_may_write_somewhere(name: str, pod: Pod) -> None:
+def test_pod_has_requests_limits_and_writable_folders(name: str, pod: Pod) -> None:
     for container in pod.containers():
         wanted, most = container["resources"]["requests"], container["resources"]["limits"]
         assert {"cpu", "memory"} <= set(wanted)
         assert quantity(wanted["memory"]) <= quantity(most["memory"])
-        # A limit of CPU would slow what others do not need.
+        # A CPU limit would throttle the container even if the node is idle.
         assert "cpu" not in most
         assert wanted.get("nvidia.com/gpu") == most.get("nvidia.com/gpu")
     (container,) = pod.spec["containers"]
@@ -76,14 +76,14 @@ def test_a_pod_asks_for_what_it_takes_and_may_write_somewhere(name: str, pod: Po
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_the_namespace_enforces_it(name: str) -> None:
+def test_namespace_enforces_the_restricted_standard(name: str) -> None:
     (namespace,) = of_kind(rendered(name), "Namespace")
     labels = namespace["metadata"]["labels"]
     assert {labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")} == {"restricted"}
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_probes_ask_ports_that_there_are(name: str) -> None:
+def test_probes_use_existing_ports(name: str) -> None:
     for pod in pods(rendered(name)):
         if pod.component == "weights":
             continue
@@ -94,11 +94,11 @@ def test_probes_ask_ports_that_there_are(name: str) -> None:
             assert probe["httpGet"]["port"] in ports if "httpGet" in probe else probe["exec"]["command"]
 
 
-def test_the_gateway_answers_what_its_probes_ask() -> None:
+def test_gateway_answers_its_probes() -> None:
     (pod,) = [pod for pod in pods(rendered("gpu-1")) if pod.component == "gateway"]
     asked = {kind: pod.container()[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
     assert set(asked.values()) <= set(make_app(Settings()).openapi()["paths"])
-    # Whether a server is there decides about the start alone.
+    # Only the startup probe depends on a server.
     assert asked == {"startup": "/health", "readiness": "/", "liveness": "/"}
 
 
@@ -119,7 +119,7 @@ def option(pod: Pod, name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_server_has_time_to_make_what_it_has_begun(name: str) -> None:
+def test_grace_period_of_a_server_covers_its_longest_images(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     exit_timeout = int(option(pod, "exit-timeout"))
     assert pre_stop_of(pod) >= pre_stop_seconds()
@@ -128,14 +128,14 @@ def test_a_server_has_time_to_make_what_it_has_begun(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_dead_server_has_no_such_time(name: str) -> None:
+def test_dead_server_has_a_short_grace_period(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     for kind in ("startupProbe", "livenessProbe"):
         assert pod.container()[kind]["terminationGracePeriodSeconds"] <= 15
 
 
 @pytest.mark.parametrize("name", [name for name in FLEETS if name != "kserve"])
-def test_a_rollout_may_take_as_long_as_a_server_that_ends_and_one_that_loads(name: str) -> None:
+def test_progress_deadline_covers_a_stopping_and_a_loading_server(name: str) -> None:
     documents = rendered(name)
     deployment = named(documents, "Deployment", "flux-triton")
     (pod,) = triton_pods(documents)
@@ -146,7 +146,7 @@ def test_a_rollout_may_take_as_long_as_a_server_that_ends_and_one_that_loads(nam
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_a_gateway_has_time_for_what_it_has_begun(name: str) -> None:
+def test_grace_period_of_a_gateway_covers_a_generation(name: str) -> None:
     (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
     settings = Settings.from_environment(environment_of(pod))
     assert settings.exit_timeout_s >= settings.timeout_s
@@ -158,7 +158,7 @@ def environment_of(pod: Pod) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_the_gateway_knows_its_settings(name: str) -> None:
+def test_gateway_accepts_its_settings(name: str) -> None:
     """An unknown variable raises CannotStart."""
     (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
     settings = Settings.from_environment(environment_of(pod))
@@ -172,7 +172,7 @@ def test_the_gateway_knows_its_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_the_gateway_has_room_for_whatever_it_is_sent(name: str) -> None:
+def test_memory_limit_of_the_gateway_covers_its_maximum(name: str) -> None:
     (pod,) = [pod for pod in pods(rendered(name)) if pod.component == "gateway"]
     settings = Settings.from_environment(environment_of(pod))
     memory = quantity(pod.container()["resources"]["limits"]["memory"])
@@ -180,7 +180,7 @@ def test_the_gateway_has_room_for_whatever_it_is_sent(name: str) -> None:
     assert quantity(pod.volume("tmp")["emptyDir"]["sizeLimit"]) == gateway_tmp_bytes()
 
 
-def test_the_open_gateway_answers_under_every_name_of_its_service() -> None:
+def test_gateway_without_keys_accepts_every_name_of_its_service() -> None:
     documents = rendered("cpu-demo")
     (pod,) = triton_pods(documents)
     settings = replace(Settings.from_environment(environment_of(pod)), host="0.0.0.0")
@@ -189,13 +189,13 @@ def test_the_open_gateway_answers_under_every_name_of_its_service() -> None:
     allowed = AllowedHosts(settings.host, listed(settings.hosts))
     for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
         assert allowed.allows(f"{name}{suffix}:{settings.port}"), suffix
-    # The kubelet asks by the pod's address.
+    # The kubelet uses the pod's address.
     assert allowed.allows(f"10.0.0.7:{settings.port}")
     assert not allowed.allows("evil.example")
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_the_launcher_knows_its_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launcher_accepts_its_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (pod,) = triton_pods(rendered(name))
     monkeypatch.setattr(sys, "argv", ["launch", *pod.container()["args"]])
     options = read_options()
@@ -210,13 +210,13 @@ def test_the_launcher_knows_its_arguments(name: str, monkeypatch: pytest.MonkeyP
     assert (options.allow_api, options.expose_vulnerable_triton) == ([], False)
     gpus = pod.container()["resources"]["limits"].get("nvidia.com/gpu", 0)
     assert {"cpu": 0, "k8s": 1, "gpu": len(options.gpus or ())}[options.profile] == int(gpus)
-    # As many GPUs as a pod has, which sees them as 0 and up.
+    # The pod numbers its GPUs from 0.
     assert options.gpus in (None, tuple(range(int(gpus))))
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_a_triton_that_other_pods_reach_is_of_an_image_without_its_vulnerabilities(name: str) -> None:
-    """The image `gpu` is on NVIDIA's Triton of the Dockerfile."""
+def test_triton_reachable_from_other_pods_has_no_known_vulnerabilities(name: str) -> None:
+    """The image `gpu` uses NVIDIA's Triton of the version in the Dockerfile."""
     (pod,) = triton_pods(rendered(name))
     assert pod.container()["image"].rpartition(":")[2].startswith("gpu")
     (base,) = re.findall(r"^ARG GPU_BASE=\S+:(\d+\.\d+)-py3$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -224,7 +224,7 @@ def test_a_triton_that_other_pods_reach_is_of_an_image_without_its_vulnerabiliti
 
 
 @pytest.mark.parametrize("name", UNDIVIDED)
-def test_a_server_with_a_gateway_has_memory_for_both(name: str) -> None:
+def test_server_with_a_gateway_has_memory_for_both(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     settings = Settings.from_environment(environment_of(pod))
     assert settings.keys_file is None
@@ -234,7 +234,7 @@ def test_a_server_with_a_gateway_has_memory_for_both(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_the_checkpoints_are_where_a_volume_or_the_image_has_them(name: str) -> None:
+def test_checkpoint_paths_are_in_a_volume_or_the_image(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     checkpoints = Checkpoints.from_environment(environment_of(pod))
     mounts = {mount["mountPath"] for mount in pod.container()["volumeMounts"]}
@@ -248,7 +248,7 @@ def test_the_checkpoints_are_where_a_volume_or_the_image_has_them(name: str) -> 
         assert checkpoints.base.parent == checkpoints.redux.parent
 
 
-def test_the_job_writes_what_the_servers_read() -> None:
+def test_job_writes_the_folders_that_the_servers_read() -> None:
     documents = rendered("gpu-1")
     (job,) = [pod for pod in pods(documents) if pod.component == "weights"]
     (server,) = triton_pods(documents)
@@ -259,14 +259,14 @@ def test_the_job_writes_what_the_servers_read() -> None:
     (waiting,) = server.spec["initContainers"]
     (done,) = re.findall(r"touch (\S+)", script)
     assert f"-e {done} " in waiting["command"][-1]
-    # Whatever stops half-way leaves no mark.
+    # An interrupted download does not create the file.
     assert script.index(f"rm -f {done}") < script.index("hf download") < script.index(f"touch {done}")
     assert job.container()["command"] == ["sh", "-ec"]
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_restarted_container_finds_an_empty_dev_shm_and_its_arguments(name: str, tmp_path: Path) -> None:
-    """The very command, with another folder for /dev/shm and a python3 that tells what it was asked."""
+def test_restarted_container_clears_dev_shm_and_keeps_its_arguments(name: str, tmp_path: Path) -> None:
+    """Runs the pod's command with another folder for /dev/shm and a python3 that records its arguments."""
     (pod,) = triton_pods(rendered(name))
     shell, flag, script, *rest = pod.container()["command"]
     assert (shell, flag) == ("sh", "-c")
@@ -293,10 +293,10 @@ def shared_memory(pod: Pod) -> float:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_shared_memory_holds_the_largest_requests_and_the_limit_holds_both(name: str) -> None:
+def test_dev_shm_holds_the_largest_requests_within_the_memory_limit(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     gpus = int(pod.container()["resources"]["limits"].get("nvidia.com/gpu", 0))
-    # The demo's callers come through the gateway, which lets less through.
+    # In the demo, all requests pass the gateway, whose limits are lower.
     largest = BY_CONTRACT if gpus else BY_GATEWAY
     assert shared_memory(pod) >= shared_memory_bytes(gpus, largest)
     assert shared_memory(pod) < shared_memory_bytes(gpus, largest) + 2**30
@@ -307,7 +307,7 @@ def test_shared_memory_holds_the_largest_requests_and_the_limit_holds_both(name:
 
 
 def weights_of_flux() -> float:
-    """Bytes of what every mode, images and prompts take of FLUX.1-dev, by docs/memory.md."""
+    """Return the bytes of FLUX.1-dev's weights for all modes, images and prompts, from docs/memory.md."""
     text = (ROOT / "docs" / "memory.md").read_text()
     rows = re.findall(r"^\| (?:every mode|image guidance|prompts|img2img)\b.*\| ([\d.]+) GB \|$", text, re.MULTILINE)
     assert len(rows) == 4
@@ -315,7 +315,7 @@ def weights_of_flux() -> float:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_servers_spread_over_nodes_and_zones(name: str) -> None:
+def test_servers_are_spread_over_nodes_and_zones(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     spread = pod.spec["topologySpreadConstraints"]
     assert [rule["topologyKey"] for rule in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
@@ -324,7 +324,7 @@ def test_servers_spread_over_nodes_and_zones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FLEETS if not name.startswith("cpu-demo")])
-def test_servers_go_to_nodes_whose_gpu_holds_the_weights(name: str) -> None:
+def test_servers_require_nodes_whose_gpu_holds_the_weights(name: str) -> None:
     (pod,) = triton_pods(rendered(name))
     (term,) = pod.spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
         "nodeSelectorTerms"

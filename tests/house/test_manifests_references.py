@@ -1,4 +1,4 @@
-"""deploy/: what one object says of another is so."""
+"""deploy/: references between objects are valid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ports_of(pod: Pod) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_service_finds_pods_of_one_sort_and_their_ports(name: str) -> None:
+def test_service_selects_pods_of_one_kind_and_their_ports(name: str) -> None:
     documents = rendered(name)
     services = of_kind(documents, "Service")
     names = {service["metadata"]["name"] for service in services}
@@ -44,14 +44,14 @@ def test_a_service_finds_pods_of_one_sort_and_their_ports(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_the_headless_service_names_ready_pods_alone(name: str) -> None:
+def test_headless_service_lists_only_ready_pods(name: str) -> None:
     service = named(rendered(name), "Service", "flux-triton-headless")
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is False
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_the_gateway_asks_a_service_that_there_is(name: str) -> None:
+def test_gateway_uses_an_existing_service(name: str) -> None:
     documents = rendered(name)
     (gateway,) = [pod for pod in pods(documents) if pod.component == "gateway"]
     environment = {variable["name"]: variable["value"] for variable in gateway.container()["env"]}
@@ -67,7 +67,7 @@ def gateway_namespace(documents: list[Document]) -> str:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_everything_is_in_the_namespace_that_is_made(name: str) -> None:
+def test_every_object_is_in_the_created_namespace(name: str) -> None:
     documents = rendered(name)
     (namespace,) = of_kind(documents, "Namespace")
     for document in documents:
@@ -76,7 +76,7 @@ def test_everything_is_in_the_namespace_that_is_made(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_a_deployment_selects_its_own_pods(name: str) -> None:
+def test_deployment_selects_its_own_pods(name: str) -> None:
     documents = rendered(name)
     for deployment in of_kind(documents, "Deployment"):
         (pod,) = selected(documents, deployment["spec"]["selector"])
@@ -93,7 +93,7 @@ def test_budgets_and_policies_select_pods(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_every_pod_has_a_policy_of_both_directions_and_every_server_a_budget(name: str) -> None:
+def test_every_pod_has_policies_for_both_directions_and_every_server_a_budget(name: str) -> None:
     documents = rendered(name)
     for pod in pods(documents):
         policies = [
@@ -105,7 +105,7 @@ def test_every_pod_has_a_policy_of_both_directions_and_every_server_a_budget(nam
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_policies_let_the_gateway_through_to_the_servers_and_to_dns(name: str) -> None:
+def test_policies_allow_the_gateway_to_reach_the_servers_and_dns(name: str) -> None:
     documents = rendered(name)
     by_component = {pod.component: pod for pod in pods(documents)}
     (to_triton,) = [
@@ -128,8 +128,8 @@ def rules(documents: list[Document], policy: str, way: str) -> Iterator[Document
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_the_ports_of_policies_are_those_of_pods(name: str) -> None:
-    """A name that no container has is a rule that lets nobody in."""
+def test_policies_use_existing_ports(name: str) -> None:
+    """A rule with a port name that no container has would allow no connection."""
     documents = rendered(name)
     for policy in of_kind(documents, "NetworkPolicy"):
         for pod in selected(documents, policy["spec"]["podSelector"]):
@@ -139,14 +139,14 @@ def test_the_ports_of_policies_are_those_of_pods(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DIVIDED)
-def test_prometheus_is_let_in_where_it_scrapes(name: str) -> None:
+def test_policies_allow_prometheus_to_scrape(name: str) -> None:
     (rule,) = [rule for rule in rules(rendered(name), "flux-triton", "ingress") if {"port": "metrics"} in rule["ports"]]
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 @pytest.mark.parametrize("name", [name for name in DIVIDED if not name.startswith("kserve")])
-def test_each_monitor_finds_one_service_by_label_and_port(name: str) -> None:
-    """KServe's own Service has its runtime's labels, and the port of that name, as its sources say."""
+def test_each_monitor_selects_one_service(name: str) -> None:
+    """KServe's own Service has the labels of its runtime and a port of that name (source: KServe's code)."""
     services = of_kind(rendered(name), "Service")
     for monitor in of_kind(rendered("monitoring"), "ServiceMonitor"):
         (endpoint,) = monitor["spec"]["endpoints"]
@@ -160,7 +160,7 @@ def test_each_monitor_finds_one_service_by_label_and_port(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNDIVIDED)
-def test_where_triton_is_on_loopback_the_gateway_alone_is_reached(name: str) -> None:
+def test_only_the_gateway_is_reachable_if_triton_is_on_loopback(name: str) -> None:
     """The CPU image's Triton has published remote vulnerabilities."""
     documents = rendered(name)
     (pod,) = pods(documents)
@@ -169,14 +169,14 @@ def test_where_triton_is_on_loopback_the_gateway_alone_is_reached(name: str) -> 
     assert rule == {"ports": [{"port": "rest"}]}
     (service,) = of_kind(documents, "Service")
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["rest"]
-    # Prometheus finds the gateway as in any fleet.
+    # Prometheus discovers the gateway as in the other overlays.
     (monitor,) = [m for m in of_kind(rendered("monitoring"), "ServiceMonitor") if "gateway" in m["metadata"]["name"]]
     assert matches(monitor["spec"]["selector"], service["metadata"]["labels"])
     for probe in ("startupProbe", "readinessProbe"):
         assert pod.container()[probe]["httpGet"] == {"path": "/health", "port": "rest"}
 
 
-def test_no_service_of_ours_doubles_the_metrics_of_kserves() -> None:
+def test_metrics_of_kserve_pods_are_scraped_once() -> None:
     for service in of_kind(rendered("kserve"), "Service"):
         assert "metrics" not in {port["name"] for port in service["spec"]["ports"]}
 
@@ -188,12 +188,12 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(name: str) -> None
         assert mounted == {volume["name"] for volume in pod.spec["volumes"]}, pod.owner
 
 
-#: Objects that the user makes, as docs/kubernetes.md says.
+#: Objects that the user creates (docs/kubernetes.md).
 YOURS = {("Secret", "flux-gateway-keys"), ("Secret", "huggingface")}
 
 
 @pytest.mark.parametrize("name", FLEETS)
-def test_claims_accounts_and_secrets_exist_or_are_the_users(name: str) -> None:
+def test_claims_accounts_and_secrets_exist_or_come_from_the_user(name: str) -> None:
     documents = rendered(name)
     there = {(document["kind"], document["metadata"]["name"]) for document in documents}
     needed = set()
@@ -211,21 +211,21 @@ def test_claims_accounts_and_secrets_exist_or_are_the_users(name: str) -> None:
     assert needed - there <= YOURS
     text = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
     assert all(f"secret generic {secret}" in text for _, secret in needed - there)
-    # And nobody is made that no pod needs.
+    # No unused account or claim exists.
     assert {entry for entry in there if entry[0] in {"ServiceAccount", "PersistentVolumeClaim"}} <= needed
 
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("gpu-2 with hpa", "HorizontalPodAutoscaler"), ("gpu-2 with keda", "ScaledObject")]
 )
-def test_an_autoscaler_has_a_deployment_whose_replicas_are_its_business(name: str, kind: str) -> None:
+def test_autoscaled_deployment_sets_no_replicas(name: str, kind: str) -> None:
     documents = rendered(name)
     (scaler,) = of_kind(documents, kind)
     deployment = named(documents, "Deployment", scaler["spec"]["scaleTargetRef"]["name"])
     assert "replicas" not in deployment["spec"]
 
 
-def test_both_autoscalers_want_the_same() -> None:
+def test_both_autoscalers_have_the_same_target() -> None:
     (hpa,) = of_kind(rendered("gpu-2 with hpa"), "HorizontalPodAutoscaler")
     (keda,) = of_kind(rendered("gpu-2 with keda"), "ScaledObject")
     (metric,) = hpa["spec"]["metrics"]

@@ -1,4 +1,4 @@
-"""The entry points in scripts/: help without an environment, and tests that cannot be skipped unnoticed."""
+"""Entry points in scripts/: help without a virtual environment, the checks of scripts/test, and skipped tests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: What scripts/test's shell functions call, besides the shell's own commands.
+#: Commands of scripts/test's shell functions, except shell builtins.
 COMMANDS = ("bash", "cat", "cut", "dirname", "grep", "id", "sed")
 
 
 @pytest.fixture(scope="module")
 def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files that the scripts read before they make an environment."""
+    """Return a copy of the files that the scripts read before they create an environment."""
     copy = tmp_path_factory.mktemp("checkout")
     for folder in ("scripts", "contract", "tools"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("asset", "unseen", "__pycache__"))
@@ -29,7 +29,7 @@ def without_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "command",
     ["test", "bench", "bench memory", "simulate", "train_demo", "measure_demo", "perf", "failover"],
 )
-def test_help_needs_no_environment(without_environments: Path, command: str) -> None:
+def test_help_needs_no_virtual_environment(without_environments: Path, command: str) -> None:
     script, *arguments = command.split()
     done = subprocess.run(
         [without_environments / "scripts" / script, *arguments, "--help"],
@@ -44,7 +44,7 @@ def test_help_needs_no_environment(without_environments: Path, command: str) -> 
     assert not list(without_environments.glob(".venv*"))
 
 
-def test_without_the_programs_the_tests_to_be_skipped_are_named(tmp_path: Path) -> None:
+def test_lists_the_tests_that_missing_programs_skip(tmp_path: Path) -> None:
     for name in COMMANDS:
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     done = subprocess.run(
@@ -55,12 +55,12 @@ def test_without_the_programs_the_tests_to_be_skipped_are_named(tmp_path: Path) 
     assert "apt-get install prometheus" in done.stdout
 
 
-def test_an_unknown_argument_of_scripts_test_is_an_error() -> None:
+def test_scripts_test_rejects_an_unknown_argument() -> None:
     done = subprocess.run([ROOT / "scripts" / "test", "unti"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (2, "scripts/test: unti, expected fast, unit or tools\n")
 
 
-#: A Python that writes its arguments to a file, and fails where they name a module that is to fail.
+#: A fake Python that records its arguments, and fails if they name the module in `failing`.
 _RECORDING_PYTHON = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in "-m $FAILING"*) exit 1 ;; esac
@@ -69,7 +69,7 @@ case "$*" in "-m $FAILING"*) exit 1 ;; esac
 
 @pytest.fixture
 def with_recording_python(without_environments: Path, tmp_path: Path) -> Path:
-    """A checkout with the assets' checksums, and with a `.venv-test` that records in `calls` beside the checkout."""
+    """Return a checkout with the assets' checksums and a `.venv-test` that records its calls in the file `calls`."""
     checkout = shutil.copytree(without_environments, tmp_path / "checkout")
     asset = checkout / "tools/flux_tools/demo/asset"
     asset.mkdir()
@@ -88,7 +88,7 @@ def with_recording_python(without_environments: Path, tmp_path: Path) -> Path:
 
 
 def fast(checkout: Path, failing: str = "nothing") -> list[str]:
-    """The calls of Python by `scripts/test fast`."""
+    """Return the calls of Python by `scripts/test fast`."""
     calls = checkout.parent / "calls"
     done = subprocess.run(
         [checkout / "scripts" / "test", "fast"],
@@ -115,7 +115,7 @@ def test_fast_runs_each_check_once_in_one_environment(with_recording_python: Pat
     assert [folder.name for folder in with_recording_python.glob(".venv*")] == [".venv-test"]
 
 
-def test_fast_leaves_a_demo_checkpoint_of_the_current_assets_as_it_is(with_recording_python: Path) -> None:
+def test_fast_keeps_a_current_demo_checkpoint(with_recording_python: Path) -> None:
     folder = with_recording_python / "checkpoints/demo"
     folder.mkdir(parents=True)
     (folder / "expanded-from.sha256").write_text("demo\ncontrolnet\ngreyscale")
@@ -131,7 +131,7 @@ def test_fast_leaves_a_demo_checkpoint_of_the_current_assets_as_it_is(with_recor
     ids=["a test", "a module"],
 )
 @pytest.mark.parametrize(("ci", "status"), [("true", (1, 2)), ("", (0, 5))])
-def test_a_skip_fails_only_in_ci(tmp_path: Path, skipped: str, ci: str, status: tuple[int, ...]) -> None:
+def test_skipped_test_fails_only_in_ci(tmp_path: Path, skipped: str, ci: str, status: tuple[int, ...]) -> None:
     (tmp_path / "test_skipped.py").write_text(skipped)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "skips", "test_skipped.py"],

@@ -1,4 +1,4 @@
-"""The house: imports run one way, each boundary has one importer, the model repository holds only models."""
+"""Structure of the repository: directions of imports, one importer per boundary, content of the model repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GATEWAY = ROOT / "gateway" / "flux_gateway"
 TOOLS = ROOT / "tools" / "flux_tools"
 PRODUCT = (CONTRACT, SERVING, CLIENT, GATEWAY)
 
-#: What each package may import, beside itself and the contract.
+#: Packages that each package may import, beside itself and the contract.
 MAY_IMPORT: dict[str, set[str]] = {
     "flux_contract": set(),
     "flux_rendering": set(),
@@ -66,7 +66,7 @@ def importers_of(package: str, *folders: Path) -> set[str]:
 
 
 def package_of(name: str) -> str:
-    """The package of a module, as MAY_IMPORT names it."""
+    """Return the package of a module, as named in MAY_IMPORT."""
     parts = name.split(".")
     return ".".join(parts[:2]) if parts[0] == "flux_serving" else parts[0]
 
@@ -88,11 +88,11 @@ def test_imports_run_one_way(package: str) -> None:
                 assert package_of(name) in allowed, f"{file.relative_to(ROOT)} imports {name}"
 
 
-def test_the_product_does_not_import_the_tools() -> None:
+def test_product_does_not_import_the_tools() -> None:
     assert importers_of("flux_tools", *PRODUCT) == set()
 
 
-def test_one_importer_for_each_boundary() -> None:
+def test_each_third_party_boundary_has_one_importer() -> None:
     assert importers_of("triton_python_backend_utils", *PRODUCT) == {"serving/flux_serving/backend"}
     assert importers_of("tritonclient", *PRODUCT) == {"client/flux_client"}
     assert importers_of("pytriton", *PRODUCT) == set()
@@ -101,13 +101,13 @@ def test_one_importer_for_each_boundary() -> None:
 
 
 def test_only_the_backend_reads_the_tensors_of_a_request() -> None:
-    """The other packages take typed options."""
+    """The other packages accept typed options."""
     for file in files(SERVING):
         if file.parent != SERVING / "backend":
             assert "[str, Array]" not in file.read_text(), file.relative_to(ROOT)
 
 
-def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
+def test_contract_and_scheduler_do_not_import_torch() -> None:
     torch_free = [CONTRACT, SERVING / "scheduling", SERVING / "launch", CLIENT, GATEWAY]
     assert importers_of("torch", *torch_free) == set()
 
@@ -115,14 +115,14 @@ def test_torch_stays_out_of_the_contract_and_the_scheduler() -> None:
 @pytest.mark.parametrize(
     "module", ["flux_client", "flux_gateway.app", "flux_rendering.pbtxt", "flux_serving.launch.server"]
 )
-def test_importing_loads_no_torch(module: str) -> None:
+def test_import_does_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("model", ["canny_edges", "image_encode", "flux_stream", "flux_status"])
-def test_the_processes_of_cpu_models_load_no_torch(model: str) -> None:
-    """It takes about 250 MB of each process, and a second of the start."""
+def test_cpu_models_do_not_load_torch(model: str) -> None:
+    """torch takes about 250 MB in each process, and a second of the start."""
     code = (
         "import sys, importlib, fake_triton; fake_triton.install(); "
         f"importlib.import_module('flux_serving.backend.{model}'); sys.exit('torch' in sys.modules)"
@@ -131,20 +131,20 @@ def test_the_processes_of_cpu_models_load_no_torch(model: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=path)
 
 
-def test_the_model_repository_holds_only_models() -> None:
+def test_model_repository_contains_only_models() -> None:
     from flux_contract.models import ENSEMBLES, MODELS
 
     repository = ROOT / "model_repository"
     assert {p.name for p in repository.iterdir()} == {model.name for model in (*MODELS, *ENSEMBLES)}
 
 
-def test_every_model_py_is_an_entry_point() -> None:
+def test_every_model_py_is_a_thin_entry_point() -> None:
     from flux_contract.models import MODELS
     from flux_serving.backend.entry_point import EntryPoint
 
     files = sorted((ROOT / "model_repository").glob("*/1/model.py"))
     assert len(files) == len(MODELS)
-    # Triton 26.03 and newer ask it.
+    # Triton 26.03 and newer call it.
     assert callable(EntryPoint.is_ready)
     for file in files:
         assert len(file.read_text().splitlines()) <= 14, file
@@ -156,7 +156,7 @@ def test_every_model_py_is_an_entry_point() -> None:
         assert name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}, file
 
 
-def test_reading_a_model_py_loads_no_torch() -> None:
+def test_reading_model_py_does_not_load_torch() -> None:
     """Triton also reads it in a process that runs no model."""
     file = ROOT / "model_repository" / "flux_base" / "1" / "model.py"
     code = f"import runpy, sys; runpy.run_path({str(file)!r}); sys.exit('torch' in sys.modules)"
@@ -176,11 +176,11 @@ def test_tensor_names_are_literals_only_in_the_contract() -> None:
                 assert not words & names, f"{file.relative_to(ROOT)}: {node.value!r}"
 
 
-def test_rendered_files_are_the_committed_ones() -> None:
+def test_committed_files_match_the_rendered_ones() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "render", "--check"], check=True)
 
 
-def test_no_two_test_files_have_the_same_name() -> None:
-    """pytest imports them by their names alone, and stops at the second."""
+def test_test_files_have_unique_names() -> None:
+    """pytest imports test files by name, and fails at the second file of a name."""
     names = [file.name for file in sorted((ROOT / "tests").rglob("test_*.py"))]
     assert sorted(names) == sorted(set(names))

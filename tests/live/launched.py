@@ -1,4 +1,4 @@
-"""`scripts/serve` as a process, what it started, and what is left of it."""
+"""Runs `scripts/serve` as a process, and finds the processes and files that it started or left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flux_serving.launch.processes import free_ports
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> float:
-    """Seconds until the condition was true."""
+    """Returns the seconds until the condition was true."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < timeout_s, f"not within {timeout_s:g} s: {what}"
@@ -28,7 +28,7 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> fl
 
 
 class Launched:
-    """A launcher on the demo checkpoint, with a temporary folder of its own, which also isolates its probe."""
+    """A launcher on the demo checkpoint, with its own temporary folder, which also isolates its probe."""
 
     def __init__(self, folder: Path, *arguments: str, rest: bool = True) -> None:
         self.http_port, self.grpc_port, self.metrics_port, self.rest_port = free_ports(4)
@@ -71,7 +71,7 @@ class Launched:
         return f"http://127.0.0.1:{self.rest_port}"
 
     def child(self, *words: str) -> psutil.Process | None:
-        """The running child whose command line has one of these words."""
+        """Returns the running child whose command line contains one of these words."""
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.Error):
                 line = " ".join(child.cmdline())
@@ -80,7 +80,7 @@ class Launched:
         return None
 
     def triton(self) -> int:
-        """Process id of the Triton that runs, which is that of its process group, too."""
+        """Process id of the running Triton, which is also the id of its process group."""
         wait_for(lambda: self.child("bin/tritonserver"), 60, "no tritonserver")
         child = self.child("bin/tritonserver")
         assert child is not None
@@ -90,7 +90,7 @@ class Launched:
         return child.pid
 
     def triton_or_end(self) -> int | None:
-        """The same, or None once the launcher has ended or has no Triton at the moment."""
+        """As `triton`, or None if the launcher has ended or has no Triton at the moment."""
         with suppress(psutil.Error, AssertionError):
             if self.child("bin/tritonserver") is not None:
                 return self.triton()
@@ -104,14 +104,14 @@ class Launched:
         assert sum(words in line for line in self.log) >= times, "".join(self.log[-40:])
 
     def probe(self) -> str:
-        """What the probe complains of; empty: nothing."""
+        """Returns the probe's error; empty if there is none."""
         command = [sys.executable, "-m", "flux_serving.launch.probe", "--timeout=10"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
         assert (done.returncode != 0) == bool(done.stderr), done
         return done.stderr.strip()
 
     def left(self) -> list[str]:
-        """Processes and shared-memory regions of all its Tritons."""
+        """Returns the remaining processes and shared-memory regions of all its Tritons."""
         processes = [f"process {pid}" for group in self.groups for pid in processes_of_group(group)]
         regions = [path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(tuple(self.prefixes))]
         return [*processes, *regions]
@@ -135,7 +135,7 @@ class Launched:
 
 @contextmanager
 def launched(folder: Path, *arguments: str, rest: bool = True) -> Iterator[Launched]:
-    """One that is ready. It is killed at the end, with every Triton that was seen."""
+    """Yields a ready launcher. Kills it at the end, with every Triton that was seen."""
     server = Launched(folder, *arguments, rest=rest)
     try:
         server.wait_until_said("ready: ")
@@ -146,7 +146,7 @@ def launched(folder: Path, *arguments: str, rest: bool = True) -> Iterator[Launc
 
 
 def processes_of_group(group: int) -> list[int]:
-    """Zombies left out."""
+    """Returns the running processes, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -158,5 +158,5 @@ def processes_of_group(group: int) -> list[int]:
 
 
 def stub_of(model: str, group: int) -> int:
-    """Process id of a model's process."""
+    """Returns the process id of a model's process."""
     return next(pid for pid in processes_of_group(group) if model in Path(f"/proc/{pid}/cmdline").read_text())

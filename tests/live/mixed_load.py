@@ -1,4 +1,4 @@
-"""Mixed load: callers of every mode over gRPC, HTTP and REST, of whom some cancel or disconnect.
+"""Mixed load: callers of every mode over gRPC, HTTP and REST, some of which cancel or disconnect.
 
     load = MixedLoad(server.grpc_url, server.http_url, gateway.url)
     outcomes = load.run(seconds=15)
@@ -33,22 +33,23 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flux_client import DeadlineExceeded, FluxClient, FluxError, ImageResult, ModeName, RetryPolicy
+from flux_contract.modes import BY_NAME
 from images import drawn_image, encoded
 
 MODES: tuple[ModeName, ...] = get_args(ModeName)
 #: Images that the requests draw from.
 IMAGES = 16
-#: Seconds after which a call that has no answer counts as hanging.
+#: Seconds after which a call without a response counts as hung.
 PATIENCE_S = 60.0
 #: Seconds between a failed request and the next one of the same caller.
 PAUSE_S = 0.2
-#: Sides of the images asked for, in pixels.
+#: Sides of the requested images, in pixels.
 SIDES = (64, 96, 128)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How many callers of each kind there are, and how often they go away early."""
+    """The number of callers of each kind, and how often they leave early."""
 
     grpc: int = 4
     http: int = 4
@@ -70,7 +71,7 @@ class Mix:
 
 
 class MixedLoad:
-    """Callers, each a thread with a connection of its own. Each request has a seed of its own, which its image names.
+    """Callers, each a thread with its own connection. Each request has its own seed, which its image names.
 
     outcomes: by kind of caller and outcome, such as `("stream", "cancelled")`. `right` is the expected image, `wrong`
     another one, `left` a request whose caller went away; every other outcome is the name of an error's class.
@@ -88,11 +89,12 @@ class MixedLoad:
         self._seed = seed
         self._seeds = iter(range(1 + 10**6 * seed, 10**6 * (seed + 1)))
         self._images = [encoded(drawn_image(number)) for number in range(IMAGES)]
+        self._mask = encoded(Image.linear_gradient("L").resize(drawn_image(0).size))
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
     def run(self, seconds: float) -> Counter[tuple[str, str]]:
-        """Send requests for so long, or until `stop`. Returns the outcomes when every caller has ended."""
+        """Send requests for this time, or until `stop`. Returns the outcomes once every caller has ended."""
         mix = self.mix
         callers: list[Callable[[random.Random], None]] = [
             *[self._call_grpc] * mix.grpc,
@@ -111,11 +113,11 @@ class MixedLoad:
         return self.outcomes
 
     def stop(self) -> None:
-        """From any thread: send no further request."""
+        """Send no further request. Any thread may call it."""
         self._stopped.set()
 
     def count(self, outcome: str) -> int:
-        """Requests of all kinds with this outcome."""
+        """Returns the number of requests of all kinds with this outcome."""
         return sum(number for (_, found), number in self.outcomes.items() if found == outcome)
 
     def _call_grpc(self, rng: random.Random) -> None:
@@ -165,11 +167,13 @@ class MixedLoad:
     def _posted(self, http: httpx.Client, rng: random.Random) -> str:
         arguments, seed, mode = self._arguments(rng)
         fields = {name: arguments[name] for name in ("height", "width", "num_inference_steps", "seed", "prompt")}
-        images = {name: arguments[name] for name in ("images", "control_image") if name in arguments}
-        names = {"images": "input_image", "control_image": "control_image"}
-        fields_of_images = {names[name]: base64.b64encode(data).decode() for name, data in images.items()}
-        mode_name = "controlnet" if mode == "canny" else mode
-        answer = http.post("/generate", json={"mode": mode_name, **fields, **fields_of_images})
+        names = {"images": "input_image", "source_image": "input_image"}
+        fields_of_images = {
+            names.get(name, name): base64.b64encode(value).decode()
+            for name, value in arguments.items()
+            if isinstance(value, bytes)
+        }
+        answer = http.post("/generate", json={"mode": BY_NAME[mode].genserve, **fields, **fields_of_images})
         if answer.status_code != 200:
             self._note("rest", str(answer.status_code), answer.text)
             time.sleep(PAUSE_S)
@@ -178,7 +182,7 @@ class MixedLoad:
         return "right" if json.loads(image.getexif()[ExifTags.Base.ImageDescription])["seed"] == seed else "wrong"
 
     def _arguments(self, rng: random.Random) -> tuple[dict[str, Any], int, ModeName]:
-        """Keyword arguments of a call, its seed, and its mode."""
+        """Returns the keyword arguments of a call, its seed and its mode."""
         with self._lock:
             seed = next(self._seeds)
         mode = rng.choice(MODES)
@@ -193,6 +197,8 @@ class MixedLoad:
             arguments["prompt"] = arguments["prompt"] or "yellow sun"
         elif mode == "canny":
             arguments["control_image"] = rng.choice(self._images)
+        elif mode == "inpaint":
+            arguments |= {"source_image": rng.choice(self._images), "mask_image": self._mask}
         else:
             arguments["images"] = rng.choice(self._images)
         return arguments, seed, mode
@@ -219,7 +225,7 @@ class MixedLoad:
         self.messages[kind, outcome] = message[:300]
 
     def _ended(self, caller: Any) -> None:
-        """A caller that raises is a fault of this file."""
+        """Run a caller. An exception here is a bug in this file."""
         if error := caller.exception():
             with self._lock:
                 self.outcomes["caller", repr(error)] += 1

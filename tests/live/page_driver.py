@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-FULL = {"message": "full: 64 requests are in work", "type": "server_error", "param": None, "code": None}
+FULL = {"message": "concurrency limit exceeded (64 requests)", "type": "server_error", "param": None, "code": None}
 #: Milliseconds that an image may take on a busy machine.
 PATIENCE = 60_000
 

@@ -1,4 +1,4 @@
-"""Private memory of the processes of one server: what Linux counts as `RssAnon`."""
+"""Measures the private memory of a server's processes, which Linux counts as `RssAnon`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flux_serving.launch.server import TritonServer
 
 
 def private_bytes(server: TritonServer) -> dict[str, int]:
-    """`RssAnon` of every process of the server: Triton as `tritonserver`, the others as `MODEL (process id)`."""
+    """Returns `RssAnon` of each process of the server: Triton as `tritonserver`, others as `MODEL (process id)`."""
     found: dict[str, int] = {}
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -19,7 +19,10 @@ def private_bytes(server: TritonServer) -> dict[str, int]:
 
 
 def growth(before: dict[str, int], after: dict[str, int]) -> dict[str, float]:
-    """Megabytes that each process has grown by. Raises AssertionError: a process has ended or been replaced."""
+    """Returns the megabytes by which each process has grown.
+
+    Raises AssertionError: a process has ended or been replaced.
+    """
     assert before.keys() == after.keys(), f"the server's processes changed: {before.keys() ^ after.keys()}"
     return {name: (after[name] - before[name]) / 1e6 for name in before}
 

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, on a port of its own."""
+"""Runs a real Prometheus for tests, on its own port."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Prometheus:
 
 @contextmanager
 def scraping(folder: Path, config: Mapping[str, Any], targets: int) -> Iterator[Prometheus]:
-    """From when so many targets were scraped. folder: an empty one, for its files."""
+    """Yields Prometheus once this number of targets was scraped. folder: empty, for its files."""
     (port,) = free_ports(1)
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(dict(config)))
     with (folder / "log").open("wb") as log:

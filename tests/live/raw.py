@@ -1,4 +1,4 @@
-"""Plain tritonclient calls, with nothing of ours: what a stranger would write."""
+"""Plain tritonclient calls without the client library, as any Triton user would write them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flux_serving.launch.gateway import Gateway
 from flux_serving.launch.server import TritonServer
 from flux_tools.metrics import read_samples
 
-#: What flux_prior_redux hands to flux_base.
+#: Tensors that flux_prior_redux passes to flux_base.
 CONTEXT = ["CONTEXT", "CONTEXT_WEIGHTS", "CONTEXT_SPANS", "POOLED_PROJECTION", "POOLED_SPAN"]
 
 NEGATIVE = ["NEGATIVE_CONTEXT", "NEGATIVE_CONTEXT_WEIGHTS", "NEGATIVE_POOLED_PROJECTION"]
@@ -46,7 +46,7 @@ def inputs_of(client_module: Any, tensors: Tensors) -> list[Any]:
 
 
 def array_of(name: str, value: Any) -> npt.NDArray[Any]:
-    """With the batch dimension. Text and bytes become BYTES, SEED INT64, other whole numbers INT32, fractions FP32."""
+    """Returns batched inputs: text as BYTES, SEED as INT64, other integers as INT32, floats as FP32."""
     if isinstance(value, np.ndarray):
         return value[None]
     values = value if isinstance(value, list) else [value]
@@ -59,7 +59,7 @@ def array_of(name: str, value: Any) -> npt.NDArray[Any]:
 def tensors_of(
     images: list[bytes], *, prompt: str | None = None, strengths: list[float] | None = None, **knobs: float
 ) -> Tensors:
-    """Knobs by their tensor names in small letters: height, width, num_inference_steps, guidance_scale, seed ..."""
+    """Parameters by their tensor names in lower case: height, width, num_inference_steps, guidance_scale, seed ..."""
     types = {"guidance_scale": np.float32, "seed": np.int64}
     tensors = {name.upper(): np.array([[value]], types.get(name, np.int32)) for name, value in knobs.items()}
     tensors["IMAGE"] = np.array([images], dtype=object)
@@ -85,7 +85,7 @@ def call_http(url: str, model: str, tensors: Tensors, outputs: list[str]) -> Ten
 
 
 def triton_metric(server: TritonServer, name: str, model: str) -> float:
-    """A metric of one model, Triton's or ours, as Prometheus would read it; 0 before it first appears."""
+    """Returns a metric of one model, Triton's or the project's; 0 before it first appears."""
     for sample in samples_of(server):
         if sample.name == name and sample.labels.get("model") == model:
             return sample.value
@@ -93,7 +93,7 @@ def triton_metric(server: TritonServer, name: str, model: str) -> float:
 
 
 def engine_metrics(server: TritonServer) -> dict[str, float]:
-    """What flux_base publishes, buckets left out; one with a label of its own as `name:value`. 0 before it appears."""
+    """Returns the metrics of flux_base without buckets; labelled ones are `name:value`. 0 before they appear."""
     values: dict[str, float] = defaultdict(float)
     for name, labels, value, *_ in samples_of(server):
         if name.startswith("flux_") and labels.get("model") == "flux_base" and "le" not in labels:
@@ -103,7 +103,7 @@ def engine_metrics(server: TritonServer) -> dict[str, float]:
 
 
 def memory_of_models(server: TritonServer) -> int:
-    """Bytes that the models' processes hold of their own (resident, shared memory left out)."""
+    """Returns the resident bytes of the models' processes, without shared memory."""
     total = 0
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

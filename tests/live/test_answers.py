@@ -1,4 +1,4 @@
-"""Every request is answered, whatever fails in a model, and a model's process that cannot go on ends.
+"""Every request gets a response whatever fails in a model, and a model's process that cannot continue ends.
 
 One server, all of whose paths have names that are not ASCII, from a copy of the model repository whose `model.py` files
 open the models through `faulty_model`, which fails where a request's id tells it to.
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
 ONCE = RetryPolicy(attempts=1)
-#: Seconds after which an answer counts as none; a busy machine answers in a few.
+#: Seconds after which a response counts as missing; a busy machine needs a few.
 PATIENCE_S = 30.0
 NAME = "Modèle 画"
 DOORWAY = """
@@ -92,7 +92,7 @@ def test_paths_that_are_not_ascii_serve_every_mode(client: FluxClient) -> None:
     assert client.canny(IMAGE, prompt="a red disc", num_inference_steps=1)
 
 
-def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(client: FluxClient) -> None:
+def test_adapter_with_non_ascii_name_is_listed_and_usable(client: FluxClient) -> None:
     plain, umlaut = (images_of(client, lora=name, seed=1) for name in ("plain", "ü 画"))
     assert plain[0].data == umlaut[0].data or plain[0].image.tobytes() == umlaut[0].image.tobytes()
     for ask in (
@@ -104,12 +104,12 @@ def test_an_adapter_whose_name_is_not_ascii_can_be_asked_for_and_is_listed(clien
 
 
 @pytest.mark.parametrize("name", ["\x00", "a" * 100_000, "画" * 300, "\N{PILE OF POO}" * 50, "../x", "'(INTERNAL)"])
-def test_any_name_of_an_adapter_is_answered(client: FluxClient, name: str) -> None:
+def test_any_adapter_name_gets_a_response(client: FluxClient, name: str) -> None:
     with pytest.raises(InvalidRequest, match="LORA"):
         images_of(client, lora=name)
 
 
-#: Where each model's request fails, as `faulty_model` knows it, and the mode that passes the model.
+#: Where each model's request fails, as `faulty_model` names it, and a mode that uses the model.
 READING = ("read", "memory", "unencodable", "answer")
 PLACES = {
     "flux_prior_redux": ("redux", READING),
@@ -123,12 +123,12 @@ _numbers = itertools.count(1000)
 
 
 @pytest.mark.parametrize("model", PLACES)
-def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: FluxClient, model: str) -> None:
-    """Of the ensemble, and of flux_stream that calls it."""
+def test_fault_in_model_is_one_error_and_next_request_is_served(client: FluxClient, model: str) -> None:
+    """Returns the errors of the ensemble and of flux_stream, which calls it."""
     mode, places = PLACES[model]
     for place in places:
         for is_streamed in (False, True) if model != "flux_stream" else (True,):
-            # An image of its own, which the response cache does not know.
+            # A new image, which is not in the response cache.
             arguments: dict[str, Any] = {"images": drawn_image(next(_numbers)), "num_inference_steps": 2}
             if mode == "canny":
                 arguments |= {"control_image": drawn_image(next(_numbers)), "prompt": "a disc"}
@@ -139,14 +139,14 @@ def test_a_fault_in_a_model_is_one_error_and_the_next_request_is_served(client: 
                 ask = partial(getattr(client, mode), **arguments, **options)
             with pytest.raises((GenerationFailed, InvalidRequest)) as caught:
                 ask()
-            # image_encode's code is lost between an ensemble and flux_stream; others have checked what comes there.
+            # An ensemble loses image_encode's code on the way to flux_stream.
             is_told = not (is_streamed and model == "image_encode")
             assert isinstance(caught.value, InvalidRequest) == (place == "unencodable" and is_told), caught.value
     assert images_of(client)
 
 
-def test_a_stream_s_place_is_free_when_its_caller_leaves_even_if_a_model_never_answers(server: TritonServer) -> None:
-    """Thirty streams, of which 24 may run at once, into a model that keeps their requests for ever."""
+def test_disconnected_stream_frees_its_slot_even_if_model_never_responds(server: TritonServer) -> None:
+    """Thirty streams, of which 24 may run at once, call a model that never responds."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client:
         for number in range(30):
             image = drawn_image(100 + number)
@@ -156,8 +156,8 @@ def test_a_stream_s_place_is_free_when_its_caller_leaves_even_if_a_model_never_a
         assert list(client.stream(IMAGE, num_inference_steps=1))
 
 
-def test_a_lost_gpu_ends_the_model_s_process_after_its_answers(server: TritonServer) -> None:
-    """Last: without flux_base the server cannot go on, and the launcher notices."""
+def test_lost_gpu_ends_model_process_after_its_responses(server: TritonServer) -> None:
+    """Runs last: without flux_base the server cannot continue, and the launcher notices."""
     with FluxClient(server.grpc_url, retry=ONCE, timeout_s=PATIENCE_S) as client, ThreadPoolExecutor(3) as pool:
         others = [
             pool.submit(client.redux, IMAGE, num_inference_steps=100, height=512, width=512, num_images=8)

@@ -1,4 +1,4 @@
-"""While each attack runs, the gateway answers its health check and an honest client's images keep coming.
+"""During each attack, the gateway answers its health check and another client keeps receiving its images.
 
 `pytest -s tests/live/test_attacks.py --attack-seconds 20` prints the figures of a longer run.
 """
@@ -22,12 +22,12 @@ from witnesses import HonestClient, Pulse, private_memory
 
 pytestmark = pytest.mark.live
 
-#: Seconds that the health check may take for 99 of 100 times; generous, because machines of CI are noisy.
+#: Limit of the health check's 99th percentile, in seconds; generous, because CI machines are noisy.
 HEALTH_P99_S = 1.0
 #: Bytes that all processes together may have grown by right after an attack, which the bounds of the gateway and of the
 #: models' queues allow, and a while after all attacks.
 GROWN_BYTES, KEPT_BYTES = 1.5e9, 250e6
-#: Seconds within which memory that was freed is back with the system; models return it once a minute.
+#: Seconds until freed memory has returned to the system; models return it once a minute.
 RETURN_S = 100.0
 
 
@@ -35,7 +35,7 @@ RETURN_S = 100.0
 def attacked(
     demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Targets, Gateway, dict[str, int]]]:
-    """A gateway of its own, so that the others' limits stay unused, and the bytes that all processes had before."""
+    """Yields a separate gateway, so that other tests' limits stay unused, and the bytes of all processes before."""
     (port,) = free_ports(1)
     log = tmp_path_factory.mktemp("attacked") / "gateway.log"
     with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:
@@ -78,7 +78,7 @@ def test_an_attack_disturbs_neither_the_health_check_nor_an_honest_client(
     assert demo_server.poll() is None
 
 
-def test_an_unknown_method_or_path_is_no_label(attacked: tuple[Targets, Gateway, dict[str, int]]) -> None:
+def test_unknown_method_or_path_is_not_a_metric_label(attacked: tuple[Targets, Gateway, dict[str, int]]) -> None:
     targets, gateway, _ = attacked
     ATTACKS["unknown_methods_and_paths"].run(targets, 0.5)
     page = httpx.get(f"{gateway.url}/metrics", timeout=10).text
@@ -87,7 +87,7 @@ def test_an_unknown_method_or_path_is_no_label(attacked: tuple[Targets, Gateway,
     assert Path(f"/proc/{gateway.pid}").exists()
 
 
-def test_after_the_attacks_memory_is_where_it_was(
+def test_memory_returns_to_its_level_after_the_attacks(
     attacked: tuple[Targets, Gateway, dict[str, int]], demo_server: TritonServer
 ) -> None:
     _, gateway, before = attacked
@@ -99,5 +99,5 @@ def test_after_the_attacks_memory_is_where_it_was(
 
 
 def _grown(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
-    """Megabytes, by process."""
+    """Returns the growth in megabytes, by process."""
     return {name: round((now[name] - before[name]) / 1e6) for name in now}

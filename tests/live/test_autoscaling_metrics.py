@@ -1,4 +1,4 @@
-"""What the autoscalers go by: the very queries of the manifests, asked of a real Prometheus, of a Triton at work."""
+"""The autoscalers' metrics: runs the manifests' queries on a real Prometheus that scrapes a busy Triton."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prometheus import Prometheus, scraping
 from raw import engine_metrics
 from test_monitoring import names_in, pytestmark  # noqa: F401
 
-#: The same server, found twice, as two pods.
+#: The same server, discovered twice as two pods.
 PODS = ("flux-triton-a", "flux-triton-b")
 (TRIGGER,) = named(rendered("gpu-2 with keda"), "ScaledObject", "flux-triton")["spec"]["triggers"]
 KEDA: str = TRIGGER["metadata"]["query"]
@@ -41,7 +41,7 @@ def of_adapter(pods: tuple[str, ...] = PODS) -> str:
 def prometheus(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("prometheus")
     metrics = f"127.0.0.1:{demo_server.options.metrics_port}"
-    # What the operator makes of a ServiceMonitor has these labels, too.
+    # The operator's targets of a ServiceMonitor have these labels, too.
     found = [
         {"targets": [metrics], "labels": {"namespace": "flux-triton", "pod": pod, "instance": pod}} for pod in PODS
     ]
@@ -54,14 +54,14 @@ def prometheus(demo_server: TritonServer, tmp_path_factory: pytest.TempPathFacto
 
 
 def number(values: list[dict[str, Any]]) -> float:
-    """Of the one row that KEDA wants."""
+    """Returns the value of the single row that KEDA expects."""
     (row,) = values
     return float(row["value"][1])
 
 
 @contextmanager
 def two_long_images(server: TritonServer) -> Iterator[None]:
-    """In the making for as long as the block runs: 512x512, 1024 tokens each and those of their contexts."""
+    """Keep images in progress while the block runs: 512x512, 1024 tokens each plus those of their contexts."""
 
     def ask() -> None:
         with (
@@ -88,14 +88,14 @@ def tokens(server: TritonServer) -> float:
     return scraped[TOKENS_RUNNING.name] + scraped[TOKENS_WAITING.name]
 
 
-def test_the_names_are_those_of_the_contract_and_of_the_scrape(demo_server: TritonServer) -> None:
+def test_metric_names_match_contract_and_scrape(demo_server: TritonServer) -> None:
     names = names_in(KEDA) | names_in(of_adapter()) | names_in(ADAPTER["seriesQuery"])
     assert names == {TOKENS_RUNNING.name, TOKENS_WAITING.name}
     assert names <= {metric.name for metric in METRICS}
     assert names <= set(engine_metrics(demo_server))
 
 
-def test_the_autoscaler_asks_for_what_the_adapter_makes(prometheus: Prometheus) -> None:
+def test_autoscaler_queries_metrics_of_the_adapter(prometheus: Prometheus) -> None:
     (hpa,) = of_kind(rendered("gpu-2 with hpa"), "HorizontalPodAutoscaler")
     assert hpa["spec"]["metrics"][0]["pods"]["metric"]["name"] == ADAPTER["name"]["as"]
     found = prometheus.value(ADAPTER["seriesQuery"])
@@ -103,12 +103,12 @@ def test_the_autoscaler_asks_for_what_the_adapter_makes(prometheus: Prometheus) 
     assert set(ADAPTER["resources"]["overrides"]) <= set(found[0]["metric"])
 
 
-def test_both_see_the_load_of_each_pod_and_its_end(prometheus: Prometheus, demo_server: TritonServer) -> None:
+def test_both_autoscalers_see_load_of_each_pod_and_its_end(prometheus: Prometheus, demo_server: TritonServer) -> None:
     prometheus.wait_for(lambda: number(prometheus.value(KEDA)) == 0)
     with two_long_images(demo_server):
         prometheus.wait_for(lambda: number(prometheus.value(KEDA)) > 0)
         until = time.monotonic() + 30
-        # Both images are in, and Prometheus has seen it.
+        # Both images are in progress, and Prometheus has scraped that.
         while (seen := prometheus.value(of_adapter())) and time.monotonic() < until:
             now = tokens(demo_server)
             if now >= 2 * 1024 and {float(row["value"][1]) for row in seen} == {now}:
@@ -141,8 +141,8 @@ tests:
 """
 
 
-def test_a_pod_of_two_gpus_counts_by_the_gpu(tmp_path: Path) -> None:
-    """By promtool, from made-up series: a has 30000 and 10000 tokens on its GPUs, b 6000 and 4000."""
+def test_load_of_pod_with_two_gpus_counts_per_gpu(tmp_path: Path) -> None:
+    """Checked with promtool on invented series: a has 30000 and 10000 tokens on its GPUs, b 6000 and 4000."""
     made = {("a", 0): (20000, 10000), ("a", 1): (0, 10000), ("b", 0): (6000, 0), ("b", 1): (4000, 0)}
     lines = []
     for (pod, gpu), values in made.items():
@@ -156,7 +156,7 @@ def test_a_pod_of_two_gpus_counts_by_the_gpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_keda_takes_no_answer_for_a_failure_and_not_for_no_load(prometheus: Prometheus) -> None:
+def test_keda_treats_missing_response_as_failure_instead_of_no_load(prometheus: Prometheus) -> None:
     nobodys = KEDA.replace("flux-triton", "elsewhere")
     assert prometheus.value(nobodys) == []
     assert TRIGGER["metadata"]["ignoreNullValues"] == "false"

@@ -27,13 +27,13 @@ COUNT = 12
 
 @pytest.fixture(scope="module")
 def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """One that is kept busy, and stopped."""
+    """The server that the tests keep busy and stop."""
     yield from start_server(DEMO, tmp_path_factory.mktemp("other-server") / "triton.log")
 
 
 @contextmanager
 def busy(server: TritonServer) -> Iterator[None]:
-    """Long jobs run there, sent past the client under test."""
+    """Run long jobs on this server, not through the client under test."""
     with FluxClient(server.grpc_url) as client, ExitStack() as streams:
         for seed in range(2):
             stream = streams.enter_context(client.stream(drawn_image(1), seed=seed, **LONG))
@@ -42,13 +42,13 @@ def busy(server: TritonServer) -> Iterator[None]:
 
 
 def done(server: TritonServer) -> float:
-    """Images made, after Triton has brought its metrics up to date."""
+    """Returns the number of generated images, after Triton has updated its metrics."""
     time.sleep(2.5)
     return engine_metrics(server)["flux_jobs_total:done"]
 
 
 def ask(url: str) -> None:
-    """The first request finds no readings; the others come when there are some."""
+    """The first request finds no load readings; the others run once there are some."""
     with FluxClient(url) as client:
         for number in range(COUNT):
             client.redux(drawn_image(number), seed=number, **SHORT)
@@ -78,13 +78,13 @@ def test_short_requests_go_to_the_idle_server_while_the_other_is_busy(
 def test_calls_succeed_while_one_server_is_stopped_and_it_works_again_afterwards(
     demo_server: TritonServer, other_server: TritonServer
 ) -> None:
-    """Stopped by SIGSTOP it accepts connections, and answers nothing. A call that it has waits until its deadline."""
+    """After SIGSTOP the server accepts connections but does not respond. Its open calls wait until their deadline."""
     with FluxClient(f"{other_server.grpc_url},{demo_server.grpc_url}") as client:
         client.redux(drawn_image(0), **SHORT)
         time.sleep(1.5)
         os.kill(other_server.pid, signal.SIGSTOP)
         try:
-            # Until the client has noticed.
+            # Wait until the client has noticed.
             time.sleep(2.0)
             for number in range(COUNT):
                 client.redux(drawn_image(number), seed=number, timeout_s=60, **SHORT)

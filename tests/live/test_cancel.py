@@ -1,4 +1,4 @@
-"""Cancelling a stream by a request of its own, as plain tritonclient sends it, and as our clients do."""
+"""Cancels streams by a separate request, with plain tritonclient and with the client library."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_cancelled_stream_ends_with_its_last_answer_after_one_more_step_at_mos
     assert_serves_promptly(demo_server)
 
 
-def test_nobody_cancels_a_stream_whose_token_they_do_not_know(demo_server: TritonServer) -> None:
+def test_unknown_token_cancels_no_stream(demo_server: TritonServer) -> None:
     token = secrets.token_urlsafe(16)
     unknown = "flux_stream: CANCEL: no running stream has this token; it may have ended (INVALID_ARG)"
     with Stream(demo_server, with_text(LONG, stream_token=token)) as stream, Stream(demo_server, LONG) as nameless:
@@ -58,7 +58,7 @@ def test_nobody_cancels_a_stream_whose_token_they_do_not_know(demo_server: Trito
         assert [answer.error for answer in taken] == [
             "flux_stream: STREAM_TOKEN is in use by another stream (INVALID_ARG)"
         ]
-        # Both go on.
+        # Both streams continue.
         stream.until_step(2)
         nameless.until_step(2)
         assert cancel(demo_server, token) == [None]
@@ -73,11 +73,11 @@ def test_nobody_cancels_a_stream_whose_token_they_do_not_know(demo_server: Trito
         ({"stream_token": "guessable"}, "flux_stream: STREAM_TOKEN does not match [0-9A-Za-z_-]{22,64} (INVALID_ARG)"),
         (
             {"cancel": "a" * 22, "stream_token": "a" * 22},
-            "flux_stream: CANCEL is the only input of its request, found 2 more (INVALID_ARG)",
+            "flux_stream: CANCEL must be the only input of its request, found 2 more (INVALID_ARG)",
         ),
     ],
 )
-def test_a_token_that_could_be_guessed_and_a_request_that_does_both_are_refused(
+def test_rejects_guessable_token_and_request_that_starts_and_cancels(
     demo_server: TritonServer, texts: dict[str, str], message: str
 ) -> None:
     tensors = with_text({"IMAGE": np.array([[IMAGE]], dtype=object)}, **texts)
@@ -85,7 +85,7 @@ def test_a_token_that_could_be_guessed_and_a_request_that_does_both_are_refused(
 
 
 def test_a_hundred_cancelled_streams_end_by_themselves_and_leave_the_server_alive(demo_server: TritonServer) -> None:
-    """None of them is cancelled by gRPC, around which Triton 2.51 has crashed."""
+    """No stream is cancelled through gRPC, which has crashed Triton 2.51."""
 
     def cancel_some(number: int) -> None:
         with FluxClient(demo_server.grpc_url) as client:

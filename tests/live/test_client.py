@@ -1,4 +1,4 @@
-"""Our client against the real server, and the fake that ships with it held to what the real one does."""
+"""The client library against the real server, and its fake server compared with the real one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assert_alike(ones: list[ImageResult], others: list[ImageResult]) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_variations_come_with_their_seeds(demo_server: TritonServer, protocol: Any) -> None:
+def test_variations_include_their_seeds(demo_server: TritonServer, protocol: Any) -> None:
     with FluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
         client.wait_until_ready(30)
         variations = client.redux(drawn_image(1), num_images=2, seed=9, num_inference_steps=2)
@@ -42,7 +42,7 @@ def test_variations_come_with_their_seeds(demo_server: TritonServer, protocol: A
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_async_client_gives_what_the_sync_one_gives(demo_server: TritonServer, protocol: Any) -> None:
+def test_async_client_returns_same_images_as_sync_client(demo_server: TritonServer, protocol: Any) -> None:
     async def call() -> list[list[ImageResult]]:
         async with AsyncFluxClient(url_of(demo_server, protocol), protocol=protocol) as client:
             await client.wait_until_ready(30)
@@ -56,7 +56,7 @@ def test_the_async_client_gives_what_the_sync_one_gives(demo_server: TritonServe
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_server_s_refusal_is_the_client_s_exception(demo_server: TritonServer, protocol: Any) -> None:
+def test_server_error_becomes_client_exception(demo_server: TritonServer, protocol: Any) -> None:
     with (
         FluxClient(url_of(demo_server, protocol), protocol=protocol) as client,
         pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not an image"),
@@ -91,7 +91,7 @@ def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_fake_answers_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
+def test_fake_server_responds_like_real_server(demo_server: TritonServer, name: str) -> None:
     knobs = {"num_inference_steps": 1} | REQUESTS[name]
     with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
         for images in (drawn_image(1), [drawn_image(1), drawn_image(2)], b"not an image"):
@@ -111,4 +111,4 @@ def test_the_command_line_writes_the_variations(demo_server: TritonServer, tmp_p
         timeout=120,
     )
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["one-3.png", "one-4.png", "two-3.png", "two-4.png"]
+    assert written == ["one-redux-3.png", "one-redux-4.png", "two-redux-3.png", "two-redux-4.png"]

@@ -1,4 +1,4 @@
-"""Streams against the real server: the same images as plain calls, progress, cancellation, and a server that dies."""
+"""Streams of the real server: same images as plain calls, progress, cancellation, and a server that dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from test_client import assert_alike
 
 pytestmark = pytest.mark.live
 
-#: Minutes of work on this server's CPU: whoever waits for it, waits too long.
+#: A request that takes minutes on this server's CPU: a test that waits for it fails.
 LONG: dict[str, Any] = {"height": 512, "width": 512, "num_inference_steps": 100, "num_images": 8}
 #: Seconds for a small request on a server that does nothing else, with room for a busy machine.
 PROMPT_S = 20.0
@@ -55,7 +55,7 @@ def results_in(events: list[Event]) -> list[ImageResult]:
     return [event for event in events if isinstance(event, ImageResult)]
 
 
-def test_a_stream_gives_the_images_of_a_plain_call_after_their_progress(demo_server: TritonServer) -> None:
+def test_stream_returns_images_of_plain_call_after_progress(demo_server: TritonServer) -> None:
     knobs: dict[str, Any] = {"num_images": 2, "seed": 9, "num_inference_steps": 4}
     with FluxClient(demo_server.grpc_url) as client:
         events = list(client.stream(drawn_image(1), preview_steps=2, **knobs))
@@ -73,7 +73,7 @@ def test_a_stream_gives_the_images_of_a_plain_call_after_their_progress(demo_ser
 
 
 @pytest.mark.parametrize("method", ["latent2rgb", "vae"])
-def test_previews_come_after_every_so_many_steps_and_not_otherwise(demo_server: TritonServer, method: str) -> None:
+def test_previews_arrive_at_requested_interval_only(demo_server: TritonServer, method: str) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         told = progress_in(
             list(client.stream(drawn_image(1), num_inference_steps=60, preview_steps=30, preview_method=method))
@@ -84,7 +84,7 @@ def test_previews_come_after_every_so_many_steps_and_not_otherwise(demo_server: 
     assert {event.preview for event in plain} == {None}
 
 
-def test_the_async_stream_gives_what_the_sync_one_gives(demo_server: TritonServer) -> None:
+def test_async_stream_returns_same_images_as_sync_stream(demo_server: TritonServer) -> None:
     async def images(client: AsyncFluxClient, seed: int) -> list[ImageResult]:
         return results_in([event async for event in client.stream(drawn_image(1), seed=seed, num_inference_steps=3)])
 
@@ -116,7 +116,7 @@ def unfinished_calls(server: TritonServer) -> float:
 
 
 def assert_work_ended(server: TritonServer, before: float) -> None:
-    """The ensemble gave up its call soon, and the server is free. before: `unfinished_calls` until then."""
+    """Check that the ensemble's call ended soon and the server is idle. before: `unfinished_calls` until then."""
     limit = time.monotonic() + 5
     while unfinished_calls(server) == before and time.monotonic() < limit:
         time.sleep(0.1)
@@ -153,7 +153,7 @@ def test_leaving_the_block_or_dropping_the_stream_ends_the_work(demo_server: Tri
 
 
 @pytest.mark.parametrize("how", ["cancel", "block", "aclose", "drop", "task"])
-def test_an_async_stream_ends_the_work_in_every_way(demo_server: TritonServer, how: str) -> None:
+def test_every_way_to_leave_an_async_stream_ends_the_work(demo_server: TritonServer, how: str) -> None:
     async def begin_and_end(client: AsyncFluxClient) -> None:
         stream = client.stream(drawn_image(1), **LONG)
         if how == "block":
@@ -200,7 +200,7 @@ def test_a_stream_ends_at_its_deadline_and_so_does_its_work(demo_server: TritonS
     assert_work_ended(demo_server, before)
 
 
-def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServer) -> None:
+def test_server_error_becomes_stream_exception(demo_server: TritonServer) -> None:
     with (
         FluxClient(demo_server.grpc_url) as client,
         pytest.raises(InvalidRequest, match=r"^flux_prior_redux: IMAGE\[0\]: not an image"),
@@ -217,7 +217,7 @@ def test_the_server_s_refusal_is_the_stream_s_exception(demo_server: TritonServe
         ("flux_stream", {"HEIGHT": np.zeros((1, 2), np.int32)}, "unexpected shape for input 'HEIGHT'"),
     ],
 )
-def test_triton_s_own_refusal_of_a_stream_is_an_invalid_request(
+def test_stream_rejected_by_triton_is_invalid_request(
     demo_server: TritonServer, model: str, inputs: dict[str, Any], words: str
 ) -> None:
     transport = GrpcTransport(demo_server.grpc_url)
@@ -227,7 +227,7 @@ def test_triton_s_own_refusal_of_a_stream_is_an_invalid_request(
 
 
 @pytest.mark.parametrize("manner", ["lingers", "cancels"])
-def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer, manner: str) -> None:
+def test_server_survives_thirty_rejected_streams(demo_server: TritonServer, manner: str) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         for _ in range(30):
             stream = client.stream(b"not an image")
@@ -252,7 +252,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 
 def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
-    """What a stream told: the images, and of each image which steps came with a preview.
+    """Returns the images of a stream, and for each image the steps that had a preview.
 
     Progress may be lost on the way, as a preview may; so only what came last for each image has to be the same.
     """
@@ -266,14 +266,14 @@ def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_fake_streams_as_the_real_server_does(demo_server: TritonServer, name: str) -> None:
+def test_fake_server_streams_like_real_server(demo_server: TritonServer, name: str) -> None:
     knobs = {"num_inference_steps": 2} | REQUESTS[name]
     with FluxClient(demo_server.grpc_url) as real, FluxClient(transport=FakeTransport()) as fake:
         for images in (drawn_image(1), b"not an image"):
             assert outcome(fake, images, knobs) == outcome(real, images, knobs)
 
 
-def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer, tmp_path: Path) -> None:
+def test_the_command_line_writes_previews_as_they_arrive(demo_server: TritonServer, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encoded(drawn_image(1)))
     subprocess.run(
         [
@@ -284,8 +284,8 @@ def test_the_command_line_writes_previews_as_they_come(demo_server: TritonServer
         check=True,
         timeout=120,
     )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one-3.png"]
-    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["one-0-2.jpg"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one-redux-3.png"]
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["one-redux-0-2.jpg"]
 
 
 def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tm
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_server_that_dies_under_a_stream_is_unreachable_soon(tmp_path: Path, kind: str) -> None:
+def test_stream_of_dead_server_fails_soon_as_unreachable(tmp_path: Path, kind: str) -> None:
     async def follow(url: str, begun: threading.Event) -> None:
         async with AsyncFluxClient(url) as client:
             async for _ in client.stream(drawn_image(1), **LONG):

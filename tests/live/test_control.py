@@ -1,4 +1,4 @@
-"""Redux control through the real server: identity, parity with diffusers where it has the knob, and refusals."""
+"""Redux control through the real server: identity, parity with diffusers where it has the parameter, and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IDENTITY: dict[str, Any] = {
 LEFT = Image.new("L", (80, 60), 0)
 LEFT.paste(255, (0, 0, 40, 60))
 
-#: For two of these: every knob turned.
+#: All parameters, for two of these images.
 TURNED: dict[str, Any] = {
     "prompt": "red apple",
     "image_strength": [0.7, 1.5],
@@ -75,8 +75,8 @@ def test_identity_settings_change_no_bit(client: FluxClient) -> None:
 
 
 @pytest.mark.parametrize("knob", TURNED)
-def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
-    """Beside what it needs to mean anything."""
+def test_every_parameter_has_an_effect(client: FluxClient, knob: str) -> None:
+    """Sets each parameter with the inputs that it needs to have an effect."""
     images = [drawn_image(1), drawn_image(2)]
     needed = {
         "prompt_strength": {"prompt": "red apple"},
@@ -92,7 +92,7 @@ def test_every_knob_does_something(client: FluxClient, knob: str) -> None:
     assert np.abs(turned - plain).max() > 1
 
 
-def test_a_sum_is_what_diffusers_gives_for_lists_and_scales(client: FluxClient) -> None:
+def test_sum_of_images_matches_diffusers_lists_and_scales(client: FluxClient) -> None:
     stock = StockDiffusers(DEMO)
     images, scales = [drawn_image(3), drawn_image(4)], [0.6, 0.9]
     for prompt in ("", "green tree"):
@@ -104,7 +104,7 @@ def test_a_sum_is_what_diffusers_gives_for_lists_and_scales(client: FluxClient) 
         assert np.abs(actual - expected).max() <= 1
 
 
-def test_what_lies_outside_the_mask_changes_nothing(client: FluxClient) -> None:
+def test_pixels_outside_the_mask_have_no_effect(client: FluxClient) -> None:
     mask = Image.new("L", (80, 60), 0)
     mask.paste(255, (20, 10, 60, 50))
     one, other = drawn_image(1), drawn_image(2)
@@ -133,7 +133,7 @@ def test_contain_sees_what_cover_cuts_off(client: FluxClient) -> None:
         assert np.abs(first - second).max() > 1, fit
 
 
-def test_what_is_transparent_of_a_mask_does_not_count(client: FluxClient) -> None:
+def test_transparent_parts_of_mask_are_excluded(client: FluxClient) -> None:
     cut_out = Image.new("RGBA", (80, 60), (255, 255, 255, 0))
     cut_out.paste((255, 255, 255, 255), (0, 0, 40, 60))
     images = [varied(client, drawn_image(1), image_mask=mask) for mask in (cut_out, LEFT)]
@@ -141,18 +141,18 @@ def test_what_is_transparent_of_a_mask_does_not_count(client: FluxClient) -> Non
 
 
 def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient) -> None:
-    """Padded to a square as it is, it would take 14 GB."""
+    """Padded to a square without downscaling, the image would take 14 GB."""
     assert varied(client, Image.new("RGB", (60000, 1), "red"), image_fit="contain").shape == (64, 64, 3)
 
 
-def test_more_squares_than_one_request_may_show_are_refused(client: FluxClient) -> None:
+def test_rejects_more_views_than_allowed(client: FluxClient) -> None:
     wide = Image.new("RGB", (160, 20), "red")
     with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT give 24 squares, expected at most 16"):
         varied(client, wide, wide, wide, image_fit="tiles")
     assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
 
 
-def test_all_knobs_at_once_give_the_same_alone_in_company_and_by_stream(client: FluxClient) -> None:
+def test_all_parameters_together_give_same_image_alone_batched_and_streamed(client: FluxClient) -> None:
     images = [drawn_image(1), drawn_image(2)]
     alone = varied(client, *images, **TURNED)
     with client.stream(images, num_inference_steps=4, seed=5, **TURNED) as stream:
@@ -205,7 +205,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("knobs", "message"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_value_is_named_refused_and_harmless(client: FluxClient, knobs: dict[str, Any], message: str) -> None:
+def test_invalid_value_is_rejected_by_name_without_side_effects(
+    client: FluxClient, knobs: dict[str, Any], message: str
+) -> None:
     for _ in range(2):  # the second time the response cache may answer
         with pytest.raises(InvalidRequest) as caught:
             varied(client, *TWO, **knobs)

@@ -1,4 +1,4 @@
-"""The promise for every mode: what Triton answers is what the mode's own stock pipeline gives."""
+"""Parity of every mode: Triton returns what the mode's stock diffusers pipeline returns."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def client(demo_server: TritonServer) -> Iterator[FluxClient]:
 
 
 def run_stock(stock: StockDiffusers, kind: Any, arguments: dict[str, Any], **parts: Any) -> tuple[np.ndarray, Any]:
-    """Latents and pixels of a stock pipeline, whose VAE gives the mode as ours does."""
+    """Returns latents and pixels of a stock pipeline whose VAE encodes with the mode of the distribution."""
     base = stock.base_with_text
     pipeline = kind(**{name: part for name, part in base.components.items() if "image_" not in name}, **parts)
     pipeline.set_progress_bar_config(disable=True)
@@ -61,7 +61,7 @@ def run_stock(stock: StockDiffusers, kind: Any, arguments: dict[str, Any], **par
 
 
 def latents_of(server: TritonServer, for_prior: dict[str, Any], for_base: dict[str, Any]) -> np.ndarray:
-    """The final latents, by calling the ensemble's models one after the other."""
+    """Returns the final latents, by calling the ensemble's models one after another."""
     tensors = {name: array_of(name, value) for name, value in for_prior.items()}
     context = call_grpc(server.grpc_url, "flux_prior_redux", tensors, [*CONTEXT, *NEGATIVE])
     tensors = {name: array_of(name, value) for name, value in for_base.items()}
@@ -89,7 +89,7 @@ def check_image(variation: ImageResult, rgb: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("strength", [0.3, 0.6, 0.9])
-def test_image_to_image_gives_what_diffusers_gives(
+def test_image_to_image_matches_diffusers(
     demo_server: TritonServer, client: FluxClient, stock: StockDiffusers, height: int, width: int, strength: float
 ) -> None:
     """By a prompt alone, as the stock pipeline has it; a square image, so that both squash it alike."""
@@ -127,7 +127,7 @@ def test_image_to_image_gives_what_diffusers_gives(
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("negative", [None, "", "green tree"])
-def test_text_to_image_gives_what_diffusers_gives(
+def test_text_to_image_matches_diffusers(
     demo_server: TritonServer,
     client: FluxClient,
     stock: StockDiffusers,
@@ -135,7 +135,7 @@ def test_text_to_image_gives_what_diffusers_gives(
     width: int,
     negative: str | None,
 ) -> None:
-    """Plain, and with true CFG against an empty and another prompt."""
+    """Without true CFG, and with it against an empty and a non-empty negative prompt."""
     size = {"height": height, "width": width}
     against = {} if negative is None else {"negative_prompt": negative, "true_cfg_scale": 1.5}
     arguments = {"prompt": PROMPT, "guidance_scale": 2.0, **against, **size}
@@ -157,7 +157,7 @@ def controlnet() -> FluxControlNetModel:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize(("scale", "start", "end"), [(1.0, 0.0, 1.0), (0.7, 0.1, 0.6)])
-def test_edge_control_gives_what_diffusers_gives(
+def test_edge_control_matches_diffusers(
     demo_server: TritonServer,
     client: FluxClient,
     stock: StockDiffusers,
@@ -204,7 +204,7 @@ def test_edge_control_gives_what_diffusers_gives(
     assert np.abs(own - latents).max() <= LATENT_TOLERANCE
 
 
-def test_strength_0_gives_the_image_back_and_1_what_is_drawn_without_it(client: FluxClient) -> None:
+def test_strength_0_returns_the_image_and_1_ignores_it(client: FluxClient) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
     for nothing in ({"strength": 0.0}, {"start_sigma": 0.0}):
@@ -222,7 +222,7 @@ def test_strength_0_gives_the_image_back_and_1_what_is_drawn_without_it(client: 
 
 
 @pytest.mark.parametrize(("fit", "colour"), [("cover", None), ("contain", (255, 255, 255)), ("stretch", None)])
-def test_an_image_of_another_shape_fits_as_it_is_asked_to(
+def test_image_of_other_aspect_ratio_is_fitted_as_requested(
     client: FluxClient, fit: str, colour: tuple[int, int, int] | None
 ) -> None:
     """A red stripe across the left quarter of a wide image: cut off, narrow beside white, or squashed."""
@@ -237,7 +237,7 @@ def test_an_image_of_another_shape_fits_as_it_is_asked_to(
         assert tuple(rgb[0, 0]) == colour
 
 
-def test_ready_edges_are_followed_as_the_photo_that_they_come_from(client: FluxClient) -> None:
+def test_edge_map_gives_same_image_as_its_photo(client: FluxClient) -> None:
     photo = drawn_image(seed=8)
     edges = client.edges(photo)
     assert set(np.unique(np.asarray(edges))) <= {0, 255}
@@ -247,7 +247,7 @@ def test_ready_edges_are_followed_as_the_photo_that_they_come_from(client: FluxC
     assert np.array_equal(of_photo.image, of_edges.image)
 
 
-def test_a_list_of_seeds_is_one_for_each_image_and_random_ones_are_told(client: FluxClient) -> None:
+def test_each_image_has_its_seed_and_random_seeds_are_returned(client: FluxClient) -> None:
     variations = client.text2img(PROMPT, num_inference_steps=3, seed=[7, -1, 7, -1])
     seeds = [variation.seed for variation in variations]
     assert seeds[0] == seeds[2] == 7
@@ -267,9 +267,7 @@ def test_a_list_of_seeds_is_one_for_each_image_and_random_ones_are_told(client: 
         ("canny", {"control_image": True, "prompt": PROMPT}),
     ],
 )
-def test_a_stream_of_any_mode_ends_with_what_the_call_gives(
-    client: FluxClient, mode: str, given: dict[str, Any]
-) -> None:
+def test_stream_of_any_mode_ends_with_result_of_the_call(client: FluxClient, mode: str, given: dict[str, Any]) -> None:
     png = encoded(drawn_image(seed=9))
     given = {name: png if value is True else value for name, value in given.items()}
     events = list(client.stream(mode=mode, num_inference_steps=6, preview_steps=2, **given))
@@ -310,16 +308,16 @@ def test_an_adapter_changes_its_own_request_and_no_other(client: FluxClient) -> 
         (lambda c: c.img2img(_PNG, height=100), "HEIGHT=100, expected a multiple of 16; nearest: 96 or 112"),
     ],
 )
-def test_wrong_input_is_refused_by_the_model_that_knows(client: FluxClient, call: Any, words: str) -> None:
+def test_invalid_input_is_rejected_by_the_model_that_reads_it(client: FluxClient, call: Any, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         call(client)
     assert client.redux(_PNG, num_inference_steps=1)
 
 
-def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServer) -> None:
+def test_edge_control_without_controlnet_is_rejected(random_server: TritonServer) -> None:
     with (
         FluxClient(random_server.grpc_url) as client,
-        pytest.raises(InvalidRequest, match="no ControlNet; FLUX_CONTROLNET_MODEL_PATH names its folder"),
+        pytest.raises(InvalidRequest, match="no ControlNet; set FLUX_CONTROLNET_MODEL_PATH to its folder"),
     ):
         list(client.stream(mode="canny", control_image=_PNG, prompt="", images=_PNG))
     with (
@@ -329,7 +327,7 @@ def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServe
         client.canny(_PNG, images=_PNG)
     with (
         FluxClient(random_server.grpc_url) as client,
-        pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"),
+        pytest.raises(InvalidRequest, match="this server has no adapters; set FLUX_LORA_PATH to their folder"),
     ):
         client.redux(_PNG, lora=Path("x").stem)
 
@@ -337,8 +335,8 @@ def test_edge_control_without_a_controlnet_is_refused(random_server: TritonServe
 _PNG = encoded(drawn_image(seed=12))
 
 
-def test_over_json_edges_come_as_base64_too(demo_server: TritonServer, client: FluxClient) -> None:
-    """Raw bytes would make the answer invalid JSON."""
+def test_edges_are_base64_over_json(demo_server: TritonServer, client: FluxClient) -> None:
+    """Raw bytes would make the response invalid JSON."""
     image = APPLE.read_bytes()
     expected = np.asarray(client.edges(image))
     asked = {"CONTROL_IMAGE": base64.b64encode(image).decode(), "OUTPUT_FORMAT": "png;base64"}

@@ -1,4 +1,4 @@
-"""Images that are slow to decode: they hold nobody up, and end with their callers. Full queues refuse at once."""
+"""Slow images delay no other request and stop when their client disconnects. Full queues reject at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vary(server: TritonServer, number: int) -> bytes:
 
 
 def decoding(server: TritonServer) -> dict[int, float]:
-    """CPU seconds of the decoding processes that have used many, by process id."""
+    """Returns the CPU seconds of busy decoding processes, by process id."""
     found = {}
     for process in psutil.Process(server.pid).children(recursive=True):
         with suppress(psutil.Error):
@@ -62,7 +62,7 @@ def wait_until_gone(pid: int, limit_s: float = 20) -> None:
 
 
 class Answers:
-    """Of requests that are sent all at once: how many had which outcome."""
+    """Counts the outcomes of requests that are sent all at once."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
@@ -71,7 +71,7 @@ class Answers:
         self._queue.put((result, error))
 
     def collect(self, count: int, refusal: str | None = None) -> Counter[str]:
-        """Wait for so many. refusal: the output that tells one; its text counts as the outcome."""
+        """Wait for this many responses. refusal: the output that carries an error; its text is the outcome."""
         outcomes = Counter[str]()
         for _ in range(count):
             result, error = self._queue.get(timeout=120)
@@ -115,7 +115,7 @@ def _exhaust(stream: Any) -> None:
             pass
 
 
-def test_honest_callers_are_served_while_slow_images_are_decoded(demo_server: TritonServer) -> None:
+def test_other_clients_are_served_while_slow_images_are_decoded(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client, ExitStack() as streams:
         for number in range(8):
             streams.enter_context(client.stream(slow_jpeg(10 + number), num_inference_steps=1))
@@ -125,8 +125,8 @@ def test_honest_callers_are_served_while_slow_images_are_decoded(demo_server: Tr
         assert busy_process(demo_server)
 
 
-def test_more_slow_images_than_fit_are_refused_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
-    """Others are served meanwhile. What was refused is served later: the response cache has not kept the refusal."""
+def test_excess_slow_images_are_rejected_and_others_end_at_deadline(demo_server: TritonServer) -> None:
+    """Other requests are served meanwhile. Rejected ones succeed later: the response cache has not stored the error."""
     slow = [tensors_of([slow_jpeg(100 + number)], num_inference_steps=1) for number in range(20)]
     with sent(demo_server, "flux_redux", slow, timeout=8_000_000) as answers:
         busy_process(demo_server)
@@ -138,8 +138,8 @@ def test_more_slow_images_than_fit_are_refused_and_the_rest_end_at_their_deadlin
     assert again["OUTPUT_IMAGE"][0].startswith(b"\x89PNG")
 
 
-def test_an_invented_progress_address_ends_its_own_request_alone(demo_server: TritonServer) -> None:
-    """The response cache's key has no parameters: what is answered to it must not be kept."""
+def test_invented_progress_address_ends_only_its_own_request(demo_server: TritonServer) -> None:
+    """The response cache's key excludes parameters, so this response must not be cached."""
     tensors = tensors_of([encoded(drawn_image(925))], num_inference_steps=1, seed=1)
     for address in ("../../etc/passwd", "0" * 32, 7):
         with sent(demo_server, "flux_redux", [tensors], parameters={"flux_progress_address": address}) as answers:
@@ -154,7 +154,7 @@ def context_of(server: TritonServer) -> dict[str, np.ndarray]:
 
 
 def flood(server: TritonServer, model: str, count: int) -> list[dict[str, np.ndarray]]:
-    """Requests of a model, each another one."""
+    """Returns different requests of a model."""
     if model == "flux_base":
         more = {"NUM_INFERENCE_STEPS": np.array([[1]], np.int32)}
         return [context_of(server) | more] * count

@@ -1,4 +1,4 @@
-"""Generated hostile inputs: each is answered with its own right code, and an honest client beside them loses nothing.
+"""Generated hostile inputs: each gets the correct error code, and a concurrent client loses nothing.
 
 `pytest tests/live/test_hostile_inputs.py --hostile-inputs 20000` runs the long version.
 """
@@ -23,7 +23,7 @@ from witnesses import HonestClient
 
 pytestmark = pytest.mark.live
 
-#: Taken in turn; images are the most dangerous, so they come twice as often.
+#: Used in turn; images are the most dangerous, so they appear twice.
 MAKERS = (
     *(image_by_grpc, image_by_rest, json_by_rest, multipart_by_rest, image_by_grpc, image_by_rest),
     *(values_by_grpc, structure_by_grpc, request_by_http, path_by_rest),
@@ -32,12 +32,12 @@ CALLERS = 6
 
 
 def hostile_inputs(count: int) -> Iterator[Hostile]:
-    """The i-th is the same at every run."""
+    """Returns the i-th input, which is the same in every run."""
     for index in range(count):
         yield MAKERS[index % len(MAKERS)](random.Random(index))
 
 
-def test_hostile_inputs_get_their_own_right_codes_and_harm_nobody(
+def test_hostile_inputs_get_correct_codes_and_affect_no_other_client(
     demo_server: TritonServer, gateway: Gateway, pytestconfig: pytest.Config
 ) -> None:
     targets = Targets(demo_server.grpc_url, demo_server.http_url, gateway.url)

@@ -1,4 +1,4 @@
-"""A caller's text never changes what kind of error it gets: whatever it quotes, the mistake is the caller's."""
+"""A client's text never changes the kind of its error: text that quotes other errors is still an invalid request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
 PATIENCE_S = 30.0
-#: What Triton, gRPC, proxies and our own models say of other errors.
+#: Messages of other errors of Triton, gRPC, proxies and the models.
 HOSTILE = [
     "is stopping",
     "Server is stopping, scheduler for model has stopped accepting new inference requests",
@@ -42,7 +42,7 @@ HOSTILE = [
     "in ensemble 'flux_redux', Server not ready",
     "ü 画 \N{PILE OF POO}",
 ]
-#: Inputs whose text is quoted by what refuses it. A prompt is refused for its length.
+#: Inputs whose text the error quotes. A prompt is rejected for its length.
 TEXTS = ("LORA", "OUTPUT_FORMAT", "IMAGE", "IMAGE_FIT", "IMAGE_BLEND", "PROMPT", "PREVIEW_METHOD", "PROGRESS_ADDRESS")
 
 
@@ -71,14 +71,14 @@ def refused(ask: Any, *given: Any) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_is_an_invalid_request_of_a_call(transport: Any, name: str) -> None:
+def test_hostile_text_in_call_is_invalid_request(transport: Any, name: str) -> None:
     for hostile in HOSTILE:
         request = Request("flux_redux", inputs_with(name, hostile), ("OUTPUT_IMAGE", "OUTPUT_SEED"))
         refused(transport.infer, request, PATIENCE_S, f"a] {hostile}"[:60])
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "MODE", "CANCEL"])
-def test_a_text_is_an_invalid_request_of_a_stream(demo_server: TritonServer, name: str) -> None:
+def test_hostile_text_in_stream_is_invalid_request(demo_server: TritonServer, name: str) -> None:
     def ask(transport: GrpcTransport, hostile: str) -> None:
         given = {"CANCEL": text(hostile)} if name == "CANCEL" else inputs_with(name, hostile)
         request = Request("flux_stream", given, ("OUTPUT_IMAGE", "OUTPUT_SEED"))
@@ -91,7 +91,7 @@ def test_a_text_is_an_invalid_request_of_a_stream(demo_server: TritonServer, nam
             refused(ask, transport, hostile)
 
 
-def test_a_text_is_the_caller_s_mistake_over_rest(gateway: Gateway) -> None:
+def test_hostile_text_over_rest_is_client_error(gateway: Gateway) -> None:
     bodies = {
         "/generate": (
             lambda hostile: {"prompt": "a disc", "loras": [{"name": hostile}]},

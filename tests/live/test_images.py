@@ -1,4 +1,4 @@
-"""What goes in and what comes out: encodings, text, metadata, several images, strengths."""
+"""Inputs and outputs: encodings, text, metadata, several images, strengths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def vary(server: TritonServer, images: list[bytes], output_format: str = "png", 
     return call_grpc(server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])["OUTPUT_IMAGE"][0]
 
 
-def test_bytes_base64_and_a_data_url_of_one_image_give_one_answer(demo_server: TritonServer) -> None:
+def test_bytes_base64_and_data_url_give_same_result(demo_server: TritonServer) -> None:
     image = encoded(drawn_image(3))
     text = base64.b64encode(image)
     assert vary(demo_server, [image]) == vary(demo_server, [text])
@@ -36,9 +36,7 @@ def test_base64_out_is_the_same_file_as_text(demo_server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_the_answer_is_in_the_format_asked_for_and_carries_its_recipe(
-    demo_server: TritonServer, output_format: str
-) -> None:
+def test_result_has_requested_format_and_recipe(demo_server: TritonServer, output_format: str) -> None:
     answer = vary(demo_server, [encoded(drawn_image(3))], output_format, seed=77)
     image = Image.open(io.BytesIO(answer))
     assert (image.format, image.size) == (output_format.upper(), (64, 64))
@@ -55,7 +53,7 @@ def test_the_answer_is_in_the_format_asked_for_and_carries_its_recipe(
     assert b"trainedAlgorithmicMedia" in answer
 
 
-def test_an_image_of_strength_0_is_as_if_it_had_not_come(demo_server: TritonServer) -> None:
+def test_image_of_strength_0_has_no_effect(demo_server: TritonServer) -> None:
     one, other = encoded(drawn_image(3)), encoded(drawn_image(4))
     both = vary(demo_server, [one, other], strengths=[1.0, 0.0])
     assert both == vary(demo_server, [one])
@@ -69,7 +67,7 @@ def test_strength_changes_the_image(demo_server: TritonServer) -> None:
     assert len(answers) == 4
 
 
-def test_a_random_seed_is_told_and_repeats_the_image(demo_server: TritonServer) -> None:
+def test_returned_random_seed_repeats_the_image(demo_server: TritonServer) -> None:
     image = encoded(drawn_image(5))
     tensors = tensors_of([image], num_inference_steps=2, seed=-1)
     answer = call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])

@@ -1,4 +1,4 @@
-"""What a running server and its gateway tell of the instances, and a GPU that this machine does not have."""
+"""Instances that a running server and its gateway report, and a GPU that this machine does not have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDLE = InstanceLoad("flux_base_0_0", "cpu", 0.0, 0, 64)
 
 
 def wait_until_idle(client: FluxClient) -> list[InstanceLoad]:
-    """Another test may have left work."""
+    """Wait until the server is idle: another test may have left work."""
     limit = time.monotonic() + 30
     while (found := client.instances()) != [IDLE] and time.monotonic() < limit:
         time.sleep(0.2)
@@ -34,13 +34,13 @@ def wait_until_idle(client: FluxClient) -> list[InstanceLoad]:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_an_idle_server_has_the_instance_that_the_fake_has(demo_server: TritonServer, protocol: Any) -> None:
+def test_idle_server_reports_same_instance_as_fake_server(demo_server: TritonServer, protocol: Any) -> None:
     url = demo_server.grpc_url if protocol == "grpc" else demo_server.http_url
     with FluxClient(url, protocol=protocol) as real, FluxClient(transport=FakeTransport()) as fake:
         assert wait_until_idle(real) == fake.instances() == [IDLE]
 
 
-def test_a_busy_instance_tells_its_images_and_the_time_that_they_take(demo_server: TritonServer) -> None:
+def test_busy_instance_reports_its_images_and_remaining_time(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         wait_until_idle(client)
         with client.stream(drawn_image(1), num_images=3, num_inference_steps=100, height=256, width=256) as stream:
@@ -53,7 +53,7 @@ def test_a_busy_instance_tells_its_images_and_the_time_that_they_take(demo_serve
         assert wait_until_idle(client) == [IDLE]
 
 
-def test_the_gateway_tells_the_instances_and_where_an_image_was_made(gateway: Gateway) -> None:
+def test_gateway_reports_instances_and_device_of_image(gateway: Gateway) -> None:
     limit = time.monotonic() + 30
     while not (status := httpx.get(f"{gateway.url}/status").json())["instances"] and time.monotonic() < limit:
         time.sleep(0.2)
@@ -68,7 +68,7 @@ def test_the_gateway_tells_the_instances_and_where_an_image_was_made(gateway: Ga
     assert (recipe["instance"], recipe["device"]) == ("flux_base_0_0", "cpu")
 
 
-def test_a_gpu_that_the_machine_does_not_have_stops_the_start_and_is_named(tmp_path: Path) -> None:
+def test_missing_gpu_prevents_start_and_is_named(tmp_path: Path) -> None:
     ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(), strict=True))
     options = ServerOptions(ROOT / "model_repository", DEMO, profile="gpu", gpus=(97, 98), **ports)
     with (

@@ -1,4 +1,4 @@
-"""The liveness probe of the manifest, run as the kubelet runs it: how soon it notices a dead process, what it costs."""
+"""The liveness probe of the manifest, run as the kubelet runs it: its latency and its cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def run_probe(server: TritonServer) -> Outcome:
-    """The manifest's command, beside Triton; only the port is this server's, and python3 is this one."""
+    """Run the manifest's command beside Triton, with this server's port and this interpreter."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [*PROBE["exec"]["command"], f"--http-port={server.options.http_port}"]
     before, began = os.times(), time.monotonic()
@@ -59,8 +59,8 @@ def seconds_until_restart(server: TritonServer, died: float, next_look: float) -
     return time.monotonic() - died
 
 
-def test_a_dead_process_is_found_within_the_periods(mortal_server: TritonServer) -> None:
-    """Of flux_base, killed at the worst moment: when a probe has just found it well."""
+def test_probe_detects_dead_process_within_its_periods(mortal_server: TritonServer) -> None:
+    """Kill flux_base at the worst moment: just after a successful probe."""
     looked = time.monotonic()
     assert not run_probe(mortal_server).failed
     os.kill(stub_of("flux_base", mortal_server.pid), signal.SIGKILL)
@@ -70,12 +70,12 @@ def test_a_dead_process_is_found_within_the_periods(mortal_server: TritonServer)
     assert took <= PROBE["periodSeconds"] * PROBE["failureThreshold"] + PROBE["timeoutSeconds"]
 
 
-def test_a_busy_server_is_not_taken_for_a_dead_one(mortal_server: TritonServer) -> None:
-    """Eight images of 512x512 in the making, on all cores; the probe answers in time, and costs little."""
+def test_busy_server_passes_the_probe(mortal_server: TritonServer) -> None:
+    """With eight images of 512x512 in progress on all cores, the probe responds in time and costs little."""
 
     def ask() -> None:
         once = RetryPolicy(attempts=1)
-        # The server ends under it.
+        # The server ends meanwhile.
         with suppress(FluxError), FluxClient(mortal_server.grpc_url, retry=once) as client:
             client.redux(drawn_image(1), num_images=8, height=512, width=512, num_inference_steps=100, timeout_s=600)
 

@@ -1,4 +1,4 @@
-"""Private memory of the server's processes after many streams, however these end.
+"""Private memory of the server's processes after many streams that end in different ways.
 
 `pytest tests/live/test_memory_growth.py --soak-streams 4000 --timeout 3600` is the soak; fewer streams run by default.
 """
@@ -37,7 +37,7 @@ ROUNDS = 3
 
 @pytest.fixture(scope="module")
 def fresh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A server of its own: in one that has served other tests, free memory of the heap would hide growth."""
+    """A separate server: after other tests, free memory of the heap would hide growth."""
     yield from start_server(DEMO, tmp_path_factory.mktemp("fresh-server") / "triton.log")
 
 
@@ -70,7 +70,7 @@ def cancel(server: TritonServer) -> None:
 
 
 def be_refused(server: TritonServer) -> None:
-    """By the last model of the ensemble."""
+    """A stream that the last model of the ensemble rejects."""
     (error,) = events(server, tensors_of([IMAGE], **{**KNOBS, "width": 500}))
     assert error is not None
     assert "WIDTH=500" in error
@@ -94,7 +94,7 @@ def test_streams_add_no_memory_to_any_process(
     fresh_server: TritonServer, kind: Callable[[TritonServer], None], pytestconfig: pytest.Config
 ) -> None:
     streams: int = pytestconfig.getoption("soak_streams")
-    # Triton's own threads keep what their heaps once held.
+    # Triton's own threads keep the memory of their heaps' peak.
     bound = NOISE_MB + streams * MB_PER_STREAM
     bounds = {"tritonserver": 3 * bound}
 

@@ -1,4 +1,4 @@
-"""Callers of every kind at once, of whom some cancel or disconnect: each other one gets its own image."""
+"""Concurrent callers of every kind, some of which cancel or disconnect: every other one gets its own image."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mixed_load import MixedLoad
 
 pytestmark = pytest.mark.live
 
-#: Outcomes that a healthy server gives.
+#: Outcomes of a healthy server.
 EXPECTED = {"right", "cancelled", "left"}
 
 
-def test_callers_that_leave_cost_the_others_nothing(demo_server: TritonServer, gateway: Gateway) -> None:
+def test_leaving_callers_do_not_affect_others(demo_server: TritonServer, gateway: Gateway) -> None:
     load = MixedLoad(demo_server.grpc_url, demo_server.http_url, gateway.url)
     outcomes = load.run(8)
     print(dict(outcomes))

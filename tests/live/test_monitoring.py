@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real Triton and the gateway: every rule and every panel is asked of it."""
+"""A real Prometheus scrapes Triton and the gateway and evaluates every rule and panel."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MONITORING = ROOT / "deploy" / "monitoring"
 RULES = [rule for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
 PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
-#: What Grafana would put in their places.
+#: Values that Grafana would substitute for its variables.
 VARIABLES = {"$__rate_interval": "30s", "$namespace": ".*"}
-#: What Triton publishes on machines with a GPU only; here nothing says whether the names are right.
+#: Metrics that Triton publishes only with a GPU; their names cannot be checked here.
 OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 
 
@@ -40,7 +40,7 @@ OF_GPUS = {"nv_gpu_memory_used_bytes", "nv_gpu_utilization"}
 def prometheus(
     demo_server: TritonServer, gateway: Gateway, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """One that has seen images made, asked for again, and refused."""
+    """A Prometheus that has scraped generated, cached and rejected requests."""
     folder = tmp_path_factory.mktemp("prometheus")
     targets = {
         "flux-triton": f"127.0.0.1:{demo_server.options.metrics_port}",
@@ -89,12 +89,12 @@ EXPRESSIONS = {rule.get("record") or rule["alert"]: rule["expr"] for rule in RUL
 }
 
 
-def test_every_expression_is_answered(prometheus: Prometheus) -> None:
+def test_every_expression_returns_data(prometheus: Prometheus) -> None:
     for expression in EXPRESSIONS.values():
         prometheus.value(expression)
 
 
-def test_every_name_is_one_that_is_scraped_or_recorded(prometheus: Prometheus) -> None:
+def test_every_metric_name_is_scraped_or_recorded(prometheus: Prometheus) -> None:
     known = set(prometheus.ask("label/__name__/values")) | OF_GPUS
     for title, expression in EXPRESSIONS.items():
         assert names_in(expression) <= known, title
@@ -111,7 +111,7 @@ def test_a_panel_shows_something(prometheus: Prometheus, panel: dict[str, Any]) 
             assert all(label in value["metric"] for value in values), f"the legend's {label} is not there"
 
 
-def test_every_rule_is_well_and_no_alert_fires(prometheus: Prometheus) -> None:
+def test_every_rule_is_healthy_and_no_alert_fires(prometheus: Prometheus) -> None:
     prometheus.wait_for(lambda: all(group["lastEvaluation"] > "1" for group in prometheus.ask("rules")["groups"]))
     rules = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(RULES)

@@ -1,4 +1,4 @@
-"""What docs/operations.md claims: messages are quoted as they are, adapters need no restart, and keys need one."""
+"""Claims of docs/operations.md: quoted messages are exact, adapters need no restart, and keys need one."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ ONCE = RetryPolicy(attempts=1)
 
 
 def quoted(beginning: str) -> str:
-    """The one message of the guide that begins so."""
+    """Returns the only message of the guide with this beginning."""
     (words,) = {words for words in QUOTED if words.startswith(beginning)}
     return words
 
 
 def told(url: str, timeout_s: float = 60, **knobs: Any) -> str:
-    """What a caller reads who asks in vain, as the guide has it."""
+    """Returns the error of a failed request, in the guide's format."""
     with FluxClient(url, retry=ONCE) as client, pytest.raises(FluxError) as caught:
         client.text2img("red apple", timeout_s=timeout_s, **knobs)
     return f"{type(caught.value).__name__}: {caught.value}"
 
 
 class Adapted:
-    """A server with a folder of adapters of its own, and its log."""
+    """Yields a server with its own folder of adapters, and its log."""
 
     def __init__(self, server: TritonServer, loras: Path, log: Path) -> None:
         self.server, self.loras, self.log = server, loras, log
@@ -88,11 +88,11 @@ def test_an_adapter_is_added_replaced_and_removed_without_a_restart(adapted: Ada
     assert told(url, lora="anew", num_inference_steps=2) == refusal
 
 
-def test_an_image_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapted: Adapted) -> None:
+def test_non_finite_image_is_reported_to_client_and_log(adapted: Adapted) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(adapted.loras / "greyscale.safetensors")
-    # Finite themselves, but not their products.
+    # The weights are finite, but their products are not.
     save_file({name: tensor.float() * 1e30 for name, tensor in weights.items()}, adapted.loras / "large.safetensors")
     try:
         said = told(adapted.server.grpc_url, lora="large", num_inference_steps=2)
@@ -103,7 +103,7 @@ def test_an_image_that_is_not_finite_is_told_to_the_caller_and_in_the_log(adapte
     assert re.search(line, adapted.log.read_text(errors="replace"))
 
 
-def test_a_full_queue_refuses_in_the_words_of_the_guide(adapted: Adapted) -> None:
+def test_full_queue_error_matches_the_guide(adapted: Adapted) -> None:
     url, large = adapted.server.grpc_url, {"height": 512, "width": 512, "num_inference_steps": 100, "num_images": 8}
     crowd = [threading.Thread(target=told, args=(url, 5), kwargs=large) for _ in range(8)]
     for caller in crowd:
@@ -118,9 +118,9 @@ def test_a_full_queue_refuses_in_the_words_of_the_guide(adapted: Adapted) -> Non
     assert engine_metrics(adapted.server)["flux_jobs_total:refused"] == 8
 
 
-def test_a_deadline_that_is_too_short_is_told_in_the_words_of_the_guide(demo_server: TritonServer) -> None:
+def test_deadline_error_matches_the_guide(demo_server: TritonServer) -> None:
     said = told(demo_server.grpc_url, timeout_s=1, height=512, width=512, num_inference_steps=100)
-    assert said == quoted("DeadlineExceeded: no answer").replace("host:8001", demo_server.grpc_url)
+    assert said == quoted("DeadlineExceeded: no response").replace("host:8001", demo_server.grpc_url)
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def test_keys_are_rotated_by_a_restart_and_work_side_by_side(
     assert [line["caller"] for line in lines] == ["ann", None, "ann", "ann-2"]
 
 
-def test_what_keeps_a_server_from_starting_is_told_in_the_words_of_the_guide(tmp_path: Path) -> None:
+def test_start_errors_match_the_guide(tmp_path: Path) -> None:
     def said(checkpoints: Checkpoints = DEMO, **options: Any) -> str:
         ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free_ports(), strict=True))
         with pytest.raises(CannotStart) as caught:
@@ -167,7 +167,7 @@ def test_what_keeps_a_server_from_starting_is_told_in_the_words_of_the_guide(tmp
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        taken = quoted("scripts/serve: port 8000")
+        taken = quoted("scripts/serve: cannot listen on port 8000")
         assert said(http_port=port) == taken.replace("8000", str(port))
     base = tmp_path / "FLUX.1-dev"
     shutil.copytree(DEMO.base, base, ignore=lambda folder, names: {"vae"} & set(names))

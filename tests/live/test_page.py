@@ -89,7 +89,7 @@ def test_all_results_are_cleared_after_a_second_click(page: Page) -> None:
     expect(page.locator("#empty")).to_be_visible()
 
 
-def test_a_run_can_be_cancelled(page: Page) -> None:
+def test_running_request_can_be_cancelled(page: Page) -> None:
     page.locator("#mode-text2img").check(force=True)
     page.get_by_label("Prompt").first.fill("red apple")
     run(page, 100, 8)
@@ -170,7 +170,7 @@ def test_copied_commands_generate_the_same_image(page: Page, tmp_path: Path) -> 
         made.unlink()
 
 
-def test_the_page_switches_to_chinese(page: Page) -> None:
+def test_page_is_available_in_chinese(page: Page) -> None:
     page.locator("#language").click()
     expect(page.locator("#run")).to_have_text("生成")
     assert page.evaluate("document.documentElement.lang") == "zh-Hans"
@@ -178,7 +178,7 @@ def test_the_page_switches_to_chinese(page: Page) -> None:
     expect(page.locator("#run")).to_have_text("生成")
 
 
-def test_the_page_reports_that_the_server_is_not_ready(page: Page) -> None:
+def test_page_reports_unreachable_server(page: Page) -> None:
     page.route(
         "**/health", lambda route: route.fulfill(status=503, json={"error": "the models are loading", "modes": []})
     )
@@ -204,9 +204,7 @@ def gateway_with_keys(
         yield gateway, key
 
 
-def test_the_page_requests_a_key_if_the_server_requires_one(
-    browser: Browser, gateway_with_keys: tuple[Gateway, str]
-) -> None:
+def test_page_requests_and_uses_an_api_key(browser: Browser, gateway_with_keys: tuple[Gateway, str]) -> None:
     gateway, key = gateway_with_keys
     page = browser.new_page(viewport=DESKTOP, locale="en-GB")
     page.goto(gateway.url)

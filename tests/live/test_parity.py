@@ -1,4 +1,4 @@
-"""The promise: what Triton answers is what stock diffusers gives for the same inputs."""
+"""Parity: Triton returns what stock diffusers returns for the same inputs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def random_stock(random_checkpoints: Checkpoints) -> StockDiffusers:
     return StockDiffusers(random_checkpoints)
 
 
-#: Ten times what stock diffusers differs from itself after 20 steps when its context's tokens change places.
+#: Ten times the difference of stock diffusers from itself after 20 steps when the context's tokens are permuted.
 LATENT_TOLERANCE = 3e-4
 
 
 def latents_of(server: TritonServer, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    """The final latents, by calling the ensemble's first two models one after the other."""
+    """Returns the final latents, by calling the ensemble's first two models one after another."""
     for_prior = {name: tensors[name] for name in ("IMAGE", "PROMPT", "IMAGE_STRENGTH") if name in tensors}
     context = call_grpc(server.grpc_url, "flux_prior_redux", for_prior, CONTEXT)
     for_base = {name: values for name, values in tensors.items() if name not in for_prior}
@@ -60,7 +60,7 @@ def check_answers(server: TritonServer, tensors: dict[str, np.ndarray], expected
 
 @pytest.mark.parametrize("steps", [4, 20])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 128), (96, 64)])
-def test_demo_checkpoint_gives_what_diffusers_gives(
+def test_demo_checkpoint_matches_diffusers(
     demo_server: TritonServer, demo_stock: StockDiffusers, height: int, width: int, steps: int
 ) -> None:
     check_parity(demo_server, demo_stock, height=height, width=width, steps=steps)
@@ -68,7 +68,7 @@ def test_demo_checkpoint_gives_what_diffusers_gives(
 
 @pytest.mark.parametrize("steps", [3, 11])
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (40, 72), (96, 96)])
-def test_another_architecture_gives_what_diffusers_gives(
+def test_other_architecture_matches_diffusers(
     random_server: TritonServer, random_stock: StockDiffusers, height: int, width: int, steps: int
 ) -> None:
     check_parity(random_server, random_stock, height=height, width=width, steps=steps)
@@ -78,15 +78,13 @@ WHICH = [("demo_server", "demo_stock"), ("random_server", "random_stock")]
 
 
 @pytest.mark.parametrize(("server", "stock"), WHICH)
-def test_a_prompt_beside_the_image_gives_what_diffusers_gives(
-    server: str, stock: str, request: pytest.FixtureRequest
-) -> None:
+def test_image_with_prompt_matches_diffusers(server: str, stock: str, request: pytest.FixtureRequest) -> None:
     prompt = "a red apple with a green tree"
     check_parity(*map(request.getfixturevalue, (server, stock)), height=48, width=64, steps=5, prompt=prompt)
 
 
 @pytest.mark.parametrize(("server", "stock"), WHICH)
-def test_a_prompt_and_an_image_that_weighs_nothing_are_text_to_image(
+def test_prompt_with_image_of_weight_0_is_text_to_image(
     server: str, stock: str, request: pytest.FixtureRequest
 ) -> None:
     prompt, knobs = "a green house", {"height": 64, "width": 48, "seed": 9}

@@ -1,4 +1,4 @@
-"""What other machines and callers reach: the gateway alone, without Triton's administrative APIs and own messages."""
+"""Other machines reach only the gateway, without Triton's administrative APIs and its own messages."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_demo_lists_its_adapter(demo_server: TritonServer) -> None:
 
 
 class Served(NamedTuple):
-    """`scripts/serve` with a public gateway, and what it wrote until it was ready."""
+    """Yields `scripts/serve` with a public gateway, and its log until it was ready."""
 
     process: subprocess.Popen[str]
     said: list[str]
@@ -84,7 +84,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def bare(random_checkpoints: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Without text encoders and ControlNet."""
+    """Yields a server without text encoders and ControlNet."""
     base = tmp_path_factory.mktemp("bare") / "base"
     shutil.copytree(random_checkpoints.base, base, ignore=shutil.ignore_patterns(*Checkpoints.TEXT_PARTS))
     http, grpc, metrics, gateway = free_ports(4)
@@ -130,20 +130,20 @@ def test_the_operators_key_opens_the_administrative_apis(bare: Served) -> None:
     assert {model["name"] for model in index} & {"flux_text2img", "flux_canny"} == set()
 
 
-def test_modes_without_their_checkpoint_are_offered_nowhere(bare: Served) -> None:
+def test_unserved_modes_are_not_offered(bare: Served) -> None:
     rest, triton = f"http://127.0.0.1:{bare.gateway_port}", f"127.0.0.1:{bare.triton_ports[1]}"
     until = time.monotonic() + 60
     while (health := httpx.get(f"{rest}/health")).status_code != 200 and time.monotonic() < until:
         time.sleep(0.2)
-    assert health.json()["modes"] == ["redux", "img2img"]
-    assert httpx.get(f"{rest}/status").json()["modes"] == ["redux", "img2img"]
+    assert health.json()["modes"] == ["redux", "img2img", "inpaint"]
+    assert httpx.get(f"{rest}/status").json()["modes"] == ["redux", "img2img", "inpaint"]
     features = {
         model["model_id"]: model["supported_features"] for model in httpx.get(f"{rest}/models").json()["models"]
     }
     assert "flux1-canny-dev" not in features
     assert not [name for names in features.values() for name in names if name.startswith("text")]
     with FluxClient(triton, retry=ONCE) as client:
-        assert client.ready_modes() == ["redux", "img2img"]
+        assert client.ready_modes() == ["redux", "img2img", "inpaint"]
         assert client.redux(drawn_image(1), num_inference_steps=1)
         with pytest.raises(InvalidRequest, match="flux_text2img"):
             client.text2img("red apple")
@@ -158,17 +158,17 @@ def test_modes_without_their_checkpoint_are_offered_nowhere(bare: Served) -> Non
     [
         "warning: FLUX_LORAS_PATH is unknown and ignored; did you mean FLUX_LORA_PATH?",
         "text2img is not served: the base checkpoint has no text encoders",
-        "canny is not served: this server has no ControlNet; FLUX_CONTROLNET_MODEL_PATH names its folder",
+        "canny is not served: this server has no ControlNet; set FLUX_CONTROLNET_MODEL_PATH to its folder",
     ],
 )
-def test_the_launcher_says_what_it_ignores_and_does_not_serve(bare: Served, line: str) -> None:
+def test_launcher_reports_ignored_variables_and_unserved_modes(bare: Served, line: str) -> None:
     until = time.monotonic() + 10
     while f"scripts/serve: {line}\n" not in bare.said and time.monotonic() < until:
         time.sleep(0.1)
     assert f"scripts/serve: {line}\n" in bare.said
 
 
-def test_a_public_address_for_the_embedded_triton_is_refused(random_checkpoints: Checkpoints) -> None:
+def test_rejects_public_address_for_embedded_triton(random_checkpoints: Checkpoints) -> None:
     variables = {
         "FLUX_MODEL_PATH": str(random_checkpoints.base),
         "FLUX_REDUX_MODEL_PATH": str(random_checkpoints.redux),
@@ -177,5 +177,5 @@ def test_a_public_address_for_the_embedded_triton_is_refused(random_checkpoints:
     with serve("--triton-host=0.0.0.0", *ports, **variables) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "--triton-host 0.0.0.0: other machines would reach Triton" in said
-    assert "accept the risk by --expose-vulnerable-triton" in said
+    assert "--triton-host 0.0.0.0 would let other machines reach Triton" in said
+    assert "accept the risk with --expose-vulnerable-triton" in said

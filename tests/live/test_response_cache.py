@@ -1,4 +1,4 @@
-"""Triton's response cache in front of the prior: an image that comes again is not encoded again."""
+"""Triton's response cache in front of the prior: a repeated image is not encoded again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_same_image_with_another_seed_is_answered_from_the_cache(demo_server
     assert first == again != other
 
 
-def test_another_image_or_another_strength_is_not(demo_server: TritonServer) -> None:
+def test_other_image_or_strength_is_not_answered_from_the_cache(demo_server: TritonServer) -> None:
     image = encoded(drawn_image(802))
     vary(demo_server, image, seed=1)
     hits = cache_hits(demo_server)
@@ -40,8 +40,8 @@ def test_another_image_or_another_strength_is_not(demo_server: TritonServer) -> 
     assert cache_hits(demo_server) == hits
 
 
-def test_a_refusal_is_the_same_the_second_time(demo_server: TritonServer) -> None:
-    """Triton's cache keeps an error of a model as an answer without outputs, so a refusal must not be one."""
+def test_repeated_invalid_request_gets_same_error(demo_server: TritonServer) -> None:
+    """Triton's cache stores a model's error as a response without outputs, so this error must be an output."""
     said = []
     for seed in (1, 2, 3):
         with pytest.raises(InferenceServerException) as caught:

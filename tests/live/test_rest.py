@@ -1,4 +1,4 @@
-"""The gateway in front of the real Triton, asked as its users ask."""
+"""The gateway in front of the real Triton, called as its users call it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from raw import samples_of
 
 pytestmark = pytest.mark.live
 
-#: The document that GenServe's users have: its code is run as it stands, but for the port.
+#: GenServe's documentation, whose code runs unchanged except for the port.
 SEED = Path(__file__).parent / "genserve-redux.zh.md"
 UNSEEN = Path(__file__).resolve().parents[2] / "tools/flux_tools/demo/unseen"
-#: What a page of a browser has and Node has not.
+#: Browser APIs that Node does not have.
 PAGE = """
 const {readFileSync} = require('fs');
 globalThis.FileReader = class {
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_seeds_curl_gets_its_image(gateway: Gateway, folder: Path) -> None:
+def test_genserve_curl_example_returns_image(gateway: Gateway, folder: Path) -> None:
     command = seed("bash", "curl", gateway).replace("curl -X", "curl -sS -w '%{stderr}%{http_code}' -X")
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=200, check=True)
     answer = json.loads(done.stdout)
@@ -67,7 +67,7 @@ def test_the_seeds_curl_gets_its_image(gateway: Gateway, folder: Path) -> None:
     assert (image.format, image.size) == ("PNG", (512, 512))
 
 
-def test_the_seeds_python_saves_its_image(gateway: Gateway, folder: Path) -> None:
+def test_genserve_python_example_saves_image(gateway: Gateway, folder: Path) -> None:
     code = seed("python", "requests", gateway)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200, check=True
@@ -77,7 +77,7 @@ def test_the_seeds_python_saves_its_image(gateway: Gateway, folder: Path) -> Non
         assert (image.format, image.size) == ("PNG", (512, 512))
 
 
-def test_the_seeds_javascript_shows_its_image(gateway: Gateway, folder: Path) -> None:
+def test_genserve_javascript_example_shows_image(gateway: Gateway, folder: Path) -> None:
     (folder / "page.js").write_text(PAGE + seed("javascript", "fetch", gateway))
     done = node(["page.js"], return_completed_process=True, cwd=folder, capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
@@ -85,7 +85,7 @@ def test_the_seeds_javascript_shows_its_image(gateway: Gateway, folder: Path) ->
     assert (image.format, image.size) == ("PNG", (512, 512))
 
 
-def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server: TritonServer) -> None:
+def test_each_mode_returns_same_image_as_the_client(gateway: Gateway, demo_server: TritonServer) -> None:
     apple = (UNSEEN / "red-apple.png").read_bytes()
     in_base64 = base64.b64encode(apple).decode()
     usual = {"num_inference_steps": 4, "seed": 5, "height": 64, "width": 64, "cfg": 2.5}
@@ -122,7 +122,7 @@ def test_each_mode_is_what_the_client_makes_of_it(gateway: Gateway, demo_server:
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_openais_package_gets_what_the_client_makes(gateway: Gateway, demo_server: TritonServer) -> None:
+def test_openai_package_returns_same_image_as_the_client(gateway: Gateway, demo_server: TritonServer) -> None:
     apple = (UNSEEN / "red-apple.png").read_bytes()
     few: dict[str, Any] = {"seed": 5, "num_inference_steps": 4}
     with (
@@ -144,14 +144,14 @@ def test_openais_package_gets_what_the_client_makes(gateway: Gateway, demo_serve
         assert Image.open(io.BytesIO(base64.b64decode(answer))).tobytes() == variation.image.tobytes()
 
 
-def test_what_triton_refuses_is_the_callers_mistake(gateway: Gateway) -> None:
+def test_request_rejected_by_triton_is_client_error(gateway: Gateway) -> None:
     text = {"mode": "text2img", "prompt": "a", "num_inference_steps": 4}
     for given in ({"loras": [{"name": "../x"}]}, {"height": 60, "width": 64}, {"negative_prompt": "b"}):
         response = httpx.post(f"{gateway.url}/generate", json={**text, **given}, timeout=60)
         assert (response.status_code, response.json()["success"]) == (400, False), response.text
 
 
-def test_hanging_up_ends_the_work_at_triton(gateway: Gateway, demo_server: TritonServer) -> None:
+def test_disconnecting_cancels_the_request_in_triton(gateway: Gateway, demo_server: TritonServer) -> None:
     def cancelled() -> float:
         jobs = (each for each in samples_of(demo_server) if each.name == JOBS.name)
         return sum(each.value for each in jobs if each.labels["outcome"] == "cancelled")

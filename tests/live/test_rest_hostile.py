@@ -1,4 +1,4 @@
-"""The real gateway while one caller attacks it in every way at once, and an honest one asks beside it."""
+"""The real gateway while one client attacks it in every way and another sends normal requests."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ LIMITS = {
     "CONNECTIONS": 400,
     "CONNECTIONS_PER_CALLER": 256,
 }
-#: Bodies of one attack at once, slow ones, and connections that say nothing.
+#: Concurrent bodies of one attack, slow bodies, and silent connections.
 FAST, SLOW, SILENT = 64, 24, 100
-#: What may be answered to an attack. 0: the connection was closed.
+#: Acceptable statuses of an attack. 0: the connection was closed.
 TOLD = {0, 200, 400, 408, 413, 422, 429, 503}
 
 
@@ -59,7 +59,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 class Attack:
-    """From 127.0.0.1; counts what it was told."""
+    """Attacks from 127.0.0.1 and counts the statuses."""
 
     def __init__(self, gateway: Gateway, port: int) -> None:
         self.told: Counter[int] = Counter()
@@ -96,7 +96,7 @@ class Attack:
         return (await http.post(self._url + path, content=content, headers=headers)).status_code
 
     async def _slow(self, http: httpx.AsyncClient, number: int) -> int:
-        """A byte of a body now and then, until it is answered."""
+        """Send a byte of a body from time to time until the response arrives."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         fields = ("Host: localhost", "Content-Type: application/json", "Content-Length: 1000", "", "")
         writer.write("\r\n".join(("POST /generate HTTP/1.1", *fields)).encode())
@@ -118,7 +118,7 @@ class Attack:
 
 
 async def honest(url: str, ended: asyncio.Event) -> list[str]:
-    """From another address. Asks for images until the attack has ended; returns how each ended."""
+    """Request images from another address until the attack has ended. Returns each outcome."""
     transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
     outcomes = []
     async with httpx.AsyncClient(transport=transport, base_url=url, timeout=60) as http:
@@ -136,12 +136,12 @@ async def honest(url: str, ended: asyncio.Event) -> list[str]:
 
 
 def peak(pid: int) -> int:
-    """Bytes: the most that was resident."""
+    """Returns the maximum of resident bytes."""
     (found,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(found) * 1024
 
 
-def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
+def test_attack_uses_bounded_memory_and_does_not_affect_others(
     demo_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = environment(monkeypatch)
@@ -189,9 +189,7 @@ def test_an_attack_takes_bounded_memory_and_leaves_the_others_alone(
     assert [sample.value for sample in samples if sample.name == "flux_gateway_in_flight_bytes"] == [0]
 
 
-def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
-    demo_server: TritonServer, tmp_path: Path
-) -> None:
+def test_image_in_flight_uses_at_most_its_reserved_memory(demo_server: TritonServer, tmp_path: Path) -> None:
     noise = Image.effect_noise((2048, 2048), 100).convert("RGB")
     content = json.dumps(
         {
@@ -221,14 +219,14 @@ def test_an_image_in_flight_takes_no_more_memory_than_is_reserved_for_it(
     assert grown < reserved
 
 
-def test_a_stranger_who_forwards_is_not_believed(gateway: Gateway) -> None:
-    """uvicorn itself would believe this machine."""
+def test_forwarded_headers_of_untrusted_client_are_ignored(gateway: Gateway) -> None:
+    """uvicorn itself would trust this machine's header."""
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example", "X-Forwarded-For": "192.0.2.7"}
     body = {"prompt": "red apple", "size": "64x64", "num_inference_steps": 4, "response_format": "url"}
     answer = httpx.post(f"{gateway.url}/v1/images/generations", json=body, headers=forwarded, timeout=60).json()
     assert answer["data"][0]["url"].startswith(f"{gateway.url}/v1/images/files/")
     job = httpx.post(f"{gateway.url}/v1/jobs", json={"prompt": "a", "num_inference_steps": 1}, headers=forwarded)
-    # The job is its caller's: the address that connected, whatever it forwards.
+    # The job belongs to the address that connected, whatever it forwards.
     url = f"{gateway.url}{job.headers['location']}"
     assert httpx.get(url).status_code == 200
     assert httpx.delete(url, headers={"X-Forwarded-For": "192.0.2.8"}).status_code == 200

@@ -1,4 +1,4 @@
-"""What REST callers send, against the real Triton: ready edge maps, sizes, and the ways in which an image comes."""
+"""REST inputs against the real Triton: edge maps, sizes, and the ways to send an image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def image_of(answer: httpx.Response) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(body["image_base64"]))))
 
 
-def test_control_image_is_a_ready_map_and_input_image_a_photo_unless_control_kind_says_otherwise(
+def test_control_kind_overrides_default_kind_of_control_and_input_image(
     gateway: Gateway, demo_server: TritonServer
 ) -> None:
     with FluxClient(demo_server.grpc_url) as client:
@@ -64,7 +64,7 @@ Caller = Callable[[str], httpx.AsyncClient]
 
 
 def run(demo_server: TritonServer, settings: Settings, ask: Callable[[Caller], Awaitable[None]]) -> None:
-    """ask: gets a function that gives a caller, by its address, of a gateway in this process."""
+    """Run `ask` with a function that returns a client of a gateway in this process, by address."""
 
     async def asked() -> None:
         app = make_app(settings, AsyncFluxClient(demo_server.grpc_url))
@@ -81,7 +81,7 @@ def run(demo_server: TritonServer, settings: Settings, ask: Callable[[Caller], A
     asyncio.run(asked())
 
 
-def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonServer) -> None:
+def test_missing_side_defaults_to_checkpoint_size(demo_server: TritonServer) -> None:
     async def ask(caller: Caller) -> None:
         async def status(**size: int) -> int:
             body = {"prompt": "a", "num_inference_steps": 1, **size}
@@ -89,7 +89,7 @@ def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonSe
 
         until = time.monotonic() + 30
         while await status() == 422:
-            # Until the checkpoint's own size is known, FLUX.1's counts, which is beyond the limit.
+            # Until the checkpoint's size is known, the gateway uses FLUX.1's, which exceeds the limit.
             assert time.monotonic() < until
             await asyncio.sleep(0.1)
         assert [await status(height=128), await status(height=144), await status(width=144)] == [200, 422, 422]
@@ -97,7 +97,7 @@ def test_a_missing_side_counts_as_the_real_checkpoints_own(demo_server: TritonSe
     run(demo_server, Settings(pixels=64 * 128), ask)
 
 
-def test_a_flood_of_jobs_and_urls_costs_no_other_caller_a_result(demo_server: TritonServer) -> None:
+def test_flood_of_jobs_and_urls_affects_no_other_client(demo_server: TritonServer) -> None:
     text = {"prompt": "red apple", "num_inference_steps": 1}
 
     async def ask(caller: Caller) -> None:

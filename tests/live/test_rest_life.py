@@ -1,4 +1,4 @@
-"""The gateway under a crowd that comes and goes, and without Triton for a while."""
+"""The gateway with many clients that connect and disconnect, and without Triton for a while."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64}
 
 
 class Crowd:
-    """Clients that ask again and again, in three ways; a third of them hang up on the way. Each seed is asked once."""
+    """Clients that send requests in three ways; a third of them disconnect early. Each seed is used once."""
 
     def __init__(self, url: str) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -91,7 +91,7 @@ class Crowd:
 
     @staticmethod
     def _checked(text: str, seed: int) -> str:
-        """The image itself says whose it is."""
+        """Check the client by the recipe in the image."""
         image = Image.open(io.BytesIO(base64.b64decode(text)))
         recipe: dict[str, Any] = json.loads(image.getexif()[ExifTags.Base.ImageDescription])
         return "right" if recipe["seed"] == seed else "wrong"
@@ -104,7 +104,7 @@ def wait_until_idle(gateway: Gateway) -> None:
         time.sleep(0.1)
 
 
-def test_a_crowd_that_comes_and_goes_gets_its_own_images(
+def test_connecting_and_disconnecting_clients_get_their_own_images(
     demo_server: TritonServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,9 +141,7 @@ def test_a_crowd_that_comes_and_goes_gets_its_own_images(
     assert grown < 100e6, told
 
 
-def test_while_triton_is_away_it_says_so_and_afterwards_it_serves_again(
-    mortal_server: TritonServer, tmp_path: Path
-) -> None:
+def test_reports_unreachable_triton_and_recovers(mortal_server: TritonServer, tmp_path: Path) -> None:
     def answer() -> httpx.Response:
         return httpx.post(f"{gateway.url}/generate", json={**TEXT, "num_inference_steps": 4}, timeout=60)
 

@@ -1,4 +1,4 @@
-"""Starting, stopping and dying: nothing hangs, nothing is left behind."""
+"""Start, stop and crash of the server: nothing hangs, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.live
 
 
 def wait_until_denoising(server: TritonServer) -> None:
-    """Until flux_base has taken a step, with many to go."""
+    """Wait until flux_base has run a step and has many left."""
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         if engine_metrics(server)["flux_step_seconds_count"] > 0:
@@ -40,9 +40,7 @@ def wait_until_denoising(server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
-    mortal_server: TritonServer, protocol: str
-) -> None:
+def test_killing_server_fails_running_request_without_hang(mortal_server: TritonServer, protocol: str) -> None:
     url = mortal_server.grpc_url if protocol == "grpc" else mortal_server.http_url
     outcomes: list[tuple[Exception, float]] = []
 
@@ -67,7 +65,7 @@ def test_killing_the_server_under_a_request_gives_an_error_and_no_hang(
     assert processes_of_group(mortal_server.pid) == []
 
 
-def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) -> None:
+def test_probe_fails_only_with_dead_stub(mortal_server: TritonServer) -> None:
     host, port = mortal_server.options.host, mortal_server.options.http_port
     look(host, port, 10)
     assert running_instances(mortal_server.pid)["image_encode"] == 2
@@ -76,7 +74,7 @@ def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) 
     asked = subprocess.run(probe, capture_output=True, text=True, timeout=60)
     assert asked.returncode == 1
     assert asked.stderr.strip() == "probe: flux_base: 0 of 1 processes are alive"
-    # flux_status counts it no more, and still answers.
+    # flux_status no longer lists the instance, and still responds.
     for url, protocol in ((mortal_server.grpc_url, "grpc"), (mortal_server.http_url, "http")):
         with FluxClient(url, protocol=protocol) as client:  # type: ignore[arg-type]
             limit = time.monotonic() + 10
@@ -88,11 +86,11 @@ def test_the_probe_finds_a_dead_stub_and_only_then(mortal_server: TritonServer) 
         look(host, port, 10)
 
 
-def test_stopping_under_a_request_answers_it_and_leaves_nothing(tmp_path: Path) -> None:
+def test_stopping_answers_running_request_and_leaves_nothing(tmp_path: Path) -> None:
     outcomes: list[object] = []
     before = set(Path("/dev/shm").iterdir())
     for server in start_server(DEMO, tmp_path / "triton.log"):
-        # A Triton that stops refuses the ensemble's next model; the client would ask again for half a minute.
+        # A stopping Triton refuses the ensemble's next model; the client would retry for half a minute.
         def call(url: str = server.grpc_url) -> None:
             with FluxClient(url, retry=RetryPolicy(attempts=1)) as client:
                 try:
@@ -122,7 +120,7 @@ def serve(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_serve_says_which_checkpoint_is_not_named() -> None:
+def test_serve_names_variable_that_is_not_set() -> None:
     with serve() as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -132,7 +130,7 @@ def test_serve_says_which_checkpoint_is_not_named() -> None:
     )
 
 
-def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
+def test_serve_names_missing_files_of_checkpoint(tmp_path: Path) -> None:
     stub_component(tmp_path / "transformer", Checkpoints.BASE_PARTS["transformer"])
     with serve(FLUX_MODEL_PATH=str(tmp_path), FLUX_REDUX_MODEL_PATH=str(tmp_path / "nowhere")) as process:
         _, said = process.communicate(timeout=60)
@@ -148,7 +146,7 @@ def test_serve_says_what_is_missing_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 class Served(NamedTuple):
-    """`scripts/serve` once it is ready, and the process group of its Triton."""
+    """Yields `scripts/serve` once it is ready, and the process group of its Triton."""
 
     process: subprocess.Popen[str]
     triton: int
@@ -157,7 +155,7 @@ class Served(NamedTuple):
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    """Parametrized: with further arguments."""
+    """Yields a launcher with the test's arguments."""
     http, grpc, metrics = free_ports()
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
     ports += getattr(request, "param", ())
@@ -174,7 +172,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
         drain.join()
 
 
-def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served) -> None:
+def test_serve_completes_running_requests_after_sigterm(served: Served) -> None:
     once = RetryPolicy(attempts=1)
     with (
         FluxClient(served.grpc_url, retry=once) as client,
@@ -187,7 +185,7 @@ def test_serve_makes_what_it_has_begun_before_it_ends_by_sigterm(served: Served)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_serve_ends_by_a_signal_with_all_it_started(served: Served, number: signal.Signals) -> None:
+def test_signal_ends_serve_and_all_its_processes(served: Served, number: signal.Signals) -> None:
     served.process.send_signal(number)
     assert served.process.wait(60) == 0
     assert processes_of_group(served.triton) == []
@@ -202,8 +200,8 @@ def test_triton_ends_when_serve_is_killed(served: Served) -> None:
 
 
 @pytest.mark.parametrize("served", [["--restart=never"]], indirect=True)
-def test_serve_without_restarts_ends_when_a_model_dies_under_it(served: Served) -> None:
-    """Triton 2.51 would stay ready and refuse every request of that model; asked to stop, it would wait 30 s."""
+def test_serve_without_restarts_ends_when_model_dies(served: Served) -> None:
+    """Triton 2.51 would stay ready and reject every request to that model; its stop would take 30 s."""
     os.kill(stub_of("flux_base", served.triton), signal.SIGKILL)
     assert served.process.wait(15) == 1
     assert processes_of_group(served.triton) == []

@@ -1,4 +1,4 @@
-"""Requests that share steps: each gets its own image, one too many is refused at once, and nothing is left behind."""
+"""Requests that share steps: each gets its own image, excess requests are rejected, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def context_of(server: TritonServer, image: bytes) -> dict[str, np.ndarray]:
     return {name: values[None] for name, values in context.items()}
 
 
-def test_each_of_many_requests_at_once_gets_the_image_that_diffusers_gives(demo_server: TritonServer) -> None:
+def test_each_of_many_concurrent_requests_matches_diffusers(demo_server: TritonServer) -> None:
     """Two sizes, two step counts, two guidance scales, all at the same time."""
     stock = StockDiffusers(DEMO)
     jobs = [
@@ -79,11 +79,11 @@ def test_each_of_many_requests_at_once_gets_the_image_that_diffusers_gives(demo_
     assert after["flux_rows_per_step_count"] - before["flux_rows_per_step_count"] < rows, "no step was shared"
 
 
-def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
+def test_engine_metrics_add_up(demo_server: TritonServer) -> None:
     before = engine_metrics(demo_server)
     tensors = tensors_of([encoded(drawn_image(5))], num_inference_steps=6, num_images=2)
     call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
-    # Triton brings its metrics up to date every two seconds at most, and ours come from a thread of their own.
+    # Triton updates its metrics every two seconds at most, and a separate thread publishes the engine's.
     time.sleep(0.5)
     after = engine_metrics(demo_server)
     change = {name: after[name] - before[name] for name in after}
@@ -98,14 +98,14 @@ def test_what_the_engine_publishes_adds_up(demo_server: TritonServer) -> None:
     assert after["flux_tokens_running"] == after["flux_tokens_waiting"] == 0
 
 
-def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at_every_step(
+def test_one_step_image_is_not_delayed_by_four_streams_with_vae_previews(
     demo_server: TritonServer,
 ) -> None:
     """Decoding their previews takes longer than their steps, so previews always wait."""
     begun, may_leave = threading.Semaphore(0), threading.Event()
 
     def stream(seed: int) -> int:
-        """Returns the steps done when the image of one step was there."""
+        """Returns the steps done when the one-step image arrived."""
         done = 0
         with FluxClient(demo_server.grpc_url) as client:
             size = {"height": 256, "width": 256, "num_inference_steps": 100}
@@ -132,12 +132,12 @@ def test_an_image_of_one_step_is_answered_while_four_streams_get_vae_previews_at
         assert max(one.result() for one in streams) < 100
 
 
-def test_every_models_process_tells_that_it_lives_and_how_full_the_shared_memory_is(demo_server: TritonServer) -> None:
+def test_every_model_process_publishes_heartbeat_and_shared_memory(demo_server: TritonServer) -> None:
     def beats() -> dict[str, float]:
         return {model.name: triton_metric(demo_server, "flux_heartbeat_seconds", model.name) for model in MODELS}
 
     first, limit = beats(), time.monotonic() + 30
-    # A process that has just begun is silent for seconds.
+    # A new process publishes nothing for some seconds.
     while any(beat <= first[model] for model, beat in beats().items()) and time.monotonic() < limit:
         time.sleep(0.5)
     for model, beat in beats().items():
@@ -175,7 +175,7 @@ def test_a_run_cut_in_two_on_two_servers_gives_the_same_image(
         ({"INITIAL_LATENTS": np.full((1, 1, 16, 64), np.nan, np.float32)}, "INITIAL_LATENTS has non-finite values"),
     ],
 )
-def test_a_part_of_a_run_that_cannot_be_is_refused(
+def test_rejects_impossible_part_of_run(
     demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
 ) -> None:
     context = context_of(demo_server, encoded(drawn_image(3)))
@@ -185,10 +185,10 @@ def test_a_part_of_a_run_that_cannot_be_is_refused(
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_of_200_requests_at_once_each_gets_an_image_or_is_told_that_there_is_no_room(
+def test_each_of_200_concurrent_requests_gets_image_or_overloaded_error(
     second_server: TritonServer, tmp_path: Path
 ) -> None:
-    """The waiting list has 64 places. Afterwards the models hold no more memory than before."""
+    """The queue has 64 places. Afterwards the models use no more memory than before."""
 
     def flood(first_seed: int) -> list[str]:
         with tritonclient.grpc.InferenceServerClient(second_server.grpc_url) as client:

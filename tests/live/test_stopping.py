@@ -1,4 +1,4 @@
-"""Stopping after mixed traffic, streams that were cancelled among it: it ends soon and leaves nothing."""
+"""Stopping after mixed traffic with cancelled streams takes little time and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.live
 
 #: Seconds of traffic before each stop.
 LOAD_S = 5.0
-#: Seconds that a stop may take; 10 on a machine with nothing else to do. One that hangs takes the exit timeout, 30.
+#: Seconds that a stop may take; 10 on an idle machine. A hung stop takes the exit timeout, 30.
 STOP_S = 25.0
 
 
 @pytest.mark.timeout(3600)
-def test_stops_after_mixed_traffic_end_soon_and_leave_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_server_stops_soon_after_mixed_traffic_and_leaves_nothing(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     seconds = []
     for number in range(pytestconfig.getoption("--stops")):
         folder = tmp_path / str(number)

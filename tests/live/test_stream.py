@@ -1,4 +1,4 @@
-"""`flux_stream` as plain tritonclient and plain HTTP see it: progress, previews, cancellation, and its one end."""
+"""`flux_stream` through plain tritonclient and HTTP: progress, previews, cancellation, and the final response."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from raw import call_grpc, inputs_of, tensors_of
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: A step of it takes tenths of a second here, so that whoever is told of one has time to act before the next.
+#: A step of it takes tenths of a second here, so that a test can act between two steps.
 LONG = tensors_of([IMAGE], num_inference_steps=100, height=512, width=512)
-#: Streams at once that flux_stream takes.
+#: Streams that flux_stream accepts at once.
 MAX_STREAMS = 24
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a stream. outputs: by name, without the batch dimension."""
+    """One response of a stream. outputs: by name, without the batch dimension."""
 
     outputs: dict[str, np.ndarray]
     error: str | None
@@ -53,13 +53,13 @@ class Answer:
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Image, steps done, steps in all."""
+        """Index of the image, steps done, total steps."""
         image, done, steps = self.outputs["PROGRESS"].tolist()
         return image, done, steps
 
 
 class Stream:
-    """One request on a gRPC stream of its own; iterating gives its answers up to the last."""
+    """One request on its own gRPC stream; iterating yields its responses up to the final one."""
 
     def __init__(self, server: TritonServer, tensors: dict[str, np.ndarray], **options: Any) -> None:
         self._answers: queue.Queue[tuple[Any, InferenceServerException | None]] = queue.Queue()
@@ -83,14 +83,14 @@ class Stream:
                 return
 
     def until_step(self, step: int) -> None:
-        """Wait until the first image has done so many steps."""
+        """Wait until the first image has run this many steps."""
         for answer in self:
             assert answer.error is None, answer.error
             if answer.progress[1] >= step:
                 return
 
     def silence(self, seconds: float) -> bool:
-        """Whether nothing more comes for so long."""
+        """Whether no response arrives for this time."""
         try:
             self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -113,7 +113,7 @@ def answers_of(server: TritonServer, tensors: dict[str, np.ndarray], **options: 
 
 
 def accepted(server: TritonServer, tensors: dict[str, np.ndarray]) -> Stream:
-    """A stream whose work the engine has taken; those of an earlier test may still hold places for a moment."""
+    """Returns a stream that the engine has accepted. Streams of an earlier test may hold their places for a moment."""
     limit = time.monotonic() + 30
     while True:
         stream = Stream(server, tensors)
@@ -145,14 +145,14 @@ def wait_until_nobody_streams(server: TritonServer) -> None:
 
 
 def steps_when_dropped(server: TritonServer) -> list[int]:
-    """Of every job that the engine dropped because nobody waited for it, in order."""
+    """Returns the steps done of every cancelled job, in order."""
     assert server._output is not None
     return [int(n) for n in re.findall(r"dropped: .*after (\d+) of", Path(server._output.name).read_text("utf8"))]
 
 
 @contextmanager
 def one_more_dropped(server: TritonServer, least: int, most: int) -> Iterator[None]:
-    """Within the block one job is dropped, after so many steps."""
+    """Check that one job is cancelled within the block, after this many steps."""
     before = steps_when_dropped(server)
     yield
     limit = time.monotonic() + 30
@@ -169,7 +169,7 @@ def assert_serves_promptly(server: TritonServer) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_progress_comes_step_by_step_and_then_the_image_that_flux_redux_gives(demo_server: TritonServer) -> None:
+def test_progress_arrives_for_each_step_before_image_of_flux_redux(demo_server: TritonServer) -> None:
     tensors = tensors_of([IMAGE], num_inference_steps=8, seed=31)
     *told, last = answers_of(demo_server, tensors)
     assert [answer.progress for answer in told] == [(0, done, 8) for done in range(9)]
@@ -181,7 +181,7 @@ def test_progress_comes_step_by_step_and_then_the_image_that_flux_redux_gives(de
     assert np.abs(pixels(last.outputs["OUTPUT_IMAGE"][0]) - pixels(plain["OUTPUT_IMAGE"][0])).max() <= 1
 
 
-def test_every_image_has_progress_of_its_own(demo_server: TritonServer) -> None:
+def test_every_image_has_its_own_progress(demo_server: TritonServer) -> None:
     *told, last = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=6, num_images=3, seed=5))
     for image in range(3):
         steps = [answer.progress[1] for answer in told if answer.progress[0] == image]
@@ -195,10 +195,10 @@ def test_every_image_has_progress_of_its_own(demo_server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize(("method", "size"), [("latent2rgb", (12, 8)), ("vae", (96, 64))])
-def test_previews_are_images_after_every_so_many_steps_but_the_last(
+def test_previews_arrive_at_requested_interval_except_after_last_step(
     demo_server: TritonServer, method: str, size: tuple[int, int]
 ) -> None:
-    """Those of the VAE are made while steps go on, so they come some steps later, or are left out at the end."""
+    """VAE previews are made while steps continue, so they arrive some steps later or are omitted at the end."""
     knobs = {"num_inference_steps": 60, "height": 64, "width": 96}
     tensors = tensors_of([IMAGE], **knobs, preview_steps=20)
     *told, last = answers_of(demo_server, with_text(tensors, preview_method=method))
@@ -219,14 +219,14 @@ def test_a_late_preview_looks_like_the_image(demo_server: TritonServer) -> None:
     assert np.abs(pixels(preview) - pixels(last.outputs["OUTPUT_IMAGE"][0])).mean() < 12
 
 
-def test_an_image_larger_than_a_preview_may_be_has_a_smaller_preview(demo_server: TritonServer) -> None:
+def test_large_image_has_downscaled_preview(demo_server: TritonServer) -> None:
     tensors = tensors_of([IMAGE], num_inference_steps=60, height=512, width=256, preview_steps=20)
     answers = answers_of(demo_server, with_text(tensors, preview_method="vae"))
     previews = [answer.outputs["PREVIEW"][0] for answer in answers if "PREVIEW" in answer.outputs]
     assert {Image.open(io.BytesIO(preview)).size for preview in previews} == {(128, 256)}
 
 
-def test_cancelling_lets_one_more_step_run_at_most(demo_server: TritonServer) -> None:
+def test_at_most_one_more_step_runs_after_cancelling(demo_server: TritonServer) -> None:
     with one_more_dropped(demo_server, least=3, most=4), Stream(demo_server, LONG) as stream:
         stream.until_step(3)
         stream.cancel()
@@ -234,7 +234,7 @@ def test_cancelling_lets_one_more_step_run_at_most(demo_server: TritonServer) ->
     assert_serves_promptly(demo_server)
 
 
-def test_cancelling_among_other_streams_leaves_them_alone(demo_server: TritonServer) -> None:
+def test_cancelling_a_stream_does_not_affect_others(demo_server: TritonServer) -> None:
     quick = tensors_of([IMAGE], num_inference_steps=12, seed=3)
     with (
         ThreadPoolExecutor(3) as pool,
@@ -266,7 +266,7 @@ CLIENT = """
 """
 
 
-def test_killing_the_client_s_process_lets_one_more_step_run_at_most(demo_server: TritonServer, tmp_path: Path) -> None:
+def test_at_most_one_more_step_runs_after_killing_client(demo_server: TritonServer, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(IMAGE)
     command = [sys.executable, "-c", textwrap.dedent(CLIENT), demo_server.grpc_url, str(tmp_path / "image.png")]
     with (
@@ -281,7 +281,7 @@ def test_killing_the_client_s_process_lets_one_more_step_run_at_most(demo_server
     assert_serves_promptly(demo_server)
 
 
-def test_closing_an_http_connection_lets_one_more_step_run_at_most(demo_server: TritonServer) -> None:
+def test_at_most_one_more_step_runs_after_closing_http_connection(demo_server: TritonServer) -> None:
     knobs = {"NUM_INFERENCE_STEPS": 100, "HEIGHT": 512, "WIDTH": 512}
     with one_more_dropped(demo_server, least=2, most=3), generate_stream(demo_server, **knobs) as response:
         while b"[0,2,100]" not in response.readline():
@@ -290,7 +290,7 @@ def test_closing_an_http_connection_lets_one_more_step_run_at_most(demo_server: 
     assert_serves_promptly(demo_server)
 
 
-def test_a_request_s_time_limit_ends_it(demo_server: TritonServer) -> None:
+def test_request_ends_at_its_timeout(demo_server: TritonServer) -> None:
     answers = answers_of(demo_server, LONG, timeout=1_000_000)
     assert answers[-1].error is not None
     assert re.fullmatch(r"flux_base: the request timed out after \d+ of 100 steps \(UNAVAILABLE\)", answers[-1].error)
@@ -325,7 +325,7 @@ def test_a_request_s_time_limit_ends_it(demo_server: TritonServer) -> None:
     ],
     ids=["steps", "previews", "size", "method", "image", "batch"],
 )
-def test_a_wrong_input_is_refused_in_the_words_of_whoever_found_it(
+def test_invalid_input_gets_error_of_rejecting_model(
     demo_server: TritonServer, tensors: dict[str, np.ndarray], message: str
 ) -> None:
     *told, last = answers_of(demo_server, tensors)
@@ -334,7 +334,7 @@ def test_a_wrong_input_is_refused_in_the_words_of_whoever_found_it(
     wait_until_nobody_streams(demo_server)
 
 
-def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer) -> None:
+def test_server_survives_thirty_rejected_streams(demo_server: TritonServer) -> None:
     """With the header `triton_grpc_error` Triton 2.51 crashes here after two."""
     for number in range(30):
         with Stream(demo_server, tensors_of([IMAGE], num_inference_steps=0)) as stream:
@@ -348,20 +348,22 @@ def test_thirty_refused_streams_leave_the_server_alive(demo_server: TritonServer
 
 
 @pytest.mark.parametrize("address", ["../progress", "x" * 32, "0" * 32, "A" * 32, "/tmp/" + "0" * 32])
-def test_a_bad_or_foreign_progress_address_is_refused(demo_server: TritonServer, address: str) -> None:
+def test_rejects_malformed_or_foreign_progress_address(demo_server: TritonServer, address: str) -> None:
     tensors = with_text(tensors_of([IMAGE], num_inference_steps=1), progress_address=address)
     with pytest.raises(InferenceServerException) as caught:
         call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     assert str(caught.value.status()) == "StatusCode.INVALID_ARGUMENT"
-    assert f"flux_base: PROGRESS_ADDRESS='{address[:40]}' is no address " in str(caught.value.message())
+    assert f"flux_base: PROGRESS_ADDRESS='{address[:40]}' is not a valid progress address" in str(
+        caught.value.message()
+    )
 
 
-def test_a_file_in_the_progress_folder_is_no_progress_address(demo_server: TritonServer) -> None:
+def test_rejects_regular_file_as_progress_address(demo_server: TritonServer) -> None:
     file = server_folder(demo_server) / ("f" * 32)
     file.write_text("a file, no socket")
     try:
         tensors = with_text(tensors_of([IMAGE], num_inference_steps=1), progress_address=file.name)
-        with pytest.raises(InferenceServerException, match=r"PROGRESS_ADDRESS=.f+. is no address at which"):
+        with pytest.raises(InferenceServerException, match=r"PROGRESS_ADDRESS=.f+. is not an open progress address"):
             call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     finally:
         file.unlink()
@@ -380,7 +382,7 @@ def test_twelve_streams_at_once_all_end_and_leave_nothing(demo_server: TritonSer
     wait_until_nobody_streams(demo_server)
 
 
-def test_a_stream_too_many_is_refused_at_once_and_served_when_one_has_gone(demo_server: TritonServer) -> None:
+def test_excess_stream_is_rejected_and_served_once_another_ends(demo_server: TritonServer) -> None:
     streams = [Stream(demo_server, LONG) for _ in range(MAX_STREAMS)]
     try:
         for stream in streams:
@@ -402,10 +404,10 @@ def test_a_stream_too_many_is_refused_at_once_and_served_when_one_has_gone(demo_
     wait_until_nobody_streams(demo_server)
 
 
-def test_a_stream_that_a_full_engine_refuses_was_told_nothing_before_and_may_ask_again(
+def test_stream_rejected_by_full_engine_gets_no_progress_and_may_retry(
     demo_server: TritonServer,
 ) -> None:
-    """What has had no progress may be sent again, as the client does."""
+    """A request without progress may be retried, as the client does."""
     streams = [accepted(demo_server, LONG | tensors_of([IMAGE], num_images=8)) for _ in range(8)]
     try:
         (refused,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))
@@ -433,7 +435,7 @@ def test_nothing_follows_the_last_answer(demo_server: TritonServer) -> None:
             assert stream.silence(0.2)
 
 
-def test_outputs_that_are_not_asked_for_do_not_come(demo_server: TritonServer) -> None:
+def test_outputs_that_were_not_requested_are_not_sent(demo_server: TritonServer) -> None:
     wanted = [tritonclient.grpc.InferRequestedOutput("OUTPUT_IMAGE")]
     (only,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=3, preview_steps=1), outputs=wanted)
     assert set(only.outputs) == {"OUTPUT_IMAGE"}
@@ -446,7 +448,7 @@ def generate_stream(server: TritonServer, **knobs: Any) -> Any:
     )
 
 
-def test_plain_http_streams_the_same_as_json(demo_server: TritonServer) -> None:
+def test_plain_http_streams_same_responses_as_json(demo_server: TritonServer) -> None:
     with generate_stream(demo_server, NUM_INFERENCE_STEPS=4, PREVIEW_STEPS=2, SEED=9) as response:
         events = [json.loads(line.removeprefix(b"data: ")) for line in response if line.strip()]
     *told, last = events
@@ -457,7 +459,7 @@ def test_plain_http_streams_the_same_as_json(demo_server: TritonServer) -> None:
     assert pixels(base64.b64decode(last["OUTPUT_IMAGE"])).shape == (64, 64, 3)
 
 
-def test_plain_http_is_refused_in_the_same_words(demo_server: TritonServer) -> None:
+def test_plain_http_gets_same_error_message(demo_server: TritonServer) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         generate_stream(demo_server, WIDTH=500)
     with caught.value as response:
@@ -467,7 +469,7 @@ def test_plain_http_is_refused_in_the_same_words(demo_server: TritonServer) -> N
 
 
 def test_a_server_that_stops_ends_its_streams_and_leaves_no_folder(tmp_path: Path) -> None:
-    """Triton finishes the steps, but begins no other model. The client closes its stream at the end: Triton 2.51 waits
+    """Triton finishes the steps but starts no other model. The client closes its stream at the end: Triton 2.51 waits
     for that, as long as its exit timeout.
     """
     ends: list[Answer] = []

@@ -1,4 +1,4 @@
-"""The launcher restarts what dies, the probe looks at what is served, and no process outlives the server."""
+"""The launcher restarts dead processes, the probe checks the services, and no process outlives the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mixed_load import Mix, MixedLoad
 
 pytestmark = pytest.mark.live
 
-#: Seconds in which a restarted demo serves again; 15 on a machine with nothing else to do.
+#: Seconds in which a restarted demo serves again; 15 on an idle machine.
 RESTART_S = 240.0
 #: Seconds in which the processes of a dead server end.
 END_S = 60.0
@@ -29,7 +29,7 @@ TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64, "n
 
 
 class Asking(threading.Thread):
-    """Posts `/generate` again and again. answers: how many of each status, with the words of those that are not 200."""
+    """Posts `/generate` repeatedly. answers: counts by status, with the messages of statuses other than 200."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -52,7 +52,7 @@ class Asking(threading.Thread):
 
 @contextmanager
 def loaded(server: Launched) -> Iterator[None]:
-    """Run the mixed load meanwhile. Every call must end."""
+    """Run the mixed load during the block. Every call must end."""
     mix = Mix(grpc=2, http=2, streams=2, rest=1)
     load = MixedLoad(server.grpc_url, server.http_url, server.rest_url, mix)
     thread = threading.Thread(target=load.run, args=(600,), daemon=True)
@@ -91,7 +91,7 @@ def restarts(server: Launched, pid: int, number: signal.Signals, old: int) -> fl
 
 
 @pytest.mark.timeout(1200)
-def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_path: Path) -> None:
+def test_dead_processes_are_restarted_up_to_the_limit_and_leave_nothing(tmp_path: Path) -> None:
     with launched(tmp_path) as server:
         assert server.probe() == ""
         old = server.triton()
@@ -113,9 +113,9 @@ def test_what_dies_is_started_again_until_it_keeps_dying_and_leaves_nothing(tmp_
         wait_for(lambda: serves(server), 60, "the new gateway does not serve")
 
         said = "".join(server.log)
-        assert "Triton ended with signal 11 (SIGSEGV); starting it again in 0.5 s (attempt 1 of 5)" in said
-        assert "a process of flux_base has ended; Triton's log may say why; starting it again" in said
-        assert "the gateway ended with signal 9 (SIGKILL); starting it again" in said
+        assert "Triton ended with signal 11 (SIGSEGV); restarting it in 0.5 s (attempt 1 of 5)" in said
+        assert "a process of flux_base has ended; Triton's log may say why; restarting it in" in said
+        assert "the gateway ended with signal 9 (SIGKILL); restarting it in" in said
         server.groups.discard(server.triton())
         assert [left for left in server.left() if left.startswith("process")] == []
 
@@ -143,7 +143,7 @@ def test_no_process_outlives_a_launcher_that_is_killed(tmp_path: Path, moment: s
             server.process.send_signal(signal.SIGINT)
             server.wait_until_said("unloading models")
         if moment == "serving":
-            # Without the guardian: Triton hears of its parent's end, and the models of Triton's.
+            # Without the guardian, Triton gets a signal when its parent ends, and the models notice the end of Triton.
             guardian = server.child("ending.py")
             assert guardian is not None
             guardian.kill()

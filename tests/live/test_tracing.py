@@ -54,7 +54,7 @@ class Sink(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def when(self, wanted: Callable[[Span], bool], count: int) -> list[Span]:
-        """Those that are wanted, when there are so many; they are sent every five seconds."""
+        """Wait for this many matching spans, which are sent every five seconds."""
         until = time.monotonic() + 30
         while len(found := [span for span in list(self.spans) if wanted(span)]) < count:
             assert time.monotonic() < until, [(span.service, span.name) for span in found]
@@ -146,12 +146,12 @@ def ask(gateway: Gateway, image: int, **headers: str) -> str:
 #: Through the gateway: its own, gRPC's, five models', and the computing of four, the ensemble having none of its own.
 MODELS = ("flux_stream", "flux_redux", "flux_prior_redux", "flux_base", "image_encode")
 SPANS = 1 + 1 + len(MODELS) + 4
-#: Triton 2.51 overlooks the header of some calls by gRPC (of 2 to 4 in 100, tried), and begins a trace of its own.
+#: Triton 2.51 misses the trace header of some gRPC calls (2 to 4 in 100, measured) and begins its own trace.
 ATTEMPTS = 4
 
 
 def whole_trace(sink: Sink, request_id: str) -> list[Span] | None:
-    """The spans of the request; None where Triton has overlooked the header: then its spans are another trace."""
+    """Returns the request's spans; None if Triton missed the header, so that its spans are another trace."""
     by_triton = sink.when(lambda span: span.attributes.get("triton.request_id") == request_id, len(MODELS))
     (gateway,) = sink.when(lambda span: span.attributes.get("flux.request_id") == request_id, 1)
     (trace,) = {span.trace for span in by_triton}
@@ -159,7 +159,7 @@ def whole_trace(sink: Sink, request_id: str) -> list[Span] | None:
 
 
 def check(spans: list[Span], caller: str) -> None:
-    """From the caller to the gateway, to flux_stream, to the ensemble, to its models."""
+    """One trace leads from the caller through the gateway, flux_stream and the ensemble to its models."""
     assert len(spans) == SPANS
     by_name = {span.name: span for span in spans if span.name != "compute"}
     gateway = by_name["POST /generate/upload"]
@@ -197,8 +197,8 @@ def test_a_request_without_a_trace_begins_one(traced_gateway: Gateway, sink: Sin
     pytest.fail(f"of {ATTEMPTS} traces none was continued")
 
 
-def test_streams_that_are_traced_and_cancelled_harm_nobody(traced_server: TritonServer, sink: Sink) -> None:
-    """Triton does not survive an ensemble's trace that is begun too late."""
+def test_cancelled_traced_streams_leave_server_running(traced_server: TritonServer, sink: Sink) -> None:
+    """Triton crashes if an ensemble's trace begins too late."""
     with FluxClient(traced_server.grpc_url) as client:
         for index in range(40):
             parent = f"00-{index + 1:032x}-{CALLER}-01"

@@ -1,4 +1,4 @@
-"""Two instances of flux_base in one Triton: they share the work by what each has left."""
+"""Two instances of flux_base in one Triton share the work according to what each has left."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from waiting import within
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: The largest share of the work over the smallest: at most 1.3 on a quiet machine, 25 where requests are given in turn.
-#: On a busy one the instances differ in speed, and so in what they get.
+#: The largest share of the work over the smallest: at most 1.3 on an idle machine, 25 with round-robin.
+#: On a busy machine the instances differ in speed and therefore in their shares.
 MOST_IMBALANCE = 4.0
 MAX_WAITING = 64
 
@@ -46,7 +46,7 @@ def by_instance(server: TritonServer, metric: str) -> dict[str, float]:
 
 
 class Work:
-    """The token-steps that each instance has done in a block."""
+    """Yields the token-steps that each instance runs in the block."""
 
     def __init__(self, server: TritonServer) -> None:
         self._server = server
@@ -67,7 +67,7 @@ class Work:
 
 
 def all_made(client: FluxClient, jobs: Sequence[dict[str, Any]], pause_s: float = 0.0) -> list[ImageResult]:
-    """Ask for all of them at once, or one after each pause."""
+    """Send all requests at once, or one after each pause."""
 
     def ask(number: int) -> ImageResult:
         time.sleep(number * pause_s)
@@ -104,7 +104,7 @@ def test_random_requests_are_shared_evenly(server: TritonServer, client: FluxCli
     assert work.imbalance < MOST_IMBALANCE
 
 
-def test_images_are_the_same_whichever_instance_makes_them(server: TritonServer, client: FluxClient) -> None:
+def test_every_instance_generates_the_same_images(server: TritonServer, client: FluxClient) -> None:
     jobs = [
         {"num_inference_steps": 2 + number % 5, "width": (64, 96)[number % 2], "height": 64, "seed": number}
         for number in range(24)
@@ -160,13 +160,13 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
 
 
 def room(server: TritonServer) -> list[int]:
-    """Images that each instance would still take."""
+    """Returns the number of images that each instance has room for."""
     answer = call_grpc(server.grpc_url, "flux_status", {"QUERY": np.array([[b"load"]], dtype=object)}, ["ROOM"])
     found: list[int] = answer["ROOM"].tolist()
     return found
 
 
-def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
+def test_streams_of_either_instance_report_progress_and_can_be_cancelled(
     server: TritonServer, client: FluxClient
 ) -> None:
     def follow(seed: int) -> list[int]:
@@ -196,7 +196,7 @@ def test_streams_tell_their_progress_from_either_instance_and_can_be_cancelled(
     assert within(20, lambda: not any(by_instance(server, "flux_jobs_running").values()))
 
 
-def test_one_instance_alone_hands_nothing_over(demo_server: TritonServer) -> None:
+def test_single_instance_hands_no_request_over(demo_server: TritonServer) -> None:
     with FluxClient(demo_server.grpc_url) as client:
         all_made(client, [{"num_inference_steps": 4, "seed": number} for number in range(6)])
     assert set(by_instance(demo_server, "flux_handed_over_total").values()) == {0.0}

@@ -1,4 +1,4 @@
-"""Wrong inputs: each gets its code and a message that says what to do, and the server goes on as before."""
+"""Invalid inputs: each gets its code and a message that says what to do, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def without_image() -> dict[str, np.ndarray]:
 
 
 WRONG = {
-    # Triton's own words: no model is asked before it has all it needs.
+    # Triton's own message: it calls no model without the required inputs.
     "no image": (without_image(), "unexpected deadlock, at least one output is not set"),
     "an empty list of images": (tensors_of([]), "IMAGE"),
     "an empty image": (tensors_of([b""]), "flux_prior_redux: IMAGE[0]: empty image"),
@@ -107,7 +107,7 @@ def assert_serves(server: TritonServer) -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_input_is_refused_by_name_over_both_protocols(demo_server: TritonServer, wrong: str) -> None:
+def test_invalid_input_is_rejected_by_name_over_both_protocols(demo_server: TritonServer, wrong: str) -> None:
     tensors, message = WRONG[wrong]
     for module, url, code in (
         (tritonclient.grpc, demo_server.grpc_url, "StatusCode.INVALID_ARGUMENT"),
@@ -119,7 +119,7 @@ def test_a_wrong_input_is_refused_by_name_over_both_protocols(demo_server: Trito
     assert_serves(demo_server)
 
 
-def test_a_payload_of_100_megabytes_is_refused_without_being_decoded(demo_server: TritonServer) -> None:
+def test_payload_of_100_megabytes_is_rejected_without_decoding(demo_server: TritonServer) -> None:
     payload = GOOD + bytes(100 * 2**20)
     status, said = refusal(tritonclient.grpc, demo_server.grpc_url, tensors_of([payload]))
     assert status == "StatusCode.INVALID_ARGUMENT"
@@ -127,7 +127,7 @@ def test_a_payload_of_100_megabytes_is_refused_without_being_decoded(demo_server
     assert_serves(demo_server)
 
 
-def test_a_body_that_is_not_json_is_refused(demo_server: TritonServer) -> None:
+def test_rejects_body_that_is_not_json(demo_server: TritonServer) -> None:
     request = urllib.request.Request(
         f"http://{demo_server.http_url}/v2/models/flux_redux/generate", data=b'{"IMAGE": ', method="POST"
     )
@@ -139,16 +139,16 @@ def test_a_body_that_is_not_json_is_refused(demo_server: TritonServer) -> None:
     assert_serves(demo_server)
 
 
-def test_a_batch_of_several_requests_in_one_is_refused_with_advice(demo_server: TritonServer) -> None:
+def test_rejects_batch_of_several_requests_with_advice(demo_server: TritonServer) -> None:
     tensors = {"IMAGE": np.array([[GOOD], [GOOD]], dtype=object)}
     answer = call_grpc(demo_server.grpc_url, "flux_prior_redux", tensors, ["REFUSAL"])
-    words = b"flux_prior_redux: IMAGE has a batch of 2; send one request for each (INVALID_ARG)"
+    words = b"flux_prior_redux: IMAGE has batch size 2, expected 1; send separate requests (INVALID_ARG)"
     assert answer["REFUSAL"][0] == words
     with pytest.raises(InferenceServerException, match="batch"):
         call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
 
 
-def test_tensors_between_the_models_are_checked_too(demo_server: TritonServer) -> None:
+def test_tensors_between_models_are_checked(demo_server: TritonServer) -> None:
     good = {
         "CONTEXT": np.zeros((1, 3, 4096), np.float32),
         "CONTEXT_WEIGHTS": np.ones((1, 3), np.float32),
@@ -172,7 +172,7 @@ def test_tensors_between_the_models_are_checked_too(demo_server: TritonServer) -
     assert call_grpc(demo_server.grpc_url, "flux_base", good, ["PIXELS"])["PIXELS"].shape == (1, 64, 64, 3)
 
 
-def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServer) -> None:
+def test_invalid_requests_do_not_affect_valid_ones(demo_server: TritonServer) -> None:
     def call(index: int) -> int:
         images = [GOOD] if index % 2 else [b"not an image"]
         try:
@@ -190,8 +190,8 @@ def test_bad_requests_among_good_ones_harm_none_of_them(demo_server: TritonServe
         assert list(pool.map(call, range(32))) == [index if index % 2 else -1 for index in range(32)]
 
 
-def test_too_many_images_are_refused_at_once_and_the_rest_end_at_their_deadline(demo_server: TritonServer) -> None:
-    """Ten requests for eight long images each, where 64 images may wait; each caller gives ten seconds."""
+def test_excess_images_are_rejected_and_others_end_at_deadline(demo_server: TritonServer) -> None:
+    """Ten requests for eight long images each, with room for 64 images and a timeout of ten seconds."""
     tensors = tensors_of([GOOD], num_inference_steps=100, num_images=8, height=512, width=512)
 
     def call(_: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What goes on beside an attack or a crowd: an honest client, a health check, and the memory of every process."""
+"""Observers of a server under attack or load: a normal client, a health check, and the memory of every process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IMAGE = encoded(drawn_image(1))
 
 
 class HonestClient(threading.Thread):
-    """Asks for the same image again and again; every answer must be the first one."""
+    """Requests the same image repeatedly; every result must equal the first one."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
@@ -54,7 +54,7 @@ class HonestClient(threading.Thread):
         assert not self.is_alive(), "the honest client hangs"
 
     def _image(self, client: FluxClient) -> npt.NDArray[Any]:
-        # A byte sequence behind the end of the file is no part of the image, but keeps the response cache out.
+        # Bytes after the end of the file do not change the image, but bypass the response cache.
         self._asked += 1
         image = _IMAGE + self._asked.to_bytes(4, "little")
         (variation,) = client.redux(image, num_inference_steps=3, seed=7, height=64, width=64)
@@ -62,7 +62,7 @@ class HonestClient(threading.Thread):
 
 
 class Pulse(threading.Thread):
-    """Asks `/health` ten times a second, from a thread of its own."""
+    """Requests `/health` ten times a second, in its own thread."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)

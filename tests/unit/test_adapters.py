@@ -107,7 +107,7 @@ def test_file_that_changes_during_reading_is_read_again(
         adapted = adapters.adapted((Lora("one", 1.0),))
         assert adapters.adapted((Lora("one", 1.0),)) is adapted
     else:
-        with pytest.raises(InvalidRequest, match="LORA='one' is being written, send the request again"):
+        with pytest.raises(InvalidRequest, match="LORA='one' is being written; retry when the file is complete"):
             adapters.adapted((Lora("one", 1.0),))
 
 
@@ -131,7 +131,7 @@ def test_path_is_not_accepted_as_name(adapters: Adapters, name: str) -> None:
 
 
 def test_error_without_a_folder_says_how_to_configure_one(tiny_flux: FluxPipeline) -> None:
-    with pytest.raises(InvalidRequest, match="this server has no adapters; FLUX_LORA_PATH names their folder"):
+    with pytest.raises(InvalidRequest, match="this server has no adapters; set FLUX_LORA_PATH to their folder"):
         Adapters(None, Transformer(tiny_flux.transformer), 2).adapted((Lora("one", 1.0),))
 
 

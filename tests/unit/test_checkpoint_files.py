@@ -1,4 +1,4 @@
-"""A half checkpoint stops the start and names what is missing; a mode without its checkpoint is not served."""
+"""An incomplete checkpoint prevents the start and names missing files; a mode without its checkpoint is not served."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_a_complete_checkpoint_misses_nothing(tmp_path: Path, text: bool) -> None:
+def test_complete_checkpoint_has_no_problems(tmp_path: Path, text: bool) -> None:
     checkpoints = stub_checkpoints(tmp_path, text=text)
     assert checkpoints.missing() == []
     shard(checkpoints.base / "transformer")
     assert checkpoints.missing() == []
 
 
-def test_the_demo_checkpoint_and_its_controlnet_miss_nothing() -> None:
+def test_demo_checkpoint_and_controlnet_have_no_problems() -> None:
     assert DEMO.missing() == []
 
 
-def test_real_weights_in_pytorchs_own_format_are_complete(tmp_path: Path) -> None:
+def test_weights_in_pytorch_format_are_complete(tmp_path: Path) -> None:
     checkpoints = stub_checkpoints(tmp_path)
     (checkpoints.base / "vae" / WEIGHTS).rename(checkpoints.base / "vae" / "diffusion_pytorch_model.bin")
     (checkpoints.redux / "image_encoder" / "model.safetensors").rename(
@@ -87,21 +87,23 @@ def test_real_weights_in_pytorchs_own_format_are_complete(tmp_path: Path) -> Non
         ),
         (
             lambda base: (base / "vae" / WEIGHTS).write_bytes(stub_weights()[:20]),
-            f"{{base}}/vae/{WEIGHTS} is incomplete or not a safetensors file: 20 bytes, its header cannot be read",
+            f"{{base}}/vae/{WEIGHTS} is incomplete or not a safetensors file: "
+            "its header cannot be read, it has 20 bytes",
         ),
         (
             lambda base: (base / "vae" / WEIGHTS).write_bytes(b""),
-            f"{{base}}/vae/{WEIGHTS} is incomplete or not a safetensors file: 0 bytes, its header cannot be read",
+            f"{{base}}/vae/{WEIGHTS} is incomplete or not a safetensors file: "
+            "its header cannot be read, it has 0 bytes",
         ),
         (
             lambda base: (base / "vae" / WEIGHTS).write_text(
                 "version https://git-lfs.github.com/spec/v1\noid sha256:0"
             ),
-            f"{{base}}/vae/{WEIGHTS} is a pointer of Git LFS, not the weights; run git lfs pull",
+            f"{{base}}/vae/{WEIGHTS} is a Git LFS pointer instead of the weights; run git lfs pull",
         ),
     ],
 )
-def test_what_is_missing_of_a_half_checkpoint_is_named(
+def test_problems_of_incomplete_checkpoint_are_named(
     tmp_path: Path, damage: Callable[[Path], object], line: str
 ) -> None:
     checkpoints = stub_checkpoints(tmp_path, text=True)
@@ -121,11 +123,11 @@ def test_each_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", ["[]", "{}", "{", '{"weight_map": 1}'])
-def test_an_index_that_lists_no_shards_is_named(tmp_path: Path, index: str) -> None:
+def test_index_without_shards_is_named(tmp_path: Path, index: str) -> None:
     checkpoints = stub_checkpoints(tmp_path)
     (checkpoints.base / "transformer" / f"{WEIGHTS}.index.json").write_text(index)
     (line,) = checkpoints.missing()
-    assert line.endswith("is not an index of shards")
+    assert line.endswith("is not a valid index of shards")
 
 
 def test_an_empty_folder_is_a_missing_component(tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_an_empty_folder_is_a_missing_component(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["flux1-dev.safetensors", "flux1-dev-Q4_0.gguf", "model.ckpt"])
-def test_a_checkpoint_in_a_single_file_is_explained(tmp_path: Path, name: str) -> None:
+def test_single_file_checkpoint_is_explained(tmp_path: Path, name: str) -> None:
     checkpoints, file = stub_checkpoints(tmp_path), tmp_path / name
     file.write_bytes(stub_weights())
     for field, variable in (
@@ -155,12 +157,12 @@ def test_a_checkpoint_in_a_single_file_is_explained(tmp_path: Path, name: str) -
         assert ("quantized" in line) == name.endswith(".gguf")
 
 
-def test_a_folder_that_holds_only_a_single_file_is_explained(tmp_path: Path) -> None:
+def test_folder_with_single_file_checkpoint_is_explained(tmp_path: Path) -> None:
     checkpoints, folder = stub_checkpoints(tmp_path), tmp_path / "downloaded"
     folder.mkdir()
     (folder / "flux1-dev.safetensors").write_bytes(stub_weights())
     line = replace(checkpoints, base=folder).missing()[0]
-    assert line.startswith(f"FLUX_MODEL_PATH: {folder} has no model_index.json; flux1-dev.safetensors there is a")
+    assert line.startswith(f"FLUX_MODEL_PATH: {folder} has no model_index.json; flux1-dev.safetensors is a single-file")
 
 
 def test_an_incomplete_vae_or_controlnet_is_named(tmp_path: Path) -> None:
@@ -175,18 +177,18 @@ def test_an_incomplete_vae_or_controlnet_is_named(tmp_path: Path) -> None:
     assert second.startswith(f"FLUX_CONTROLNET_MODEL_PATH: {tmp_path}/net has no weights")
 
 
-def test_an_adapter_in_place_of_its_folder_is_explained(tmp_path: Path) -> None:
+def test_adapter_file_instead_of_folder_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "style.safetensors"
     file.write_bytes(stub_weights())
     (line,) = replace(stub_checkpoints(tmp_path), loras=file).missing()
-    assert line == f"FLUX_LORA_PATH: {file} is a file, expected the folder that it is in"
+    assert line == f"FLUX_LORA_PATH: {file} is a file, expected the folder that contains it"
 
 
 def test_modes_without_their_checkpoint_are_not_served(tmp_path: Path) -> None:
     bare = stub_checkpoints(tmp_path / "bare")
     assert bare.unserved_modes() == {
         "text2img": "the base checkpoint has no text encoders",
-        "canny": "this server has no ControlNet; FLUX_CONTROLNET_MODEL_PATH names its folder",
+        "canny": "this server has no ControlNet; set FLUX_CONTROLNET_MODEL_PATH to its folder",
     }
     with_text = stub_checkpoints(tmp_path / "text", text=True)
     assert list(with_text.unserved_modes()) == ["canny"]

@@ -1,4 +1,4 @@
-"""Clients of several servers, over real gRPC on loopback: servers that speak Triton's protocol, without Triton."""
+"""Clients of several servers over real gRPC on loopback. The servers speak Triton's protocol without Triton."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Caller:
         self._result(self.client.wait_until_ready(10))
 
     def wait(self, seconds):
-        """The event loop runs on."""
+        """Keep the event loop running."""
         self._result(asyncio.sleep(seconds)) if self.loop else time.sleep(seconds)
 
     def wait_until(self, condition, timeout_s=20.0):
@@ -72,7 +72,7 @@ class Caller:
 
 @pytest.fixture(params=["sync", "async"])
 def call(request):
-    """Makes a caller of a url, which is closed at the end."""
+    """Returns a function that creates a caller of a url. The fixture closes it."""
     with ExitStack() as stack:
 
         def make(url, **options):
@@ -100,7 +100,7 @@ def url_of(doors):
 
 
 def read(caller, *doors):
-    """Returns when each has been read, and the client has the reading."""
+    """Wait until each server has been read and the client has the reading."""
     caller.redux()
     caller.wait_until(lambda: all(door.readings for door in doors))
     caller.wait(0.1)
@@ -119,7 +119,7 @@ def test_requests_and_streams_go_to_the_server_with_less_work(call):
 
 
 def test_a_burst_is_not_sent_to_one_server(call):
-    """Requests that have not ended count, though no reading has them."""
+    """Requests in flight count as load before a reading includes them."""
     with servers(IDLE, IDLE, IDLE) as doors:
         caller = call(url_of(doors))
         read(caller, *doors)
@@ -140,7 +140,7 @@ def test_a_burst_is_not_sent_to_one_server(call):
         assert all(2 <= len(door.requests) <= 6 for door in doors)
 
 
-def test_a_full_server_gets_nothing_while_another_has_room(call):
+def test_a_full_server_gets_no_requests_while_another_has_room(call):
     with servers(FULL, BUSY) as (full, busy):
         caller = call(url_of([full, busy]))
         read(caller, full, busy)
@@ -149,7 +149,7 @@ def test_a_full_server_gets_nothing_while_another_has_room(call):
         assert (len(full.requests), len(busy.requests)) == (0, 5)
 
 
-def test_servers_without_flux_status_are_asked_in_turn_and_read_once(call):
+def test_servers_without_flux_status_take_turns_and_are_read_once(call):
     with servers(None, None) as (first, second):
         caller = call(url_of([first, second]))
         for _ in range(6):
@@ -159,7 +159,7 @@ def test_servers_without_flux_status_are_asked_in_turn_and_read_once(call):
         assert (first.readings, second.readings) == (1, 1)
 
 
-def test_readings_are_made_once_a_second_and_end_with_the_client(call):
+def test_servers_are_read_once_a_second_until_the_client_closes(call):
     with servers(IDLE, IDLE) as (first, second):
         caller = call(url_of([first, second]))
         for _ in range(15):
@@ -173,7 +173,7 @@ def test_readings_are_made_once_a_second_and_end_with_the_client(call):
         assert first.readings == readings
 
 
-def test_a_client_of_one_address_reads_nothing(call):
+def test_a_client_of_one_address_reads_no_load(call):
     with servers(IDLE) as (only,):
         caller = call(only.url)
         caller.redux()
@@ -181,7 +181,7 @@ def test_a_client_of_one_address_reads_nothing(call):
         assert only.readings == 0
 
 
-def test_the_attempt_after_a_failure_goes_to_another_server(call):
+def test_a_retry_after_a_failure_goes_to_another_server(call):
     with servers(IDLE) as (alive,):
         caller = call(f"{nobody()},{alive.url}")
         started = time.monotonic()
@@ -192,7 +192,7 @@ def test_the_attempt_after_a_failure_goes_to_another_server(call):
 
 
 @pytest.mark.parametrize("refusal", [Overloaded, Cancelled])
-def test_a_refusal_is_asked_again_of_another_server_and_costs_its_server_a_moment_only(call, refusal):
+def test_a_rejected_request_goes_to_another_server_and_its_server_is_left_out_briefly(call, refusal):
     with servers(None, None) as (refusing, willing):
         refusing.refusal = refusal("flux_base: 64 requests wait")
         caller = call(url_of([refusing, willing]))
@@ -209,10 +209,10 @@ def test_a_refusal_is_asked_again_of_another_server_and_costs_its_server_a_momen
 
 
 def test_a_server_that_hangs_is_left_out(call):
-    """It accepts connections and says nothing, as a process that is stopped."""
+    """The server accepts connections and never responds, like a stopped process."""
     with servers(IDLE) as (alive,), listening(say_nothing) as (hung, _):
         caller = call(f"{hung},{alive.url}", retry=ONCE)
-        for _ in range(2):  # One of them meets it.
+        for _ in range(2):  # One of them goes to the hanging server.
             try:
                 caller.redux(timeout_s=2.0)
             except DeadlineExceeded:
@@ -222,7 +222,7 @@ def test_a_server_that_hangs_is_left_out(call):
             caller.wait(0.2)
 
 
-def test_a_server_that_comes_back_gets_requests_again(call):
+def test_a_recovered_server_gets_requests_again(call):
     with servers(IDLE) as (staying,):
         returning = GrpcDoor()
         returning.load = IDLE
@@ -254,27 +254,27 @@ def test_a_server_that_comes_back_gets_requests_again(call):
     ],
     ids=["sync", "async"],
 )
-def test_python_exits_while_a_reading_is_under_way(code):
-    """The client was not closed; one server never answers."""
+def test_python_exits_during_a_reading(code):
+    """The client is not closed, and one server never responds."""
     with servers(IDLE) as (alive,), listening(say_nothing) as (hung, _):
         command = [sys.executable, "-W", "error", "-c", code, f"{alive.url},{hung}"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_where_no_server_is_there_the_error_names_one(call):
+def test_without_a_server_the_error_names_one(call):
     first, second = nobody(), nobody()
     caller = call(f"{first},{second}", retry=ONCE)
     with pytest.raises(NotConnected, match=f"({first}|{second}): "):
         caller.redux()
 
 
-def test_waiting_until_ready_ends_when_one_server_is_ready(call):
+def test_wait_until_ready_returns_when_one_server_is_ready(call):
     with servers(IDLE) as (alive,):
         call(f"{nobody()},{alive.url}").wait_until_ready()
 
 
-def test_waiting_ends_though_the_server_with_least_work_is_not_ready(call):
+def test_wait_until_ready_does_not_depend_on_the_least_loaded_server(call):
     with servers(BUSY, IDLE) as (ready, loading):
         loading.ready = False
         caller = call(f"{ready.url},{loading.url}")
@@ -282,7 +282,7 @@ def test_waiting_ends_though_the_server_with_least_work_is_not_ready(call):
         caller.wait_until_ready()
 
 
-def test_the_addresses_of_a_name_are_looked_up_again(call, monkeypatch):
+def test_the_addresses_of_a_name_are_resolved_again(call, monkeypatch):
     monkeypatch.setattr(server_pool, "RESOLVE_INTERVAL_S", 0.3)
     found = patched_names(monkeypatch, "127.0.0.1")
     with servers(IDLE, IDLE) as (staying, leaving), ExitStack() as stack:
@@ -303,7 +303,7 @@ def test_the_addresses_of_a_name_are_looked_up_again(call, monkeypatch):
         caller.wait_until(lambda: all_asked_but(leaving, staying, coming))
 
 
-def test_a_name_is_called_at_once_and_its_addresses_are_found_meanwhile(monkeypatch):
+def test_a_name_is_called_before_its_addresses_are_resolved(monkeypatch):
     patched_names(monkeypatch, "127.0.0.1", "127.0.0.2")
     with servers(IDLE) as (first,), ExitStack() as stack:
         port = int(first.url.rpartition(":")[2])
@@ -318,7 +318,7 @@ def test_a_name_is_called_at_once_and_its_addresses_are_found_meanwhile(monkeypa
 
 
 def patched_names(monkeypatch, *found):
-    """Every name has these addresses. Returns the list of them, which may be changed."""
+    """Resolve every name to these addresses. Returns the list of addresses, which the test may change."""
     known = list(found)
 
     def getaddrinfo(name, port, *_):

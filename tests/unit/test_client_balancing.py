@@ -1,4 +1,4 @@
-"""The policy that chooses a server, on a clock of the test's."""
+"""The policy that chooses a server, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 
 def balancer_of(clock: Clock, **readings: Reading | None) -> Balancer:
-    """One that has been used, with these readings; None: the server has not reported."""
+    """Returns a balancer in use, with these readings; None for a server that has not reported."""
     balancer = Balancer(readings, clock, random.Random(7))
     balancer.choose()
     report(balancer, **readings)
@@ -44,7 +44,7 @@ def report(balancer: Balancer, **readings: Reading | None) -> None:
 
 
 def shares(balancer: Balancer, count: int = 300, *, in_work: bool = False) -> Counter[str]:
-    """How often each server is chosen. in_work: the requests do not end."""
+    """Returns how often each server is chosen. in_work: whether the requests stay in flight."""
     chosen: Counter[str] = Counter()
     for _ in range(count):
         server = balancer.choose()
@@ -54,29 +54,29 @@ def shares(balancer: Balancer, count: int = 300, *, in_work: bool = False) -> Co
     return chosen
 
 
-def test_of_two_servers_the_one_with_less_work_is_chosen(clock: Clock) -> None:
+def test_chooses_the_less_loaded_of_two_servers(clock: Clock) -> None:
     assert shares(balancer_of(clock, a=BUSY, b=IDLE)) == {"b": 300}
 
 
-def test_of_many_servers_the_one_with_least_work_is_chosen(clock: Clock) -> None:
+def test_chooses_the_least_loaded_of_many_servers(clock: Clock) -> None:
     assert shares(balancer_of(clock, a=BUSY, b=IDLE, c=BUSY._replace(seconds_left=10.0))) == {"b": 300}
 
 
-def test_a_server_whose_load_is_unknown_gets_its_share(clock: Clock) -> None:
+def test_a_server_with_unknown_load_gets_its_share(clock: Clock) -> None:
     assert shares(balancer_of(clock, a=BUSY, b=IDLE, c=None)) == {"b": 200, "c": 100}
 
 
-def test_clients_do_not_all_begin_with_the_same_server(clock: Clock) -> None:
+def test_clients_do_not_all_start_with_the_same_server(clock: Clock) -> None:
     first = Counter(Balancer("abc", clock, random.Random(seed)).choose() for seed in range(300))
     assert all(70 < count < 130 for count in first.values())
 
 
-def test_a_full_server_is_chosen_only_where_all_are(clock: Clock) -> None:
+def test_a_full_server_is_chosen_only_if_all_are_full(clock: Clock) -> None:
     assert shares(balancer_of(clock, a=FULL, b=BUSY, c=None)) == {"b": 150, "c": 150}
     assert shares(balancer_of(clock, a=FULL, b=FULL._replace(seconds_left=50.0))) == {"b": 300}
 
 
-def test_work_drains_between_two_readings(clock: Clock) -> None:
+def test_load_decreases_between_two_readings(clock: Clock) -> None:
     balancer = balancer_of(clock, a=Reading(4.0, room=64), b=None)
     clock.now += 3.0
     balancer.wants_reading("b")
@@ -84,7 +84,7 @@ def test_work_drains_between_two_readings(clock: Clock) -> None:
     assert shares(balancer) == {"a": 300}
 
 
-def test_a_server_whose_reading_is_old_counts_as_unknown(clock: Clock) -> None:
+def test_load_is_unknown_after_an_old_reading(clock: Clock) -> None:
     balancer = balancer_of(clock, a=BUSY, b=IDLE)
     clock.now += balancing.READING_LIFE_S + 0.1
     assert shares(balancer) == {"a": 150, "b": 150}
@@ -103,14 +103,14 @@ def test_idle_servers_are_chosen_in_turn(clock: Clock) -> None:
 
 
 def test_a_burst_between_two_readings_goes_to_all_servers(clock: Clock) -> None:
-    """The one that was idle gets what the others have more, and then each its share."""
+    """The idle server first gets requests until its load equals the others', then all take turns."""
     balancer = balancer_of(clock, a=BUSY, b=IDLE, c=BUSY)
     chosen = shares(balancer, 100, in_work=True)
     assert 45 <= chosen["b"] <= 65
     assert abs(chosen["a"] - chosen["c"]) <= 6
 
 
-def test_a_server_with_two_instances_takes_twice_as_many_of_a_burst(clock: Clock) -> None:
+def test_a_server_with_two_instances_gets_twice_as_many_requests_of_a_burst(clock: Clock) -> None:
     balancer = balancer_of(clock, a=Reading(1.0, 128, 2, job_s=1.0), b=Reading(1.0, 64, 1, job_s=1.0))
     chosen = shares(balancer, 90, in_work=True)
     assert chosen["a"] == pytest.approx(60, abs=2)
@@ -121,7 +121,7 @@ def test_a_burst_stops_at_the_room_of_a_server(clock: Clock) -> None:
     assert shares(balancer, 50, in_work=True) == {"a": 8, "b": 42}
 
 
-def test_requests_that_ended_do_not_count(clock: Clock) -> None:
+def test_finished_requests_do_not_count(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=Reading(0.5, room=64, job_s=1.0))
     for _ in range(20):
         server = balancer.choose()
@@ -129,7 +129,7 @@ def test_requests_that_ended_do_not_count(clock: Clock) -> None:
         balancer.ended(balancer.began(server))
 
 
-def test_a_request_sent_while_a_reading_is_under_way_counts_after_it(clock: Clock) -> None:
+def test_a_request_sent_during_a_reading_counts_after_it(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=Reading(0.5, room=64))
     clock.now += 1.0
     assert balancer.wants_reading("a")
@@ -160,7 +160,7 @@ def test_a_single_server_is_not_read(clock: Clock) -> None:
     assert not balancer.wants_reading("a")
 
 
-def test_a_server_that_failed_is_left_out_until_it_reports(clock: Clock) -> None:
+def test_a_failed_server_is_left_out_until_it_reports(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=BUSY)
     balancer.failed("a")
     assert shares(balancer) == {"b": 300}
@@ -173,7 +173,7 @@ def test_a_server_that_failed_is_left_out_until_it_reports(clock: Clock) -> None
     assert shares(balancer) == {"a": 300}
 
 
-def test_a_server_without_readings_that_failed_is_tried_again_after_a_time_that_grows(clock: Clock) -> None:
+def test_a_failed_server_without_readings_is_retried_after_growing_delays(clock: Clock) -> None:
     balancer = balancer_of(clock, a=None, b=None)
     balancer.unsupported("a")
     waits = []
@@ -190,7 +190,7 @@ def test_a_server_without_readings_that_failed_is_tried_again_after_a_time_that_
     assert "a" in shares(balancer, 4)
 
 
-def test_requests_that_one_failure_broke_count_as_one(clock: Clock) -> None:
+def test_requests_broken_by_one_failure_count_as_one(clock: Clock) -> None:
     balancer = balancer_of(clock, a=None, b=None)
     balancer.unsupported("a")
     for _ in range(20):
@@ -199,7 +199,7 @@ def test_requests_that_one_failure_broke_count_as_one(clock: Clock) -> None:
     assert "a" in shares(balancer, 4)
 
 
-def test_where_all_failed_they_are_chosen_in_turn(clock: Clock) -> None:
+def test_if_all_servers_failed_they_take_turns(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=BUSY)
     chosen = []
     for _ in range(6):
@@ -209,14 +209,14 @@ def test_where_all_failed_they_are_chosen_in_turn(clock: Clock) -> None:
     assert chosen in (["a", "b"] * 3, ["b", "a"] * 3)
 
 
-def test_a_server_without_room_is_preferred_to_one_that_failed(clock: Clock) -> None:
+def test_a_full_server_is_preferred_to_a_failed_one(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=IDLE)
     balancer.failed("a")
     balancer.refused("b")
     assert shares(balancer) == {"b": 300}
 
 
-def test_a_server_that_refused_is_left_out_for_a_moment(clock: Clock) -> None:
+def test_a_server_that_rejected_a_request_is_left_out_briefly(clock: Clock) -> None:
     balancer = balancer_of(clock, a=IDLE, b=BUSY)
     balancer.refused("a")
     assert shares(balancer) == {"b": 300}
@@ -224,7 +224,7 @@ def test_a_server_that_refused_is_left_out_for_a_moment(clock: Clock) -> None:
     assert shares(balancer) == {"a": 300}
 
 
-def test_a_server_without_the_model_is_unknown_and_rarely_asked(clock: Clock) -> None:
+def test_a_server_without_flux_status_has_unknown_load_and_is_rarely_read(clock: Clock) -> None:
     balancer = balancer_of(clock, a=None, b=IDLE)
     balancer.unsupported("a")
     assert shares(balancer) == {"a": 150, "b": 150}
@@ -238,14 +238,14 @@ def test_a_server_without_the_model_is_unknown_and_rarely_asked(clock: Clock) ->
     assert asked == 1
 
 
-def test_readiness_is_asked_in_turn_whatever_the_work(clock: Clock) -> None:
+def test_readiness_checks_go_to_each_server_in_turn(clock: Clock) -> None:
     balancer = balancer_of(clock, a=BUSY, b=IDLE, c=IDLE)
     assert Counter(balancer.choose_in_turn() for _ in range(30)) == {"a": 10, "b": 10, "c": 10}
     balancer.failed("c")
     assert Counter(balancer.choose_in_turn() for _ in range(30)) == {"a": 15, "b": 15}
 
 
-def test_servers_come_and_go(clock: Clock) -> None:
+def test_servers_can_be_added_and_removed(clock: Clock) -> None:
     balancer = balancer_of(clock, a=BUSY, b=IDLE)
     sent = balancer.began("b")
     balancer.update(["a", "c"])
@@ -258,7 +258,7 @@ def test_servers_come_and_go(clock: Clock) -> None:
         balancer.update([])
 
 
-def test_a_reading_tells_of_the_least_loaded_instance_with_room() -> None:
+def test_a_reading_describes_the_least_loaded_instance_with_room() -> None:
     reading = Reading.of_instances([8.0, 2.0, 4.0], [4, 1, 2], [60, 0, 62])
     assert reading == Reading(4.0, room=122, instances=2, job_s=2.0)
     assert Reading.of_instances([], [], []).room == 0

@@ -1,4 +1,4 @@
-"""`flux-client` beyond variations: changed images, images of prompts, images after edges."""
+"""`flux-client` in the modes other than redux: img2img, text2img and canny."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flux_client.fake import FakeTransport
 
 
 def sent_by(command):
-    """Of each request its model and its inputs as plain values."""
+    """Returns the model of each request, and its inputs as plain values."""
     return [
         (sent.request.model, {name: array[0].tolist() for name, array in sent.request.inputs.items()})
         for sent in command.transport.sent
@@ -25,12 +25,12 @@ def names_in(folder):
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_each_image_is_changed_by_itself_beside_all_references(tmp_path):
+def test_each_image_is_a_request_with_all_references(tmp_path):
     command = Command()
     cat, dog, ink = (image(tmp_path / f"{name}.png", name) for name in ("red", "blue", "black"))
     argv = ["--reference", ink, "--strength", 0.5, "--image-strength", "0,1", "--fit", "contain", "--seed", "7,9"]
     assert command("img2img", cat, dog, *argv, "--image-fit", "cover", "--sum", "-o", tmp_path / "out") == 0
-    told = {
+    expected = {
         "MODE": [b"img2img"],
         "STRENGTH": [0.5],
         "IMAGE_STRENGTH": [0, 1],
@@ -40,13 +40,13 @@ def test_each_image_is_changed_by_itself_beside_all_references(tmp_path):
         "SEED": [7, 9],
     }
     assert sent_by(command) == [
-        ("flux_stream", {**told, "IMAGE": [Path(subject).read_bytes(), Path(ink).read_bytes()]})
+        ("flux_stream", {**expected, "IMAGE": [Path(subject).read_bytes(), Path(ink).read_bytes()]})
         for subject in (cat, dog)
     ]
-    assert names_in(tmp_path / "out") == ["blue-7.png", "blue-9.png", "red-7.png", "red-9.png"]
+    assert names_in(tmp_path / "out") == [f"{name}-img2img-{seed}.png" for name in ("blue", "red") for seed in (7, 9)]
 
 
-def test_an_image_may_be_changed_by_a_share_of_noise(tmp_path):
+def test_start_sigma_replaces_strength(tmp_path):
     command = Command()
     assert command("img2img", image(tmp_path / "a.png"), "--start-sigma", 0.25, "-o", tmp_path / "out") == 0
     [(_, inputs)] = sent_by(command)
@@ -54,12 +54,12 @@ def test_an_image_may_be_changed_by_a_share_of_noise(tmp_path):
     assert "STRENGTH" not in inputs
 
 
-def test_each_prompt_is_a_request_and_names_its_images(tmp_path, capsys):
+def test_each_prompt_is_a_request_and_names_its_files(tmp_path, capsys):
     command = Command()
     prompts = ["A red apple, on a table!", "a red apple on a table", "../../etc/passwd", "\N{OWL}"]
     argv = ["--negative-prompt", "fog", "--true-cfg", 3, "--lora", "ink:-0.5", "--prompt-strength", 2, "--steps", 2]
     assert command("text2img", *prompts, *argv, "-o", tmp_path / "out") == 0
-    told = {
+    expected = {
         "MODE": [b"text2img"],
         "NEGATIVE_PROMPT": [b"fog"],
         "TRUE_CFG_SCALE": [3],
@@ -68,30 +68,30 @@ def test_each_prompt_is_a_request_and_names_its_images(tmp_path, capsys):
         "PROMPT_STRENGTH": [2],
         "NUM_INFERENCE_STEPS": [2],
     }
-    assert sent_by(command) == [("flux_stream", {**told, "PROMPT": [prompt.encode()]}) for prompt in prompts]
+    assert sent_by(command) == [("flux_stream", {**expected, "PROMPT": [prompt.encode()]}) for prompt in prompts]
     assert names_in(tmp_path / "out") == [
-        "a-red-apple-on-a-table-2-42.png",
-        "a-red-apple-on-a-table-42.png",
-        "etc-passwd-42.png",
-        "image-42.png",
+        "a-red-apple-on-a-table-2-text2img-42.png",
+        "a-red-apple-on-a-table-text2img-42.png",
+        "etc-passwd-text2img-42.png",
+        "image-text2img-42.png",
     ]
     assert "4/4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("prompt", ["a/b", "a\\b", "a:b", "a\nb", " a b ", "A-B", "a\udcffb", "--a..b"])
-def test_a_prompt_becomes_a_name_that_every_file_system_takes(prompt):
+def test_a_prompt_becomes_a_portable_file_name(prompt):
     assert stems("text2img", "--", prompt) == ["a-b"]
 
 
-def test_a_prompt_that_fails_is_one_line_with_its_beginning(tmp_path, capsys):
+def test_a_failed_prompt_is_reported_by_its_first_characters(tmp_path, capsys):
     prompt = "an owl\n" * 100
     command = Command(GenerationFailed("bug"))
     assert command("text2img", prompt, "a cat", "-o", tmp_path / "out") == 1
     assert f"flux-client: {' '.join(prompt.split())[:60]}: bug\n" in capsys.readouterr().err
-    assert names_in(tmp_path / "out") == ["a-cat-42.png"]
+    assert names_in(tmp_path / "out") == ["a-cat-text2img-42.png"]
 
 
-def test_edges_are_followed_and_written(tmp_path):
+def test_canny_sends_the_image_and_writes_its_edge_map(tmp_path):
     command = Command()
     house, ink = image(tmp_path / "house.png"), image(tmp_path / "ink.png", "black")
     argv = ["--canny-low", 50, "--canny-high", 150, "--fit", "stretch", "--height", 32, "--width", 48]
@@ -115,12 +115,12 @@ def test_edges_are_followed_and_written(tmp_path):
         "PROMPT": [b"owl"],
     }
     assert sent_by(command) == [("canny_edges", edges), ("flux_stream", {**edges, **steered})]
-    assert names_in(out) == ["house-42.png"]
+    assert names_in(out) == ["house-canny-42.png"]
     with Image.open(seen / "house-edges.png") as written:
         assert written.size == (48, 32)
 
 
-def test_edges_may_be_given(tmp_path):
+def test_edge_maps_are_accepted(tmp_path):
     command = Command()
     assert command("canny", image(tmp_path / "house.png"), "--edges-ready", "-o", tmp_path / "out") == 0
     [(_, inputs)] = sent_by(command)
@@ -128,7 +128,7 @@ def test_edges_may_be_given(tmp_path):
     assert "IMAGE" not in inputs
 
 
-def test_over_http_each_mode_is_asked_plainly(tmp_path):
+def test_over_http_each_mode_calls_its_ensemble(tmp_path):
     command = Command()
     cat, out = image(tmp_path / "cat.png"), ["-o", tmp_path / "out", "--protocol", "http"]
     for argv in (["img2img", cat], ["text2img", "owl"], ["canny", cat]):
@@ -136,36 +136,42 @@ def test_over_http_each_mode_is_asked_plainly(tmp_path):
     assert [model for model, _ in sent_by(command)] == ["flux_img2img", "flux_text2img", "flux_canny"]
 
 
-def test_previews_of_a_prompt_are_named_by_it(tmp_path):
+def test_previews_are_named_after_the_prompt(tmp_path):
     argv = ["--previews", tmp_path / "seen", "--preview-steps", 3, "--steps", 6, "-o", tmp_path / "out"]
     command = Command()
     assert command("text2img", "an owl", *argv, "--preview-method", "vae") == 0
     assert sent_by(command)[0][1]["PREVIEW_METHOD"] == [b"vae"]
-    assert names_in(tmp_path / "seen") == ["an-owl-0-3.jpg"]
+    assert names_in(tmp_path / "seen") == ["an-owl-text2img-0-3.jpg"]
+
+
+def test_modes_write_files_of_their_own_name(tmp_path):
+    cat, out = image(tmp_path / "cat.png"), tmp_path / "out"
+    for mode in ("redux", "img2img", "canny"):
+        assert Command()(mode, cat, "-o", out) == 0
+    assert names_in(out) == ["cat-canny-42.png", "cat-img2img-42.png", "cat-redux-42.png"]
 
 
 @pytest.mark.parametrize(
-    ("command", "given", "argv"),
+    ("command", "given", "argv", "written"),
     [
-        ("img2img", "cat-42.png", ["--reference", "cat-42.png"]),
-        ("img2img", "cat-42.png", ["--mask", "cat-42.png"]),
-        ("canny", "cat-42.png", ["--reference", "cat-42.png"]),
-        ("canny", "cat-edges.png", ["--reference", "cat-edges.png", "--edges-out", "."]),
+        ("img2img", "cat-img2img-42.png", ["--reference", "cat-img2img-42.png"], "cat-img2img-42-2.png"),
+        ("img2img", "cat-img2img-42.png", ["--mask", "cat-img2img-42.png"], "cat-img2img-42-2.png"),
+        ("canny", "cat-edges.png", ["--reference", "cat-edges.png", "--edges-out", "."], "cat-edges-2.png"),
     ],
 )
-def test_nothing_given_is_ever_overwritten(tmp_path, monkeypatch, capsys, command, given, argv):
+def test_input_images_are_not_overwritten(tmp_path, monkeypatch, command, given, argv, written):
     monkeypatch.chdir(tmp_path)
     image(tmp_path / "cat.png")
     image(tmp_path / given, "blue")
     before = (tmp_path / given).read_bytes()
-    assert Command()(command, "cat.png", *argv, "-o", ".") == 1
+    assert Command()(command, "cat.png", *argv, "-o", ".") == 0
     assert (tmp_path / given).read_bytes() == before
-    assert "is one of the input images" in capsys.readouterr().err
+    assert (tmp_path / written).exists()
 
 
-def test_a_terminal_shows_the_steps_that_the_server_tells(tmp_path, monkeypatch, capsys):
+def test_a_terminal_shows_the_steps_that_the_server_reports(tmp_path, monkeypatch, capsys):
     class Schnell(FakeTransport):
-        """Takes four steps where nobody says how many."""
+        """Runs four steps by default."""
 
         def stream(self, request, timeout_s, request_id):
             answers = super().stream(request, timeout_s, request_id)
@@ -187,6 +193,6 @@ def test_a_terminal_shows_the_steps_that_the_server_tells(tmp_path, monkeypatch,
     assert "16/16" in capsys.readouterr().err
 
 
-def test_the_images_are_in_the_format_asked_for(tmp_path):
+def test_images_have_the_requested_format(tmp_path):
     assert Command()("text2img", "an owl", "--format", "webp", "-o", tmp_path / "out") == 0
-    assert Image.open(BytesIO((tmp_path / "out" / "an-owl-42.webp").read_bytes())).format == "WEBP"
+    assert Image.open(BytesIO((tmp_path / "out" / "an-owl-text2img-42.webp").read_bytes())).format == "WEBP"

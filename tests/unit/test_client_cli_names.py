@@ -1,4 +1,4 @@
-"""The command with any file name, on any encoding of its output, as a process of its own with a fake server."""
+"""`flux-client` with unusual file names and output encodings, in a process of its own with a fake server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def command(*argv: object, **variables: str) -> subprocess.CompletedProcess[byte
         {"LANG": "C.UTF-8"},
     ],
 )
-def test_every_file_name_is_served_and_printed_on_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
+def test_every_file_name_is_accepted_and_printed_on_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
     out = tmp_path / "out"
     for name in NAMES:
         Image.new("RGB", (8, 8), "red").save(tmp_path / os.fsdecode(name))
@@ -48,16 +48,16 @@ def test_every_file_name_is_served_and_printed_on_one_line(tmp_path: Path, varia
     ended = command("redux", *(folder + b"/" + name for name in NAMES), "--quiet", "-o", out, **variables)
     assert ended.stderr == b""
     assert ended.returncode == 0
-    assert sorted(os.listdir(os.fsencode(out))) == sorted(name.replace(b".png", b"-42.png") for name in NAMES)
+    assert sorted(os.listdir(os.fsencode(out))) == sorted(name.replace(b".png", b"-redux-42.png") for name in NAMES)
     printed = ended.stdout.splitlines()
     assert len(printed) == len(NAMES)
-    assert printed[0] == os.fsencode(out / "cat-42.png")
-    assert printed[3].endswith(b"two\\nlines-42.png")
+    assert printed[0] == os.fsencode(out / "cat-redux-42.png")
+    assert printed[3].endswith(b"two\\nlines-redux-42.png")
     assert b"\x1b" not in ended.stdout
 
 
-def test_each_bad_image_is_reported_and_the_others_are_made(tmp_path: Path) -> None:
-    """Missing, a folder, empty, unreadable links in a circle; between them good ones."""
+def test_each_bad_image_is_reported_and_other_tasks_continue(tmp_path: Path) -> None:
+    """A missing file, a folder, an empty file and a circular link, between good images."""
     for name in ("a", "b", "c"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
     (tmp_path / "folder.png").mkdir()
@@ -69,7 +69,7 @@ def test_each_bad_image_is_reported_and_the_others_are_made(tmp_path: Path) -> N
     folder = os.fsencode(tmp_path)
     ended = command("redux", *(folder + b"/" + name for name in given), "--quiet", "-o", out, PYTHONIOENCODING="ascii")
     assert ended.returncode == 1
-    assert sorted(os.listdir(out)) == ["a-42.png", "b-42.png", "c-42.png"]
+    assert sorted(os.listdir(out)) == ["a-redux-42.png", "b-redux-42.png", "c-redux-42.png"]
     lines = ended.stderr.splitlines()
     assert len(lines) == len(bad), ended.stderr
     for line, name in zip(lines, [*bad[:4], rb"not\udcffthere.png"], strict=True):
@@ -77,16 +77,16 @@ def test_each_bad_image_is_reported_and_the_others_are_made(tmp_path: Path) -> N
         assert name in line
 
 
-def test_a_prompt_that_is_not_utf_8_fails_alone(tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_utf_8_fails_and_others_continue(tmp_path: Path) -> None:
     ended = command("text2img", b"an \xff owl", "a fox", "--quiet", "-o", tmp_path, LANG="C.UTF-8")
     assert ended.returncode == 1
-    assert [name for name in os.listdir(tmp_path) if "fox" in name] == ["a-fox-42.png"]
+    assert [name for name in os.listdir(tmp_path) if "fox" in name] == ["a-fox-text2img-42.png"]
     [line] = ended.stderr.splitlines()
     assert line.startswith(rb"flux-client: an \udcff owl: ")
 
 
 @pytest.mark.slow
-def test_help_is_printed_on_every_encoding() -> None:
+def test_help_is_printed_in_every_encoding() -> None:
     for word in ("redux", "img2img", "text2img", "canny"):
         ended = command(word, "--help", PYTHONIOENCODING="ascii")
         assert (ended.returncode, ended.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""Streams, sync and async, of a fake server; those of the real wire are in test_client_transports."""
+"""Synchronous and asynchronous streams from a fake server. test_client_transports tests real connections."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def png(colour="red"):
 
 
 class Clock:
-    """Time that passes only by sleeping; `on_sleep` happens during each sleep."""
+    """A clock that only sleeping advances. on_sleep: called during each sleep."""
 
     def __init__(self):
         self.now_s = 100.0
@@ -61,7 +61,7 @@ class Clock:
 
 
 class Caller:
-    """One client, sync or async, of one fake; `events` and `error` are what its stream told."""
+    """One client, synchronous or not, of one fake server. events, error: results of its stream."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -69,7 +69,7 @@ class Caller:
         self.events, self.error = [], None
 
     def follow(self, fake, stop_after=None, retry=STEADY, **options):
-        """stop_after: cancel after so many events, and go on asking."""
+        """stop_after: cancel after this number of events, and continue to iterate."""
         self.fake = fake
         if self.kind == "sync":
             client = FluxClient(transport=fake, retry=retry, clock=self.clock, sleep=self.clock.sleep)
@@ -108,7 +108,7 @@ def caller(request):
 
 
 class Breaking(FakeTransport):
-    """Streams that break with `error` after so many answers."""
+    """A transport whose streams raise `error` after a number of responses."""
 
     def __init__(self, error, after):
         super().__init__()
@@ -126,7 +126,7 @@ class Breaking(FakeTransport):
             raise self.error
 
 
-def test_progress_of_each_image_comes_first_and_then_its_variation(caller):
+def test_progress_of_each_image_precedes_its_result(caller):
     caller.follow(FakeTransport(), num_images=2, num_inference_steps=2, seed=7)
     assert caller.error is None
     *progress, first, second = caller.events
@@ -134,7 +134,7 @@ def test_progress_of_each_image_comes_first_and_then_its_variation(caller):
     assert [first, second] == FluxClient(transport=FakeTransport()).redux(png(), num_images=2, seed=7)
 
 
-def test_previews_come_with_the_steps_asked_for_but_the_last(caller):
+def test_previews_arrive_at_the_requested_steps_except_the_last(caller):
     caller.follow(FakeTransport(), num_inference_steps=6, preview_steps=2, preview_method="vae")
     assert [event.step for event in caller.events if isinstance(event, Progress) and event.preview] == [2, 4]
 
@@ -149,7 +149,7 @@ def test_a_preview_opens_and_saves_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("refused")])
-def test_a_refusal_before_the_first_event_is_tried_again(caller, error):
+def test_a_rejection_before_the_first_event_is_retried(caller, error):
     caller.follow(FakeTransport(error, error), num_inference_steps=1)
     assert isinstance(caller.events[-1], ImageResult)
     assert caller.clock.now_s == pytest.approx(103)
@@ -157,13 +157,13 @@ def test_a_refusal_before_the_first_event_is_tried_again(caller, error):
     assert len({sent.request_id for sent in caller.fake.sent}) == 1
 
 
-def test_attempts_end(caller):
+def test_attempts_are_limited(caller):
     errors = [Overloaded(str(number)) for number in range(9)]
     assert caller.follow(FakeTransport(*errors)).error is errors[3]
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("refused"), Unreachable("broke")])
-def test_after_the_first_event_nothing_is_tried_again(caller, error):
+def test_there_is_no_retry_after_the_first_event(caller, error):
     caller.follow(Breaking(error, after=1), retry=RetryPolicy(retried=(Overloaded, NotConnected, Unreachable)))
     assert caller.events == [Progress(0, 0, 50)]
     assert caller.error is error
@@ -171,7 +171,7 @@ def test_after_the_first_event_nothing_is_tried_again(caller, error):
 
 
 @pytest.mark.parametrize("error", [Overloaded("stopping"), Unreachable("broke"), Cancelled("stopping")])
-def test_failing_over_a_stream_begins_anew_while_it_has_no_image(caller, error):
+def test_fail_over_restarts_a_stream_without_an_image(caller, error):
     fake = Breaking(error, after=2)
     caller.follow(fake, retry=replace(FAIL_OVER, attempts=3), num_inference_steps=2)
     assert caller.error is error
@@ -179,14 +179,14 @@ def test_failing_over_a_stream_begins_anew_while_it_has_no_image(caller, error):
     assert len({sent.request_id for sent in fake.sent}) == 1
 
 
-def test_failing_over_a_stream_that_gave_its_image_is_left_alone(caller):
+def test_fail_over_does_not_restart_a_stream_with_an_image(caller):
     caller.follow(Breaking(Unreachable("broke"), after=4), retry=FAIL_OVER, num_inference_steps=2)
     assert isinstance(caller.events[-1], ImageResult)
     assert isinstance(caller.error, Unreachable)
     assert len(caller.fake.sent) == 1
 
 
-def test_a_stream_that_ends_without_an_image_is_the_servers_mistake(caller):
+def test_a_stream_without_an_image_is_a_server_error(caller):
     caller.follow(Breaking(None, after=2))
     assert len(caller.events) == 2
     assert isinstance(caller.error, GenerationFailed)
@@ -199,7 +199,7 @@ def test_no_attempt_starts_after_the_deadline(caller):
     assert caller.clock.now_s == pytest.approx(101)
 
 
-def test_a_deadline_that_passes_while_waiting_is_told(caller):
+def test_a_deadline_that_passes_while_waiting_is_raised(caller):
     def oversleep():
         caller.clock.now_s += 60
 
@@ -209,14 +209,14 @@ def test_a_deadline_that_passes_while_waiting_is_told(caller):
 
 
 @pytest.mark.parametrize("retry", [STEADY, FAIL_OVER])
-def test_a_cancelled_stream_says_so_and_its_call_is_ended(caller, retry):
+def test_a_cancelled_stream_raises_cancelled_and_ends_its_call(caller, retry):
     caller.follow(FakeTransport(), stop_after=2, retry=retry)
     assert len(caller.events) == 2
     assert isinstance(caller.error, Cancelled)
     assert [stream.cancelled for stream in caller.fake.streams] == [True]
 
 
-def test_cancelling_while_it_waits_for_the_next_attempt_ends_it_soon_and_sends_nothing(caller):
+def test_cancelling_between_attempts_ends_the_stream_soon_without_a_request(caller):
     caller.clock.on_sleep = lambda: caller.stream.cancel()
     caller.follow(FakeTransport(Overloaded("full")))
     assert isinstance(caller.error, Cancelled)
@@ -224,7 +224,7 @@ def test_cancelling_while_it_waits_for_the_next_attempt_ends_it_soon_and_sends_n
     assert len(caller.fake.sent) == 1
 
 
-def test_a_finished_stream_is_not_cancelled_and_has_no_more(caller):
+def test_a_finished_stream_is_not_cancelled(caller):
     caller.follow(FakeTransport(), num_inference_steps=1)
     caller.stream.cancel()
     assert caller.error is None
@@ -243,7 +243,7 @@ def test_a_finished_stream_is_not_cancelled_and_has_no_more(caller):
         ({"progress_address": "x"}, TypeError),
     ],
 )
-def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, options, error):
+def test_invalid_options_are_rejected_before_the_request_is_sent(caller, options, error):
     fake = FakeTransport()
     try:
         caller.follow(fake, **options)
@@ -253,7 +253,7 @@ def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, opt
     assert fake.sent == []
 
 
-def test_the_request_is_on_its_way_when_stream_returns():
+def test_stream_sends_the_request_before_it_returns():
     fake = FakeTransport()
     with FluxClient(transport=fake).stream(png(), request_id="mine", preview_steps=3):
         [sent] = fake.sent
@@ -336,7 +336,7 @@ def test_an_async_stream_is(end):
     assert [stream.cancelled for stream in transport.fake.streams] == [True]
 
 
-def test_an_async_stream_ends_with_the_task_that_waits_for_it():
+def test_cancelling_the_waiting_task_ends_an_async_stream():
     transport = AsyncFakeTransport()
 
     class Silent:
@@ -360,7 +360,7 @@ def test_an_async_stream_ends_with_the_task_that_waits_for_it():
     assert silent.cancelled
 
 
-def test_an_async_stream_that_is_never_asked_sends_nothing():
+def test_an_unused_async_stream_sends_no_request():
     transport = AsyncFakeTransport()
 
     async def run():
@@ -370,7 +370,7 @@ def test_an_async_stream_that_is_never_asked_sends_nothing():
     assert transport.fake.sent == []
 
 
-def test_cancelling_meets_a_thread_that_waits_for_an_event():
+def test_cancelling_wakes_a_thread_that_waits_for_an_event():
     class Silent:
         def __init__(self):
             self.told = threading.Event()
@@ -388,12 +388,12 @@ def test_cancelling_meets_a_thread_that_waits_for_an_event():
     threading.Timer(0.05, stream.cancel).start()
     started = time.monotonic()
     for _ in range(2):
-        with pytest.raises(Cancelled, match="by its caller"):
+        with pytest.raises(Cancelled, match="the caller cancelled"):
             next(stream)
     assert time.monotonic() - started < 2
 
 
-def test_a_stream_that_fails_here_is_ended_at_the_server(caller):
+def test_a_stream_that_fails_in_the_client_is_cancelled_on_the_server(caller):
     class Senseless(FakeTransport):
         def stream(self, *arguments):
             answers = super().stream(*arguments)
@@ -406,7 +406,7 @@ def test_a_stream_that_fails_here_is_ended_at_the_server(caller):
     assert caller.fake.streams[0].cancelled
 
 
-def test_an_answer_that_tells_nothing_is_passed_over(caller):
+def test_an_empty_response_is_skipped(caller):
     class Quiet(FakeTransport):
         def stream(self, *arguments):
             answers = super().stream(*arguments)
@@ -426,6 +426,6 @@ def test_an_answer_that_tells_nothing_is_passed_over(caller):
         {"OUTPUT_IMAGE": np.array([[b"a"]], object)},
     ],
 )
-def test_an_answer_outside_the_contract_is_the_servers_mistake(answer):
+def test_an_invalid_response_is_a_server_error(answer):
     with pytest.raises(GenerationFailed, match="flux_stream"):
         read_events(answer)

@@ -61,25 +61,25 @@ HTTP_TABLE = [
 
 
 @pytest.mark.parametrize(("code", "message", "expected"), GRPC_TABLE)
-def test_a_grpc_code_and_its_words_tell_the_error(code, message, expected):
+def test_a_grpc_status_and_message_determine_the_error(code, message, expected):
     error = from_triton(f"StatusCode.{code}", message, "host:8001")
     assert type(error) is expected
     assert message in str(error)
 
 
 @pytest.mark.parametrize(("status", "message", "expected"), HTTP_TABLE)
-def test_an_http_status_tells_the_error(status, message, expected):
+def test_an_http_status_determines_the_error(status, message, expected):
     assert type(from_triton(status, message, "host:8000")) is expected
 
 
 @pytest.mark.parametrize("prefix", ["in ensemble 'a', ", "[request id: abc] in ensemble 'a', in ensemble 'b', "])
-def test_what_triton_puts_before_the_models_words_is_taken_away(prefix):
+def test_tritons_prefix_of_a_models_message_is_removed(prefix):
     error = from_triton("400", f"{prefix}flux_base: HEIGHT=7, expected 16..2048", "host:8000")
     assert str(error) == "flux_base: HEIGHT=7, expected 16..2048"
 
 
 @pytest.mark.parametrize("error", CODES)
-def test_a_stream_s_code_tells_the_same_error_as_grpc_s_and_is_taken_away(error):
+def test_a_code_on_a_stream_means_the_same_as_in_grpc_and_is_removed(error):
     # Triton has one code for both, as on a unary call.
     expected = Overloaded if error is DeadlineExceeded else error
     told = from_stream(with_code("flux_base: so it is (INTERNAL affairs)", CODES[error]), "host:8001")
@@ -101,7 +101,7 @@ STREAM_TABLE = [
 
 
 @pytest.mark.parametrize(("message", "expected"), STREAM_TABLE)
-def test_a_stream_s_words_without_a_code_tell_the_error(message, expected):
+def test_a_message_without_a_code_determines_the_error(message, expected):
     assert type(from_stream(message, "host:8001")) is (expected or GenerationFailed)
 
 
@@ -119,13 +119,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_caller_s_text_does_not_change_the_error(text):
+def test_text_from_a_caller_does_not_change_the_error(text):
     words = f"flux_base: LORA={text!r}, expected one of: {text}"
     for message in (words, f"[request id: {text}] in ensemble 'flux_redux', {words}"):
         assert type(from_triton("StatusCode.INVALID_ARGUMENT", message, "host:8001")) is InvalidRequest
         assert type(from_triton("400", message, "host:8000")) is InvalidRequest
         assert type(from_stream(with_code(message, "INVALID_ARG"), "host:8001")) is InvalidRequest
-    # Triton's own words with the request's id in front, which may close the bracket itself.
+    # Triton's message after the request id, which may contain a closing bracket.
     message = f"[request id: a] {text}] unexpected shape for input 'HEIGHT' for model 'flux_redux'"
     assert type(from_triton("StatusCode.INVALID_ARGUMENT", message, "host:8001")) is InvalidRequest
 

@@ -26,7 +26,7 @@ def client():
         yield client
 
 
-def test_it_makes_as_many_images_of_the_size_and_format_asked_for(client):
+def test_images_have_the_requested_number_size_and_format(client):
     variations = client.redux(png(), height=64, width=96, num_images=3, seed=7, output_format="webp")
     assert [(v.seed, v.image.size, v.format) for v in variations] == [
         (7, (96, 64), "webp"),
@@ -35,25 +35,25 @@ def test_it_makes_as_many_images_of_the_size_and_format_asked_for(client):
     ]
 
 
-def test_without_knobs_it_answers_with_the_contracts_defaults(client):
+def test_without_options_the_defaults_of_the_contract_apply(client):
     [variation] = client.redux(png())
     assert (variation.seed, variation.image.size, variation.format) == (42, (DEFAULT_SIDE, DEFAULT_SIDE), "png")
 
 
-def test_the_same_seed_and_image_give_the_same_bytes_and_others_do_not(client):
+def test_the_same_seed_and_image_result_in_the_same_bytes(client):
     [first], [again] = client.redux(png(), seed=1), client.redux(png(), seed=1)
     [other_seed], [other_image] = client.redux(png(), seed=2), client.redux(png("blue"), seed=1)
     assert first == again
     assert len({first.data, other_seed.data, other_image.data}) == 3
 
 
-def test_a_random_seed_is_told_and_gives_the_image_again(client):
+def test_a_random_seed_is_returned_and_reproduces_the_image(client):
     [variation] = client.redux(png(), seed=-1)
     assert variation.seed >= 0
     assert client.redux(png(), seed=variation.seed) == [variation]
 
 
-def test_it_records_what_it_was_asked():
+def test_requests_are_recorded():
     transport = FakeTransport()
     with FluxClient(transport=transport) as client:
         client.redux(png(), seed=5, request_id="mine", timeout_s=9)
@@ -64,7 +64,7 @@ def test_it_records_what_it_was_asked():
     assert transport.closed
 
 
-def test_it_raises_what_it_is_told_to_and_then_answers():
+def test_errors_are_raised_in_order_before_responses():
     transport = FakeTransport(Overloaded("full"))
     client = FluxClient(transport=transport, retry=RetryPolicy(attempts=1))
     with pytest.raises(Overloaded, match="full"):
@@ -72,7 +72,7 @@ def test_it_raises_what_it_is_told_to_and_then_answers():
     assert len(client.redux(png())) == 1
 
 
-def test_the_asynchronous_one_answers_alike():
+def test_the_asynchronous_fake_responds_identically():
     async def ask():
         async with AsyncFluxClient(transport=AsyncFakeTransport()) as client:
             await client.wait_until_ready(1)
@@ -82,7 +82,7 @@ def test_the_asynchronous_one_answers_alike():
     assert asyncio.run(ask()) == [sync.redux(png(), seed=seed) for seed in (1, 2)]
 
 
-def test_images_may_come_as_base64_or_a_data_url(client):
+def test_images_may_be_base64_or_a_data_url(client):
     text = base64.b64encode(png())
     assert client.redux(text)
     assert client.redux(b"data:image/png;base64," + text)
@@ -108,23 +108,23 @@ def text(value):
         ({"IMAGE": text(png()), "OUTPUT_FORMAT": text(b"gif")}, "OUTPUT_FORMAT='gif'"),
     ],
 )
-def test_it_holds_raw_requests_to_the_contract(inputs, message):
+def test_raw_requests_are_checked_against_the_contract(inputs, message):
     with pytest.raises(InvalidRequest, match=message):
         answer(Request("flux_redux", inputs, ("OUTPUT_IMAGE", "OUTPUT_SEED")))
 
 
-def test_it_knows_no_other_model():
+def test_rejects_an_unknown_model():
     for ask in (answer, lambda request: next(stream_answers(request))):
         with pytest.raises(InvalidRequest, match="unknown model"):
             ask(Request("resnet", {}, ()))
 
 
-def test_every_model_that_a_client_calls_is_ready_and_no_other():
+def test_exactly_the_models_that_clients_call_are_ready():
     models = ("flux_redux", "flux_img2img", "flux_text2img", "flux_canny", "canny_edges", "flux_stream", "flux_base")
     assert [FakeTransport().is_ready(model, 1) for model in models] == [True] * 6 + [False]
 
 
-def test_the_prompt_and_the_control_image_change_the_images_too(client):
+def test_the_prompt_and_the_control_image_change_the_images(client):
     made = [
         *client.redux(png(), prompt="owl"),
         *client.redux(png()),
@@ -143,7 +143,7 @@ def test_there_is_an_image_for_each_seed(client):
     assert given.seed == 3
 
 
-def test_it_gives_no_more_than_was_asked_for(client):
+def test_only_requested_outputs_are_returned(client):
     inputs = {"CONTROL_IMAGE": text(png()), "HEIGHT": np.array([[32]], np.int32)}
     assert answer(Request("flux_canny", {**inputs, "PROMPT": text(b"")}, ("EDGE_IMAGE",))).keys() == {"EDGE_IMAGE"}
     assert answer(Request("canny_edges", inputs, ("EDGE_IMAGE",))).keys() == {"EDGE_IMAGE"}
@@ -167,6 +167,6 @@ def test_it_gives_no_more_than_was_asked_for(client):
         ({"CANCEL": text(b"0" * 22)}, "CANCEL: no running stream has this token"),
     ],
 )
-def test_it_holds_raw_streams_to_their_mode(inputs, message):
+def test_raw_streams_are_checked_against_their_mode(inputs, message):
     with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
         next(stream_answers(Request("flux_stream", inputs, ("OUTPUT_IMAGE", "OUTPUT_SEED"))))

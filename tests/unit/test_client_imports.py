@@ -24,11 +24,11 @@ def loaded_by(code):
     ).stdout.split()
 
 
-def test_importing_the_client_loads_no_torch_no_web_framework_and_no_connection():
+def test_importing_the_client_does_not_import_torch_web_frameworks_or_protocols():
     assert loaded_by("import flux_client, flux_client.fake, flux_client.cli") == []
 
 
-def test_opening_a_connection_loads_its_own_protocol_only():
+def test_opening_a_connection_imports_only_its_protocol():
     assert loaded_by("import flux_client\nflux_client.FluxClient(protocol='grpc').close()") == ["grpc", "tritonclient"]
     assert loaded_by("import flux_client\nflux_client.FluxClient(protocol='http').close()") == [
         "gevent",

@@ -1,4 +1,4 @@
-"""Every call of both clients, and its stream: what arrives at the server, and what is refused before."""
+"""Every method of both clients, and its stream: the requests that they send, and the arguments that they reject."""
 
 from __future__ import annotations
 
@@ -33,25 +33,27 @@ def png(colour="red"):
 
 
 class Caller:
-    """One client, sync or async, of one fake server."""
+    """One client, synchronous or not, of one fake server."""
 
     def __init__(self, kind):
         self.kind = kind
         self.fake = FakeTransport()
 
-    def call(self, name, *arguments, **knobs):
-        return self._run(lambda client: getattr(client, name)(*arguments, **knobs))
+    def call(self, name, *arguments, **options):
+        return self._run(lambda client: getattr(client, name)(*arguments, **options))
 
-    def stream(self, *arguments, **knobs):
-        """All events."""
+    def stream(self, *arguments, **options):
+        """Returns all events."""
 
         async def collected(client):
-            return [event async for event in client.stream(*arguments, **knobs)]
+            return [event async for event in client.stream(*arguments, **options)]
 
-        return self._run(collected if self.kind == "async" else lambda client: list(client.stream(*arguments, **knobs)))
+        return self._run(
+            collected if self.kind == "async" else lambda client: list(client.stream(*arguments, **options))
+        )
 
     def sent(self):
-        """The one request: its model, and its inputs as plain values."""
+        """Returns the model and the inputs of the only request, as plain values."""
         [sent] = self.fake.sent
         return sent.request.model, {name: array[0].tolist() for name, array in sent.request.inputs.items()}
 
@@ -72,9 +74,9 @@ def caller(request):
     return Caller(request.param)
 
 
-def test_an_image_is_changed_by_diffusers_strength_and_steers_by_its_own(caller):
-    knobs = {"strength": 0.5, "image_strength": [0, 1], "fit": "stretch", "prompt": "owl"}
-    made = caller.call("img2img", [png(), png("blue")], **knobs)
+def test_img2img_has_a_strength_and_an_image_strength(caller):
+    options = {"strength": 0.5, "image_strength": [0, 1], "fit": "stretch", "prompt": "owl"}
+    made = caller.call("img2img", [png(), png("blue")], **options)
     assert [type(one) for one in made] == [ImageResult]
     assert caller.sent() == (
         "flux_img2img",
@@ -88,7 +90,7 @@ def test_an_image_is_changed_by_diffusers_strength_and_steers_by_its_own(caller)
     )
 
 
-def test_a_prompt_alone_makes_images(caller):
+def test_text2img_sends_a_prompt(caller):
     made = caller.call("text2img", "an owl", negative_prompt="fog", true_cfg_scale=4, seed=[5, 9], lora="ink")
     assert [one.seed for one in made] == [5, 9]
     assert caller.sent() == (
@@ -103,7 +105,7 @@ def test_a_prompt_alone_makes_images(caller):
     )
 
 
-def test_edges_are_followed_with_images_that_steer(caller):
+def test_canny_accepts_redux_images(caller):
     made = caller.call("canny", png(), images=png("blue"), control_scale=0.5, canny_high=300, num_images=2)
     assert len(made) == 2
     assert caller.sent() == (
@@ -119,12 +121,12 @@ def test_edges_are_followed_with_images_that_steer(caller):
     )
 
 
-def test_edges_are_followed_without_an_image_that_steers(caller):
+def test_canny_does_not_require_redux_images(caller):
     caller.call("canny", png(), control_kind="edges")
     assert caller.sent() == ("flux_canny", {"CONTROL_IMAGE": [png()], "CONTROL_KIND": [b"edges"], "PROMPT": [b""]})
 
 
-def test_edges_are_seen_before_they_are_followed(caller):
+def test_edges_returns_the_edge_map(caller):
     edges = caller.call("edges", png(), height=32, width=48, canny_low=10, fit="contain", request_id="mine")
     assert (edges.size, edges.format) == ((48, 32), "PNG")
     assert caller.sent() == (
@@ -138,20 +140,20 @@ def test_edges_are_seen_before_they_are_followed(caller):
     ("name", "arguments"), [("redux", [png()]), ("img2img", [png()]), ("text2img", ["owl"]), ("canny", [png()])]
 )
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("refused")])
-def test_a_refusal_before_any_work_is_tried_again_by_every_call(caller, name, arguments, error):
+def test_every_method_retries_a_rejection_before_any_work(caller, name, arguments, error):
     caller.fake = FakeTransport(error)
     assert len(caller.call(name, *arguments)) == 1
     assert len(caller.fake.sent) == 2
 
 
-def test_an_answer_that_does_not_add_up_is_told_in_the_ensemble_s_name(caller):
+def test_an_inconsistent_response_is_reported_with_the_ensemble_name(caller):
     caller.fake.infer = lambda *_: {"OUTPUT_IMAGE": np.array([[b"a"]], object)}
-    with pytest.raises(GenerationFailed, match="flux_canny: the answer has no OUTPUT_SEED"):
+    with pytest.raises(GenerationFailed, match="flux_canny: the response has no OUTPUT_SEED"):
         caller.call("canny", png())
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "knobs", "error"),
+    ("name", "arguments", "options", "error"),
     [
         ("img2img", [png()], {"strength": 2}, InvalidRequest),
         ("img2img", [png()], {"control_scale": 1}, TypeError),
@@ -167,9 +169,9 @@ def test_an_answer_that_does_not_add_up_is_told_in_the_ensemble_s_name(caller):
         ("edges", [png()], {"timeout_s": 0}, InvalidRequest),
     ],
 )
-def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, name, arguments, knobs, error):
+def test_invalid_options_are_rejected_before_the_request_is_sent(caller, name, arguments, options, error):
     with pytest.raises(error):
-        caller.call(name, *arguments, **knobs)
+        caller.call(name, *arguments, **options)
     assert caller.fake.sent == []
 
 
@@ -182,7 +184,7 @@ def test_what_breaks_the_contract_is_refused_before_anything_is_sent(caller, nam
         ("canny", {"control_image": png(), "images": png("blue"), "prompt": "owl"}),
     ],
 )
-def test_a_stream_gives_the_images_of_its_mode_s_call(caller, mode, arguments):
+def test_a_stream_returns_the_same_images_as_the_method(caller, mode, arguments):
     events = caller.stream(mode=mode, num_inference_steps=2, **arguments)
     model, streamed = caller.sent()
     assert model == "flux_stream"
@@ -218,7 +220,7 @@ def test_a_stream_accepts_similarity_and_strength_in_their_own_modes(caller, mod
         ({"mode": "img2img", "images": png(), "strength": 2}, InvalidRequest, "flux_stream: STRENGTH=2, expected 0"),
     ],
 )
-def test_a_stream_takes_what_its_mode_takes(caller, arguments, error, message):
+def test_a_stream_accepts_the_options_of_its_mode(caller, arguments, error, message):
     with pytest.raises(error, match=message):
         caller.stream(**arguments)
     assert caller.fake.sent == []

@@ -1,4 +1,4 @@
-"""PIL images and arrays: what the server reads of them is what it reads of the same file."""
+"""PIL images and arrays: the server reads the same pixels from them as from the same file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAMP = np.linspace(0, 1, 48).reshape(6, 8)
 
 
 def read(image: object) -> np.ndarray:
-    """What the server makes of it."""
+    """Returns the pixels that the server reads."""
     [data] = encode_images(image)  # type: ignore[arg-type]
     return np.asarray(decode_image(data))
 
@@ -38,7 +38,7 @@ def grey16_transparent() -> bytes:
 
 
 def grey16_big_endian() -> bytes:
-    """A TIFF of Motorola's byte order."""
+    """Returns a big-endian TIFF."""
     return file_of(Image.fromarray((RAMP * 65535).astype(np.uint16)).convert("I;16B"), "TIFF")
 
 
@@ -60,7 +60,7 @@ def palette() -> bytes:
 
 
 def grey_of_4_bits() -> bytes:
-    """Written by hand, since PIL writes no transparent value at 4 bits."""
+    """Written by hand, because PIL cannot write a transparent value at 4 bits."""
     image = Image.fromarray(np.tile(np.arange(8, dtype=np.uint8), (4, 1)))
     image = image.convert("L")
     import struct
@@ -101,7 +101,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", list(FILES))
-def test_a_pil_image_means_what_its_file_means(name: str) -> None:
+def test_a_pil_image_is_read_like_its_file(name: str) -> None:
     content = FILES[name]()
     expected = np.asarray(decode_image(content))
     assert expected.min() < expected.max()
@@ -111,14 +111,14 @@ def test_a_pil_image_means_what_its_file_means(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["16 bits", "16 bits, big endian", "integers", "integers below 0", "floats to 1", "RGBA"]
 )
-def test_an_array_of_a_file_s_pixels_means_what_the_file_means(name: str) -> None:
+def test_an_array_is_read_like_its_file(name: str) -> None:
     content = FILES[name]()
     pixels = np.asarray(Image.open(BytesIO(content)))
     np.testing.assert_array_equal(read(pixels), np.asarray(decode_image(content)))
 
 
 @pytest.mark.parametrize(("mode", "premultiplied"), [("RGBA", "RGBa"), ("LA", "La")])
-def test_premultiplied_alpha_means_what_straight_alpha_means(mode: str, premultiplied: str) -> None:
+def test_premultiplied_alpha_is_read_like_straight_alpha(mode: str, premultiplied: str) -> None:
     straight = Image.open(BytesIO(colour_with_alpha())).convert(mode)
     difference = np.abs(read(straight.convert(premultiplied)).astype(int) - read(straight))
     assert difference.max() <= 2
@@ -129,7 +129,7 @@ CHANNELS = [(), (1,), (2,), (3,), (4,)]
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, ">u2", np.float16, np.float32, np.float64])
-def test_black_grey_and_white_are_those_of_the_type(dtype: object, channels: tuple[int, ...]) -> None:
+def test_black_grey_and_white_depend_on_the_type(dtype: object, channels: tuple[int, ...]) -> None:
     kind = np.dtype(dtype)  # type: ignore[call-overload]
     white = np.iinfo(kind).max if kind.kind == "u" else 1
     shades = np.array([[0, 1], [1, 0]], float) if kind.kind == "b" else np.array([[0, 0.5], [0.25, 1]])
@@ -145,19 +145,19 @@ def test_black_grey_and_white_are_those_of_the_type(dtype: object, channels: tup
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.5, 255.0])
-def test_floats_outside_0_to_1_are_refused_and_not_clipped(value: float) -> None:
+def test_floats_outside_0_to_1_are_rejected_instead_of_clipped(value: float) -> None:
     pixels = np.full((4, 4, 3), 0.5, np.float32)
     pixels[1, 2, 0] = value
     with pytest.raises(InvalidRequest, match=r"expected 0\.\.1; for 0\.\.255, convert it to uint8"):
         encode_images(pixels)
 
 
-def test_a_pil_image_of_numbers_that_are_not_finite_is_refused() -> None:
+def test_rejects_a_pil_image_with_pixels_that_are_not_finite() -> None:
     with pytest.raises(InvalidRequest, match="mode F has pixels that are not finite"):
         encode_images(Image.fromarray(np.full((2, 2), np.nan, np.float32)))
 
 
-def test_arrays_that_are_not_contiguous_or_writable_are_taken() -> None:
+def test_accepts_arrays_that_are_not_contiguous_or_writable() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     np.testing.assert_array_equal(read(pixels[::2, ::-1]), pixels[::2, ::-1])
     pixels.flags.writeable = False
@@ -165,6 +165,6 @@ def test_arrays_that_are_not_contiguous_or_writable_are_taken() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (20, 4, 3)])
-def test_a_tensor_is_a_type_error_that_says_what_to_convert_it_to(shape: tuple[int, ...]) -> None:
+def test_a_tensor_raises_a_type_error_that_names_the_conversion(shape: tuple[int, ...]) -> None:
     with pytest.raises(TypeError, match=r"Tensor is not an image.*convert a tensor to a NumPy array of \[height"):
         encode_images(torch.zeros(shape))  # type: ignore[arg-type]

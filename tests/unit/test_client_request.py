@@ -41,11 +41,11 @@ def png(size=(8, 8)):
     return buffer.getvalue()
 
 
-def redux_request(images, knobs):
-    return call_request("redux", {"images": images, **knobs})
+def redux_request(images, options):
+    return call_request("redux", {"images": images, **options})
 
 
-#: The knobs of each call, and what it takes beside them.
+#: Options of each method, and its other arguments.
 CALLS = {
     "redux": (ReduxOptions, {"images"}),
     "img2img": (Img2ImgOptions, {"images"}),
@@ -58,23 +58,23 @@ PREVIEWS = {"preview_steps", "preview_method"}
 OF_STREAMS = {"STREAM_TOKEN", "CANCEL"}
 
 
-def test_every_mode_of_the_contract_is_a_call():
+def test_every_mode_of_the_contract_has_a_method():
     assert get_args(ModeName) == tuple(BY_NAME) == tuple(CALLS)
 
 
 @pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
 @pytest.mark.parametrize("mode", CALLS)
-def test_the_inputs_of_an_ensemble_are_what_its_call_may_be_told(client, mode):
-    knobs, others = CALLS[mode]
-    assert {*knobs.__annotations__, *others} == KEYWORDS[mode].keys()
-    assert {*knobs.__annotations__, *others, *PREVIEWS} == STREAM_KEYWORDS[mode].keys()
+def test_a_method_accepts_the_inputs_of_its_ensemble(client, mode):
+    options, others = CALLS[mode]
+    assert {*options.__annotations__, *others} == KEYWORDS[mode].keys()
+    assert {*options.__annotations__, *others, *PREVIEWS} == STREAM_KEYWORDS[mode].keys()
     taken = signature(getattr(client, mode)).parameters
     assert others < taken.keys()
-    assert taken["options"].annotation == f"Unpack[{knobs.__name__}]"
+    assert taken["options"].annotation == f"Unpack[{options.__name__}]"
 
 
 @pytest.mark.parametrize("client", [FluxClient, AsyncFluxClient])
-def test_the_inputs_of_flux_stream_are_what_stream_may_be_told(client):
+def test_stream_accepts_the_inputs_of_flux_stream(client):
     taken = signature(client.stream).parameters
     assert {"images", "mode", *PREVIEWS} < taken.keys()
     told = {*StreamOptions.__annotations__, *PREVIEWS, "images"}
@@ -82,18 +82,18 @@ def test_the_inputs_of_flux_stream_are_what_stream_may_be_told(client):
     assert {each.name for each in FLUX_STREAM.inputs if not isinstance(each, Parameter)} == {"MODE", *OF_STREAMS}
 
 
-def test_the_inputs_of_canny_edges_are_what_edges_may_be_told():
+def test_edges_accepts_the_inputs_of_canny_edges():
     assert {*EdgesOptions.__annotations__, "control_image"} == EDGES_KEYWORDS.keys()
 
 
 @pytest.mark.parametrize("mode", CALLS)
-def test_a_call_has_no_room_for_previews(mode):
+def test_a_method_does_not_accept_preview_options(mode):
     with pytest.raises(TypeError, match="unexpected keyword argument 'preview_steps'"):
         call_request(mode, {"preview_steps": 1})
 
 
 @pytest.mark.parametrize("mode", CALLS)
-def test_what_the_models_tell_each_other_is_no_knob(mode):
+def test_internal_tensors_are_not_options(mode):
     for ask in (lambda told: call_request(mode, told), lambda told: stream_request(mode, None, told)):
         with pytest.raises(TypeError, match="unexpected keyword argument 'progress_address'"):
             ask({"progress_address": "x"})
@@ -114,7 +114,7 @@ def test_what_the_models_tell_each_other_is_no_knob(mode):
         ("canny", "start_sigma"),
     ],
 )
-def test_a_knob_of_another_mode_is_a_type_error_that_lists_the_mode_s_own(mode, unknown):
+def test_an_option_of_another_mode_raises_a_type_error_that_lists_the_options(mode, unknown):
     own = ", ".join(KEYWORDS[mode])
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{unknown}', expected one of: {own}$"):
         call_request(mode, {unknown: 1})
@@ -126,13 +126,13 @@ def test_a_knob_of_another_mode_is_a_type_error_that_lists_the_mode_s_own(mode, 
     ("mode", "missing"),
     [("redux", "images"), ("img2img", "images"), ("text2img", "prompt"), ("canny", "control_image")],
 )
-def test_what_a_mode_needs_and_has_not_is_a_type_error(mode, missing):
+def test_a_missing_required_argument_raises_a_type_error(mode, missing):
     for ask in (lambda: call_request(mode, {missing: None}), lambda: stream_request(mode, None, {"seed": 1})):
         with pytest.raises(TypeError, match=f"missing argument '{missing}'"):
             ask()
 
 
-def test_a_stream_asks_flux_stream_for_progress_previews_and_images():
+def test_a_stream_requests_progress_previews_and_images():
     request = stream_request("redux", b"image", {"preview_steps": 5, "preview_method": "vae", "priority": -1})
     assert request.model == "flux_stream"
     assert request.outputs == ("PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED")
@@ -143,7 +143,7 @@ def test_a_stream_asks_flux_stream_for_progress_previews_and_images():
     }
 
 
-def test_a_stream_of_another_mode_says_which():
+def test_a_stream_sends_its_mode():
     sent = {
         mode: {name: array.tolist() for name, array in stream_request(mode, images, told).inputs.items()}
         for mode, images, told in (
@@ -160,25 +160,25 @@ def test_a_stream_of_another_mode_says_which():
 
 
 @pytest.mark.parametrize("mode", ["video", "", None, 7])
-def test_an_unknown_mode_is_refused_by_name(mode):
+def test_rejects_an_unknown_mode(mode):
     with pytest.raises(InvalidRequest, match=r"flux_stream: MODE=.*, expected one of: redux, img2img, inpaint"):
         stream_request(mode, b"image", {})
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "message"),
+    ("option", "value", "message"),
     [
         ("preview_steps", -1, r"PREVIEW_STEPS=-1, expected 0\.\.100"),
         ("preview_method", "sketch", "PREVIEW_METHOD='sketch', expected one of: latent2rgb, vae"),
         ("priority", 2, r"PRIORITY=2, expected -1\.\.1"),
     ],
 )
-def test_a_stream_is_held_to_the_contract_in_its_own_name(knob, value, message):
+def test_errors_of_a_stream_name_flux_stream(option, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_stream: {message}"):
-        stream_request("redux", b"image", {knob: value})
+        stream_request("redux", b"image", {option: value})
 
 
-def test_what_is_left_out_is_not_sent():
+def test_omitted_options_are_not_sent():
     request = redux_request(b"image", {"prompt": None, "seed": None})
     assert list(request.inputs) == ["IMAGE"]
     assert request.model == "flux_redux"
@@ -204,7 +204,7 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "message"),
+    ("option", "value", "message"),
     [
         ("height", 2**32 + 512, "HEIGHT="),
         ("height", 512.0, "HEIGHT=512.0, expected INT32"),
@@ -228,7 +228,7 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
         ("true_cfg_scale", 0.5, r"TRUE_CFG_SCALE=0.5, expected 1\.\.30"),
         ("negative_prompt", "x" * 4097, "NEGATIVE_PROMPT has 4097 characters, expected at most 4096"),
         ("negative_prompt", ["fog"], r"NEGATIVE_PROMPT=\['fog'\], expected text"),
-        ("negative_prompt", "\udcff", "NEGATIVE_PROMPT is no valid Unicode"),
+        ("negative_prompt", "\udcff", "NEGATIVE_PROMPT is not valid Unicode"),
         ("lora", [], r"LORA has 0 values, expected 1\.\.4"),
         ("lora", ["a"] * 5, r"LORA has 5 values, expected 1\.\.4"),
         ("lora", ["a", 7], "LORA=7, expected text"),
@@ -240,12 +240,12 @@ def test_values_become_tensors_with_a_leading_batch_dimension():
         ("output_format", 7, "OUTPUT_FORMAT=7"),
     ],
 )
-def test_a_value_outside_the_contract_is_refused_by_name(knob, value, message):
+def test_rejects_an_invalid_value_and_names_its_tensor(option, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_redux: {message}"):
-        redux_request(b"image", {knob: value})
+        redux_request(b"image", {option: value})
 
 
-def test_an_unknown_knob_is_a_type_error_that_lists_the_known():
+def test_an_unknown_option_raises_a_type_error_that_lists_the_options():
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'heigth', expected one of: .*height"):
         redux_request(b"image", {"heigth": 512})
 
@@ -256,7 +256,7 @@ def images(*values):
     return array
 
 
-def test_an_answer_becomes_one_variation_for_each_image():
+def test_a_response_becomes_one_result_for_each_image():
     answer = {"OUTPUT_IMAGE": images(png(), b"b"), "OUTPUT_SEED": np.array([[4, 5]], np.int64)}
     assert read_results(answer, "flux_redux") == [ImageResult(png(), 4), ImageResult(b"b", 5)]
 
@@ -269,12 +269,12 @@ def test_an_answer_becomes_one_variation_for_each_image():
         {"OUTPUT_IMAGE": images(), "OUTPUT_SEED": np.array([[]])},
     ],
 )
-def test_an_answer_that_does_not_add_up_is_the_servers_mistake(answer):
-    with pytest.raises(GenerationFailed, match="flux_redux: the answer has"):
+def test_an_inconsistent_response_is_a_server_error(answer):
+    with pytest.raises(GenerationFailed, match="flux_redux: the response has"):
         read_results(answer, "flux_redux")
 
 
-def test_a_variation_opens_names_its_format_and_saves_its_bytes(tmp_path):
+def test_a_result_decodes_detects_its_format_and_saves_its_bytes(tmp_path):
     variation = ImageResult(png((16, 32)), 9)
     assert variation.image.size == (16, 32)
     assert variation.format == "png"
@@ -282,20 +282,20 @@ def test_a_variation_opens_names_its_format_and_saves_its_bytes(tmp_path):
     assert repr(variation) == "ImageResult(seed=9)"
 
 
-def test_bytes_that_are_no_image_are_the_servers_mistake():
+def test_a_result_that_is_not_an_image_is_a_server_error():
     with pytest.raises(GenerationFailed, match="seed 3 is not an image"):
         _ = ImageResult(b"junk", 3).image
     with pytest.raises(GenerationFailed, match="seed 3 is not an image"):
         _ = ImageResult(png((512, 512))[:-100], 3).image
 
 
-def test_a_prompt_that_is_no_unicode_is_refused():
-    with pytest.raises(InvalidRequest, match="PROMPT is no valid Unicode"):
+def test_rejects_a_prompt_that_is_not_valid_unicode():
+    with pytest.raises(InvalidRequest, match="PROMPT is not valid Unicode"):
         redux_request(b"image", {"prompt": "\udcff"})
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ({"lora": ["a", "b"], "lora_scale": [1, 1, 1]}, "LORA_SCALE has 3 values for 2 adapters, expected one, or one"),
         ({"lora": "a", "lora_scale": [1, 1]}, "LORA_SCALE has 2 values for 1 adapters"),
@@ -303,14 +303,14 @@ def test_a_prompt_that_is_no_unicode_is_refused():
         ({"seed": [1, 2, 3], "num_images": 2}, "SEED has 3 values for 2 images, expected one, or one each"),
     ],
 )
-def test_values_that_do_not_go_together_are_refused(knobs, message):
+def test_rejects_inconsistent_values(options, message):
     with pytest.raises(InvalidRequest, match=f"flux_text2img: {message}"):
-        call_request("text2img", {"prompt": "owl", **knobs})
+        call_request("text2img", {"prompt": "owl", **options})
 
 
-def test_seeds_and_adapters_are_counted_apart_from_images():
-    knobs = {"seed": (7, 8, -1), "num_images": 3, "lora": ["ink", "gold"], "lora_scale": (1, -0.5)}
-    sent = redux_request([b"one", b"two"], knobs).inputs
+def test_seeds_and_adapters_are_counted_separately_from_images():
+    options = {"seed": (7, 8, -1), "num_images": 3, "lora": ["ink", "gold"], "lora_scale": (1, -0.5)}
+    sent = redux_request([b"one", b"two"], options).inputs
     assert sent["SEED"].tolist() == [[7, 8, -1]]
     assert sent["LORA"].tolist() == [[b"ink", b"gold"]]
     assert sent["LORA_SCALE"].tolist() == [[1, -0.5]]
@@ -319,7 +319,7 @@ def test_seeds_and_adapters_are_counted_apart_from_images():
     assert redux_request(b"one", {"seed": [7, 8]}).inputs.keys() == {"IMAGE", "SEED"}
 
 
-def test_knobs_of_images_are_held_against_the_images_that_steer():
+def test_options_per_image_are_checked_against_the_number_of_redux_images():
     canny = {"control_image": b"house", "image_start": [0, 0.5]}
     assert call_request("canny", {**canny, "images": [b"one", b"two"]}).inputs["IMAGE_START"].shape == (1, 2)
     with pytest.raises(InvalidRequest, match="flux_canny: IMAGE_START has 2 values for 0 images"):
@@ -328,7 +328,7 @@ def test_knobs_of_images_are_held_against_the_images_that_steer():
         call_request("img2img", {"images": [b"one", b"two", b"three"], "image_strength": [0, 1]})
 
 
-def test_strength_is_diffusers_own_where_an_image_is_changed():
+def test_strength_of_img2img_is_that_of_diffusers():
     sent = call_request("img2img", {"images": b"image", "strength": 0.3, "image_strength": 2}).inputs
     assert sent["STRENGTH"].tolist() == [[pytest.approx(0.3)]]
     assert sent["IMAGE_STRENGTH"].tolist() == [[2]]
@@ -348,17 +348,17 @@ def test_strength_is_diffusers_own_where_an_image_is_changed():
         ("canny", {"control_image": b""}, "an image is empty"),
     ],
 )
-def test_each_mode_is_held_to_the_contract_in_its_own_name(mode, told, message):
+def test_errors_name_the_ensemble_of_the_mode(mode, told, message):
     with pytest.raises(InvalidRequest, match=message):
         call_request(mode, told)
 
 
-def test_there_is_one_control_image():
+def test_canny_accepts_one_control_image():
     with pytest.raises(TypeError, match=r"list is not an image, .* or a NumPy array$"):
         call_request("canny", {"control_image": [b"one"]})
 
 
-def test_edges_are_asked_of_canny_edges():
+def test_edges_calls_canny_edges():
     request = edges_request({"control_image": b"house", "height": 64, "width": None, "canny_low": 50, "fit": "contain"})
     assert (request.model, request.outputs) == ("canny_edges", ("EDGE_IMAGE",))
     assert {name: array.tolist() for name, array in request.inputs.items()} == {
@@ -371,9 +371,9 @@ def test_edges_are_asked_of_canny_edges():
         edges_request({"control_image": b"house", "prompt": "owl"})
 
 
-def test_edges_that_are_missing_or_no_image_are_the_servers_mistake():
+def test_a_missing_or_invalid_edge_map_is_a_server_error():
     assert read_edges({"EDGE_IMAGE": images(png((16, 32)))}).size == (16, 32)
-    with pytest.raises(GenerationFailed, match="canny_edges: the answer has no EDGE_IMAGE"):
+    with pytest.raises(GenerationFailed, match="canny_edges: the response has no EDGE_IMAGE"):
         read_edges({})
     with pytest.raises(GenerationFailed, match="canny_edges: EDGE_IMAGE is not an image"):
         read_edges({"EDGE_IMAGE": images(b"junk")})
@@ -382,7 +382,7 @@ def test_edges_that_are_missing_or_no_image_are_the_servers_mistake():
 @pytest.mark.parametrize(
     "url", ["localhost", "localhost:99999", "localhost:abc", ":8001", "http://localhost:8000", "", "a:1 b:2"]
 )
-def test_a_url_is_a_host_and_a_port(url):
+def test_rejects_a_url_that_is_not_host_and_port(url):
     with pytest.raises(ValueError, match="expected host:port"):
         open_transport("grpc", url)
 
@@ -408,12 +408,12 @@ def test_a_similarity_out_of_bounds_is_rejected(similarity):
         redux_request([b"one", b"two"], {"similarity": similarity})
 
 
-def test_two_scales_at_once_are_refused():
+def test_rejects_similarity_together_with_image_strength():
     with pytest.raises(InvalidRequest, match="similarity and image_strength set the same weight"):
         redux_request(b"image", {"similarity": 0.5, "image_strength": 0.5})
 
 
-def test_every_image_may_have_a_mask_or_none():
+def test_each_image_may_have_a_mask():
     mask = Image.new("L", (8, 8), 255)
     sent = redux_request([png(), png()], {"image_mask": [None, mask]}).inputs["IMAGE_MASK"]
     assert sent[0, 0] == b""
@@ -421,7 +421,7 @@ def test_every_image_may_have_a_mask_or_none():
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "message"),
+    ("option", "value", "message"),
     [
         ("image_fit", ["cover", "crop"], "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
         ("image_fit", 7, "IMAGE_FIT=7, expected one of"),
@@ -431,6 +431,6 @@ def test_every_image_may_have_a_mask_or_none():
         ("image_start", float("nan"), "IMAGE_START=nan, expected 0..1"),
     ],
 )
-def test_control_outside_the_contract_is_refused_by_name(knob, value, message):
+def test_rejects_invalid_control_values(option, value, message):
     with pytest.raises(InvalidRequest, match=f"flux_redux: {message}"):
-        redux_request([b"one", b"two"], {knob: value})
+        redux_request([b"one", b"two"], {option: value})

@@ -1,4 +1,4 @@
-"""The four transports against loopback doors that speak Triton's protocols, and against sockets that speak nothing."""
+"""The four transports, with servers on loopback that speak Triton's protocols, and with sockets that never respond."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ TRANSPORTS = [("sync", "grpc"), ("async", "grpc"), ("sync", "http"), ("async", "
 
 
 class Caller:
-    """One call through a real transport, sync or async."""
+    """One call through a real transport, synchronous or not."""
 
     def __init__(self, kind, protocol):
         self.kind, self.protocol = kind, protocol
 
     def stream(self, url, *, timeout_s=10.0, retry=ONCE, **options):
-        """All events."""
+        """Returns all events."""
 
         async def collected(client):
             return [event async for event in client.stream(IMAGE, **options)]
@@ -89,7 +89,7 @@ def bytes_tensor(values):
 
 
 class Door:
-    """What both doors do: note the request, then refuse, wait or answer."""
+    """Common part of both servers: record the request, then reject it, wait or respond."""
 
     def __init__(self):
         self.requests = []
@@ -107,7 +107,7 @@ def inputs_of(request):
 
 
 def infer_response(**outputs):
-    """outputs: datatype, shape and bytes by name."""
+    """outputs: datatype, shape and bytes, by name."""
     return service_pb2.ModelInferResponse(
         outputs=[
             service_pb2.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
@@ -128,12 +128,12 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self):
         super().__init__()
         self.steps_before_refusal = 0
-        #: A stream's caller did not wait for its end: it asked to cancel it, or it hung up.
+        #: Set when the caller of a stream cancels it or disconnects before its end.
         self.hung_up = threading.Event()
         self.cancelled = threading.Event()
         self.ended_well = threading.Event()
         self.ignores_cancel = False
-        #: Of flux_status: seconds left, jobs and room of each instance. None: it does not have this model.
+        #: Output of flux_status: seconds left, jobs and room of each instance. None: the model does not exist.
         self.load = None
         self.readings = 0
 
@@ -169,7 +169,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     def ModelStreamInfer(self, requests, context):  # noqa: N802
-        """Progress with a pause after each step, then the images; or a refusal after `steps_before_refusal` steps.
+        """Yield progress with a pause after each step, then the images; or reject after `steps_before_refusal` steps.
 
         A request to cancel ends it, as at the real server; unless it `ignores_cancel`.
         """
@@ -272,7 +272,7 @@ class HttpDoor(Door):
                 pass
 
             def handle(self):
-                with suppress(BrokenPipeError, ConnectionResetError):  # The caller's deadline passed.
+                with suppress(BrokenPipeError, ConnectionResetError):  # The caller's deadline has passed.
                     super().handle()
 
         server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
@@ -301,7 +301,7 @@ def door(caller):
 
 @contextmanager
 def listening(meet):
-    """A socket on loopback; `meet` is given each connection. Yields host:port and the list of connections."""
+    """Listen on loopback and call `meet` with each connection. Yields host:port and the list of connections."""
     connections = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
@@ -337,12 +337,12 @@ def reset(connection):
 
 
 def nobody():
-    """An address where nothing listens."""
+    """Returns an address on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_request_and_its_answer_cross_the_wire_unchanged(caller, door):
+def test_a_request_and_its_response_are_transferred_unchanged(caller, door):
     variations = caller.redux(door.url, request_id="mine", timeout_s=9.0)
     assert [(v.data, v.seed) for v in variations] == [(b"first", 0), (b"second", 1)]
     [(model, request_id, timeout_us, image)] = door.requests
@@ -352,7 +352,7 @@ def test_a_request_and_its_answer_cross_the_wire_unchanged(caller, door):
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
-def test_images_of_many_megabytes_pass_both_ways(caller, door):
+def test_images_of_many_megabytes_are_sent_and_received(caller, door):
     image = os.urandom(6 * 2**20)
     door.images = [image]
     [variation] = caller.redux(door.url, [image, image])
@@ -361,30 +361,30 @@ def test_images_of_many_megabytes_pass_both_ways(caller, door):
 
 
 @pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
-def test_the_servers_refusal_becomes_its_error_in_the_models_own_words(caller, door, refusal):
+def test_a_rejection_raises_its_error_with_the_models_message(caller, door, refusal):
     door.refusal = refusal("flux_base: HEIGHT=7, expected 16..2048")
     with pytest.raises(refusal) as raised:
         caller.redux(door.url)
     assert str(raised.value) == "flux_base: HEIGHT=7, expected 16..2048"
 
 
-def test_a_server_without_room_is_asked_again(caller, door):
+def test_a_full_server_is_retried(caller, door):
     door.refusal = Overloaded("full")
     with pytest.raises(Overloaded):
         caller.redux(door.url, retry=RetryPolicy(attempts=3, first_delay_s=0.01))
     assert len(door.requests) == 3
 
 
-def test_a_slow_server_meets_the_deadline(caller, door):
+def test_a_slow_server_exceeds_the_deadline(caller, door):
     door.pause_s = 1.0
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"no answer from 127\.0\.0\.1:\d+ within 0\.3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"no response from 127\.0\.0\.1:\d+ within 0\.3 s"):
         caller.redux(door.url, timeout_s=0.3)
     assert time.monotonic() - started < 0.9
     assert len(door.requests) == 1
 
 
-def test_readiness_needs_the_server_and_the_model(caller, door):
+def test_readiness_requires_the_server_and_the_model(caller, door):
     caller.wait_until_ready(door.url, 5)
     door.ready = False
     with pytest.raises(DeadlineExceeded, match="flux_redux is not ready"):
@@ -392,7 +392,7 @@ def test_readiness_needs_the_server_and_the_model(caller, door):
 
 
 @pytest.mark.slow
-def test_waiting_ends_soon_after_the_server_has_come(caller):
+def test_wait_until_ready_returns_soon_after_the_server_starts(caller):
     url = nobody()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(caller.wait_until_ready, url, 20)
@@ -404,31 +404,31 @@ def test_waiting_ends_soon_after_the_server_has_come(caller):
             assert time.monotonic() - started < 4
 
 
-def test_where_nobody_listens_nothing_was_sent(caller):
+def test_a_refused_connection_is_not_connected(caller):
     with pytest.raises(NotConnected, match=r"127\.0\.0\.1"):
         caller.redux(nobody())
 
 
-def test_a_name_that_does_not_exist_is_not_connected(caller):
+def test_an_unknown_host_is_not_connected(caller):
     with pytest.raises(NotConnected, match="no-such-host"):
         caller.redux("no-such-host.invalid:8001", timeout_s=5.0)
 
 
-def test_a_server_that_accepts_and_says_nothing_meets_the_deadline(caller):
+def test_a_server_that_never_responds_exceeds_the_deadline(caller):
     started = time.monotonic()
-    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no answer from {url}"):
+    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no response from {url}"):
         caller.redux(url, timeout_s=0.5)
     assert time.monotonic() - started < 3
 
 
-def test_a_server_that_hangs_up_at_once_is_unreachable(caller):
+def test_a_server_that_disconnects_at_once_is_unreachable(caller):
     with listening(socket.socket.close) as (url, _), pytest.raises(Unreachable, match=url):
         caller.redux(url, timeout_s=5.0)
     with listening(reset) as (url, _), pytest.raises(Unreachable, match=url):
         caller.redux(url, timeout_s=5.0)
 
 
-def test_a_server_killed_under_a_request_is_unreachable_and_not_asked_again(caller, door):
+def test_a_server_killed_during_a_request_is_unreachable_without_a_retry(caller, door):
     door.pause_s = 0.5
     with cable(door.url) as (url, cut), ThreadPoolExecutor(1) as pool:
         call = pool.submit(caller.redux, url, timeout_s=5.0, retry=RetryPolicy(first_delay_s=0.01))
@@ -437,13 +437,13 @@ def test_a_server_killed_under_a_request_is_unreachable_and_not_asked_again(call
         cut()
         error = call.exception()
     assert type(error) is Unreachable
-    assert "the connection broke before the answer came" in str(error)
+    assert "the connection broke before the response arrived" in str(error)
     assert len(door.requests) == 1
 
 
 @contextmanager
 def cable(url):
-    """A connection to `url` by way of a proxy. Yields the proxy's host:port and what cuts all its connections."""
+    """Run a proxy to `url`. Yields its host:port and a function that closes all of its connections."""
     host, port = url.split(":")
     ends = []
 
@@ -461,7 +461,7 @@ def cable(url):
     with listening(join) as (proxy, _):
         yield proxy, cut
     cut()
-    for end in ends:  # Now that nobody can connect any more: gRPC does so by itself.
+    for end in ends:  # The listener is closed first, because gRPC reconnects by itself.
         end.close()
 
 
@@ -472,7 +472,7 @@ def _pump(source, target):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_cancelling_a_task_ends_its_call_at_once(protocol):
+def test_cancelling_a_task_cancels_its_call_at_once(protocol):
     door = door_of(protocol)
     door.pause_s = 1.0
 
@@ -500,7 +500,7 @@ def test_threads_share_a_client(protocol):
 
 
 @pytest.mark.parametrize("make", [FluxClient, AsyncFluxClient])
-def test_an_unknown_protocol_or_a_url_with_a_scheme_is_told_at_once(make):
+def test_rejects_an_unknown_protocol_and_a_url_with_a_scheme(make):
     with pytest.raises(ValueError, match="protocol='smtp', expected one of: grpc, http"):
         make(protocol="smtp")
     with pytest.raises(ValueError, match="expected host:port such as localhost:8000"):
@@ -520,7 +520,7 @@ def stream_door():
         yield door
 
 
-def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
+def test_a_request_and_its_events_are_transferred_by_a_stream(streamer, stream_door):
     events = streamer.stream(
         stream_door.url, request_id="mine", timeout_s=9.0, seed=7, image_strength=0.5, preview_steps=3
     )
@@ -529,7 +529,7 @@ def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
     [(request, metadata)] = stream_door.requests
     assert (request.model_name, request.id) == ("flux_stream", "mine")
     assert 8e6 < request.parameters["timeout"].int64_param <= 9e6
-    # It crashes Triton 2.51.
+    # This would crash Triton 2.51.
     assert "triton_grpc_error" not in metadata
     assert [output.name for output in request.outputs] == ["PROGRESS", "PREVIEW", "OUTPUT_IMAGE", "OUTPUT_SEED"]
     inputs = zip(request.inputs, request.raw_input_contents, strict=True)
@@ -543,12 +543,12 @@ def test_a_stream_s_request_and_events_cross_the_wire(streamer, stream_door):
     }
 
 
-def test_images_of_many_megabytes_pass_through_a_stream(streamer, stream_door):
+def test_images_of_many_megabytes_are_received_from_a_stream(streamer, stream_door):
     stream_door.images = [os.urandom(6 * 2**20)]
     assert streamer.stream(stream_door.url)[-1].data == stream_door.images[0]
 
 
-def test_a_new_client_does_not_inherit_a_closed_one_s_failure_to_connect(streamer):
+def test_a_new_client_does_not_inherit_a_connection_failure(streamer):
     for _ in range(5):
         with socket.socket() as nobody:
             nobody.bind(("127.0.0.1", 0))
@@ -561,7 +561,7 @@ def test_a_new_client_does_not_inherit_a_closed_one_s_failure_to_connect(streame
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_several_servers_are_asked_in_turn_and_one_does_what_another_lost(kind, name):
+def test_several_servers_take_turns_and_one_retries_what_another_lost(kind, name):
     staying, leaving = GrpcDoor(), GrpcDoor()
 
     def leave():
@@ -589,8 +589,8 @@ def test_several_servers_are_asked_in_turn_and_one_does_what_another_lost(kind, 
     assert len(staying.requests) == 6
 
 
-def test_several_servers_go_with_grpc_and_one_of_them_must_have_an_address():
-    with pytest.raises(ValueError, match="several servers go with protocol='grpc'"):
+def test_several_servers_require_grpc_and_at_least_one_address():
+    with pytest.raises(ValueError, match="several servers require protocol='grpc'"):
         FluxClient("127.0.0.1:1,127.0.0.1:2", protocol="http")
     with pytest.raises(NotConnected, match=r"nobody\.invalid:1: "):
         FluxClient("nobody.invalid:1,nobody.invalid:2")
@@ -599,7 +599,7 @@ def test_several_servers_go_with_grpc_and_one_of_them_must_have_an_address():
 
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("refusal", [InvalidRequest, Overloaded, Cancelled, GenerationFailed])
-def test_a_refusal_is_the_stream_s_error_in_the_model_s_own_words(streamer, stream_door, refusal, steps):
+def test_a_rejected_stream_raises_its_error_with_the_models_message(streamer, stream_door, refusal, steps):
     stream_door.refusal = refusal("flux_base: HEIGHT=7, expected 16..2048")
     stream_door.steps_before_refusal = steps
     with pytest.raises(refusal) as raised:
@@ -608,7 +608,7 @@ def test_a_refusal_is_the_stream_s_error_in_the_model_s_own_words(streamer, stre
 
 
 @pytest.mark.parametrize(("steps", "asked"), [(0, 3), (1, 1)])
-def test_a_server_without_room_is_asked_again_while_no_event_was_there(streamer, stream_door, steps, asked):
+def test_a_full_server_is_retried_before_the_first_event(streamer, stream_door, steps, asked):
     stream_door.refusal = Overloaded("full")
     stream_door.steps_before_refusal = steps
     with pytest.raises(Overloaded):
@@ -616,7 +616,7 @@ def test_a_server_without_room_is_asked_again_while_no_event_was_there(streamer,
     assert len(stream_door.requests) == asked
 
 
-def test_an_error_without_a_code_is_the_server_s_mistake(streamer, stream_door, monkeypatch):
+def test_an_error_without_a_code_is_a_server_error(streamer, stream_door, monkeypatch):
     def words_alone(self, requests, context):
         next(requests)
         yield service_pb2.ModelStreamInferResponse(error_message="flux_base: bug")
@@ -626,27 +626,27 @@ def test_an_error_without_a_code_is_the_server_s_mistake(streamer, stream_door, 
         streamer.stream(url)
 
 
-def test_a_slow_stream_meets_the_deadline_and_is_ended_at_the_server(streamer, stream_door):
+def test_a_slow_stream_exceeds_the_deadline_and_is_cancelled_on_the_server(streamer, stream_door):
     stream_door.pause_s = 8.0
     started = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"no answer from 127\.0\.0\.1:\d+ within 0\.3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"no response from 127\.0\.0\.1:\d+ within 0\.3 s"):
         streamer.stream(stream_door.url, timeout_s=0.3)
     assert time.monotonic() - started < 2
     assert stream_door.hung_up.wait(5)
 
 
 @pytest.mark.slow
-def test_a_stream_from_nobody_or_from_one_who_says_nothing_ends(streamer):
+def test_a_stream_without_a_server_or_a_response_fails(streamer):
     with pytest.raises(NotConnected, match=r"127\.0\.0\.1"):
         streamer.stream(nobody())
-    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no answer from {url}"):
+    with listening(say_nothing) as (url, _), pytest.raises(DeadlineExceeded, match=f"no response from {url}"):
         streamer.stream(url, timeout_s=0.5)
     with listening(reset) as (url, _), pytest.raises(Unreachable, match=url):
         streamer.stream(url, timeout_s=5.0)
 
 
 @pytest.mark.parametrize("retried", [(Overloaded, NotConnected), (Unreachable,)])
-def test_a_server_killed_under_a_stream_is_unreachable_and_not_asked_again(streamer, stream_door, retried):
+def test_a_server_killed_during_a_stream_is_unreachable_without_a_retry(streamer, stream_door, retried):
     stream_door.pause_s = 8.0
     retry = RetryPolicy(first_delay_s=0.01, retried=retried)
     with cable(stream_door.url) as (url, cut), ThreadPoolExecutor(1) as pool:
@@ -657,18 +657,18 @@ def test_a_server_killed_under_a_stream_is_unreachable_and_not_asked_again(strea
         cut()
         error = call.exception(5)
     assert type(error) is Unreachable
-    assert "the connection broke before the answer came" in str(error)
+    assert "the connection broke before the response arrived" in str(error)
     assert len(stream_door.requests) == 1
 
 
-def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
+def test_cancelling_from_another_thread_disconnects_at_once(stream_door):
     stream_door.pause_s = 8.0
     with FluxClient(stream_door.url) as client:
         stream = client.stream(IMAGE)
         next(stream)
         threading.Timer(0.1, stream.cancel).start()
         started = time.monotonic()
-        with pytest.raises(Cancelled, match="by its caller"):
+        with pytest.raises(Cancelled, match="the caller cancelled"):
             next(stream)
         assert stream_door.hung_up.wait(2)
         assert time.monotonic() - started < 2
@@ -676,7 +676,7 @@ def test_cancelling_from_another_thread_hangs_up_at_once(stream_door):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_server_that_does_not_know_how_to_cancel_is_hung_up_on(stream_door, kind):
+def test_the_client_disconnects_from_a_server_without_cancellation(stream_door, kind):
     stream_door.pause_s, stream_door.ignores_cancel = 8.0, True
 
     async def run():
@@ -699,8 +699,8 @@ def test_a_server_that_does_not_know_how_to_cancel_is_hung_up_on(stream_door, ki
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_stream_is_cancelled_by_a_message_and_its_call_ends_by_itself(stream_door, kind):
-    """gRPC's own cancellation is not used: Triton 2.51 has crashed around it."""
+def test_a_stream_is_cancelled_by_a_message_and_the_server_ends_its_call(stream_door, kind):
+    """The gRPC call itself is not cancelled, because Triton 2.51 has crashed on such cancellations."""
     stream_door.pause_s = 8.0
 
     async def run():
@@ -716,7 +716,7 @@ def test_a_stream_is_cancelled_by_a_message_and_its_call_ends_by_itself(stream_d
     assert stream_door.ended_well.wait(2)
 
 
-def test_a_stream_that_is_dropped_hangs_up(stream_door):
+def test_deleting_a_stream_cancels_it(stream_door):
     stream_door.pause_s = 8.0
     with FluxClient(stream_door.url) as client:
         for _ in client.stream(IMAGE):
@@ -724,7 +724,7 @@ def test_a_stream_that_is_dropped_hangs_up(stream_door):
         assert stream_door.hung_up.wait(2)
 
 
-def test_closing_the_client_ends_its_streams(stream_door):
+def test_closing_the_client_cancels_its_streams(stream_door):
     stream_door.pause_s = 8.0
     client = FluxClient(stream_door.url)
     stream = client.stream(IMAGE)
@@ -737,7 +737,7 @@ def test_closing_the_client_ends_its_streams(stream_door):
 
 @pytest.mark.parametrize("events_before", [0, 1])
 @pytest.mark.parametrize("how", ["cancel", "aclose", "drop", "task", "client"])
-def test_an_async_stream_hangs_up_at_once_however_it_is_ended(stream_door, how, events_before):
+def test_ending_an_async_stream_early_cancels_it_at_once(stream_door, how, events_before):
     stream_door.pause_s = 8.0
 
     async def run():
@@ -770,7 +770,7 @@ async def _exhaust(stream):
         pass
 
 
-def test_threads_stream_from_one_client_at_once(stream_door):
+def test_threads_stream_concurrently_from_one_client(stream_door):
     stream_door.pause_s = 0.1
     with FluxClient(stream_door.url) as client, ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
@@ -780,15 +780,15 @@ def test_threads_stream_from_one_client_at_once(stream_door):
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_http_has_no_streams_and_says_what_to_do(kind):
-    with pytest.raises(InvalidRequest, match=r"^streaming needs protocol='grpc'$"):
+def test_streams_over_http_raise_an_error_that_names_grpc(kind):
+    with pytest.raises(InvalidRequest, match=r"^streaming requires protocol='grpc'$"):
         Caller(kind, "http").stream("localhost:8000")
 
 
 @pytest.mark.parametrize(
     "left_behind", ["client.stream(b'x')", "stream = client.stream(b'x')", "next(client.stream(b'x'))"]
 )
-def test_python_exits_at_once_with_a_stream_left_behind(stream_door, left_behind):
+def test_python_exits_at_once_with_an_open_stream(stream_door, left_behind):
     stream_door.pause_s = 8.0
     code = f"import flux_client\nclient = flux_client.FluxClient({stream_door.url!r})\n{left_behind}"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30)

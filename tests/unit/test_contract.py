@@ -1,4 +1,4 @@
-"""The contract: what it renders is what Triton parses, and its checks name model, tensor, value and range."""
+"""The contract: Triton can parse the rendered configs, and error messages name model, tensor, value and range."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def parsed(text: str) -> model_config_pb2.ModelConfig:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def test_every_rendered_file_is_a_model_config() -> None:
+def test_every_rendered_file_is_a_valid_model_config() -> None:
     for path, text in render_all().items():
         assert parsed(text).name == path.parts[0]
 
 
-def test_by_default_each_gpu_model_has_one_instance_on_gpu_7_and_one_on_8() -> None:
+def test_gpu_models_have_one_instance_each_on_gpus_7_and_8_by_default() -> None:
     assert DEFAULT_GPUS == (7, 8)
     for model in (FLUX_PRIOR_REDUX, FLUX_BASE):
         (group,) = parsed(render_model(model, DEFAULT_GPUS)).instance_group
         assert (group.kind, list(group.gpus), group.count) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [7, 8], 1)
 
 
-def test_four_gpus_are_four_instances_of_each_gpu_model_and_leave_the_others_on_the_cpu() -> None:
+def test_gpu_models_have_one_instance_per_gpu_and_other_models_run_on_the_cpu() -> None:
     configs = {path.parts[0]: parsed(text) for path, text in render_all((0, 1, 2, 3)).items() if len(path.parts) == 2}
     for model in MODELS:
         (group,) = configs[model.name].instance_group
@@ -40,13 +40,13 @@ def test_four_gpus_are_four_instances_of_each_gpu_model_and_leave_the_others_on_
         assert group.count == (1 if model.needs_gpu else model.cpu_instances)
 
 
-def test_without_gpus_every_model_runs_on_the_cpu() -> None:
+def test_every_model_runs_on_the_cpu_without_gpus() -> None:
     for model in MODELS:
         (group,) = parsed(render_model(model, ())).instance_group
         assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
 
 
-def test_a_rendered_model_has_every_tensor_of_the_contract() -> None:
+def test_rendered_config_has_every_tensor_of_the_model() -> None:
     for model in MODELS:
         config = parsed(render_model(model, ()))
         assert [(t.name, list(t.dims), t.optional) for t in config.input] == [
@@ -56,12 +56,12 @@ def test_a_rendered_model_has_every_tensor_of_the_contract() -> None:
 
 
 def test_no_output_of_an_ensemble_has_the_name_of_an_input() -> None:
-    """Triton would answer with the input."""
+    """Otherwise Triton would return the input."""
     for ensemble in ENSEMBLES:
         assert not {t.name for t in ensemble.inputs} & {t.name for t in ensemble.outputs}
 
 
-def test_every_input_of_a_step_comes_from_the_ensemble_or_from_an_earlier_step() -> None:
+def test_step_inputs_come_from_the_ensemble_or_an_earlier_step() -> None:
     for ensemble in ENSEMBLES:
         known = {t.name for t in ensemble.inputs}
         for step in ensemble.steps:
@@ -71,8 +71,8 @@ def test_every_input_of_a_step_comes_from_the_ensemble_or_from_an_earlier_step()
         assert {t.name for t in ensemble.outputs} <= known
 
 
-def test_no_step_of_an_ensemble_may_be_without_inputs() -> None:
-    """Triton refuses a request of none: where a step's inputs are all optional, the ensemble requires one."""
+def test_every_step_of_an_ensemble_has_a_required_input() -> None:
+    """Triton rejects a request without inputs, so the ensemble requires an input for each step."""
     for ensemble in ENSEMBLES:
         required = {t.name for t in ensemble.inputs if not t.optional}
         for step in ensemble.steps:
@@ -80,8 +80,8 @@ def test_no_step_of_an_ensemble_may_be_without_inputs() -> None:
             assert {step.name_of(t) for t in ensemble.inputs_of(step)} & required
 
 
-def test_a_step_whose_output_callers_may_leave_out_has_another_that_they_cannot() -> None:
-    """Triton leaves out a step all of whose outputs are outputs of the ensemble that the caller did not ask for."""
+def test_every_step_except_the_last_has_an_output_that_clients_cannot_omit() -> None:
+    """Triton skips a step if all of its outputs are ensemble outputs that the client did not request."""
     for ensemble in ENSEMBLES:
         given = {t.name for t in ensemble.outputs}
         *steps, _ = ensemble.steps
@@ -89,17 +89,17 @@ def test_a_step_whose_output_callers_may_leave_out_has_another_that_they_cannot(
             assert {step.name_of(t) for t in ensemble.outputs_of(step)} - given
 
 
-def test_no_output_is_optional_because_triton_knows_none() -> None:
+def test_no_output_is_optional() -> None:
     assert not [t.name for model in MODELS for t in model.outputs if t.optional]
 
 
-def test_a_stream_takes_what_any_of_the_modes_takes() -> None:
+def test_stream_has_the_inputs_of_every_mode() -> None:
     names = {t.name for ensemble in ENSEMBLES for t in ensemble.inputs} - {"PROGRESS_ADDRESS"}
     assert {t.name for t in FLUX_STREAM.inputs} == names | {"MODE", "STREAM_TOKEN", "CANCEL"}
 
 
-def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:
-    """Triton's response cache stores an answer only when all outputs were asked for."""
+def test_ensemble_requests_all_outputs_of_a_cached_model() -> None:
+    """Triton's response cache only stores a response if all outputs were requested."""
     config = parsed(render_ensemble(FLUX_REDUX))
     step = next(s for s in config.ensemble_scheduling.step if s.model_name == FLUX_PRIOR_REDUX.name)
     assert FLUX_PRIOR_REDUX.response_cache
@@ -118,17 +118,17 @@ def test_an_ensemble_maps_all_outputs_of_a_cached_model() -> None:
         (IMAGE, np.array([], object), "flux_base: IMAGE has 0 values, expected 1..8"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(tensor: object, values: np.ndarray, message: str) -> None:
+def test_rejects_invalid_value_with_the_name_of_the_tensor(tensor: object, values: np.ndarray, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         tensor.check("flux_base", values)  # type: ignore[attr-defined]
     assert str(caught.value) == message
 
 
-def test_the_ends_of_a_range_are_allowed() -> None:
+def test_accepts_both_ends_of_a_range() -> None:
     SEED.check("flux_base", np.array([limits.MAX_SEED], np.int64))
     SEED.check("flux_base", np.array([limits.RANDOM_SEED], np.int64))
     NUM_INFERENCE_STEPS.check("flux_base", np.array([limits.MAX_STEPS], np.int32))
 
 
-def test_bytes_arrays_are_objects_so_that_trailing_zeros_stay() -> None:
+def test_bytes_arrays_keep_trailing_zeros() -> None:
     assert IMAGE.array([b"\x89PNG\0\0"])[0] == b"\x89PNG\0\0"

@@ -1,4 +1,4 @@
-"""Triton is for this machine alone unless the operator says otherwise, and its administrative APIs are restricted."""
+"""Triton is reachable only from this machine by default, and its administrative APIs are restricted."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flux_serving.launch.variables import unknown_variables
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_loopback_addresses_are_for_this_machine_alone(host: str) -> None:
+def test_loopback_addresses_are_recognized(host: str) -> None:
     assert is_loopback(host)
     check_exposure(host, "24.10", False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "name.invalid"])
-def test_any_other_address_is_public(host: str) -> None:
+def test_other_addresses_are_public(host: str) -> None:
     assert not is_loopback(host)
 
 
 @pytest.mark.parametrize("version", ["24.10", "25.06", "", "main"])
-def test_a_vulnerable_triton_on_a_public_address_stops_the_start(version: str) -> None:
+def test_vulnerable_triton_on_public_address_prevents_start(version: str) -> None:
     with pytest.raises(CannotStart) as caught:
         check_exposure("0.0.0.0", version, False)
     for words in ("--triton-host 0.0.0.0", "25.07", "CVE-2025-23319", "--expose-vulnerable-triton", "--gateway-host"):
@@ -38,7 +38,7 @@ def test_a_newer_triton_may_be_public(version: str) -> None:
     check_exposure("0.0.0.0", version, False)
 
 
-def test_the_restricted_apis_have_a_random_key_at_each_start() -> None:
+def test_restricted_apis_have_random_key_at_each_start() -> None:
     first, second = restriction_arguments("", ()), restriction_arguments("", ())
     assert first != second
     http, grpc = first
@@ -48,14 +48,14 @@ def test_the_restricted_apis_have_a_random_key_at_each_start() -> None:
     assert grpc == http.replace("--http-restricted-api", "--grpc-restricted-protocol")
 
 
-def test_an_api_can_be_allowed_by_name_and_the_key_be_set() -> None:
+def test_api_can_be_allowed_and_key_can_be_set() -> None:
     http, _ = restriction_arguments("a-key-of-the-operators", ("shared-memory", "trace"))
     assert http == "--http-restricted-api=model-repository,logging:flux-triton-key=a-key-of-the-operators"
     assert restriction_arguments("", RESTRICTED_APIS) == []
 
 
 @pytest.mark.parametrize("key", ["short", "with a space in it somewhere", "with=an-equals-sign", "x" * 16 + "\n"])
-def test_a_key_that_tritons_option_cannot_hold_stops_the_start(key: str) -> None:
+def test_invalid_key_prevents_start(key: str) -> None:
     with pytest.raises(CannotStart, match="FLUX_TRITON_KEY: expected 16 or more"):
         restriction_arguments(key, ())
 
@@ -65,7 +65,7 @@ def options(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     return read_options()
 
 
-def test_gateway_and_triton_have_addresses_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gateway_and_triton_have_separate_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     given = vars(options(monkeypatch, "--gateway-port=12411", "--gateway-host=0.0.0.0"))
     assert (given["gateway_host"], given["triton_host"]) == ("0.0.0.0", "127.0.0.1")
     assert given["expose_vulnerable_triton"] is False
@@ -81,19 +81,19 @@ def test_gpus_and_cpu_instances_are_read(monkeypatch: pytest.MonkeyPatch) -> Non
     ("arguments", "words"),
     [
         (["--host=0.0.0.0"], "unrecognized arguments: --host=0.0.0.0"),
-        (["--gateway-host=0.0.0.0"], "--gateway-host goes with --gateway-port"),
+        (["--gateway-host=0.0.0.0"], "--gateway-host requires --gateway-port"),
         (["--allow-api=everything"], "argument --allow-api: invalid choice: 'everything'"),
-        (["--gpus=0,1"], "--gpus goes with --profile gpu"),
+        (["--gpus=0,1"], "--gpus requires --profile gpu"),
         (["--profile=gpu", "--gpus=0,0"], "argument --gpus: '0,0', expected different GPU numbers such as 7,8"),
         (["--profile=gpu", "--gpus=0,one"], "argument --gpus: '0,one', expected different GPU numbers such as 7,8"),
         (["--profile=gpu", "--gpus=-1"], "argument --gpus: '-1', expected different GPU numbers such as 7,8"),
         (["--profile=gpu", "--gpus="], "argument --gpus: '', expected different GPU numbers such as 7,8"),
-        (["--profile=gpu", "--cpu-instances=2"], "--cpu-instances goes with --profile cpu"),
+        (["--profile=gpu", "--cpu-instances=2"], "--cpu-instances requires --profile cpu"),
         (["--cpu-instances=0"], "argument --cpu-instances: '0', expected 1..64"),
         (["--cpu-instances=two"], "argument --cpu-instances: 'two', expected 1..64"),
     ],
 )
-def test_a_wrong_option_is_named(
+def test_error_names_invalid_option(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     with pytest.raises(SystemExit):
@@ -107,12 +107,22 @@ def test_unknown_variables_are_reported_with_the_nearest_known_one() -> None:
         "FLUX_REDUX_GPUS": "0",
         "FLUX_LORAS_PATH": "x",
         "FLUX_CONTROL_NET_MODEL_PATH": "x",
-        "FLUX_GATEWAY_PROT": "left to the gateway",
+        "FLUX_GATEWAY_PROT": "the gateway rejects it",
+        "FLUX_GATEWY_PORT": "x",
         "FLUX_": "x",
         "FLUXES": "x",
         "PATH": "x",
     }
-    first, second, third = unknown_variables(environment)
+    first, second, fourth, third = unknown_variables(environment)
     assert first.startswith("FLUX_ is unknown and ignored; known are FLUX_MODEL_PATH, FLUX_REDUX_MODEL_PATH, ")
     assert second == "FLUX_CONTROL_NET_MODEL_PATH is unknown and ignored; did you mean FLUX_CONTROLNET_MODEL_PATH?"
     assert third == "FLUX_LORAS_PATH is unknown and ignored; did you mean FLUX_LORA_PATH?"
+    assert fourth == "FLUX_GATEWY_PORT is unknown and ignored; did you mean FLUX_GATEWAY_PORT?"
+
+
+def test_gateway_variables_are_reported_if_no_gateway_is_started() -> None:
+    environment = {"FLUX_GATEWAY_PORT": "1"}
+    assert unknown_variables(environment) == []
+    assert unknown_variables(environment, has_gateway=False) == [
+        "FLUX_GATEWAY_PORT has no effect without --gateway-port"
+    ]

@@ -1,4 +1,4 @@
-"""A fault at any call on the way from `execute` to the answer: every request is answered exactly once.
+"""Faults at any call between `execute` and the response: every request is answered exactly once.
 
 The models run in this process, with the demo checkpoint, on a fake of Triton's Python API. The places of faults are not
 picked by hand: a first run of each request records every call, and each of them fails once with `--fault-stride 1`; by
@@ -47,7 +47,7 @@ ARGS = {
     "model_config": "{}",
 }
 MODULES = {model.name: importlib.import_module(f"flux_serving.backend.{model.name}") for model in MODELS}
-#: What takes long to make, and keeps nothing of a request.
+#: Parts that are slow to create and keep no state of a request.
 LOADERS = ("load_base", "load_prior", "load_vae_encoder", "Sampler", "Previewer")
 
 
@@ -64,7 +64,7 @@ FAULTS: tuple[Callable[[], BaseException], ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """One request to one model. ensemble: what the call of an ensemble gives, where the model makes one.
+    """One request to one model. ensemble: the result of the ensemble that the model calls, if it calls one.
 
     siblings: names of other instances of the model.
     """
@@ -78,7 +78,7 @@ class Case:
 
 
 class Lab:
-    """Makes models and asks them. Weights are read once."""
+    """Creates models and sends requests to them. Weights are read once."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
         """stride: of how many places one is tried."""
@@ -136,7 +136,7 @@ class Lab:
 
 
 def is_error(response: fake_triton.InferenceResponse) -> bool:
-    """Whether it is one, or tells one in an output."""
+    """Whether the response is an error or carries one in an output."""
     refusals = (tensor for tensor in response.output_tensors() if tensor.name().endswith("REFUSAL"))
     return response.has_error() or any(tensor.as_numpy()[0, 0] for tensor in refusals)
 
@@ -166,7 +166,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Co
 
 
 def _context(lab: Lab) -> dict[str, np.ndarray]:
-    """What flux_prior_redux hands on."""
+    """Returns the tensors that flux_prior_redux passes on."""
     (answer,) = lab.ask(Case("flux_prior_redux", tensors_of([IMAGE]))).answers
     assert answer is not None
     return {tensor.name(): tensor.as_numpy() for tensor in answer.output_tensors() if tensor.name() != "REFUSAL"}
@@ -201,12 +201,12 @@ SIMPLE = {
 
 
 @pytest.mark.parametrize("name", SIMPLE)
-def test_a_fault_at_any_call_of_a_model_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_model_gives_one_response(lab: Lab, name: str) -> None:
     assert_one_answer_each(lab, SIMPLE[name])
 
 
 @pytest.mark.parametrize("name", ["plain", "streamed", "adapter", "unchanged", "refused", "refused by the prior"])
-def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_flux_base_gives_one_response(lab: Lab, name: str) -> None:
     given = _context(lab) | {"NUM_INFERENCE_STEPS": _number(2), "HEIGHT": _number(64), "WIDTH": _number(64)}
     receiver = lab.progress_folder.listen()
     special = {
@@ -228,7 +228,7 @@ def test_a_fault_at_any_call_of_flux_base_is_one_answer(lab: Lab, name: str) -> 
 
 
 @pytest.mark.parametrize("is_good", [True, False])
-def test_a_fault_at_any_call_of_a_handover_is_one_answer(
+def test_fault_at_any_call_of_handover_gives_one_response(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, is_good: bool
 ) -> None:
     def choose_another(own: str, backlogs: Mapping[str, object], *_: object) -> str:
@@ -242,7 +242,7 @@ def test_a_fault_at_any_call_of_a_handover_is_one_answer(
 
 
 @pytest.mark.parametrize("name", ["good", "failing", "stopping", "refused", "cancelling"])
-def test_a_fault_at_any_call_of_flux_stream_is_one_answer(lab: Lab, name: str) -> None:
+def test_fault_at_any_call_of_flux_stream_gives_one_response(lab: Lab, name: str) -> None:
     def made(call: Any) -> Any:
         inputs = {tensor.name(): tensor.as_numpy() for tensor in call.given["inputs"]}
         sender = lab.progress_folder.connect(inputs["PROGRESS_ADDRESS"][0, 0].decode())
@@ -262,7 +262,7 @@ def test_a_fault_at_any_call_of_flux_stream_is_one_answer(lab: Lab, name: str) -
 
 
 def assert_one_answer_each(lab: Lab, case: Case) -> None:
-    """After a fault at each place that the case passes there is one last answer, and none after it."""
+    """After a fault at each place that the case passes, there is exactly one final response."""
     places = lab.places(case)
     assert len(places) > 5
     # Each place fails once, whichever case has it first.

@@ -1,4 +1,4 @@
-"""The gateway's own rules, with a Triton that is not there; the live tests have the real one."""
+"""The gateway with a fake Triton server. The live tests use a real one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ask(
 
 
 def sent(path: str, **how: Any) -> dict[str, Any]:
-    """What Triton is asked for by this request: values by the tensors' names."""
+    """Returns the inputs that this request sends to Triton, by tensor name."""
     transport = AsyncFakeTransport()
 
     async def asked() -> None:
@@ -86,7 +86,7 @@ def in_base64(data: bytes) -> str:
         ({"model_id": "flux1-redux-dev", "input_image": in_base64(red_image())}, "flux1-redux-dev"),
     ],
 )
-def test_each_mode_answers_with_the_nine_keys_and_a_png_of_the_size(asked: dict[str, Any], model_id: str) -> None:
+def test_each_mode_returns_nine_keys_and_a_png_of_the_requested_size(asked: dict[str, Any], model_id: str) -> None:
     response = ask("/generate", json={**asked, "height": 64, "width": 96})
     answer = response.json()
     assert response.status_code == 200
@@ -97,7 +97,7 @@ def test_each_mode_answers_with_the_nine_keys_and_a_png_of_the_size(asked: dict[
     assert (image.format, image.size) == ("PNG", (96, 64))
 
 
-def test_a_form_says_the_same_as_json() -> None:
+def test_a_form_is_equivalent_to_json() -> None:
     asked = {"mode": "redux", "height": 64, "width": 64, "seed": 7, "cfg": 3, "num_inference_steps": 4}
     by_json = sent("/generate", json={**asked, "input_image": in_base64(red_image()), "loras": [{"name": "a"}]})
     form = {name: str(value) for name, value in asked.items()} | {"loras": '[{"name": "a"}]', "prompt": ""}
@@ -105,14 +105,14 @@ def test_a_form_says_the_same_as_json() -> None:
     assert by_json == by_form
 
 
-def test_what_genserve_leaves_to_the_server_is_left_to_it() -> None:
+def test_parameters_without_a_genserve_default_use_the_servers_default() -> None:
     asked = sent("/generate", json={"mode": "text2img", "prompt": "red apple", "unknown": 1})
     assert not {"HEIGHT", "WIDTH", "NUM_INFERENCE_STEPS"} & asked.keys()
     assert asked["GUIDANCE_SCALE"] == [[3.5]]
     assert asked["SEED"] == [[42]]
 
 
-def test_redux_parameters_are_sent_in_modes_with_redux_images() -> None:
+def test_redux_parameters_are_sent_only_in_modes_with_redux_images() -> None:
     given = {"input_image": in_base64(red_image()), "image_strength": 0.5, "image_detail": 3}
     for asked in ({"mode": "redux"}, {"mode": "img2img"}, {"mode": "img2img", "prompt": "a"}):
         found = sent("/generate", json={**given, **asked})
@@ -165,7 +165,7 @@ def test_every_endpoint_has_a_summary_that_says_what_it_does() -> None:
             assert len(operation["summary"].split()) >= 3, path
 
 
-def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
+def test_lower_numbers_become_higher_priorities() -> None:
     text = {"mode": "text2img", "prompt": "red apple"}
     found = [sent("/generate", json={**text, "priority": given})["PRIORITY"] for given in (-5, 0, 3)]
     assert found == [[[1]], [[0]], [[-1]]]
@@ -207,8 +207,10 @@ def test_lower_numbers_are_asked_for_with_higher_priority() -> None:
         ({"content": b'{"prompt":"\\ud800"}', "headers": {"content-type": "application/json"}}, 422, "prompt"),
     ],
 )
-def test_bad_requests_are_told_in_json_before_triton_is_asked(how: dict[str, Any], status: int, words: str) -> None:
-    response = ask("/generate", errors=(AssertionError("Triton was asked"),), **how)  # type: ignore[arg-type]
+def test_invalid_requests_are_rejected_in_json_without_calling_triton(
+    how: dict[str, Any], status: int, words: str
+) -> None:
+    response = ask("/generate", errors=(AssertionError("Triton was called"),), **how)  # type: ignore[arg-type]
     answer = response.json()
     assert (response.status_code, answer["success"]) == (status, False)
     assert words in answer["error"]
@@ -216,13 +218,13 @@ def test_bad_requests_are_told_in_json_before_triton_is_asked(how: dict[str, Any
     assert answer.keys() >= NINE
 
 
-def test_no_path_and_no_method_are_json_too() -> None:
+def test_an_unknown_path_and_an_unsupported_method_are_json_errors() -> None:
     assert ask("/nothing").json()["success"] is False
     assert ask("/health").status_code == 405
 
 
-def test_a_failed_generation_is_an_answer() -> None:
-    """GenServe's clients read `error` where the status is 200."""
+def test_a_failed_generation_has_status_200() -> None:
+    """GenServe's clients read `error` from a response with status 200."""
     failure = "flux_base: the latents are not finite"
     response = ask("/generate", json={"prompt": "a"}, errors=(GenerationFailed(failure),))
     assert response.status_code == 200
@@ -230,14 +232,14 @@ def test_a_failed_generation_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), NotConnected("gone")])
-def test_overload_and_absence_are_503_with_retry_after(error: FluxError) -> None:
+def test_a_full_or_unreachable_server_is_503_with_retry_after(error: FluxError) -> None:
     response = ask("/generate", json={"prompt": "a"}, errors=(error,))
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
     assert response.json()["success"] is False
 
 
-def test_nothing_ready_is_told_by_health_and_by_generate() -> None:
+def test_health_and_generate_report_that_no_mode_is_ready() -> None:
     async def asked() -> None:
         async with gateway(AsyncFakeTransport(ready=False)) as caller:
             for response in (await caller.get("/health"), await caller.post("/generate", json={"prompt": "a"})):
@@ -247,7 +249,7 @@ def test_nothing_ready_is_told_by_health_and_by_generate() -> None:
     asyncio.run(asked())
 
 
-def test_a_body_beyond_the_limit_is_413() -> None:
+def test_a_body_above_the_limit_is_413() -> None:
     settings = Settings(body_bytes=1000)
     assert ask("/generate", settings=settings, json={"prompt": "a" * 2000}).status_code == 413
 
@@ -259,7 +261,7 @@ def test_a_body_beyond_the_limit_is_413() -> None:
     assert ask("/generate", settings=settings, content=piece_by_piece(), headers=headers).status_code == 413
 
 
-def test_with_keys_only_their_callers_come_in(tmp_path: Path) -> None:
+def test_with_keys_only_their_callers_are_accepted(tmp_path: Path) -> None:
     key, kept = new_key("ann")
     assert key not in json.dumps(kept)
     file = tmp_path / "keys.json"
@@ -278,14 +280,14 @@ def test_without_keys_an_authorization_header_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '[{"name": "a"}]', '[{"sha256": "ab", "name": "a"}]'])
-def test_a_file_of_keys_that_lets_nobody_in_stops_the_start(tmp_path: Path, text: str) -> None:
+def test_a_key_file_without_a_valid_key_stops_the_start(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(text)
     with pytest.raises(CannotStart):
         Keys.from_file(file)
 
 
-def test_a_caller_has_a_pace_and_a_share_and_all_together_have_room() -> None:
+def test_rate_and_concurrency_are_limited_per_caller_and_in_total() -> None:
     now = 0.0
     admission = Admission(2, 1, lambda: now)
     slow = Caller("slow", per_minute=2)
@@ -307,10 +309,10 @@ def test_a_caller_has_a_pace_and_a_share_and_all_together_have_room() -> None:
         pass
 
 
-def test_who_hangs_up_ends_the_work() -> None:
+def test_disconnecting_cancels_the_generation() -> None:
     ended: list[bool] = []
 
-    class HungUp:
+    class Disconnected:
         async def receive(self) -> dict[str, str]:
             await asyncio.sleep(0.01)
             return {"type": "http.disconnect"}
@@ -324,25 +326,25 @@ def test_who_hangs_up_ends_the_work() -> None:
 
     async def run() -> None:
         with pytest.raises(ClientDisconnected):
-            await while_there(HungUp(), work())  # type: ignore[arg-type]
+            await while_there(Disconnected(), work())  # type: ignore[arg-type]
 
     asyncio.run(run())
     assert ended == [True]
 
 
-def test_the_log_has_the_request_and_neither_image_nor_key_nor_prompt(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_requests_without_images_keys_and_prompts(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         response = ask("/generate?secret=1", json={"prompt": "words"}, headers={"X-API-Key": "hush"})
     (line,) = [json.loads(record.message) for record in caplog.records if record.name == "flux_gateway.access"]
     assert (line["id"], line["status"], line["path"]) == (response.headers["x-request-id"], 200, "/generate")
     assert line["caller"] == "127.0.0.1"
-    # httpx, the test's own client, logs the address that it asks.
+    # httpx, the test's client, logs the requested URL.
     logged = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
     for private in ("words", "hush", "secret"):
         assert private not in logged
 
 
-def test_what_nobody_foresaw_is_500_in_json_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_is_500_in_json_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def asked() -> httpx.Response:
         client = AsyncFluxClient(transport=AsyncFakeTransport(ZeroDivisionError("secret")))  # type: ignore[arg-type]
         app = make_app(Settings(), client)
@@ -376,16 +378,16 @@ def test_what_nobody_foresaw_is_500_in_json_and_in_the_log(caplog: pytest.LogCap
         {"FLUX_GATEWAY_HOSTS": "a b"},
     ],
 )
-def test_a_setting_that_cannot_be_stops_the_start_and_is_named(environment: dict[str, str]) -> None:
+def test_an_invalid_setting_stops_the_start_and_is_named(environment: dict[str, str]) -> None:
     with pytest.raises(CannotStart, match=next(iter(environment))):
         Settings.from_environment(environment)
 
 
-def test_hosts_may_be_names_parents_of_names_addresses_or_all() -> None:
+def test_hosts_may_be_names_domains_addresses_or_a_wildcard() -> None:
     assert Settings.from_environment({"FLUX_GATEWAY_HOSTS": "flux.example, .example.com,*,10.0.0.1,[::1],a_b"}).hosts
 
 
-def test_adapters_are_listed_by_the_names_that_requests_take(tmp_path: Path) -> None:
+def test_adapters_are_listed_by_the_names_for_requests(tmp_path: Path) -> None:
     for name in ("red.safetensors", "blue.safetensors", "notes.txt"):
         (tmp_path / name).touch()
 
@@ -398,7 +400,7 @@ def test_adapters_are_listed_by_the_names_that_requests_take(tmp_path: Path) -> 
     assert asyncio.run(asked(Settings())) == {"loras": []}
 
 
-def test_adapters_whose_names_are_not_utf_8_are_listed_as_the_models_error_lists_them(tmp_path: Path) -> None:
+def test_adapter_names_that_are_not_utf_8_are_listed_as_in_the_models_error(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"bad\xff\xfe.safetensors")).touch()
     (tmp_path / "folder.safetensors").mkdir()
 
@@ -411,7 +413,7 @@ def test_adapters_whose_names_are_not_utf_8_are_listed_as_the_models_error_lists
     assert name == [[rb"bad\xff\xfe"]]
 
 
-def test_status_tells_what_is_in_work() -> None:
+def test_status_reports_running_requests() -> None:
     async def asked() -> Any:
         async with gateway(settings=Settings(concurrency=5)) as caller:
             return (await caller.get("/status")).json()
@@ -443,7 +445,7 @@ def test_metrics_count_by_route_and_by_outcome() -> None:
         assert expected in lines, expected
 
 
-def test_a_browser_gets_the_page_and_others_the_endpoints() -> None:
+def test_a_browser_gets_the_page_and_other_clients_the_endpoints() -> None:
     async def asked() -> None:
         async with gateway() as caller:
             page = await caller.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
@@ -481,25 +483,25 @@ def multipart_body(content: bytes) -> dict[str, Any]:
         ({"files": {"input_image": ("a.png", b"")}, "data": {"mode": "redux"}}, 422, "input_image: the file is empty"),
     ],
 )
-def test_a_form_that_is_damaged_says_what_is_wrong(how: dict[str, Any], status: int, words: str) -> None:
+def test_rejects_a_malformed_form_with_a_reason(how: dict[str, Any], status: int, words: str) -> None:
     answer = ask("/generate/upload", **how)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
-def test_a_form_may_have_files_that_were_not_chosen_and_end_with_its_boundary_alone() -> None:
+def test_accepts_a_form_with_unselected_files_and_a_bare_final_boundary() -> None:
     not_chosen = b'\r\n--b\r\nContent-Disposition: form-data; name="input_image"; filename=""\r\n\r\n\r\n--b--'
     answer = ask("/generate/upload", **multipart_body(BROKEN_FORM + "äpple".encode() + not_chosen))
     assert answer.status_code == 200, answer.text
 
 
-def test_the_modes_that_are_offered_are_those_that_are_served() -> None:
+def test_exactly_the_ready_modes_are_offered() -> None:
     error = ask("/generate", json={"mode": "none"}).json()["error"]
     assert set(re.findall(r"'(\w+)'", error)) == {mode.genserve for mode in MODES}
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
-def test_true_cfg_scale_needs_a_negative_prompt_which_may_be_empty(path: str) -> None:
+def test_true_cfg_scale_requires_a_negative_prompt_which_may_be_empty(path: str) -> None:
     answer = ask(path, json={"prompt": "a", "true_cfg_scale": 2})
-    assert (answer.status_code, "true_cfg_scale: needs negative_prompt" in answer.text) == (422, True)
+    assert (answer.status_code, "true_cfg_scale: requires negative_prompt" in answer.text) == (422, True)
     assert "TRUE_CFG_SCALE" in sent(path, json={"prompt": "a", "true_cfg_scale": 2, "negative_prompt": ""})
     assert "NEGATIVE_PROMPT" not in sent(path, json={"prompt": "a", "true_cfg_scale": 1})

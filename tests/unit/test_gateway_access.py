@@ -1,4 +1,4 @@
-"""Who may ask the gateway: keys, pages of other origins, hosts, proxies; and what its log and its metrics tell."""
+"""Access to the gateway: keys, origins, hosts and proxies; and the contents of its log and metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Asked = tuple[str, str, dict[str, Any]]
 
 
 def ask_all(settings: Settings, *requests: Asked, peer: str = "127.0.0.1") -> list[httpx.Response]:
-    """Each as (method, path, further arguments of httpx), in turn, of one gateway."""
+    """Send requests to one gateway, in order. Each is (method, path, further arguments of httpx)."""
 
     async def asked() -> list[httpx.Response]:
         async with running(settings, peer) as http:
@@ -61,7 +61,7 @@ def routes_of(settings: Settings) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_with_keys_every_endpoint_needs_one_but_those_that_reveal_nothing(keys: tuple[str, Path]) -> None:
+def test_with_keys_every_endpoint_requires_one_unless_it_reveals_nothing(keys: tuple[str, Path]) -> None:
     key, file = keys
     settings = Settings(keys_file=file)
     routes = routes_of(settings)
@@ -71,12 +71,12 @@ def test_with_keys_every_endpoint_needs_one_but_those_that_reveal_nothing(keys: 
     assert needing == {path for _, path in routes} - {"/", "/health"}
     known = {"headers": {"X-API-Key": key}}
     assert 401 not in statuses(settings, *((method, path, known) for method, path in routes))
-    # An unknown path tells nothing, either; the page's own files are open.
+    # An unknown path reveals nothing, either. The files of the page need no key.
     others = ("GET", "/nothing", {}), ("POST", "/health", {}), ("GET", "/page/main.js", {}), ("OPTIONS", "/loras", {})
     assert statuses(settings, *others) == [401, 401, 200, 401]
 
 
-def test_metrics_are_open_by_setting(keys: tuple[str, Path]) -> None:
+def test_a_setting_serves_metrics_without_a_key(keys: tuple[str, Path]) -> None:
     asked: Asked = ("GET", "/metrics", {})
     assert statuses(Settings(keys_file=keys[1]), asked) == [401]
     assert statuses(Settings(keys_file=keys[1], metrics_open=True), asked) == [200]
@@ -86,7 +86,7 @@ def test_metrics_are_open_by_setting(keys: tuple[str, Path]) -> None:
         Settings.from_environment({"FLUX_GATEWAY_METRICS_OPEN": "maybe"})
 
 
-def test_a_browser_opens_the_documentation_with_the_key_as_password(keys: tuple[str, Path]) -> None:
+def test_a_browser_opens_the_documentation_with_the_key_as_its_password(keys: tuple[str, Path]) -> None:
     key, file = keys
     basic = {"headers": {"Authorization": "Basic " + base64.b64encode(f"any:{key}".encode()).decode()}}
     wrong = {"headers": {"Authorization": "Basic " + base64.b64encode(b"any:no").decode()}}
@@ -98,12 +98,12 @@ def test_a_browser_opens_the_documentation_with_the_key_as_password(keys: tuple[
     )
     assert [answer.status_code for answer in answers] == [401, 401, 401, 200, 200, 401]
     assert answers[0].headers["www-authenticate"].startswith("Basic ")
-    # Else a browser would ask for a password in the middle of the page.
+    # Otherwise, a browser would ask for a password on the page.
     assert answers[-1].headers["www-authenticate"] == "Bearer"
     assert "HTTPBearer" in answers[4].json()["components"]["securitySchemes"]
 
 
-def test_the_documentation_loads_nothing_of_other_hosts() -> None:
+def test_the_documentation_loads_no_files_from_other_hosts() -> None:
     (docs,) = ask_all(Settings(), ("GET", "/docs", {}))
     loaded = re.findall(r'(?:src|href)="([^"]+)"', docs.text)
     assert loaded
@@ -116,14 +116,14 @@ def test_the_documentation_loads_nothing_of_other_hosts() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/page/main.js", "/nothing", "/v1/images/files/a"])
-def test_every_answer_has_the_headers_that_bind_a_browser(path: str) -> None:
+def test_every_response_has_security_headers(path: str) -> None:
     (answer,) = ask_all(Settings(), ("GET", path, {"headers": {"Accept": "text/html"}}))
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_pages_of_other_origins_cannot_start_anything() -> None:
+def test_pages_of_other_origins_cannot_start_generations() -> None:
     settings = Settings()
     refused = [
         generate(Origin="http://evil.example"),
@@ -144,21 +144,21 @@ def test_pages_of_other_origins_cannot_start_anything() -> None:
     assert not any("access-control-allow-origin" in answer.headers for answer in answers)
 
 
-def test_own_pages_and_programs_may_ask() -> None:
+def test_own_pages_and_programs_may_call_the_api() -> None:
     asked = [
         generate(),
         generate(Origin="http://localhost"),
         generate(Origin="http://localhost:80", Sec_Fetch_Site="same-origin"),
         generate(Sec_Fetch_Site="none"),
-        # Node's fetch.
+        # Sent by Node's fetch.
         generate(Sec_Fetch_Mode="cors", User_Agent="node"),
-        # TLS ends in front of the gateway, which is not told.
+        # A proxy terminates TLS, and the gateway does not know the scheme.
         generate(Origin="https://localhost"),
     ]
     assert statuses(Settings(), *asked) == [200] * 6
 
 
-def test_listed_origins_may_ask_and_read() -> None:
+def test_listed_origins_may_call_the_api_and_read_responses() -> None:
     settings = Settings(origins="https://app.example/, null")
     preflight = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     answers = ask_all(
@@ -194,7 +194,7 @@ NAMED = AllowedHosts("127.0.0.1", ("flux.example", ".svc"))
         (LOCAL, "localhost@evil.example", False),
         (LOCAL, "localhost:x", False),
         (LOCAL, "flux-gateway:12411", False),
-        # The kubelet and Prometheus ask by the pod's address, others by the Service's name.
+        # The kubelet and Prometheus use the pod's address, other clients the Service's name.
         (ANY_ADDRESS, "10.244.1.7:12411", True),
         (ANY_ADDRESS, "flux-gateway:12411", True),
         (ANY_ADDRESS, "flux-gateway.flux-triton.svc", False),
@@ -205,13 +205,11 @@ NAMED = AllowedHosts("127.0.0.1", ("flux.example", ".svc"))
         (AllowedHosts("127.0.0.1", ("*",)), "evil.example", True),
     ],
 )
-def test_hosts_are_the_servers_addresses_and_the_names_that_it_is_given(
-    hosts: AllowedHosts, host: str, is_allowed: bool
-) -> None:
+def test_allowed_hosts_are_addresses_and_configured_names(hosts: AllowedHosts, host: str, is_allowed: bool) -> None:
     assert hosts.allows(host) is is_allowed
 
 
-def test_a_rebinding_page_is_told_that_this_is_not_its_host() -> None:
+def test_dns_rebinding_is_rejected() -> None:
     def asked(host: str) -> list[Asked]:
         return [
             ("GET", "/health", {"headers": {"Host": host}}),
@@ -225,14 +223,14 @@ def test_a_rebinding_page_is_told_that_this_is_not_its_host() -> None:
     assert statuses(settings, *asked("flux.example"), *asked("other.example")) == [200] * 6
 
 
-def test_with_keys_any_host_will_do_unless_some_are_named(keys: tuple[str, Path]) -> None:
+def test_with_keys_any_host_is_accepted_unless_some_are_configured(keys: tuple[str, Path]) -> None:
     key, file = keys
     asked = generate(Host="flux.example", X_API_Key=key)
     assert statuses(Settings(keys_file=file), asked) == [200]
     assert statuses(Settings(keys_file=file, hosts="other.example"), asked) == [421]
 
 
-def test_only_trusted_proxies_say_who_asks_and_by_which_url(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_trusted_proxies_set_the_caller_and_the_url(caplog: pytest.LogCaptureFixture) -> None:
     forwarded = {
         "X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.0.0.2",
         "X-Forwarded-Proto": "https",
@@ -253,7 +251,7 @@ def test_only_trusted_proxies_say_who_asks_and_by_which_url(caplog: pytest.LogCa
         assert answer.json()["data"][0]["url"].startswith(url)
         (line,) = log_lines(caplog)
         assert (line["client"], line["caller"]) == (client, client)
-    # The default trusts nobody, also on this machine.
+    # By default, no proxy is trusted, not even on this machine.
     caplog.clear()
     with caplog.at_level(logging.INFO):
         (answer,) = ask_all(Settings(), asked)
@@ -273,15 +271,13 @@ def test_only_trusted_proxies_say_who_asks_and_by_which_url(caplog: pytest.LogCa
         ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
     ],
 )
-def test_a_forwarded_address_is_an_address_or_nothing(
-    value: str, caller: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_invalid_forwarded_address_is_ignored(value: str, caller: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         ask_all(Settings(trusted_proxies="10.0.0.0/8"), generate(X_Forwarded_For=value), peer="10.0.0.1")
     assert log_lines(caplog)[0]["caller"] == caller
 
 
-def test_callers_behind_a_proxy_have_limits_of_their_own() -> None:
+def test_callers_behind_a_proxy_have_separate_limits() -> None:
     async def asked(settings: Settings) -> list[int]:
         async with running(settings, "10.0.0.1", Endless()) as http:
             names = ("192.0.2.1", "192.0.2.1", "192.0.2.2")
@@ -292,11 +288,11 @@ def test_callers_behind_a_proxy_have_limits_of_their_own() -> None:
 
     settings = Settings(concurrency_per_caller=1, trusted_proxies="10.0.0.1")
     assert asyncio.run(asked(settings)) == [202, 429, 202]
-    # Unless it is trusted, all of them are the proxy.
+    # If the proxy is not trusted, all callers have its address.
     assert asyncio.run(asked(Settings(concurrency_per_caller=1))) == [202, 429, 429]
 
 
-def test_urls_in_answers_begin_with_the_public_url() -> None:
+def test_urls_in_responses_start_with_the_public_url() -> None:
     body = {"prompt": "red apple", "response_format": "url"}
     settings = Settings(public_url="https://flux.example:8443")
     asked: Asked = (
@@ -322,17 +318,17 @@ def test_urls_in_answers_begin_with_the_public_url() -> None:
         ("IN_FLIGHT_BYTES_PER_CALLER", "1000"),
     ],
 )
-def test_a_setting_of_access_that_cannot_be_stops_the_start(name: str, value: str) -> None:
+def test_an_invalid_access_setting_stops_the_start(name: str, value: str) -> None:
     with pytest.raises(CannotStart, match=f"FLUX_GATEWAY_{name}="):
         Settings.from_environment({f"FLUX_GATEWAY_{name}": value})
 
 
-def test_the_documents_name_every_setting() -> None:
+def test_the_documentation_names_every_setting() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/rest.md").read_text()
     assert [field.name for field in fields(Settings) if f"`FLUX_GATEWAY_{field.name.upper()}`" not in text] == []
 
 
-def test_the_log_has_routes_and_no_names_of_images_or_jobs(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_routes_without_names_of_images_or_jobs(caplog: pytest.LogCaptureFixture) -> None:
     name = "secret-name-of-a-image"
     asked: list[Asked] = [
         ("GET", f"/v1/images/files/{name}", {}),
@@ -357,8 +353,8 @@ def test_the_log_has_routes_and_no_names_of_images_or_jobs(caplog: pytest.LogCap
     assert name not in "".join(told).lower()
 
 
-def test_what_callers_send_adds_no_metric() -> None:
-    """Unknown methods, paths, modes and models, refused or not, are counted under what is there already."""
+def test_requests_do_not_add_metric_labels() -> None:
+    """Requests with unknown methods, paths, modes and models do not add label values."""
 
     async def asked() -> None:
         async with running(Settings()) as http:
@@ -373,7 +369,7 @@ def test_what_callers_send_adds_no_metric() -> None:
                     await http.post(f"/{name}", headers={"Origin": "http://evil.example"})
                     await http.post("/generate", json={"prompt": "a", "mode": name, "model_id": name})
                     await http.post("/generate", content=b"", headers={"content-type": name})
-                # The first look counts itself for the second.
+                # The first scrape is counted in the second.
                 await http.get("/metrics")
                 found = {line.rpartition(" ")[0] for line in (await http.get("/metrics")).text.splitlines()}
                 assert turn == 0 or found == before, found - before

@@ -1,4 +1,4 @@
-"""Bodies that attack the gateway's memory and time, with a Triton that is not there; and bounds on connections."""
+"""Hostile bodies with a fake Triton server, and limits on connections."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def application(settings: Settings, ready: bool = True) -> AsyncIterator[A
 async def post(
     app: Any, receive: Callable[[], Any], path: str = "/generate", **headers: str
 ) -> tuple[int, dict[str, str]]:
-    """One POST at the level of ASGI, whose body the test gives. Returns the status and the headers."""
+    """Send one POST through ASGI, with a body from the test. Returns the status and the headers."""
     fields = {"host": "localhost", "content-type": "application/json"}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     scope = {
@@ -95,7 +95,7 @@ def body_in(*pieces: bytes, pause_s: float = 0.0) -> Callable[[], Any]:
     return receive
 
 
-def test_what_is_refused_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
+def test_requests_are_rejected_before_their_body_is_read(tmp_path: Path) -> None:
     key, kept = new_key("ann")
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([kept | {"per_minute": 1}]))
@@ -128,8 +128,8 @@ def test_what_is_refused_is_refused_before_its_body_is_read(tmp_path: Path) -> N
     asyncio.run(asked())
 
 
-def test_bodies_in_flight_share_a_bounded_memory() -> None:
-    """The second body has no room beside the first, announced or not; afterwards it has."""
+def test_bodies_in_flight_share_limited_memory() -> None:
+    """The second body exceeds the limit during the first, announced or not, and is accepted after it."""
 
     async def asked() -> None:
         settings = Settings(in_flight_bytes=10_000, in_flight_bytes_per_caller=8_000)
@@ -152,7 +152,7 @@ def test_bodies_in_flight_share_a_bounded_memory() -> None:
     asyncio.run(asked())
 
 
-def test_one_caller_leaves_memory_to_the_others() -> None:
+def test_one_caller_cannot_use_all_memory() -> None:
     admission = Admission(8, 8, memory=Memory(100, 60))
     ann, bob = Caller("ann"), Caller("bob")
     with admission.admitted(ann) as first, admission.admitted(bob) as second:
@@ -163,14 +163,14 @@ def test_one_caller_leaves_memory_to_the_others() -> None:
         with pytest.raises(Refusal) as full:
             second.reserve(1)
         assert (share.value.status, full.value.status) == (429, 503)
-        # A job's generation outlives its request.
+        # A job's generation continues after its request.
         with first.held():
             assert (admission.running, admission.bytes_in_flight) == (2, 100)
         assert admission.running == 2
     assert (admission.running, admission.bytes_in_flight) == (0, 0)
 
 
-def test_answers_are_reserved_before_they_are_made() -> None:
+def test_memory_for_responses_is_reserved_before_the_generation() -> None:
     pixels = 8 * 64 * 96
 
     async def asked() -> list[int]:
@@ -185,7 +185,7 @@ def test_answers_are_reserved_before_they_are_made() -> None:
     assert asyncio.run(asked()) == [200, 429, 200]
 
 
-def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_body_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     async def asked() -> None:
         pieces = [b" "] * 1000
         async with application(Settings(body_timeout_s=0.3)) as app:
@@ -199,7 +199,7 @@ def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(asked())
 
 
-def test_a_client_that_leaves_while_it_sends_leaves_nothing_behind() -> None:
+def test_a_client_that_disconnects_during_its_body_frees_its_slot() -> None:
     async def asked() -> str:
         async with gateway() as caller:
             app = caller._transport.app  # type: ignore[attr-defined]
@@ -218,7 +218,7 @@ def test_a_client_that_leaves_while_it_sends_leaves_nothing_behind() -> None:
     assert {"flux_gateway_in_work 0.0", "flux_gateway_in_flight_bytes 0.0"} <= {*lines}
 
 
-def test_a_hostile_body_takes_no_more_than_its_bound_and_is_told_so() -> None:
+def test_a_hostile_body_uses_limited_memory_and_is_rejected() -> None:
     size = 2 * MIB
 
     async def asked() -> dict[str, str]:
@@ -242,7 +242,7 @@ def test_a_hostile_body_takes_no_more_than_its_bound_and_is_told_so() -> None:
     assert asyncio.run(asked()) == {}
 
 
-def test_as_many_escapes_as_a_form_may_have_take_what_is_accounted_for() -> None:
+def test_the_maximum_number_of_escapes_uses_the_reserved_memory() -> None:
     body = b"prompt=" + b"%41" * parsing.MAX_ESCAPES
     tracemalloc.start()
     try:
@@ -254,7 +254,7 @@ def test_as_many_escapes_as_a_form_may_have_take_what_is_accounted_for() -> None
     assert peak < parsing.MAX_ESCAPES * parsing.ESCAPE_BYTES
 
 
-def test_a_form_writes_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_is_parsed_without_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a temporary file")
 
@@ -288,7 +288,7 @@ def test_a_large_body_is_parsed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> 
     assert [name.startswith("conversion") for name in names] == [False, True]
 
 
-def test_a_reader_that_stalls_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_stops_reading_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "STALL_S", 0.2)
     monkeypatch.setattr(sending, "PIECE_BYTES", 1000)
     sent: list[int] = []
@@ -317,7 +317,7 @@ def test_a_reader_that_stalls_is_dropped(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @asynccontextmanager
 async def listening(most: int, most_each: int, app: Any = None) -> AsyncIterator[int]:
-    """A real server, whose connections are bounded; gives its port. app: by default it reads a body and answers 200."""
+    """Run a real server with limited connections. Yields its port. app: by default, it reads a body and returns 200."""
 
     async def read_and_answer(scope: Any, receive: Any, send: Any) -> None:
         while (await receive()).get("more_body"):
@@ -349,7 +349,7 @@ async def listening(most: int, most_each: int, app: Any = None) -> AsyncIterator
         b"\x00" * 100_000,
     ],
 )
-def test_what_is_no_http_is_refused_without_a_traceback(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_rejects_invalid_http_without_a_traceback(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def asked() -> None:
         async with listening(10, 10) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -363,7 +363,7 @@ def test_what_is_no_http_is_refused_without_a_traceback(sent: bytes, caplog: pyt
     assert [record for record in caplog.records if record.exc_info or record.name == "asyncio"] == []
 
 
-def test_a_chunked_body_that_breaks_after_its_answer_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_chunk_after_the_response_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
@@ -383,12 +383,12 @@ def test_a_chunked_body_that_breaks_after_its_answer_closes_the_connection(caplo
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HT"])
-def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
+def test_an_idle_connection_is_closed(sent: bytes) -> None:
     async def asked() -> None:
         async with listening(10, 10) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
-            # A reset is as good.
+            # A connection reset is also acceptable.
             with suppress(ConnectionResetError):
                 await asyncio.wait_for(reader.read(), 10)
             writer.close()
@@ -397,8 +397,8 @@ def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize(("size", "status"), [(1, 400), (64, 200), (1000, 200)])
-def test_a_body_in_tiny_chunks_is_refused(size: int, status: int) -> None:
-    """Each chunk takes time on the event loop."""
+def test_rejects_a_body_in_tiny_chunks(size: int, status: int) -> None:
+    """Each chunk uses time on the event loop."""
 
     async def asked() -> None:
         async with listening(10, 10) as port:
@@ -414,7 +414,7 @@ def test_a_body_in_tiny_chunks_is_refused(size: int, status: int) -> None:
 
 
 @pytest.mark.parametrize(("most", "most_each"), [(4, 100), (100, 4)])
-def test_connections_beyond_the_bound_are_told_to_wait(most: int, most_each: int) -> None:
+def test_connections_above_the_limit_are_503_with_retry_after(most: int, most_each: int) -> None:
     async def asked() -> None:
         async with listening(most, most_each) as port:
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
@@ -440,13 +440,13 @@ def test_connections_beyond_the_bound_are_told_to_wait(most: int, most_each: int
     asyncio.run(asked())
 
 
-def test_a_job_has_a_bounded_number_of_watchers() -> None:
+def test_a_job_has_a_limited_number_of_watchers() -> None:
     async def asked() -> None:
         async with running(Settings(), transport=Endless()) as http:
             job = (await http.post("/v1/jobs", json={"prompt": "a"})).json()["id"]
 
             async def watch(path: str) -> int:
-                # In process an answer is given whole: one that goes on is one that is being watched.
+                # In process, a response arrives as a whole, so a pending request is a watcher.
                 with suppress(asyncio.TimeoutError):
                     return (await asyncio.wait_for(http.get(path), 0.5)).status_code
                 return 0

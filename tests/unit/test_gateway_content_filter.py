@@ -1,4 +1,4 @@
-"""The content filter: nothing leaves that it withholds, or that it could not look at."""
+"""The content filter: images that it withholds or cannot check are not sent."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ def hang(image: Image.Image) -> None:
     time.sleep(0.5)
 
 
-def test_what_may_leave_leaves_and_was_looked_at() -> None:
+def test_an_accepted_image_is_checked_and_returned() -> None:
     seen: list[tuple[int, int]] = []
     assert ask(lambda image: seen.append(image.size), "/generate", height=64, width=96).json()["success"]
     assert seen == [(96, 64)]
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
-def test_what_is_withheld_is_told_and_does_not_leave(path: str) -> None:
+def test_a_withheld_image_is_an_error_with_the_reason(path: str) -> None:
     response = ask(withhold, path)
     assert response.status_code == 400
     assert "too red" in response.text
     assert 'image_base64":"' not in response.text
 
 
-def test_openais_clients_get_openais_code() -> None:
+def test_openai_clients_get_the_code_of_openai() -> None:
     assert ask(withhold, "/v1/images/generations").json()["error"]["code"] == "content_policy_violation"
 
 
 @pytest.mark.parametrize("check", [fail, hang])
-def test_a_filter_that_breaks_or_hangs_lets_nothing_out(check: Check) -> None:
+def test_a_filter_that_fails_or_hangs_withholds_the_image(check: Check) -> None:
     answer = ask(check, "/generate").json()
     assert (answer["success"], answer["image_base64"]) == (False, None)
     assert "secret" not in str(answer)
     assert ask(check, "/v1/images/generations").status_code == 500
 
 
-def test_previews_are_looked_at_too() -> None:
+def test_previews_are_checked() -> None:
     def small_only(image: Image.Image) -> str | None:
         return "a preview" if image.format == "JPEG" else None
 
@@ -75,7 +75,7 @@ def test_previews_are_looked_at_too() -> None:
     assert ask(small_only, "/v1/images/generations", stream=True).status_code == 200
 
 
-def test_a_filter_is_chosen_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_is_selected_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = [
         EntryPoint("good", f"{__name__}:withhold", room.GROUP),
         EntryPoint("broken", "nowhere:check", room.GROUP),

@@ -1,4 +1,4 @@
-"""HEAD wherever GET is answered, and the list of models as OpenAI's clients ask for it."""
+"""HEAD on every GET route, and OpenAI's list of models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flux_gateway.keys import new_key
 from flux_gateway.settings import Settings
 
 TEXT = {"prompt": "red apple", "num_inference_steps": 1}
-#: They differ from one request to the next.
+#: Headers that differ between requests.
 CHANGING = {"x-request-id", "date"}
 
 
@@ -43,7 +43,7 @@ async def assert_head_is_get_without_body(caller: httpx.AsyncClient, path: str, 
     assert by_head.headers["x-request-id"] != by_get.headers["x-request-id"]
 
 
-def test_head_is_answered_as_get_without_a_body_on_every_route() -> None:
+def test_head_returns_the_headers_of_get_on_every_route() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         url = (await caller.post("/v1/images/generations", json={**TEXT, "response_format": "url"})).json()
         job = (await caller.post("/v1/jobs", json=TEXT)).json()["id"]
@@ -64,8 +64,8 @@ def test_head_is_answered_as_get_without_a_body_on_every_route() -> None:
     run(ask)
 
 
-def test_every_get_route_was_tried() -> None:
-    """A new route belongs into the test above, unless its path is like those that are there."""
+def test_every_get_route_is_tested() -> None:
+    """Add a new route to the test above, unless a similar path is already tested."""
 
     async def routes() -> set[str]:
         client = AsyncFluxClient(transport=AsyncFakeTransport(), retry=RetryPolicy(attempts=1))
@@ -87,7 +87,7 @@ def test_every_get_route_was_tried() -> None:
     }
 
 
-def test_head_of_what_only_takes_post_is_405() -> None:
+def test_head_on_a_post_route_is_405() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         for path in ("/generate", "/v1/images/generations", "/v1/jobs"):
             answer = await caller.head(path)
@@ -96,7 +96,7 @@ def test_head_of_what_only_takes_post_is_405() -> None:
     run(ask)
 
 
-def test_head_of_a_running_jobs_events_ends_at_once() -> None:
+def test_head_on_a_running_jobs_events_returns_at_once() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         job = (await caller.post("/v1/jobs", json=TEXT)).json()["id"]
         answer = await asyncio.wait_for(caller.head(f"/v1/jobs/{job}/events"), 5)
@@ -107,7 +107,7 @@ def test_head_of_a_running_jobs_events_ends_at_once() -> None:
     run(ask, Endless())
 
 
-def test_head_is_counted_by_its_route_and_browsers_may_ask_it() -> None:
+def test_head_is_counted_by_route_and_allowed_by_cors() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         await caller.head("/v1/jobs/nothing")
         metrics = (await caller.get("/metrics")).text
@@ -136,7 +136,7 @@ def models_of(transport: AsyncFakeTransport) -> list[Any]:
 
 
 class Serving(AsyncFakeTransport):
-    """Has some modes only."""
+    """A fake server with only some modes."""
 
     def __init__(self, *modes: str) -> None:
         super().__init__(ready=bool(modes))
@@ -156,14 +156,14 @@ class Serving(AsyncFakeTransport):
         ((), []),
     ],
 )
-def test_models_are_those_that_the_images_endpoints_can_serve_now(modes: tuple[str, ...], ids: list[str]) -> None:
+def test_models_are_those_that_the_images_endpoints_can_serve(modes: tuple[str, ...], ids: list[str]) -> None:
     found = models_of(Serving(*modes))
     assert sorted(model.id for model in found) == sorted(ids)
     assert {(model.object, model.owned_by) for model in found} <= {("model", "flux-triton")}
     assert all(model.created > 1_700_000_000 for model in found)
 
 
-def test_the_list_has_openais_shape_and_its_ids_are_taken_as_model() -> None:
+def test_the_list_has_openais_format_and_its_ids_are_accepted_as_model() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         answer = (await caller.get("/v1/models")).json()
         assert (answer.keys(), answer["object"]) == ({"object", "data"}, "list")
@@ -175,7 +175,7 @@ def test_the_list_has_openais_shape_and_its_ids_are_taken_as_model() -> None:
     run(ask)
 
 
-def test_with_keys_the_list_needs_one(tmp_path: Path) -> None:
+def test_with_keys_the_list_requires_one(tmp_path: Path) -> None:
     key, kept = new_key("ann")
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([kept]))

@@ -1,4 +1,4 @@
-"""Ways in which programs write the fields of a request: null, base64, data URLs, lists in forms, text for numbers."""
+"""Formats of request fields: null, base64, data URLs, lists in forms, and text for numbers."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def image(colour: str = "red") -> bytes:
 
 
 RED, GREEN, BLUE = image("red"), image("green"), image("blue")
-#: A PNG whose base64 has padding and both characters that url-safe base64 writes differently. Bytes after a PNG's end
-#: are no part of it.
+#: A PNG whose base64 has padding and both characters that differ in url-safe base64. Decoders ignore bytes after a
+#: PNG's end.
 AWKWARD = RED + b"\0" * (-len(RED) % 3) + b"\xfb\xff\xfe\0"
 
 
@@ -56,7 +56,7 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
 
 
 class Service:
-    """One gateway for all tests of this file, with a Triton that is not there."""
+    """One gateway for all tests of this file, with a fake Triton server."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, caller: httpx.AsyncClient, fake: FakeTransport) -> None:
         self._loop = loop
@@ -64,7 +64,7 @@ class Service:
         self._fake = fake
 
     def ask(self, path: str, **how: Any) -> tuple[httpx.Response, dict[str, Any]]:
-        """The answer, and the tensors that Triton was sent, by name."""
+        """Returns the response, and the tensors sent to Triton, by name."""
         self._fake.sent.clear()
         response = self._loop.run_until_complete(self._caller.post(path, **how))
         sent = [each.request for each in self._fake.sent if each.request.model == FLUX_STREAM.name]
@@ -76,7 +76,7 @@ class Service:
         return tensors
 
     def refused(self, path: str, **how: Any) -> tuple[str, str | None]:
-        """What an error of 422 says, and which field it names."""
+        """Returns the message of a 422 error, and the field that it names."""
         response, tensors = self.ask(path, **how)
         assert (response.status_code, tensors) == (422, {}), response.text
         error = response.json()["error"]
@@ -109,21 +109,21 @@ def service() -> Iterator[Service]:
         ("/v1/images/variations", {"image": in_base64(RED), "seed": 1}),
     ],
 )
-def test_null_is_the_default_in_every_field(service: Service, path: str, given: dict[str, Any]) -> None:
+def test_null_selects_the_default_of_every_field(service: Service, path: str, given: dict[str, Any]) -> None:
     fields = {name for schema in SCHEMAS for name in schema.model_fields}
     aliases = {"guidance_scale", "image", "quality", "unknown"}
     nulls = dict.fromkeys(fields | aliases)
     assert service.sent(path, json={**nulls, **given}) == service.sent(path, json=given)
 
 
-def test_null_is_the_default_in_an_adapter_too(service: Service) -> None:
+def test_null_selects_the_default_of_an_adapter_field(service: Service) -> None:
     loras = [{"name": "a", "weight": None, "unknown": None}]
     assert service.sent("/generate", json={"prompt": "a", "loras": loras})["LORA_SCALE"] == [[1.0]]
     assert service.sent("/generate/upload", data={"prompt": "a", "loras": json.dumps(loras)})["LORA_SCALE"] == [[1.0]]
     assert "LORA" not in service.sent("/generate/upload", data={"prompt": "a", "loras": "null"})
 
 
-def test_null_gives_way_to_an_alias(service: Service) -> None:
+def test_an_alias_replaces_null(service: Service) -> None:
     assert service.sent("/generate", json={"prompt": "a", "cfg": None, "guidance_scale": 2})["GUIDANCE_SCALE"] == [
         [2.0]
     ]
@@ -132,14 +132,14 @@ def test_null_gives_way_to_an_alias(service: Service) -> None:
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_the_description_says_that_null_is_allowed(schema: type[RequestBody]) -> None:
+def test_the_schema_allows_null(schema: type[RequestBody]) -> None:
     described = schema.model_json_schema()
     for name, field in described["properties"].items():
         is_nullable = any(each.get("type") == "null" for each in field.get("anyOf", ()))
         assert is_nullable is (name not in described.get("required", ())), (name, field)
 
 
-def test_a_required_field_that_is_null_is_named(service: Service) -> None:
+def test_a_null_required_field_is_named(service: Service) -> None:
     assert service.refused("/v1/images/generations", json={"prompt": None})[1] == "prompt"
     assert service.refused("/v1/images/edits", json={"prompt": "a", "image": None})[1] == "image"
     assert service.refused("/v1/images/variations", json={})[1] == "image"
@@ -169,7 +169,7 @@ def spellings() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("spelling", spellings())
-def test_an_image_in_base64_is_the_same_however_it_is_spelled(service: Service, spelling: str) -> None:
+def test_all_spellings_of_base64_decode_to_the_same_image(service: Service, spelling: str) -> None:
     text = spellings()[spelling]
     assert service.sent("/generate", json={"mode": "redux", "input_image": text})["IMAGE"] == [[AWKWARD]]
     assert service.sent("/generate/upload", data={"mode": "redux", "input_image": text})["IMAGE"] == [[AWKWARD]]
@@ -197,7 +197,7 @@ def test_an_image_in_base64_is_the_same_however_it_is_spelled(service: Service, 
         (in_base64(RED)[:-4] + "=AAA", "base64"),
     ],
 )
-def test_text_that_is_no_image_is_refused_with_a_reason(service: Service, text: str, words: str) -> None:
+def test_rejects_text_that_is_not_an_image_with_a_reason(service: Service, text: str, words: str) -> None:
     for path, body, name in (
         ("/generate", {"mode": "redux", "input_image": text}, "input_image"),
         ("/v1/images/variations", {"image": text}, "image.0"),
@@ -207,7 +207,7 @@ def test_text_that_is_no_image_is_refused_with_a_reason(service: Service, text: 
         assert words in error
 
 
-def test_no_text_is_no_image(service: Service) -> None:
+def test_empty_text_is_no_image(service: Service) -> None:
     for text in ("", " ", "data:image/png;base64,"):
         assert "input_image" in service.refused("/generate", json={"mode": "redux", "input_image": text})[0]
         assert service.refused("/v1/images/variations", json={"image": text})[1] == "image.0"
@@ -218,7 +218,7 @@ def test_no_text_is_no_image(service: Service) -> None:
 @pytest.mark.parametrize(
     "text", [" A" * 2_000_000, "A" * 4_000_000, "=" * 4_000_000, "%2B" * 1_300_000, " " * 4_000_000]
 )
-def test_base64_takes_a_few_times_its_size_and_time_that_grows_with_it(text: str) -> None:
+def test_decoding_base64_uses_linear_memory_and_time(text: str) -> None:
     tracemalloc.start()
     started = time.monotonic()
     try:
@@ -233,7 +233,7 @@ def test_base64_takes_a_few_times_its_size_and_time_that_grows_with_it(text: str
     assert seconds < 5
 
 
-def test_an_image_beyond_the_limit_is_refused_before_it_is_decoded() -> None:
+def test_an_image_above_the_limit_is_rejected_before_it_is_decoded() -> None:
     text = "A" * (limits.MAX_IMAGE_BYTES * 4 // 3 + 8)
     tracemalloc.start()
     with pytest.raises(ValueError, match=f"at most {limits.MAX_IMAGE_BYTES}"):
@@ -267,9 +267,7 @@ def form(*parts: tuple[str, bytes]) -> dict[str, Any]:
         (("image[0]",), [RED]),
     ],
 )
-def test_a_form_lists_images_in_any_of_the_usual_ways(
-    service: Service, names: Sequence[str], order: list[bytes]
-) -> None:
+def test_a_form_accepts_all_common_list_notations(service: Service, names: Sequence[str], order: list[bytes]) -> None:
     how = form(*zip(names, (RED, GREEN, BLUE), strict=False))
     assert service.sent("/v1/images/variations", **how)["IMAGE"] == [order]
     assert service.sent("/v1/images/edits", data={"prompt": "a"}, **how)["IMAGE"] == [order]
@@ -280,13 +278,13 @@ def test_a_form_may_mix_files_and_base64(service: Service) -> None:
     assert sorted(service.sent("/v1/images/variations", **how)["IMAGE"][0]) == sorted([RED, GREEN])
 
 
-def test_more_images_than_allowed_are_counted_over_all_names(service: Service) -> None:
+def test_the_image_limit_counts_all_field_names(service: Service) -> None:
     how = form(*(("image", RED) for _ in range(5)), *((f"image[{i}]", RED) for i in range(4)))
     error, param = service.refused("/v1/images/variations", **how)
     assert (param, "9 images, expected 1..8" in error) == ("image", True)
 
 
-def test_genserve_takes_one_image_and_says_so(service: Service) -> None:
+def test_genserve_rejects_several_images(service: Service) -> None:
     for name in ("input_image", "image", "input_image[]", "image[0]"):
         assert service.sent("/generate/upload", data={"mode": "redux"}, **form((name, RED)))["IMAGE"] == [[RED]]
     for names in (
@@ -305,7 +303,7 @@ def test_genserve_takes_one_image_and_says_so(service: Service) -> None:
 # OpenAI's JSON form of an edit
 
 
-def test_an_edit_as_json_takes_images_by_their_data_urls(service: Service) -> None:
+def test_an_edit_in_json_accepts_data_urls(service: Service) -> None:
     images = [{"image_url": data_url(RED)}, {"image_url": data_url(GREEN), "file_id": None}]
     body: dict[str, Any] = {"prompt": "heart", "images": images, "mask": None, "n": None}
     tensors = service.sent("/v1/images/edits", json=body)
@@ -329,9 +327,7 @@ def test_an_edit_as_json_takes_images_by_their_data_urls(service: Service) -> No
         (7, "image_url"),
     ],
 )
-def test_an_image_of_an_edit_that_cannot_be_had_is_refused_with_a_reason(
-    service: Service, image: object, words: str
-) -> None:
+def test_rejects_an_unavailable_image_of_an_edit_with_a_reason(service: Service, image: object, words: str) -> None:
     error, param = service.refused("/v1/images/edits", json={"prompt": "heart", "images": [image]})
     assert (param, words in error) == ("images.0", True), error
 
@@ -357,7 +353,7 @@ def test_mask_that_is_a_file_id_is_rejected(service: Service) -> None:
     assert service.refused("/v1/images/edits", json=body)[1].startswith("mask")
 
 
-def test_openais_package_sends_edits_in_its_forms_and_as_json() -> None:
+def test_the_openai_package_sends_edits_as_forms_and_as_json() -> None:
     transport = AsyncFakeTransport()
 
     async def ask() -> None:
@@ -385,7 +381,7 @@ def test_openais_package_sends_edits_in_its_forms_and_as_json() -> None:
 # Text for numbers and choices
 
 
-def test_a_form_has_text_for_numbers_and_switches(service: Service) -> None:
+def test_a_form_accepts_text_for_numbers_and_switches(service: Service) -> None:
     form = {"prompt": "a", "num_inference_steps": "20.0", "seed": " 7 ", "cfg": "3", "height": "64.0", "width": "64"}
     tensors = service.sent("/generate/upload", data=form)
     assert [tensors[name] for name in ("NUM_INFERENCE_STEPS", "SEED", "HEIGHT")] == [[[20]], [[7]], [[64]]]
@@ -414,7 +410,7 @@ def test_a_form_has_text_for_numbers_and_switches(service: Service) -> None:
         ("/v1/images/generations", {"stream": True, "response_format": "url"}, "response_format"),
     ],
 )
-def test_a_wrong_value_is_reported_with_its_field(
+def test_an_invalid_value_is_reported_with_its_field(
     service: Service, path: str, wrong: dict[str, Any], field: str
 ) -> None:
     error, param = service.refused(path, json={"prompt": "a", **wrong})

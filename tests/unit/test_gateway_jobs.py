@@ -1,4 +1,4 @@
-"""Jobs, with a Triton that is not there."""
+"""Jobs, with a fake Triton server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def image_of(image: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(image["b64_json"])))
 
 
-def test_a_job_is_begun_watched_and_read() -> None:
+def test_a_job_is_started_watched_and_read() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         begun = await caller.post("/v1/jobs", json={**TEXT, "n": 2, "seed": 5, "height": 64, "width": 96})
         job = begun.json()
@@ -64,7 +64,7 @@ def test_a_job_is_begun_watched_and_read() -> None:
     run(ask)
 
 
-def test_a_job_takes_a_form_with_files() -> None:
+def test_a_job_accepts_a_form_with_files() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         form = {"mode": "redux", "output_format": "webp", "previews": "false"}
         begun = await caller.post("/v1/jobs", data=form, files={"input_image": encoded(Image.new("RGB", (32, 32)))})
@@ -75,7 +75,7 @@ def test_a_job_takes_a_form_with_files() -> None:
     run(ask)
 
 
-def test_a_cancelled_job_ends_at_triton_and_is_forgotten() -> None:
+def test_cancelling_a_job_cancels_it_at_triton_and_deletes_it() -> None:
     transport = Endless()
 
     async def ask(caller: httpx.AsyncClient) -> None:
@@ -92,7 +92,7 @@ def test_a_cancelled_job_ends_at_triton_and_is_forgotten() -> None:
     run(ask, transport)
 
 
-def test_a_server_that_ends_leaves_no_work_at_triton() -> None:
+def test_stopping_the_gateway_cancels_all_jobs() -> None:
     transport = Endless()
 
     async def ask(caller: httpx.AsyncClient) -> None:
@@ -106,15 +106,15 @@ def test_a_server_that_ends_leaves_no_work_at_triton() -> None:
     ("given", "status", "param"),
     [({"n": 9}, 422, "n"), ({"mode": "redux"}, 422, "input_image"), ({"mode": "video"}, 422, "mode")],
 )
-def test_what_is_wrong_is_told_before_there_is_a_job(given: dict[str, Any], status: int, param: str) -> None:
+def test_an_invalid_request_does_not_create_a_job(given: dict[str, Any], status: int, param: str) -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         response = await caller.post("/v1/jobs", json={**TEXT, **given})
         assert (response.status_code, response.json()["error"]["param"]) == (status, param)
 
-    run(ask, AsyncFakeTransport(AssertionError("Triton was asked")))  # type: ignore[arg-type]
+    run(ask, AsyncFakeTransport(AssertionError("Triton was called")))  # type: ignore[arg-type]
 
 
-def test_overload_is_told_before_there_is_a_job() -> None:
+def test_a_full_server_does_not_create_a_job() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         response = await caller.post("/v1/jobs", json=TEXT)
         assert (response.status_code, "retry-after" in response.headers) == (503, True)
@@ -123,7 +123,7 @@ def test_overload_is_told_before_there_is_a_job() -> None:
     run(ask, AsyncFakeTransport(Overloaded("full")))
 
 
-def test_running_jobs_count_as_their_callers_work() -> None:
+def test_running_jobs_count_as_requests_of_their_caller() -> None:
     async def ask(caller: httpx.AsyncClient) -> None:
         answers = [(await caller.post("/v1/jobs", json=TEXT)).status_code for _ in range(3)]
         assert answers == [202, 202, 429]
@@ -131,7 +131,7 @@ def test_running_jobs_count_as_their_callers_work() -> None:
     run(ask, Endless(), Settings(concurrency_per_caller=2))
 
 
-def test_a_job_is_its_callers_alone(tmp_path: Path) -> None:
+def test_a_job_is_only_visible_to_its_caller(tmp_path: Path) -> None:
     (ann, kept_of_ann), (bob, kept_of_bob) = new_key("ann"), new_key("bob")
     file = tmp_path / "keys.json"
     file.write_text(json.dumps([kept_of_ann, kept_of_bob]))
@@ -149,7 +149,7 @@ def test_a_job_is_its_callers_alone(tmp_path: Path) -> None:
     run(ask, None, Settings(keys_file=file))
 
 
-def test_a_job_that_breaks_says_why_to_those_who_watch_and_to_those_who_ask() -> None:
+def test_a_failed_job_reports_its_error_to_watchers_and_readers() -> None:
     async def run_it() -> None:
         async def events() -> Any:
             raise GenerationFailed("no luck")

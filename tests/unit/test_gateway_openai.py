@@ -1,4 +1,4 @@
-"""OpenAI's images API, asked by the real `openai` package, with a Triton that is not there."""
+"""OpenAI's images API, called by the `openai` package, with a fake Triton server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def asked(ask: Callable[[openai.AsyncOpenAI], Awaitable[T]], *errors: FluxError) -> tuple[T, dict[str, Any]]:
-    """What the package returns, and the tensors that Triton was asked for, by name."""
+    """Returns the package's result, and the tensors sent to Triton, by name."""
     transport = AsyncFakeTransport(*errors)
 
     async def run() -> T:
@@ -48,7 +48,7 @@ def size_of(b64_json: str | None) -> tuple[int, int]:
     return Image.open(io.BytesIO(base64.b64decode(b64_json))).size
 
 
-# OpenAI's own model for them is gone; the endpoint stays.
+# OpenAI has removed its model for variations, but not the endpoint.
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_variations_are_redux() -> None:
     answer, sent = asked(lambda client: client.images.create_variation(image=red_image(), n=2, size="96x64"))
@@ -70,7 +70,7 @@ def test_generations_are_text2img() -> None:
 
 
 @pytest.mark.parametrize(("fidelity", "first"), [("low", 0.0), ("high", 1.0)])
-def test_edits_change_the_first_image_and_the_others_steer(fidelity: Any, first: float) -> None:
+def test_edits_change_the_first_image_and_use_the_others_as_redux_images(fidelity: Any, first: float) -> None:
     _, sent = asked(
         lambda client: client.images.edit(
             image=[red_image("red"), red_image("blue")], prompt="heart", input_fidelity=fidelity
@@ -83,7 +83,7 @@ def test_edits_change_the_first_image_and_the_others_steer(fidelity: Any, first:
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_redux_parameters_are_one_number_for_all_images() -> None:
+def test_redux_parameters_are_one_value_for_all_images() -> None:
     body = {"image_strength": 0.5, "image_detail": 3, "prompt": "heart"}
     _, sent = asked(lambda client: client.images.create_variation(image=red_image(), extra_body=body))
     assert (sent["IMAGE_STRENGTH"], sent["IMAGE_DETAIL"], sent["PROMPT"]) == ([[0.5]], [[3]], [[b"heart"]])
@@ -94,7 +94,7 @@ def test_redux_parameters_are_one_number_for_all_images() -> None:
     assert (sent["IMAGE_STRENGTH"], sent["IMAGE_DETAIL"]) == ([[0.5]], [[3]])
 
 
-def test_a_stream_has_so_many_partial_images_and_then_the_image() -> None:
+def test_a_stream_has_the_requested_partial_images_and_then_the_image() -> None:
     async def ask(client: openai.AsyncOpenAI) -> list[Any]:
         stream = await client.images.generate(
             prompt="red apple", stream=True, partial_images=2, extra_body={"num_inference_steps": 6}
@@ -107,7 +107,7 @@ def test_a_stream_has_so_many_partial_images_and_then_the_image() -> None:
     assert size_of(events[-1].b64_json) == (64, 64)
 
 
-def test_an_image_by_its_url_can_be_fetched() -> None:
+def test_an_image_can_be_fetched_by_its_url() -> None:
     async def ask(client: openai.AsyncOpenAI) -> tuple[httpx.Response, httpx.Response]:
         answer = await client.images.generate(prompt="red apple", response_format="url")
         (image,) = answer.data or []
@@ -130,7 +130,7 @@ def test_an_image_by_its_url_can_be_fetched() -> None:
         ({"stream": True, "response_format": "url"}, "response_format"),
     ],
 )
-def test_bad_requests_are_told_in_openais_words(wrong: dict[str, Any], param: str | None) -> None:
+def test_invalid_requests_have_openais_error_format(wrong: dict[str, Any], param: str | None) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         asked(lambda client: client.images.generate(**{"prompt": "a", **wrong}))
     assert caught.value.param == param
@@ -144,7 +144,7 @@ def test_edit_with_mask_is_inpainting() -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
-def test_overload_is_503_also_where_a_stream_was_asked_for(more: dict[str, Any]) -> None:
+def test_a_full_server_is_503_also_for_a_stream(more: dict[str, Any]) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         asked(lambda client: client.images.generate(prompt="a", **more), *[Overloaded("full")])
     assert caught.value.status_code == 503

@@ -1,4 +1,4 @@
-"""The description of the API is true: schemathesis asks by it, whatever it allows and much that it does not."""
+"""The OpenAPI description is correct: schemathesis sends requests that it allows, and many that it does not."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 @pytest.mark.filterwarnings("default")
 @SCHEMA.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-def test_what_it_answers_is_what_it_says(case: schemathesis.Case) -> None:
+def test_responses_match_the_description(case: schemathesis.Case) -> None:
     case.call_and_validate(checks=CHECKS)

@@ -1,4 +1,4 @@
-"""FLUX_GATEWAY_PIXELS bounds the image that a request results in, however its size comes about."""
+"""FLUX_GATEWAY_PIXELS limits the size of a generated image, whatever determines it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def statuses(pixels: int, *asked: dict[str, Any], path: str = "/generate") -> li
     return [answer.status_code for answer in answers(pixels, *((path, {"json": {**TEXT, **each}}) for each in asked))]
 
 
-def test_one_side_alone_is_held_to_the_limit_with_the_checkpoints_own_other_side() -> None:
+def test_one_requested_side_is_limited_with_the_checkpoints_other_side() -> None:
     twice = 2 * DEFAULT_SIDE
     limit = DEFAULT_SIDE * twice
     fits = [{"height": twice}, {"width": twice}, {"height": twice, "width": DEFAULT_SIDE}, {}]
@@ -41,14 +41,14 @@ def test_one_side_alone_is_held_to_the_limit_with_the_checkpoints_own_other_side
     assert statuses(limit, *fits, *too_large) == [200] * 4 + [422] * 3
 
 
-def test_a_checkpoint_whose_own_size_exceeds_the_limit_needs_a_smaller_size_in_each_request() -> None:
+def test_a_native_size_above_the_limit_requires_a_size_in_each_request() -> None:
     assert statuses(DEFAULT_SIDE**2 - 1, {}, {"height": 16}, {"height": 16, "width": 16}) == [422, 200, 200]
     ((answer,)) = answers(DEFAULT_SIDE**2 - 1, ("/generate", {"json": TEXT}))
     assert f"{DEFAULT_SIDE}x{DEFAULT_SIDE}" in answer.json()["error"]
     assert "height" in answer.json()["error"]
 
 
-def test_null_and_numeric_text_are_held_to_the_limit_too() -> None:
+def test_null_and_numeric_text_are_limited() -> None:
     limit = DEFAULT_SIDE**2
     wrong = [
         {"height": str(2 * DEFAULT_SIDE)},
@@ -85,7 +85,7 @@ def test_the_limit_names_the_setting() -> None:
 
 
 class OfAnotherCheckpoint(AsyncFakeTransport):
-    """One that says nothing of its size at first, and after a restart has another checkpoint."""
+    """A server that does not report its size at first, and has another checkpoint after a restart."""
 
     side = 32
     failures = 1
@@ -105,7 +105,7 @@ class OfAnotherCheckpoint(AsyncFakeTransport):
         return np.array([[side]], dtype=np.int32)
 
 
-def test_the_checkpoints_own_size_is_learned_from_the_server_and_again_after_it_was_away() -> None:
+def test_the_native_size_is_read_from_the_server_and_again_after_an_outage() -> None:
     async def run() -> None:
         transport = OfAnotherCheckpoint()
         monitor = ServerMonitor(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))

@@ -1,4 +1,4 @@
-"""Jobs and URL images are kept as promised, whatever other callers ask for, and within bounds."""
+"""Jobs and URL images are kept for the promised time and within limits, whatever other callers do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flux_gateway.settings import Settings
 from flux_tools.metrics import parse_samples
 
 TEXT = {"prompt": "red apple", "num_inference_steps": 1}
-#: Of an image of the fake server without a size.
+#: Pixels of an image of the fake server without a requested size.
 SIZE = max_encoded_bytes(64, 64)
 
 Callers = Callable[[str], httpx.AsyncClient]
@@ -34,7 +34,7 @@ Callers = Callable[[str], httpx.AsyncClient]
 def run(
     settings: Settings, ask: Callable[[Callers], Awaitable[None]], transport: AsyncFakeTransport | None = None
 ) -> None:
-    """ask: gets a function that gives a caller by its address."""
+    """ask: called with a function that returns a caller by its address."""
 
     async def asked() -> None:
         client = AsyncFluxClient(transport=transport or AsyncFakeTransport(), retry=RetryPolicy(attempts=1))
@@ -50,7 +50,7 @@ def run(
 
 
 async def start_job(caller: httpx.AsyncClient, **more: Any) -> httpx.Response:
-    """Returns the answer after the job has ended."""
+    """Returns the response after the job has ended."""
     begun = await caller.post("/v1/jobs", json={**TEXT, **more})
     if begun.status_code == 202:
         await caller.get(f"/v1/jobs/{begun.json()['id']}/events")
@@ -69,7 +69,7 @@ async def stored_bytes(caller: httpx.AsyncClient) -> float:
 
 @pytest.mark.parametrize("flood", [start_job, ask_for_url])
 @pytest.mark.parametrize("bound", ["bytes", "count"])
-def test_a_flood_by_one_caller_leaves_the_results_of_another(flood: Any, bound: str) -> None:
+def test_a_flood_by_one_caller_does_not_affect_the_results_of_another(flood: Any, bound: str) -> None:
     if bound == "bytes":
         settings = Settings(result_bytes=20 * SIZE, result_bytes_per_caller=3 * SIZE)
     else:
@@ -86,7 +86,7 @@ def test_a_flood_by_one_caller_leaves_the_results_of_another(flood: Any, bound: 
             assert await stored_bytes(honest) <= settings.result_bytes
             if answer.status_code == 429:
                 assert 1 <= int(answer.headers["retry-after"]) <= settings.result_s
-                assert "share" in answer.json()["error"]["message"]
+                assert "per caller" in answer.json()["error"]["message"]
         assert statuses.count(429) == 5
         assert (await honest.get(f"/v1/jobs/{job}")).json()["status"] == "succeeded"
         assert (await honest.get(url)).status_code == 200
@@ -95,7 +95,7 @@ def test_a_flood_by_one_caller_leaves_the_results_of_another(flood: Any, bound: 
     run(settings, ask)
 
 
-def test_a_full_store_refuses_everybody_and_forgets_nothing() -> None:
+def test_a_full_store_rejects_all_callers_and_deletes_no_result() -> None:
     settings = Settings(results=6, results_per_caller=2)
 
     async def ask(caller: Callers) -> None:
@@ -105,7 +105,7 @@ def test_a_full_store_refuses_everybody_and_forgets_nothing() -> None:
         for answer in (await start_job(callers[3]), await ask_for_url(callers[3])):
             assert answer.status_code == 503
             assert int(answer.headers["retry-after"]) >= 1
-        # Without a result to keep there is nothing to reserve.
+        # A request without a result to keep reserves nothing.
         assert (await callers[3].post("/v1/images/generations", json=TEXT)).status_code == 200
         assert (await callers[3].post("/generate", json=TEXT)).status_code == 200
         for each, job in jobs:
@@ -115,7 +115,7 @@ def test_a_full_store_refuses_everybody_and_forgets_nothing() -> None:
     run(settings, ask)
 
 
-def test_a_caller_makes_room_by_deleting_jobs_and_images() -> None:
+def test_deleting_jobs_and_images_frees_space() -> None:
     settings = Settings(results_per_caller=2)
 
     async def ask(caller: Callers) -> None:
@@ -134,7 +134,7 @@ def test_a_caller_makes_room_by_deleting_jobs_and_images() -> None:
     run(settings, ask)
 
 
-def test_results_expire_and_make_room() -> None:
+def test_expired_results_free_space() -> None:
     async def ask(caller: Callers) -> None:
         ann = caller("10.0.0.1")
         job, url = (await start_job(ann)).json()["id"], (await ask_for_url(ann)).json()["data"][0]["url"]
@@ -149,7 +149,7 @@ def test_results_expire_and_make_room() -> None:
 
 
 class Held(AsyncFakeTransport):
-    """Makes no image until it is let go."""
+    """A fake server that generates no image until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Held(AsyncFakeTransport):
         return Answers(self.fake.stream(request, timeout_s, request_id))
 
 
-def test_a_job_reserves_the_most_that_it_may_take_and_gives_the_rest_back() -> None:
+def test_a_job_reserves_its_maximum_size_and_frees_the_rest() -> None:
     settings = Settings(result_bytes_per_caller=3 * SIZE)
     transport = Held()
 
@@ -191,7 +191,7 @@ def test_a_job_reserves_the_most_that_it_may_take_and_gives_the_rest_back() -> N
     run(settings, ask, transport)
 
 
-def test_what_is_refused_fails_or_is_cancelled_holds_no_room() -> None:
+def test_rejected_failed_and_cancelled_requests_hold_no_space() -> None:
     transport = AsyncFakeTransport(GenerationFailed("no luck"), GenerationFailed("no luck"))
 
     async def ask(caller: Callers) -> None:
@@ -204,7 +204,7 @@ def test_what_is_refused_fails_or_is_cancelled_holds_no_room() -> None:
     run(Settings(), ask, transport)
 
 
-def test_a_request_beyond_a_callers_whole_share_is_the_callers_mistake() -> None:
+def test_a_request_above_the_callers_share_is_422() -> None:
     async def ask(caller: Callers) -> None:
         ann = caller("10.0.0.1")
         for answer in (await start_job(ann, n=4), await ask_for_url(ann, n=4)):
@@ -221,7 +221,7 @@ def test_a_request_beyond_a_callers_whole_share_is_the_callers_mistake() -> None
     run(Settings(results_per_caller=3), ask_for_many)
 
 
-def test_random_use_stays_within_all_bounds() -> None:
+def test_random_use_stays_within_all_limits() -> None:
     limits = ResultLimits(count=12, count_per_caller=5, bytes=1000, bytes_per_caller=400, seconds=0.02)
 
     async def use() -> None:

@@ -1,4 +1,4 @@
-"""REST callers read our models' own words, and nothing of Triton's."""
+"""REST callers get messages of our models, and none of Triton's."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ TRITONS: list[FluxError] = [
     InvalidRequest("Request for unknown model: 'flux_stream' is not found"),
     InvalidRequest("failed to stat file /opt/flux-triton/model_repository/flux_base/1/model.py"),
     Overloaded("Request for unknown model: 'flux_redux' has no available versions"),
-    Unreachable("flux-triton-headless:8001: the connection broke before the answer came: Socket closed"),
+    Unreachable("flux-triton-headless:8001: the connection broke before the response arrived: Socket closed"),
     NotConnected("localhost:8001: failed to connect to all addresses; last error: ipv4:127.0.0.1:8001"),
     Cancelled("the call was cancelled"),
 ]
 
 
 @pytest.mark.parametrize("error", OURS, ids=str)
-def test_our_models_own_words_reach_the_caller(error: FluxError) -> None:
+def test_messages_of_our_models_reach_the_caller(error: FluxError) -> None:
     assert for_callers(error, "an-id") is error
 
 
-def test_a_deadline_is_told_without_the_servers_address() -> None:
-    told = for_callers(DeadlineExceeded("no answer from flux-triton-headless:8001,other:8001 within 600.0 s"), "an-id")
+def test_a_timeout_is_reported_without_the_servers_address() -> None:
+    told = for_callers(
+        DeadlineExceeded("no response from flux-triton-headless:8001,other:8001 within 600.0 s"), "an-id"
+    )
     assert type(told) is DeadlineExceeded
-    assert str(told) == "no answer from the model server within 600.0 s"
+    assert str(told) == "no response from the model server within 600.0 s"
 
 
 @pytest.mark.parametrize("error", TRITONS, ids=str)
-def test_tritons_own_messages_stay_in_the_log(error: FluxError, caplog: pytest.LogCaptureFixture) -> None:
+def test_messages_of_triton_are_only_logged(error: FluxError, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         told = for_callers(error, "an-id")
     assert type(told) is type(error)
@@ -59,7 +61,7 @@ def test_tritons_own_messages_stay_in_the_log(error: FluxError, caplog: pytest.L
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
 @pytest.mark.parametrize("error", TRITONS[:-1], ids=str)
-def test_no_answer_of_the_gateway_quotes_triton(path: str, error: FluxError) -> None:
+def test_no_response_of_the_gateway_quotes_triton(path: str, error: FluxError) -> None:
     answer = ask(path, json={"prompt": "a"}, errors=(error,) * 5)
     assert "the model server" in answer.text
     assert not [word for word in ("flux-triton", "shm", "8001", "model_repository", "Stub") if word in answer.text]

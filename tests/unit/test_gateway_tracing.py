@@ -1,4 +1,4 @@
-"""What becomes of a `traceparent` at a gateway that exports no spans, and who is told where spans go."""
+"""Forwarding of `traceparent` without spans, and the configuration of the endpoint for spans."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
 
 
-def passed_on(**headers: str) -> str | None:
-    """What the fake Triton is sent."""
+def forwarded_traceparent(**headers: str) -> str | None:
+    """Returns the `traceparent` that the fake Triton receives."""
     transport = AsyncFakeTransport()
     app = make_app(Settings(), AsyncFluxClient(transport=transport))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
@@ -43,34 +43,34 @@ def passed_on(**headers: str) -> str | None:
     return sent.request.traceparent
 
 
-def test_a_traceparent_is_passed_on() -> None:
-    assert passed_on(traceparent=PARENT) == PARENT
+def test_a_traceparent_is_forwarded() -> None:
+    assert forwarded_traceparent(traceparent=PARENT) == PARENT
 
 
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "00-abc-01"}, {"traceparent": PARENT + "\t!"}])
-def test_what_is_no_traceparent_is_not(headers: dict[str, str]) -> None:
-    assert passed_on(**headers) is None
+def test_an_invalid_traceparent_is_not_forwarded(headers: dict[str, str]) -> None:
+    assert forwarded_traceparent(**headers) is None
 
 
-def test_the_standard_variable_tells_the_gateway_and_triton_where_spans_go() -> None:
+def test_the_standard_variable_sets_the_endpoint_of_the_gateway_and_of_triton() -> None:
     url = "http://collector:4318/v1/traces"
     assert Settings.from_environment(VARIABLES).traces_url == url
     assert traces_url(VARIABLES) == url
     assert f"--trace-config=opentelemetry,url={url}" in trace_arguments(url)
 
 
-def test_without_it_nothing_is_traced() -> None:
+def test_without_the_variable_tracing_is_disabled() -> None:
     assert Settings.from_environment({}).traces_url == ""
     assert trace_arguments(traces_url({})) == []
 
 
-def test_a_gateway_without_the_extra_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_for_tracing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(CannotStart, match=r"flux-triton\[tracing\] is not installed"):
+    with pytest.raises(CannotStart, match=r"run: pip install \"flux-triton\[tracing\]\""):
         Tracing("http://collector:4318/v1/traces")
 
 
-def test_a_gateway_that_exports_nothing_loads_no_sdk() -> None:
+def test_without_tracing_the_sdk_is_not_imported() -> None:
     code = "import sys; from flux_gateway.app import make_app; from flux_gateway.settings import Settings\n"
     code += "make_app(Settings()); sys.exit('opentelemetry.sdk' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

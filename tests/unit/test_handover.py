@@ -1,4 +1,4 @@
-"""Requests of flux_base from one instance to another, through a real socket."""
+"""Handover of flux_base requests between instances, through a real socket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Take = Callable[[Reply, Mapping[str, Array]], None]
 
 
 class Caller:
-    """What the instance that hands over knows of the request."""
+    """The reply of the instance that hands the request over."""
 
     request_id = "a request"
     wanted = frozenset({"PIXELS", "OUTPUT_SEED"})
@@ -78,7 +78,7 @@ def test_tensors_survive_a_message() -> None:
     assert values["NO_TEXT"].shape == (0,)
 
 
-def test_the_outputs_that_are_wanted_come_back(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+def test_handover_returns_requested_outputs(folder: ServerFolder, served: Callable[[Take], object]) -> None:
     taken = []
 
     def take(reply: Reply, values: Mapping[str, Array]) -> None:
@@ -106,7 +106,7 @@ def test_the_outputs_that_are_wanted_come_back(folder: ServerFolder, served: Cal
         (KeyError("unforeseen"), GenerationFailed),
     ],
 )
-def test_an_error_comes_back_as_itself(
+def test_handover_returns_error_of_same_type(
     folder: ServerFolder, served: Callable[[Take], object], error: Exception, expected: type[Exception]
 ) -> None:
     def take(reply: Reply, values: Mapping[str, Array]) -> None:
@@ -130,7 +130,7 @@ def answer_what_cannot_be_sent(reply: Reply) -> None:
     ("act", "expected"),
     [(fail, "unexpected RuntimeError"), (answer_what_cannot_be_sent, "unexpected TypeError")],
 )
-def test_a_failure_of_the_taker_is_answered(
+def test_failure_of_taker_is_reported(
     folder: ServerFolder, served: Callable[[Take], object], act: Callable[[Reply], None], expected: str
 ) -> None:
     def take(reply: Reply, values: Mapping[str, Array]) -> None:
@@ -142,7 +142,7 @@ def test_a_failure_of_the_taker_is_answered(
         handover(folder).run()
 
 
-def test_without_room_the_request_comes_back(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+def test_request_stays_if_taker_has_no_room(folder: ServerFolder, served: Callable[[Take], object]) -> None:
     served(lambda reply, values: reply.refuse(Overloaded("no room")))
     refused = handover(folder)
     with pytest.raises(NotTaken, match="no room"):
@@ -151,7 +151,7 @@ def test_without_room_the_request_comes_back(folder: ServerFolder, served: Calla
     np.testing.assert_array_equal(refused.values()["CONTEXT"], VALUES["CONTEXT"])
 
 
-def test_an_instance_that_is_not_there_takes_nothing(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+def test_request_stays_if_instance_does_not_exist(folder: ServerFolder, served: Callable[[Take], object]) -> None:
     with pytest.raises(NotTaken):
         handover(folder).run()
     server = HandoverServer(folder, "b", lambda reply, values: None)
@@ -167,25 +167,23 @@ def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("frequent_checks")
-def test_an_instance_that_stops_responding_takes_nothing(
-    folder: ServerFolder, served: Callable[[Take], object]
-) -> None:
+def test_request_stays_if_instance_does_not_respond(folder: ServerFolder, served: Callable[[Take], object]) -> None:
     served(lambda reply, values: None)
     with pytest.raises(NotTaken, match="b does not respond"):
         handover(folder, is_alive=lambda instance, seconds: False).run()
 
 
 @pytest.mark.usefixtures("frequent_checks")
-def test_an_instance_that_stops_responding_with_the_work_is_told(
+def test_reports_instance_that_stops_responding_after_acceptance(
     folder: ServerFolder, served: Callable[[Take], object]
 ) -> None:
     served(lambda reply, values: reply.accepted())
-    with pytest.raises(Overloaded, match="b, which worked on the request, is gone"):
+    with pytest.raises(Overloaded, match="b ended while it worked on the request"):
         handover(folder, is_alive=lambda instance, seconds: False).run()
 
 
 @pytest.mark.usefixtures("frequent_checks")
-def test_an_instance_that_hesitates_is_given_up_sooner_than_one_that_works(
+def test_unaccepted_request_times_out_sooner_than_accepted_one(
     folder: ServerFolder, served: Callable[[Take], object]
 ) -> None:
     asked: list[float] = []
@@ -211,7 +209,7 @@ def test_an_instance_that_hesitates_is_given_up_sooner_than_one_that_works(
     assert before_acceptance < asked[-1]
 
 
-def test_a_socket_that_a_killed_process_left_is_replaced(folder: ServerFolder) -> None:
+def test_replaces_socket_of_killed_process(folder: ServerFolder) -> None:
     left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     left.bind(str(folder.path / "calls-b"))
     left.close()
@@ -219,7 +217,7 @@ def test_a_socket_that_a_killed_process_left_is_replaced(folder: ServerFolder) -
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_caller_that_gives_up_ends_the_work(folder: ServerFolder, served: Callable[[Take], object]) -> None:
+def test_cancelling_handover_ends_the_work(folder: ServerFolder, served: Callable[[Take], object]) -> None:
     taken = threading.Event()
     replies: list[Reply] = []
 

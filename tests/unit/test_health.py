@@ -1,4 +1,4 @@
-"""When a model's process cannot go on: what is fatal, what is told, and that it ends after the last answers."""
+"""Failure of a model's process: fatal errors, readiness, and exit after the last responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SURVIVED = [
 
 
 @pytest.mark.parametrize("words", FATAL)
-def test_an_error_that_no_later_call_survives_is_fatal(words: str) -> None:
+def test_error_that_breaks_the_device_is_fatal(words: str) -> None:
     kinds: list[type[RuntimeError]] = [RuntimeError]
     if hasattr(torch, "AcceleratorError"):
         kinds.append(torch.AcceleratorError)
@@ -62,7 +62,7 @@ def test_a_caller_s_text_is_not_fatal() -> None:
     assert not is_device_lost(ValueError(FATAL[0]))
 
 
-def test_a_process_answers_what_is_open_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_answers_open_requests_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_serving.backend.health._ANSWER_S", 0.05)
     happened: list[object] = []
     ended = threading.Event()
@@ -141,13 +141,13 @@ def test_a_step_that_runs_far_longer_than_any_before_makes_the_model_unready() -
     runner.now_s += 1900
     assert watched.stuck() is None
     runner.now_s += 200
-    assert watched.stuck() == "a step has run for 2100 s, the longest before took 100.0 s"
+    assert watched.stuck() == "a step has run for 2100 s; the longest one before took 100.0 s"
     runner.go_on.set()
     thread.join()
     assert watched.stuck() is None
 
 
-def test_readiness_is_told_at_once_while_a_step_is_stuck() -> None:
+def test_readiness_check_returns_while_step_is_stuck() -> None:
     runner = Runner()
     watched: WatchedRunner[int, str] = WatchedRunner(runner, clock=lambda: runner.now_s)
     runner.go_on.clear()
@@ -169,7 +169,7 @@ class Interruption(BaseException):
     """Not an Exception, so that nothing of the engine expects it."""
 
 
-def test_a_thread_of_the_engine_that_fails_ends_every_job_and_says_so() -> None:
+def test_failed_engine_thread_ends_every_job_with_error() -> None:
     runner, broken = Runner(), threading.Event()
     outcomes: list[object] = []
     ended = threading.Semaphore(0)
@@ -191,7 +191,7 @@ def test_a_thread_of_the_engine_that_fails_ends_every_job_and_says_so() -> None:
     assert len(outcomes) == 4
 
 
-def test_a_lost_gpu_is_the_outcome_of_the_jobs_that_met_it() -> None:
+def test_lost_gpu_is_the_error_of_its_jobs() -> None:
     runner = Runner()
     outcomes: list[object] = []
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""When a model's process publishes that it lives."""
+"""Timing of the heartbeat of a model's process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flux_serving.backend.heartbeat import Heartbeat  # noqa: E402
 
 
 def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many heartbeats that are published in this time after `begin`."""
+    """Returns the number of heartbeats published in this time after `begin`."""
     beats: list[float] = []
     beating = Heartbeat("flux_base", "flux_base_0_0")
     monkeypatch.setattr(beating, "_beat", lambda: beats.append(time.monotonic()))
@@ -26,7 +26,7 @@ def beats_within(seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.slow
-def test_the_thread_publishes_nothing_until_triton_has_handled_the_answer_of_initialize(
+def test_thread_publishes_nothing_shortly_after_initialize(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(heartbeat, "_PAUSE_S", 0.01)

@@ -1,4 +1,4 @@
-"""Where images are made: the device of each instance, and what the client and the gateway tell of it."""
+"""The device of each instance, and how the client and the gateway report it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GPU_MODELS = [model.name for model in MODELS if model.needs_gpu]
 
 
 def arguments(device_id: int, name: str = "flux_base_0_0", kind: str = "GPU") -> dict[str, str]:
-    """What Triton hands to `initialize`."""
+    """Returns Triton's arguments of `initialize`."""
     return {
         "model_instance_kind": kind,
         "model_instance_name": name,
@@ -59,14 +59,14 @@ def test_an_instance_runs_on_the_gpu_that_triton_assigns_to_it(gpu: int) -> None
 
 
 @pytest.mark.usefixtures("started")
-def test_instances_of_one_group_have_names_of_their_own() -> None:
-    """Triton gives all GPUs of an instance group one name; by that, their metrics and shared work would be one too."""
+def test_instances_of_one_group_have_different_names() -> None:
+    """Triton gives all instances of a group the same name, which would merge their metrics and their work."""
     started = [Instance.start(FLUX_BASE, arguments(gpu, name="flux_base_0_0")) for gpu in (7, 8)]
     assert [each.name for each in started] == ["flux_base_0_0_gpu7", "flux_base_0_0_gpu8"]
 
 
 @pytest.mark.usefixtures("started")
-def test_an_instance_without_a_gpu_runs_on_the_cpu() -> None:
+def test_instance_without_gpu_runs_on_cpu() -> None:
     started = Instance.start(FLUX_BASE, arguments(0, name="flux_base_0_1", kind="CPU"))
     assert (started.name, started.device) == ("flux_base_0_1", "cpu")
 
@@ -79,7 +79,7 @@ def test_an_instance_without_a_gpu_runs_on_the_cpu() -> None:
         (0, 7, "GPU 7 not found: torch finds no GPU; "),
     ],
 )
-def test_a_missing_gpu_is_named_with_what_to_change(
+def test_error_names_missing_gpu_and_what_to_change(
     monkeypatch: pytest.MonkeyPatch, count: int, gpu: int, words: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -90,7 +90,7 @@ def test_a_missing_gpu_is_named_with_what_to_change(
     assert "FLUX_REDUX_GPUS" in str(caught.value)
 
 
-def test_a_gpu_that_is_there_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_gpu_becomes_current_device(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 9)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
@@ -100,10 +100,10 @@ def test_a_gpu_that_is_there_becomes_the_current_one(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("started")
 @pytest.mark.parametrize("model", GPU_MODELS)
-def test_a_missing_gpu_stops_each_model_before_it_loads_weights(
+def test_missing_gpu_stops_models_before_loading_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
 ) -> None:
-    """Without checkpoints: looking for them would be another error."""
+    """Runs without checkpoints, whose absence would be another error."""
     for name in ("FLUX_MODEL_PATH", "FLUX_REDUX_MODEL_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FLUX_SERVER_FOLDER", str(tmp_path / "server"))
@@ -155,13 +155,13 @@ NONE = {name: array[:, :0] for name, array in OUTPUTS.items()}
 
 
 def seen_by_the_gateway(transport: AsyncFakeTransport) -> ServerMonitor:
-    """After one look."""
+    """Returns the state after one check."""
     monitor = ServerMonitor(AsyncFluxClient(transport=transport, retry=RetryPolicy(attempts=1)))
     asyncio.run(monitor.look())
     return monitor
 
 
-def test_a_client_is_told_the_work_of_each_instance() -> None:
+def test_client_returns_work_of_each_instance() -> None:
     transport = Told(OUTPUTS)
     with FluxClient(transport=transport) as client:
         first, second = client.instances()
@@ -171,7 +171,7 @@ def test_a_client_is_told_the_work_of_each_instance() -> None:
     assert [request.inputs[QUERY.name].tolist() for request in transport.asked] == [[[b"load"]]]
 
 
-def test_an_async_client_is_told_the_same() -> None:
+def test_async_client_returns_work_of_each_instance() -> None:
     async def asked() -> list[InstanceLoad]:
         async with AsyncFluxClient(transport=AsyncTold(OUTPUTS)) as client:
             return await client.instances()
@@ -180,19 +180,19 @@ def test_an_async_client_is_told_the_same() -> None:
         assert asyncio.run(asked()) == client.instances()
 
 
-def test_where_no_instance_lives_there_is_none() -> None:
+def test_instances_are_empty_if_none_is_alive() -> None:
     with FluxClient(transport=Told(NONE)) as client:
         assert client.instances() == []
 
 
-def test_a_server_without_flux_status_has_no_instances_to_tell_of() -> None:
+def test_server_without_flux_status_lists_no_instances() -> None:
     transport = Told(AssertionError("it was asked"), is_there=False)
     with FluxClient(transport=transport) as client:
         assert client.instances() == []
 
 
 @pytest.mark.parametrize("outputs", [{}, {**OUTPUTS, "ROOM": OUTPUTS["ROOM"][:, :1]}])
-def test_an_answer_of_another_shape_is_a_failure_of_the_server(outputs: Answer) -> None:
+def test_response_of_unexpected_shape_is_server_error(outputs: Answer) -> None:
     with FluxClient(transport=Told(outputs)) as client, pytest.raises(GenerationFailed, match="flux_status"):
         client.instances()
 
@@ -204,7 +204,7 @@ def test_the_fake_server_has_one_idle_instance() -> None:
     assert transport.sent == []
 
 
-def test_status_lists_the_instances_as_the_last_look_found_them() -> None:
+def test_status_lists_instances_of_last_check() -> None:
     transport = AsyncTold(OUTPUTS)
 
     async def asked() -> dict[str, Any]:
@@ -235,12 +235,12 @@ def test_status_lists_the_instances_as_the_last_look_found_them() -> None:
         lambda: AsyncTold(Overloaded("full")),
     ],
 )
-def test_where_instances_are_unknown_the_gateway_serves_and_lists_none(transport: Any) -> None:
+def test_gateway_serves_without_known_instances(transport: Any) -> None:
     monitor = seen_by_the_gateway(transport())
     assert (monitor.reason, monitor.instances) == (None, [])
 
 
-def test_instances_of_a_server_that_is_away_are_forgotten() -> None:
+def test_gateway_forgets_instances_of_unreachable_server() -> None:
     transport = AsyncTold(OUTPUTS)
     monitor = seen_by_the_gateway(transport)
     assert len(monitor.instances) == 2
@@ -265,11 +265,11 @@ def test_gpu_id_is_the_device_in_the_recipe(device: str, image_format: str) -> N
 
 
 @pytest.mark.parametrize("recipe", [None, "a photo", {"seed": 1}, {"device": 7}, {"device": ""}, {"device": None}])
-def test_gpu_id_of_an_image_that_does_not_say_where_it_was_made_is_a_constant(recipe: object) -> None:
+def test_gpu_id_of_image_without_device_is_constant(recipe: object) -> None:
     assert gpu_of(image_with(recipe)) == UNKNOWN_GPU == "triton"
 
 
-def test_generate_answers_with_the_device_that_made_the_image() -> None:
+def test_generate_returns_device_of_image() -> None:
     class OnGpu8(AsyncFakeTransport):
         def stream(self, request: Request, timeout_s: float, request_id: str) -> Any:
             answers = super().stream(request, timeout_s, request_id)
@@ -288,6 +288,6 @@ def test_generate_answers_with_the_device_that_made_the_image() -> None:
 
 
 @pytest.mark.parametrize("tensor", [JOBS, ROOM])
-def test_no_values_are_an_empty_array_of_the_tensor_s_type(tensor: Any) -> None:
-    """flux_status answers so where no instance of flux_base lives."""
+def test_tensor_array_of_no_values_is_empty_and_typed(tensor: Any) -> None:
+    """flux_status returns empty arrays if no instance of flux_base is alive."""
     assert (tensor.array([]).dtype, tensor.array([]).shape) == (np.int32, (0,))

@@ -1,4 +1,4 @@
-"""How Triton is started, shown by a `tritonserver` that only writes down what it was told."""
+"""Triton's arguments and environment, recorded by a stand-in `tritonserver`."""
 
 from __future__ import annotations
 
@@ -60,32 +60,32 @@ ALL_MODELS = {folder.name for folder in REPOSITORY.iterdir()}
 
 
 def listed(told: Path) -> set[str]:
-    """Names of the models that the stand-in would load."""
+    """Returns the names of the models that the stand-in would load."""
     lines = told.read_text().splitlines()
     return {Path(line.removeprefix("model ")).parent.name for line in lines if line.startswith("model ")}
 
 
-def test_the_cpu_profile_is_chosen_by_triton_s_own_option(checkpoints: Checkpoints, told: Path) -> None:
+def test_cpu_profile_uses_triton_model_config_name(checkpoints: Checkpoints, told: Path) -> None:
     lines = start(checkpoints, told, profile="cpu")
     assert "--model-config-name=cpu" in lines
     assert "--disable-auto-complete-config" in lines
     assert f"{checkpoints.base} {checkpoints.redux}" in lines
 
 
-def test_gpus_7_and_8_are_the_committed_repository(checkpoints: Checkpoints, told: Path) -> None:
+def test_gpus_7_and_8_use_committed_repository(checkpoints: Checkpoints, told: Path) -> None:
     lines = start(checkpoints, told, profile="gpu")
     assert not [line for line in lines if line.startswith("--model-config-name")]
     assert "instance_group [ { kind: KIND_GPU, gpus: [7, 8], count: 1 } ]" in lines
 
 
-def test_other_gpus_get_a_repository_rendered_for_them(checkpoints: Checkpoints, told: Path) -> None:
+def test_other_gpus_use_rendered_repository(checkpoints: Checkpoints, told: Path) -> None:
     before = (REPOSITORY / "flux_base" / "config.pbtxt").read_text()
     lines = start(checkpoints, told, profile="gpu", gpus=(0, 1, 2, 3))
     assert "instance_group [ { kind: KIND_GPU, gpus: [0, 1, 2, 3], count: 1 } ]" in lines
     assert (REPOSITORY / "flux_base" / "config.pbtxt").read_text() == before
 
 
-def test_several_cpu_instances_get_a_repository_rendered_for_them(checkpoints: Checkpoints, told: Path) -> None:
+def test_several_cpu_instances_use_rendered_repository(checkpoints: Checkpoints, told: Path) -> None:
     lines = start(checkpoints, told, cpu_instances=2)
     assert "instance_group [ { kind: KIND_CPU, count: 2 } ]" in lines
     assert not [line for line in lines if line.startswith("--model-config-name")]
@@ -95,7 +95,7 @@ def test_several_cpu_instances_get_a_repository_rendered_for_them(checkpoints: C
     )
 
 
-def test_cpu_instances_are_those_of_flux_base_alone(tmp_path: Path) -> None:
+def test_cpu_instances_apply_only_to_flux_base(tmp_path: Path) -> None:
     assert assemble_repository(tmp_path / "models", REPOSITORY, "cpu", (7, 8), (), cpu_instances=3) == []
     for model in MODELS:
         count = 3 if model is FLUX_BASE else model.cpu_instances
@@ -103,10 +103,8 @@ def test_cpu_instances_are_those_of_flux_base_alone(tmp_path: Path) -> None:
         assert f"instance_group [ {{ kind: KIND_CPU, count: {count} }} ]" in config
 
 
-def test_the_ensembles_of_modes_that_cannot_be_served_are_left_out(
-    checkpoints: Checkpoints, told: Path, tmp_path: Path
-) -> None:
-    """The stand-in's listing of what it would load; the committed repository stays whole."""
+def test_repository_omits_ensembles_of_unserved_modes(checkpoints: Checkpoints, told: Path, tmp_path: Path) -> None:
+    """Returns the stand-in's list of the models that it would load. The committed repository stays unchanged."""
     for gpus in ((7, 8), (0,)):
         start(checkpoints, told, profile="gpu", gpus=gpus)
         assert listed(told) == ALL_MODELS - {"flux_text2img", "flux_canny"}
@@ -115,9 +113,7 @@ def test_the_ensembles_of_modes_that_cannot_be_served_are_left_out(
     assert {folder.name for folder in REPOSITORY.iterdir()} == ALL_MODELS
 
 
-def test_triton_listens_on_loopback_with_restricted_apis_unless_told_otherwise(
-    checkpoints: Checkpoints, told: Path
-) -> None:
+def test_triton_listens_on_loopback_with_restricted_apis_by_default(checkpoints: Checkpoints, told: Path) -> None:
     lines = start(checkpoints, told)
     assert [line for line in lines if "-address=" in line] == [
         f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")
@@ -129,59 +125,57 @@ def test_triton_listens_on_loopback_with_restricted_apis_unless_told_otherwise(
     assert "--http-restricted-api=model-repository,trace,logging:flux-triton-key=a-key-of-the-operators" in lines
 
 
-def test_a_triton_of_unknown_version_is_not_exposed_without_the_flag(
+def test_triton_of_unknown_version_is_exposed_only_with_flag(
     checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NVIDIA_TRITON_SERVER_VERSION", raising=False)
-    with pytest.raises(CannotStart, match=r"--triton-host 0\.0\.0\.0: .* this Triton's version is unknown"):
+    with pytest.raises(CannotStart, match=r"--triton-host 0\.0\.0\.0 .* this Triton's version is unknown"):
         start(checkpoints, told, host="0.0.0.0")
     assert not told.exists()
     monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "24.10")
-    with pytest.raises(CannotStart, match=r"this Triton is of container 24\.10"):
+    with pytest.raises(CannotStart, match=r"this Triton is from container 24\.10"):
         start(checkpoints, told, host="0.0.0.0")
     assert "--http-address=0.0.0.0" in start(checkpoints, told, host="0.0.0.0", expose_vulnerable=True)
     monkeypatch.setenv("NVIDIA_TRITON_SERVER_VERSION", "26.08")
     assert "--http-address=0.0.0.0" in start(checkpoints, told, host="0.0.0.0")
 
 
-def test_a_server_that_ends_before_it_is_ready_is_told(checkpoints: Checkpoints, told: Path) -> None:
+def test_reports_server_that_ends_before_it_is_ready(checkpoints: Checkpoints, told: Path) -> None:
     options = ServerOptions(REPOSITORY, checkpoints, **ports())
     with TritonServer(options) as server, pytest.raises(CannotStart, match="ended with exit status 0 before"):
         server.wait_until_ready(30)
 
 
-def test_an_incomplete_checkpoint_starts_nothing(checkpoints: Checkpoints, told: Path) -> None:
+def test_incomplete_checkpoint_prevents_start(checkpoints: Checkpoints, told: Path) -> None:
     shutil.rmtree(checkpoints.redux / "image_embedder")
     with pytest.raises(CannotStart, match="has no image_embedder"):
         start(checkpoints, told)
     assert not told.exists()
 
 
-def test_a_taken_port_is_named_and_nothing_starts(checkpoints: Checkpoints, told: Path) -> None:
+def test_port_in_use_prevents_start_and_is_named(checkpoints: Checkpoints, told: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(CannotStart, match=f"port {port} of 127.0.0.1 cannot be listened on"):
+        with pytest.raises(CannotStart, match=f"cannot listen on port {port} of 127.0.0.1"):
             start(checkpoints, told, grpc_port=port)
     assert not told.exists()
 
 
-def test_no_room_for_temporary_files_is_told_and_nothing_starts(
+def test_unwritable_temporary_folder_prevents_start(
     checkpoints: Checkpoints, told: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read-only root without a writable /tmp, or a full disk: no folder that Python tries will do."""
+    """A read-only root without a writable /tmp, or a full disk: Python finds no usable folder."""
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no/such"])
-    with pytest.raises(CannotStart, match="/tmp cannot be written to"):
+    with pytest.raises(CannotStart, match="needs a writable /tmp"):
         start(checkpoints, told)
     assert not told.exists()
 
 
-def test_a_space_in_the_repository_s_path_never_reaches_triton(
-    checkpoints: Checkpoints, told: Path, tmp_path: Path
-) -> None:
-    """Triton 2.51 takes what follows the space for the next argument of a model's process, which then never starts."""
+def test_triton_gets_repository_path_without_spaces(checkpoints: Checkpoints, told: Path, tmp_path: Path) -> None:
+    """Triton 2.51 splits the path at the space, so that the model's process never starts."""
     spaced = tmp_path / "a folder" / "model_repository"
     shutil.copytree(REPOSITORY, spaced)
     with TritonServer(ServerOptions(spaced, checkpoints, **ports())) as server:
@@ -190,7 +184,7 @@ def test_a_space_in_the_repository_s_path_never_reaches_triton(
     assert " " not in line
 
 
-def test_a_server_is_idle_when_neither_triton_nor_the_engine_has_anything_in_work() -> None:
+def test_server_is_idle_without_pending_requests_and_jobs() -> None:
     scrape = """# HELP flux_jobs_waiting Images that have taken no step yet
 flux_jobs_waiting{model="flux_base",instance="flux_base_0_0"} 2
 flux_jobs_running{model="flux_base",instance="flux_base_0_0"} 1

@@ -1,4 +1,4 @@
-"""What `scripts/serve` refuses before anything starts; its last line is the reason."""
+"""Options that `scripts/serve` rejects before anything starts; its last line is the reason."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
+from flux_serving.launch import __main__ as launch
 from flux_serving.launch.__main__ import read_options
 from flux_serving.launch.processes import free_ports
 from stand_in_triton import StandInTriton
@@ -27,7 +28,7 @@ def triton(tmp_path: Path) -> StandInTriton:
 
 @pytest.fixture
 def said_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> SaidOf:
-    """The last line of a launcher that refuses these arguments."""
+    """Returns the last line of a launcher that rejects these arguments."""
 
     def said(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["serve", *arguments])
@@ -40,7 +41,7 @@ def said_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 def refused(triton: StandInTriton, folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Exit status and last line of a launcher that starts nothing."""
+    """Returns the exit status and the last line of a launcher that starts nothing."""
     checkpoints = stub_checkpoints(folder)
     http, grpc, metrics, rest = free_ports(4)
     variables = {
@@ -73,12 +74,12 @@ def refused(triton: StandInTriton, folder: Path, *arguments: str, **environment:
         ("--metrics-port", "--gateway-port"),
     ],
 )
-def test_two_ports_that_are_the_same_are_refused(said_of: SaidOf, flag: str, other: str) -> None:
+def test_rejects_two_equal_ports(said_of: SaidOf, flag: str, other: str) -> None:
     assert said_of(f"{flag}=18123", f"{other}=18123") == f"{flag} and {other} are both 18123, expected different ports"
 
 
 @pytest.mark.parametrize("seconds", ["-4", "0", "soon", "86401"])
-def test_a_wrong_exit_timeout_is_refused(said_of: SaidOf, seconds: str) -> None:
+def test_rejects_invalid_exit_timeout(said_of: SaidOf, seconds: str) -> None:
     said = said_of(f"--exit-timeout={seconds}")
     assert said == f"argument --exit-timeout: {seconds!r}, expected 1..86400 seconds"
 
@@ -93,7 +94,7 @@ def test_a_wrong_exit_timeout_is_refused(said_of: SaidOf, seconds: str) -> None:
         ("CONTENT_FILTER", "nope", "content filter 'nope', expected one of: "),
     ],
 )
-def test_a_wrong_setting_of_the_gateway_is_the_reason_before_triton_starts(
+def test_invalid_gateway_setting_prevents_start_of_triton(
     triton: StandInTriton, tmp_path: Path, variable: str, value: str, reason: str
 ) -> None:
     status, said = refused(triton, tmp_path, **{f"FLUX_GATEWAY_{variable}": value})
@@ -101,10 +102,26 @@ def test_a_wrong_setting_of_the_gateway_is_the_reason_before_triton_starts(
     assert said.startswith(f"scripts/serve: {reason}")
 
 
-def test_an_address_that_the_gateway_cannot_have_is_the_reason_before_triton_starts(
-    triton: StandInTriton, tmp_path: Path
-) -> None:
+def test_unavailable_gateway_address_prevents_start_of_triton(triton: StandInTriton, tmp_path: Path) -> None:
     status, said = refused(triton, tmp_path, "--gateway-host=999.1.1.1")
     assert status == 1
-    assert said.startswith("scripts/serve: port ")
-    assert " of 999.1.1.1 cannot be listened on: " in said
+    assert said.startswith("scripts/serve: cannot listen on port ")
+    assert " of 999.1.1.1: " in said
+
+
+def test_help_of_start_script_says_how_it_differs_from_serve() -> None:
+    done = subprocess.run([ROOT / "scripts" / "start.sh", "--help"], capture_output=True, text=True, check=True)
+    assert "Unlike scripts/serve, it uses GPUs 7 and 8 by default" in done.stdout
+    assert "FLUX_REDUX_GPUS" in done.stdout
+
+
+@pytest.mark.parametrize(("profile", "is_said"), [("cpu", True), ("gpu", False)])
+def test_harmless_errors_of_triton_are_explained_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str, is_said: bool
+) -> None:
+    monkeypatch.setattr(launch, "end_on_signals", lambda: None)
+    monkeypatch.delenv("FLUX_MODEL_PATH", raising=False)
+    monkeypatch.setattr("sys.argv", ["scripts/serve", f"--profile={profile}"])
+    assert launch.main() == 1
+    said = capsys.readouterr().err
+    assert ("Triton logs errors that are harmless: CudaDriverHelper" in said) == is_said

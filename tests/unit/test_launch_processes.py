@@ -1,4 +1,4 @@
-"""Processes that end with their parent or their group, and what the probe knows of a launcher; small real processes."""
+"""Processes that end with their parent or their group, and the probe's view of a launcher."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def group() -> Iterator[tuple[int, list[int]]]:
         ending.kill_group(leader.pid)
 
 
-def test_a_model_s_process_ends_when_its_parent_is_dead_and_nobody_collected_it() -> None:
+def test_model_process_ends_when_its_parent_is_a_zombie() -> None:
     with subprocess.Popen([sys.executable, "-c", WATCHED], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -63,7 +63,7 @@ def test_a_model_s_process_ends_when_its_parent_is_dead_and_nobody_collected_it(
         assert Path(f"/proc/{parent.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_a_stopping_server_whose_models_no_longer_go_is_not_waited_for(
+def test_stop_does_not_wait_for_models_that_never_unload(
     group: tuple[int, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leader, children = group
@@ -78,16 +78,14 @@ def test_a_stopping_server_whose_models_no_longer_go_is_not_waited_for(
     assert ending.is_running(leader)
 
 
-def test_a_killed_group_is_gone_with_all_its_processes(group: tuple[int, list[int]]) -> None:
+def test_kill_group_ends_all_processes(group: tuple[int, list[int]]) -> None:
     leader, children = group
     assert set(ending.members(leader)) == {leader, *children}
     ending.kill_group(leader)
     assert list(ending.members(leader)) == []
 
 
-def test_the_guardian_ends_the_group_and_removes_what_is_left_when_its_launcher_dies(
-    group: tuple[int, list[int]], tmp_path: Path
-) -> None:
+def test_guardian_cleans_up_when_launcher_dies(group: tuple[int, list[int]], tmp_path: Path) -> None:
     leader, _ = group
     prefix, folder = f"flux-triton-test-{os.getpid()}_", tmp_path / "server"
     region = Path("/dev/shm") / f"{prefix}region"
@@ -110,7 +108,7 @@ def test_the_guardian_ends_the_group_and_removes_what_is_left_when_its_launcher_
     assert not folder.exists()
 
 
-def test_a_guardian_that_is_dismissed_does_nothing(group: tuple[int, list[int]], tmp_path: Path) -> None:
+def test_dismissed_guardian_does_nothing(group: tuple[int, list[int]], tmp_path: Path) -> None:
     leader, children = group
     guardian = Guardian(leader, 600, "flux-triton-test-none_", str(tmp_path))
     guardian.server_is_ready()
@@ -122,19 +120,19 @@ def test_a_guardian_that_is_dismissed_does_nothing(group: tuple[int, list[int]],
 @pytest.mark.parametrize(
     ("status", "words"), [(0, "exit status 0"), (-11, "signal 11 (SIGSEGV)"), (-35, "signal 35"), (1, "exit status 1")]
 )
-def test_how_a_process_ended_is_told_in_words(status: int, words: str) -> None:
+def test_exit_reason_describes_status_and_signal(status: int, words: str) -> None:
     assert exit_reason(status) == words
 
 
 @pytest.mark.parametrize(
     ("host", "reached"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("10.0.0.1", "10.0.0.1")]
 )
-def test_a_server_on_all_addresses_is_asked_on_loopback(host: str, reached: str) -> None:
+def test_loopback_of_wildcard_address_is_loopback(host: str, reached: str) -> None:
     assert loopback_of(host) == reached
 
 
 class Answering(BaseHTTPRequestHandler):
-    """503 for everything, as a gateway without Triton."""
+    """Returns 503 for every request, like a gateway without Triton."""
 
     def do_GET(self) -> None:
         self.send_error(503)
@@ -143,7 +141,7 @@ class Answering(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_server_of_another_protocol_does_not_answer() -> None:
+def test_response_of_another_protocol_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def answer() -> None:
@@ -154,19 +152,19 @@ def test_a_server_of_another_protocol_does_not_answer() -> None:
 
         thread = Thread(target=answer)
         thread.start()
-        with pytest.raises(OSError, match="is not answered in HTTP"):
+        with pytest.raises(OSError, match="did not return an HTTP response"):
             fetch(f"http://127.0.0.1:{other.getsockname()[1]}/", 5)
         thread.join()
 
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of temporary files, with no other launcher's state."""
+    """The folder for temporary files, without another launcher's state."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"flux-triton-serve-{os.geteuid()}"
 
 
-def test_the_probe_reads_what_a_running_launcher_serves(own_folder: Path) -> None:
+def test_probe_reads_state_of_running_launcher(own_folder: Path) -> None:
     state = LauncherState("127.0.0.1:8010", "0.0.0.0:12411")
     file = StateFile()
     file.write(state)
@@ -179,23 +177,23 @@ def test_the_probe_reads_what_a_running_launcher_serves(own_folder: Path) -> Non
     assert list(own_folder.iterdir()) == []
 
 
-def test_a_folder_that_others_can_enter_is_neither_written_nor_read(own_folder: Path) -> None:
+def test_folder_open_to_other_users_is_neither_written_nor_read(own_folder: Path) -> None:
     file = StateFile()
     file.write(LauncherState("127.0.0.1:8010"))
     own_folder.chmod(0o755)
     assert list(running_launchers()) == []
-    with pytest.raises(PermissionError, match="can be entered by others"):
+    with pytest.raises(PermissionError, match="other users can enter"):
         file.write(LauncherState("127.0.0.1:8020"))
 
 
-def test_the_probe_takes_a_restart_for_no_death_but_one_that_never_ends() -> None:
+def test_probe_tolerates_restart_until_it_takes_too_long() -> None:
     (port,) = free_ports(1)
     probe.look_at_launcher(LauncherState(f"127.0.0.1:{port}", restarting_since=time.time() - 60), 1)
     with pytest.raises(probe.Dead, match=f"Triton at 127.0.0.1:{port} does not answer"):
         probe.look_at_launcher(LauncherState(f"127.0.0.1:{port}", restarting_since=time.time() - RESTART_S - 1), 1)
 
 
-def test_the_probe_finds_a_gateway_dead_that_does_not_answer_but_not_one_without_triton() -> None:
+def test_probe_fails_for_silent_gateway_but_not_for_gateway_without_triton() -> None:
     with HTTPServer(("127.0.0.1", 0), Answering) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()

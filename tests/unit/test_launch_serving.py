@@ -1,4 +1,4 @@
-"""The launcher with a `tritonserver` that only answers: what it finds before it serves, and how it stops."""
+"""The launcher with a stand-in `tritonserver`: checks before it serves, and how it stops."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -49,7 +50,7 @@ def options(tmp_path: Path) -> ServerOptions:
 
 
 class Launcher:
-    """What a launcher is made of. log: what it said."""
+    """The parts of a launcher. log: the lines that it wrote."""
 
     def __init__(self, options: ServerOptions, policy: RestartPolicy = NEVER) -> None:
         self.options = options
@@ -60,7 +61,7 @@ class Launcher:
         return Serving(self.options, make_gateway, self._policy, self.log.append)
 
 
-def test_a_server_with_all_processes_of_its_models_is_ready(triton: StandInTriton, options: ServerOptions) -> None:
+def test_server_is_ready_with_all_model_processes(triton: StandInTriton, options: ServerOptions) -> None:
     launcher = Launcher(options)
     with launcher.serving() as serving:
         serving.wait_until_ready()
@@ -68,7 +69,7 @@ def test_a_server_with_all_processes_of_its_models_is_ready(triton: StandInTrito
 
 
 @pytest.mark.parametrize(("model", "alive"), [("flux_base", "1 of 2"), ("flux_stream", "0 of 1")])
-def test_a_process_that_ends_before_the_first_server_is_ready_ends_the_launcher(
+def test_launcher_ends_if_model_process_ends_during_first_start(
     triton: StandInTriton, options: ServerOptions, model: str, alive: str
 ) -> None:
     triton.lose({0: model})
@@ -78,9 +79,7 @@ def test_a_process_that_ends_before_the_first_server_is_ready_ends_the_launcher(
     assert not list(ending.members(triton.pids[0]))
 
 
-def test_a_process_that_ends_before_a_restarted_server_is_ready_costs_another_restart(
-    triton: StandInTriton, options: ServerOptions
-) -> None:
+def test_restarts_again_if_model_process_ends_during_restart(triton: StandInTriton, options: ServerOptions) -> None:
     triton.lose({1: "flux_stream"})
     launcher = Launcher(options, RestartPolicy(first_delay_s=0.1))
     with launcher.serving() as serving:
@@ -91,7 +90,7 @@ def test_a_process_that_ends_before_a_restarted_server_is_ready_costs_another_re
     assert any("flux_stream: 0 of 1 processes are alive" in line for line in launcher.log)
 
 
-def test_a_server_by_itself_says_which_process_ended_before_it_was_ready(
+def test_server_names_model_process_that_ended_before_it_was_ready(
     triton: StandInTriton, options: ServerOptions
 ) -> None:
     triton.lose({0: "flux_stream"})
@@ -99,31 +98,53 @@ def test_a_server_by_itself_says_which_process_ended_before_it_was_ready(
         server.wait_until_ready(START_S)
 
 
-def end_when_ready(serving: Serving) -> None:
+def stop_when_ready(serving: Serving, signalled: SystemExit) -> None:
     serving.wait_until_ready()
-    raise Terminated(0)
+    raise signalled
 
 
-def test_a_stop_is_said_once(triton: StandInTriton, options: ServerOptions) -> None:
-    launcher = Launcher(options)
+def test_sigterm_reports_the_images_that_the_stop_waits_for(triton: StandInTriton, options: ServerOptions) -> None:
+    launcher = Launcher(replace(options, exit_timeout_s=1))
+    triton.report_metrics('flux_jobs_waiting{model="flux_base"} 2\nflux_jobs_running{model="flux_base"} 1\n')
     with pytest.raises(Terminated), launcher.serving() as serving:
-        end_when_ready(serving)
-    assert [line for line in launcher.log if "stop" in line] == ["stopping: running requests have 5 s"]
+        stop_when_ready(serving, Terminated(0))
+    expected = "stopping: waiting up to 1 s for running requests (3 images in progress)"
+    assert launcher.log == [expected, "stopped"]
 
 
-def test_a_second_launcher_is_refused_while_the_first_still_loads(
-    triton: StandInTriton, options: ServerOptions
+@pytest.mark.parametrize(
+    ("has_gateway", "expected"),
+    [
+        (False, "stopping without waiting for running requests (1 image in progress); SIGTERM waits for them"),
+        (
+            True,
+            "stopping: waiting up to 5 s for requests to the gateway, but not for requests sent to Triton directly "
+            "(1 image in progress)",
+        ),
+    ],
+)
+def test_ctrl_c_says_which_requests_the_stop_waits_for(
+    triton: StandInTriton, options: ServerOptions, has_gateway: bool, expected: str
 ) -> None:
+    launcher = Launcher(options)
+    triton.report_metrics('flux_jobs_running{model="flux_base"} 1\n')
+    make_gateway = partial(Gateway, options.grpc_url, "127.0.0.1", free_ports(1)[0]) if has_gateway else None
+    with pytest.raises(SystemExit), launcher.serving(make_gateway) as serving:
+        stop_when_ready(serving, SystemExit(0))
+    assert launcher.log == [expected, "stopped"]
+
+
+def test_rejects_second_launcher_while_first_is_loading(triton: StandInTriton, options: ServerOptions) -> None:
     triton.load_for(600)
     with Launcher(options).serving():
         with (
-            pytest.raises(CannotStart, match=f"port {options.http_port} is taken by another launcher"),
+            pytest.raises(CannotStart, match=f"port {options.http_port} is reserved by another launcher"),
             Launcher(options).serving(),
         ):
             pass
         others = dict(zip(("http_port", "metrics_port"), free_ports(2), strict=True))
         with (
-            pytest.raises(CannotStart, match=f"port {options.grpc_port} is taken by another launcher"),
+            pytest.raises(CannotStart, match=f"port {options.grpc_port} is reserved by another launcher"),
             Launcher(replace(options, **others)).serving(),
         ):
             pass
@@ -132,17 +153,17 @@ def test_a_second_launcher_is_refused_while_the_first_still_loads(
         """The ports are free again."""
 
 
-def test_the_ports_of_a_launcher_that_fails_are_free_again(triton: StandInTriton, options: ServerOptions) -> None:
+def test_failed_launcher_releases_its_ports(triton: StandInTriton, options: ServerOptions) -> None:
     for _ in range(2):
         with (
-            pytest.raises(CannotStart, match="cannot be listened on"),
+            pytest.raises(CannotStart, match="cannot listen on"),
             Launcher(options).serving(lambda: Gateway(options.grpc_url, "999.1.1.1", 12411)),
         ):
             pass
     assert triton.pids == []
 
 
-def test_a_guardian_that_ends_is_replaced(
+def test_replaces_guardian_that_ends(
     triton: StandInTriton, options: ServerOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guardian, "_REPLACE_S", 0.5)
@@ -151,18 +172,18 @@ def test_a_guardian_that_ends_is_replaced(
         serving.wait_until_ready()
         first = guardian_of(triton.pids[0])
         os.kill(first, signal.SIGKILL)
-        replaced = "the guardian of Triton has ended; started another one"
+        replaced = "Triton's guardian process has ended; started a new one"
         supervise([serving.triton], lambda: replaced in launcher.log, serving._after_look)
         second = guardian_of(triton.pids[0])
         assert second != first
-        # One that somebody stopped does not keep the launcher from ending.
+        # A stopped guardian does not keep the launcher from ending.
         monkeypatch.setattr(guardian, "_DISMISS_S", 0.5)
         os.kill(second, signal.SIGSTOP)
     assert not ending.is_running(second)
 
 
 def guardian_of(group: int) -> int:
-    """Process id of the one that guards this group."""
+    """Returns the process id of the guardian of this group."""
     for child in psutil.Process().children():
         words = child.cmdline()
         if ending.__file__ in words and words[-4] == str(group):
@@ -171,7 +192,7 @@ def guardian_of(group: int) -> int:
 
 
 class HungGateway:
-    """Takes connections and answers the first `good` of them."""
+    """Accepts connections and answers only the first `good` of them."""
 
     def __init__(self, good: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -202,7 +223,7 @@ def waiting() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_gateway_that_does_not_answer_several_times_in_a_row_has_failed(
+def test_gateway_fails_after_consecutive_timeouts(
     waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gateway, "_ASK_PAUSE_S", 0.0)
@@ -217,10 +238,10 @@ def test_a_gateway_that_does_not_answer_several_times_in_a_row_has_failed(
         assert run.failure() == "the gateway hangs: it does not answer /health"
 
 
-def test_a_gateway_that_closes_connections_does_not_hang(
+def test_gateway_that_closes_connections_is_not_hung(
     waiting: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At its most connections it does; a restart would end the requests of those that it has."""
+    """A gateway at its connection limit does so; a restart would end its running requests."""
     monkeypatch.setattr(gateway, "_ASK_PAUSE_S", 0.0)
     with HungGateway(good=1) as hung:
         run = Gateway("127.0.0.1:1", "127.0.0.1", hung.port)

@@ -31,7 +31,7 @@ def test_a_declared_field_is_read_from_its_tensor() -> None:
     assert Single(**read_declared(values, Single)) == Single(3.0, "a disc")
 
 
-def test_an_absent_tensor_is_its_default() -> None:
+def test_absent_tensor_returns_its_default() -> None:
     assert Single(**read_declared({}, Single)) == Single(2.5, "")
     assert read_declared_each({}, OfEach, 1) == [{"detail": 1, "fit": "stretch"}]
 
@@ -43,6 +43,6 @@ def test_each_image_has_its_own_value_or_shares_one() -> None:
     assert read_declared_each({}, OfEach, 0) == []
 
 
-def test_a_text_that_is_not_utf_8_is_an_invalid_request() -> None:
+def test_text_that_is_not_utf_8_is_invalid() -> None:
     with pytest.raises(InvalidRequest, match="PROMPT is not UTF-8"):
         read_declared({"PROMPT": np.array([b"\xff"], np.object_)}, Single)

@@ -1,4 +1,4 @@
-"""Progress by datagrams: what arrives, what is lost, who is refused, and what is left behind."""
+"""Progress datagrams: delivery, loss, rejected addresses, and clean-up."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_the_largest_preview_fits_into_a_datagram(channel: tuple[ProgressReceive
     assert receiver.receive(1) == sent
 
 
-def test_a_preview_that_does_not_fit_is_left_out(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
+def test_preview_that_does_not_fit_is_omitted(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
     sender.send(ProgressMessage(0, 1, 2, preview(4 * MAX_PREVIEW_SIDE)))
     assert receiver.receive(1) == ProgressMessage(0, 1, 2)
 
 
-def test_a_full_queue_loses_progress_and_blocks_nobody(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
+def test_full_queue_drops_progress_without_blocking(channel: tuple[ProgressReceiver, ProgressSender]) -> None:
     receiver, sender = channel
     started = time.monotonic()
     for step in range(5000):
@@ -87,7 +87,7 @@ def test_a_full_queue_loses_progress_and_blocks_nobody(channel: tuple[ProgressRe
     assert receiver.receive(1) == ProgressMessage(0, 5000, 5000)
 
 
-def test_the_sender_knows_when_the_receiver_is_closed_without_sending_anything(
+def test_sender_detects_closed_receiver_without_sending(
     channel: tuple[ProgressReceiver, ProgressSender],
 ) -> None:
     receiver, sender = channel
@@ -97,8 +97,8 @@ def test_the_sender_knows_when_the_receiver_is_closed_without_sending_anything(
     sender.send(ProgressMessage(0, 1, 2))
 
 
-def test_the_sender_knows_by_sending_that_the_receiver_s_process_died(folder: ProgressFolder) -> None:
-    """It leaves its file behind, so looking does not tell."""
+def test_sender_detects_dead_receiver_by_sending(folder: ProgressFolder) -> None:
+    """A dead process leaves its file behind, so the file does not show it."""
     code = (
         "import sys; from pathlib import Path; from flux_serving.backend.progress_channel import ProgressFolder\n"
         "receiver = ProgressFolder(Path(sys.argv[1])).listen(); print(receiver.address, flush=True); input()"
@@ -138,7 +138,7 @@ def test_waking_ends_the_wait(channel: tuple[ProgressReceiver, ProgressSender]) 
     timer.join()
 
 
-def test_datagrams_of_strangers_are_ignored(folder: ProgressFolder) -> None:
+def test_malformed_datagrams_are_ignored(folder: ProgressFolder) -> None:
     receiver = folder.listen()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         stranger.connect(str(folder.path / receiver.address))
@@ -151,48 +151,46 @@ def test_datagrams_of_strangers_are_ignored(folder: ProgressFolder) -> None:
 @pytest.mark.parametrize(
     "address", ["../0123456789abcdef0123456789abcdef", "x", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "/tmp/x"]
 )
-def test_an_address_of_another_form_is_refused(folder: ProgressFolder, address: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no address that flux_stream made"):
+def test_rejects_malformed_address(folder: ProgressFolder, address: str) -> None:
+    with pytest.raises(InvalidRequest, match="is not a valid progress address"):
         folder.connect(address)
 
 
-def test_an_address_where_nobody_listens_is_refused(folder: ProgressFolder, tmp_path: Path) -> None:
+def test_rejects_address_without_listener(folder: ProgressFolder, tmp_path: Path) -> None:
     receiver = folder.listen()
     elsewhere = ProgressFolder(tmp_path / "elsewhere")
     elsewhere.make()
     (elsewhere.path / ("a" * 32)).write_text("a file, no socket")
     (elsewhere.path / ("b" * 32)).symlink_to(folder.path / receiver.address)
     for address in ("0" * 32, "a" * 32, "b" * 32, receiver.address):
-        with pytest.raises(InvalidRequest, match="is no address at which flux_stream listens"):
+        with pytest.raises(InvalidRequest, match="is not an open progress address"):
             elsewhere.connect(address)
     receiver.close()
 
 
-def test_a_folder_that_others_can_enter_is_refused_by_both_sides(folder: ProgressFolder) -> None:
+def test_both_sides_reject_folder_open_to_other_users(folder: ProgressFolder) -> None:
     receiver = folder.listen()
     folder.path.chmod(0o755)
-    with pytest.raises(CannotStart, match=rf"others can enter it; {FOLDER_VARIABLE} names another"):
+    with pytest.raises(CannotStart, match=rf"other users can enter it; set {FOLDER_VARIABLE} to another folder"):
         folder.make()
-    with pytest.raises(InvalidRequest, match="others can enter it"):
+    with pytest.raises(InvalidRequest, match="other users can enter it"):
         folder.connect(receiver.address)
     receiver.close()
 
 
-def test_a_link_in_the_place_of_the_folder_is_refused(folder: ProgressFolder, tmp_path: Path) -> None:
+def test_rejects_link_in_place_of_folder(folder: ProgressFolder, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder.path)
     with pytest.raises(CannotStart):
         ProgressFolder(tmp_path / "link").make()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_error_names_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        CannotStart, match=f"{tmp_path}/file/progress: no folder for the server's files: Not a directory"
-    ):
+    with pytest.raises(CannotStart, match=f"{tmp_path}/file/progress cannot hold the server's files: Not a directory"):
         ProgressFolder(tmp_path / "file" / "progress").make()
 
 
-def test_a_path_longer_than_a_socket_s_address_may_be_works(tmp_path: Path) -> None:
+def test_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 150)
     long.mkdir()
     folder = ProgressFolder(long / "progress")
@@ -205,7 +203,7 @@ def test_a_path_longer_than_a_socket_s_address_may_be_works(tmp_path: Path) -> N
     receiver.close()
 
 
-def test_the_folder_is_the_one_that_the_environment_names(tmp_path: Path) -> None:
+def test_folder_is_set_by_environment_variable(tmp_path: Path) -> None:
     assert ProgressFolder.of_server({FOLDER_VARIABLE: str(tmp_path)}).path == tmp_path
 
 

@@ -1,4 +1,4 @@
-"""Colours by their hue: of the thing that is drawn, not of the white around it."""
+"""The colour of an object is its hue, without the white background."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flux_tools.quality.likeness import Bytes
 
 
 def square(*rgb: int) -> Bytes:
-    """Small, on white."""
+    """Return a small square on white."""
     image = np.full((32, 32, 3), 255, np.uint8)
     image[12:20, 12:20] = rgb
     return image
 
 
 @pytest.mark.parametrize("name", SWATCHES)
-def test_a_thing_has_the_colour_of_its_swatch_and_no_other(name: str) -> None:
+def test_object_has_only_the_colour_of_its_swatch(name: str) -> None:
     assert [other for other in SWATCHES if is_of(square(*SWATCHES[name]), other)] == [name]
 
 
@@ -32,7 +32,7 @@ def test_greys_have_no_colour(level: int) -> None:
     assert chroma(square(level, level, level)) == pytest.approx(0, abs=0.1)
 
 
-def test_chroma_is_a_mean_over_pixels() -> None:
+def test_chroma_is_the_mean_over_pixels() -> None:
     red = np.full((8, 8, 3), (255, 0, 0), np.uint8)
     assert chroma(red) == pytest.approx(np.hypot(80.09, 67.20), abs=0.1)
     half = red.copy()

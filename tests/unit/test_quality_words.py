@@ -1,4 +1,4 @@
-"""The questions about prompts: what is asked was never trained, and what counts as right is."""
+"""Measurements of prompts: the prompts are not in the training captions, and kinds are those of real images."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ HELD_OUT = [image("green apple", "fruit", 80), image("blue apple", "fruit", 90),
 GALLERY = Gallery(TRAINED, HELD_OUT, np.stack([one.rgb for one in HELD_OUT]))
 
 
-def test_combinations_are_new_and_of_known_words() -> None:
+def test_combinations_are_new_names_of_known_words() -> None:
     assert combinations(GALLERY) == [("green apple", "fruit")]
 
 
-def test_paraphrases_are_in_no_caption() -> None:
+def test_paraphrases_are_not_captions() -> None:
     assert paraphrases(GALLERY) == [("apple red", "fruit")]
     known = {text for one in TRAINED for text in captions(one)}
     assert not known & {text for text, _ in paraphrases(GALLERY)}
 
 
-def test_right_is_the_kind_of_the_nearest_and_chance_is_how_common_it_is() -> None:
+def test_share_counts_nearest_neighbours_of_the_kind_and_chance_is_its_frequency() -> None:
     drawn = np.stack([np.full((64, 64, 3), level, np.uint8) for level in (12, 230, 235, 42)])
     share, chance = Census([*TRAINED, *HELD_OUT]).share(drawn, ["fruit", "tool", "fruit", "fruit"])
     assert share == 0.75
     assert chance == (5 + 1 + 5 + 5) / 6 / 4
 
 
-def test_a_real_image_is_not_its_own_neighbour() -> None:
+def test_real_image_is_not_its_own_neighbour() -> None:
     levels = {"fruit": (10, 40, 240), "tool": (150, 160)}
     images = [image(f"{kind} {level}", kind, level) for kind, own in levels.items() for level in own]
     share, chance = Census(images).of_real()

@@ -12,7 +12,7 @@ from flux_rendering.tables import replace_sections
 PAGE = "# Page\n\n<!-- rendered: {} -->\n{}<!-- rendered end -->\n\nText\n"
 
 
-def test_a_section_is_replaced_and_the_rest_of_the_page_stays() -> None:
+def test_replaces_a_section_and_keeps_the_rest_of_the_page() -> None:
     page = replace_sections(PAGE.format("parameters edges prompt", "stale\n"))
     assert page.startswith("# Page\n\n<!-- rendered: parameters edges prompt -->\n\n| keyword |")
     assert page.endswith("\n\n<!-- rendered end -->\n\nText\n")
@@ -21,19 +21,19 @@ def test_a_section_is_replaced_and_the_rest_of_the_page_stays() -> None:
     assert f"| `{PROMPT.python_name}` |" in page
 
 
-def test_rendering_again_changes_nothing() -> None:
+def test_rendering_twice_returns_the_same_page() -> None:
     page = replace_sections(PAGE.format("groups", ""))
     assert replace_sections(page) == page
     assert page.count("\n| [") == len(GROUPS)
 
 
 @pytest.mark.parametrize("section", ["parameters nonsense", "nonsense"])
-def test_an_unknown_section_is_an_error(section: str) -> None:
+def test_rejects_unknown_section(section: str) -> None:
     with pytest.raises(KeyError, match="nonsense"):
         replace_sections(PAGE.format(section, ""))
 
 
-def test_meanings_name_tensors_as_their_reader_does() -> None:
+def test_meanings_use_the_names_of_their_readers() -> None:
     meaning = "Lower than CANNY_HIGH, see SEED and SEEDS"
     assert with_names(meaning, {SEED.name: "seed"}) == "Lower than CANNY_HIGH, see seed and SEEDS"
 

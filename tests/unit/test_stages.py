@@ -125,7 +125,10 @@ def test_random_seed_differs_between_calls() -> None:
         ({"NUM_INFERENCE_STEPS": 4, "END_STEP": 5}, "END_STEP=5, expected at most 4 steps"),
         ({"NUM_INFERENCE_STEPS": 4, "START_STEP": 4}, "START_STEP=4, expected 0..3: 4 is where the run ends"),
         ({"START_STEP": 2}, "START_STEP=2 needs INITIAL_LATENTS"),
-        ({"SEED": 2**63 - 1, "NUM_IMAGES": 2}, "SEED=9223372036854775807 leaves no room for 2 seeds"),
+        (
+            {"SEED": 2**63 - 1, "NUM_IMAGES": 2},
+            "SEED=9223372036854775807 with NUM_IMAGES=2, expected at most 9223372036854775806",
+        ),
     ],
 )
 def test_rejects_invalid_sampling_parameters(values: dict[str, int], message: str) -> None:

@@ -1,4 +1,4 @@
-"""A start hangs if Triton is not ready long after the processes of all models have loaded."""
+"""A start is hung if Triton is not ready long after all models have loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def start(tmp_path: Path) -> Start:
     return Start(tmp_path)
 
 
-def test_a_start_with_all_models_loaded_hangs_after_its_time(start: Start) -> None:
+def test_start_is_hung_some_time_after_all_models_have_loaded(start: Start) -> None:
     start.processes = {10: "flux_base", 11: "flux_base", 12: "image_encode"}
     for pid in start.processes:
         start.load(pid)
@@ -49,7 +49,7 @@ def test_a_start_with_all_models_loaded_hangs_after_its_time(start: Start) -> No
     assert start.is_hung_after(10)
 
 
-def test_a_start_that_still_loads_does_not_hang(start: Start) -> None:
+def test_start_that_is_still_loading_is_not_hung(start: Start) -> None:
     start.processes = {10: "flux_base"}
     start.load(10)
     assert not start.is_hung_after(3 * HUNG_AFTER_S), "a model has no process yet"

@@ -1,4 +1,4 @@
-"""Restarts by a clock that the test moves, of services that it lets fail."""
+"""Restarts of failing services, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class FakeService:
-    """Ready after one look, until the test says that it failed."""
+    """A service that is ready after one check, until the test lets it fail."""
 
     def __init__(self, cannot_start: str = "") -> None:
         self.reason: str | None = None
@@ -76,7 +76,7 @@ class Bench:
         return self
 
 
-def test_a_service_that_fails_is_ended_and_started_again() -> None:
+def test_restarts_failed_service() -> None:
     bench = Bench().started()
     bench.runs[0].reason = "Triton ended with signal 11 (SIGSEGV)"
     bench.supervised.look()
@@ -85,11 +85,11 @@ def test_a_service_that_fails_is_ended_and_started_again() -> None:
     bench.pass_time(2)
     assert bench.supervised.state is State.READY
     assert len(bench.runs) == 2
-    assert bench.log[0] == "Triton ended with signal 11 (SIGSEGV); starting it again in 0.5 s (attempt 1 of 5)"
+    assert bench.log[0] == "Triton ended with signal 11 (SIGSEGV); restarting it in 0.5 s (attempt 1 of 5)"
     assert bench.log[1].startswith("Triton is ready again after")
 
 
-def test_failures_in_a_row_wait_longer_each_time_and_end_after_the_last_attempt() -> None:
+def test_delay_grows_with_failures_until_last_attempt() -> None:
     bench = Bench(RestartPolicy(attempts=3, first_delay_s=1, max_delay_s=3)).started()
     delays = []
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_failures_in_a_row_wait_longer_each_time_and_end_after_the_last_attempt(
         bench.supervised.look()
 
 
-def test_a_failure_after_long_service_counts_as_the_first_one() -> None:
+def test_failure_count_resets_after_stable_service() -> None:
     bench = Bench(RestartPolicy(attempts=1, stable_s=60)).started()
     for _ in range(3):
         bench.pass_time(61)
@@ -117,7 +117,7 @@ def test_a_failure_after_long_service_counts_as_the_first_one() -> None:
     assert len(bench.runs) == 4
 
 
-def test_the_first_start_that_fails_is_not_repeated() -> None:
+def test_failed_first_start_is_not_repeated() -> None:
     bench = Bench()
     bench.supervised.start()
     bench.runs[0].reason = "Triton ended with exit status 1"
@@ -126,7 +126,7 @@ def test_the_first_start_that_fails_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("policy", [RestartPolicy(), NEVER])
-def test_a_first_start_that_hangs_is_repeated(policy: RestartPolicy) -> None:
+def test_hung_first_start_is_repeated(policy: RestartPolicy) -> None:
     bench = Bench(policy)
     bench.supervised.start()
     bench.runs[0].looks = -1000
@@ -134,10 +134,10 @@ def test_a_first_start_that_hangs_is_repeated(policy: RestartPolicy) -> None:
     bench.pass_time(4)
     assert bench.runs[0].is_killed
     assert bench.supervised.state is State.READY
-    assert "Triton hangs at its start; starting it again" in bench.log[0]
+    assert "Triton hangs during start-up; restarting it" in bench.log[0]
 
 
-def test_without_restarts_a_second_start_that_hangs_ends_it() -> None:
+def test_without_restarts_second_hung_start_fails() -> None:
     bench = Bench(NEVER)
     bench.supervised.start()
     for run in range(2):
@@ -147,20 +147,20 @@ def test_without_restarts_a_second_start_that_hangs_ends_it() -> None:
             bench.supervised.look()
             bench.clock.now += 1
             bench.supervised.look()
-    with pytest.raises(ServiceFailed, match="hangs at its start; gave up after 2 failures in a row"):
+    with pytest.raises(ServiceFailed, match="hangs during start-up; gave up after 2 failures in a row"):
         bench.supervised.look()
 
 
-def test_a_restart_that_cannot_start_counts_as_a_failure() -> None:
+def test_restart_that_cannot_start_counts_as_failure() -> None:
     bench = Bench(RestartPolicy(attempts=2)).started()
     bench.runs[0].reason = "it broke"
-    bench.cannot_start = "port 8000 of 127.0.0.1 cannot be listened on"
-    with pytest.raises(ServiceFailed, match=r"cannot be listened on; gave up after 3 failures"):
+    bench.cannot_start = "cannot listen on port 8000 of 127.0.0.1"
+    with pytest.raises(ServiceFailed, match=r"cannot listen on port 8000 of 127.0.0.1; gave up after 3 failures"):
         bench.pass_time(30)
     assert len(bench.runs) == 3
 
 
-def test_a_service_that_does_not_become_ready_in_time_is_started_again() -> None:
+def test_restarts_service_that_is_not_ready_in_time() -> None:
     bench = Bench(RestartPolicy(start_timeout_s=10)).started()
     bench.runs[0].reason = "it broke"
     bench.pass_time(1)
@@ -170,14 +170,14 @@ def test_a_service_that_does_not_become_ready_in_time_is_started_again() -> None
     assert any("Triton was not ready after" in line for line in bench.log)
 
 
-def test_without_restarts_the_first_failure_ends_it() -> None:
+def test_without_restarts_first_failure_is_final() -> None:
     bench = Bench(NEVER).started()
     bench.runs[0].reason = "Triton ended with signal 11 (SIGSEGV)"
     with pytest.raises(ServiceFailed, match=r"^Triton ended with signal 11 \(SIGSEGV\)$"):
         bench.supervised.look()
 
 
-def test_all_services_are_looked_at_until_all_are_ready() -> None:
+def test_supervises_all_services_until_all_are_ready() -> None:
     benches = [Bench(), Bench()]
     for bench in benches:
         bench.supervised.start()

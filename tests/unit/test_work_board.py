@@ -30,21 +30,21 @@ def work(instance: str, jobs: int = 0, room: int = 64) -> InstanceWork:
     return InstanceWork(instance, "cuda:7", Backlog(left, Costs(0.5, 0.25), room), 12.5)
 
 
-def test_what_is_written_is_read(folder: ServerFolder) -> None:
+def test_reads_written_work(folder: ServerFolder) -> None:
     posts = {name: WorkPost(folder, name, 64) for name in ("b", "a")}
     for name, post in posts.items():
         post.write(work(name, jobs=3))
     assert WorkBoard(folder).read() == [work("a", jobs=3), work("b", jobs=3)]
 
 
-def test_fewer_jobs_replace_more(folder: ServerFolder) -> None:
+def test_fewer_jobs_replace_more_jobs(folder: ServerFolder) -> None:
     post = WorkPost(folder, "a", 64)
     post.write(work("a", jobs=64))
     post.write(work("a", jobs=1))
     assert WorkBoard(folder).read() == [work("a", jobs=1)]
 
 
-def test_more_jobs_than_there_is_room_for_are_cut_off(folder: ServerFolder) -> None:
+def test_jobs_beyond_the_capacity_are_omitted(folder: ServerFolder) -> None:
     post = WorkPost(folder, "a", max_jobs=2)
     post.write(work("a", jobs=5))
     assert WorkBoard(folder).read() == [work("a", jobs=2)]
@@ -62,7 +62,7 @@ def test_an_instance_that_does_not_write_is_dead(folder: ServerFolder) -> None:
     assert board.read(dead_after_s=30)
 
 
-def test_an_instance_that_has_ended_or_not_begun_does_not_count(folder: ServerFolder) -> None:
+def test_ignores_instance_that_has_ended_or_not_started(folder: ServerFolder) -> None:
     board = WorkBoard(folder)
     assert not board.read()
     post = WorkPost(folder, "a", 64)
@@ -73,7 +73,7 @@ def test_an_instance_that_has_ended_or_not_begun_does_not_count(folder: ServerFo
     assert not folder.path.exists()
 
 
-def test_a_damaged_file_does_not_count(folder: ServerFolder) -> None:
+def test_ignores_damaged_file(folder: ServerFolder) -> None:
     post = WorkPost(folder, "a", 64)
     post.write(work("a"))
     (folder.path / "work-b").write_bytes(b"short")

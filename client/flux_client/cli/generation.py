@@ -1,4 +1,4 @@
-"""Sends the request of each task and writes its images, previews and edge maps."""
+"""Sends the request of each task, and writes its images, previews and edge maps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from flux_client.cli.meter import Meter
 from flux_client.cli.mode_arguments import DEFAULT_PREVIEW_STEPS
-from flux_client.cli.outputs import Names, failed, free
+from flux_client.cli.outputs import Names, failed, new_file
 from flux_client.cli.tasks import GenerationTask, plan
-from flux_client.cli.values import keywords_from
+from flux_client.cli.values import keywords_from, with_pipes_read
 from flux_client.client import FluxClient
 from flux_client.image_result import ImageResult
 from flux_client.modes import EDGES_KEYWORDS
@@ -20,22 +20,23 @@ from flux_contract.errors import InvalidRequest
 
 
 def generate(client: FluxClient, options: argparse.Namespace) -> int:
-    """Returns the exit code."""
+    """Run all tasks. Returns the exit code."""
     for folder in filter(None, (options.out, options.previews, options.edges_out)):
         _make_folder(folder)
     exit_code, names = 0, Names()
+    pipes: dict[Path, bytes] = {}
     common, tasks = keywords_from(options), plan(options)
     with Meter(options, len(tasks)) as meter:
         for task in tasks:
-            arguments = {**common, **task.arguments}
             try:
+                arguments = with_pipes_read({**common, **task.arguments}, pipes)
                 if options.edges_out is not None:
                     _write_edges(client, task, arguments, options)
                 for result in _results(client, task, arguments, options, meter):
-                    target = free(options.out / f"{task.stem}-{result.seed}.{result.format}", options)
-                    names.tell(result.save(target))
-            except Exception as error:  # one failure does not end the others
-                exit_code = failed(error, task.name)
+                    file = f"{task.stem}-{options.command}-{result.seed}.{result.format}"
+                    names.print(result.save(new_file(options.out / file)))
+            except Exception as error:  # The other tasks continue.
+                exit_code = failed(error, task.name, options.mode)
             meter.task_done()
     return exit_code or names.exit_code
 
@@ -50,7 +51,7 @@ def _make_folder(folder: Path) -> None:
 def _results(
     client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace, meter: Meter
 ) -> list[ImageResult]:
-    """Images of one task. Previews are written as they arrive."""
+    """Return the images of one task. Writes previews as they arrive."""
     if options.protocol != STREAMING_PROTOCOL:
         made: list[ImageResult] = getattr(client, options.command)(**arguments)
         return made
@@ -63,8 +64,8 @@ def _results(
                 continue
             meter.show(event)
             if event.preview is not None:
-                name = f"{task.stem}-{event.image}-{event.step}.jpg"
-                event.preview.save(free(options.previews / name, options))
+                name = f"{task.stem}-{options.command}-{event.image}-{event.step}.jpg"
+                event.preview.save(new_file(options.previews / name))
     return results
 
 
@@ -80,4 +81,4 @@ def _write_edges(
     client: FluxClient, task: GenerationTask, arguments: dict[str, Any], options: argparse.Namespace
 ) -> None:
     edges = client.edges(**{keyword: arguments[keyword] for keyword in EDGES_KEYWORDS})
-    edges.save(free(options.edges_out / f"{task.stem}-edges.png", options))
+    edges.save(new_file(options.edges_out / f"{task.stem}-edges.png"))

@@ -16,8 +16,8 @@ from flux_contract import limits
 class Meter:
     """Progress bar on stderr.
 
-    It counts the denoising steps of all images if stderr is a terminal and the protocol reports steps. Otherwise it
-    counts tasks, if there are several. The server reports the number of steps.
+    It counts the denoising steps of all images if stderr is a terminal and the protocol reports steps. Otherwise, it
+    counts tasks if there are several.
     """
 
     def __init__(self, options: argparse.Namespace, tasks: int) -> None:
@@ -43,7 +43,7 @@ class Meter:
             self._advance(self._tasks_done * self._steps_of_task + sum(self._steps_done.values()))
 
     def task_done(self) -> None:
-        """Count a task that succeeded or failed, even if some of its progress was not received."""
+        """Count a finished task, successful or not, even if some of its progress was not received."""
         self._tasks_done += 1
         self._steps_done.clear()
         self._advance(self._tasks_done * (self._steps_of_task if self._by_steps else 1))

@@ -1,4 +1,4 @@
-"""Arguments of a mode's command, derived from the parameters of the mode."""
+"""Arguments of a mode's command, derived from the mode's parameters."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from flux_contract.parameters import (
 )
 from flux_contract.tensors import DType
 
-#: Number of steps between two previews, unless the image takes few steps.
+#: Number of steps between two previews, unless the image has few steps.
 DEFAULT_PREVIEW_STEPS = 5
 
 
 class _Type(NamedTuple):
-    """Parses one value, or several that are separated by commas."""
+    """Parsers for one value and for several values separated by commas."""
 
     one: Callable[[str], Any]
     several: Callable[[str], Any]
@@ -44,7 +44,7 @@ _TYPES: Mapping[DType, _Type] = {
 
 
 def add_parameters(command: argparse.ArgumentParser, mode: Mode) -> None:
-    """Add the options of a mode, in groups. The destination of each is its keyword."""
+    """Add the options of a mode, in groups. The destination of each option is its keyword."""
     flags = {each.name: each.all_flags[-1] for each in mode.options if each.all_flags}
     left = {each.name: each for each in mode.options}
     for group in GROUPS:
@@ -89,7 +89,7 @@ def _add_sum(section: argparse._ActionsContainer) -> None:
         dest=IMAGE_BLEND.python_name,
         action="store_const",
         const="sum",
-        help="Combine the images by diffusers' weighted sum of their tokens",
+        help="Combine the images as diffusers does, by a weighted sum of their tokens",
     )
 
 
@@ -102,7 +102,7 @@ def _add_edge_maps(section: argparse._ActionsContainer) -> None:
         help="The images are edge maps, white on black",
     )
     section.add_argument(
-        "--edges-out", type=folder, metavar="FOLDER", help="Write the edge maps there, as name-edges.png"
+        "--edges-out", type=folder, metavar="FOLDER", help="Write edge maps to this folder, as name-edges.png"
     )
 
 
@@ -114,24 +114,24 @@ def _add_adapters(section: argparse._ActionsContainer) -> None:
         action="append",
         default=[],
         metavar="NAME[:SCALE]",
-        help=f"LoRA adapter of the server, and its scale ({LORA_SCALE.facts}); repeat it for several",
+        help=f"LoRA adapter on the server, and its scale ({LORA_SCALE.facts}); repeat the option for several",
     )
 
 
 def _add_previews(section: argparse._ActionsContainer) -> None:
     section.add_argument(
-        "--previews", type=folder, metavar="FOLDER", help="Write previews there, as name-image-step.jpg"
+        "--previews", type=folder, metavar="FOLDER", help="Write previews to this folder, as name-mode-image-step.jpg"
     )
     section.add_argument(
         "--preview-steps",
         type=int,
         metavar="N",
         help=f"{PREVIEW_STEPS.help} ({PREVIEW_STEPS.bounds}; "
-        f"default: {DEFAULT_PREVIEW_STEPS}, or half of the steps if these are few)",
+        f"default: {DEFAULT_PREVIEW_STEPS}, or half the number of steps if that is less)",
     )
 
 
-#: Parameters that the command line takes in another form.
+#: Parameters that the command line accepts in another form.
 _ADDED_BY_HAND: Mapping[str, Callable[[argparse._ActionsContainer], None]] = {
     IMAGE_BLEND.name: _add_sum,
     CONTROL_KIND.name: _add_edge_maps,

@@ -1,4 +1,4 @@
-"""The command line: a command for each mode, and errors about several options together."""
+"""The command line: a command for each mode, and checks of options against each other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from flux_client.cli.mode_arguments import add_parameters, blends, takes_prompts
 from flux_client.cli.values import folder
+from flux_client.installed import __version__
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
 from flux_client.retry import DEFAULT_TIMEOUT_S
 from flux_contract.modes import MODES, Mode
 from flux_contract.parameters import (
-    CONTROL_IMAGE,
     CONTROL_KIND,
     IMAGE,
     IMAGE_BLEND,
@@ -23,15 +23,22 @@ from flux_contract.parameters import (
 
 
 def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="flux-client", description="Call FLUX on Triton.")
-    # Of commands that do not have these.
+    parser = argparse.ArgumentParser(prog="flux-client", description="Generate images with FLUX on Triton.")
+    parser.add_argument("--version", action="version", version=f"flux-client {__version__}")
+    # Defaults for commands without these options.
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
     parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, mask_image=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--url", help="host:port of Triton (default: localhost and the protocol's port)")
-    server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="default: %(default)s")
     server.add_argument(
-        "--timeout", type=float, default=DEFAULT_TIMEOUT_S, metavar="X", help="Seconds for one request (%(default)g)"
+        "--url", help="host:port of Triton, or several separated by commas (default: localhost and the protocol's port)"
+    )
+    server.add_argument("--protocol", choices=list(DEFAULT_URLS), default="grpc", help="(default: %(default)s)")
+    server.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="X",
+        help="Seconds for one request, retries included (default: %(default)g)",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("ready", parents=[server], help="wait until the server accepts requests")
@@ -41,12 +48,12 @@ def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Exits with 2: options contradict each other."""
+    """Exit with 2 if options contradict each other."""
     for parameter in PREVIEW_PARAMETERS:
         if options.previews is None and getattr(options, parameter.python_name, None) is not None:
-            parser.error(f"{parameter.all_flags[-1]} needs --previews FOLDER")
+            parser.error(f"{parameter.all_flags[-1]} requires --previews FOLDER")
     if options.previews is not None and options.protocol != STREAMING_PROTOCOL:
-        parser.error(f"--previews needs --protocol {STREAMING_PROTOCOL}")
+        parser.error(f"--previews requires --protocol {STREAMING_PROTOCOL}")
     if options.command == "ready":
         return
     if blends(options.mode):
@@ -58,23 +65,31 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
 
 
 def _check_single(parser: argparse.ArgumentParser, options: argparse.Namespace, needed: str) -> None:
-    """Several values are for the images of one request."""
+    """Exit with 2 if a parameter per image has several values, but each request has one image."""
     for parameter in options.mode.options:
         value = getattr(options, parameter.python_name, None)
         if parameter.per_image and isinstance(value, list) and len(value) > 1:
-            parser.error(f"several values of {parameter.all_flags[-1]} need {needed}")
+            parser.error(f"several values of {parameter.all_flags[-1]} require {needed}")
 
 
 def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
     command.set_defaults(mode=mode)
     if takes_prompts(mode):
-        command.add_argument("prompts", nargs="+", metavar="TEXT")
+        command.add_argument("prompts", nargs="+", metavar="TEXT", help="Prompt; each one is a request")
     else:
-        command.add_argument("images", nargs="+", type=Path, metavar="FILE")
+        command.add_argument(
+            "images", nargs="+", type=Path, metavar="FILE", help="Image file, or a pipe such as /dev/stdin"
+        )
     command.add_argument(
-        "-o", "--out", type=folder, default=Path("out"), metavar="FOLDER", help="Write images there (%(default)s)"
+        "-o",
+        "--out",
+        type=folder,
+        default=Path("out"),
+        metavar="FOLDER",
+        help=f"Write images to this folder, as name-{mode.name}-seed.png, without overwriting files "
+        "(default: %(default)s)",
     )
-    command.add_argument("-q", "--quiet", action="store_true", help="Show no progress bar")
+    command.add_argument("-q", "--quiet", action="store_true", help="Do not show a progress bar")
     if blends(mode):
         command.add_argument("--blend", action="store_true", help="Combine all images in one request")
     elif IMAGE.name in {each.name for each in mode.parameters}:
@@ -84,8 +99,7 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
             action="append",
             default=[],
             metavar="FILE",
-            help=f"Redux image beside {'the edges' if CONTROL_IMAGE in mode.subjects else 'the image to change'}; "
-            "repeat it for several",
+            help="Redux image that also guides the result; repeat the option for several",
         )
     if MASK_IMAGE in mode.subjects:
         command.add_argument(*MASK_IMAGE.all_flags, type=Path, required=True, metavar="FILE", help=MASK_IMAGE.help)

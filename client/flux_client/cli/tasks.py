@@ -1,4 +1,4 @@
-"""Requests of a command line, and how the names of their output files begin."""
+"""Plans the requests of a command line and the names of their output files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from flux_client.cli.mode_arguments import blends, takes_prompts
 from flux_contract.modes import Mode
 from flux_contract.parameters import CONTROL_IMAGE, SOURCE_IMAGE
 
-#: Bytes of a file's name that come from its image or prompt. File systems allow 255.
+#: Maximum bytes that an image or prompt contributes to a file name. File systems allow 255.
 _MAX_STEM = 200
-#: Characters of a prompt that messages show.
+#: Maximum characters of a prompt in a message.
 _MAX_SHOWN = 60
 
 
 class GenerationTask(NamedTuple):
-    """One request. name: for messages. stem: start of its output files' names. arguments: of the client's method."""
+    """One request. name: for messages. stem: start of the output file names. arguments: of the client's method."""
 
     name: str
     stem: str
@@ -27,7 +27,7 @@ class GenerationTask(NamedTuple):
 
 
 def plan(options: argparse.Namespace) -> list[GenerationTask]:
-    """One request for each image or prompt, or one for all images. Stems are unique."""
+    """Return one request for each image or prompt, or one for all images. Stems are unique."""
     tasks = list(_plan_of(options.mode)(options))
     stems = _distinct(task.stem for task in tasks)
     return [task._replace(stem=stem) for task, stem in zip(tasks, stems, strict=True)]
@@ -65,7 +65,7 @@ def _inpainted(options: argparse.Namespace) -> Iterator[GenerationTask]:
 
 
 def _plan_of(mode: Mode) -> Callable[[argparse.Namespace], Iterator[GenerationTask]]:
-    """How the command's images or prompts become requests."""
+    """Return the function that turns the command's images or prompts into requests."""
     if takes_prompts(mode):
         return _prompted
     if CONTROL_IMAGE in mode.subjects:

@@ -1,4 +1,4 @@
-"""Converts the text of arguments to values, and the values to keyword arguments of the client."""
+"""Converts command-line arguments to values, and values to keyword arguments of the client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flux_client.images import encode_image
 from flux_client.modes import keywords_of
 from flux_contract.parameters import LORA, LORA_SCALE
 
@@ -24,9 +25,9 @@ def adapter(text: str) -> Adapter:
 
 
 def folder(text: str) -> Path:
-    """Raises ArgumentTypeError: the text is empty, which would be the current folder."""
+    """Parse a folder. Raises ArgumentTypeError: the text is empty, which `Path` reads as the current folder."""
     if not text:
-        raise argparse.ArgumentTypeError("expected the name of a folder; . is the current one")
+        raise argparse.ArgumentTypeError("expected a folder name; use . for the current folder")
     return Path(text)
 
 
@@ -38,8 +39,26 @@ def numbers(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
 
 
+def with_pipes_read(arguments: dict[str, Any], pipes: dict[Path, bytes]) -> dict[str, Any]:
+    """Replace each path of a pipe by its content. A pipe can be read once, but several requests may need its image.
+
+    pipes: contents already read, by path. This function adds to it.
+    """
+
+    def content(value: Any) -> Any:
+        if isinstance(value, list):
+            return [content(each) for each in value]
+        if not isinstance(value, Path) or not value.is_fifo():
+            return value
+        if value not in pipes:
+            pipes[value] = encode_image(value)
+        return pipes[value]
+
+    return {keyword: content(value) for keyword, value in arguments.items()}
+
+
 def keywords_from(options: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of every request of the command; None for an option that was not given."""
+    """Return the keyword arguments of every request of the command; None for an option that was not given."""
     keywords = keywords_of(options.mode)
     adapters: list[Adapter] = options.adapters
     loras = {

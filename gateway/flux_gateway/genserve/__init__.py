@@ -1,1 +1,1 @@
-"""GenServe's REST API, as its clients know it."""
+"""GenServe's REST API."""

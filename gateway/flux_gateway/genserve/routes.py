@@ -24,14 +24,14 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 
 NAME = "flux-triton"
-#: `gpu_id` if there is not an image, or if its metadata does not name the device.
+#: `gpu_id` if there is no image or its metadata does not name the device.
 UNKNOWN_GPU = "triton"
-#: Of an adapter's file.
+#: Suffix of adapter files.
 LORA_SUFFIX = ".safetensors"
 
 
 def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter:
-    """Routes of GenServe's API. loras_folder: the folder of Triton's adapters."""
+    """Return the routes of GenServe's API. loras_folder: folder with Triton's adapters."""
     router = APIRouter(tags=["GenServe"])
 
     async def answered(request: Request) -> JSONResponse:
@@ -43,7 +43,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
             (result,) = await service.made(request, slot, wanted, request_id)
             outcome = _image(result)
         except Refusal as refusal:
-            # GenServe's clients read `error` of a 200. Errors of the caller and overload keep their status.
+            # GenServe's clients read `error` from a 200 response. Caller errors and overload keep their status.
             if refusal.status not in (500, 504):
                 raise
             outcome = {"success": False, "error": refusal.words, "gpu_id": UNKNOWN_GPU}
@@ -72,11 +72,12 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/models", summary="List the models that are served, with their modes")
     async def models() -> dict[str, Any]:
+        """Return the models whose modes are ready."""
         return {"models": _served_models(service.monitor.modes)}
 
     @router.get("/status", summary="Report running requests and the load of each instance")
     async def status() -> dict[str, Any]:
-        """Running requests and instances. The status code of `/health` tells whether a mode is served."""
+        """Return running requests and the load of the instances. For readiness, use `/health`."""
         return {
             "status": service.monitor.reason or "running",
             "modes": service.monitor.modes,
@@ -90,7 +91,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
     @router.get("/loras", summary="List the LoRA adapters of the server")
     async def loras() -> dict[str, Any]:
-        """Names of adapters, as `loras` takes them."""
+        """Return the names of LoRA adapters for `loras`."""
         files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()
         names = sorted(shown(file.name).removesuffix(LORA_SUFFIX) for file in files if file.is_file())
         return {"loras": [{"name": name} for name in names]}
@@ -99,7 +100,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
 
 
 def _served_models(served: Collection[str], modes: Sequence[Mode] = MODES) -> list[dict[str, Any]]:
-    """GenServe's description of each model that serves one of these modes. served: names of modes."""
+    """Return GenServe's description of each model with a ready mode. served: names of ready modes."""
     features: dict[str, list[Mode]] = {}
     for mode in modes:
         if mode.name in served:
@@ -118,14 +119,14 @@ def _served_models(served: Collection[str], modes: Sequence[Mode] = MODES) -> li
 
 
 def failed(refusal: Refusal, request_id: str) -> dict[str, Any]:
-    """A refusal in GenServe's body: always JSON, with `success` and `error`, whatever the status."""
+    """Return GenServe's body of a refusal, with `success` and `error`, whatever the status."""
     return GenerateAnswer(
         success=False, task_id=_task_id(request_id), elapsed_time=0.0, error=refusal.words, detail=refusal.words
     ).model_dump()
 
 
 def gpu_of(result: ImageResult) -> str:
-    """The device in the recipe of the image, such as `cuda:7` or `cpu`."""
+    """Return the device in the image's recipe, such as `cuda:7` or `cpu`."""
     device = (result.recipe or {}).get("device")
     return device if isinstance(device, str) and device else UNKNOWN_GPU
 

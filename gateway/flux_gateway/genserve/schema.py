@@ -1,4 +1,4 @@
-"""GenServe's request, with its own field names, as a request to Triton."""
+"""Schema of GenServe's request and its conversion to a request to Triton."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from flux_gateway.refusals import Refusal
 from flux_gateway.request_body import RequestBody
 
 CONTROLNET_TYPE = "canny"
-#: The field of the image that a mode requires.
+#: Field of the image that a mode requires.
 IMAGE_FIELD = "input_image"
 #: The field of several images, and of a mask for each of them.
 IMAGES_FIELD, MASKS_FIELD = "input_images", "image_mask"
@@ -50,23 +50,22 @@ IMAGES_FIELD, MASKS_FIELD = "input_images", "image_mask"
 LORA_WEIGHTS = Bounds(0, 2)
 #: A black image of 16x16 pixels, for the description.
 _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAwAAEWiZrRAAAAAElFTkSuQmCC"
-#: Maximum of a form's text for `loras`.
+#: Maximum characters of `loras` in a form.
 _LORAS_CHARACTERS = 16_384
-#: Weight of the image to change among the Redux images, if there is a prompt. As in diffusers, only the prompt then
-#: describes the result.
+#: Redux weight of the image to change if there is a prompt. As in diffusers, only the prompt then guides the result.
 WEIGHT_WITH_PROMPT = 0.0
 _Request = TypeVar("_Request", bound="GenerateRequest")
 
 
 class LoraWeight(RequestBody):
-    """An adapter of `GET /loras` and its weight."""
+    """An adapter that `GET /loras` lists, and its weight."""
 
     name: str
     weight: float = Field(1.0, ge=LORA_WEIGHTS.low, le=LORA_WEIGHTS.high)
 
 
 def _loras_of(value: object) -> object:
-    """A list, or its JSON text in a form. Raises ValueError: the text is not JSON, or too long."""
+    """Parse a list, or its JSON text in a form. Raises ValueError: the text is not JSON, or too long."""
     if isinstance(value, list):
         return [_parse_json(each) for each in value]
     parsed = _parse_json(value)
@@ -111,7 +110,7 @@ def changes_redux_image(mode: Mode) -> bool:
 
 
 def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
-    """How the default depends on the request; empty if it does not."""
+    """Describe how the default depends on the request; empty if it does not."""
     parameter = field.parameter
     if parameter.name == CONTROL_KIND.name:
         return "Default: `edges` for `control_image`, `photo` for `input_image`"
@@ -130,9 +129,9 @@ def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
 
 @for_modes(MODES)
 class GenerateRequest(ParameterBody):
-    """Fields of `POST /generate` and, in a form, of `POST /generate/upload`; unknown fields are ignored.
+    """Fields of `POST /generate` and, in a form, of `POST /generate/upload`. Unknown fields are ignored.
 
-    The default of height and width is the checkpoint's own size.
+    The default of height and width is the checkpoint's native size.
     """
 
     model_config = ConfigDict(
@@ -147,7 +146,7 @@ class GenerateRequest(ParameterBody):
     modes: ClassVar[dict[str, Mode]] = {}
 
     mode: str | None = None
-    model_id: str | None = Field(None, description="Selects a mode if `mode` is left out")
+    model_id: str | None = Field(None, description="Selects a mode if `mode` is omitted")
     priority: int = Field(0, description="Requests with lower numbers are scheduled first")
     input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices(IMAGE_FIELD, "image"))
     input_images: ImageList = Field([], description="Several images of mode `redux`, instead of `input_image`")
@@ -169,7 +168,10 @@ class GenerateRequest(ParameterBody):
         return self.model_id or self.modes[self.mode_name].genserve_model
 
     def wanted(self) -> GenerationRequest:
-        """Raises Refusal: 400 or 422, this server has no such mode, or the mode needs or excludes a field."""
+        """Convert to a request to Triton.
+
+        Raises Refusal: 400 or 422, the mode does not exist, or the mode requires or does not support a field.
+        """
         models = self._modes_of_models()
         if self.model_id is not None and self.model_id not in models:
             raise Refusal(422, f"model_id: {self.model_id[:80]!r}, expected one of: {', '.join(models)}", "model_id")
@@ -206,7 +208,7 @@ class GenerateRequest(ParameterBody):
 
     @classmethod
     def _modes_of_models(cls) -> dict[str, str]:
-        """The mode of a request that names only a model. Of several modes of a model, the last one."""
+        """Return the mode of each model, for a request without a mode. If a model has several modes, the last one."""
         return {mode.genserve_model: name for name, mode in cls.modes.items()}
 
     def _redux_images(self, mode: Mode) -> list[bytes]:
@@ -220,23 +222,23 @@ class GenerateRequest(ParameterBody):
         return images
 
     def _control(self, keywords: dict[str, Any]) -> dict[str, Any]:
-        """The control image, and the keywords whose default depends on it."""
+        """Return the control image, and the keywords whose default depends on it."""
         if self.controlnet_type not in (None, CONTROLNET_TYPE):
             raise Refusal(
                 400,
-                f"controlnet_type: {self.controlnet_type!r} is not served here; served: {CONTROLNET_TYPE}",
+                f"controlnet_type: {self.controlnet_type!r} is not supported; supported: {CONTROLNET_TYPE}",
                 "controlnet_type",
             )
         image = self.control_image or self.input_image
         if not image:
             raise Refusal(
-                422, f"control_image: mode {self.mode_name!r} needs it, or a photo in input_image", "control_image"
+                422, f"control_image: mode {self.mode_name!r} requires it, or a photo in input_image", "control_image"
             )
         photo, edges = limits.CONTROL_KINDS
         return {
             CONTROL_IMAGE.python_name: image,
             CONTROL_KIND.python_name: keywords.get(CONTROL_KIND.python_name, edges if self.control_image else photo),
-            # Required, but it may be empty.
+            # The prompt is required, but may be empty.
             PROMPT.python_name: keywords.get(PROMPT.python_name, ""),
         }
 
@@ -253,11 +255,11 @@ class GenerateRequest(ParameterBody):
         }
 
     def _missing(self, field: str) -> Refusal:
-        return Refusal(422, f"{field}: mode {self.mode_name!r} needs it", field)
+        return Refusal(422, f"{field}: mode {self.mode_name!r} requires it", field)
 
 
 class GenerateAnswer(BaseModel):
-    """GenServe's nine keys, which are always there, and `seed`, `width` and `height`. image_base64: a PNG."""
+    """GenServe's nine keys, which are always present, and `seed`, `width` and `height`. image_base64: a PNG."""
 
     model_config = ConfigDict(protected_namespaces=())
 

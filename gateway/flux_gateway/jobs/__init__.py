@@ -1,1 +1,1 @@
-"""Generations that go on by themselves, and are looked at again and again."""
+"""Generations that run in the background and that callers poll or watch."""

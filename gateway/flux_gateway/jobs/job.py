@@ -1,4 +1,4 @@
-"""One job: how far each of its images is, and whoever waits for that to change."""
+"""State of one job, and notification of its watchers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from flux_client import Event, ImageResult, Preview, Progress
 from flux_gateway.refusals import Refusal
 
 Status = Literal["running", "succeeded", "failed", "cancelled"]
-#: Seconds after which a reader of changes is told that there are none, so that nothing on the way hangs up.
+#: Seconds without a change after which watchers get a heartbeat, so that proxies do not close the connection.
 HEARTBEAT_S = 15.0
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass
 class ImageState:
-    """version: of the job when this changed last."""
+    """State of one image. version: of the job at the last change of this image."""
 
     index: int
     step: int = 0
@@ -32,10 +32,10 @@ class ImageState:
 
 
 class GenerationJob:
-    """For one event loop. error: why it has failed."""
+    """A generation in the background. For one event loop. error: the reason of a failed job."""
 
     def __init__(self, name: str, mode: str, count: int) -> None:
-        """count: of images."""
+        """count: number of images."""
         self.name = name
         self.mode = mode
         self.status: Status = "running"
@@ -43,7 +43,7 @@ class GenerationJob:
         self.created_at = int(time.time())
         self.expires_at: int | None = None
         self.images = [ImageState(index) for index in range(count)]
-        #: Readers of its changes.
+        #: Number of readers of `changes`.
         self.watchers = 0
         self._version = 0
         self._changed = asyncio.Event()
@@ -55,11 +55,11 @@ class GenerationJob:
         return sum(len(encoded.data) for encoded in files)
 
     def leave(self) -> None:
-        """One reader of its changes has left."""
+        """Record that a reader of `changes` has left."""
         self.watchers -= 1
 
     async def run(self, first: Event, events: AsyncGenerator[Event, None]) -> None:
-        """Take the events until they end, or until the task is cancelled. It raises nothing else."""
+        """Process the events until they end or the task is cancelled. Raises nothing but CancelledError."""
         try:
             async with aclosing(events):
                 self._take(first)
@@ -76,9 +76,9 @@ class GenerationJob:
             self._end("failed", Refusal(500, f"unexpected {type(error).__name__}; the gateway's log has the details"))
 
     async def changes(self) -> AsyncGenerator[ImageState | None, None]:
-        """Each image as it stands, and again after it has changed, until the job ends. None: nothing happened for long.
+        """Yield each image, and again after each change, until the job ends; None as a heartbeat.
 
-        A slow reader misses what lies between, but never the end.
+        A slow reader may miss intermediate states, but never the last one.
         """
         seen = -1
         while True:
@@ -102,7 +102,7 @@ class GenerationJob:
             image.step, image.steps = event.step, event.steps
             image.preview = event.preview or image.preview
         else:
-            # They come at the end, in their order.
+            # Results arrive at the end, in the order of the images.
             image = next(image for image in self.images if image.result is None)
             image.result, image.preview = event, None
             image.step = image.steps

@@ -19,17 +19,17 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import RETRY_AFTER_S, Refusal, documented
 from flux_gateway.results import ResultStore
 
-#: Bytes of memory that an answer takes for each byte of its images: their text, and the JSON of it.
+#: Bytes of memory of a response for each byte of its images: base64 and JSON.
 _ANSWER_COPIES = 4
-#: Bytes of memory that an event takes: the text of an image of 1024x1024 pixels that cannot be compressed.
+#: Bytes of memory of an event: an incompressible image of 1024x1024 pixels as base64.
 _EVENT_BYTES = 4 * 1024 * 1024
-#: Readers of one job's events: each is told every change in a text of its own.
+#: Maximum readers of one job's events. Each of them gets its own copy of every event.
 _MAX_WATCHERS = 8
 _NOT_FOUND = documented(ErrorAnswer, 401, 403, 404, 421, 429, 503)
 
 
 def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) -> APIRouter:
-    """Routes of jobs. results: the store of the runner."""
+    """Return the routes of jobs. results: the store of the runner."""
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
     @router.post(
@@ -41,7 +41,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         openapi_extra=body_of(JobRequest, "application/json", "multipart/form-data"),
     )
     async def start(request: Request) -> JSONResponse:
-        """Start a generation. It continues when the client disconnects."""
+        """Start a generation in the background. It continues if the client disconnects."""
         slot = service.slot(request)
         asked = await read(request, JobRequest)
         wanted = asked.wanted()
@@ -65,14 +65,14 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         responses=_NOT_FOUND,
     )
     async def job(request: Request, job_id: str) -> Response:
-        """Progress with previews, and at the end the images."""
+        """Return the progress of a job with previews, and the images after its end."""
         found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         return await _answer(found)
 
     @router.delete("/{job_id}", summary="Cancel and remove a job", response_model=JobAnswer, responses=_NOT_FOUND)
     async def remove(request: Request, job_id: str) -> Response:
-        """Cancel the job, if it runs, and remove it."""
+        """Cancel a running job, and delete it."""
         found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         await runner.remove(found)
@@ -85,7 +85,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         responses={200: {"content": {"text/event-stream": {}}}, **_NOT_FOUND},
     )
     async def events(request: Request, job_id: str) -> StreamingResponse:
-        """Server-sent events: `image` after each change of an image, and `done` at the end."""
+        """Stream server-sent events: `image` after each change of an image, and `done` at the end."""
         found = runner.job(job_id, service.caller(request).name)
         if found.watchers >= _MAX_WATCHERS:
             raise Refusal(429, f"concurrency limit exceeded ({_MAX_WATCHERS} readers per job)", None, RETRY_AFTER_S)
@@ -93,7 +93,9 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         slot.reserve(_EVENT_BYTES)
         found.watchers += 1
         slot.when_free(found.leave)
-        return StreamingResponse(_told(found), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(
+            _events_of(found), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
 
     return router
 
@@ -103,7 +105,7 @@ async def _answer(job: GenerationJob) -> Response:
     return Response(text, media_type="application/json")
 
 
-async def _told(job: GenerationJob) -> AsyncGenerator[str, None]:
+async def _events_of(job: GenerationJob) -> AsyncGenerator[str, None]:
     async for image in job.changes():
         yield (
             ": heartbeat\n\n" if image is None else f"event: image\ndata: {JobImage.of(image).model_dump_json()}\n\n"

@@ -1,4 +1,4 @@
-"""Runs jobs as tasks of their own."""
+"""Runs jobs as background tasks."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from flux_gateway.results import Reservation, ResultStore
 
 
 class JobRunner:
-    """For one event loop. A job is found in the result store from its start until it expires or is removed."""
+    """Runs jobs. For one event loop. A job is in the result store from its start until it expires or is deleted."""
 
     def __init__(self, results: ResultStore) -> None:
         self._results = results
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def start(self, job: GenerationJob, room: Reservation, first: Event, events: AsyncGenerator[Event, None]) -> None:
-        """Run the job. room: for its images."""
+        """Start a job. room: reservation for its images."""
         room.publish(job.name, job)
         task = asyncio.create_task(job.run(first, events), name=f"job {job.name}")
         self._running[job.name] = task
         task.add_done_callback(lambda _: self._complete(job, room))
 
     def job(self, name: str, owner: str) -> GenerationJob:
-        """Raises Refusal: 404, there is no such job, or it is another caller's."""
+        """Return a job. Raises Refusal: 404, the job does not exist or belongs to another caller."""
         found = self._results.get(name, GenerationJob)
         if found is None or found[1].owner != owner:
-            raise Refusal(404, "there is no such job, or not any more")
+            raise Refusal(404, "the job does not exist or has expired")
         return found[0]
 
     async def remove(self, job: GenerationJob) -> None:
-        """Cancel the job, if it runs, and forget it."""
+        """Cancel a running job, and delete it."""
         task = self._running.get(job.name)
         if task is not None:
             task.cancel()

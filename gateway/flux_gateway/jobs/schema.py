@@ -1,4 +1,4 @@
-"""A job's request and its answer."""
+"""Schemas of job requests and responses."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def with_output_fields(request: type[_Request]) -> type[_Request]:
 
 @with_output_fields
 class JobRequest(GenerateRequest):
-    """Fields of `POST /generate`, number and format of the images, and whether there are previews."""
+    """Fields of `POST /generate`, the number and format of the images, and whether to generate previews."""
 
     previews: bool = True
 
 
 class JobImage(BaseModel):
-    """One image: completed steps of all steps, a preview as JPEG, and at the end the image, its seed and its size."""
+    """One image: completed and total steps, a JPEG preview, and after the end the image, its seed and its size."""
 
     index: int
     step: int
@@ -72,7 +72,7 @@ class JobEnd(BaseModel):
 
 
 class JobAnswer(JobEnd):
-    """A job with its images. created_at, expires_at: seconds since 1970; a job expires some time after its end."""
+    """A job with its images. created_at, expires_at: Unix time in seconds; a job expires some time after its end."""
 
     mode: str
     created_at: int

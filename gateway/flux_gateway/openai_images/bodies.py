@@ -1,4 +1,4 @@
-"""What OpenAI's bodies and events are made of."""
+"""Common parts of OpenAI's responses and events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flux_gateway.refusals import Refusal
 
 
 class ErrorDetails(BaseModel):
-    """param: the field that it is about."""
+    """Details of an error. param: the field that caused it."""
 
     message: str
     type: str
@@ -21,13 +21,13 @@ class ErrorDetails(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """A refusal's body."""
+    """Body of an error response."""
 
     error: ErrorDetails
 
 
 class ImageDatum(BaseModel):
-    """One image: in base64, or its URL."""
+    """One image, as base64 or as a URL."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -35,7 +35,7 @@ class ImageDatum(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """created: seconds since 1970. What is None is left out."""
+    """Images of a response. created: Unix time in seconds. Fields that are None are omitted."""
 
     created: int
     data: list[ImageDatum]
@@ -45,7 +45,7 @@ class ImagesAnswer(BaseModel):
 
 
 def size_of(image: ImageResult | Preview) -> str:
-    """As OpenAI's `size`."""
+    """Return the size in OpenAI's format, such as `1024x1024`."""
     width, height = images.size_of(image.data)
     return f"{width}x{height}"
 

@@ -1,8 +1,8 @@
-"""A stream of OpenAI's events: partial images, and at the end the images."""
+"""Streams OpenAI's events: partial images, then the final images."""
 
-# The streams do not use `sse-starlette`: one line formats an event. Importing it replaces `uvicorn.Server.handle_exit`
-# for the whole process, and its response adds pings and a listener for disconnects to those of `GenerationJob` and
-# `while_there`.
+# This does not use `sse-starlette`, because one line formats an event. Importing `sse-starlette` replaces
+# `uvicorn.Server.handle_exit` for the whole process, and its response adds pings and a disconnect listener, which
+# `GenerationJob` and `while_there` already have.
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flux_gateway.refusals import Refusal
 async def streamed(
     first: Event, events: AsyncGenerator[Event, None], name: str, partial_images: int, output_format: str
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events. name: the prefix of their types. output_format: of the images."""
+    """Yield server-sent events. name: prefix of their types. output_format: of the images."""
     partials = _Partials(partial_images)
     async with aclosing(events):
         try:
@@ -39,18 +39,18 @@ async def streamed(
 
 
 class _Partials:
-    """Which of each image's previews are told: so many, evenly over its steps."""
+    """Selects the previews of each image to send: `count` of them, evenly over its steps."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._told: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
 
     def index(self, progress: Progress) -> int | None:
-        told = self._told.get(progress.image, 0)
-        if told == self._count or progress.step * (self._count + 1) < progress.steps * (told + 1):
+        sent = self._sent.get(progress.image, 0)
+        if sent == self._count or progress.step * (self._count + 1) < progress.steps * (sent + 1):
             return None
-        self._told[progress.image] = told + 1
-        return told
+        self._sent[progress.image] = sent + 1
+        return sent
 
 
 def _image(kind: str, image: ImageResult | Preview, output_format: str, more: dict[str, Any]) -> str:

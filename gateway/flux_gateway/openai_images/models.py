@@ -18,7 +18,7 @@ _OWNER = "flux-triton"
 
 
 class ModelAnswer(BaseModel):
-    """created: seconds since 1970 at which the gateway started."""
+    """A model. created: Unix time in seconds at which the gateway started."""
 
     id: str
     object: Literal["model"] = "model"
@@ -44,13 +44,13 @@ def openai_models(service: GenerationService) -> APIRouter:
 
     @router.get("", summary="List the models that are ready", responses=documented(ErrorAnswer, 401))
     async def models(request: Request) -> ModelsAnswer:
-        """Models whose modes are ready. `model` of a request may be any name."""
+        """Return the models whose modes are ready. Requests may name any `model`."""
         service.caller(request)
         return ModelsAnswer(data=served())
 
     @router.get("/{model_id:path}", summary="Describe one model", responses=documented(ErrorAnswer, 401, 404))
     async def model(request: Request, model_id: str) -> ModelAnswer:
-        """One of the models."""
+        """Return one model."""
         service.caller(request)
         found = next((each for each in served() if each.id == model_id), None)
         if found is None:

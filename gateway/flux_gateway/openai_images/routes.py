@@ -32,14 +32,14 @@ _ENDPOINTS: dict[str, tuple[type[ImagesRequest], str, str]] = {
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that is answered by its URL. kind: media type."""
+    """An image returned as a URL. kind: media type."""
 
     data: bytes = field(repr=False)
     kind: str
 
 
 def openai_images(service: GenerationService, results: ResultStore) -> APIRouter:
-    """Routes of OpenAI's images API. results: store of images that are answered by their URL."""
+    """Return the routes of OpenAI's images API. results: store of images returned as URLs."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
     def endpoint(name: str, schema: type[ImagesRequest], event: str, summary: str) -> None:
@@ -90,20 +90,20 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 
     @router.get("/files/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
-        """An image by its URL, while it is stored. No key is needed."""
+        """Return a stored image. No key is required."""
         found = results.get(name, StoredImage)
         if found is None:
-            raise Refusal(404, "there is no such image, or not any more")
+            raise Refusal(404, "the image does not exist or has expired")
         image, _ = found
         request.state.slot.reserve(len(image.data))
         return Response(image.data, media_type=image.kind, headers={"Cache-Control": "private, no-store"})
 
     @router.delete("/files/{name}", include_in_schema=False)
     async def remove(request: Request, name: str) -> Response:
-        """Remove one of the caller's images."""
+        """Delete one of the caller's images."""
         found = results.get(name, StoredImage)
         if found is None or found[1].owner != service.caller(request).name:
-            raise Refusal(404, "there is no such image, or not any more")
+            raise Refusal(404, "the image does not exist or has expired")
         found[1].release()
         return Response(status_code=204)
 
@@ -114,9 +114,9 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
 def _reserved(
     results: ResultStore, owner: str, asked: ImagesRequest, count: int, most_bytes: int
 ) -> Iterator[Sequence[Reservation | None]]:
-    """Reserve room for each image that is requested by URL; unused room is released at the end.
+    """Reserve space for each image that is requested as a URL, and release unused space at the end.
 
-    count: number of images. most_bytes: of one image. Raises Refusal, as `ResultStore.reserve`.
+    count: number of images. most_bytes: maximum of one image. Raises Refusal as `ResultStore.reserve`.
     """
     if asked.response_format == "b64_json":
         yield [None] * count
@@ -131,7 +131,7 @@ def _reserved(
 
 
 def _stored(request: Request, output_format: str, result: ImageResult, room: Reservation | None) -> str | None:
-    """Store an image that is answered by its URL, and return the URL. room: None for an image in base64."""
+    """Store an image and return its URL. room: None for an image returned as base64."""
     if room is None:
         return None
     name = secrets.token_urlsafe(24)

@@ -1,6 +1,6 @@
-"""Requests of OpenAI's images API, with its own field names, as requests to Triton.
+"""Schemas of OpenAI's images API and their conversion to requests to Triton.
 
-Beside OpenAI's fields they have fields of this server, which the `openai` package sends by `extra_body`.
+Besides OpenAI's fields, they have fields of this server, which the `openai` package sends in `extra_body`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from flux_gateway.image_fields import ImageBytes, ImageList
 from flux_gateway.parameter_fields import ParameterBody, ParameterField, parameters_of, requires, with_fields
 from flux_gateway.refusals import Refusal
 
-#: Maximum of partial images in a stream, as in OpenAI's API.
+#: Maximum partial images in a stream, as in OpenAI's API.
 MOST_PARTIAL = 3
 _SIZE_FIELD = "size"
 _Request = TypeVar("_Request", bound="ImagesRequest")
 
 
 def _size(value: object) -> object:
-    """`WxH` to (width, height)."""
+    """Parse `WxH` to (width, height)."""
     if value == "auto":
         return None
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value) if isinstance(value, str) else None
@@ -73,11 +73,9 @@ def for_mode(mode: Mode, required: tuple[Parameter, ...] = ()) -> Callable[[type
 
 
 class ImagesRequest(ParameterBody):
-    """Fields of all three requests. Unknown fields, and those that only OpenAI's models have, such as `quality`, are
-    ignored.
-    """
+    """Common fields. Unknown fields and fields of OpenAI's models, such as `quality`, are ignored."""
 
-    #: What the endpoint does; `for_mode` sets it.
+    #: Mode of the endpoint; `for_mode` sets it.
     mode: ClassVar[Mode]
 
     model: str | None = None
@@ -95,14 +93,14 @@ class ImagesRequest(ParameterBody):
         return value
 
     def wanted(self) -> GenerationRequest:
-        """Raises Refusal: 400, a field is not supported; 422, a value is wrong or missing."""
+        """Convert to a request to Triton. Raises Refusal: 400, unsupported field; 422, invalid or missing value."""
         keywords = self.keywords(self.mode)
         if self.size is not None:
             keywords[WIDTH.python_name], keywords[HEIGHT.python_name] = self.size
         return GenerationRequest(self.mode, self.all_images(), keywords, _SIZE_FIELD)
 
     def all_images(self) -> list[bytes]:
-        """The images of the request."""
+        """Return the images of the request."""
         return []
 
 
@@ -112,13 +110,13 @@ class GenerationsRequest(ImagesRequest):
 
 
 class ImagesOfImagesRequest(ImagesRequest):
-    """Fields of variations and edits: images in `image`, or, as in OpenAI's JSON, in `images`."""
+    """Fields of variations and edits: images in `image` or, as in OpenAI's JSON, in `images`."""
 
     image: ImageList = Field([])
     images: ImageList = Field([])
 
     def all_images(self) -> list[bytes]:
-        """Raises Refusal: 422, none or too many."""
+        """Return the images of the request. Raises Refusal: 422, no image or too many."""
         found = [*self.image, *self.images]
         if not 1 <= len(found) <= limits.MAX_INPUT_IMAGES:
             raise Refusal(422, f"image: {len(found)} images, expected 1..{limits.MAX_INPUT_IMAGES}", "image")
@@ -127,12 +125,12 @@ class ImagesOfImagesRequest(ImagesRequest):
 
 @for_mode(REDUX)
 class VariationsRequest(ImagesOfImagesRequest):
-    """`POST /v1/images/variations`: variations by Redux."""
+    """`POST /v1/images/variations`: Redux variations of images."""
 
 
 @for_mode(IMG2IMG, required=(PROMPT,))
 class EditsRequest(ImagesOfImagesRequest):
-    """`POST /v1/images/edits`: changes the first image; the others are Redux images.
+    """`POST /v1/images/edits`: change the first image; the others are Redux images.
 
     With a mask, only the transparent parts of the mask are changed.
     """
@@ -144,7 +142,7 @@ class EditsRequest(ImagesOfImagesRequest):
     )
 
     def wanted(self) -> GenerationRequest:
-        """Raises Refusal: 400, with markup; 422, no image."""
+        """Convert to a request to Triton. Raises Refusal: 400, markup; 422, no image."""
         if self.markup not in (None, ""):
             raise Refusal(400, "markup: changing marked parts is not supported, only parts of a mask", "markup")
         wanted = super().wanted()

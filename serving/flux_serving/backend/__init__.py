@@ -1,4 +1,4 @@
-"""Between Triton and the stages: the only importer of `triton_python_backend_utils`.
+"""The models' backends: the only package that imports `triton_python_backend_utils`.
 
 Each module here is what one `model.py` opens onto.
 """

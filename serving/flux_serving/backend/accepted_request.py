@@ -1,4 +1,4 @@
-"""One request of `flux_base`, from its acceptance to its answer."""
+"""One request to `flux_base`, from its acceptance to its response."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class AcceptedRequest:
-    """Collects the images of the request and answers it once, with all of them or with the first error."""
+    """Collects the images of a request and responds once, with all of them or with the first error."""
 
     def __init__(self, reply: Reply, report: ProgressReport) -> None:
         self.report = report
@@ -34,11 +34,11 @@ class AcceptedRequest:
 
     @property
     def timeout_us(self) -> int:
-        """Microseconds in which an answer is wanted; 0: any time."""
+        """The request's timeout in microseconds; 0: none."""
         return self._reply.timeout_us
 
     def expect(self, seeds: Sequence[int], recipes: Sequence[str]) -> None:
-        """From now on as many images. recipes: of each, as JSON."""
+        """Set the number of images to collect. recipes: one JSON text for each image."""
         self._told = {OUTPUT_SEED: OUTPUT_SEED.array(seeds), RECIPE: RECIPE.array(recipes)}
         self._images = [None] * len(seeds)
 
@@ -46,11 +46,11 @@ class AcceptedRequest:
         return output.name in self._reply.wanted
 
     def is_wanted(self) -> bool:
-        """Whether somebody still waits for the answer."""
+        """Whether a client still waits for the response."""
         return self._open and self._reply.is_awaited() and self.report.is_heard()
 
     def taker(self, index: int) -> Callable[[GeneratedImage | FluxError], None]:
-        """What takes the outcome of this image. It does not raise."""
+        """Returns the callback for the result or the error of this image. It does not raise."""
 
         def take(outcome: GeneratedImage | FluxError) -> None:
             try:
@@ -61,21 +61,21 @@ class AcceptedRequest:
         return take
 
     def begin(self, jobs: Sequence[Job[Denoising, GeneratedImage]]) -> None:
-        """The engine has accepted the request's jobs."""
+        """Report that the engine has accepted the request's jobs."""
         self.report.follow(jobs)
         self._reply.accepted()
 
     def fail(self, error: BaseException) -> None:
-        """Answer with this error, if there was no answer yet. Does not raise."""
+        """Respond with this error, unless the request has been answered. Does not raise."""
         for _ in range(2):
             try:
                 self._end(lambda: self._reply.refuse(error), error)
                 return
             except BaseException:
-                log.exception("%s: request %r is answered once more", FLUX_BASE.name, self._reply.request_id)
+                log.exception("%s: the response to request %r failed, retrying", FLUX_BASE.name, self._reply.request_id)
 
     def _take(self, index: int, outcome: GeneratedImage | FluxError) -> None:
-        """Any of the engine's threads comes here."""
+        """Store the outcome of one image. Any of the engine's threads may call it."""
         if isinstance(outcome, FluxError):
             self.fail(outcome)
             return
@@ -95,7 +95,10 @@ class AcceptedRequest:
         return outputs
 
     def _end(self, send: Callable[[], None], error: BaseException | None = None) -> None:
-        """Only the first answer counts; the next one does where this raises. error: what it tells."""
+        """Send the response, unless one was sent.
+
+        If this raises, another response may be sent. error: the response's.
+        """
         with self._lock:
             was_open, self._open = self._open, False
         if not was_open:
@@ -112,5 +115,5 @@ class AcceptedRequest:
             self.report.end(error)
         except Exception:
             log.exception(
-                "%s: the stream of request %r was not told of its end", FLUX_BASE.name, self._reply.request_id
+                "%s: the end of request %r was not reported to its stream", FLUX_BASE.name, self._reply.request_id
             )

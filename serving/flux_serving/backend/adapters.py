@@ -1,6 +1,6 @@
-"""The server's folder of LoRA adapters: which there are, and those that stay in memory.
+"""Reads LoRA adapters from the server's folder and caches recent ones in memory.
 
-Files are looked for at every request, so a new one needs no restart, and one that was replaced is read anew.
+Every request checks the files, so new adapters need no restart, and replaced files are read again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from flux_serving.network.transformer import Transformer
 from flux_serving.sampling.sampling_parameters import Lora
 
 _SUFFIX = ".safetensors"
-#: Times that a file is read again because it changed meanwhile.
+#: Attempts to read a file that changes while it is read.
 _ATTEMPTS = 3
 
 
 class Version(NamedTuple):
-    """A file as it is now. Every way to replace its content changes one of these: a rename the inode, a write ctime."""
+    """Identifies a version of a file. Replacing the file by a rename changes the inode; writing to it changes ctime."""
 
     name: str
     device: int
@@ -38,10 +38,13 @@ Kept = TypeVar("Kept")
 
 
 class Adapters:
-    """For one thread. Jobs keep what they use, so dropping an adapter here never harms one that runs."""
+    """A cache of adapters and of transformers with adapters. Not thread-safe.
+
+    Jobs hold references to what they use, so evicting an adapter never affects a running job.
+    """
 
     def __init__(self, folder: Path | None, transformer: Transformer, count: int) -> None:
-        """folder: None where the server has none. count: adapters, and sums of them, to keep."""
+        """folder: None if the server has no adapters. count: adapters, and sums of adapters, to keep in memory."""
         self._folder = folder
         self._transformer = transformer
         self._count = count
@@ -49,9 +52,9 @@ class Adapters:
         self._adapted: OrderedDict[tuple[tuple[Version, float], ...], Transformer] = OrderedDict()
 
     def adapted(self, loras: Sequence[Lora]) -> Transformer:
-        """The transformer with these adapters: the same object for the same ones, as long as it is kept.
+        """Returns the transformer with these adapters: the same object for the same adapters while it is cached.
 
-        Raises InvalidRequest: there is no such adapter, or it is not for this transformer.
+        Raises InvalidRequest: an adapter does not exist, or does not fit this transformer.
         """
         files = [self._file(lora.name) for lora in loras]
         versions = [self._version(file) for file in files]
@@ -64,7 +67,7 @@ class Adapters:
         return _used(self._adapted, key, self._count)
 
     def _adapter(self, file: Path) -> tuple[Version, Adapter]:
-        """The file's adapter, and which version of the file it was read from."""
+        """Returns the file's adapter and the version of the file from which it was read."""
         version = self._version(file)
         if version not in self._read:
             version, adapter = self._read_unchanged(file)
@@ -72,7 +75,10 @@ class Adapters:
         return version, _used(self._read, version, self._count)
 
     def _read_unchanged(self, file: Path) -> tuple[Version, Adapter]:
-        """Read a file that does not change meanwhile; what a half-written one is refused for says nothing about it."""
+        """Read a file, again if it changed meanwhile: errors in a half-written file do not count.
+
+        Raises InvalidRequest: the file is not a valid adapter, or keeps changing.
+        """
         for _ in range(_ATTEMPTS):
             version = self._version(file)
             try:
@@ -83,15 +89,13 @@ class Adapters:
             else:
                 if self._version(file) == version:
                     return version, adapter
-        raise InvalidRequest(
-            f"{LORA.name}={shown(file.stem)!r} is being written, send the request again when it is complete"
-        )
+        raise InvalidRequest(f"{LORA.name}={shown(file.stem)!r} is being written; retry when the file is complete")
 
     def _file(self, name: str) -> Path:
-        """Only what the folder lists: a name is no path."""
+        """Returns the adapter's file. A name must be one that the folder lists; it is not used as a path."""
         if self._folder is None:
             raise InvalidRequest(
-                f"{LORA.name}={name[:40]!r}, but this server has no adapters; {LORA_VARIABLE} names their folder"
+                f"{LORA.name}={name[:40]!r}, but this server has no adapters; set {LORA_VARIABLE} to their folder"
             )
         found = (file for file in sorted(self._folder.glob(f"*{_SUFFIX}")) if file.is_file())
         files = {shown(file.name).removesuffix(_SUFFIX): file for file in found}
@@ -104,13 +108,16 @@ class Adapters:
             found = file.stat()
         except OSError as error:
             raise InvalidRequest(
-                f"{LORA.name}={shown(file.stem)!r} was just taken out of the server's folder"
+                f"{LORA.name}={shown(file.stem)!r} was just removed from the server's folder"
             ) from error
         return Version(file.name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _used(kept: OrderedDict[Key, Kept], key: Key, count: int) -> Kept:
-    """The value under this key, which goes last of those that are dropped beyond so many."""
+    """Returns the value of this key and marks it as recently used.
+
+    Evicts the least recently used ones beyond `count`.
+    """
     kept.move_to_end(key)
     while len(kept) > count:
         kept.popitem(last=False)

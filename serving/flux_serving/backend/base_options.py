@@ -1,4 +1,4 @@
-"""The options of a request to `flux_base`, read from its tensors."""
+"""Reads the options of a request to `flux_base` from its tensors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from flux_serving.scheduling.job import JobLeft
 
 @dataclass(frozen=True)
 class UnchangedImage:
-    """A source image that is returned as it is.
+    """A source image that is returned unchanged.
 
     pixels: (height, width, 3) uint8. latents: (image tokens, channels); (1, 1) if the image is not encoded.
     """
@@ -52,7 +52,7 @@ class UnchangedImage:
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """A request to `flux_base`. It holds copies, so it may outlive `execute`.
+    """The options of a request to `flux_base`, as copies that outlive `execute`.
 
     token_side: pixels of an image token's side. progress_address: where `flux_stream` listens; empty for none.
     """
@@ -65,9 +65,9 @@ class BaseOptions:
     progress_address: Annotated[str, PROGRESS_ADDRESS]
 
     def planned_jobs(self) -> list[JobLeft]:
-        """The jobs of the request, as placement needs them; empty if it takes no step.
+        """Returns the request's jobs, as placement needs them; empty if the request runs no step.
 
-        With START_SIGMA there may be fewer steps. Raises InvalidRequest: STRENGTH needs more steps.
+        With START_SIGMA, the jobs may run fewer steps. Raises InvalidRequest: STRENGTH needs more steps.
         """
         inputs, parameters = self.inputs, self.parameters
         if isinstance(inputs, UnchangedImage):
@@ -81,23 +81,23 @@ class BaseOptions:
 
 
 def group_hash(parameters: SamplingParameters) -> int:
-    """A 64-bit hash that is equal for jobs that can share steps: the same size and the same adapters."""
+    """Returns a 64-bit hash that is equal for jobs that can share steps: those with the same size and adapters."""
     alike = (parameters.height, parameters.width, [(lora.name, lora.scale) for lora in parameters.loras])
     return int.from_bytes(hashlib.blake2b(repr(alike).encode(), digest_size=8).digest(), "little")
 
 
 def read_base_options(values: Mapping[str, Array], sides: Sides, default_steps: int) -> BaseOptions:
-    """values: the tensors that are present, by name, already checked against the contract.
+    """Read the options. values: the tensors that are present, by name, already checked against the contract.
 
     sides, default_steps: of the checkpoint.
-    Raises FluxError: another model has refused a part of the request. Raises InvalidRequest: as
-    `read_sampling_parameters`, or an input that the request needs is missing or has another shape.
+    Raises FluxError: another model has rejected a part of the request. Raises InvalidRequest: as
+    `read_sampling_parameters` does, or a needed input is missing or has the wrong shape.
     """
     for tensor in REFUSALS:
         if refused := read_text(values, tensor):
-            # Our models always add a code; a text without one was sent by the caller.
+            # The server's models always add a code; a text without one comes from the caller.
             raise error_of(refused, without=InvalidRequest)
-    # image_encode uses the format. It is checked here too, so that an invalid format costs no denoising steps.
+    # image_encode uses the format. It is also checked here, so that an invalid format costs no denoising steps.
     read_format(values)
     values = _without_placeholders(values)
     parameters = read_sampling_parameters(values, sides, default_steps)
@@ -111,14 +111,14 @@ def read_base_options(values: Mapping[str, Array], sides: Sides, default_steps: 
 
 
 def _without_placeholders(values: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Without the negative prompt if all its weights are 0: `flux_prior_redux` always returns all of its outputs."""
+    """Remove the negative prompt if all its weights are 0: `flux_prior_redux` always returns all of its outputs."""
     weights = values.get(NEGATIVE_CONTEXT_WEIGHTS.name)
     absent = {tensor.name for tensor in NEGATIVE} if weights is not None and not weights.any() else set()
     return {name: array for name, array in values.items() if name not in absent}
 
 
 def _read_inputs(values: Mapping[str, Array]) -> SamplerInputs:
-    """Raises InvalidRequest: a part of the negative prompt is missing."""
+    """Read the context and latents. Raises InvalidRequest: a part of the negative prompt is missing."""
     spans, pooled_span = values.get(CONTEXT_SPANS.name), values.get(POOLED_SPAN.name)
     context = replace(
         _read_context(values, POSITIVE),
@@ -143,9 +143,9 @@ def _read_context(values: Mapping[str, Array], tensors: Sequence[Tensor]) -> Con
 
 
 def _read_unchanged(values: Mapping[str, Array], parameters: SamplingParameters) -> UnchangedImage:
-    """Raises InvalidRequest: the pixels are missing, or of another size."""
+    """Read the unchanged image. Raises InvalidRequest: the pixels are missing, or have the wrong size."""
     if SOURCE_PIXELS.name not in values:
-        raise InvalidRequest(f"{SOURCE_PIXELS.name} is missing, which is to stay as it is")
+        raise InvalidRequest(f"{SOURCE_PIXELS.name} is missing; it is required for an image that stays unchanged")
     pixels, expected = np.array(values[SOURCE_PIXELS.name]), (parameters.height, parameters.width, 3)
     if pixels.shape != expected:
         raise InvalidRequest(f"{SOURCE_PIXELS.name} has shape {list(pixels.shape)}, expected {list(expected)}")

@@ -1,4 +1,4 @@
-"""`canny_edges`: an image to its edges, on CPUs."""
+"""`canny_edges`: draws the edges of an image, on CPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from flux_serving.settings import Checkpoints
 
 
 class CannyOptions(NamedTuple):
-    """as_base64: the edges are returned as base64 text."""
+    """The options of a request. as_base64: return the edges as base64 text."""
 
     edges: EdgeOptions
     as_base64: bool

@@ -16,10 +16,10 @@ from flux_serving.conditioning.showing import ConditionImage
 
 
 def read_condition_options(values: Mapping[str, Array], prior: FluxPriorReduxPipeline) -> ConditionOptions:
-    """values: the tensors that are present, by name, already checked against the contract.
+    """Read the options. values: the tensors that are present, by name, already checked against the contract.
 
-    Raises InvalidRequest: a prompt is too long or cannot be encoded here, a tensor has another number of values than
-    there are images, or a span ends before it starts.
+    Raises InvalidRequest: a prompt is too long or cannot be encoded here, a tensor does not have one value for each
+    image, or a span ends before it starts.
     """
     encoded = values[parameters.IMAGE.name].tolist() if parameters.IMAGE.name in values else []
     prompt, negative_prompt = (
@@ -44,7 +44,10 @@ def read_condition_options(values: Mapping[str, Array], prior: FluxPriorReduxPip
 
 
 def read_image_controls(values: Mapping[str, Array], count: int) -> list[ImageControl]:
-    """count: of images. Raises InvalidRequest: a tensor has another number of values, or a span ends too early."""
+    """Read the controls of `count` images.
+
+    Raises InvalidRequest: a tensor does not have one value for each image, or a span ends before it starts.
+    """
     spans = read_spans(values, parameters.IMAGE_START, parameters.IMAGE_END, count)
     declared = read_declared_each(values, ImageControl, count)
     return [ImageControl(span=span, **of_one) for span, of_one in zip(spans, declared, strict=True)]

@@ -1,4 +1,4 @@
-"""A call of an ensemble from `flux_stream`."""
+"""Calls an ensemble from `flux_stream`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import triton_python_backend_utils as pb_utils
 from flux_contract.codes import error_of, without_prefix
 from flux_contract.errors import Overloaded
 
-#: What Triton says instead of beginning the next model of an ensemble, or the ensemble, when it has been asked to stop.
+#: Triton's errors when it is stopping and does not start the ensemble or its next model.
 _STOPPING = re.compile(r"Server is stopping, [a-z ]*|(?:Model \w+ - Error when running inference: )?Server not ready")
 
 
 class EnsembleCall(threading.Thread):
-    """A call of the ensemble, which blocks until its answer is there.
+    """A thread that calls the ensemble and blocks until the response arrives.
 
-    Triton has calls that don't block; `async_exec` and coroutines in `execute` have open bugs.
+    Triton's non-blocking calls, `async_exec` and coroutines in `execute`, have open bugs.
     """
 
     def __init__(self, request: Any, on_end: Callable[[], None]) -> None:
@@ -44,7 +44,7 @@ class EnsembleCall(threading.Thread):
             self._on_end()
 
     def answer(self, wanted: frozenset[str]) -> Any:
-        """The ensemble's answer. Raises its failure, in the failed model's own words, or what the call raised."""
+        """Returns the ensemble's response. Raises the failed model's error, or the exception that the call raised."""
         if isinstance(self._outcome, BaseException):
             if _is_stopping(str(self._outcome)):
                 raise Overloaded("the server is stopping")
@@ -60,5 +60,5 @@ class EnsembleCall(threading.Thread):
 
 
 def _is_stopping(message: str) -> bool:
-    """Whether these are Triton's own words; a caller's text within a longer message does not count."""
+    """Whether the whole message is Triton's own; a longer message may contain a caller's text."""
     return _STOPPING.fullmatch(message) is not None

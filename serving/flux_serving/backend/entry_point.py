@@ -13,14 +13,14 @@ from flux_contract.environment import FOLDER_VARIABLE, LOADED_PREFIX
 
 
 class EntryPoint:
-    """One instance of a model. Its backend is imported when the instance starts, not when Triton reads `model.py`."""
+    """One instance of a model. Imports its backend when the instance starts, not when Triton reads `model.py`."""
 
-    #: `module:class`. The class is created with Triton's arguments; it has the methods `execute` and `close`.
+    #: `module:class`. The class is constructed with Triton's arguments and has the methods `execute` and `close`.
     backend: str
 
     def initialize(self, args: Mapping[str, str]) -> None:
         self._model = resolve_name(self.backend)(args)
-        # The launcher looks for this file, to recognize a start that hangs.
+        # The launcher checks for this file to detect a start-up that hangs.
         if folder := os.environ.get(FOLDER_VARIABLE):
             with suppress(OSError):
                 Path(folder, f"{LOADED_PREFIX}{os.getpid()}").touch(mode=0o600)
@@ -29,7 +29,7 @@ class EntryPoint:
         return self._model.execute(requests)
 
     def is_ready(self) -> bool:
-        """Triton 26.03 and newer call it."""
+        """Whether the model can serve. Triton 26.03 and newer call it."""
         from flux_serving.backend.health import HEALTH
 
         return HEALTH.is_ready()

@@ -1,7 +1,7 @@
-"""`flux_base`: weighted context tokens to images.
+"""`flux_base`: generates images from weighted context tokens.
 
-`execute` parses the request once into `BaseOptions` and submits jobs to the engine; the engine's thread answers through
-the request's response sender. Every request gets exactly one answer.
+`execute` parses each request into `BaseOptions` and submits jobs to the engine, whose thread responds through the
+request's response sender. Every request gets exactly one response.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from flux_serving.scheduling.observer import Observers
 from flux_serving.scheduling.scheduler import DEFAULT_LIMITS, Limits, Scheduler
 from flux_serving.settings import Checkpoints
 
-#: Tokens that share a step at most, where the settings say nothing. On a CPU, what a step gains from company is gone at
-#: a thousand tokens (docs/performance.md); on an H100, at four images of 512 x 512 pixels (docs/gpu.md).
+#: Default maximum of tokens that share a step. On a CPU, larger batches gain nothing beyond a thousand tokens
+#: (docs/performance.md); on an H100, beyond four images of 512 x 512 pixels (docs/gpu.md).
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
-#: Tokens that an image may have for MAX_WAITING to be the bound; where they have more on average, fewer may wait.
+#: Tokens of an image for which MAX_WAITING is the limit; if images have more tokens on average, fewer may wait.
 TOKENS_OF_ONE = DEFAULT_LIMITS.max_tokens // DEFAULT_LIMITS.max_jobs
 
 _BROKEN = "a thread of the engine has failed"
-_RESTARTING = "this model's process ends and must be started again"
+_RESTARTING = "this model's process is ending and must be restarted"
 
-#: Seconds after which a thread must hand Python's lock on. The thread that takes steps asks for it after each of some
-#: hundred operations; with Python's own 5 ms the others kept it waiting for a tenth of its time.
+#: Seconds after which a thread must release Python's global interpreter lock. The thread that runs steps requests it
+#: after each of some hundred operations; with Python's default of 5 ms, it spent a tenth of its time waiting.
 _SWITCH_INTERVAL_S = 0.0003
 
 
 class FluxBaseModel:
-    """One instance of the model. Threads: of the engine, of work sharing and of the metrics; one loads adapters."""
+    """One instance of the model. The engine, work sharing and metrics have their own threads; one loads adapters."""
 
     def __init__(self, args: Mapping[str, str]) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -98,7 +98,7 @@ class FluxBaseModel:
         )
         HEALTH.watch(runner.stuck, close=self._abort)
         self._adapters = Adapters(checkpoints.loras, self._sampler.transformer, settings.max_adapters)
-        # Adapters are read from files, which must hold up neither the steps nor the requests without any.
+        # Adapters are read from files, which must delay neither the steps nor requests without adapters.
         self._loader = ThreadPoolExecutor(1, "adapters")
         self._loads = threading.BoundedSemaphore(settings.max_waiting)
         sharing.begin(scheduler.load)
@@ -130,12 +130,12 @@ class FluxBaseModel:
         self._instance.close()
 
     def _abort(self) -> None:
-        """The process ends: answer every request."""
+        """Answer every request, because the process is ending."""
         self._sharing.cancel()
         self._engine.close(Overloaded(_RESTARTING))
 
     def _take(self, reply: Reply, values: Mapping[str, Array]) -> None:
-        """Work on a request that another instance hands over, or has not accepted. Does not raise."""
+        """Start a request that another instance handed over or did not accept. Does not raise."""
         try:
             options = self._parse(values)
         except BaseException as error:
@@ -144,7 +144,7 @@ class FluxBaseModel:
             self._start(reply, options)
 
     def _start(self, reply: Reply, options: BaseOptions) -> None:
-        """Work on a request in this instance. Does not raise."""
+        """Start a request in this instance. Does not raise."""
         accepted = None
         try:
             report = ProgressReport.open(
@@ -163,7 +163,7 @@ class FluxBaseModel:
                 refuse_surely(reply, error)
 
     def _accept(self, accepted: AcceptedRequest, options: BaseOptions) -> None:
-        """Raises Overloaded: there is no room."""
+        """Submit the request's jobs, after its adapters have loaded. Raises Overloaded: there is no room."""
         if not options.parameters.loras:
             self._begin(accepted, options)
         elif self._loads.acquire(blocking=False):
@@ -179,14 +179,14 @@ class FluxBaseModel:
             raise Overloaded("no room for one more request with adapters")
 
     def _loaded(self, accepted: AcceptedRequest, loading: Future[None]) -> None:
-        """The request's adapters were read, or reading them was cancelled or failed."""
+        """Handle the end of loading the request's adapters, including cancellation and failure."""
         self._loads.release()
         self._sharing.arrived(accepted)
         if loading.cancelled() or loading.exception() is not None:
             accepted.fail(loading.exception() or Overloaded(_RESTARTING))
 
     def _begin(self, accepted: AcceptedRequest, options: BaseOptions) -> None:
-        """Does not raise."""
+        """Submit the request's jobs, or respond with the error. Does not raise."""
         try:
             self._submit(accepted, options)
         except BaseException as error:
@@ -231,7 +231,10 @@ class FluxBaseModel:
 
 
 def _unchanged(image: UnchangedImage, accepted: AcceptedRequest) -> GeneratedImage:
-    """Raises InvalidRequest: its latents are requested, but it is not encoded."""
+    """Returns the unchanged image as a result.
+
+    Raises InvalidRequest: its latents are requested, but it is not encoded.
+    """
     if accepted.wants(LATENTS) and image.latents.size == 1:
-        raise InvalidRequest(f"{LATENTS.name} are wanted, but an image that stays as it is, is not encoded")
+        raise InvalidRequest(f"{LATENTS.name} is not available for an image that stays unchanged: it is not encoded")
     return GeneratedImage(image.latents, image.pixels)

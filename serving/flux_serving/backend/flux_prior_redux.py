@@ -1,4 +1,4 @@
-"""`flux_prior_redux`: images and a prompt to weighted context tokens, many requests in one batch."""
+"""`flux_prior_redux`: encodes images and prompts as weighted context tokens, many requests in one batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class _Framed(NamedTuple):
-    """A request whose images are decoded. views: of each image, without their pixels.
+    """A request whose images are decoded. views: the views of each image, without their pixels.
 
     squares: (views, 3, side, side), for the vision tower.
     """
@@ -72,16 +72,19 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
                 pending.fail(error)
 
     def _encode_together(self, batch: Sequence[_Framed]) -> list[list[torch.Tensor]]:
-        """The tokens of each request's views. Empty if the batch fails; then each request is encoded alone."""
+        """Returns the tokens of each request's views. Empty if the batch fails; then each request is encoded alone."""
         try:
             tokens = iter(encode_squares(self._prior, torch.cat([framed.squares for framed in batch])))
             return [list(islice(tokens, len(framed.squares))) for framed in batch]
         except Exception:
-            log.exception("a batch of %d requests failed, encoding them one by one", len(batch))
+            log.exception("a batch of %d requests failed; encoding them one by one", len(batch))
             return []
 
     def outputs(self, prepared: _Framed, tokens: Sequence[torch.Tensor] | None = None) -> dict[Tensor, Array]:
-        """tokens: of each view; None: not encoded yet. Raises InvalidRequest as `compose`."""
+        """Returns the request's outputs.
+
+        tokens: of each view; None: not encoded yet. Raises InvalidRequest as `compose`.
+        """
         options, views, squares = prepared
         tokens = encode_squares(self._prior, squares) if tokens is None else tokens
         context = compose(options, views, encode_prompt(self._prior, options.prompt), tokens)
@@ -99,5 +102,5 @@ class FluxPriorReduxModel(QueuedModelBase[ConditionOptions, _Framed]):
         return outputs
 
 
-#: What stands for no negative prompt, because an answer has all outputs.
+#: Placeholder for a request without a negative prompt, because a response has all outputs.
 _NO_NEGATIVE = Context(torch.zeros(1, 1), torch.zeros(1), torch.zeros(1))

@@ -1,4 +1,4 @@
-"""`flux_status`: the work that each instance of `flux_base` has left."""
+"""`flux_status`: reports the work that each instance of `flux_base` has left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FluxStatusModel:
         self._instance.close()
 
     def _outputs(self, request: Any) -> dict[Tensor, Array]:
-        """Raises InvalidRequest: the query is unknown."""
+        """Returns the status outputs. Raises InvalidRequest: the query is unknown."""
         read_inputs(FLUX_STATUS, request)
         found = self._board.read()
         return {

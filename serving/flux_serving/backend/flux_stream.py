@@ -1,8 +1,8 @@
-"""`flux_stream`: what the ensembles do, with progress, previews and cancellation.
+"""`flux_stream`: runs an ensemble with progress, previews and cancellation.
 
-It calls them, so no path exists twice. Each stream has two threads: one waits in the call, the other takes
-progress from the stream's socket and sends all that the client gets. One thread for all sockets would share every
-response sender with the thread of the call, and would need locks so that no progress follows the last answer.
+Each stream has two threads: one waits in the ensemble call, the other receives progress from the stream's socket and
+sends every response to the client. A single thread for all sockets would share each response sender with the thread of
+the call, and would need locks so that no progress follows the final response.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from flux_serving.settings import Checkpoints
 
 log = logging.getLogger(__name__)
 
-#: Seconds without progress after which a stream looks whether its client is still there, which takes 0.1 ms.
+#: Seconds without progress after which a stream checks whether its client is still connected, which takes 0.1 ms.
 CLIENT_CHECK_S = 0.05
 #: Seconds that a stopping server waits for its streams to end.
 STOP_TIMEOUT_S = 10.0
-#: Seconds that a traced stream may hold up the next, until its call has begun.
+#: Seconds that a traced stream may delay the next one while it waits for its call to begin.
 BEGIN_TIMEOUT_S = 2.0
 
 
@@ -85,14 +85,17 @@ class FluxStreamModel:
             stream.stop()
 
     def _begin(self, request: Any) -> None:
-        """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
+        """Start a stream.
+
+        Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract.
+        """
         self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_calling]
         running = sum(not stream.is_over for stream in self._streams)
         if running >= limits.MAX_STREAMS:
             raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
         abandoned = [s.over_at_s for s in self._streams if s.over_at_s is not None and s.is_calling]
         if len(abandoned) >= limits.MAX_ABANDONED_CALLS:
-            message = f"{len(abandoned)} calls of streams that have ended still run"
+            message = f"{len(abandoned)} calls of ended streams are still running"
             if all(time.monotonic() - over_at_s > STUCK_AFTER_S for over_at_s in abandoned):
                 HEALTH.end(message)
             raise Overloaded(f"no room for one more stream: {message}, at most {limits.MAX_ABANDONED_CALLS} may")
@@ -112,7 +115,10 @@ class FluxStreamModel:
             log.exception("%s: a trace may be incomplete", FLUX_STREAM.name)
 
     def _cancel(self, request: Any) -> None:
-        """Raises InvalidRequest: no running stream has the token, or the request breaks the contract."""
+        """Cancel a stream.
+
+        Raises InvalidRequest: no running stream has the token, or the request breaks the contract.
+        """
         token = read_cancelled_token(read_inputs(FLUX_STREAM, request))
         found = [stream for stream in self._streams if stream.token == token and not stream.is_over]
         if not token or not found:
@@ -122,10 +128,10 @@ class FluxStreamModel:
 
 
 class _Stream(threading.Thread):
-    """One request, from its acceptance to its last answer. Only this thread sends answers."""
+    """One request, from its acceptance to its final response. Only this thread sends responses."""
 
     def __init__(self, request: Any, receiver: ProgressReceiver, unserved: Mapping[str, str]) -> None:
-        """Copies the request, whose memory goes back to Triton when `execute` returns.
+        """Copy the request, because Triton reclaims its memory when `execute` returns.
 
         unserved: modes that this server's checkpoints cannot serve, each with the reason.
         Raises InvalidRequest: the request breaks the contract, or its mode is not served.
@@ -148,21 +154,21 @@ class _Stream(threading.Thread):
                 timeout=request.timeout(),
                 trace=trace,
                 requested_output_names=[tensor.name for tensor in options.ensemble.outputs],
-                # Every model of the ensemble sees it, and it is not part of the response cache's key.
+                # Every model of the ensemble receives the parameter, and it is not part of the response cache's key.
                 parameters={PROGRESS_PARAMETER: self._receiver.address},
                 inputs=[
                     *(pb_utils.Tensor(name, np.array(array)[None]) for name, array in options.inputs.items()),
                     pb_utils.Tensor(PROGRESS_ADDRESS.name, PROGRESS_ADDRESS.array(self._receiver.address)[None]),
                 ],
             ),
-            # Not a method of the stream: a reference cycle would keep the request's tensors after its end.
+            # Not a method of the stream: a reference cycle would keep the request's tensors alive.
             on_end=partial(_end_call, self._begun, receiver),
         )
         self._is_traced = trace.get_context() is not None
         self._stopping = False
         self._cancelled = False
         self._steps_done: dict[int, int] = {}
-        #: When it began to send its last answer, on the monotonic clock; it then no longer counts as running.
+        #: When the stream began to send its final response, on the monotonic clock; from then on it is not running.
         self.over_at_s: float | None = None
 
     @property
@@ -171,30 +177,30 @@ class _Stream(threading.Thread):
 
     @property
     def is_calling(self) -> bool:
-        """Whether its call runs, which may outlive it: by a step, or for ever if a model never answers."""
+        """Whether the call is running. It may outlive the stream: by one step, or forever if a model never responds."""
         return self._call.is_running
 
     def wait_if_traced(self, timeout_s: float) -> None:
-        """From `execute`: until the call has begun, so that it continues the request's trace.
+        """Wait until the call has begun, so that it continues the request's trace. Call it from `execute`.
 
-        The trace is gone once `execute` has returned, unless by then another has been begun in it: a call that begins
-        later brings Triton down (2.51). What is not traced need not wait.
+        Triton releases the trace when `execute` returns, unless a child trace has started by then: a call that begins
+        later crashes Triton (2.51). Returns at once if the request is not traced.
         """
         if self._is_traced:
             self._begun.wait(timeout_s)
 
     def stop(self) -> None:
-        """From another thread: end soon, because the server stops."""
+        """End the stream soon, because the server is stopping. Another thread may call it."""
         self._stopping = True
         self._receiver.wake()
 
     def cancel(self) -> None:
-        """From another thread: end soon, because the client has said so."""
+        """End the stream soon, because the client cancelled it. Another thread may call it."""
         self._cancelled = True
         self._receiver.wake()
 
     def wait(self, timeout_s: float) -> None:
-        """From another thread, after `stop`: until the stream and its call have ended, each for so long at most."""
+        """Wait until the stream and its call have ended, at most timeout_s for each. Call it after `stop`."""
         for thread in (self, self._call):
             if thread.is_alive():
                 thread.join(timeout_s)
@@ -205,7 +211,7 @@ class _Stream(threading.Thread):
                 send_last(FLUX_STREAM, self._request_id, self._sender, self._last_answer)
                 return
             except BaseException:
-                log.exception("%s: request %r is answered once more", FLUX_STREAM.name, self._request_id)
+                log.exception("%s: the response to request %r failed, retrying", FLUX_STREAM.name, self._request_id)
 
     def _last_answer(self) -> Any:
         try:
@@ -217,10 +223,10 @@ class _Stream(threading.Thread):
             self._receiver.close()
 
     def _follow(self) -> Any:
-        """Send progress until the call ends. Returns the last answer.
+        """Send progress until the call ends. Returns the final response.
 
-        Raises Cancelled: the client has gone. Raises Overloaded: the server stops. In both cases the job ends before
-        its next step. Raises FluxError: the ensemble failed.
+        Raises Cancelled: the client cancelled or disconnected. Raises Overloaded: the server is stopping. In both cases
+        the job ends before its next step. Raises FluxError: the ensemble failed.
         """
         self._call.start()
         while not self._call.has_ended:
@@ -230,7 +236,7 @@ class _Stream(threading.Thread):
             if self._cancelled:
                 raise Cancelled("request cancelled by the client")
             if self._sender.is_cancelled():
-                raise Cancelled("the client has gone")
+                raise Cancelled("the client disconnected")
             if progress is not None:
                 self._begun.set()
                 self._send(progress)
@@ -239,7 +245,10 @@ class _Stream(threading.Thread):
         return self._call.answer(self._wanted)
 
     def _send(self, progress: ProgressMessage) -> None:
-        """Progress of an image never goes back; a preview that took its time comes with the steps done by then."""
+        """Send progress.
+
+        The progress of an image never decreases: a late preview carries the latest number of steps.
+        """
         latest = self._steps_done.get(progress.image, -1)
         if progress.steps_done <= latest and progress.preview is None:
             return

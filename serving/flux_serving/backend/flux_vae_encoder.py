@@ -1,4 +1,4 @@
-"""`flux_vae_encoder`: an image to latents of the requested size."""
+"""`flux_vae_encoder`: encodes an image as latents of the requested size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from flux_serving.settings import Checkpoints
 class SourceOptions(NamedTuple):
     """The source image of a request that changes it, and the mask, if only a part is changed.
 
-    is_unchanged: the image is returned as it is, so it is not encoded.
+    is_unchanged: the image is returned unchanged, so it is not encoded.
     """
 
     image: SizedImage
@@ -45,7 +45,7 @@ class SourceOptions(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """rgb: (height, width, 3) uint8. inpainted: with a mask."""
+    """A decoded source image. rgb: (height, width, 3) uint8. inpainted: None without a mask."""
 
     rgb: Array
     is_unchanged: bool

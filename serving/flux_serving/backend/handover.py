@@ -1,11 +1,11 @@
-"""Hands a request of `flux_base` over to another instance. Each request has its own connection of a Unix socket.
+"""Hands a request of `flux_base` over to another instance, on its own connection of a Unix socket.
 
     caller    the request's tensors            ->
-    taker                                      <-  "accepted", once its images have found room
-    taker                                      <-  the answer: outputs, or an error
+    taker                                      <-  "accepted", once there is room for its images
+    taker                                      <-  the response: outputs, or an error
     caller    closes the connection            ->
 
-Each side detects by the end of the connection that the other one is gone.
+Each side detects by a closed connection that the other has ended.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "calls-"
 _LENGTH = struct.Struct("<Q")
-#: Seconds between two checks whether a taker that sends nothing is alive.
+#: Seconds between two checks that a silent taker is alive.
 _LOOK_S = 1.0
-#: Seconds without a sign of life after which a taker is given up: before it has accepted the request, and after.
+#: Seconds without a sign of life after which a taker counts as dead: before and after it has accepted the request.
 _HESITATES_S, _GONE_S = 2.0, 30.0
 _OUTPUTS = {tensor.name: tensor for tensor in FLUX_BASE.outputs}
 
@@ -43,7 +43,7 @@ class NotTaken(Exception):
 
 
 class HandoverServer:
-    """Takes requests from the other instances of this server."""
+    """Accepts requests from the other instances of this server."""
 
     def __init__(
         self, folder: ServerFolder, instance: str, take: Callable[[Reply, Mapping[str, Array]], object]
@@ -80,7 +80,7 @@ class HandoverServer:
                 threading.Thread(target=self._serve, args=[connection], name="handover", daemon=True).start()
             except BaseException:
                 # The caller keeps the request.
-                log.exception("a request of another instance was not taken")
+                log.exception("a request of another instance could not be accepted")
                 connection.close()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -97,13 +97,13 @@ class HandoverServer:
                 connection.recv(1)
             reply.left()
         except (OSError, EOFError) as error:
-            log.info("the instance that handed over a request is gone: %s", error)
+            log.info("the instance that handed over a request has ended: %s", error)
         finally:
             connection.close()
 
 
 class HandoverReply:
-    """To the instance that handed a request over."""
+    """Sends the response to the instance that handed the request over."""
 
     def __init__(self, connection: socket.socket, about: Mapping[str, Any]) -> None:
         self.request_id: str = about["request_id"]
@@ -116,7 +116,7 @@ class HandoverReply:
         return self._is_awaited
 
     def left(self) -> None:
-        """The caller has closed the connection."""
+        """Record that the caller has closed the connection."""
         self._is_awaited = False
 
     def accepted(self) -> None:
@@ -144,7 +144,7 @@ class HandoverReply:
             self._hang_up()
             if not isinstance(error, OSError):
                 raise
-            log.info("the instance that handed over request %r is gone: %s", self.request_id, error)
+            log.info("the instance that handed over request %r has ended: %s", self.request_id, error)
 
     def _hang_up(self) -> None:
         with contextlib.suppress(OSError):
@@ -152,7 +152,7 @@ class HandoverReply:
 
 
 class Handover:
-    """One request on its way to another instance and back."""
+    """One request that is handed over to another instance."""
 
     def __init__(
         self,
@@ -162,9 +162,9 @@ class Handover:
         values: Mapping[str, Array],
         is_alive: Callable[[str, float], bool],
     ) -> None:
-        """instance: that should take the request. values: the request's tensors, which are copied.
+        """instance: receives the request. values: the request's tensors, which are copied.
 
-        is_alive: whether an instance has given a sign of life in the last so many seconds.
+        is_alive: whether an instance has given a sign of life within this number of seconds.
         """
         about = {"request_id": reply.request_id, "wanted": sorted(reply.wanted), "timeout_us": reply.timeout_us}
         #: Kept until the other instance has accepted the request.
@@ -180,15 +180,17 @@ class Handover:
         return self._message is None
 
     def run(self) -> dict[Tensor, Array]:
-        """The outputs of the request. Raises NotTaken: nothing was done for it. Raises FluxError: what the other
-        instance answered, or that it is gone.
+        """Send the request and return its outputs.
+
+        Raises NotTaken: the other instance did no work on it. Raises FluxError: the error of the other instance, or it
+        has ended.
         """
         try:
             with self._socket:
                 values, about = self._call()
         except (OSError, EOFError) as error:
             if self.is_accepted:
-                raise Overloaded(f"{self.instance}, which worked on the request, is gone") from error
+                raise Overloaded(f"{self.instance} ended while it worked on the request") from error
             raise NotTaken(str(error)) from error
         if "error" in about:
             failure = error_of(about["error"])
@@ -198,12 +200,15 @@ class Handover:
         return {_OUTPUTS[name]: array for name, array in values.items()}
 
     def values(self) -> dict[str, Array]:
-        """The request's tensors. Only after NotTaken."""
+        """Returns the request's tensors. Call it only after NotTaken."""
         assert self._message is not None
         return unpack_message(self._message)[0]
 
     def _call(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """Raises OSError, EOFError: the other instance is gone, or `cancel` was called."""
+        """Send the request and receive the response.
+
+        Raises OSError, EOFError: the other instance has ended, or `cancel` was called.
+        """
         assert self._message is not None
         with self._folder.opened() as opened:
             self._socket.connect(f"{opened}/{_PREFIX}{self.instance}")
@@ -215,7 +220,7 @@ class Handover:
             self._message = None
 
     def cancel(self) -> None:
-        """From any thread: end `run`."""
+        """End `run`. Any thread may call it."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -226,7 +231,7 @@ class Handover:
 
 
 def _send(connection: socket.socket, message: bytes, on_timeout: Callable[[], None] | None = None) -> None:
-    """on_timeout: called when a part takes longer than the socket's timeout; may raise OSError."""
+    """Send a message. on_timeout: called when a part takes longer than the socket's timeout; may raise OSError."""
     for part in (_LENGTH.pack(len(message)), message):
         left = memoryview(part)
         while left:
@@ -239,7 +244,7 @@ def _send(connection: socket.socket, message: bytes, on_timeout: Callable[[], No
 
 
 def _receive(connection: socket.socket, on_timeout: Callable[[], None] | None = None) -> bytes:
-    """Raises EOFError: the other side has closed the connection."""
+    """Receive a message. Raises EOFError: the other side has closed the connection."""
     (length,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size, on_timeout))
     return bytes(_receive_exactly(connection, length, on_timeout))
 

@@ -1,4 +1,4 @@
-"""Whether this process, which runs one instance of one model, can go on serving; it ends where it cannot."""
+"""Health of this process, which runs one instance of one model: ends the process if it can no longer serve."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from flux_serving.scheduling.engine import Runner
 
 log = logging.getLogger(__name__)
 
-#: Exit status of a process that ended itself: EX_SOFTWARE of sysexits.h.
+#: Exit status of a process that ends itself: EX_SOFTWARE of sysexits.h.
 EXIT_STATUS = 70
-#: Seconds in which the last answers reach Triton, and in which open requests are answered at most.
+#: Seconds for the last responses to reach Triton, and maximum seconds to answer open requests.
 _ANSWER_S, _CLOSE_S = 1.0, 5.0
-#: A step or a decoding that runs for so many seconds, and for so many times the longest before, is stuck.
+#: A step or a decoding is stuck if it runs longer than this number of seconds and than this multiple of the longest
+#: one.
 STUCK_AFTER_S, STUCK_FACTOR = 300.0, 20.0
 
 WorkIn = TypeVar("WorkIn")
@@ -27,7 +28,7 @@ Outcome = TypeVar("Outcome")
 
 
 class ProcessHealth:
-    """One for the process. Any thread may call it; `end` starts a thread that ends the process."""
+    """The health of the process. Thread-safe; `end` starts a thread that ends the process."""
 
     def __init__(self, exit_process: Callable[[int], object] = os._exit) -> None:
         self._exit_process = exit_process
@@ -37,14 +38,17 @@ class ProcessHealth:
         self._closers: list[Callable[[], object]] = []
 
     def watch(self, probe: Callable[[], str | None], close: Callable[[], object]) -> None:
-        """probe: why the model cannot serve, or None; it must not block. close: answers every open request."""
+        """Add a model.
+
+        probe: returns why it cannot serve, or None; must not block. close: answers its open requests.
+        """
         self._probes.append(probe)
         self._closers.append(close)
 
     def check(self) -> None:
-        """Raises Overloaded: the process is about to end, so it takes no request."""
+        """Raises Overloaded: the process is about to end, so it accepts no request."""
         if self._reason is not None:
-            raise Overloaded(f"this model's process ends and must be started again: {self._reason}")
+            raise Overloaded(f"this model's process is ending and must be restarted: {self._reason}")
 
     @property
     def reason(self) -> str | None:
@@ -52,19 +56,19 @@ class ProcessHealth:
         return self._reason
 
     def is_ready(self) -> bool:
-        """Answers at once."""
+        """Whether the models can serve. Does not block."""
         reasons = [self._reason, *(probe() for probe in self._probes)]
         for reason in filter(None, reasons):
             log.error("not ready: %s", reason)
         return not any(reasons)
 
     def end(self, reason: str) -> None:
-        """Answer what is open, then exit, so that the launcher or Kubernetes starts the server again."""
+        """Answer open requests, then exit, so that the launcher or Kubernetes restarts the server."""
         with self._lock:
             if self._reason is not None:
                 return
             self._reason = reason
-        log.critical("%s; this process ends with status %d", reason, EXIT_STATUS)
+        log.critical("%s; this process exits with status %d", reason, EXIT_STATUS)
         threading.Thread(target=self._end, name="end of the process", daemon=True).start()
 
     def _end(self) -> None:
@@ -86,12 +90,12 @@ HEALTH = ProcessHealth()
 
 
 class WatchedRunner(Generic[WorkIn, Result]):
-    """A runner whose calls are timed. `stuck` says which call has run for far longer than any before."""
+    """A runner that times its calls. `stuck` reports a call that takes far longer than any before."""
 
     def __init__(self, runner: Runner[WorkIn, Result], clock: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
         self._clock = clock
-        #: By name of the call: when it began, if it runs now, and the seconds of the longest before.
+        #: By name of the call: when the running call began, and the seconds of the longest call so far.
         self._began: dict[str, float] = {}
         self._longest_s: dict[str, float] = {}
 
@@ -111,11 +115,11 @@ class WatchedRunner(Generic[WorkIn, Result]):
         return self._runner.is_out_of_memory(error)
 
     def stuck(self) -> str | None:
-        """What is stuck, for how long; None: nothing is."""
+        """Describe the call that is stuck, and for how long; None if none is."""
         for call, began in list(self._began.items()):
             seconds, longest_s = self._clock() - began, self._longest_s.get(call, 0.0)
             if seconds > max(STUCK_AFTER_S, STUCK_FACTOR * longest_s):
-                return f"a {call} has run for {seconds:.0f} s, the longest before took {longest_s:.1f} s"
+                return f"a {call} has run for {seconds:.0f} s; the longest one before took {longest_s:.1f} s"
         return None
 
     def _timed(self, call: str, run: Callable[[], Outcome]) -> Outcome:

@@ -1,4 +1,4 @@
-"""What every model's process tells of itself: that it lives, and how much memory it and the shared memory hold."""
+"""Publishes a model process's heartbeat, its private memory, and the shared memory in use."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from flux_serving.backend.publishing import Published
 
 #: Seconds between two beats.
 _PAUSE_S = 1.0
-#: Seconds from `begin` to the first beat of the thread. Twice, on a busy machine, Triton 2.51 never noticed that a
-#: model had loaded: probably because another thread published before Triton had handled the answer of `initialize`.
+#: Seconds from `begin` to the thread's first beat. Twice, on a busy machine, Triton 2.51 never noticed that a model had
+#: loaded, probably because another thread published before Triton had handled the result of `initialize`.
 _FIRST_PAUSE_S = 5.0
-#: Beats between two returns of freed memory to the system. What is used again costs page faults (docs/memory.md).
+#: Beats between two returns of freed memory to the system. Memory that is used again costs page faults
+#: (docs/memory.md).
 _BEATS_PER_RETURN = 60
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats from `begin` to `stop`. Triton goes on publishing what a dead process said last, so a beat is a time.
+    """Beats from `begin` to `stop`.
 
-    A model begins at the end of its `initialize`: what another thread published before ended Triton 2.51 at times.
+    A beat is a time, because Triton keeps publishing the last values of a dead process. A model calls `begin` at the
+    end of its `initialize`: publishing earlier from another thread sometimes crashed Triton 2.51.
     """
 
     def __init__(self, model: str, instance: str) -> None:
@@ -45,7 +47,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """A model that failed to load never began."""
+        """Stop beating. May be called without `begin`, because a model may fail to load."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -62,7 +64,8 @@ class Heartbeat:
                 log.exception("a heartbeat was not published")
 
     def _beat(self) -> None:
-        # Publishing to a Triton that is gone never returns and keeps Python's lock, so that no thread could end this.
+        # Publishing to a Triton that has ended never returns and holds Python's lock, so no thread could end the
+        # process.
         if is_gone(self._parent):
             os._exit(1)
         self._heartbeat.set(time.time())

@@ -1,4 +1,4 @@
-"""Decodes images in processes of its own, within a CPU budget, and stops when nobody wants the image any more."""
+"""Decodes images in child processes, within a CPU budget, and stops when the request is cancelled."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from flux_serving.images.image_decoding import TooMuchWork
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at the budget and at who waits.
+#: Seconds between two checks of the budget and of the request.
 _CHECK_S = 0.05
-#: How often an image is tried whose process ends without an answer: it may have been killed for another reason.
+#: Attempts to decode an image whose process ends without a response: the process may have been killed for another
+#: reason.
 _ATTEMPTS = 2
 
-#: NumPy's threads would take address space, which is bounded, for nothing.
+#: NumPy's threads would only waste address space, which is limited.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-#: Seconds in which a process must have started.
+#: Maximum seconds for a process to start.
 _START_S = 60.0
-#: Its program. Arguments: the socket's descriptor, then folders of packages.
+#: The process's program. Arguments: the socket's descriptor, then folders of packages.
 _PROGRAM = """
 import sys
 sys.path += sys.argv[2:]
@@ -43,9 +44,9 @@ main(int(sys.argv[1]))
 
 
 class Allowance:
-    """What decoding one request's images may take: CPU seconds together, and pixels each, times their work factor.
+    """The limits of decoding one request's images: CPU seconds in total, and pixels times work factor of each image.
 
-    reason_to_stop: asked while an image is decoded; an error that it returns ends the decoding.
+    reason_to_stop: called while an image is decoded; an error that it returns ends the decoding.
     """
 
     def __init__(
@@ -57,24 +58,25 @@ class Allowance:
 
 
 class ImageDecoder:
-    """A pool of decoding processes, which start when they are needed and stay. Any thread may decode.
+    """A pool of decoding processes. Thread-safe.
 
-    There are as many processes as threads that decode at once.
+    Processes start on demand and stay, so there are as many as threads that decode at once.
     """
 
     def __init__(self) -> None:
-        """Raises CannotStart: no such process can be started."""
+        """Start the first process. Raises CannotStart: it cannot be started."""
         self._idle: queue.LifoQueue[_DecodingProcess] = queue.LifoQueue()
         try:
             self._idle.put(_DecodingProcess())
         except Exception as error:
-            raise CannotStart(f"{sys.executable!r} cannot start to decode images for a model: {error}") from error
+            raise CannotStart(f"cannot start {sys.executable!r} to decode images: {error}") from error
 
     def decode(self, encoded: bytes, max_pixels: int, behind: str, allowance: Allowance) -> Image.Image:
-        """As `decode_image`.
+        """Decode an image as `decode_image` does.
 
-        Raises InvalidRequest: the same, or it takes more CPU time than is left. Raises TooMuchWork: by its header, or
-        where the allowance bounds the work, by its time. Raises what allowance.reason_to_stop returns.
+        Raises InvalidRequest: as `decode_image`, or it takes more CPU time than is left. Raises TooMuchWork: according
+        to its header, or to its CPU time if the allowance limits the work. Raises what allowance.reason_to_stop
+        returns.
         """
         ended = 0
         for _ in range(_ATTEMPTS):
@@ -96,7 +98,7 @@ class ImageDecoder:
         raise InvalidRequest(f"image cannot be decoded: its decoder ended with exit status {ended}")
 
     def close(self) -> None:
-        """End the processes. Nothing may be decoded any more."""
+        """End the processes. Call it after the last `decode`."""
         while True:
             try:
                 self._idle.get_nowait().kill()
@@ -119,7 +121,7 @@ class ImageDecoder:
 
 
 class _Ended(Exception):
-    """The process ended while it decoded."""
+    """The process ended while it was decoding."""
 
     def __init__(self, exit_status: int) -> None:
         super().__init__(exit_status)
@@ -127,14 +129,14 @@ class _Ended(Exception):
 
 
 class _DecodingProcess:
-    """One child process; one thread at a time talks to it."""
+    """One child process. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Raises OSError or EOFError: it cannot be started."""
+        """Start the process. Raises OSError or EOFError: it cannot be started."""
         own, its = socket.socketpair()
         with its:
             self._connection = Connection(own.detach())
-            # Isolated, as Triton's own Python processes are; but it finds what they find.
+            # The interpreter is isolated, like Triton's own Python processes, but gets the same package folders.
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-c", _PROGRAM, str(its.fileno()), *filter(None, sys.path)],
                 pass_fds=[its.fileno()],
@@ -145,13 +147,13 @@ class _DecodingProcess:
         self._usage = psutil.Process(self._child.pid)
         if not self._connection.poll(_START_S) or self._connection.recv_bytes() != READY:
             self.kill()
-            raise OSError(f"its process is not ready after {_START_S:g} s")
+            raise OSError(f"the process is not ready after {_START_S:g} s")
 
     def is_alive(self) -> bool:
         return self._child.poll() is None
 
     def decode(self, encoded: bytes, max_pixels: int, behind: str, allowance: Allowance) -> Image.Image:
-        """Raises _Ended, and what `ImageDecoder.decode` raises; where time is up, the process has been killed."""
+        """Raises _Ended, and as `ImageDecoder.decode`. If the time has run out, the process is killed."""
         options: dict[str, object] = {"max_pixels": max_pixels, "behind": behind}
         if allowance.max_work < math.inf:
             options["max_work"] = allowance.max_work
@@ -174,7 +176,7 @@ class _DecodingProcess:
         raise TooMuchWork
 
     def kill(self) -> int:
-        """Returns its exit status, the negative number of a signal that ended it."""
+        """Kill the process. Returns its exit status, or the negative number of the signal that ended it."""
         if self.is_alive():
             with suppress(OSError):
                 self._child.send_signal(signal.SIGKILL)
@@ -182,7 +184,7 @@ class _DecodingProcess:
         return self._child.wait()
 
     def _stop_if_due(self, allowance: Allowance, used_s: float) -> None:
-        """Kill the process, and raise why, where nobody waits for the image or it has taken its time."""
+        """Kill the process and raise the reason if the request is to stop or the CPU time has run out."""
         reason = allowance.reason_to_stop()
         if reason is None and used_s > allowance.cpu_s_left:
             if allowance.max_work < math.inf:
@@ -194,7 +196,7 @@ class _DecodingProcess:
             raise reason
 
     def _image(self, width: int, height: int) -> Image.Image:
-        """Raises _Ended: the process sends something else than the pixels that it promised."""
+        """Receive the decoded image. Raises _Ended: the process sent another number of pixels than it announced."""
         pixels = self._connection.recv_bytes()
         if len(pixels) != 3 * width * height:
             raise _Ended(self.kill())

@@ -1,4 +1,4 @@
-"""`image_encode`: pixels to encoded images, on CPUs."""
+"""`image_encode`: encodes pixels as image files, on CPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flux_serving.images.image_encoding import OutputFormat, encode_image
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """pixels: (images, height, width, 3) uint8. recipes: JSON of each image, or None. canvas: of all images."""
+    """The images to encode. pixels: (images, height, width, 3) uint8. recipes: JSON of each image, or None."""
 
     pixels: Array
     recipes: Sequence[str | None]

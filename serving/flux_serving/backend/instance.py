@@ -1,4 +1,4 @@
-"""What Triton tells a model instance at start-up, and the start-up and the end that all models share."""
+"""The start-up and shutdown that all models share, with the arguments that Triton passes to a model instance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flux_serving.settings import ModelSettings
 
 @dataclass(frozen=True)
 class Instance:
-    """name: Triton's, such as `flux_base_0_0`, and on a GPU its number, such as `flux_base_0_0_gpu7`, because Triton
-    gives the instances of one group on several GPUs the same name. settings: of this model. device: a torch device,
-    such as `cuda:7`.
+    """One instance of a model.
 
-    heartbeat: the model begins it when it is ready; `close` stops it.
+    name: Triton's name, such as `flux_base_0_0`; on a GPU followed by its number, such as `flux_base_0_0_gpu7`, because
+    Triton gives all instances of a group the same name. settings: of this model. device: a torch device, such as
+    `cuda:7`. heartbeat: the model begins it when it is ready; `close` stops it.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Instance:
 
     @classmethod
     def start(cls, model: Model, args: Mapping[str, str]) -> Instance:
-        """args: what Triton hands to `initialize`. Raises CannotStart: a parameter is wrong."""
+        """Start an instance. args: Triton's arguments of `initialize`. Raises CannotStart: a parameter is invalid."""
         end_with_parent()
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        # Its warnings of prompts that are too long quote them.
+        # Its warnings about long prompts quote the prompts.
         logging.getLogger("diffusers.pipelines").setLevel(logging.ERROR)
         on_gpu = args["model_instance_kind"] == "GPU"
         device_id = args["model_instance_device_id"]

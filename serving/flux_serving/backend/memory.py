@@ -1,4 +1,4 @@
-"""Private memory of a model's process: its size, and the return of freed memory to the system."""
+"""Measures the private memory of a model's process, and returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def private_bytes() -> int:
-    """Resident memory that the process shares with no file and no other process, which Linux calls RssAnon."""
+    """Returns the bytes of resident memory that are not shared with files or other processes (Linux' RssAnon)."""
     for line in _STATUS.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
@@ -17,10 +17,10 @@ def private_bytes() -> int:
 
 
 def return_free_memory() -> None:
-    """Give the system back what the process has freed. Does nothing where the C library is not glibc.
+    """Return freed memory to the system. Does nothing if the C library is not glibc.
 
-    By itself glibc returns only free memory at the end of its heap. Below a tensor that still lives it keeps what a
-    moment with many requests needed. Other threads run meanwhile.
+    By itself, glibc returns only free memory at the end of its heap, so a live tensor there keeps the memory of an
+    earlier peak. Other threads continue to run meanwhile.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,7 +1,6 @@
-"""What `flux_base` publishes of its engine on Triton's metrics port; docs/metrics.md says what each answers.
+"""Publishes the metrics of the `flux_base` engine on Triton's metrics port; docs/metrics.md explains each.
 
-Triton takes some 30 microseconds for each value, which is not the denoising thread's to spend: a thread of its own
-publishes.
+Publishing a value takes Triton about 30 microseconds, so a separate thread does it instead of the denoising thread.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ log = logging.getLogger(__name__)
 
 
 class EngineMetrics(Observer):
-    """Of one instance of the model."""
+    """The metrics of one instance of the model."""
 
     def __init__(
         self, model: str, instance: str, forward_s: Callable[[], float], seconds_left: Callable[[], float]
     ) -> None:
-        """forward_s: seconds spent in the transformer so far. seconds_left: of the work that the engine has."""
+        """forward_s: returns the seconds spent in the transformer so far. seconds_left: of the engine's work."""
         self._forward_s = forward_s
         self._seconds_of_work_left = seconds_left
         self._forward_published_s = 0.0
@@ -80,22 +79,22 @@ class EngineMetrics(Observer):
         self.queued(EngineLoad())
 
     def close(self) -> None:
-        """Publish what is due, and end."""
+        """Publish the pending values and end the thread."""
         self._due.put(None)
         self._thread.join()
 
     def refused(self, jobs: int) -> None:
-        """So many jobs found no room."""
+        """Count jobs that were rejected because there was no room."""
         self._due.put(lambda: self._jobs[_OUTCOMES[Overloaded]].increment(jobs))
 
     def handed_over(self, images: int) -> None:
-        """Another instance has made this number of images for a request that Triton gave to this one."""
+        """Count images that another instance has generated for requests of this one."""
         self._due.put(lambda: self._handed_over.increment(images))
 
     def queued(self, load: EngineLoad) -> None:
         counts = load[: len(self._load)]
         now = time.monotonic()
-        # The seconds that are left change with every step and need not be published as often.
+        # The seconds left change with every step and need not be published that often.
         if counts == self._counts and now - self._counts_published < _PAUSE_S:
             return
         self._counts, self._counts_published = counts, now

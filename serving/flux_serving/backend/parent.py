@@ -1,7 +1,7 @@
-"""Ends a model's process when Triton, its parent, is gone.
+"""Ends a model's process when its parent, Triton, has ended.
 
-Triton's own stub looks whether its parent's process id exists, which a parent that nobody collected still has (2.51):
-in a container, or under a launcher that was killed, the models' processes would run for ever.
+Triton's own stub only checks that its parent's process id exists, which is still true for a zombie (2.51). In a
+container, or after the launcher was killed, the models' processes would run forever.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 PAUSE_S = 0.5
 
 
 def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> threading.Thread:
-    """From now on a thread calls `end` when the parent of this process has ended."""
+    """Start a thread that calls `end` when the parent of this process has ended."""
     thread = threading.Thread(target=_watch, args=(os.getppid(), end), name="parent watch", daemon=True)
     thread.start()
     return thread
@@ -30,7 +30,7 @@ def _watch(parent: int, end: Callable[[], object]) -> None:
 
 
 def is_gone(parent: int) -> bool:
-    """Whether the process with this id, which was the parent of this one, has ended."""
+    """Whether this process's former parent, with this id, has ended."""
     return os.getppid() != parent or _is_zombie(parent)
 
 

@@ -1,4 +1,4 @@
-"""One request that is answered after `execute` returned, exactly once."""
+"""A request that is answered after `execute` has returned, exactly once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Options = TypeVar("Options")
 
 
 class PendingRequest(Generic[Options]):
-    """Holds the options of a request until it is answered. Any thread may answer; only the first answer counts.
+    """Holds the options of a request until it is answered. Any thread may answer; later answers are ignored.
 
     A lock guards the state of the answer.
     """
@@ -38,13 +38,13 @@ class PendingRequest(Generic[Options]):
         folder: ProgressFolder,
         on_end: Callable[[PendingRequest[Options]], None],
     ) -> None:
-        """refusal_tensor: the output that carries an error; None: errors are Triton's own.
+        """refusal_tensor: the output that carries an error; None: Triton's own errors are used.
 
         Raises InvalidRequest: the request breaks the contract.
         """
         values = read_inputs(model, request)
         self.size_bytes = sum(map(_size_bytes, values.values()))
-        #: What `parse` reads.
+        #: The tensors that `parse` reads.
         self._values: Mapping[str, Array] = values
         self._options: Options | None = None
         self._model = model
@@ -62,18 +62,18 @@ class PendingRequest(Generic[Options]):
         self._lock = threading.Lock()
 
     def parse(self, parse: Callable[[Mapping[str, Array]], Options]) -> None:
-        """Parse copies of the tensors, once. Their memory goes back to Triton when `execute` returns.
+        """Parse copies of the tensors, because Triton reclaims their memory when `execute` returns. May be called once.
 
         Raises what `parse` raises.
         """
         values, self._values = self._values, {}
-        # Elements of text tensors are copies already.
+        # The elements of text tensors are already copies.
         self._options = parse(
             {name: array if array.dtype == np.object_ else np.array(array) for name, array in values.items()}
         )
 
     def open_options(self) -> Options:
-        """The options, for more work on the request. Raises FluxError: no more work should go into it."""
+        """Returns the options. Raises FluxError: the request is answered, timed out or cancelled."""
         options = self._options
         if (reason := self.reason_to_stop()) is not None:
             raise reason
@@ -82,37 +82,37 @@ class PendingRequest(Generic[Options]):
 
     @property
     def is_open(self) -> bool:
-        """Whether it has no answer yet."""
+        """Whether the request has not been answered yet."""
         return self._is_open
 
     def reason_to_stop(self) -> FluxError | None:
-        """Why no more work should go into this request."""
+        """Returns why work on this request should stop; None if it should not."""
         if not self._is_open:
             return Cancelled("the request has been answered")
         if self._deadline is not None and time.monotonic() > self._deadline:
-            return DeadlineExceeded("the request's time ran out before it was answered")
+            return DeadlineExceeded("the request timed out before it was answered")
         if self._address is not None and not self._folder.is_listening(str(self._address)):
             return Cancelled("request cancelled by the client")
         return None
 
     def answer(self, outputs: Mapping[Tensor, Array]) -> None:
-        """Answer with these outputs, if there was no answer yet. Where this raises, there is still none."""
+        """Answer with these outputs, unless the request has been answered. If this raises, it stays unanswered."""
         self._answer(lambda: answer(self._wanted, outputs))
 
     def fail(self, error: BaseException) -> None:
-        """Answer with this error, if there was no answer yet. Does not raise."""
+        """Answer with this error, unless the request has been answered. Does not raise."""
         for _ in range(2):
             try:
                 self._answer(lambda: self._refusal(error))
                 return
             except BaseException:
-                log.exception("%s: request %r is answered once more", self._model.name, self._request_id)
+                log.exception("%s: the response to request %r failed, retrying", self._model.name, self._request_id)
 
     def _refusal(self, error: BaseException) -> Any:
         return refusal(self._model, self._wanted, self._request_id, error, self._refusal_tensor)
 
     def _answer(self, build: Callable[[], Any]) -> None:
-        """Only the first answer counts; where this raises, the next one does."""
+        """Answer unless the request has been answered. If this raises, another answer may be sent."""
         with self._lock:
             was_open, self._is_open = self._is_open, False
         if not was_open:

@@ -1,8 +1,7 @@
-"""How progress travels from `flux_base` to `flux_stream`: datagrams through a Unix socket for each stream.
+"""Sends progress from `flux_base` to `flux_stream` as datagrams, through one Unix socket for each stream.
 
-`flux_stream` makes the socket and sends its address, a bare random file name, through the ensemble; `flux_base`
-connects to it and writes after every step without ever blocking. When the socket is closed, nobody waits for the
-image.
+`flux_stream` creates the socket and passes its address, a random file name, through the ensemble. `flux_base` connects
+to it and writes after every step without blocking. A closed socket means that the client no longer waits for the image.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ADDRESS = re.compile(r"[0-9a-f]{32}")
 
 
 class PreviewMessage(NamedTuple):
-    """rgb: height * width * 3 bytes, row by row."""
+    """The pixels of a preview. rgb: height * width * 3 bytes, row by row."""
 
     height: int
     width: int
@@ -39,7 +38,7 @@ class PreviewMessage(NamedTuple):
 
 
 class ProgressMessage(NamedTuple):
-    """image: which of the request's images, from 0."""
+    """The progress of one image. image: index of the image in the request."""
 
     image: int
     steps_done: int
@@ -52,7 +51,7 @@ class ProgressMessage(NamedTuple):
 
 
 def read_datagram(datagram: bytes) -> ProgressMessage | None:
-    """None: it is none that `to_datagram` made."""
+    """Parse a datagram of `to_datagram`. Returns None if it is malformed."""
     if len(datagram) < _HEADER.size:
         return None
     image, done, steps, height, width = _HEADER.unpack_from(datagram)
@@ -66,7 +65,7 @@ class ProgressFolder(ServerFolder):
     """The sockets of one server."""
 
     def listen(self) -> ProgressReceiver:
-        """Raises OSError: no socket can be made."""
+        """Create a socket. Raises OSError: it cannot be created."""
         address = secrets.token_hex(16)
         with contextlib.ExitStack() as undo:
             listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -80,13 +79,13 @@ class ProgressFolder(ServerFolder):
         return ProgressReceiver(self.path / address, listening, waking)
 
     def is_listening(self, address: str) -> bool:
-        """Whether `listen` made this address, and its receiver is not closed."""
+        """Whether a receiver of `listen` is open at this address."""
         return _ADDRESS.fullmatch(address) is not None and os.path.lexists(self.path / address)
 
     def connect(self, address: str) -> ProgressSender:
-        """Raises InvalidRequest: the address is malformed, or no socket of this server's own is there."""
+        """Connect to a receiver. Raises InvalidRequest: the address is malformed or not a socket of this server."""
         if not _ADDRESS.fullmatch(address):
-            raise InvalidRequest("is no address that flux_stream made")
+            raise InvalidRequest("is not a valid progress address")
         sending = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             sending.setblocking(False)
@@ -97,12 +96,12 @@ class ProgressFolder(ServerFolder):
                 sending.connect(f"{folder}/{address}")
         except OSError as error:
             sending.close()
-            raise InvalidRequest(f"is no address at which flux_stream listens: {error.strerror}") from None
+            raise InvalidRequest(f"is not an open progress address: {error.strerror}") from None
         return ProgressSender(self.path / address, sending)
 
 
 class ProgressReceiver:
-    """The listening end; one thread receives, any may wake it."""
+    """The receiving end. One thread may receive; any thread may wake it."""
 
     def __init__(self, path: Path, listening: socket.socket, waking: socket.socket) -> None:
         self.address = path.name
@@ -111,9 +110,9 @@ class ProgressReceiver:
         self._waking = waking
 
     def receive(self, timeout_s: float) -> ProgressMessage | None:
-        """What comes next; None after timeout_s seconds, after `wake`, or for what is none.
+        """Returns the next message; None after timeout_s seconds, after `wake`, or for a malformed datagram.
 
-        timeout_s: 0 takes only what is already there.
+        timeout_s: 0 returns only a message that has already arrived.
         """
         self._listening.settimeout(timeout_s)
         try:
@@ -122,47 +121,50 @@ class ProgressReceiver:
             return None
 
     def wake(self) -> None:
-        """End the `receive` that waits. If the queue is full, none does."""
+        """End a waiting `receive`. If the queue is full, no `receive` is waiting."""
         with contextlib.suppress(OSError):
             self._waking.send(b"")
 
     def close(self) -> None:
-        """From now on the sender knows that nobody waits. May be called twice."""
+        """Close the socket, which tells the sender that no client waits. May be called twice."""
         self._path.unlink(missing_ok=True)
         self._listening.close()
         self._waking.close()
 
 
 class ProgressSender:
-    """The sending end, of one request. Any thread may use it, and nothing here blocks."""
+    """The sending end of one request. Thread-safe; no method blocks."""
 
     def __init__(self, path: Path, sending: socket.socket) -> None:
         self._path = path
         self._sending = sending
         self._gone = False
-        #: One thread closes what another may be sending by; held for a system call.
+        #: Keeps one thread from closing the socket while another sends; held only for a system call.
         self._lock = threading.Lock()
 
     def is_heard(self) -> bool:
-        """Whether somebody still waits. Asks the file system: a job that has not begun sends nothing."""
+        """Whether the receiver is still open.
+
+        Checks the file system, because a waiting job has not sent anything yet.
+        """
         if not self._gone and not os.path.lexists(self._path):
             self._gone = True
         return not self._gone
 
     def send(self, progress: ProgressMessage) -> None:
-        """What finds the receiver's queue full is lost; a preview before the progress that it comes with."""
+        """Send progress. If the receiver's queue is full, drop the preview first, then the progress."""
         with self._lock:
             if not self._try(progress) and progress.preview is not None:
                 self._try(progress._replace(preview=None))
 
     def _try(self, progress: ProgressMessage) -> bool:
-        """False: the queue had no room for it."""
+        """Try to send. Returns False if the queue is full."""
         if self._gone:
             return True
         try:
             self._sending.send(progress.to_datagram())
         except OSError as error:
-            # Otherwise the receiver is gone: ECONNREFUSED, say.
+            # Any other error, such as ECONNREFUSED, means that the receiver has closed.
             self._gone = error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.EMSGSIZE)
             return self._gone
         return True

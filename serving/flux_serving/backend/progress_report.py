@@ -1,4 +1,4 @@
-"""What `flux_base` tells a stream of the steps of its request, previews included."""
+"""Reports the progress of a request from `flux_base` to its stream, including previews."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from flux_serving.scheduling.job import Job
 
 log = logging.getLogger(__name__)
 
-#: Runs something on another thread than the one that takes steps; whether there is room for it.
+#: Runs a function on a thread other than the one that runs steps. Returns whether there was room for it.
 Aside: TypeAlias = Callable[[Callable[[], object]], bool]
 
 
@@ -36,7 +36,7 @@ class ProgressReport:
     def __init__(
         self, sender: ProgressSender | None, previewer: Previewer, preview: PreviewOptions, run_aside: Aside
     ) -> None:
-        """run_aside: of the engine."""
+        """run_aside: the engine's."""
         self._sender = sender
         self._previewer = previewer
         self._preview = preview
@@ -46,7 +46,10 @@ class ProgressReport:
     def open(
         cls, address: str, preview: PreviewOptions, folder: ProgressFolder, previewer: Previewer, run_aside: Aside
     ) -> ProgressReport:
-        """address: empty if no stream listens. Raises InvalidRequest: the address is not one of this server's own."""
+        """Open a report.
+
+        address: empty if no stream listens. Raises InvalidRequest: the address is not this server's.
+        """
         try:
             sender = folder.connect(address) if address else None
         except InvalidRequest as error:
@@ -54,11 +57,11 @@ class ProgressReport:
         return cls(sender, previewer, preview, run_aside)
 
     def is_heard(self) -> bool:
-        """Whether the request's client is still there, as far as it can be known."""
+        """Whether the request's client is still waiting, as far as this can be known."""
         return self._sender is None or self._sender.is_heard()
 
     def follow(self, jobs: Sequence[Job[Denoising, GeneratedImage]]) -> None:
-        """The jobs of the request were accepted: tell that, and from now on of every step of theirs."""
+        """Report that the request's jobs were accepted, and from now on each of their steps."""
         if self._sender is None:
             return
         for image, job in enumerate(jobs):
@@ -66,16 +69,16 @@ class ProgressReport:
             self._tell(image, job)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Before the request is answered. error: what it is answered with."""
+        """End the report, before the request is answered. error: the error of the response."""
         if self._sender is not None:
             if isinstance(error, Cancelled):
                 log.info("dropped: %s", error)
             self._sender.close()
 
     def _tell(self, image: int, job: Job[Denoising, GeneratedImage]) -> None:
-        """After a step, on the engine's thread. A `vae` preview takes as long as a step, so it is made aside.
+        """Report a step, on the engine's thread. A `vae` preview takes as long as a step, so another thread makes it.
 
-        After the last step there is no preview: the image itself follows, and is being made meanwhile.
+        The last step has no preview, because the image itself follows.
         """
         assert self._sender is not None
         every = self._preview.every
@@ -91,7 +94,7 @@ class ProgressReport:
             self._run_aside(show)
 
     def _show(self, image: int, job: Job[Denoising, GeneratedImage], latents: Tensor) -> None:
-        """Send progress with a preview of these latents, unless the image itself follows or nobody listens."""
+        """Send progress with a preview of these latents, unless the image itself follows or the stream has closed."""
         assert self._sender is not None
         if job.steps_done >= job.steps or not self._sender.is_heard():
             return
@@ -100,6 +103,6 @@ class ProgressReport:
             rgb = self._previewer.preview(self._preview.method, latents, job.work.grid, MAX_PREVIEW_SIDE)
             preview = PreviewMessage(rgb.shape[0], rgb.shape[1], rgb.tobytes())
         except Exception:
-            log.exception("a preview failed; its image goes on")
+            log.exception("a preview failed; generation of its image continues")
         if job.steps_done < job.steps:
             self._sender.send(ProgressMessage(image, job.steps_done, job.steps, preview))

@@ -1,4 +1,4 @@
-"""Metrics of the contract as Triton's own, for one instance of a model."""
+"""Publishes the contract's metrics through Triton, for one instance of a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS = {
 
 
 class Published:
-    """Keeps what it made: a family that nobody holds is taken back with all its values (2.51)."""
+    """Creates metrics and holds their families: Triton removes a family without references and its values (2.51)."""
 
     def __init__(self, model: str, instance: str) -> None:
         self._labels = {"model": model, "instance": instance}
@@ -28,7 +28,7 @@ class Published:
         return self._family(metric).Metric(labels=self._labels, **buckets)
 
     def each(self, metric: Metric, values: Iterable[str]) -> dict[str, Any]:
-        """One for each value of the metric's own label."""
+        """Returns a metric for each value of the metric's own label."""
         family = self._family(metric)
         return {value: family.Metric(labels=self._labels | {metric.label: value}) for value in values}
 

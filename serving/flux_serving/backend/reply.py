@@ -1,4 +1,4 @@
-"""Where the answer of one request of `flux_base` goes: to Triton, or to the instance that handed the request over."""
+"""Sends the response to a request of `flux_base`: to Triton, or to the instance that handed the request over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Reply(Protocol):
-    """wanted: names of the outputs to answer with. timeout_us: in which an answer is wanted; 0: any time."""
+    """The destination of a response. wanted: names of the requested outputs. timeout_us: of the request; 0: none."""
 
     request_id: str
     wanted: frozenset[str]
@@ -37,7 +37,7 @@ class Reply(Protocol):
 
 
 class TritonReply:
-    """Answers a request that Triton gave to this instance. Keeps none of its tensors."""
+    """Answers a request that Triton gave to this instance. Holds none of its tensors."""
 
     def __init__(self, request: Any) -> None:
         self.request_id: str = request.request_id()
@@ -63,15 +63,15 @@ class TritonReply:
 
 
 def refuse_surely(reply: Reply, error: BaseException) -> None:
-    """Refuse the request, with a second attempt if the first one fails unexpectedly. Does not raise."""
+    """Reject the request, with a second attempt if the first one fails unexpectedly. Does not raise."""
     for _ in range(2):
         try:
             reply.refuse(error)
             return
         except BaseException:
-            log.exception("%s: request %r is refused once more", FLUX_BASE.name, reply.request_id)
+            log.exception("%s: rejecting request %r failed, retrying", FLUX_BASE.name, reply.request_id)
 
 
 def is_streamed(request: Any) -> bool:
-    """Whether `flux_stream` is the caller, to which only the words of an error come back."""
+    """Whether `flux_stream` is the caller, which receives only the message of an error, not its code."""
     return pb_utils.get_input_tensor_by_name(request, PROGRESS_ADDRESS.name) is not None

@@ -1,11 +1,11 @@
-"""The models that decode or encode images, and their bounded queue: `execute` only accepts, threads do the work.
+"""The base class of the models that decode or encode images, and their bounded queue.
 
-`execute` parses a request into options. The request then goes through two stages: `prepare` runs in several threads at
-once, and `finish` answers what is prepared, in one thread, several requests at a time. Requests whose images take long
-to decode are prepared in threads of their own, so that others overtake them.
+`execute` only parses a request into options. The request then passes two stages: `prepare` runs in several threads, and
+`finish` answers prepared requests in one thread, several at a time. Requests whose images take long to decode are
+prepared in separate threads, so that others overtake them.
 
-Triton's own bound of a model's queue, `max_queue_size`, is not used: Triton 2.51 crashes when it refuses a step of an
-ensemble beside which another step runs, as in `flux_img2img`.
+Triton's own limit of a model's queue, `max_queue_size`, is not used: Triton 2.51 crashes when it rejects a step of an
+ensemble while another step is running, as in `flux_img2img`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from flux_serving.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at deadlines and at clients that have gone.
+#: Seconds between two checks for passed deadlines and disconnected clients.
 _WATCH_S = 0.1
 
 
@@ -48,21 +48,21 @@ Prepared = TypeVar("Prepared")
 class QueuedModelBase(ABC, Generic[Options, Prepared]):
     """One instance of a model whose requests wait in a `RequestQueue`.
 
-    What `parse`, `prepare` and `outputs` raise is the error of the request.
+    An exception of `parse`, `prepare` or `outputs` is the error of the request.
     """
 
     contract: ClassVar[Model]
-    #: The output that carries an error; None: errors are Triton's own.
+    #: The output that carries an error; None: Triton's own errors are used.
     refusal_tensor: ClassVar[Tensor | None] = None
-    #: Requests that `finish` takes at once.
+    #: Maximum number of requests in a call of `finish`.
     max_together: ClassVar[int] = 1
     #: Whether `prepare` decodes images.
     decodes: ClassVar[bool] = True
 
     def __init__(self, args: Mapping[str, str]) -> None:
-        """args: what Triton hands to `initialize`.
+        """args: Triton's arguments of `initialize`.
 
-        Raises CannotStart: a setting or a checkpoint is wrong, or no image can be decoded here.
+        Raises CannotStart: a setting or a checkpoint is invalid, or images cannot be decoded here.
         """
         self._instance = Instance.start(self.contract, args)
         self.load(self._instance)
@@ -77,22 +77,25 @@ class QueuedModelBase(ABC, Generic[Options, Prepared]):
         self._instance.close()
 
     def load(self, instance: Instance) -> None:
-        """Load what requests need, before the first one arrives."""
+        """Load the models that requests need, before the first request arrives."""
 
     @abstractmethod
     def parse(self, values: Mapping[str, Array]) -> Options:
-        """In `execute`. values: copies of the tensors that are present, by name, checked against the contract."""
+        """Parse a request, in `execute`.
+
+        values: copies of the tensors that are present, by name, already checked against the contract.
+        """
 
     @abstractmethod
     def prepare(self, options: Options, decode: Decode) -> Prepared:
-        """In several threads at once: the work that requests do not share."""
+        """Do the work that requests do not share. Runs in several threads."""
 
     @abstractmethod
     def outputs(self, prepared: Prepared) -> Mapping[Tensor, Array]:
-        """In one thread. Returns the outputs of one request, without the batch dimension."""
+        """Returns the outputs of one request, without the batch dimension. Runs in one thread."""
 
     def finish(self, batch: Sequence[tuple[PendingRequest[Options], Prepared]]) -> None:
-        """In the same thread: answer requests. The error of one does not fail the others; unanswered ones fail."""
+        """Answer requests, in the same thread. An error of one does not fail the others; unanswered requests fail."""
         for pending, prepared in batch:
             try:
                 pending.answer(self.outputs(prepared))
@@ -101,25 +104,25 @@ class QueuedModelBase(ABC, Generic[Options, Prepared]):
 
 
 class RequestQueue(Generic[Options, Prepared]):
-    """The queue of one model instance. It accepts while there is room, and answers each request exactly once.
+    """The queue of one model instance. It accepts requests while there is room, and answers each exactly once.
 
-    A request fails while it waits or is prepared when its deadline has passed or its stream's client has gone. Threads:
-    those of the lanes prepare, one finishes, one watches deadlines. A lock guards the set of pending requests.
+    A waiting or preparing request fails when its deadline passes or its stream's client disconnects. The lanes' threads
+    prepare, one thread finishes, and one watches deadlines. A lock guards the set of pending requests.
     """
 
     def __init__(self, model: QueuedModelBase[Options, Prepared], settings: ModelSettings) -> None:
-        """Raises CannotStart: no image can be decoded here."""
+        """Raises CannotStart: images cannot be decoded here."""
         self._model = model
         self._settings = settings
         self._folder = ProgressFolder.of_server(os.environ)
         self._decoder = ImageDecoder() if model.decodes else None
-        #: Accepted and not answered.
+        #: Requests that are accepted and not answered.
         self._pending: set[PendingRequest[Options]] = set()
         self._pending_bytes = 0
         self._ready: deque[tuple[PendingRequest[Options], Prepared]] = deque()
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
-        #: Requests being prepared or prepared: what they hold may be large.
+        #: Limits the requests that are being prepared or are prepared, because they may hold much memory.
         self._slots = threading.Semaphore(2 * settings.workers + 1 + model.max_together)
         self._lanes = make_lanes(settings.workers, settings.decode_s)
         self._finisher = ThreadPoolExecutor(1, "finish")
@@ -128,7 +131,7 @@ class RequestQueue(Generic[Options, Prepared]):
         HEALTH.watch(lambda: None, close=self._fail_all)
 
     def accept(self, requests: Sequence[Any]) -> None:
-        """From `execute`: take what there is room for, and refuse the rest."""
+        """Accept requests while there is room, and reject the others. Called from `execute`."""
         for request in requests:
             try:
                 HEALTH.check()
@@ -142,7 +145,7 @@ class RequestQueue(Generic[Options, Prepared]):
                 pending.fail(error)
 
     def close(self) -> None:
-        """Fail what is not answered, and end the threads and processes."""
+        """Fail unanswered requests, and end the threads and processes."""
         self._is_closing.set()
         self._fail_all()
         self._watcher.join()
@@ -156,7 +159,10 @@ class RequestQueue(Generic[Options, Prepared]):
             pending.fail(Overloaded("the server is stopping"))
 
     def _take(self, request: Any) -> PendingRequest[Options]:
-        """Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract."""
+        """Accept a request.
+
+        Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract.
+        """
         most = self._settings.max_pending
         if len(self._pending) >= most:
             raise Overloaded(f"no room for one more request: {most} are waiting or running, at most {most} may")
@@ -167,7 +173,7 @@ class RequestQueue(Generic[Options, Prepared]):
         if size > limits.MAX_PENDING_BYTES // 2:
             raise InvalidRequest(f"request has {size} bytes, at most {limits.MAX_PENDING_BYTES // 2} are allowed")
         if size > left // 2:  # so that many large requests leave room for small ones
-            raise Overloaded(f"no room for one more request of {size} bytes: those in work leave {left // 2}")
+            raise Overloaded(f"no room for one more request of {size} bytes: pending requests leave {left // 2}")
         pending.parse(self._model.parse)
         with self._lock:
             self._pending_bytes += pending.size_bytes
@@ -190,7 +196,7 @@ class RequestQueue(Generic[Options, Prepared]):
                     pending.fail(reason)
 
     def _submit(self, pending: PendingRequest[Options], lane: int) -> None:
-        """Raises Overloaded: the lane has no room."""
+        """Submit a request to a lane. Raises Overloaded: the lane has no room."""
         entered = self._lanes[lane]
         entered.enter(pending)
         try:
@@ -207,7 +213,7 @@ class RequestQueue(Generic[Options, Prepared]):
             pending.fail(error)
 
     def _prepare(self, pending: PendingRequest[Options], lane: int) -> None:
-        """In a thread of the lane. What it raises is the request's failure."""
+        """Prepare a request, in a thread of the lane. An exception fails the request."""
         while not self._slots.acquire(timeout=_WATCH_S):
             if not pending.is_open:
                 return
@@ -224,7 +230,10 @@ class RequestQueue(Generic[Options, Prepared]):
                 self._slots.release()
 
     def _prepare_within(self, bounds: LaneLimits, pending: PendingRequest[Options]) -> bool:
-        """Returns whether it is ready; then it keeps its slot. Raises TooMuchWork: it belongs to the next lane."""
+        """Returns True once the request is ready and keeps its slot.
+
+        Raises TooMuchWork: it belongs to the next lane.
+        """
         options = pending.open_options()
         allowance = Allowance(bounds.cpu_s, bounds.max_work, pending.reason_to_stop)
 
@@ -241,7 +250,7 @@ class RequestQueue(Generic[Options, Prepared]):
             pending.fail(error)
 
     def _finish(self) -> None:
-        """In the finishing thread: what is ready, or nothing, where an earlier call has taken it."""
+        """Finish the ready requests, in the finishing thread; none if an earlier call has finished them."""
         batch: list[tuple[PendingRequest[Options], Prepared]] = []
         try:
             while self._ready and len(batch) < self._model.max_together:
@@ -259,7 +268,7 @@ class RequestQueue(Generic[Options, Prepared]):
 
 
 def _is_stopped(pending: PendingRequest[Any]) -> bool:
-    """Whether no more work should go into the request, which is then answered."""
+    """Whether work on the request should stop; if so, fail it."""
     if (reason := pending.reason_to_stop()) is None:
         return False
     pending.fail(reason)

@@ -16,11 +16,11 @@ from flux_serving.sampling.sampling_parameters import Lora, SamplingParameters
 
 
 def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_steps: int) -> SamplingParameters:
-    """values: the tensors that are present, by name, already checked against the contract.
+    """Read the parameters. values: the tensors that are present, by name, already checked against the contract.
 
-    sides, default_steps: of the checkpoint. A random seed differs from call to call.
-    Raises InvalidRequest: a side is not a valid multiple, the seeds exceed the largest seed, no step is left to run, or
-    an input needs or excludes another one.
+    sides, default_steps: of the checkpoint. Random seeds differ between calls.
+    Raises InvalidRequest: a side is not a valid multiple, a seed exceeds the largest one, no step is left to run, or an
+    input requires or excludes another one.
     """
     height, width = read_size(values, sides)
     steps = int(parameters.NUM_INFERENCE_STEPS.value_in(values, default_steps))
@@ -40,7 +40,7 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
         seeds=image_seeds(values),
         strength=strength,
         start_sigma=start_sigma,
-        # As for the strength: 0.1 in float32 is above 0.1, which is a step later.
+        # As with the strength: 0.1 in float32 is above 0.1, which would be a step later.
         control_span=Span(round(control_span.start, 6), round(control_span.end, 6)),
         loras=_read_loras(values),
         **declared,
@@ -48,20 +48,20 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
 
 
 def read_change(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
-    """Return STRENGTH and START_SIGMA of a source image; one is None. Raises InvalidRequest: both are given."""
+    """Returns STRENGTH and START_SIGMA of a source image, one of them None. Raises InvalidRequest: both are given."""
     if parameters.START_SIGMA.name not in values:
         # 0.6 in float32 is 0.60000002, which would begin a step earlier than diffusers does.
         return round(float(parameters.STRENGTH.value_in(values)), 6), None
     if parameters.STRENGTH.name in values:
         raise InvalidRequest(
-            f"{parameters.STRENGTH.name} and {parameters.START_SIGMA.name} are two scales of the same, "
+            f"{parameters.STRENGTH.name} and {parameters.START_SIGMA.name} set the same thing on different scales, "
             "expected one of them"
         )
     return None, round(float(parameters.START_SIGMA.value_in(values)), 6)
 
 
 def _read_source_change(values: Mapping[str, Array]) -> tuple[float | None, float | None]:
-    """As `read_change`; two None without a source image."""
+    """Returns the same as `read_change`; both None without a source image."""
     need_source = (parameters.STRENGTH, parameters.START_SIGMA, SOURCE_MASK)
     given = [tensor.name for tensor in need_source if tensor.name in values]
     if SOURCE_LATENTS.name not in values:
@@ -86,7 +86,7 @@ def _read_loras(values: Mapping[str, Array]) -> tuple[Lora, ...]:
 
 
 def _check_steps(first: int, end: int, steps: int, has_latents: bool) -> None:
-    """first, end: the first step to run and the one to stop before. has_latents: whether INITIAL_LATENTS is given."""
+    """Check START_STEP and END_STEP. has_latents: whether INITIAL_LATENTS is given."""
     if end > steps:
         raise InvalidRequest(f"{parameters.END_STEP.name}={end}, expected at most {steps} steps")
     if first >= end:
@@ -98,7 +98,7 @@ def _check_steps(first: int, end: int, steps: int, has_latents: bool) -> None:
 
 
 def _check_true_cfg(scale: float, has_negative: bool) -> None:
-    """Without the other one, the scale or the negative prompt has no effect."""
+    """Check that TRUE_CFG_SCALE and NEGATIVE_PROMPT are used together: neither has an effect without the other."""
     if scale != 1 and not has_negative:
         raise InvalidRequest(
             f"{parameters.TRUE_CFG_SCALE.name}={scale:g} needs {parameters.NEGATIVE_PROMPT.name}, which may be empty"

@@ -1,7 +1,7 @@
-"""The private folder of one server, through which the processes of its models exchange files and sockets.
+"""The private folder of one server, in which the processes of its models share files and sockets.
 
-FLUX_SERVER_FOLDER names it, which the launcher sets; without it, it is one under the temporary folder, named after the
-parent of the models' processes, which is Triton. Only its owner may enter it.
+The launcher sets its path in FLUX_SERVER_FOLDER. Without that variable, the folder is in the temporary folder and named
+after Triton, the parent of the models' processes. Only its owner may enter it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class ServerFolder:
 
     @classmethod
     def of_server(cls, environment: Mapping[str, str]) -> Self:
-        """The same one in every model's process of one server."""
+        """Returns the server's folder, which is the same in all of its models' processes."""
         if named := environment.get(FOLDER_VARIABLE):
             return cls(Path(named))
         server = os.getppid()
-        # A process id is used again, in a container at every start; the start time makes the name unique.
+        # Process ids are reused, in a container at every start; the start time makes the name unique.
         started = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[19]
         return cls(Path(tempfile.gettempdir(), f"flux-triton-server-{server}-{started}"))
 
     def make(self) -> None:
-        """Make the folder unless it exists. Raises CannotStart: it cannot be made, or others can enter it."""
+        """Create the folder unless it exists. Raises CannotStart: it cannot be created, or other users can enter it."""
         try:
             with contextlib.suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
@@ -45,7 +45,7 @@ class ServerFolder:
                 pass
         except OSError as error:
             raise CannotStart(
-                f"{self.path}: no folder for the server's files: {error.strerror}; {FOLDER_VARIABLE} names another"
+                f"{self.path} cannot hold the server's files: {error.strerror}; set {FOLDER_VARIABLE} to another folder"
             ) from error
 
     def remove(self) -> None:
@@ -55,14 +55,16 @@ class ServerFolder:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[str]:
-        """A path to the folder that stays valid if the folder is renamed. It is short: the address of a Unix socket has
-        at most 107 bytes. Raises OSError: the folder does not exist, or others can enter it.
+        """Yield a path to the folder that stays valid if the folder is renamed.
+
+        The path is short, because the address of a Unix socket has at most 107 bytes.
+        Raises OSError: the folder does not exist, or other users can enter it.
         """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(descriptor)
             if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-                raise PermissionError(errno.EPERM, "others can enter it")
+                raise PermissionError(errno.EPERM, "other users can enter it")
             yield f"/proc/self/fd/{descriptor}"
         finally:
             os.close(descriptor)

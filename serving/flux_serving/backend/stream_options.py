@@ -1,4 +1,4 @@
-"""The options of a request to `flux_stream`, read from its tensors."""
+"""Reads the options of a request to `flux_stream` from its tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flux_serving.backend.option_values import read_format, read_text
 class StreamOptions:
     """A request to start a stream.
 
-    token: the name by which CANCEL ends the stream; empty if it cannot be cancelled that way. previews_as_base64:
-    previews are sent as base64 text. inputs: tensors that are passed on to the ensemble.
+    token: cancels the stream through CANCEL; empty if it cannot be cancelled that way. previews_as_base64: send
+    previews as base64 text. inputs: tensors that are passed on to the ensemble.
     """
 
     ensemble: Ensemble
@@ -30,10 +30,11 @@ class StreamOptions:
 
 
 def read_stream_options(values: Mapping[str, Array], unserved: Mapping[str, str]) -> StreamOptions:
-    """values: the tensors that are present, by name, already checked against the contract.
+    """Read the options. values: the tensors that are present, by name, already checked against the contract.
 
     unserved: modes that the server's checkpoints cannot serve, each with the reason.
-    Raises InvalidRequest: the mode is not served, the token is invalid, or the inputs are not those of the ensemble.
+    Raises InvalidRequest: the mode is not served, the token is invalid, or an input is missing or not one of the
+    ensemble's.
     """
     mode = read_text(values, MODE)
     if mode in unserved:
@@ -46,14 +47,14 @@ def read_stream_options(values: Mapping[str, Array], unserved: Mapping[str, str]
     inputs = {name: array for name, array in values.items() if name not in (MODE.name, STREAM_TOKEN.name)}
     known = {tensor.name: tensor for tensor in ensemble.inputs}
     if missing := [name for name, tensor in known.items() if not tensor.optional and name not in inputs]:
-        raise InvalidRequest(f"{missing[0]} is missing, which {ensemble.name} needs")
+        raise InvalidRequest(f"{missing[0]} is missing; {ensemble.name} requires it")
     if strange := [name for name in inputs if name not in known]:
-        raise InvalidRequest(f"{strange[0]} is no input of {ensemble.name}; {MODE.name} names another ensemble")
+        raise InvalidRequest(f"{strange[0]} is not an input of {ensemble.name}; choose another {MODE.name}")
     return StreamOptions(ensemble, token, read_format(values).as_base64, inputs)
 
 
 def read_cancelled_token(values: Mapping[str, Array]) -> str:
-    """The token of the stream to cancel. Raises InvalidRequest: the request has other inputs beside it."""
+    """Returns the token of the stream to cancel. Raises InvalidRequest: the request has other inputs."""
     if len(values) > 1:
-        raise InvalidRequest(f"{CANCEL.name} is the only input of its request, found {len(values) - 1} more")
+        raise InvalidRequest(f"{CANCEL.name} must be the only input of its request, found {len(values) - 1} more")
     return read_text(values, CANCEL)

@@ -1,4 +1,4 @@
-"""Encodes tensors and JSON metadata as one message, which one instance sends to another."""
+"""Encodes tensors and JSON metadata as a message between instances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _ABOUT, _BYTES, _LENGTHS = ".about", ".bytes", ".lengths"
 
 
 def pack_message(values: Mapping[str, Array], about: Mapping[str, Any]) -> bytes:
-    """values: tensors by name; elements of text tensors are bytes or str. about: metadata, JSON-serializable."""
+    """Encode a message.
+
+    values: tensors by name; elements of text tensors are bytes or str. about: JSON-serializable metadata.
+    """
     arrays: dict[str, Array] = {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for name, array in values.items():
         if array.dtype == np.object_:
@@ -29,7 +32,7 @@ def pack_message(values: Mapping[str, Array], about: Mapping[str, Any]) -> bytes
 
 
 def unpack_message(message: bytes) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arguments of `pack_message`; elements of text tensors are bytes."""
+    """Returns the arguments of `pack_message`; elements of text tensors are bytes."""
     arrays = load(message)
     about = json.loads(arrays.pop(_ABOUT).tobytes())
     values: dict[str, Array] = {}

@@ -1,4 +1,6 @@
-"""Requests in, answers out: tensors by the contract, errors as Triton's codes, and a log that names the request."""
+"""Reads Triton's requests and sends responses: checks tensors against the contract, maps errors to Triton's codes, and
+logs failures with the request's id.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 def read_inputs(model: Model, request: Any) -> dict[str, Array]:
-    """The inputs that are present, by name, checked by the contract, without the batch dimension.
+    """Returns the inputs that are present, by name, checked against the contract, without the batch dimension.
 
-    They are views of the request's memory: copy what outlives `execute`.
+    They are views of the request's memory: copy arrays that outlive `execute`.
     Raises InvalidRequest: a required input is absent, or a value breaks the contract.
     """
     values: dict[str, Array] = {}
@@ -37,7 +39,7 @@ def read_inputs(model: Model, request: Any) -> dict[str, Array]:
         batched = found.as_numpy()
         if batched.shape[0] != 1:
             raise InvalidRequest(
-                f"{model.name}: {tensor.name} has a batch of {batched.shape[0]}; send one request for each"
+                f"{model.name}: {tensor.name} has batch size {batched.shape[0]}, expected 1; send separate requests"
             )
         tensor.check(model.name, batched[0])
         values[tensor.name] = batched[0]
@@ -45,7 +47,7 @@ def read_inputs(model: Model, request: Any) -> dict[str, Array]:
 
 
 def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
-    """A response with the outputs whose names are wanted. outputs: without the batch dimension."""
+    """Returns a response with the wanted outputs. outputs: without the batch dimension."""
     return pb_utils.InferenceResponse(
         [
             pb_utils.Tensor(tensor.name, np.ascontiguousarray(values[None]))
@@ -56,7 +58,7 @@ def answer(wanted: Collection[str], outputs: Mapping[Tensor, Array]) -> Any:
 
 
 def full_message(model: Model, error: FluxError) -> str:
-    """The error's words with the name of the model that found it in front."""
+    """Returns the error's message, prefixed with the name of the model that found the error."""
     names = {known.name for known in MODELS}
     return str(error) if str(error).partition(":")[0] in names else f"{model.name}: {error}"
 
@@ -70,12 +72,12 @@ def send_last(
     describe: Callable[[BaseException], Any] | None = None,
     in_words: bool = False,
 ) -> None:
-    """Send the last answer of a request: what `build` returns, or the error that building or sending it raised.
+    """Send the final response of a request: the result of `build`, or the error that building or sending it raised.
 
-    Never raises. build: None stands for an answer without outputs. describe: builds the answer of an error; None:
-    `error_response`. in_words: as there.
+    Never raises. build: returns None for a response without outputs. describe: builds the response of an error; None:
+    `error_response`. in_words: as in `error_response`.
 
-    The response and the final flag go together: sent apart, they crash Triton 2.51 in an ensemble under load.
+    The response and the final flag are sent together: sent apart, they crash Triton 2.51 in an ensemble under load.
     """
     failure: BaseException | None = None
     for attempt in (1, 2, 3):
@@ -93,13 +95,13 @@ def send_last(
             return
         except BaseException as error:
             failure = error
-            log.warning("%s: answering request %r failed: %r", model.name, request_id, error)
+            log.warning("%s: sending the response to request %r failed: %r", model.name, request_id, error)
 
 
 def refuse(
     model: Model, request: Any, error: BaseException, *, tensor: Tensor | None = None, in_words: bool = False
 ) -> None:
-    """Answer a request with this error, where nothing else will. Never raises.
+    """Answer a request that has no other response with this error. Never raises.
 
     tensor: as in `refusal`. in_words: as in `error_response`.
     """
@@ -119,13 +121,13 @@ def refuse(
             send_last(model, request_id, sender, partial(described, error), describe=described, in_words=in_words)
             return
         except BaseException:
-            log.exception("%s: a refused request is answered once more", model.name)
+            log.exception("%s: rejecting a request failed, retrying", model.name)
 
 
 def error_response(model: Model, request_id: str, error: BaseException, in_words: bool = False) -> Any:
-    """A response that says what went wrong: an expected error in its own words, any other without its details.
+    """Returns a response with the message of an expected error, or without details for an unexpected one.
 
-    in_words: whether the words tell the code too (see contract/codes.py); a decoupled model's always do.
+    in_words: whether the message contains the code (see contract/codes.py); a decoupled model's always does.
     """
     try:
         message, code = message_and_code(model, request_id, error)
@@ -137,7 +139,7 @@ def error_response(model: Model, request_id: str, error: BaseException, in_words
 
 
 def _last_resort(model: Model, in_words: bool) -> Any:
-    """The error whose own response could not be built."""
+    """Returns the response for an error whose own response could not be built."""
     code = CODES[GenerationFailed]
     words = f"{model.name}: the error could not be described; the server's log may have the details"
     message = with_code(words, code) if in_words or model.decoupled else words
@@ -145,13 +147,12 @@ def _last_resort(model: Model, in_words: bool) -> Any:
 
 
 def refusal(model: Model, wanted: Collection[str], request_id: str, error: BaseException, tensor: Tensor | None) -> Any:
-    """The same as an answer that has it in this tensor, and in the model's other outputs nothing of any size.
+    """Returns a successful response that carries the error in this tensor, with minimal values in the other outputs.
 
-    wanted: names of the outputs that the request asks for. Where the tensor isn't among them, or None, it is an error
-    all the same.
+    wanted: names of the requested outputs. If tensor is None or not among them, returns an error response.
 
-    Only what is wrong with the request itself may stay in Triton's response cache. Triton 2.51 does not store an answer
-    one of whose outputs has no bytes at all, so any other refusal has such outputs.
+    Triton's response cache may keep only errors of the request itself. Triton 2.51 does not store a response that has
+    an output of zero bytes, so any other error has such outputs.
     """
     try:
         return _refusal(model, wanted, request_id, error, tensor)
@@ -175,7 +176,7 @@ def _refusal(
 
 
 def _nothing(tensor: Tensor, length: int) -> Array:
-    """length: of every side that may have any; 1 where the contract bounds the length."""
+    """Returns a placeholder. length: of each dynamic dimension; 1 if the contract limits the length."""
     if tensor.dtype is DType.BYTES:
         return tensor.array("")
     if tensor.max_length is not None:
@@ -184,9 +185,9 @@ def _nothing(tensor: Tensor, length: int) -> Array:
 
 
 def message_and_code(model: Model, request_id: str, error: BaseException) -> tuple[str, str]:
-    """The words and the code of an error; the log has what the caller may not know.
+    """Returns the message and the code of an error, and logs details that the caller must not see.
 
-    The process ends after an error that has taken the GPU from it.
+    An error that makes the GPU unusable ends the process.
     """
     if not isinstance(error, FluxError):
         log.error("%s: request %r failed", model.name, request_id, exc_info=error)

@@ -1,7 +1,7 @@
-"""The work that each instance of `flux_base` has left. Each instance writes it to a file that the others read.
+"""Shares the work that each instance of `flux_base` has left, through files that the other instances read.
 
-The files are in the server's private folder. An instance writes its own several times a second; one that has not
-written for DEAD_AFTER_S seconds is ignored. Times are of CLOCK_MONOTONIC, which all processes of a machine share.
+The files are in the server's private folder. Each instance writes its file several times a second; an instance that has
+not written for DEAD_AFTER_S seconds is ignored. Times are CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _UNKNOWN = Costs(0.0, 0.0)
 
 
 class InstanceWork(NamedTuple):
-    """seconds_left: until every image has taken its last step. device: such as `cuda:7`."""
+    """The work of one instance. seconds_left: until every image has run its last step. device: such as `cuda:7`."""
 
     instance: str
     device: str
@@ -43,14 +43,13 @@ class InstanceWork(NamedTuple):
 class WorkPost:
     """The file of one instance.
 
-    Writing and reading are copies of shared memory without a lock: a reader may see some jobs before and others after
-    a step.
+    Writing and reading copy shared memory without a lock, so a reader may see some jobs before a step and others after.
     """
 
     def __init__(
         self, folder: ServerFolder, instance: str, max_jobs: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises CannotStart: the folder cannot be made, or others can enter it."""
+        """Raises CannotStart: the folder cannot be created, or other users can enter it."""
         folder.make()
         self._folder = folder
         self._path = folder.path / f"{_PREFIX}{instance}"
@@ -83,14 +82,17 @@ class WorkPost:
 
 
 class WorkBoard:
-    """Reads what the instances of one server have written."""
+    """Reads the files of all instances of a server."""
 
     def __init__(self, folder: ServerFolder, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._clock = clock
 
     def read(self, dead_after_s: float = DEAD_AFTER_S) -> list[InstanceWork]:
-        """The work of each living instance, by name. dead_after_s: seconds without a write after which it is dead."""
+        """Returns the work of each live instance, sorted by name.
+
+        dead_after_s: seconds without a write until it is dead.
+        """
         return sorted(self._living(dead_after_s), key=lambda work: work.instance)
 
     def _living(self, dead_after_s: float) -> Iterator[InstanceWork]:

@@ -69,13 +69,13 @@ class WorkSharing(Observer):
         self._server: HandoverServer | None = None
 
     def begin(self, load: EngineLoad) -> None:
-        """Start to take part. load: of its engine. Raises OSError: no socket can be made."""
+        """Start sharing work. load: of this instance's engine. Raises OSError: the socket cannot be created."""
         self._server = HandoverServer(self._folder, self._work.instance, self._take)
         self.queued(load)
         self._beats.start()
 
     def close(self) -> None:
-        """Stop taking part. Requests that were handed over and are still open are refused."""
+        """Stop sharing work. Open requests that were handed over are rejected."""
         self._closed.set()
         if self._server is not None:
             self._server.close()
@@ -92,7 +92,7 @@ class WorkSharing(Observer):
 
     @property
     def seconds_left(self) -> float:
-        """Until every image of this instance has taken its last step."""
+        """Seconds until every image of this instance has run its last step."""
         return self._work.seconds_left
 
     def stepped(self, rows: int, tokens: int, step_s: float) -> None:
@@ -105,13 +105,13 @@ class WorkSharing(Observer):
             self._write()
 
     def expect(self, request: object, jobs: Sequence[JobLeft]) -> None:
-        """Count these jobs, which the engine will get later, until `arrived`."""
+        """Count these jobs, which the engine will receive later, until `arrived`."""
         with self._lock:
             self._expected[request] = jobs
             self._write()
 
     def arrived(self, request: object) -> None:
-        """The engine has got the jobs of `expect`, or the request has failed."""
+        """Stop counting the jobs of `expect`: the engine has received them, or the request has failed."""
         with self._lock:
             if self._expected.pop(request, None) is not None:
                 self._write()
@@ -141,7 +141,7 @@ class WorkSharing(Observer):
         return True
 
     def _with_handed_over(self, work: InstanceWork) -> Backlog:
-        """The backlog of an instance, including requests that are on their way to it."""
+        """Returns the backlog of an instance, including requests that are being handed over to it."""
         with self._lock:
             given = [
                 job
@@ -153,7 +153,7 @@ class WorkSharing(Observer):
         return Backlog([*jobs, *given], costs, room - len(given))
 
     def _follow(self, handover: Handover, reply: Reply) -> None:
-        """Wait for the other instance and pass its answer on. If it did not accept the request, work on it here."""
+        """Wait for the other instance and pass its response on. If it did not accept the request, run it here."""
         try:
             try:
                 outputs = handover.run()
@@ -163,7 +163,7 @@ class WorkSharing(Observer):
             self._on_handed_over(len(jobs))
             reply.answer(outputs)
         except NotTaken as error:
-            log.info("request %r stays here: %s", reply.request_id, error)
+            log.info("request %r was not handed over: %s", reply.request_id, error)
             self._take(reply, handover.values())
         except BaseException as error:
             try:
@@ -182,7 +182,7 @@ class WorkSharing(Observer):
                 self._write()
 
     def _write(self) -> None:
-        """Does nothing if the process is about to end, so that the others consider it dead."""
+        """Publish the work left. Does nothing if the process is about to end, so that the others consider it dead."""
         if HEALTH.reason is not None or self._closed.is_set():
             return
         jobs = [*self._load.jobs, *(job for jobs in self._expected.values() for job in jobs)]

@@ -1,4 +1,4 @@
-"""`scripts/serve`: start Triton and the gateway, say when they are ready, restart what dies, end both by a signal."""
+"""`scripts/serve`: starts Triton and the gateway, reports when they are ready, restarts them, and stops on a signal."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ from flux_serving.launch.tracing import ENDPOINT_VARIABLE, traces_url
 from flux_serving.launch.variables import unknown_variables
 from flux_serving.settings import Checkpoints
 
-#: By the value of --restart.
+#: Restart policies by value of --restart.
 RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
 #: A larger number is probably a mistake, because each instance loads all weights.
 MAX_CPU_INSTANCES = 64
 #: One day. A larger number is probably a mistake.
 MAX_EXIT_TIMEOUT_S = 86400
+#: What to say before Triton logs these errors.
+CPU_NOTE = (
+    "without a GPU, Triton logs errors that are harmless: CudaDriverHelper has not been initialized, unable to create "
+    "stream, Failed to initialize NVML, DCGM unable to start"
+)
 
 
 def up_to(most: int, unit: str = "") -> Callable[[str], int]:
-    """Reads an integer from 1 to `most`, for argparse."""
+    """Returns a function that reads an integer from 1 to `most`, for argparse."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or not 1 <= int(text) <= most:
@@ -49,62 +54,68 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/serve",
         description="Serve FLUX Redux on Triton.",
-        epilog=f"{BASE_VARIABLE} and {REDUX_VARIABLE} name the checkpoints, in diffusers layout; optional are "
-        f"{CONTROLNET_VARIABLE}, {VAE_VARIABLE}, and {LORA_VARIABLE}, a folder of adapters. Where "
-        f"{ENDPOINT_VARIABLE} is set, every request is traced, and the spans go there.",
+        epilog=f"The variables {BASE_VARIABLE} and {REDUX_VARIABLE} name the folders of the checkpoints, in diffusers "
+        f"layout. {CONTROLNET_VARIABLE}, {VAE_VARIABLE} and {LORA_VARIABLE} (a folder of adapters) are optional. If "
+        f"{ENDPOINT_VARIABLE} is set, every request is traced and the spans are sent there. Ctrl-C stops without "
+        "waiting for requests sent to Triton directly; SIGTERM waits for all running requests.",
     )
-    parser.add_argument("--profile", choices=("cpu", "gpu", "k8s"), default="cpu", help="default: cpu")
-    parser.add_argument("--gpus", type=gpu_list, help="with --profile gpu; default: 7,8")
+    parser.add_argument(
+        "--profile", choices=("cpu", "gpu", "k8s"), default="cpu", help="devices to serve on; default: cpu"
+    )
+    parser.add_argument("--gpus", type=gpu_list, help="GPUs to serve on, with --profile gpu; default: 7,8")
     parser.add_argument(
         "--cpu-instances",
         type=up_to(MAX_CPU_INSTANCES),
         metavar="NUMBER",
-        help="instances of flux_base, each with its own copy of the weights, with --profile cpu; default: 1",
+        help="instances of flux_base, with --profile cpu; each has its own copy of the weights; default: 1",
     )
-    parser.add_argument("--gateway-port", type=port, help="serve REST there, too; default: none, GenServe's is 12411")
-    parser.add_argument("--gateway-host", metavar="ADDRESS", help="of the REST gateway; default: 127.0.0.1")
     parser.add_argument(
-        "--triton-host", default="127.0.0.1", metavar="ADDRESS", help="of Triton's three ports; default: 127.0.0.1"
+        "--gateway-port", type=port, help="port of the REST gateway, such as 12411; default: no gateway"
     )
-    parser.add_argument("--http-port", type=port, default=8000, help="Triton's; default: 8000")
-    parser.add_argument("--grpc-port", type=port, default=8001, help="Triton's; default: 8001")
-    parser.add_argument("--metrics-port", type=port, default=8002, help="Triton's; default: 8002")
+    parser.add_argument("--gateway-host", metavar="ADDRESS", help="address of the REST gateway; default: 127.0.0.1")
+    parser.add_argument(
+        "--triton-host", default="127.0.0.1", metavar="ADDRESS", help="address of Triton's ports; default: 127.0.0.1"
+    )
+    parser.add_argument("--http-port", type=port, default=8000, help="Triton's HTTP port; default: 8000")
+    parser.add_argument("--grpc-port", type=port, default=8001, help="Triton's gRPC port; default: 8001")
+    parser.add_argument("--metrics-port", type=port, default=8002, help="Triton's metrics port; default: 8002")
     parser.add_argument(
         EXPOSE_FLAG,
         action="store_true",
-        help="let other machines reach a Triton that has published remote vulnerabilities, as the embedded one has",
+        help="let other machines reach a Triton with published remote vulnerabilities, such as the embedded one",
     )
     parser.add_argument(
         "--allow-api",
         action="append",
         default=[],
         choices=RESTRICTED_APIS,
-        help=f"an API of Triton that needs no key, may be repeated; default: none. {KEY_VARIABLE} sets the key",
+        help="let clients use this restricted API of Triton without a key; may be repeated; default: none. "
+        f"{KEY_VARIABLE} sets the key",
     )
     parser.add_argument(
         "--exit-timeout",
         type=up_to(MAX_EXIT_TIMEOUT_S, " seconds"),
         default=30,
         metavar="SECONDS",
-        help="that running requests have at SIGTERM before they are lost; default: 30",
+        help="time that running requests have to complete after SIGTERM; default: 30",
     )
     parser.add_argument(
         "--restart",
         choices=tuple(RESTARTS),
         default="on-failure",
-        help="when Triton, a model's process or the gateway dies: start it again, at most "
-        f"{RestartPolicy().attempts} times in a row, or end; default: on-failure",
+        help="whether to restart Triton or the gateway when it fails or a model's process dies, at most "
+        f"{RestartPolicy().attempts} times in a row; default: on-failure",
     )
     parser.add_argument(
         "--model-repository", type=Path, default=Path("model_repository"), help="folder of the models (%(default)s)"
     )
     options = parser.parse_args()
     if options.gpus and options.profile != "gpu":
-        parser.error("--gpus goes with --profile gpu")
+        parser.error("--gpus requires --profile gpu")
     if options.cpu_instances and options.profile != "cpu":
-        parser.error("--cpu-instances goes with --profile cpu")
+        parser.error("--cpu-instances requires --profile cpu")
     if options.gateway_host and not options.gateway_port:
-        parser.error("--gateway-host goes with --gateway-port")
+        parser.error("--gateway-host requires --gateway-port")
     check_ports(parser, options)
     return options
 
@@ -122,8 +133,10 @@ def check_ports(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 def main() -> int:
     given = read_options()
-    for line in unknown_variables(os.environ):
+    for line in unknown_variables(os.environ, has_gateway=given.gateway_port is not None):
         say(f"warning: {line}")
+    if given.profile == "cpu":
+        say(CPU_NOTE)
     end_on_signals()
     try:
         options = ServerOptions(

@@ -1,4 +1,4 @@
-"""Waiting until a Triton that nobody asks any more has made what it was asked for."""
+"""Waits until Triton has completed the requests that it has accepted."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import time
 
 from flux_serving.launch.urls import fetch
 
-#: What counts requests that Triton has taken, and images of the engine that are not done.
-_IN_WORK = ("nv_inference_pending_request_count", "flux_jobs_waiting", "flux_jobs_running")
-#: Seconds between two looks; Triton refreshes its own numbers no more often.
+#: Metrics that count images.
+_IMAGES = ("flux_jobs_waiting", "flux_jobs_running")
+#: Metrics that count the requests that Triton has accepted, and the engine's images that are not complete.
+_IN_WORK = ("nv_inference_pending_request_count", *_IMAGES)
+#: Seconds between two checks. Triton refreshes its own metrics no more often.
 _PAUSE_S = 1.0
-#: Looks in a row that must find nothing: between two models of an ensemble a request is nowhere.
+#: Consecutive checks that must find no work: between two models of an ensemble, no metric counts a request.
 _QUIET_LOOKS = 3
 
 
 def wait_until_idle(metrics: str, timeout_s: float) -> None:
-    """Return when nothing is in work, when the server no longer answers, or after timeout_s. metrics: host:port."""
+    """Return when no request is in flight, when the server no longer answers, or after timeout_s.
+
+    metrics: host:port.
+    """
     until = time.monotonic() + timeout_s
     quiet = 0
     while quiet < _QUIET_LOOKS and time.monotonic() < until:
@@ -28,10 +33,23 @@ def wait_until_idle(metrics: str, timeout_s: float) -> None:
             time.sleep(_PAUSE_S)
 
 
-def in_work(text: str) -> float:
-    """Returns the sum of the metrics in _IN_WORK. text: in Prometheus' format.
+def images_in_progress(metrics: str, timeout_s: float) -> int | None:
+    """Returns the number of images that wait or run; None if the server does not answer. metrics: host:port."""
+    try:
+        return int(_sum(fetch(f"http://{metrics}/metrics", timeout_s).decode(), _IMAGES))
+    except OSError:
+        return None
 
-    It needs no labels, so the launcher runs without prometheus-client, which only the gateway requires.
+
+def in_work(text: str) -> float:
+    """Returns the number of pending requests and unfinished images. text: metrics in Prometheus' text format."""
+    return _sum(text, _IN_WORK)
+
+
+def _sum(text: str, metrics: tuple[str, ...]) -> float:
+    """Returns the sum of all values of these metrics.
+
+    The labels are not needed, so the launcher does without prometheus-client, which only the gateway requires.
     """
-    lines = (line for line in text.splitlines() if line.startswith(_IN_WORK))
+    lines = (line for line in text.splitlines() if line.startswith(metrics))
     return sum(float(line.rpartition(" ")[2]) for line in lines)

@@ -1,4 +1,4 @@
-"""What of Triton can be reached, and from where: its address, its published vulnerabilities, its restricted APIs."""
+"""Limits who can reach Triton: checks its address against published vulnerabilities, and restricts its APIs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from collections.abc import Iterable
 
 from flux_contract.errors import CannotStart
 
-#: Triton's APIs that no caller of ours needs, as `--http-restricted-api` and `--grpc-restricted-protocol` name them.
+#: Triton APIs that the clients and the gateway do not need, named as in `--http-restricted-api` and
+#: `--grpc-restricted-protocol`.
 RESTRICTED_APIS = ("shared-memory", "model-repository", "trace", "logging")
-#: The HTTP header that opens them, and the same in gRPC's metadata.
+#: The HTTP header that carries the key of the restricted APIs, and its name in gRPC metadata.
 KEY_HEADER = "flux-triton-key"
 GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
-#: What the header must say; unset: a random secret at each start, which nobody knows.
+#: Variable with the key. If it is unset, each start makes a random key that is not shown, which blocks these APIs.
 KEY_VARIABLE = "FLUX_TRITON_KEY"
 EXPOSE_FLAG = "--expose-vulnerable-triton"
 
-#: The container of Triton without the vulnerabilities below.
+#: The first Triton container without the vulnerabilities below.
 FIRST_SAFE_CONTAINER = (25, 7)
 _VULNERABILITIES = "CVE-2025-23310, CVE-2025-23319, CVE-2025-23320 and CVE-2025-23334"
 
 
 def restriction_arguments(key: str, allowed: Iterable[str]) -> list[str]:
-    """For tritonserver. key: opens the restricted APIs; empty: a random one. allowed: APIs that need none.
+    """Returns arguments of tritonserver. key: of the restricted APIs; empty: random. allowed: APIs that need no key.
 
-    Raises CannotStart: the key has characters that Triton's option cannot hold, or is short.
+    Raises CannotStart: the key is too short, or has characters that Triton's option does not accept.
     """
     if key and not re.fullmatch(r"[\w-]{16,}", key, re.ASCII):
         raise CannotStart(f"{KEY_VARIABLE}: expected 16 or more of A-Z, a-z, 0-9, _ and -")
@@ -37,23 +38,24 @@ def restriction_arguments(key: str, allowed: Iterable[str]) -> list[str]:
 
 
 def check_exposure(host: str, version: str, is_accepted: bool) -> None:
-    """host: Triton's address. version: its container's, such as `26.08`. is_accepted: whether EXPOSE_FLAG was given.
+    """Check that other machines cannot reach a vulnerable Triton.
 
-    Raises CannotStart: other machines would reach a Triton with published vulnerabilities.
+    host: Triton's address. version: of its container, such as `26.08`. is_accepted: whether EXPOSE_FLAG was given.
+    Raises CannotStart: other machines could reach a Triton with published vulnerabilities.
     """
     if is_accepted or _is_safe(version) or is_loopback(host):
         return
-    found = f"this Triton is of container {version}" if version else "this Triton's version is unknown"
+    found = f"this Triton is from container {version}" if version else "this Triton's version is unknown"
     raise CannotStart(
-        f"--triton-host {host}: other machines would reach Triton, and {found}; versions before "
+        f"--triton-host {host} would let other machines reach Triton, and {found}; versions before "
         f"{'.'.join(f'{number:02}' for number in FIRST_SAFE_CONTAINER)} have published remote vulnerabilities "
-        f"({_VULNERABILITIES}). Let callers use the REST gateway (--gateway-host {host}), or a newer Triton, or accept "
-        f"the risk by {EXPOSE_FLAG}"
+        f"({_VULNERABILITIES}). Expose the REST gateway instead (--gateway-host {host}), use a newer Triton, or accept "
+        f"the risk with {EXPOSE_FLAG}"
     )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address. A name that does not resolve is not."""
+    """Whether only this machine can reach the address. False for a name that does not resolve."""
     try:
         found = {address[4][0] for address in socket.getaddrinfo(host, None)}
     except OSError:

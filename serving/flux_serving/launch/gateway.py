@@ -1,4 +1,4 @@
-"""The REST gateway as a child process beside Triton: start, end."""
+"""Runs the REST gateway as a child process beside Triton."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from flux_serving.launch.urls import answers, is_silent, loopback_of
 
 #: Seconds that the gateway has to start listening, or to check its settings.
 START_S = 60.0
-#: Health checks of a running gateway: seconds between two, timeout in seconds, and how many consecutive timeouts mean
-#: that it hangs. Each check is a line in the gateway's log.
+#: Health checks of a running gateway: seconds between two checks, their timeout in seconds, and the number of
+#: consecutive timeouts after which it hangs. Each check adds a line to the gateway's log.
 _ASK_PAUSE_S, _ASK_S, _UNANSWERED = 10.0, 5.0, 3
-#: Prefix of its own messages.
+#: Prefix of the gateway's own messages.
 _SAYS = "flux-gateway: "
 
 
 class Gateway:
-    """One run of the gateway, a context manager: it listens from entry on, and says 503 until Triton is ready.
+    """One run of the gateway.
 
-    Its settings are variables.
+    A context manager: the gateway listens from entry on, and returns 503 until Triton is ready. Its settings are
+    environment variables.
     """
 
     def __init__(
@@ -40,10 +41,10 @@ class Gateway:
         exit_timeout_s: int = 30,
         loras: Path | None = None,
     ) -> None:
-        """triton: host:port of its gRPC. output: where the log goes; None: where this process writes.
+        """triton: host:port of Triton's gRPC.
 
-        exit_timeout_s: seconds that running requests have when it ends. loras: the folder of Triton's adapters; None:
-        as the environment says.
+        output: file of the gateway's log; None: this process's stdout and stderr. exit_timeout_s: seconds that running
+        requests have when the gateway ends. loras: the folder of Triton's adapters; None: the environment's.
         """
         self._exit_timeout_s = exit_timeout_s
         self.url = f"http://{host}:{port}"
@@ -81,7 +82,7 @@ class Gateway:
     def check(self) -> None:
         """Run `flux-gateway check`, which reads the settings and the files that they name.
 
-        Raises CannotStart: the settings are wrong, the port is taken, or the gateway is not installed.
+        Raises CannotStart: a setting is wrong, the port is in use, or the gateway is not installed.
         """
         refuse_taken(*self._address)
         command = [sys.executable, "-m", "flux_gateway", "check"]
@@ -104,7 +105,7 @@ class Gateway:
         raise CannotStart(f"the gateway cannot start: {said}; is flux-triton[gateway] installed?")
 
     def start(self) -> None:
-        """Raises CannotStart: the port is taken."""
+        """Start the process. Raises CannotStart: the port is in use."""
         refuse_taken(*self._address)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "flux_gateway"],
@@ -116,18 +117,18 @@ class Gateway:
         )
 
     def is_ready(self) -> bool:
-        """Whether it listens; what it answers depends on Triton. Looks once."""
+        """Whether the gateway listens, even if it answers with an error because Triton is not ready. Checks once."""
         if not answers(self._health_url, 2):
             return False
         self._asked = time.monotonic()
         return True
 
     def is_hung(self) -> bool:
-        """Never: a gateway that does not start in time has failed."""
+        """Returns False: a gateway that does not start in time has failed."""
         return False
 
     def failure(self) -> str | None:
-        """Why the gateway no longer serves: it has ended or hangs. Checks its health at intervals."""
+        """Returns why the gateway no longer serves; None while it does. Checks its health at intervals."""
         if self._process is None:
             return None
         if (status := self._process.poll()) is not None:
@@ -138,7 +139,7 @@ class Gateway:
         return "the gateway hangs: it does not answer /health" if self._unanswered >= _UNANSWERED else None
 
     def stop(self) -> None:
-        """End it; running requests have the exit timeout."""
+        """End the gateway. Running requests have the exit timeout to complete."""
         if self._process is not None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -146,13 +147,13 @@ class Gateway:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the gateway at once."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def __enter__(self) -> Gateway:
-        """Raises CannotStart: the port is taken, a setting is wrong, or `flux-triton[gateway]` is not installed."""
+        """Raises CannotStart: the port is in use, a setting is wrong, or `flux-triton[gateway]` is not installed."""
         try:
             self.start()
             self._wait_until_listening()

@@ -1,4 +1,4 @@
-"""The guardian: a small process that ends a server's process group when the launcher was killed."""
+"""The guardian: a small process that ends a server's process group if the launcher is killed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import time
 
 from flux_serving.launch import ending
 
-#: A guardian that ends earlier than so many seconds after its start is not replaced yet, to limit the restart rate.
+#: Seconds after its start before a guardian that has ended is replaced. This limits the rate of restarts.
 _REPLACE_S = 10.0
 #: Seconds that a dismissed guardian has to end.
 _DISMISS_S = 5.0
 
 
 class Guardian:
-    """Holds the launcher's end of a pipe; the process holds the other, which ends when the launcher does.
+    """The launcher's handle of the guardian process, connected by a pipe that closes when the launcher ends.
 
-    The process is in a session of its own, so that Ctrl-C does not reach it.
+    The process has its own session, so that Ctrl-C does not reach it.
     """
 
     def __init__(self, group: int, grace_s: float, prefix: str, folder: str) -> None:
-        """group: id of the server's process group. grace_s: seconds that it then has for running requests.
+        """group: id of the server's process group. grace_s: seconds that it has for running requests.
 
-        prefix: of the names of its shared-memory regions. folder: its temporary folder.
+        prefix: of the names of the server's shared-memory regions. folder: the server's temporary folder.
         """
         self._began = time.monotonic()
         reading, self._pipe = os.pipe()
@@ -48,7 +48,7 @@ class Guardian:
         return self._process.pid
 
     def server_is_ready(self) -> None:
-        """From now on the server may have running requests, for which the guardian waits."""
+        """Tell the guardian that the server may have running requests from now on, for which it must wait."""
         self._write(ending.READY)
 
     def needs_replacement(self) -> bool:
@@ -62,11 +62,11 @@ class Guardian:
         try:
             self._process.wait(_DISMISS_S)
         except subprocess.TimeoutExpired:
-            # It is stopped (SIGSTOP) or hangs.
+            # The guardian is stopped (SIGSTOP) or hangs.
             self._process.kill()
             self._process.wait()
 
     def _write(self, word: bytes) -> None:
-        """A guardian that was killed reads nothing."""
+        """Write to the guardian. Does nothing if it was killed."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, word)

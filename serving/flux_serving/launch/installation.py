@@ -1,4 +1,4 @@
-"""Where Triton is: `tritonserver` on PATH, as in NVIDIA's container, or the one inside the `nvidia-pytriton` wheel."""
+"""Finds Triton: `tritonserver` on PATH, as in NVIDIA's container, or the one in the `nvidia-pytriton` wheel."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from pathlib import Path
 
 from flux_contract.errors import CannotStart
 
-#: Where NVIDIA's images name their release.
+#: Variable in which NVIDIA's images name their release.
 VERSION_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
-#: The release that the embedded server is from.
+#: Release of the embedded server.
 EMBEDDED_VERSION = "24.10"
-#: The embedded server was built for this glibc.
+#: The oldest glibc that the embedded server runs with.
 EMBEDDED_GLIBC = (2, 35)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """binary: the server. arguments, environment: what this installation needs on top of the usual.
+    """A Triton on this machine.
 
-    version: of the container that it is from, such as `26.08`; empty: unknown.
+    binary: the server. arguments, environment: what this installation needs in addition to the launcher's own.
+    version: of its container, such as `26.08`; empty: unknown.
     """
 
     binary: Path
@@ -36,9 +37,9 @@ class Installation:
 
 
 def find_installation(folder: Path) -> Installation:
-    """folder: an empty folder of the caller's where the embedded server's parts are put together by links.
+    """Returns the Triton to run. folder: an empty folder, in which the embedded server's files are linked together.
 
-    Raises CannotStart: no Triton is installed, or the embedded one cannot run here.
+    Raises CannotStart: Triton is not installed, or the embedded one cannot run here.
     """
     if (binary := shutil.which("tritonserver")) is not None:
         return Installation(Path(binary), version=os.environ.get(VERSION_VARIABLE, ""))
@@ -48,7 +49,9 @@ def find_installation(folder: Path) -> Installation:
 def _embedded(folder: Path) -> Installation:
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
-        raise CannotStart("no Triton: tritonserver is not on PATH, and the extra [embedded] is not installed")
+        raise CannotStart(
+            "Triton is not installed: tritonserver is not on PATH, and flux-triton's extra [embedded] is not installed"
+        )
     package = Path(spec.submodule_search_locations[0])
     server = package / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -57,13 +60,14 @@ def _embedded(folder: Path) -> Installation:
         raise CannotStart(f"the embedded Triton has no stub for Python {version}")
     name, glibc = platform.libc_ver()
     if name == "glibc" and tuple(map(int, glibc.split("."))) < EMBEDDED_GLIBC:
-        raise CannotStart(f"the embedded Triton needs glibc {'.'.join(map(str, EMBEDDED_GLIBC))}, here is {glibc}")
+        needed = ".".join(map(str, EMBEDDED_GLIBC))
+        raise CannotStart(f"the embedded Triton needs glibc {needed} or newer, this system has {glibc}")
     libraries = [package.parent / "nvidia_pytriton.libs", _libpython_folder()]
     backend = folder / "backends" / "python"
     backend.mkdir(parents=True)
     for source in (*(server / "backends" / "python").iterdir(), stub):
         (backend / source.name).symlink_to(source)
-    # The stub ignores PYTHONPATH, but finds its packages by the first python3 on PATH, as any interpreter does.
+    # The stub ignores PYTHONPATH and finds its packages through the first python3 on PATH.
     return Installation(
         binary=server / "bin" / "tritonserver",
         arguments=(f"--backend-directory={backend.parent}", f"--cache-directory={server / 'caches'}"),
@@ -86,5 +90,6 @@ def _libpython_folder() -> Path:
             if folder and (Path(folder) / name).exists():
                 return Path(folder)
     raise CannotStart(
-        f"the embedded Triton needs the shared {usual}; on Debian and Ubuntu: apt-get install libpython{version}"
+        f"the embedded Triton needs the shared library {usual}; on Debian and Ubuntu: "
+        f"apt-get install libpython{version}"
     )

@@ -12,18 +12,18 @@ from flux_serving.launch.urls import fetch, loopback_of
 
 
 def configured_instances(host: str, port: int, timeout_s: float) -> dict[str, int]:
-    """Number of configured instances of each Python model that this Triton has loaded. timeout_s: of each request.
+    """Returns the number of configured instances of each Python model that Triton has loaded.
 
-    Raises OSError: Triton does not answer.
+    timeout_s: of each request. Raises OSError: Triton does not answer.
     """
-    # The launcher restricts the API of the repository index.
+    # Not from the repository index, because the launcher restricts that API.
     url = f"http://{loopback_of(host)}:{port}/v2/models"
     configs = [config for model in MODELS if (config := _config(f"{url}/{model.name}/config", timeout_s)) is not None]
     return {config["name"]: _count(config) for config in configs if config.get("backend") == "python"}
 
 
 def missing_processes(configured: Mapping[str, int], running: Mapping[str, int]) -> list[str]:
-    """A message for each model with too few processes: `flux_base: 0 of 1 processes are alive`."""
+    """Returns a message for each model with too few processes: `flux_base: 0 of 1 processes are alive`."""
     return [
         f"{model}: {running.get(model, 0)} of {count} processes are alive"
         for model, count in configured.items()
@@ -32,7 +32,7 @@ def missing_processes(configured: Mapping[str, int], running: Mapping[str, int])
 
 
 def _config(url: str, timeout_s: float) -> dict[str, Any] | None:
-    """None: Triton does not have this model. Raises OSError."""
+    """Returns the model's configuration; None if Triton does not have the model. Raises OSError."""
     try:
         config: dict[str, Any] = json.loads(fetch(url, timeout_s))
     except urllib.error.HTTPError as error:

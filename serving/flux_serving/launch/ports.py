@@ -1,7 +1,7 @@
-"""Ports that a launcher reserves for as long as it runs.
+"""Reserves a launcher's ports for as long as it runs.
 
-Triton binds its ports only once its models are loaded, minutes later, so that a bind alone does not show that another
-launcher will use them.
+Triton binds its ports only after its models have loaded, which can take minutes. Until then, binding a port does not
+show that another launcher will use it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from flux_contract.errors import CannotStart
 def reserved(ports: list[int]) -> Iterator[None]:
     """Reserve these ports against all launchers in this network namespace, on all addresses.
 
-    An abstract Unix socket is visible in the whole network namespace, as the port is, to every user, and the kernel
-    removes it when the process ends. Raises CannotStart: another launcher has one of the ports.
+    It binds an abstract Unix socket for each port. Like a port, the socket is visible to every user in the network
+    namespace, and the kernel removes it when the process ends.
+    Raises CannotStart: another launcher has reserved one of the ports.
     """
     with contextlib.ExitStack() as held:
         for port in ports:
@@ -27,7 +28,7 @@ def reserved(ports: list[int]) -> Iterator[None]:
                 lock.bind(f"\0flux-triton-port-{port}")
             except OSError as error:
                 raise CannotStart(
-                    f"port {port} is taken by another launcher that loads, serves or stops; wait until it has ended, "
-                    "or choose other ports"
+                    f"port {port} is reserved by another launcher that is loading, serving or stopping; wait until it "
+                    "has ended, or choose other ports"
                 ) from error
         yield

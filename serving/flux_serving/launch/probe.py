@@ -1,8 +1,8 @@
-"""Liveness probe: `python3 -m flux_serving.launch.probe` ends with 1 if something that is served here is dead.
+"""Liveness probe: `python3 -m flux_serving.launch.probe` exits with 1 if a service on this machine is dead.
 
-Without arguments it looks at what the launchers of this user serve, at the addresses that they were given: Triton, the
-processes of its models (Triton 2.51 says that it is live and ready without them), and the gateway where there is one.
-A Triton that its launcher restarts is not dead. Run it where Triton runs, as the same user: it looks at the processes.
+Without arguments it checks the services of this user's launchers: Triton, the processes of its models (Triton 2.51
+reports live and ready even after they have died), and the gateway, if there is one. A Triton that its launcher is
+restarting is not dead. Run the probe on Triton's machine and as the same user, because it checks processes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
 
 class Dead(Exception):
-    """Why."""
+    """A service is dead; the message says why."""
 
 
 def look_at_launcher(state: LauncherState, timeout_s: float) -> None:
-    """Raises Dead."""
+    """Check the services of a launcher. Raises Dead."""
     if state.gateway and not answers(f"http://{_reachable(state.gateway)}/health", timeout_s):
         raise Dead(f"the gateway at {state.gateway} does not answer")
     if not state.is_restarting:
@@ -35,20 +35,20 @@ def look_at_launcher(state: LauncherState, timeout_s: float) -> None:
 
 
 def look(host: str, port: int, timeout_s: float) -> None:
-    """Raises Dead: Triton does not answer, or a Python model has fewer processes than instances."""
+    """Check Triton. Raises Dead: it does not answer, or a Python model has fewer processes than instances."""
     try:
         fetch(f"http://{loopback_of(host)}:{port}/v2/health/live", timeout_s)
         configured = configured_instances(host, port, timeout_s)
     except OSError as error:
         raise Dead(f"Triton at {host}:{port} does not answer: {error}") from error
     if not configured:
-        raise Dead(f"Triton at {host}:{port} has none of the models")
+        raise Dead(f"Triton at {host}:{port} has loaded none of the models")
     if missing := missing_processes(configured, running_instances(_listener(port))):
         raise Dead(missing[0])
 
 
 def _listener(port: int) -> int:
-    """Raises Dead: it is not to be seen from here."""
+    """Returns the process id of the Triton that listens on this port. Raises Dead: this user has no such process."""
     for connection in psutil.net_connections("tcp"):
         address: Any = connection.laddr
         if connection.status == psutil.CONN_LISTEN and address.port == port:
@@ -66,12 +66,14 @@ def _reachable(address: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m flux_serving.launch.probe", description=__doc__)
     parser.add_argument(
-        "--host", help=f"look at the Triton there, and at nothing else; with --http-port alone: {DEFAULT_HOST}"
+        "--host", help=f"check only the Triton at this address; default with --http-port: {DEFAULT_HOST}"
     )
     parser.add_argument(
-        "--http-port", type=int, help=f"the same; with --host alone, or where no launcher runs: {DEFAULT_PORT}"
+        "--http-port",
+        type=int,
+        help=f"check only the Triton with this HTTP port; default with --host, or if no launcher runs: {DEFAULT_PORT}",
     )
-    parser.add_argument("--timeout", type=float, default=3.0, help="seconds for each question; default: 3")
+    parser.add_argument("--timeout", type=float, default=3.0, help="timeout of each request, in seconds; default: 3")
     options = parser.parse_args()
     is_named = options.host is not None or options.http_port is not None
     try:

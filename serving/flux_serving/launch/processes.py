@@ -1,4 +1,4 @@
-"""What every child process of the launcher needs."""
+"""Functions that the launcher's child processes share: free ports, signals, exit statuses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flux_contract.errors import CannotStart
 
 
 def free_ports(count: int = 3) -> list[int]:
-    """Ports that nobody listens on, no two the same: of HTTP, gRPC and metrics."""
+    """Returns different ports that no process listens on, by default three: for HTTP, gRPC and metrics."""
     with contextlib.ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -20,13 +20,13 @@ def free_ports(count: int = 3) -> list[int]:
 
 
 class Terminated(SystemExit):
-    """SIGTERM came: whoever runs this wants it to end, but not what it is doing to be lost."""
+    """The process received SIGTERM: it should complete its running requests and exit."""
 
 
 def end_on_signals() -> None:
-    """From now on SIGINT, SIGTERM and SIGHUP leave every `with` block of the main thread, and so end the server.
+    """Make SIGINT, SIGTERM and SIGHUP raise in the main thread, which leaves its `with` blocks and so ends the server.
 
-    What comes after the first of them is ignored, so that ending is never cut short.
+    After the first signal all of them are ignored, so that nothing interrupts the clean-up.
     """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -40,12 +40,12 @@ def end_on_signals() -> None:
 
 
 def end_with_parent() -> None:
-    """In the child, before it becomes the server: SIGTERM for it when this process is killed (prctl, Linux)."""
+    """Let Linux send the calling process SIGTERM when its parent dies (prctl). Runs in the child, before exec."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def exit_reason(status: int) -> str:
-    """What `Popen.poll` returned, in words: `exit status 1`, or `signal 11 (SIGSEGV)`."""
+    """Describe a status of `Popen.poll`: `exit status 1` or `signal 11 (SIGSEGV)`."""
     if status >= 0:
         return f"exit status {status}"
     try:
@@ -55,10 +55,13 @@ def exit_reason(status: int) -> str:
 
 
 def refuse_taken(host: str, port: int) -> None:
-    """Otherwise whoever listens there would be taken for the server that was started."""
+    """Check that the port can be bound: otherwise its listener would be mistaken for the server that is started here.
+
+    Raises CannotStart: the port is in use, or the address is not this machine's.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise CannotStart(f"port {port} of {host} cannot be listened on: {error.strerror}") from error
+            raise CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}") from error

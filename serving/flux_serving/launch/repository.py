@@ -1,4 +1,4 @@
-"""The model repository that Triton loads: links to the committed models, without those that cannot serve here."""
+"""Assembles the model repository that Triton loads: links to the committed models, without the unserved ensembles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def assemble_repository(
     unserved_modes: Collection[str],
     cpu_instances: int = FLUX_BASE.cpu_instances,
 ) -> list[str]:
-    """Make `target`. Returns the arguments that pick a profile of it.
+    """Make the folder `target`. Returns the arguments of tritonserver that select the profile.
 
-    It lies in a folder of the launcher's own: the stub cannot bear a space in its path (2.51). The ensembles of
-    unserved modes are left out, so that Triton says that they are not ready. GPUs other than the committed ones, and
-    another number of CPU instances, get a copy with configurations for them; the committed files stay.
+    The folder is the launcher's own, because Triton's stub does not support spaces in its path (2.51). The ensembles
+    of unserved modes are left out, so that Triton reports them as not ready. For GPUs other than the committed ones or
+    another number of CPU instances, the folder is a copy with rendered configurations; the committed files stay as
+    they are.
     """
     left_out = {BY_NAME[mode].ensemble.name for mode in unserved_modes}
     is_committed = {"gpu": gpus == DEFAULT_GPUS, "cpu": cpu_instances == FLUX_BASE.cpu_instances}.get(profile, True)

@@ -1,4 +1,4 @@
-"""One Triton server as a child process in a group of its own: start, wait until ready, stop, clean up."""
+"""Runs a Triton server as a child process with its own process group: start, wait until ready, stop, clean up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flux_contract.errors import CannotStart
 from flux_contract.limits import TRITON_THREADS
 from flux_contract.models import FLUX_BASE
 from flux_rendering.pbtxt import DEFAULT_GPUS
-from flux_serving.launch.draining import wait_until_idle
+from flux_serving.launch.draining import images_in_progress, wait_until_idle
 from flux_serving.launch.ending import kill_group, remove_leftovers, wait_for_server
 from flux_serving.launch.exposure import check_exposure, restriction_arguments
 from flux_serving.launch.guardian import Guardian
@@ -35,18 +35,18 @@ from flux_serving.launch.tracing import trace_arguments
 from flux_serving.launch.urls import fetch, loopback_of
 from flux_serving.settings import Checkpoints
 
-#: Bytes of Triton's response cache, which keeps the context tokens of images seen before (12 MB each for FLUX.1).
+#: Bytes of Triton's response cache, which keeps the context tokens of recent images (12 MB each for FLUX.1).
 CACHE_BYTES = 512 * 2**20
-#: The models share the cores. An OpenMP thread that spins long while it waits keeps the one that it waits for from
-#: running (on two busy cores a denoising step of 6 ms took 400); one that never spins is woken too late.
+#: The models share the cores. An OpenMP thread that spins for long while it waits occupies the core that the awaited
+#: thread needs (on two busy cores, a denoising step of 6 ms took 400 ms); a thread that never spins wakes up too late.
 _SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
-#: Heaps that glibc divides memory into. By default it makes up to eight for each core, and each one keeps the free
-#: memory of its busiest moment: 150 closed HTTP streams added 85 MB to Triton (docs/memory.md).
+#: Number of glibc's heaps. By default glibc makes up to eight for each core, and each heap keeps the memory of its
+#: peak: 150 closed HTTP streams added 85 MB to Triton (docs/memory.md).
 _FEW_HEAPS = {"MALLOC_ARENA_MAX": "2"}
 
 
 class ModelDied(Exception):
-    """A model's process ended while the server ran."""
+    """A model's process ended while the server was running."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,25 @@ class ServerOptions:
     checkpoints: Checkpoints
     #: `cpu` or `k8s` for a committed profile, `gpu` for the default configs.
     profile: str = "cpu"
-    #: Device ids, where profile is `gpu`; one instance of every GPU model on each.
+    #: Device ids for profile `gpu`; each device runs one instance of every GPU model.
     gpus: tuple[int, ...] = DEFAULT_GPUS
-    #: Instances of `flux_base`, where profile is `cpu`.
+    #: Instances of `flux_base` for profile `cpu`.
     cpu_instances: int = FLUX_BASE.cpu_instances
-    #: Seconds after which a gRPC client is told to connect anew; its running calls go on. One that balances by a name
-    #: learns only so which servers have come, and which are about to go.
+    #: Seconds after which a gRPC client must reconnect; its running calls continue. A client that balances over the
+    #: addresses of a DNS name learns only by reconnecting which servers have been added and which are stopping.
     connection_age_s: int = 30
     #: Address that Triton's ports listen on.
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    #: Seconds that running requests have when it is asked to stop.
+    #: Seconds that running requests have to complete when the server stops.
     exit_timeout_s: int = 30
-    #: Where Triton sends its spans, by OTLP over HTTP; empty: there are none.
+    #: URL to which Triton sends its spans, by OTLP over HTTP; empty: tracing is disabled.
     traces_url: str = ""
-    #: Of RESTRICTED_APIS, those that need no key.
+    #: Members of RESTRICTED_APIS that need no key.
     allowed_apis: tuple[str, ...] = ()
-    #: Opens the restricted APIs, in the header KEY_HEADER; empty: a random one.
+    #: Key of the restricted APIs, sent in the header KEY_HEADER; empty: a random key.
     api_key: str = ""
     #: Whether other machines may reach a Triton with published vulnerabilities.
     expose_vulnerable: bool = False
@@ -88,29 +88,29 @@ class ServerOptions:
 
 
 class TritonServer:
-    """One run of a Triton, a context manager: started on entry, ended with everything it started on exit; by SIGTERM,
-    when it is idle.
+    """One run of a Triton. A context manager: starts on entry, and on exit ends Triton and everything that it started.
 
-    Without one of its models it is ended without asking: Triton would wait, for the whole exit timeout, for the models
-    that lead to the dead one. A guardian ends it when this process is killed.
+    SIGTERM (`Terminated`) waits until Triton is idle. A Triton whose model has died is killed at once: it would wait,
+    for the whole exit timeout, for the models that depend on the dead one. A guardian ends Triton if this process is
+    killed.
     """
 
     def __init__(self, options: ServerOptions, output: IO[bytes] | None = None) -> None:
-        """output: where the server's log goes; None: where this process writes its own errors.
+        """output: file of the server's log; None: this process's stderr.
 
-        Raises CannotStart: there is no room for temporary files.
+        Raises CannotStart: no temporary folder can be written to.
         """
         self.options = options
         self._output = output
-        # Also the beginning of the names of its shared-memory regions.
+        # Also the prefix of the names of the server's shared-memory regions.
         self._name = f"flux-triton-{secrets.token_hex(4)}"
         self._folder = _temporary_folder() / self._name
         self._process: subprocess.Popen[bytes] | None = None
         self._guardian: Guardian | None = None
         self._is_gone = False
-        #: Those of a server that is ready; before, there are none.
+        #: The models' processes; empty until the server is ready.
         self._models: list[ModelProcess] = []
-        #: The models with too few processes when Triton became ready; empty if there were none.
+        #: Describes the models that had too few processes when Triton became ready; empty if none had.
         self._missing = ""
         self._start_watch: StartWatch | None = None
 
@@ -128,7 +128,11 @@ class TritonServer:
         return self._process.pid
 
     def start(self) -> None:
-        """Raises CannotStart: no repository, an incomplete checkpoint, a port in use, or no Triton that runs here."""
+        """Start Triton.
+
+        Raises CannotStart: the repository is missing, a checkpoint is incomplete, a port is in use, or no Triton can
+        run here.
+        """
         options = self.options
         if not options.repository.is_dir():
             raise CannotStart(f"--model-repository={options.repository}: no such folder")
@@ -176,7 +180,7 @@ class TritonServer:
         self._start_watch = StartWatch(self._models_folder, models, lambda: model_processes(self.pid))
 
     def wait_until_ready(self, timeout_s: float = 1800.0) -> None:
-        """Raises CannotStart: the server ended, or is not ready in time; its log says why."""
+        """Wait until the server is ready. Raises CannotStart: it ended, hangs, or is not ready after timeout_s."""
         limit = time.monotonic() + timeout_s
         while time.monotonic() < limit:
             if (reason := self.failure()) is not None:
@@ -184,7 +188,7 @@ class TritonServer:
             if self.is_ready():
                 return
             if self.is_hung():
-                raise CannotStart("Triton hangs at its start: it is not ready, but all models have loaded")
+                raise CannotStart("Triton hangs during start-up: all models have loaded, but it is not ready")
             time.sleep(0.2)
         raise CannotStart(f"Triton was not ready after {timeout_s:g} s")
 
@@ -197,13 +201,14 @@ class TritonServer:
         return bool(self._models) or self._has_all_processes()
 
     def is_hung(self) -> bool:
-        """Whether the start hangs. Another one may succeed."""
+        """Whether start-up hangs. Another start may succeed."""
         return self._start_watch is not None and not self._models and self._start_watch.is_hung()
 
     def failure(self) -> str | None:
-        """Why it cannot serve: Triton has ended, or a model's process has, which Triton 2.51 does not notice.
+        """Returns why the server cannot serve; None if it can.
 
-        A process that ended before Triton was ready counts, too.
+        Either Triton has ended, or a model's process has, which Triton 2.51 does not notice. Processes that ended
+        before Triton was ready count, too.
         """
         if (status := self.poll()) is not None:
             return f"Triton ended with {exit_reason(status)}"
@@ -213,7 +218,10 @@ class TritonServer:
         return f"a process of {', '.join(dead)} has ended; Triton's log may say why" if dead else None
 
     def replace_guardian(self) -> bool:
-        """Start another guardian if the last one has ended. Returns whether it did. Raises OSError: it cannot."""
+        """Start a new guardian if the last one has ended.
+
+        Returns whether it did. Raises OSError: it cannot be started.
+        """
         guardian = self._guardian
         if guardian is None or not guardian.needs_replacement():
             return False
@@ -223,13 +231,13 @@ class TritonServer:
         return True
 
     def poll(self) -> int | None:
-        """The server's exit status; None while it runs."""
+        """Returns the server's exit status; None while it is running."""
         return self._process.poll() if self._process else None
 
     def wait(self) -> int:
-        """Returns the server's exit status when it has ended.
+        """Wait until the server ends. Returns its exit status.
 
-        Raises ModelDied: a model's process ended under it.
+        Raises ModelDied: a model's process ended.
         """
         assert self._process is not None, "not started"
         while True:
@@ -238,32 +246,35 @@ class TritonServer:
             if (reason := self.failure()) is not None and self.poll() is None:
                 raise ModelDied(reason)
 
-    def drain(self) -> None:
-        """Return when no image is in the making, or after the exit timeout.
+    def images_in_progress(self) -> int | None:
+        """Returns the number of images that wait or run; None if Triton does not answer."""
+        return images_in_progress(self._metrics_url, 2) if self.poll() is None else None
 
-        A Triton that stops refuses an ensemble's next model, and so loses what is half done; until then it works.
+    def drain(self) -> None:
+        """Return when no request is in flight, or after the exit timeout.
+
+        A stopping Triton refuses to run the next model of an ensemble, which loses the request, so it must not be
+        stopped earlier.
         """
         if self.poll() is None:
-            wait_until_idle(
-                f"{loopback_of(self.options.host)}:{self.options.metrics_port}", self.options.exit_timeout_s
-            )
+            wait_until_idle(self._metrics_url, self.options.exit_timeout_s)
 
     def stop(self) -> None:
-        """End the server, first by asking, then with its whole group, and remove what it left."""
-        # One that still loads would first load to the end.
+        """End the server: send SIGTERM, then kill its process group and remove its temporary files."""
+        # A Triton that is still loading is killed at once: after SIGTERM it would first finish loading.
         if self._process is not None and self._models and not self._is_gone:
             self._process.terminate()
             wait_for_server(self.pid, self.options.exit_timeout_s + 10.0)
         self.kill()
 
     def kill(self) -> None:
-        """End the server and everything it started, without asking, and remove what it left."""
+        """Kill the server and everything that it started, and remove its temporary files."""
         if self._process is not None and not self._is_gone:
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(15)
             kill_group(self.pid)
-            # From now on another group may have its id.
+            # From now on another process group may have this id.
             self._is_gone = True
         remove_leftovers(f"{self._name}_", str(self._folder))
         if self._guardian is not None:
@@ -290,7 +301,7 @@ class TritonServer:
             self.stop()
 
     def _has_all_processes(self) -> bool:
-        """Compare the processes with the configuration after Triton has become ready, and keep the result."""
+        """Compare the processes with the configuration once Triton is ready, and store the result."""
         options = self.options
         try:
             configured = configured_instances(options.host, options.http_port, 2)
@@ -304,6 +315,10 @@ class TritonServer:
         if self._guardian is not None:
             self._guardian.server_is_ready()
         return True
+
+    @property
+    def _metrics_url(self) -> str:
+        return f"{loopback_of(self.options.host)}:{self.options.metrics_port}"
 
     @property
     def _models_folder(self) -> Path:
@@ -321,8 +336,8 @@ class TritonServer:
 
 
 def _temporary_folder() -> Path:
-    """Raises CannotStart: there is none that can be written to."""
+    """Returns the folder for temporary files. Raises CannotStart: no such folder can be written to."""
     try:
         return Path(tempfile.gettempdir())
     except OSError as error:
-        raise CannotStart(f"/tmp cannot be written to, as Triton must: full, or read-only: {error.strerror}") from error
+        raise CannotStart(f"Triton needs a writable /tmp, which is full or read-only: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Triton and, beside it, the gateway: started, supervised, and ended together."""
+"""Starts, supervises and ends Triton and the gateway together."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from flux_serving.launch.supervisor import RestartPolicy, State, Supervised, all
 
 
 class Serving:
-    """A context manager: everything is started on entry and ended on exit; by SIGTERM, when Triton is idle.
+    """Triton and its gateway. A context manager: starts both on entry and ends both on exit; after SIGTERM, once Triton
+    is idle.
 
-    What the probe looks at is kept in this launcher's state file.
+    Keeps this launcher's state file, which the probe reads.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class Serving:
         say: Callable[[str], None],
         output: IO[bytes] | None = None,
     ) -> None:
-        """make_gateway: a gateway that is not started; None where there is none. say: takes a line for the log.
+        """make_gateway: makes a gateway that is not started; None for no gateway. say: writes a line to the log.
 
-        output: where Triton's log goes; None: where this process writes its own errors.
+        output: file of Triton's log; None: this process's stderr.
         """
         self._options = options
         self._make_gateway = make_gateway
-        #: Holds the reserved ports from before the start until everything has ended.
+        #: Reserves the ports from before the start until everything has ended.
         self._reserved = ExitStack()
         self._say = say
         self.triton = Supervised("Triton", lambda: TritonServer(options, output), policy, say)
@@ -48,11 +49,11 @@ class Serving:
         self._state_file: StateFile | None = StateFile()
 
     def wait_until_ready(self) -> None:
-        """Raises CannotStart: a service failed before it was ready. Raises ServiceFailed."""
+        """Wait until both are ready. Raises CannotStart: a service failed before it was ready. Raises ServiceFailed."""
         supervise(self._services, lambda: all_ready(self._services), self._after_look)
 
     def run(self) -> None:
-        """Serve until an exception, such as a signal's. Raises ServiceFailed: one failed and is not restarted."""
+        """Serve until a signal raises. Raises ServiceFailed: a service failed and is not restarted."""
         supervise(self._services, lambda: False, self._after_look)
 
     def __enter__(self) -> Serving:
@@ -79,7 +80,7 @@ class Serving:
             self._kill()
 
     def _check(self) -> None:
-        """Reserve the ports and check the gateway, before anything starts. Raises CannotStart."""
+        """Reserve the ports and check the gateway's settings before anything starts. Raises CannotStart."""
         options = self._options
         gateway = self._make_gateway() if self._make_gateway else None
         ports = [options.http_port, options.grpc_port, options.metrics_port, *([gateway.port] if gateway else [])]
@@ -88,10 +89,7 @@ class Serving:
             gateway.check()
 
     def _stop(self, drained: bool) -> None:
-        running = (
-            f"running requests have {self._options.exit_timeout_s} s" if drained else "without waiting for requests"
-        )
-        self._say(f"stopping: {running}")
+        self._say(self._stop_message(drained))
         if self.gateway is not None and self.gateway.service is not None:
             self.gateway.service.stop()
         server = self.triton.service
@@ -99,6 +97,18 @@ class Serving:
             if drained:
                 server.drain()
             server.stop()
+        self._say("stopped")
+
+    def _stop_message(self, drained: bool) -> str:
+        """Says which requests the stop waits for, and how many images are in progress."""
+        images = self.triton.service.images_in_progress() if self.triton.service is not None else None
+        count = "" if images is None else f" ({images} image{'' if images == 1 else 's'} in progress)"
+        limit = f"waiting up to {self._options.exit_timeout_s} s for"
+        if drained:
+            return f"stopping: {limit} running requests{count}"
+        if self.gateway is not None:
+            return f"stopping: {limit} requests to the gateway, but not for requests sent to Triton directly{count}"
+        return f"stopping without waiting for running requests{count}; SIGTERM waits for them"
 
     def _kill(self) -> None:
         for service in reversed(self._services):
@@ -112,9 +122,9 @@ class Serving:
         if self.triton.service is not None:
             try:
                 if self.triton.service.replace_guardian():
-                    self._say("the guardian of Triton has ended; started another one")
+                    self._say("Triton's guardian process has ended; started a new one")
             except OSError as error:
-                self._say(f"the guardian of Triton has ended, and another one cannot be started: {error}")
+                self._say(f"Triton's guardian process has ended, and a new one cannot be started: {error}")
 
     def _write_state(self) -> None:
         if not (self.triton.was_ready and self.triton.state is not State.READY):
@@ -125,5 +135,5 @@ class Serving:
             if self._state_file is not None:
                 self._state_file.write(self._state)
         except OSError as error:
-            self._say(f"the probe needs --host and --http-port, as its file cannot be written: {error}")
+            self._say(f"the state file cannot be written, so the probe needs --host and --http-port: {error}")
             self._state_file = None

@@ -1,6 +1,6 @@
-"""Detects a Triton that hangs at its start: it is not ready although the processes of all models have loaded.
+"""Detects a Triton that hangs during start-up: it is not ready although all models have loaded.
 
-Triton 2.51 does so rarely, on machines with much more work than cores. Another start then succeeds.
+This happens rarely with Triton 2.51, on overloaded machines. Another start then succeeds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from flux_contract.environment import LOADED_PREFIX
 from flux_serving.launch.stubs import ModelProcess
 
-#: Seconds after which a start hangs. Triton itself needs less than one second after the last model.
+#: Seconds after the last model has loaded after which a start counts as hung. Triton needs less than one.
 HUNG_AFTER_S = 60.0
-#: Seconds between two looks at the processes.
+#: Seconds between two checks of the processes.
 _LOOK_S = 2.0
 
 
 class StartWatch:
-    """Looks at one start of Triton. Not thread-safe."""
+    """Watches one start of Triton. Not thread-safe."""
 
     def __init__(
         self,
@@ -28,20 +28,20 @@ class StartWatch:
         processes: Callable[[], Sequence[ModelProcess]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """folder: of the server, in which its models say that they have loaded. models: number of Python models.
+        """folder: the server's, in which each model creates a file when it has loaded. models: number of Python models.
 
-        processes: returns the models' processes that run.
+        processes: returns the models' running processes.
         """
         self._folder = folder
         self._models = models
         self._processes = processes
         self._clock = clock
         self._looked_s = float("-inf")
-        #: Since when all models have loaded; None: they have not.
+        #: When all models had loaded; None while some have not.
         self._loaded_s: float | None = None
 
     def is_hung(self) -> bool:
-        """Whether all models have loaded HUNG_AFTER_S ago. Call it while Triton is not ready."""
+        """Whether all models had loaded more than HUNG_AFTER_S ago. Call it only while Triton is not ready."""
         now = self._clock()
         if now >= self._looked_s + _LOOK_S:
             self._looked_s = now

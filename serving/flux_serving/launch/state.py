@@ -1,6 +1,6 @@
-"""What a launcher serves, in a file that the probe reads: `TMPDIR/flux-triton-serve-UID/PID.json`.
+"""State file of a launcher, which tells the probe what to check: `TMPDIR/flux-triton-serve-UID/PID.json`.
 
-The folder belongs to one user; the launcher refuses one that others can enter, and the probe ignores it.
+The folder belongs to one user. The launcher rejects a folder that other users can enter, and the probe ignores it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from pathlib import Path
 
 from flux_serving.launch.ending import started
 
-#: Seconds that a restart of Triton may take before the probe takes it for dead.
+#: Seconds that a restart of Triton may take before the probe considers it dead.
 RESTART_S = 1800.0
 
 
 @dataclass(frozen=True)
 class LauncherState:
-    """triton, gateway: host:port of Triton's HTTP and of the gateway; the gateway's is empty where there is none.
+    """What a launcher serves.
 
-    restarting_since: seconds of the epoch, while a Triton that was ready before starts again; 0: it does not.
+    triton, gateway: host:port of Triton's HTTP and of the gateway; empty for no gateway.
+    restarting_since: when a Triton that was ready before began to restart, in seconds since the epoch; 0: it is not
+    restarting.
     """
 
     triton: str
@@ -38,20 +40,23 @@ class LauncherState:
 
 
 class StateFile:
-    """This launcher's file, which `remove` removes. Where it cannot be written, the probe uses its own arguments."""
+    """This launcher's state file. If it cannot be written, the probe needs the addresses as arguments."""
 
     def __init__(self) -> None:
         self._path = _folder() / f"{os.getpid()}.json"
         self._written: LauncherState | None = None
 
     def write(self, state: LauncherState) -> None:
-        """Raises OSError: the folder cannot be made or is another user's, or the disk is full."""
+        """Write the file if the state has changed.
+
+        Raises OSError: the folder cannot be made or is another user's, or the disk is full.
+        """
         if state == self._written:
             return
         with suppress(FileExistsError):
             self._path.parent.mkdir(mode=0o700)
         if not _is_own(self._path.parent):
-            raise PermissionError(f"{self._path.parent} can be entered by others")
+            raise PermissionError(f"other users can enter {self._path.parent}")
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps({**asdict(state), "started": started(os.getpid())}))
         part.replace(self._path)
@@ -63,13 +68,13 @@ class StateFile:
 
 
 def running_launchers() -> Iterator[LauncherState]:
-    """Those of this user that run."""
+    """Yield the states of this user's running launchers."""
     if not _is_own(_folder()):
         return
     for file in sorted(_folder().glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(file.read_text())
-            # Process ids come again, in a container at every start.
+            # Process ids are reused, in a container at every start.
             if started(int(file.stem)) == told.pop("started"):
                 yield LauncherState(**told)
 

@@ -1,4 +1,4 @@
-"""The models' Python processes, which Triton 2.51 neither starts anew nor misses when they die."""
+"""Finds the models' Python processes. Triton 2.51 neither notices their death nor restarts them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-import psutil
+try:
+    import psutil
+except ModuleNotFoundError as error:
+    extras = "flux-triton[server,embedded,gateway]"
+    raise ModuleNotFoundError(f'{error}; run: pip install "{extras}"', name=error.name) from None
 
 
 class ModelProcess(NamedTuple):
@@ -24,12 +28,12 @@ class ModelProcess(NamedTuple):
 
 
 def model_processes(triton: int) -> list[ModelProcess]:
-    """Those that run. triton: the server's process id."""
+    """Returns the running processes of the models. triton: the server's process id."""
     return list(_found(triton))
 
 
 def running_instances(triton: int) -> Counter[str]:
-    """How many processes each Python model has."""
+    """Returns the number of processes of each Python model."""
     return Counter(found.model for found in _found(triton))
 
 
@@ -38,5 +42,5 @@ def _found(triton: int) -> Iterator[ModelProcess]:
         for child in psutil.Process(triton).children():
             with suppress(psutil.Error):
                 if child.name().startswith("triton_python") and child.status() != psutil.STATUS_ZOMBIE:
-                    # Its first argument is REPOSITORY/MODEL/VERSION/model.py.
+                    # The stub's first argument is REPOSITORY/MODEL/VERSION/model.py.
                     yield ModelProcess(child.cmdline()[1].split("/")[-3], child)

@@ -1,4 +1,4 @@
-"""Supervision: starts services, and starts one that fails again, with back-off, a bounded number of times in a row."""
+"""Starts services and restarts those that fail, with back-off and a limited number of attempts in a row."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from flux_contract.errors import CannotStart
 
-#: Seconds between two looks at the services.
+#: Seconds between two checks of the services.
 LOOK_S = 0.2
 
 
 class Service(Protocol):
-    """One run of a service; a restart is another object."""
+    """One run of a service; a restart creates another object."""
 
     def start(self) -> None:
         """Start the processes. Raises CannotStart."""
 
     def is_ready(self) -> bool:
-        """Whether it serves. Returns within seconds."""
+        """Whether the service is ready. Returns within seconds."""
 
     def is_hung(self) -> bool:
-        """Whether its start hangs, so that another one may succeed."""
+        """Whether start-up hangs, so that another start may succeed."""
 
     def failure(self) -> str | None:
-        """Why it serves no more, for the log; None while nothing is wrong."""
+        """Returns why the service has failed, for the log; None if it has not."""
 
     def kill(self) -> None:
-        """End every process that it started, at once, and remove what they left."""
+        """Kill every process of the service, and remove their temporary files."""
 
 
 S = TypeVar("S", bound=Service)
 
 
 class ServiceFailed(Exception):
-    """A service failed and is not started again."""
+    """A service failed and is not restarted."""
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """How often, and after what delays, a service that failed is started again."""
+    """How often a failed service is restarted, and after what delays."""
 
-    #: Restarts in a row; 0 is none.
+    #: Maximum restarts in a row; 0 disables restarts.
     attempts: int = 5
-    #: Seconds before the first restart; each further delay is twice the one before, up to max_delay_s.
+    #: Seconds before the first restart; each further delay doubles, up to max_delay_s.
     first_delay_s: float = 0.5
     max_delay_s: float = 30.0
-    #: Seconds of service after which a failure counts as the first one again.
+    #: Seconds of uninterrupted service after which the count of failures starts again.
     stable_s: float = 60.0
     #: Seconds that a start may take.
     start_timeout_s: float = 1800.0
 
     def delay_s(self, attempt: int) -> float:
-        """Seconds before this attempt; the first is 1."""
+        """Returns the seconds to wait before this attempt. Attempts count from 1."""
         return min(self.first_delay_s * 2.0 ** (attempt - 1), self.max_delay_s)
 
 
@@ -66,7 +66,7 @@ class State(Enum):
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
-    #: It failed; the next attempt waits for its delay.
+    #: The service failed and waits for the delay before the next attempt.
     WAITING = "waiting"
 
 
@@ -81,7 +81,7 @@ class Supervised(Generic[S]):
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """name: for the log. make: another run of the service, not started. say: takes a line for the log."""
+        """name: for the log. make: creates another run of the service, not started. say: writes a line to the log."""
         self.name = name
         self.state = State.STOPPED
         self.service: S | None = None
@@ -90,22 +90,22 @@ class Supervised(Generic[S]):
         self._policy = policy
         self._say = say
         self._clock = clock
-        #: When the state began.
+        #: When the current state began.
         self._since = clock()
         self._delay_s = 0.0
         #: Failures in a row.
         self._failures = 0
 
     def start(self) -> None:
-        """Raises CannotStart."""
+        """Start a new run of the service. Raises CannotStart."""
         self.service = self._make()
         self._enter(State.STARTING)
         self.service.start()
 
     def look(self) -> None:
-        """Look at the service once, and restart it if it is time to.
+        """Check the service once, and restart it if its delay has passed.
 
-        Raises CannotStart: the first start failed. Raises ServiceFailed: it is not started again.
+        Raises CannotStart: the first start failed. Raises ServiceFailed: the service failed and is not restarted.
         """
         if self.state is State.WAITING:
             if self._clock() - self._since >= self._delay_s:
@@ -131,7 +131,7 @@ class Supervised(Generic[S]):
                 self._say(f"{self.name} is ready again after {seconds:.0f} s")
             self.was_ready = True
         elif service.is_hung():
-            self._fail(f"{self.name} hangs at its start", repeats_first=True)
+            self._fail(f"{self.name} hangs during start-up", repeats_first=True)
         elif seconds > self._policy.start_timeout_s:
             self._fail(f"{self.name} was not ready after {seconds:.0f} s")
 
@@ -142,7 +142,7 @@ class Supervised(Generic[S]):
             self._fail(str(error))
 
     def _fail(self, reason: str, repeats_first: bool = False) -> None:
-        """repeats_first: even a first start is repeated, at least once."""
+        """Kill the service and schedule a restart. repeats_first: repeat even a first start, at least once."""
         if not (self.was_ready or repeats_first):
             raise CannotStart(f"{reason} before it was ready; its log says why")
         if self.state is State.READY and self._clock() - self._since >= self._policy.stable_s:
@@ -154,7 +154,7 @@ class Supervised(Generic[S]):
             raise ServiceFailed(f"{reason}{failures}")
         self.kill()
         self._delay_s = self._policy.delay_s(self._failures)
-        self._say(f"{reason}; starting it again in {self._delay_s:g} s (attempt {self._failures} of {attempts})")
+        self._say(f"{reason}; restarting it in {self._delay_s:g} s (attempt {self._failures} of {attempts})")
         self._enter(State.WAITING)
 
     def _enter(self, state: State) -> None:
@@ -168,9 +168,9 @@ def supervise(
     on_look: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Look at the services again and again until `until()` is true. on_look: called after each look.
+    """Check the services repeatedly until `until()` returns true. on_look: called after each round of checks.
 
-    Raises CannotStart or ServiceFailed, as `Supervised.look`.
+    Raises CannotStart or ServiceFailed, as `Supervised.look` does.
     """
     while not until():
         for service in services:

@@ -1,1 +1,1 @@
-"""Generated hostile inputs, reproducible by their number, and the codes that answer each of them."""
+"""Generated hostile inputs, reproducible by their number, with the expected codes."""

@@ -1,4 +1,4 @@
-"""Attacks on a running server: each sends its traffic until it is told to stop."""
+"""Attacks on a running server; each sends its traffic until it is stopped."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from hostile.images import progressive_with_scans
 from hostile.tensors import add_input, add_text
 from images import drawn_image, encoded
 
-#: Sends one piece of hostile traffic; called again and again, by several threads.
+#: Sends one hostile request; called repeatedly by several threads.
 Blow = Callable[[Targets, random.Random], None]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """threads: how many send at once."""
+    """An attack. threads: number of threads that send."""
 
     blow: Blow
     threads: int = 4
 
     def run(self, targets: Targets, seconds: float) -> int:
-        """Attack for so long. Returns how often a blow was answered or cut off."""
+        """Attack for this time. Returns how often a request was answered or cut off."""
         stop, blows = threading.Event(), list[int]()
 
         def attack(number: int) -> None:
@@ -58,12 +58,12 @@ class Attack:
 
 @cache
 def _bomb() -> bytes:
-    """About 300 KB; without a bound it takes a core for half a minute."""
+    """An image of about 300 KB, which takes half a minute of CPU time to decode without a limit."""
     return progressive_with_scans(2500)
 
 
 def jpeg_with_many_scans(targets: Targets, rng: random.Random) -> None:
-    # A byte behind the end makes another image of it for the response cache.
+    # A byte after the end makes it a different image for the response cache.
     content = _bomb() + rng.randbytes(4)
     data = {"mode": "redux", "num_inference_steps": "1", "height": "64", "width": "64"}
     targets.http.post(f"{targets.gateway_url}/generate/upload", data=data, files={"input_image": content}, timeout=5)

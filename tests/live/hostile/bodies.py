@@ -9,7 +9,7 @@ from typing import Any
 from hostile.cases import Answer, Hostile, Targets, by_http
 from hostile.images import FILES
 
-#: The caller's mistakes, by HTTP's numbers; 200 and 202 where the body happens to be right.
+#: HTTP statuses of client errors; 200 and 202 for bodies that happen to be valid.
 _EXPECTED = frozenset({"200", "202", "400", "404", "405", "413", "415", "421", "422", "403", "429", "431"})
 _POSTED = ("/generate", "/v1/images/generations", "/v1/images/edits", "/v1/jobs")
 _FORMS = ("/generate/upload", "/v1/images/variations", "/v1/images/edits", "/v1/jobs")
@@ -43,7 +43,7 @@ def json_by_rest(rng: random.Random) -> Hostile:
     body: dict[str, Any] = dict(_GOOD) if not path.startswith("/v1/images") else {**_GOOD, "size": "64x64"}
     for name in rng.sample(_NAMES, rng.randrange(1, 4)):
         body[name] = rng.choice(_VALUES)
-    # More than a step would only take time.
+    # More than one step would only take time.
     if (
         isinstance(body.get("num_inference_steps"), (int, float, str))
         and str(body["num_inference_steps"]) not in "-101"

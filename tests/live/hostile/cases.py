@@ -1,4 +1,4 @@
-"""What a hostile input is, where it is sent, and how its answer is judged."""
+"""Hostile inputs: their definition, their destinations, and the check of the response."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import grpc
 import httpx
 from tritonclient.grpc import service_pb2_grpc
 
-#: Seconds in which every input must be answered.
+#: Maximum seconds until every input is answered.
 PATIENCE_S = 120.0
 
 
 @dataclass
 class Targets:
-    """The three doors, with connections of each thread's own."""
+    """The server's three protocols, with separate connections for each thread."""
 
     grpc_url: str
     http_url: str
@@ -42,7 +42,7 @@ class Targets:
             self._local.http = httpx.Client(
                 timeout=PATIENCE_S,
                 trust_env=False,
-                # Shorter than the server keeps an idle connection, so that none is closed while a request is sent.
+                # Shorter than the server's keep-alive, so that no connection closes while a request is sent.
                 limits=httpx.Limits(keepalive_expiry=1.0),
             )
             self._opened.append(self._local.http)
@@ -56,7 +56,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Answer:
-    """code: gRPC's name of it, or HTTP's number. text: the message or the body's beginning."""
+    """A response. code: gRPC's name or HTTP's number. text: the message, or the beginning of the body."""
 
     code: str
     text: str = ""
@@ -64,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Hostile:
-    """One input. expected: the codes that are right for it. what: how it was made, for the report of a failure."""
+    """One input. expected: the acceptable codes. what: describes the input in a failure report."""
 
     kind: str
     what: str
@@ -83,7 +83,7 @@ def by_grpc(targets: Targets, request: object) -> Answer:
     return Answer("OK")
 
 
-#: Triton 2.51 answers 500 to JSON that its own front end cannot read; no model of ours is asked.
+#: Triton 2.51 itself returns 500 for JSON that its front end cannot parse; no model is called.
 PARSER = "500 by Triton's parser"
 _PARSERS_WORDS = re.compile(
     r'^\{"error":"(Unable to parse|failed to parse the request JSON buffer|failed to get request params'

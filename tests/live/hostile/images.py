@@ -16,7 +16,7 @@ from hostile.tensors import add_input, add_text
 from images import drawn_image, encoded
 
 _DRAWN = drawn_image(5, 48, 32)
-#: Good files of every format, and of their less usual kinds.
+#: Valid files of every format, including unusual variants.
 FILES: dict[str, bytes] = {
     "png": encoded(_DRAWN),
     "palette png": encoded(_DRAWN.quantize(16), "PNG", transparency=3),
@@ -57,7 +57,7 @@ def _repeated(content: bytes, rng: random.Random) -> bytes:
 
 
 def _with_extreme(content: bytes, rng: random.Random) -> bytes:
-    """Some length, offset or size becomes an extreme one."""
+    """Replace a length, offset or size with an extreme value."""
     at = rng.randrange(min(len(content), 64))
     extreme = struct.pack(rng.choice("<>") + "I", rng.choice((0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)))
     return content[:at] + extreme + content[at + 4 :]
@@ -105,11 +105,13 @@ CHANGES = (
     _junk,
 )
 
-#: Models with the tensor that takes the file.
+#: Models, each with the tensor that accepts the file.
 _TENSORS = (
     ("flux_redux", "IMAGE"),
     ("flux_redux", "IMAGE_MASK"),
     ("flux_img2img", "IMAGE"),
+    ("flux_inpaint", "SOURCE_IMAGE"),
+    ("flux_inpaint", "MASK_IMAGE"),
     ("flux_canny", "CONTROL_IMAGE"),
 )
 
@@ -123,8 +125,10 @@ def image_by_grpc(rng: random.Random) -> Hostile:
     add_input(request, "WIDTH", "INT32", [1, 1], struct.pack("<i", 64))
     if tensor == "IMAGE_MASK":
         add_text(request, "IMAGE", FILES["png"])
-    if model == "flux_canny":
+    if model in ("flux_canny", "flux_inpaint"):
         add_text(request, "PROMPT", b"")
+    if model == "flux_inpaint":
+        add_text(request, "SOURCE_IMAGE" if tensor == "MASK_IMAGE" else "MASK_IMAGE", FILES["png"])
     add_text(request, tensor, content)
     expected = frozenset({"OK", "INVALID_ARGUMENT"})
     return Hostile("image over gRPC", f"{model} {tensor}: {how}", expected, lambda targets: by_grpc(targets, request))
@@ -155,7 +159,7 @@ def _image(rng: random.Random) -> tuple[bytes, str]:
 
 
 def progressive_with_scans(scans: int, side: int = 8192) -> bytes:
-    """A progressive JPEG whose last scan is repeated: each costs the decoder a pass over all coefficients."""
+    """A progressive JPEG that repeats its last scan: each repetition costs the decoder a pass over all coefficients."""
     content = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     return content[:-2] + content[last:-2] * scans + content[-2:]

@@ -14,10 +14,10 @@ from flux_contract.models import MODELS, Ensemble, Model
 from flux_contract.tensors import DType, Tensor
 from hostile.cases import PARSER, Answer, Hostile, Targets, by_grpc, by_http
 
-#: What a model may answer to values that are wrong, or that happen to be right.
+#: Acceptable codes for invalid values, and for values that happen to be valid.
 _VALUES = frozenset({"OK", "INVALID_ARGUMENT"})
 _HTTP_VALUES = frozenset({"200", "400", PARSER})
-#: The stream model is decoupled, so unary calls of it are unimplemented in Triton.
+#: The stream model is decoupled, so Triton does not implement unary calls of it.
 CALLED: tuple[Model | Ensemble, ...] = tuple(model for model in MODELS if not getattr(model, "decoupled", False))
 
 _INTEGERS = (-(2**31), -1, 0, 1, 2, 7, 16, 64, 100, 2**31 - 1)
@@ -58,7 +58,7 @@ def _values(tensor: Tensor, count: int, rng: random.Random) -> bytes:
 
 
 def _request(rng: random.Random) -> tuple[Any, Model | Ensemble]:
-    """Hostile values for the required inputs and some of the optional ones, in shapes that the model takes."""
+    """Hostile values for the required inputs and some optional ones, in shapes that the model accepts."""
     model = rng.choice(CALLED)
     request = service_pb2.ModelInferRequest(model_name=model.name)
     optional = [tensor for tensor in model.inputs if tensor.optional]
@@ -78,14 +78,14 @@ def _request(rng: random.Random) -> tuple[Any, Model | Ensemble]:
 def values_by_grpc(rng: random.Random) -> Hostile:
     request, model = _request(rng)
     given = [tensor.name for tensor in request.inputs]
-    # flux_base answers with the refusal that it is given, and with its code.
+    # flux_base returns the error that it receives, with its code.
     refused = {"UNAVAILABLE"} if any(name.endswith("REFUSAL") for name in given) else set()
     what = f"{model.name}: {', '.join(given)}"
     return Hostile("values over gRPC", what, _VALUES | refused, lambda targets: by_grpc(targets, request))
 
 
 def structure_by_grpc(rng: random.Random) -> Hostile:
-    """The request's parts contradict each other, or name what is not there."""
+    """Requests whose parts contradict each other or name things that do not exist."""
     request, model = _request(rng)
     change, expected = rng.choice(_STRUCTURES)
     change(request, rng)
@@ -126,7 +126,7 @@ def _another_name(request: Any, rng: random.Random) -> None:
 
 
 def _name_with_a_nul(request: Any, rng: random.Random) -> None:
-    """Triton reads the name up to the NUL."""
+    """Triton reads a name only up to the NUL."""
     tensor = _any_input(request, rng)[1]
     tensor.name = rng.choice((f"{tensor.name}\0", "IMAGE\0", "\0"))
 
@@ -167,7 +167,7 @@ def _odd_parameters(request: Any, rng: random.Random) -> None:
 
 
 _WRONG = frozenset({"INVALID_ARGUMENT"})
-#: Each with the codes that are right for it.
+#: Requests, each with its acceptable codes.
 _STRUCTURES: tuple[tuple[Any, frozenset[str]], ...] = (
     (_another_type, _WRONG | {"OK"}),
     (_another_shape, _WRONG | {"OK"}),
@@ -185,7 +185,7 @@ _STRUCTURES: tuple[tuple[Any, frozenset[str]], ...] = (
 
 
 def request_by_http(rng: random.Random) -> Hostile:
-    """A JSON body whose values and structure are wrong, or whose binary part does not fit its header."""
+    """A JSON body with invalid values or structure, or with a binary part that does not match its header."""
     model = rng.choice(CALLED)
     tensor = rng.choice(model.inputs)
     shape = rng.choice(([1, 1], [1, 2], [0], [-1, 1], [2**62, 2**62], []))

@@ -1,4 +1,4 @@
-"""What the demo checkpoint can do, measured on images that it never saw, through the real server and our client.
+"""Measures the demo checkpoint on held-out images, through a running server and the client library.
 
-Nothing that serves imports this package.
+No package of the product imports this one.
 """

@@ -1,4 +1,4 @@
-"""`scripts/measure_demo`: ask the real Triton on the demo checkpoint, and write the tables and sheets of the docs."""
+"""`scripts/measure_demo`: measures the demo checkpoint with Triton; writes tables and sheets of the docs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from flux_tools.quality.options import read_options
 from flux_tools.quality.questions import QUESTIONS
 
 DOCS = ROOT / "docs"
-#: What is asked for a page; its sheets lie in images/ beside it, under the folder's name.
+#: By page: the folder of its sheets in docs/pictures, and its measurements.
 PAGES = {
     "demo-checkpoint.md": ("demo", QUESTIONS),
     "redux-control.md": ("control", CONTROLS),
     "editing.md": ("editing", EDITING),
 }
 ASKED = QUESTIONS | CONTROLS | EDITING
-#: Held-out images that are asked about.
+#: Number of held-out images that are measured.
 SOURCES = 200
 
 
 def keep(name: str, finding: Finding, folder: Path, into_docs: bool) -> None:
-    """Its images; with into_docs also its table and what of the product follows from it."""
+    """Save the images of a finding; with into_docs also its table and the files of the product that it generates."""
     for file, image in finding.images.items():
-        image.save((DOCS / "images" if into_docs else folder) / file, optimize=True)
+        image.save((DOCS / "pictures" if into_docs else folder) / file, optimize=True)
     if not into_docs:
         finding.sheet.save(folder / f"{name}.png", optimize=True)
         return
-    (page, images), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
-    (DOCS / "images" / images).mkdir(parents=True, exist_ok=True)
-    finding.sheet.save(DOCS / "images" / images / f"{name}.png", optimize=True)
-    text = f"{finding.table}\n\n![{name}](pictures/{images}/{name}.png)"
+    (page, pictures), *_ = ((DOCS / page, of_page) for page, (of_page, asked) in PAGES.items() if name in asked)
+    (DOCS / "pictures" / pictures).mkdir(parents=True, exist_ok=True)
+    finding.sheet.save(DOCS / "pictures" / pictures / f"{name}.png", optimize=True)
+    text = f"{finding.table}\n\n![{name}](pictures/{pictures}/{name}.png)"
     page.write_text(replaced(page.read_text(), {name: text}))
     for path, content in finding.data.items():
         path.write_text(content)
@@ -54,7 +54,7 @@ def main() -> int:
     chosen.questions = chosen.questions or list(ASKED)
     if unknown := set(chosen.questions) - set(ASKED):
         print(
-            f"scripts/measure_demo: unknown: {', '.join(sorted(unknown))}; expected: {', '.join(ASKED)}",
+            f"scripts/measure_demo: unknown QUESTIONS: {', '.join(sorted(unknown))}; expected: {', '.join(ASKED)}",
             file=sys.stderr,
         )
         return 2

@@ -1,4 +1,4 @@
-"""What image-to-image does to images of the demo checkpoint, by how much of them is to change."""
+"""Measures the effect of STRENGTH and START_SIGMA in image-to-image on the demo checkpoint."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from flux_tools.quality.sheet import sheet
 from flux_tools.quality.studio import USUAL, Ask, drawn
 
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-#: The strip at the top of the page, and of the README.
+#: The strip at the top of docs/editing.md and in the README.
 STRIP, IN_STRIP = "strength_strip.png", ("red-apple", "doughnut", "bus", "penguin")
 SIDES = (48, 64, 96, 128)
-#: Of FLUX.1, where the shift of the schedule shows.
+#: Sides at which the shift of FLUX.1's noise schedule matters.
 LARGE_SIDES = (64, 512, 1024, 1536, 2048)
 HALF = 0.5
 COLOURS = ("red", "green", "blue", "purple")
@@ -31,16 +31,16 @@ SHOWN = (0.6, 0.8)
 
 
 def changed(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does strength lead from the image itself to what Redux alone draws?"""
+    """Does strength lead from the image itself to the result of Redux?"""
     sources = gallery.some(50)
     shown = [_changed(client, sources, strength) for strength in STRENGTHS]
-    # One after the other: in company, the last bit of an image may differ.
+    # One at a time: in a shared batch, the last bit of an image can differ.
     redux = drawn(client, [Ask((source,)) for source in sources], at_once=1)
     rows = [
-        ["to the source as it stands, Delta E", *(f"{between(images, sources):.1f}" for images in shown)],
-        ["to the nearest view of it", *(f"{to_own(images, sources):.1f}" for images in shown)],
-        ["of 50, the source bit for bit", *(str(_equal(images, sources)) for images in shown)],
-        ["of 50, bit for bit what `redux` draws by the seed", *(str(_equal(images, redux)) for images in shown)],
+        ["distance to the source, Delta E", *(f"{between(images, sources):.1f}" for images in shown)],
+        ["distance to the nearest view of the source", *(f"{to_own(images, sources):.1f}" for images in shown)],
+        ["identical to the source, of 50", *(str(_equal(images, sources)) for images in shown)],
+        ["identical to the result of `redux`, of 50", *(str(_equal(images, redux)) for images in shown)],
     ]
     head = [f"{strength:g}" for strength in STRENGTHS]
     of_strip = np.stack([on_white((UNSEEN / f"{name}.png").read_bytes()) for name in IN_STRIP])
@@ -61,28 +61,28 @@ def _equal(first: Bytes, second: Bytes) -> int:
 
 
 def sigmas(client: FluxClient, gallery: Gallery) -> Finding:
-    """How much does the same strength change at other sizes, and the same start sigma?"""
+    """How does the effect of a strength depend on the size, and that of a start sigma?"""
     sources = gallery.some(50)
     rows, shown, head = [], [sources], ["source"]
-    for knob in ("strength", "start_sigma"):
+    for parameter in ("strength", "start_sigma"):
         distances = []
         for side in SIDES:
-            knobs = {knob: HALF, "height": side, "width": side}
-            images = drawn(client, [Ask((source,), knobs, "img2img") for source in sources])
+            parameters = {parameter: HALF, "height": side, "width": side}
+            images = drawn(client, [Ask((source,), parameters, "img2img") for source in sources])
             distances.append(f"{between(np.stack([middle(image) for image in images]), sources):.1f}")
             shown.append(images)
-            head.append(f"{knob} {HALF:g}, {side}x{side}")
-        rows.append([f"`{knob.upper()}` {HALF:g}", *distances])
-    measured = table(["to the source as it stands, Delta E", *(f"{side}x{side}" for side in SIDES)], rows)
-    reckoned = table(
+            head.append(f"{parameter} {HALF:g}, {side}x{side}")
+        rows.append([f"`{parameter.upper()}` {HALF:g}", *distances])
+    measured = table(["distance to the source, Delta E", *(f"{side}x{side}" for side in SIDES)], rows)
+    computed = table(
         [f"`STRENGTH` {HALF:g} at", *(f"{side}x{side}" for side in LARGE_SIDES)],
-        [["begins with this share of noise", *(f"{_sigma(HALF, side):.2f}" for side in LARGE_SIDES)]],
+        [["share of noise at the start", *(f"{_sigma(HALF, side):.2f}" for side in LARGE_SIDES)]],
     )
-    return Finding(f"{reckoned}\n\n{measured}", sheet(head, strips(*shown)))
+    return Finding(f"{computed}\n\n{measured}", sheet(head, strips(*shown)))
 
 
 def _sigma(strength: float, side: int) -> float:
-    """With which share of noise a strength begins; the demo's schedule is FLUX.1-dev's."""
+    """Return the share of noise at which a strength starts; the demo has the noise schedule of FLUX.1-dev."""
     config = json.loads((CHECKPOINTS / "flux-base" / "scheduler" / "scheduler_config.json").read_text())
     steps = int(USUAL["num_inference_steps"])
     return float(make_schedule(config, steps, (side // 16) ** 2).sigmas[step_of_strength(strength, steps)])
@@ -95,8 +95,8 @@ def prompted(client: FluxClient, gallery: Gallery) -> Finding:
     for strength in PROMPTED:
         of_colour = {}
         for colour in COLOURS:
-            knobs = {"strength": strength, "prompt": f"{colour} heart", "image_strength": 0.0}
-            asks = [Ask((source,), knobs | {"seed": seed}, "img2img") for seed, source in enumerate(sources)]
+            parameters = {"strength": strength, "prompt": f"{colour} heart", "image_strength": 0.0}
+            asks = [Ask((source,), parameters | {"seed": seed}, "img2img") for seed, source in enumerate(sources)]
             of_colour[colour] = drawn(client, asks)
             if strength in SHOWN:
                 shown.append(of_colour[colour])
@@ -105,7 +105,7 @@ def prompted(client: FluxClient, gallery: Gallery) -> Finding:
         away = [between(images, sources) for images in of_colour.values()]
         columns.append((f"{np.mean(right):.0%}", f"{np.mean(away):.1f}"))
     of_right, of_away = zip(*columns, strict=True)
-    rows = [["its colour is the prompt's, of four", *of_right], ["to the source as it stands, Delta E", *of_away]]
+    rows = [["has the prompt's colour, of four colours", *of_right], ["distance to the source, Delta E", *of_away]]
     return Finding(
         table(["`STRENGTH`, `IMAGE_STRENGTH` 0", *(f"{strength:g}" for strength in PROMPTED)], rows),
         sheet(head, strips(*shown)),

@@ -1,4 +1,4 @@
-"""How colourful a drawing on white is, and which colour it has."""
+"""Chroma and colour of objects on white."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from flux_tools.quality.likeness import Bytes, Floats, lab
 
-#: A plain red, and so on: what a colour's name means here.
+#: Reference colours by name, sRGB.
 SWATCHES = {
     "red": (220, 40, 40),
     "orange": (245, 130, 20),
@@ -17,19 +17,19 @@ SWATCHES = {
     "blue": (40, 110, 220),
     "purple": (150, 60, 190),
 }
-#: Below it, in units of Delta E, an image has no colour.
+#: Minimum chroma of an image that has a colour, in units of Delta E.
 LEAST_CHROMA = 15.0
-#: Lighter and less colourful than this is the ground that a thing is drawn on.
+#: Pixels that are lighter and less colourful than this are background.
 GROUND_LIGHTNESS, GROUND_CHROMA = 92.0, 12.0
 
 
 def chroma(images: Bytes) -> float:
-    """(..., 3) uint8 to the mean distance of its pixels from grey, CIE L*a*b*, in units of Delta E."""
+    """Return the mean distance of the pixels from grey in CIE L*a*b*, in units of Delta E. images: (..., 3) uint8."""
     return float(_from_grey(lab(images)).mean())
 
 
 def is_of(image: Bytes, colour: str, among: Sequence[str] = tuple(SWATCHES)) -> bool:
-    """Whether the mean colour of what is drawn has this hue rather than another of them. image: (..., 3) uint8."""
+    """Whether, of the hues in `among`, `colour` is nearest to the mean colour of the object. image: (..., 3) uint8."""
     seen = lab(image).reshape(-1, 3)
     thing = seen[(seen[:, 0] < GROUND_LIGHTNESS) | (_from_grey(seen) > GROUND_CHROMA)]
     if not len(thing) or _from_grey(mean := thing.mean(axis=0)) < LEAST_CHROMA:
@@ -45,5 +45,5 @@ def _from_grey(seen: Floats) -> Floats:
 
 
 def _hue(seen: Floats) -> float:
-    """In radians."""
+    """Return the hue angle in radians."""
     return float(np.arctan2(seen[2], seen[1]))

@@ -1,4 +1,4 @@
-"""The images that questions are asked about, and the form of an answer."""
+"""The images that are measured, and the result of a measurement."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from PIL import Image
 from flux_tools.demo.images import DemoImage
 from flux_tools.quality.likeness import Bytes
 
-#: Rows of a sheet.
+#: Number of rows of a sheet.
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """sources: (n, side, side, 3) uint8, of the held-out images."""
+    """Training images and held-out images. sources: (n, side, side, 3) uint8, the held-out images."""
 
     trained_on: Sequence[DemoImage]
     held_out: Sequence[DemoImage]
     sources: Bytes
 
     def some(self, count: int) -> Bytes:
-        """So many sources, evenly over all of them."""
+        """Return `count` sources, evenly spaced over all of them."""
         return self.sources[spread(len(self.sources), count)]
 
     def pairs(self) -> list[tuple[Bytes, Bytes]]:
-        """Eighty of some of them, to blend."""
+        """Return eighty pairs of sources, to blend."""
         return list(combinations(self.some(20), 2))[::2][:80]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """table: Markdown. sheet: what was drawn, for looking at. data: files of the product that follow from it.
+    """Result of a measurement. table: Markdown. sheet: a sample of the images.
 
-    images: others of the docs, by their files' names.
+    data: generated files of the product. images: other images of the documentation, by file name.
     """
 
     table: str
@@ -48,10 +48,10 @@ class Finding:
 
 
 def spread(length: int, count: int = SHOWN) -> list[int]:
-    """Indices, evenly over the whole list."""
+    """Return `count` indices, evenly spaced over a list of this length."""
     return [int(index) for index in np.linspace(0, length - 1, min(count, length))]
 
 
 def strips(*columns: Sequence[Bytes] | Bytes) -> list[list[Bytes]]:
-    """Rows of a sheet from its columns: a few, evenly over their whole length."""
+    """Return the rows of a sheet: SHOWN items of each column, evenly spaced."""
     return [[column[i] for column in columns] for i in spread(len(columns[0]))]

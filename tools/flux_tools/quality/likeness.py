@@ -1,8 +1,8 @@
-"""How alike two images are, by features that no network of ours ever saw: coarse colour and shape.
+"""Distance of two images in coarse colour and shape; no network was trained on this measure.
 
-An image is 8x8 cells of CIE L*a*b* colour. A variation may be flipped, shifted and scaled as the training's copies
-were, so a source is seen in many views, and the nearest of them counts. Distances are root mean squares over the cells,
-in units of Delta E (CIE 1976): 2 is barely visible, 100 is black against white.
+An image is reduced to 8x8 cells of CIE L*a*b* colour. A distance is the root mean square over the cells, in units of
+Delta E (CIE 1976): 2 is barely visible, 100 is black against white. Training uses flipped, shifted and scaled copies,
+so a variation is compared with many such views of its source, and the nearest view determines the distance.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 CELLS = 8
-#: Within what `flux_tools.training.augmentation.augment` does: a scale of 15 %, a shift of 10 %, a flip.
+#: Within the ranges of `flux_tools.training.augmentation.augment`: scale 15 %, shift 10 %, flip.
 SCALES = (0.88, 1.0, 1.12)
 SHIFTS = (-0.08, -0.04, 0.0, 0.04, 0.08)
 
-#: Of sRGB's linear light, for the white point D65 (IEC 61966-2-1).
+#: From linear sRGB, for the white point D65 (IEC 61966-2-1).
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
 _WHITE = _XYZ.sum(axis=1)
 _VALUES = np.arange(256) / 255
@@ -30,7 +30,7 @@ _LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.0
 
 
 def lab(rgb: Bytes) -> Floats:
-    """sRGB, (..., 3) uint8, to L*a*b* of the same shape. Source: CIE 15, and IEC 61966-2-1 for sRGB."""
+    """Convert sRGB, (..., 3) uint8, to L*a*b* of the same shape. Source: CIE 15, and IEC 61966-2-1 for sRGB."""
     ratio = _LINEAR[rgb] @ _XYZ.T / _WHITE
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(root, -1, 0)
@@ -38,7 +38,7 @@ def lab(rgb: Bytes) -> Floats:
 
 
 def features(rgb: Bytes) -> Floats:
-    """(..., side, side, 3) uint8, side a multiple of 8, to (..., 192)."""
+    """Return the mean L*a*b* colours of 8x8 cells: (..., side, side, 3) uint8, side a multiple of 8, to (..., 192)."""
     colour = lab(rgb)
     *lead, side, _, _ = colour.shape
     cell = side // CELLS
@@ -47,7 +47,7 @@ def features(rgb: Bytes) -> Floats:
 
 
 def middle(rgb: Bytes, side: int = 64) -> Bytes:
-    """The square in the middle of an image of any size, at this side: what a source is compared with."""
+    """Crop an image to the square in its middle and resize it to this side, to compare it with a source."""
     height, width, _ = rgb.shape
     half = min(height, width) / 2
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
@@ -56,7 +56,7 @@ def middle(rgb: Bytes, side: int = 64) -> Bytes:
 
 @lru_cache(maxsize=1024)
 def views(side: int, rgb: bytes) -> Floats:
-    """side * side * 3 bytes of an image on white to (views, 192): flips, scales and shifts of it."""
+    """Return features of flips, scales and shifts of an image on white, (views, 192). rgb: side * side * 3 bytes."""
     image = Image.frombytes("RGB", (side, side), rgb)
     seen = []
     for scale in SCALES:
@@ -70,19 +70,22 @@ def views(side: int, rgb: bytes) -> Floats:
 
 
 def distances(images: Bytes, sources: Bytes) -> Floats:
-    """(m, side, side, 3) and (n, side, side, 3) uint8 to (m, n): to the nearest view of each source."""
+    """Return the distance of each image to the nearest view of each source, (m, n).
+
+    images: (m, side, side, 3) uint8. sources: (n, side, side, 3) uint8.
+    """
     own = features(images)
     return np.stack([_to_views(own, source) for source in sources], axis=1)
 
 
 def to_own(images: Bytes, sources: Bytes) -> float:
-    """As many sources as images: from each image to the nearest view of its own source, on average."""
+    """Return the mean distance of the images to the nearest view of their own source. There is one source per image."""
     own = features(images)[:, None]
     return float(np.mean([_to_views(*pair) for pair in zip(own, sources, strict=True)]))
 
 
 def _to_views(own: Floats, source: Bytes) -> Floats:
-    """own: (m, 192). Returns (m,), to the nearest view of the source."""
+    """Return the distances to the nearest view of the source, (m,). own: (m, 192)."""
     seen = views(len(source), source.tobytes())
     squares = (own**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * own @ seen.T
     nearest: Floats = np.sqrt(np.maximum(squares, 0).min(axis=1) / own.shape[1])
@@ -90,19 +93,19 @@ def _to_views(own: Floats, source: Bytes) -> Floats:
 
 
 def apart(images: Bytes) -> Floats:
-    """(n, side, side, 3) uint8 to (n, n): as they stand, no views."""
+    """Return the distances between all images, without views: (n, side, side, 3) uint8 to (n, n)."""
     own = features(images)
     each: Floats = np.sqrt(((own[:, None] - own[None]) ** 2).mean(axis=-1))
     return each
 
 
 def between(first: Bytes, second: Bytes) -> float:
-    """From each of the first to its fellow of the second, as they stand, on average."""
+    """Return the mean distance of corresponding images, without views."""
     return float(np.mean([apart(np.stack(pair))[0, 1] for pair in zip(first, second, strict=True)]))
 
 
 def found_among_first(to_sources: Floats, own: npt.NDArray[np.int64], count: int) -> float:
-    """The share of images that have fewer than `count` sources nearer than their own.
+    """Return the share of images that have fewer than `count` sources nearer than their own.
 
     to_sources: (m, n), of `distances`. own: (m,), the index of each image's own source.
     """

@@ -1,4 +1,4 @@
-"""What is asked of the demo checkpoint. Each question makes its images, and gives a table and a sheet."""
+"""Measurements of docs/demo-checkpoint.md. Each generates images and returns a table and a sheet."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
 GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0)
 BLENDS = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
 SEEDS = (1, 2, 3, 4)
-#: Height and width; the greatest is four times the native side.
+#: Height and width, up to four times the native side.
 SIZES = ((48, 48), (64, 64), (96, 96), (128, 128), (256, 256), (64, 112), (160, 80), (64, 256))
 
 
 def recognised(client: FluxClient, gallery: Gallery) -> Finding:
-    """Is a variation's nearest source its own?"""
+    """Is a variation nearest to its own source?"""
     seeds, sources = SEEDS[:2], gallery.sources
     rows, shown = [], []
     own = np.arange(len(sources))
@@ -36,20 +36,20 @@ def recognised(client: FluxClient, gallery: Gallery) -> Finding:
         shown.append(images)
     head = ["source", *(f"seed {seed}" for seed in seeds)]
     return Finding(
-        table(["seed", "nearest source is its own", "own source among the nearest five"], rows),
+        table(["seed", "own source is the nearest", "own source is among the nearest five"], rows),
         sheet(head, strips(sources, *shown)),
     )
 
 
 def varied(client: FluxClient, gallery: Gallery) -> Finding:
-    """Do seeds differ, and less than images do?"""
+    """Do variations with different seeds differ, and less than variations of different images?"""
     sources = gallery.some(50)
     images = [drawn(client, [Ask((source,), {"seed": seed}) for source in sources]) for seed in SEEDS]
     again = drawn(client, [Ask((source,), {"seed": SEEDS[0]}) for source in sources])
     between_seeds = [apart(np.stack(of_one))[np.triu_indices(len(SEEDS), 1)] for of_one in zip(*images, strict=True)]
     between_images = [apart(of_seed)[np.triu_indices(len(sources), 1)] for of_seed in images]
     rows = [
-        ["the same image and seed, asked twice", f"{between(images[0], again):.1f}"],
+        ["the same image and seed, requested twice", f"{between(images[0], again):.1f}"],
         ["the same image, two seeds", f"{np.mean(between_seeds):.1f}"],
         ["two images, the same seed", f"{np.mean(between_images):.1f}"],
     ]
@@ -60,33 +60,33 @@ def varied(client: FluxClient, gallery: Gallery) -> Finding:
 
 
 def strengthened(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does the strength turn a variation towards its image, from not at all?"""
+    """Does a higher strength bring a variation nearer to its image?"""
     return turned(client, gallery, "`IMAGE_STRENGTH`", {f"{value:g}": {"image_strength": value} for value in STRENGTHS})
 
 
 def guided(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does more guidance bring a variation nearer to its image, and seeds nearer to each other?"""
+    """Does higher guidance bring a variation nearer to its image, and to that of another seed?"""
     return turned(client, gallery, "`GUIDANCE_SCALE`", {f"{value:g}": {"guidance_scale": value} for value in GUIDANCES})
 
 
 def turned(client: FluxClient, gallery: Gallery, label: str, settings: Mapping[str, dict[str, float]]) -> Finding:
-    """How near variations come to their images, and to those of another seed. settings: knobs, by a column's head."""
+    """Measure distances of variations to their images and to those of another seed. settings: parameters by column."""
     sources = gallery.some(100)
     to_source, to_seeds, shown = [], [], []
-    for knobs in settings.values():
+    for parameters in settings.values():
         first, second = (
-            drawn(client, [Ask((source,), knobs | {"seed": seed}) for source in sources]) for seed in SEEDS[:2]
+            drawn(client, [Ask((source,), parameters | {"seed": seed}) for source in sources]) for seed in SEEDS[:2]
         )
         to_source.append(f"{to_own(first, sources):.1f}")
         to_seeds.append(f"{between(first, second):.1f}")
         shown.append(first)
-    rows = [["from the variation to its image", *to_source], ["between two seeds", *to_seeds]]
+    rows = [["variation to its image", *to_source], ["variations with two seeds", *to_seeds]]
     made = sheet(["source", *settings], strips(sources, *shown))
     return Finding(table([f"{label}; distance, Delta E", *settings], rows), made)
 
 
 def blended(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a variation of two images move from the one to the other with their strengths?"""
+    """Does a variation of two images move from one to the other with their strengths?"""
     pairs = gallery.pairs()
     firsts, seconds = (np.stack(side) for side in zip(*pairs, strict=True))
     columns, shown = [], []
@@ -96,13 +96,13 @@ def blended(client: FluxClient, gallery: Gallery) -> Finding:
         shown.append(images)
     head = [f"({first:g}, {second:g})" for first, second in BLENDS]
     to_first, to_second = zip(*columns, strict=True)
-    rows = [["to the first", *to_first], ["to the second", *to_second]]
+    rows = [["to the first image", *to_first], ["to the second image", *to_second]]
     made = sheet(["first", *head, "second"], strips(firsts, *shown, seconds))
     return Finding(table(["strengths; distance, Delta E", *head], rows), made)
 
 
 def sized(client: FluxClient, gallery: Gallery) -> Finding:
-    """Are variations of other sizes and shapes still of their images?"""
+    """Do variations of other sizes and aspect ratios still resemble their images?"""
     sources, own = gallery.some(50), np.arange(50)
     columns, shown = [], []
     for height, width in SIZES:
@@ -112,7 +112,7 @@ def sized(client: FluxClient, gallery: Gallery) -> Finding:
         shown.append(images)
     head = [f"{width}x{height}" for height, width in SIZES]
     found, apart_by = zip(*columns, strict=True)
-    rows = [["nearest source, of 50, is its own", *found], ["distance from it, Delta E", *apart_by]]
+    rows = [["own source is the nearest of 50", *found], ["distance to it, Delta E", *apart_by]]
     return Finding(table(["width x height", *head], rows), sheet(["source", *head], strips(sources, *shown)))
 
 

@@ -1,4 +1,4 @@
-"""Rows of images with a head, enlarged without smoothing, so that every pixel can be judged."""
+"""Sheets of images, enlarged without smoothing so that every pixel is visible."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TILE, GAP, HEAD = 128, 8, 24
 def sheet(
     head: Sequence[str], rows: Sequence[Sequence[Bytes]], captions: Sequence[str] = (), letters: int = 10
 ) -> Image.Image:
-    """rows: (height, width, 3) uint8 each, as many as the head has words. captions: below the rows, one for each.
+    """Draw rows of images below a head. rows: (height, width, 3) uint8 images, one for each label of the head.
 
-    letters: pixels of the head's letters, at most 20.
+    captions: one below each row. letters: font size of the head in pixels, at most 20.
     """
     step, down = TILE + GAP, TILE + (HEAD if captions else GAP)
     canvas = Image.new("RGB", (len(head) * step + GAP, HEAD + len(rows) * down), "white")
@@ -34,7 +34,7 @@ def sheet(
 
 
 def captioned(captions: Sequence[str], images: Sequence[Bytes], columns: int) -> Image.Image:
-    """(side, side, 3) uint8 each, row by row, with its caption below in as many lines as it needs."""
+    """Draw images in rows of `columns`, each with its wrapped caption below. images: (side, side, 3) uint8."""
     step, down = TILE + GAP, TILE + 3 * HEAD
     canvas = Image.new("RGB", (columns * step + GAP, -(-len(images) // columns) * down + GAP), "white")
     draw = ImageDraw.Draw(canvas)
@@ -46,6 +46,6 @@ def captioned(captions: Sequence[str], images: Sequence[Bytes], columns: int) ->
 
 
 def _tile(image: Bytes) -> Image.Image:
-    """As large as fits; grey beside what is not square."""
+    """Fit an image into a tile, padded with grey if it is not square."""
     fitted = ImageOps.contain(Image.fromarray(image), (TILE, TILE), Image.Resampling.NEAREST)
     return ImageOps.pad(fitted, (TILE, TILE), color="lightgrey")

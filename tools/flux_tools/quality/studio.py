@@ -1,4 +1,4 @@
-"""Images from the real server, asked for by our client, many at a time."""
+"""Concurrent requests to the server through the client library."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from flux_client import FluxClient
 from flux_client.keywords import ModeName
 from flux_tools.quality.likeness import Bytes
 
-#: As the demo asks; a question that turns one of them says so.
+#: Parameters of every request; a measurement can override them.
 USUAL = {"num_inference_steps": 20, "guidance_scale": 2.5, "seed": 1}
 CLIENTS = 16
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One image wanted. sources: (side, side, 3) uint8 each, that steer it. knobs: beside the usual ones."""
+    """A request for one image. sources: Redux images, (side, side, 3) uint8. parameters: override those of USUAL."""
 
     sources: tuple[Bytes, ...] = ()
-    knobs: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     mode: ModeName = "redux"
 
 
 def drawn(client: FluxClient, asks: Sequence[Ask], at_once: int = CLIENTS) -> Bytes:
-    """(asks, height, width, 3) uint8, in the order of the asks, which are all of one size."""
+    """Return the requested images, (requests, height, width, 3) uint8, in order. All must have the same size."""
 
     def one(ask: Ask) -> Bytes:
         steering = {"images": list(ask.sources)} if ask.sources else {}
-        variation, *_ = getattr(client, ask.mode)(**{**USUAL, **steering, **ask.knobs})
+        variation, *_ = getattr(client, ask.mode)(**{**USUAL, **steering, **ask.parameters})
         return np.asarray(variation.image.convert("RGB"))
 
     with ThreadPoolExecutor(at_once) as pool:

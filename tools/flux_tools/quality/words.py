@@ -1,4 +1,4 @@
-"""What prompts do: alone, where the image weighs nothing, and beside an image."""
+"""Measures the effect of prompts, alone and with an image."""
 
 from __future__ import annotations
 
@@ -18,49 +18,53 @@ from flux_tools.quality.sheet import captioned, sheet
 from flux_tools.quality.studio import Ask, drawn
 from flux_tools.training.captions import captions, paraphrase, plain
 
-#: Prompts of each sort.
+#: Number of prompts in each set.
 COUNT = 50
-#: Images of each prompt, each from noise of its own: no prompt, and no noise, decides alone.
+#: Number of images of each prompt, each with a different seed.
 SEEDS = 4
 STRENGTHS = (0.0, 0.25, 0.5, 1.0)
 BLANK = np.full((64, 64, 3), 255, np.uint8)
 
 
 def told(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a prompt alone draw a thing of its kind?"""
+    """Does a prompt alone generate an image of its category?"""
     census = Census([*gallery.trained_on, *gallery.held_out])
     rows, prompts, kinds, drawn_of = [], [], [], []
     seeds = count()
     for sort, chosen in (
-        ("new combinations of known words: names of held-out images", combinations(gallery)),
-        ("paraphrases: names of trained images, the words the other way round", paraphrases(gallery)),
+        ("new combinations of words from the training: names of held-out images", combinations(gallery)),
+        ("paraphrases: names of training images with the words in another order", paraphrases(gallery)),
     ):
-        knobs = {"image_strength": 0.0}
+        parameters = {"image_strength": 0.0}
         asks = [
-            Ask((BLANK,), knobs | {"prompt": text, "seed": next(seeds)}) for text, _ in chosen for _ in range(SEEDS)
+            Ask((BLANK,), parameters | {"prompt": text, "seed": next(seeds)})
+            for text, _ in chosen
+            for _ in range(SEEDS)
         ]
         images, of_kinds = drawn(client, asks), [kind for _, kind in chosen for _ in range(SEEDS)]
         rows.append(_row(sort, len(asks), *census.share(images, of_kinds)))
         drawn_of += list(images)
         kinds += of_kinds
         prompts += [text for text, _ in chosen]
-    rows.append(_row("together", len(kinds), *census.share(np.stack(drawn_of), kinds)))
-    rows.append(_row("for comparison: the real images, each beside all others", census.size, *census.of_real()))
-    head = ["prompts", "images", "nearest neighbour is of the right kind", "by chance", "times chance"]
+    rows.append(_row("all", len(kinds), *census.share(np.stack(drawn_of), kinds)))
+    rows.append(_row("for comparison: the real images, each compared with all others", census.size, *census.of_real()))
+    head = ["prompts", "images", "nearest neighbour is of the right category", "chance level", "ratio to chance"]
     return Finding(table(head, rows), captioned(prompts, drawn_of[::SEEDS], columns=10))
 
 
 def steered(client: FluxClient, gallery: Gallery) -> Finding:
-    """Does a prompt beside an image pull the variation towards its own kind?"""
-    # Without the sources themselves, which a variation is nearest to without being of any kind.
+    """Does a prompt with an image move the variation towards the prompt's category?"""
+    # Without the sources: a variation's own source would be its nearest neighbour.
     census = Census(gallery.trained_on)
     sources = gallery.some(COUNT)
     kinds = [gallery.held_out[i].kind for i in spread(len(gallery.held_out), COUNT)]
     chosen = paraphrases(gallery)[::-1]
     columns, shown = [], []
     for strength in STRENGTHS:
-        knobs = [{"image_strength": strength, "prompt": text, "seed": i} for i, (text, _) in enumerate(chosen)]
-        images = drawn(client, [Ask((source,), knob) for source, knob in zip(sources, knobs, strict=True)])
+        parameters = [{"image_strength": strength, "prompt": text, "seed": i} for i, (text, _) in enumerate(chosen)]
+        images = drawn(
+            client, [Ask((source,), parameter) for source, parameter in zip(sources, parameters, strict=True)]
+        )
         columns.append([f"{census.share(images, of)[0]:.0%}" for of in ([kind for _, kind in chosen], kinds)])
         shown.append(images)
     of_prompt, of_image = zip(*columns, strict=True)
@@ -68,7 +72,7 @@ def steered(client: FluxClient, gallery: Gallery) -> Finding:
     rows = [["the prompt's", *of_prompt], ["the image's", *of_image]]
     words = [chosen[i][0] for i in spread(COUNT)]
     return Finding(
-        table(["nearest neighbour is of this kind; `IMAGE_STRENGTH`", *head], rows),
+        table(["category of the nearest neighbour; `IMAGE_STRENGTH`", *head], rows),
         sheet(["source", *head], strips(sources, *shown), words),
     )
 
@@ -78,7 +82,7 @@ def _row(sort: str, count: int, share: float, chance: float) -> list[str]:
 
 
 def combinations(gallery: Gallery) -> list[tuple[str, str]]:
-    """Names and kinds of held-out images whose every word some caption has, and no caption as a whole."""
+    """Return names and kinds of held-out images whose words are all in captions, but whose name is not a caption."""
     known = {text for image in gallery.trained_on for text in captions(image)}
     words = {word for text in known for word in text.split()}
     named = [(plain(image.name), image.kind) for image in gallery.held_out]
@@ -88,7 +92,7 @@ def combinations(gallery: Gallery) -> list[tuple[str, str]]:
 
 
 def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
-    """Of names that have an order to change; evenly over the kinds, not over the images."""
+    """Return paraphrased names and kinds of training images, evenly spaced over the kinds."""
     known = {text for image in gallery.trained_on for text in captions(image)}
     by_kind: dict[str, list[str]] = {}
     for image in gallery.trained_on:
@@ -99,7 +103,7 @@ def paraphrases(gallery: Gallery) -> list[tuple[str, str]]:
 
 
 class Census:
-    """All images there are, and of what kind."""
+    """Nearest neighbours among images whose kinds are known."""
 
     def __init__(self, images: Sequence[DemoImage]) -> None:
         self._features = features(np.stack([image.rgb for image in images]))
@@ -110,12 +114,12 @@ class Census:
         return len(self._kinds)
 
     def share(self, images: Bytes, kinds: Sequence[str]) -> tuple[float, float]:
-        """How many of them have a nearest neighbour of the kind that they should have, and how many would by chance."""
+        """Return the share of images whose nearest neighbour has the expected kind, and the chance level."""
         nearest = [self._distances(own).argmin() for own in features(images)]
         return self._right(nearest, np.array(kinds))
 
     def of_real(self) -> tuple[float, float]:
-        """The same of its own images, whose neighbour is another one."""
+        """Return the same for the images themselves, each compared with all others."""
         itself = np.arange(self.size)
         nearest = [np.where(itself == i, np.inf, self._distances(own)).argmin() for i, own in enumerate(self._features)]
         return self._right(nearest, self._kinds)
