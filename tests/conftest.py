@@ -19,7 +19,8 @@ from flux_tools.demo.folders import demo_checkpoints
 
 if TYPE_CHECKING:
     from diffusers import FluxControlNetModel, FluxPipeline
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Request as SentRequest
 
     from flux_serving.network.weights import BaseWeights
 
@@ -154,9 +155,18 @@ def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> 
     context = browser.new_context(viewport=request.param, locale="en-GB", permissions=["clipboard-read"])
     page = context.new_page()
     wrong: list[str] = []
-    page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
+
+    def log(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(message.text)
+
+    def check(sent: SentRequest) -> None:
+        if not sent.url.startswith((gateway.url, "blob:", "data:")):
+            wrong.append(sent.url)
+
+    page.on("console", log)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda asked: asked.url.startswith((gateway.url, "blob:", "data:")) or wrong.append(asked.url))
+    page.on("request", check)
     page.goto(gateway.url)
     expect(page.locator("#run")).to_be_enabled(timeout=60_000)
     yield page

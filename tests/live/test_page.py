@@ -113,6 +113,8 @@ def test_errors_are_shown_beside_the_field_and_repeated_beside_the_button(page: 
     page.get_by_label("Prompt").first.focus()
     again.click()
     expect(page.get_by_label("Width")).to_be_focused()
+    page.get_by_label("Width").fill("64")
+    expect(again).to_be_hidden()
     page.get_by_label("Size", exact=True).select_option("own")
     page.locator("#mode-redux").check(force=True)
     run(page, 4)
@@ -160,9 +162,12 @@ def test_copied_commands_generate_the_same_image(page: Page, tmp_path: Path) -> 
         page.locator("#gallery").get_by_text("Download").click()
     expected = Image.open(download.value.path()).tobytes()
     page.locator(".open").click()
-    for name, command in (("curl", ["bash", "-euo", "pipefail", "-c"]), ("Python", ["python3", "-c"])):
+    for index, (name, command) in enumerate(
+        (("curl", ["bash", "-euo", "pipefail", "-c"]), ("Python", ["python3", "-c"]))
+    ):
         page.get_by_role("button", name=f"Copy as {name}").click()
-        expect(page.get_by_text("Copied.")).to_be_visible()
+        # After the buttons for comparing and for using the result.
+        expect(page.locator("#viewer-actions button").nth(2 + index)).to_have_text("Copied.")
         text = page.evaluate("navigator.clipboard.readText()").replace("jq -r .image_base64", JQ)
         subprocess.run([*command, text], cwd=tmp_path, check=True, timeout=120)
         (made,) = tmp_path.glob("flux-redux-*.png")

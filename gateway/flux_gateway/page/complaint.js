@@ -64,6 +64,7 @@ export class Complaint {
     constructor(onRetry) {
         this.#retry.addEventListener("click", onRetry);
         this.#again.addEventListener("click", () => this.#goTo());
+        find("form").addEventListener("input", ({ target }) => target === this.#control && this.clear());
     }
 
     /**
