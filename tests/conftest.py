@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from flux_tools.demo.folders import demo_checkpoints
 
 if TYPE_CHECKING:
     from diffusers import FluxControlNetModel, FluxPipeline
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Request as SentRequest
 
     from flux_serving.network.weights import BaseWeights
 
@@ -132,3 +135,41 @@ def random_server(random_checkpoints: Checkpoints, tmp_path_factory: pytest.Temp
 def mortal_server(tmp_path: Path) -> Iterator[TritonServer]:
     """A server that the test may kill."""
     yield from start_server(DEMO, tmp_path / "triton.log")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[{"width": 1440, "height": 900}, {"width": 390, "height": 844}], ids=["desktop", "phone"])
+def page(browser: Browser, gateway: Gateway, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """The open page. Fails if it logged an error to the console or sent a request to another host."""
+    from playwright.sync_api import expect
+
+    context = browser.new_context(viewport=request.param, locale="en-GB", permissions=["clipboard-read"])
+    page = context.new_page()
+    wrong: list[str] = []
+
+    def log(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(message.text)
+
+    def check(sent: SentRequest) -> None:
+        if not sent.url.startswith((gateway.url, "blob:", "data:")):
+            wrong.append(sent.url)
+
+    page.on("console", log)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", check)
+    page.goto(gateway.url)
+    expect(page.locator("#run")).to_be_enabled(timeout=60_000)
+    yield page
+    context.close()
+    # The browser itself logs rejected requests.
+    assert [words for words in wrong if "Failed to load resource" not in words] == []

@@ -134,12 +134,31 @@ IMAGE_FIT = _per_image(
     "share the weight of one image",
     default=limits.FITS[0],
     choices=limits.FITS,
+    genserve=RestField(),
+    openai=RestField(),
+    on_page=True,
 )
 IMAGE_START = _per_image(
-    "IMAGE_START", DType.FP32, _START.format("the image"), flags=("--start",), bounds=_FRACTION, default=0.0
+    "IMAGE_START",
+    DType.FP32,
+    _START.format("the image"),
+    flags=("--start",),
+    bounds=_FRACTION,
+    default=0.0,
+    genserve=RestField(),
+    openai=RestField(),
+    on_page=True,
 )
 IMAGE_END = _per_image(
-    "IMAGE_END", DType.FP32, _END.format("the image"), flags=("--end",), bounds=_FRACTION, default=1.0
+    "IMAGE_END",
+    DType.FP32,
+    _END.format("the image"),
+    flags=("--end",),
+    bounds=_FRACTION,
+    default=1.0,
+    genserve=RestField(),
+    openai=RestField(),
+    on_page=True,
 )
 
 # Prompts.
@@ -171,6 +190,9 @@ PROMPT_STRENGTH = _value(
     "tokens",
     bounds=Bounds(0, limits.MAX_STRENGTH),
     default=limits.DEFAULT_STRENGTH,
+    genserve=RestField(),
+    openai=RestField(),
+    on_page=True,
 )
 PROMPT_START = _value("PROMPT_START", DType.FP32, _START.format("the prompt"), bounds=_FRACTION, default=0.0)
 PROMPT_END = _value(

@@ -153,7 +153,7 @@ def _allowed_hosts(settings: Settings) -> AllowedHosts | None:
 
 
 def _add_service_routes(app: FastAPI, service: GenerationService, metrics: Metrics, page: Page) -> None:
-    @app.get("/", tags=["service"])
+    @app.get("/", summary="Show the web page, or list the endpoints as JSON", tags=["service"])
     async def root(request: Request) -> Response:
         """Return the web page to a browser, and the list of endpoints to other clients."""
         if "text/html" in request.headers.get("accept", ""):
@@ -164,17 +164,23 @@ def _add_service_routes(app: FastAPI, service: GenerationService, metrics: Metri
         response.headers["Vary"] = "Accept"
         return response
 
-    @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Get metrics for Prometheus", tags=["service"], response_class=PlainTextResponse)
     async def scraped() -> Response:
         """Return metrics for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/health", tags=["service"], responses={503: {"description": "No mode is ready."}})
+    @app.get(
+        "/health",
+        summary="Check whether a mode is served",
+        tags=["service"],
+        responses={503: {"description": "No mode is ready."}},
+    )
     async def health() -> JSONResponse:
         """Return 200 if at least one mode is ready."""
         reason = service.monitor.reason
         if reason is None:
-            return JSONResponse({"status": "healthy", "modes": service.monitor.modes})
+            side = service.monitor.native_side if service.monitor.knows_native_side else None
+            return JSONResponse({"status": "healthy", "modes": service.monitor.modes, "native_side": side})
         return JSONResponse(
             {"status": "unhealthy", "success": False, "error": reason, "detail": reason},
             503,

@@ -123,6 +123,13 @@ _URL_SCHEMA: dict[str, Any] = {
 #: One encoded image; empty text is an empty image.
 ImageBytes = Annotated[bytes, BeforeValidator(_decode_only_image), WithJsonSchema(_TEXT_SCHEMA)]
 
+#: Encoded images, one for each input image; an empty one leaves it out.
+OptionalImages = Annotated[
+    list[ImageBytes],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA}]}),
+]
+
 _LIST_SCHEMA: dict[str, Any] = {
     "type": "array",
     "items": {"anyOf": [_TEXT_SCHEMA, _URL_SCHEMA]},

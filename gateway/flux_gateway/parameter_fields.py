@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, create_model
+from pydantic import (
+    AliasChoices,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    create_model,
+)
 from pydantic.fields import FieldInfo
 
+from flux_contract import limits
 from flux_contract.modes import Mode
-from flux_contract.parameter import PER_IMAGE, Parameter, RestField
+from flux_contract.parameter import Parameter, RestField
 from flux_contract.parameters import IMAGE, NEGATIVE_PROMPT, PROMPT, TRUE_CFG_SCALE
 from flux_contract.tensors import Bounds, DType
 from flux_gateway.refusals import Refusal
@@ -60,8 +70,6 @@ class ParameterField:
     def description(self, names: Mapping[str, str]) -> str:
         """Return the description with this API's field names. names: fields by tensor name."""
         meaning = self.rest.meaning or self.parameter.meaning
-        if meaning.endswith(PER_IMAGE):
-            meaning = f"{meaning.removesuffix(PER_IMAGE)}. One value for all images"
         meaning = _TENSOR_NAME.sub(lambda found: names.get(found[0], found[0]), meaning)
         return f"{meaning}. {self.default_note}" if self.default_note else meaning
 
@@ -84,7 +92,28 @@ class ParameterField:
             constraints["validation_alias"] = AliasChoices(self.name, *self.rest.aliases)
         default = ... if self.required else None if self.default_note else self.default
         kind: Any = Literal[self.choices] if self.choices else self.value_type
+        if self.parameter.per_image:
+            kind, constraints = _one_or_each(kind, constraints), {}
         return kind, Field(default, description=self.description(names), **constraints)
+
+
+def _one_or_each(kind: Any, constraints: Mapping[str, Any]) -> Any:
+    """Type of a field that accepts one value for all images, or a list with one for each."""
+    one: Any = Annotated[kind, Field(**constraints)]
+    schema = TypeAdapter(one).json_schema()
+    several = {"type": "array", "items": schema, "minItems": 1, "maxItems": limits.MAX_INPUT_IMAGES}
+
+    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        if isinstance(value, list):
+            return handler(value)
+        try:
+            (only,) = handler([value])
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from None
+        return only
+
+    items = Annotated[list[one], Field(min_length=1, max_length=limits.MAX_INPUT_IMAGES)]
+    return Annotated[items, WrapValidator(validate), WithJsonSchema({"anyOf": [schema, several]})]
 
 
 def parameters_of(mode: Mode) -> tuple[Parameter, ...]:

@@ -27,8 +27,8 @@ class ServerMonitor:
     """State of the model server.
 
     modes: those that are ready. reason: why none is ready. native_side: pixels of a side of an image without a
-    requested size; FLUX.1's until it is known. instances: load of each instance; empty if the server does not report
-    it; with several servers, that of one of them.
+    requested size; FLUX.1's unless `knows_native_side`. instances: load of each instance; empty if the server does not
+    report it; with several servers, that of one of them.
     """
 
     def __init__(self, client: AsyncFluxClient) -> None:
@@ -36,7 +36,7 @@ class ServerMonitor:
         self.reason: str | None = LOADING
         self.instances: list[InstanceLoad] = []
         self.native_side = limits.FLUX_SIDE
-        self._knows_native_side = False
+        self.knows_native_side = False
         self._client = client
         self._looks: deque[list[ModeName]] = deque(maxlen=LOOKS)
 
@@ -52,8 +52,8 @@ class ServerMonitor:
         self.reason = None if self.modes else reason
         if not self._looks[-1]:
             # The server may restart with another checkpoint.
-            self._knows_native_side = False
-        elif not self._knows_native_side:
+            self.knows_native_side = False
+        elif not self.knows_native_side:
             await self._learn_native_side()
         self.instances = await self._instances() if self._looks[-1] else []
 
@@ -67,7 +67,7 @@ class ServerMonitor:
         with suppress(FluxError):
             edges = await self._client.edges(_small_image(), timeout_s=LOOK_S)
             self.native_side = max(edges.size)
-            self._knows_native_side = True
+            self.knows_native_side = True
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:

@@ -124,6 +124,47 @@ def test_redux_parameters_are_sent_only_in_modes_with_redux_images() -> None:
     assert sent("/generate", json={**without, "prompt": "a"})["IMAGE_STRENGTH"] == [[0.0]]
 
 
+def test_redux_accepts_several_images_with_values_and_masks_of_their_own() -> None:
+    image, mask = in_base64(red_image()), in_base64(red_image())
+    given = {"input_images": [image, image], "image_strength": [0.5, 1], "image_fit": ["cover", "tiles"]}
+    asked = sent("/generate", json={"mode": "redux", **given, "image_mask": [mask, ""], "image_start": 0.25})
+    assert len(asked["IMAGE"][0]) == 2
+    assert (asked["IMAGE_STRENGTH"], asked["IMAGE_START"]) == ([[0.5, 1]], [[0.25]])
+    assert [text.decode() for text in asked["IMAGE_FIT"][0]] == ["cover", "tiles"]
+    assert [bool(each) for each in asked["IMAGE_MASK"][0]] == [True, False]
+
+
+def test_a_form_repeats_the_fields_of_several_images() -> None:
+    files = [("input_images", ("a.png", red_image())), ("input_images", ("b.png", red_image()))]
+    form = {"mode": "redux", "image_strength": ["0.5", "1"], "image_detail": "2"}
+    asked = sent("/generate/upload", data=form, files=files)
+    assert len(asked["IMAGE"][0]) == 2
+    assert (asked["IMAGE_STRENGTH"], asked["IMAGE_DETAIL"]) == ([[0.5, 1]], [[2]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"mode": "img2img", "count": 2}, "input_images: 2 images in mode 'img2img', expected 1..1"),
+        ({"mode": "redux", "count": 9}, "input_images: 9 images in mode 'redux', expected 1..8"),
+        ({"mode": "redux", "count": 1, "image_strength": 5}, "image_strength: Input should be less than or equal to 4"),
+        ({"mode": "redux", "count": 2, "image_strength": [1, 5]}, "image_strength.1: Input should be less than or"),
+    ],
+)
+def test_wrong_values_of_images_are_rejected_with_the_field(fields: dict[str, Any], words: str) -> None:
+    images = [in_base64(red_image())] * fields.pop("count")
+    response = ask("/generate", json={**fields, "input_images": images})
+    assert response.status_code == 422
+    assert response.json()["error"].startswith(words)
+
+
+def test_every_endpoint_has_a_summary_that_says_what_it_does() -> None:
+    description = make_app(Settings()).openapi()
+    for path, operations in description["paths"].items():
+        for operation in operations.values():
+            assert len(operation["summary"].split()) >= 3, path
+
+
 def test_lower_numbers_become_higher_priorities() -> None:
     text = {"mode": "text2img", "prompt": "red apple"}
     found = [sent("/generate", json={**text, "priority": given})["PRIORITY"] for given in (-5, 0, 3)]

@@ -57,20 +57,25 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
         )
         return JSONResponse(answer.model_dump())
 
-    for path, kind in (("/generate", "application/json"), ("/generate/upload", "multipart/form-data")):
+    for path, kind, summary in (
+        ("/generate", "application/json", "Generate one image from JSON"),
+        ("/generate/upload", "multipart/form-data", "Generate one image from a form with files"),
+    ):
         router.post(
             path,
+            summary=summary,
+            description="Returns the image as base64 PNG. `mode` selects what to do and which fields are required.",
             response_model=GenerateAnswer,
             responses=documented(GenerateAnswer),
             openapi_extra=body_of(GenerateRequest, kind),
         )(answered)
 
-    @router.get("/models")
+    @router.get("/models", summary="List the models that are served, with their modes")
     async def models() -> dict[str, Any]:
         """Return the models whose modes are ready."""
         return {"models": _served_models(service.monitor.modes)}
 
-    @router.get("/status")
+    @router.get("/status", summary="Report running requests and the load of each instance")
     async def status() -> dict[str, Any]:
         """Return running requests and the load of the instances. For readiness, use `/health`."""
         return {
@@ -84,7 +89,7 @@ def genserve(service: GenerationService, loras_folder: Path | None) -> APIRouter
             ],
         }
 
-    @router.get("/loras")
+    @router.get("/loras", summary="List the LoRA adapters of the server")
     async def loras() -> dict[str, Any]:
         """Return the names of LoRA adapters for `loras`."""
         files = loras_folder.glob(f"*{LORA_SUFFIX}") if loras_folder is not None else ()

@@ -14,6 +14,7 @@ from flux_contract.parameters import (
     CONTROL_IMAGE,
     CONTROL_KIND,
     IMAGE,
+    IMAGE_MASK,
     IMAGE_STRENGTH,
     LORA,
     LORA_SCALE,
@@ -26,7 +27,7 @@ from flux_contract.parameters import (
 )
 from flux_contract.tensors import Bounds
 from flux_gateway.generation import GenerationRequest
-from flux_gateway.image_fields import ImageBytes
+from flux_gateway.image_fields import ImageBytes, ImageList, OptionalImages
 from flux_gateway.parameter_fields import (
     ParameterBody,
     ParameterField,
@@ -43,6 +44,8 @@ from flux_gateway.request_body import RequestBody
 CONTROLNET_TYPE = "canny"
 #: Field of the image that a mode requires.
 IMAGE_FIELD = "input_image"
+#: The field of several images, and of a mask for each of them.
+IMAGES_FIELD, MASKS_FIELD = "input_images", "image_mask"
 #: GenServe's range of an adapter's weight, narrower than the contract's.
 LORA_WEIGHTS = Bounds(0, 2)
 #: A black image of 16x16 pixels, for the description.
@@ -50,7 +53,7 @@ _EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAADElEQVR4nGNgIA0AAAAw
 #: Maximum characters of `loras` in a form.
 _LORAS_CHARACTERS = 16_384
 #: Redux weight of the image to change if there is a prompt. As in diffusers, only the prompt then guides the result.
-_WEIGHT_WITH_PROMPT = 0.0
+WEIGHT_WITH_PROMPT = 0.0
 _Request = TypeVar("_Request", bound="GenerateRequest")
 
 
@@ -96,7 +99,12 @@ def for_modes(modes: Sequence[Mode]) -> Callable[[type[_Request]], type[_Request
     return derive
 
 
-def _changes_redux_image(mode: Mode) -> bool:
+def max_images(mode: Mode) -> int:
+    """Number of input images that a request of the mode may have."""
+    return limits.MAX_INPUT_IMAGES if requires(mode, IMAGE) and not takes(mode, STRENGTH) else 1
+
+
+def changes_redux_image(mode: Mode) -> bool:
     """Whether the image to change is also a Redux image."""
     return takes(mode, STRENGTH) and requires(mode, IMAGE)
 
@@ -107,8 +115,8 @@ def _default_note(field: ParameterField, modes: Sequence[Mode]) -> str:
     if parameter.name == CONTROL_KIND.name:
         return "Default: `edges` for `control_image`, `photo` for `input_image`"
     if parameter.name == IMAGE_STRENGTH.name:
-        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if _changes_redux_image(mode))
-        return f"Default: {IMAGE_STRENGTH.default:g}, but {_WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
+        changing = " and ".join(f"`{mode.genserve}`" for mode in modes if changes_redux_image(mode))
+        return f"Default: {IMAGE_STRENGTH.default:g}, but {WEIGHT_WITH_PROMPT:g} for {changing} with a prompt"
     if not any(parameter.name in mode.genserve_defaults for mode in modes):
         return ""
     by_value: dict[Value | None, list[str]] = {}
@@ -141,6 +149,10 @@ class GenerateRequest(ParameterBody):
     model_id: str | None = Field(None, description="Selects a mode if `mode` is omitted")
     priority: int = Field(0, description="Requests with lower numbers are scheduled first")
     input_image: ImageBytes | None = Field(None, validation_alias=AliasChoices(IMAGE_FIELD, "image"))
+    input_images: ImageList = Field([], description="Several images of mode `redux`, instead of `input_image`")
+    image_mask: OptionalImages = Field(
+        [], description=f"{IMAGE_MASK.meaning.replace('IMAGE_MASK', MASKS_FIELD)}; an empty text is no mask"
+    )
     mask_image: ImageBytes | None = None
     control_image: ImageBytes | None = None
     controlnet_type: str | None = None
@@ -185,19 +197,29 @@ class GenerateRequest(ParameterBody):
         elif requires(mode, MASK_IMAGE):
             keywords |= self._inpainting(keywords)
         elif requires(mode, IMAGE):
-            if not self.input_image:
-                raise self._missing(IMAGE_FIELD)
-            images = [self.input_image]
+            images = self._redux_images(mode)
+            if any(self.image_mask):
+                keywords[IMAGE_MASK.python_name] = [mask or None for mask in self.image_mask]
         elif not has_prompt:
             raise self._missing(self.field_of(PROMPT))
-        if _changes_redux_image(mode) and has_prompt:
-            keywords.setdefault(IMAGE_STRENGTH.python_name, _WEIGHT_WITH_PROMPT)
+        if changes_redux_image(mode) and has_prompt:
+            keywords.setdefault(IMAGE_STRENGTH.python_name, WEIGHT_WITH_PROMPT)
         return GenerationRequest(mode, images, keywords)
 
     @classmethod
     def _modes_of_models(cls) -> dict[str, str]:
         """Return the mode of each model, for a request without a mode. If a model has several modes, the last one."""
         return {mode.genserve_model: name for name, mode in cls.modes.items()}
+
+    def _redux_images(self, mode: Mode) -> list[bytes]:
+        """Raises Refusal: 422, there is none, or there are more than the mode accepts."""
+        images = [*filter(None, [self.input_image]), *self.input_images]
+        if not images:
+            raise self._missing(IMAGE_FIELD)
+        if len(images) > (most := max_images(mode)):
+            words = f"{IMAGES_FIELD}: {len(images)} images in mode {self.mode_name!r}, expected 1..{most}"
+            raise Refusal(422, words, IMAGES_FIELD)
+        return images
 
     def _control(self, keywords: dict[str, Any]) -> dict[str, Any]:
         """Return the control image, and the keywords whose default depends on it."""

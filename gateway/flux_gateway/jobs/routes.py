@@ -34,6 +34,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
 
     @router.post(
         "",
+        summary="Start a generation as a job",
         status_code=202,
         response_model=JobAnswer,
         responses=documented(ErrorAnswer),
@@ -57,14 +58,19 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
         runner.start(job, room, first, events)
         return JSONResponse(JobAnswer.of_job(job).model_dump(), 202, {"Location": f"/v1/jobs/{job.name}"})
 
-    @router.get("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
+    @router.get(
+        "/{job_id}",
+        summary="Get the progress, previews and images of a job",
+        response_model=JobAnswer,
+        responses=_NOT_FOUND,
+    )
     async def job(request: Request, job_id: str) -> Response:
         """Return the progress of a job with previews, and the images after its end."""
         found = runner.job(job_id, service.caller(request).name)
         request.state.slot.reserve(_ANSWER_COPIES * found.size)
         return await _answer(found)
 
-    @router.delete("/{job_id}", response_model=JobAnswer, responses=_NOT_FOUND)
+    @router.delete("/{job_id}", summary="Cancel and remove a job", response_model=JobAnswer, responses=_NOT_FOUND)
     async def remove(request: Request, job_id: str) -> Response:
         """Cancel a running job, and delete it."""
         found = runner.job(job_id, service.caller(request).name)
@@ -74,6 +80,7 @@ def jobs(service: GenerationService, runner: JobRunner, results: ResultStore) ->
 
     @router.get(
         "/{job_id}/events",
+        summary="Stream the progress, previews and images of a job",
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {}}}, **_NOT_FOUND},
     )

@@ -42,13 +42,13 @@ def openai_models(service: GenerationService) -> APIRouter:
         ids = dict.fromkeys(mode.genserve_model for mode in MODES if mode.name in names)
         return [ModelAnswer(id=model_id, created=created) for model_id in ids]
 
-    @router.get("", responses=documented(ErrorAnswer, 401))
+    @router.get("", summary="List the models that are ready", responses=documented(ErrorAnswer, 401))
     async def models(request: Request) -> ModelsAnswer:
         """Return the models whose modes are ready. Requests may name any `model`."""
         service.caller(request)
         return ModelsAnswer(data=served())
 
-    @router.get("/{model_id:path}", responses=documented(ErrorAnswer, 401, 404))
+    @router.get("/{model_id:path}", summary="Describe one model", responses=documented(ErrorAnswer, 401, 404))
     async def model(request: Request, model_id: str) -> ModelAnswer:
         """Return one model."""
         service.caller(request)

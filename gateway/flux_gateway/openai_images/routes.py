@@ -22,11 +22,11 @@ from flux_gateway.reading import body_of, read
 from flux_gateway.refusals import Refusal, documented
 from flux_gateway.results import Reservation, ResultStore
 
-#: Request and prefix of the event types, by the last part of the path.
-_ENDPOINTS: dict[str, tuple[type[ImagesRequest], str]] = {
-    "generations": (GenerationsRequest, "image_generation"),
-    "edits": (EditsRequest, "image_edit"),
-    "variations": (VariationsRequest, "image_variation"),
+#: Request, prefix of the event types and summary, by the last part of the path.
+_ENDPOINTS: dict[str, tuple[type[ImagesRequest], str, str]] = {
+    "generations": (GenerationsRequest, "image_generation", "Generate images from a prompt"),
+    "edits": (EditsRequest, "image_edit", "Change an image, or the masked part of it, by a prompt"),
+    "variations": (VariationsRequest, "image_variation", "Generate variations of one or more images with FLUX.1 Redux"),
 }
 
 
@@ -42,7 +42,7 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
     """Return the routes of OpenAI's images API. results: store of images returned as URLs."""
     router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 
-    def endpoint(name: str, schema: type[ImagesRequest], event: str) -> None:
+    def endpoint(name: str, schema: type[ImagesRequest], event: str, summary: str) -> None:
         async def answered(request: Request) -> Response:
             slot = service.slot(request)
             asked = await read(request, schema)
@@ -78,13 +78,15 @@ def openai_images(service: GenerationService, results: ResultStore) -> APIRouter
         router.post(
             f"/{name}",
             name=name,
+            summary=summary,
+            description="Returns the images as base64 or URLs, or, with `stream`, server-sent events with previews.",
             response_model=ImagesAnswer,
             responses={200: {"content": {"text/event-stream": {}}}, **documented(ErrorAnswer)},
             openapi_extra=body_of(schema, *kinds),
         )(answered)
 
-    for name, (schema, event) in _ENDPOINTS.items():
-        endpoint(name, schema, event)
+    for name, (schema, event, summary) in _ENDPOINTS.items():
+        endpoint(name, schema, event, summary)
 
     @router.get("/files/{name}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:

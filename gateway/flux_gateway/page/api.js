@@ -1,6 +1,6 @@
 /** Requests to the gateway, the API key, and server-sent events. */
 
-import { asText } from "./request.js";
+import { asTexts } from "./request.js";
 import { EventParser } from "./sse.js";
 
 const KEY = "flux-api-key";
@@ -24,14 +24,14 @@ export class Api {
         sessionStorage.setItem(KEY, key);
     }
 
-    /** Returns {healthy, modes, reason}. */
+    /** Returns {healthy, modes, side, reason}. side: of the model's default size in pixels; null: unknown. */
     async health() {
         try {
             const response = await fetch("/health", { cache: "no-store" });
             const body = await response.json();
-            return { healthy: response.ok, modes: body.modes ?? [], reason: body.error ?? "" };
+            return { healthy: response.ok, modes: body.modes ?? [], side: body.native_side ?? null, reason: body.error ?? "" };
         } catch {
-            return { healthy: false, modes: [], reason: "no answer" };
+            return { healthy: false, modes: [], side: null, reason: "no answer" };
         }
     }
 
@@ -45,15 +45,13 @@ export class Api {
         return loras.map((lora) => lora.name);
     }
 
-    /** image: null, or {field, file}. Returns the job. */
-    start(fields, image) {
+    /** files: [{field, file}]. Returns the job. */
+    start(fields, files) {
         const body = new FormData();
         for (const [name, value] of Object.entries(fields)) {
-            body.append(name, asText(value));
+            asTexts(value).forEach((text) => body.append(name, text));
         }
-        if (image) {
-            body.append(image.field, image.file);
-        }
+        files.forEach(({ field, file }) => body.append(field, file, file.name ?? "mask.png"));
         return this.#json("/v1/jobs", { method: "POST", body });
     }
 

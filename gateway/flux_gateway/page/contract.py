@@ -10,21 +10,33 @@ from flux_contract.modes import MODES, Mode
 from flux_contract.parameters import (
     CONTROL_IMAGE,
     IMAGE,
+    IMAGE_MASK,
     IMAGE_STRENGTH,
     LORA_SCALE,
     MASK_IMAGE,
     NEGATIVE_PROMPT,
+    NUM_INFERENCE_STEPS,
     PROMPT,
+    PROMPT_STRENGTH,
     SEED,
-    STRENGTH,
     TRUE_CFG_SCALE,
 )
-from flux_gateway.genserve.schema import IMAGE_FIELD, LORA_WEIGHTS
+from flux_gateway.genserve.schema import (
+    IMAGE_FIELD,
+    IMAGES_FIELD,
+    LORA_WEIGHTS,
+    MASKS_FIELD,
+    WEIGHT_WITH_PROMPT,
+    changes_redux_image,
+    max_images,
+)
 from flux_gateway.jobs.schema import JobRequest
 from flux_gateway.parameter_fields import ParameterField, Value, requires, takes
 
 #: The largest whole number that JavaScript represents exactly.
 MAX_JSON_INTEGER = 2**53 - 1
+#: By kind of checkpoint; the gateway does not know which is served.
+_DEFAULT_STEPS = {"steps": limits.DEFAULT_STEPS, "few": limits.DEFAULT_FEW_STEPS}
 _TYPE_NAMES = {int: "integer", float: "number", str: "text"}
 
 
@@ -39,12 +51,20 @@ def page_contract(modes: Sequence[Mode] = PAGE_MODES, request: type[JobRequest] 
     `default`: the API's default in each mode, null if the server or other fields decide;
     `value`: the first value of the control, if it is not the default;
     `empty`: the value that an empty control stands for, null if the field is then left out;
-    `requires`: the field without which the parameter has no effect.
-    A mode has `image`: the field of its image, null if it takes none, and `required`: fields that must not be empty.
+    `default_with_prompt`: where the default differs with a prompt, by mode;
+    `default_values`: the values of which the server chooses its default, by name;
+    `requires`: the field without which the parameter has no effect;
+    `per_image`: whether each image has its own value.
+    A mode has `image`: the field of its image, null if it accepts none; `images`: the field of several images, null if
+    it accepts at most one; `max_images`; `mask`: the field of the masks of its images, null if it accepts none; and
+    `required`: fields that must not be empty.
     """
     fields = [field for field in request.parameter_fields if field.parameter.on_page]
-    negative_prompt = next((field.name for field in fields if field.parameter.name == NEGATIVE_PROMPT.name), None)
-    requirements = {TRUE_CFG_SCALE.name: negative_prompt}
+    names = {field.parameter.name: field.name for field in fields}
+    requirements = {
+        TRUE_CFG_SCALE.name: names.get(NEGATIVE_PROMPT.name),
+        PROMPT_STRENGTH.name: names.get(PROMPT.name),
+    }
     return {
         "parameters": [_parameter(field, modes, requirements.get(field.parameter.name)) for field in fields],
         "modes": [_mode(mode, fields) for mode in modes],
@@ -65,9 +85,12 @@ def _parameter(field: ParameterField, modes: Sequence[Mode], requirement: str | 
         "max_length": parameter.max_characters,
         "choices": list(field.choices),
         "default": {mode.genserve: _default(field, mode) for mode in modes if takes(mode, parameter)},
+        "default_with_prompt": _defaults_with_prompt(field, modes),
+        "default_values": _DEFAULT_STEPS if parameter.name == NUM_INFERENCE_STEPS.name else {},
         "value": parameter.page_default,
         "empty": limits.RANDOM_SEED if parameter.name == SEED.name else None,
         "requires": requirement,
+        "per_image": parameter.per_image,
     }
 
 
@@ -80,10 +103,18 @@ def _limits(field: ParameterField) -> tuple[Value | None, Value | None]:
 
 
 def _default(field: ParameterField, mode: Mode) -> Value | None:
-    if field.parameter.name == IMAGE_STRENGTH.name and takes(mode, STRENGTH):
-        # It depends on whether there is a prompt.
-        return None
     return mode.genserve_defaults.get(field.parameter.name, field.default)
+
+
+def _defaults_with_prompt(field: ParameterField, modes: Sequence[Mode]) -> dict[str, Value]:
+    if field.parameter.name != IMAGE_STRENGTH.name:
+        return {}
+    return {mode.genserve: WEIGHT_WITH_PROMPT for mode in modes if changes_redux_image(mode)}
+
+
+def _is_shown(field: ParameterField, mode: Mode) -> bool:
+    """Whether the mode has a control for the parameter: the prompt's weight balances it against Redux images."""
+    return takes(mode, field.parameter) and (field.parameter.name != PROMPT_STRENGTH.name or requires(mode, IMAGE))
 
 
 def _mode(mode: Mode, fields: Sequence[ParameterField]) -> dict[str, Any]:
@@ -92,7 +123,10 @@ def _mode(mode: Mode, fields: Sequence[ParameterField]) -> dict[str, Any]:
         "name": mode.name,
         "genserve": mode.genserve,
         "purpose": mode.purpose,
-        "parameters": [field.name for field in fields if takes(mode, field.parameter)],
+        "parameters": [field.name for field in fields if _is_shown(field, mode)],
         "image": IMAGE_FIELD if takes_image else None,
+        "images": IMAGES_FIELD if max_images(mode) > 1 else None,
+        "max_images": max_images(mode) if takes_image else 0,
+        "mask": MASKS_FIELD if takes(mode, IMAGE_MASK) else None,
         "required": [] if takes_image else [field.name for field in fields if field.parameter.name == PROMPT.name],
     }

@@ -2,18 +2,21 @@
 
 import { limit, makeModes, prepareControls, showDefault } from "./controls.js";
 import { find, make } from "./dom.js";
-import { say, sayOr, text } from "./language.js";
-import { fieldsOf, isIdle, missing, modeOf, imageField } from "./request.js";
+import { placeholder, say, sayOr, text } from "./language.js";
+import { fieldsOf, filesOf, isIdle, missing, modeOf } from "./request.js";
 
 export class Form {
     #form = find("form");
     #contract;
+    #parameters;
+    #images = null;
 
-    /** contract: of /page/contract.json. onRun: called when the form is submitted. */
+    /** contract: from /page/contract.json. onRun: called when the form is submitted. */
     constructor(contract, onRun) {
         this.#contract = contract;
+        this.#parameters = contract.parameters.filter((parameter) => !parameter.per_image);
         makeModes(contract, find("modes"), "mode-about");
-        prepareControls(contract, this.#form, find("made"));
+        prepareControls(this.#parameters, this.#form, find("made"));
         limit(find("lora-weight"), contract.lora_weight);
         find("lora-weight").value = contract.lora_weight.default;
         this.#form.addEventListener("submit", (event) => {
@@ -21,40 +24,68 @@ export class Form {
             onRun();
         });
         this.#form.addEventListener("input", () => this.#adapt());
-        find("seed-random").addEventListener("click", () => this.seed = "");
+        find("seed-random").addEventListener("click", () => {
+            this.seed = "";
+            find("seed").focus();
+        });
         this.#adapt();
     }
 
+    /** The chosen mode, from the contract. */
     get mode() {
-        return this.#form.elements.mode.value;
+        return modeOf(this.#contract, this.#form.elements.mode.value);
+    }
+
+    get hasPrompt() {
+        return find("prompt").value.trim() !== "";
+    }
+
+    get parametersPerImage() {
+        return this.#contract.parameters.filter((parameter) => parameter.per_image);
     }
 
     set seed(seed) {
         find("seed").value = seed;
+        this.#adapt();
     }
 
-    /** The field of the chosen mode's image; null: the mode takes none. */
-    get imageField() {
-        return imageField(this.#contract, this.mode);
+    /** images: {used, files, adapt}. */
+    set images(images) {
+        this.#images = images;
+        this.#adapt();
     }
 
-    /** Chooses a mode that takes an image, unless the chosen mode does. */
-    takeImages() {
-        if (!this.imageField) {
+    /** Chooses a mode that accepts images, unless the chosen mode does. */
+    chooseModeWithImages() {
+        if (!this.mode.image) {
             this.#choose(this.#contract.modes.filter(({ image }) => image));
         }
     }
 
-    /** served: names of modes, as in /health; other modes cannot be chosen. */
-    offer(served) {
+    /** served: names of modes, as in /health; other modes cannot be chosen. side: of the default size, or null. */
+    offer(served, side) {
         for (const { name, genserve } of this.#contract.modes) {
             const radio = find(`mode-${genserve}`);
             radio.disabled = !served.includes(name);
             radio.parentElement.title = radio.disabled ? text("mode.absent") : "";
         }
-        if (find(`mode-${this.mode}`).disabled) {
+        if (find(`mode-${this.mode.genserve}`).disabled) {
             this.#choose(this.#contract.modes);
         }
+        if (side !== null) {
+            say(find("size").options[0], "size.native", { side });
+            for (const parameter of this.#parameters.filter(({ name }) => ["width", "height"].includes(name))) {
+                Object.keys(parameter.default).forEach((mode) => parameter.default[mode] = side);
+            }
+            this.#adapt();
+        }
+    }
+
+    /** Shows the number of steps that a request without one had. */
+    showSteps(steps) {
+        placeholder(find("steps"), null, String(steps));
+        const parameter = this.#parameters.find(({ name }) => name === find("steps").name);
+        Object.keys(parameter.default).forEach((mode) => parameter.default[mode] = steps);
     }
 
     offerLoras(names) {
@@ -64,18 +95,24 @@ export class Form {
     }
 
     fields() {
-        return fieldsOf(this.#contract, this.#values());
+        return fieldsOf(this.#contract, this.#values(), this.#images.used.map(({ values }) => values));
     }
 
-    /** Returns what is invalid, as a complaint; null: nothing. */
-    fault(hasImage) {
+    /** Returns [{field, file}]. */
+    async files() {
+        return this.mode.image ? filesOf(this.mode, await this.#images.files()) : [];
+    }
+
+    /** Returns the first invalid control as a complaint, or null. */
+    fault() {
         for (const control of this.#form.elements) {
             if (control.willValidate && !control.validity.valid) {
-                return { param: control.name, ...faultOf(control, this.#parameter(control.name)) };
+                const param = control.closest("[data-param]").dataset.param.split(" ")[0];
+                return { param: control.name || param, control, ...faultOf(control, this.#parameter(param)) };
             }
         }
-        const param = missing(this.#contract, this.fields(), hasImage);
-        return param && { param, key: param === this.imageField ? "error.missing.image" : "error.empty" };
+        const param = missing(this.#contract, this.fields(), this.#images.used.length);
+        return param && { param, key: param === this.mode.image ? "error.missing.image" : "error.empty" };
     }
 
     #parameter(name) {
@@ -96,24 +133,28 @@ export class Form {
         }
     }
 
-    /** Shows the controls that the mode takes. Controls without effect are disabled, so they are not validated. */
+    /** Shows the controls that the mode accepts. Controls without effect are disabled, so they are not validated. */
     #adapt() {
-        const mode = modeOf(this.#contract, this.mode);
+        const { mode } = this;
         sayOr(find("mode-about"), `mode.${mode.genserve}.about`, mode.purpose);
         say(find("prompt-need"), mode.required.includes("prompt") ? "prompt.required" : "prompt.optional");
         find("image-field").hidden = !mode.image;
         const values = this.#values();
-        for (const parameter of this.#contract.parameters) {
+        for (const parameter of this.#parameters) {
             const control = this.#form.elements[parameter.name];
-            const isTaken = mode.parameters.includes(parameter.name);
-            control.closest(".field").hidden = !isTaken;
-            control.disabled = !isTaken || isIdle(parameter, values);
-            showDefault(control, parameter, mode.genserve);
+            const isAccepted = mode.parameters.includes(parameter.name);
+            control.closest(".field").hidden = !isAccepted;
+            control.disabled = !isAccepted || isIdle(parameter, values);
+            showDefault(control, parameter, mode.genserve, this.hasPrompt);
         }
-        find("strength-shown").value = Number(find("strength").value).toFixed(2);
+        for (const shown of this.#form.querySelectorAll("output")) {
+            shown.value = Number(find(shown.htmlFor.value).value).toFixed(2);
+        }
+        find("seed-random").hidden = find("seed").value === "";
         find("sides").hidden = find("size").value !== "custom";
         find("width").disabled = find("height").disabled = find("sides").hidden;
         find("lora-weight").disabled = find("lora").value === "";
+        this.#images?.adapt();
     }
 }
 

@@ -1,35 +1,52 @@
 /** One image of the gallery, from its first step to the result. */
 
-import { compare } from "./compare.js";
 import { find, make } from "./dom.js";
 import { label, say } from "./language.js";
-import { curl, fileName, python } from "./snippets.js";
+import { fileName } from "./snippets.js";
 
 const KIND = "image/png";
 
 export class Frame {
     element = make("li", { className: "frame" });
-    isDone = false;
+    /** Of a finished image: {file, url, seed, width, height}; null before. */
+    result = null;
+    #request;
     #number;
-    #asked;
-    #does;
+    #actions;
     #urls = [];
     #shown = make("div", { className: "developing" });
     #progress = make("progress", { max: 1, value: 0 });
     #step = make("span", { className: "step" });
+    #open = null;
+    #beforeUrl = null;
 
-    /** number: from 1. asked: {fields, image, before, withKey}. does: {use, seed, copy, remove}, the actions of its buttons. */
-    constructor(number, asked, does) {
+    /** number: from 1. request: {fields, files, before, withKey}. actions: {open, use, seed, copy, remove}. */
+    constructor(number, request, actions) {
         this.#number = number;
-        this.#asked = asked;
-        this.#does = does;
+        this.#request = request;
+        this.#actions = actions;
         label(this.#progress, "frame.progress", { number });
         say(this.#step, "frame.waiting");
         this.element.append(this.#shown, make("div", { className: "caption" }, this.#progress, this.#step));
     }
 
+    get isDone() {
+        return this.result !== null;
+    }
+
+    get request() {
+        return this.#request;
+    }
+
+    /** URL of the first input image, or null. */
+    get beforeUrl() {
+        const { before } = this.#request;
+        this.#beforeUrl ??= before && this.#urlOf(before);
+        return this.#beforeUrl;
+    }
+
     /** image: of a job's event. */
-    take(image) {
+    update(image) {
         if (image.b64_json) {
             this.#finish(image);
             return;
@@ -46,6 +63,10 @@ export class Frame {
         }
     }
 
+    focus() {
+        this.#open?.focus();
+    }
+
     /** Removes the image and frees its memory. */
     remove() {
         this.element.remove();
@@ -53,37 +74,24 @@ export class Frame {
     }
 
     #finish({ b64_json: text, seed, width, height }) {
-        this.isDone = true;
-        const { before, fields } = this.#asked;
-        const file = new File([bytesOf(text)], fileName(fields.mode, seed), { type: KIND });
-        const after = this.#urlOf(file);
-        const image = before
-            ? compare(this.#urlOf(before), after, seed)
-            : label(make("img", { src: after }), "frame.result", { seed });
-        this.element.style.setProperty("--ratio", `${width} / ${height}`);
-        this.element.replaceChildren(image, this.#caption(seed, `${width} × ${height}`), this.#actions(file, after, seed));
-    }
-
-    #caption(seed, size) {
-        const again = label(button("frame.seed", () => this.#does.seed(seed), { seed }), "frame.useSeed", { seed });
-        return make("div", { className: "caption" }, again, make("span", { textContent: size }));
-    }
-
-    #actions(file, url, seed) {
-        const { fields, image, withKey } = this.#asked;
-        const one = { origin: location.origin, fields, image, seed, withKey };
-        const download = say(make("a", { href: url, download: file.name, role: "button" }), "frame.download");
-        return make(
-            "div",
-            { className: "actions" },
-            download,
-            button("frame.use", () => this.#does.use(file)),
-            button("frame.curl", () => this.#does.copy(curl(one))),
-            button("frame.python", () => this.#does.copy(python(one))),
-            button("frame.remove", () => {
-                this.#does.remove(this);
-                find("results-title").focus();
-            }),
+        const file = new File([bytesOf(text)], fileName(this.#request.fields.mode, seed), { type: KIND });
+        const url = this.#urlOf(file);
+        this.result = { file, url, seed, width, height };
+        const image = label(make("img", { src: url, width, height }), "frame.result", { seed });
+        this.#open = label(make("button", { type: "button", className: "open" }, image), "frame.open", { seed });
+        this.#open.addEventListener("click", () => this.#actions.open(this));
+        const again = label(button("frame.seed", () => this.#actions.seed(seed), { seed }), "frame.useSeed", { seed });
+        const caption = make("div", { className: "caption" }, again, make("span", { textContent: `${width} × ${height}` }));
+        const remove = label(make("button", { type: "button", className: "quiet", textContent: "✕" }), "frame.remove");
+        remove.addEventListener("click", () => {
+            this.#actions.remove(this);
+            find("results-title").focus();
+        });
+        const use = button("frame.use", () => this.#actions.use(file));
+        this.element.replaceChildren(
+            this.#open,
+            caption,
+            make("div", { className: "actions" }, download(this.result), use, remove),
         );
     }
 
@@ -93,10 +101,15 @@ export class Frame {
     }
 }
 
-function button(key, onClick, values = {}) {
+export function button(key, onClick, values = {}) {
     const made = say(make("button", { type: "button", className: "quiet" }), key, values);
     made.addEventListener("click", onClick);
     return made;
+}
+
+/** Returns the link that downloads a result. */
+export function download({ url, file }) {
+    return say(make("a", { href: url, download: file.name, role: "button" }), "frame.download");
 }
 
 function bytesOf(base64) {

@@ -12,11 +12,11 @@ if (!(language in TEXTS)) {
 
 /** values: to insert; a value {key, values} is a text itself. */
 export function text(key, values = {}) {
-    const said = Object.entries(values).map(([name, value]) => [
+    const inserted = Object.entries(values).map(([name, value]) => [
         name,
         typeof value === "object" ? text(value.key, value.values) : value,
     ]);
-    return textOf(language, key, Object.fromEntries(said));
+    return textOf(language, key, Object.fromEntries(inserted));
 }
 
 /** Whether there is a text with this key. */
@@ -34,14 +34,15 @@ export function sayOr(element, key, other) {
     return element;
 }
 
-/** Sets the placeholder to a text; key: null for `other`, in every language. */
-export function placeholder(element, key, other) {
+/** Sets the placeholder to a text; key: null for `other`, in every language. values: to insert in the text. */
+export function placeholder(element, key, other, values = {}) {
     if (key) {
         element.dataset.placeholder = key;
+        element.dataset.values = JSON.stringify(values);
     } else {
         delete element.dataset.placeholder;
     }
-    element.placeholder = key ? text(key) : other;
+    element.placeholder = key ? text(key, values) : other;
 }
 
 /** Sets the element's text. values: to insert. Returns the element. */
@@ -72,7 +73,7 @@ export function translate() {
             label(element, labelled, values);
         }
         if (placeholder) {
-            element.placeholder = text(placeholder);
+            element.placeholder = text(placeholder, values);
         }
     }
 }

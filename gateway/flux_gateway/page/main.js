@@ -2,36 +2,37 @@
 
 import { Api } from "./api.js";
 import { copy } from "./clipboard.js";
-import { Complaint, complaintOf } from "./complaint.js";
+import { Complaint, complaintOf, failureOf } from "./complaint.js";
 import { find } from "./dom.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
+import { InputImages } from "./input_images.js";
 import { say, switchBy } from "./language.js";
-import { InputImage } from "./input_image.js";
 import { Run } from "./run.js";
 import { status, watch } from "./status.js";
+import { Viewer } from "./viewer.js";
 
 const api = new Api();
 switchBy(find("language"));
 const form = new Form(await readContract(), run);
 const complaint = new Complaint(run);
-const image = new InputImage({
-    onTaken: () => {
-        form.takeImages();
-        complaint.clear();
-    },
-    onFault: () => complaint.show({ key: "error.image", param: "input_image" }),
+const images = new InputImages(form, {
+    accepted: () => complaint.clear(),
+    rejected: (error) => complaint.show({ ...error, param: "input_image" }),
 });
 const gallery = new Gallery({
-    use: (file) => {
-        image.set(file);
-        find("image").focus();
-    },
+    open: (frame) => viewer.open(frame),
+    use,
     seed: (seed) => form.seed = seed,
-    copy: async (text) => (await copy(text)) ? status("status.copied") : complaint.show({ key: "error.copy" }),
 });
+const viewer = new Viewer(gallery, { use, copy });
 let server = { healthy: false, reason: { key: "server.asking" } };
 let current = null;
+
+async function use(file) {
+    await images.add([file]);
+    find("image").focus();
+}
 
 async function readContract() {
     try {
@@ -47,34 +48,39 @@ async function run() {
         return;
     }
     complaint.clear();
-    const fault = form.fault(image.file !== null);
+    const fault = form.fault();
     if (fault) {
         complaint.show(fault);
+        status("status.invalid");
         return;
     }
-    const fields = form.fields();
-    const field = form.imageField;
-    const given = field && { field, file: image.file };
-    const frames = gallery.begin(fields.n, { fields, image: field, before: given?.file ?? null, withKey: api.key !== "" });
     current = new Run(api);
-    showWhatGoes();
+    showRun();
+    const fields = form.fields();
+    const files = await form.files();
+    const before = files[0]?.file ?? null;
+    const request = { fields, files: files.map(({ field }) => field), before, withKey: api.key !== "" };
+    const frames = gallery.begin(fields.n, request);
     status("status.sending");
-    await follow(fields, given, frames);
+    await follow(fields, files, frames);
     gallery.end(frames);
     current = null;
-    showWhatGoes();
+    showRun();
 }
 
-async function follow(fields, given, frames) {
+async function follow(fields, files, frames) {
     const started = performance.now();
     const count = fields.n;
     try {
-        const end = await current.go(fields, given, (image) => {
-            frames[image.index].take(image);
+        const end = await current.go(fields, files, (image) => {
+            frames[image.index].update(image);
             status("status.running", { done: frames.filter((frame) => frame.isDone).length, count });
+            if (image.steps && !("num_inference_steps" in fields) && !("strength" in fields)) {
+                form.showSteps(image.steps);
+            }
         });
         if (end.error) {
-            complaint.show({ key: "error.failed", values: { words: end.error.message }, param: end.error.param });
+            complaint.show(failureOf(end.error));
         }
         const seconds = ((performance.now() - started) / 1000).toFixed(1);
         status({ succeeded: "status.done", cancelled: "status.cancelled" }[end.status] ?? "status.failed", { count, seconds });
@@ -92,23 +98,30 @@ function cancel() {
     }
 }
 
-function showWhatGoes() {
+function showRun() {
     find("run").disabled = current !== null || !server.healthy;
     find("cancel").hidden = current === null;
 }
 
 function listenToKeys() {
     document.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
             event.preventDefault();
             run();
-        } else if (event.key === "Escape") {
+        } else if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
             cancel();
         }
     });
 }
 
-function keepTheKey() {
+/** Tells the style sheet the height of the bar, so that a field that gets the focus is scrolled above it. */
+function observeBar() {
+    const bar = document.querySelector(".runbar");
+    const root = document.documentElement;
+    new ResizeObserver(() => root.style.setProperty("--bar", `${bar.offsetHeight + 16}px`)).observe(bar);
+}
+
+function keepKey() {
     const field = find("key");
     field.value = api.key;
     find("key-field").hidden = api.key === "";
@@ -129,14 +142,15 @@ async function offerLoras() {
     }
 }
 
-keepTheKey();
+keepKey();
+observeBar();
 listenToKeys();
 find("cancel").addEventListener("click", cancel);
 window.addEventListener("pagehide", () => current?.leave());
 watch(api, (now) => {
     server = now;
-    form.offer(now.healthy ? now.modes : []);
-    showWhatGoes();
+    form.offer(now.healthy ? now.modes : [], now.side);
+    showRun();
     if (!current) {
         now.healthy ? status("status.ready") : status("status.wait", { reason: now.reason });
     }

@@ -13,8 +13,8 @@ export class Run {
     }
 
     /** onImage: called with each state of each image. Returns {status, error}. Throws ApiError. */
-    async go(fields, image, onImage) {
-        const { id } = await this.#api.start(fields, image);
+    async go(fields, files, onImage) {
+        const { id } = await this.#api.start(fields, files);
         this.#id = id;
         try {
             return await this.#follow(onImage);
@@ -32,7 +32,7 @@ export class Run {
         this.#stop.abort();
     }
 
-    /** Frees what the server holds, however the job stands. */
+    /** Cancels the job if it runs, and removes it from the server. */
     leave() {
         if (this.#id) {
             this.#api.forget(this.#id).catch(() => {});
@@ -40,7 +40,7 @@ export class Run {
         }
     }
 
-    /** Where the connection breaks, asks again: the job goes on without it. */
+    /** Reconnects after a broken connection: the job continues without it. */
     async #follow(onImage) {
         let failures = 0;
         for (;;) {

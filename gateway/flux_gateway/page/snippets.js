@@ -1,25 +1,25 @@
-/** Commands that generate one of the images again. Pure. */
+/** Returns commands that generate one of the images again. Pure. */
 
-import { asText } from "./request.js";
+import { asTexts } from "./request.js";
 
-const IMAGE = "input.png";
 const KEY = "FLUX_API_KEY";
+const MASK_FIELD = /mask/;
 
 export function fileName(mode, seed, extension = "png") {
     return `flux-${mode}-${seed}.${extension}`;
 }
 
-/** fields: of the request; image: field of its image, or null; seed: of the result; withKey: the server requires one. */
-export function curl({ origin, fields, image, seed, withKey }) {
+/** fields: of the request; files: fields of its files; seed: of the result; withKey: the server requires a key. */
+export function curl({ origin, fields, files, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const lines = [`curl -sS ${shell(origin + pathFor(image))}`];
+    const lines = [`curl -sS ${shell(origin + pathFor(files))}`];
     if (withKey) {
         lines.push(`-H "Authorization: Bearer $${KEY}"`);
     }
-    if (image) {
-        // --form-string and not -F, to which "@", "<" and ";" in a prompt mean something.
-        lines.push(...Object.entries(one).map(([name, value]) => `--form-string ${shell(`${name}=${asText(value)}`)}`));
-        lines.push(`-F ${image}=@${IMAGE}`);
+    if (files.length) {
+        // --form-string rather than -F, which gives "@", "<" and ";" in a prompt a meaning.
+        lines.push(...formOf(one).map(([name, value]) => `--form-string ${shell(`${name}=${value}`)}`));
+        lines.push(...named(files).map(({ field, name }) => `-F ${field}=@${name}`));
     } else {
         lines.push("-H 'Content-Type: application/json'", `-d ${shell(JSON.stringify(one))}`);
     }
@@ -27,15 +27,16 @@ export function curl({ origin, fields, image, seed, withKey }) {
     return `${lines.join(" \\\n    ")}\n`;
 }
 
-export function python({ origin, fields, image, seed, withKey }) {
+export function python({ origin, fields, files, seed, withKey }) {
     const one = fieldsOfOne(fields, seed);
-    const given = [literal(origin + pathFor(image))];
+    const given = [literal(origin + pathFor(files))];
     if (withKey) {
         given.push(`headers={"Authorization": f"Bearer {os.environ['${KEY}']}"}`);
     }
-    if (image) {
-        const texts = Object.fromEntries(Object.entries(one).map(([name, value]) => [name, asText(value)]));
-        given.push(`data=${literal(texts)}`, `files={"${image}": open("${IMAGE}", "rb")}`);
+    if (files.length) {
+        const opened = named(files).map(({ field, name }) => `("${field}", open("${name}", "rb"))`);
+        given.push(`data=${literal(Object.fromEntries(Object.entries(one).map(([name, value]) => [name, asTexts(value)])))}`);
+        given.push(`files=[${opened.join(", ")}]`);
     } else {
         given.push(`json=${literal(one)}`);
     }
@@ -62,8 +63,22 @@ function fieldsOfOne(fields, seed) {
     return { ...one, seed };
 }
 
-function pathFor(image) {
-    return image ? "/generate/upload" : "/generate";
+function formOf(fields) {
+    return Object.entries(fields).flatMap(([name, value]) => asTexts(value).map((text) => [name, text]));
+}
+
+/** Returns [{field, name}]: input.png, or input-1.png and so on if there are several; the same with mask. */
+function named(files) {
+    return files.map((field, index) => {
+        const stem = MASK_FIELD.test(field) ? "mask" : "input";
+        const number = files.slice(0, index + 1).filter((each) => each === field).length;
+        const isOnly = files.filter((each) => each === field).length === 1;
+        return { field, name: isOnly ? `${stem}.png` : `${stem}-${number}.png` };
+    });
+}
+
+function pathFor(files) {
+    return files.length ? "/generate/upload" : "/generate";
 }
 
 function shell(text) {

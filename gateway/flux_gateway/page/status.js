@@ -1,4 +1,4 @@
-/** How the server is, asked again and again; and the line that says how the page is. */
+/** Polls the server's health, and shows the status line of the page. */
 
 import { find } from "./dom.js";
 import { say } from "./language.js";
@@ -6,14 +6,14 @@ import { say } from "./language.js";
 const EVERY_MS = 4000;
 const HIDDEN_EVERY_MS = 30000;
 
-/** The server's reason as a text of ours, where it is a known one. */
+/** Returns the server's reason as a text of the page, if the page has one. */
 export function reasonOf(words) {
     const known = { loading: "server.loading", "not reachable": "server.unreachable", "no answer": "server.silent" };
     const part = Object.keys(known).find((part) => words.includes(part));
-    return part ? { key: known[part] } : { key: "server.unhealthy", values: { words } };
+    return part ? { key: known[part] } : { key: "server.unhealthy" };
 }
 
-/** onChange: called with {healthy, modes, reason} whenever one of them changes. */
+/** onChange: called with {healthy, modes, side, reason} whenever one of them changes. */
 export function watch(api, onChange) {
     let last = "";
     let timer = 0;
@@ -41,7 +41,7 @@ function show(healthy, reason) {
     say(line.firstElementChild, reason.key, reason.values);
 }
 
-/** Says how the page is. */
+/** Shows a text in the status line. */
 export function status(key, values) {
     say(find("status"), key, values);
 }
