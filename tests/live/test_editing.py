@@ -299,7 +299,7 @@ def test_an_adapter_changes_its_own_request_and_no_other(client: FluxClient) -> 
         (lambda c: c.redux(_PNG, lora="../../secret"), r"flux_base: LORA='../../secret', expected one of: greyscale"),
         (lambda c: c.text2img(PROMPT, true_cfg_scale=2.0), "flux_base: TRUE_CFG_SCALE=2 needs NEGATIVE_PROMPT"),
         (lambda c: c.text2img(PROMPT, negative_prompt="x"), "flux_base: NEGATIVE_PROMPT needs TRUE_CFG_SCALE above 1"),
-        (lambda c: c.img2img(_PNG, strength=0.5, start_sigma=0.5), "STRENGTH and START_SIGMA are two scales"),
+        (lambda c: c.img2img(_PNG, strength=0.5, start_sigma=0.5), "STRENGTH and START_SIGMA set the same thing"),
         (lambda c: c.img2img(_PNG, strength=0.5, num_inference_steps=1), "starts from pure noise"),
         (lambda c: c.img2img(b"no image"), r"flux_vae_encoder: IMAGE\[0\]|flux_prior_redux: IMAGE\[0\]"),
         (lambda c: c.canny(b"no image"), r"canny_edges: CONTROL_IMAGE\[0\]"),
