@@ -145,7 +145,7 @@ def test_a_form_repeats_the_fields_of_several_images() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"mode": "img2img", "count": 2}, "input_images: 2 images in mode 'img2img', expected 1..1"),
+        ({"mode": "img2img", "count": 2}, "input_images: 2 images in mode 'img2img', expected one"),
         ({"mode": "redux", "count": 9}, "input_images: 9 images in mode 'redux', expected 1..8"),
         ({"mode": "redux", "count": 1, "image_strength": 5}, "image_strength: Input should be less than or equal to 4"),
         ({"mode": "redux", "count": 2, "image_strength": [1, 5]}, "image_strength.1: Input should be less than or"),

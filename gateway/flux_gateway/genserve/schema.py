@@ -217,7 +217,8 @@ class GenerateRequest(ParameterBody):
         if not images:
             raise self._missing(IMAGE_FIELD)
         if len(images) > (most := max_images(mode)):
-            words = f"{IMAGES_FIELD}: {len(images)} images in mode {self.mode_name!r}, expected 1..{most}"
+            expected = "one" if most == 1 else f"1..{most}"
+            words = f"{IMAGES_FIELD}: {len(images)} images in mode {self.mode_name!r}, expected {expected}"
             raise Refusal(422, words, IMAGES_FIELD)
         return images
 
