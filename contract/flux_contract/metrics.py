@@ -119,7 +119,7 @@ SECONDS_LEFT = Metric(
 HANDED_OVER = Metric(
     "flux_handed_over_total",
     MetricKind.COUNTER,
-    "Images of requests that Triton gave to this instance and that another instance generated",
+    "Images of requests that Triton sent to this instance and that another instance generated",
     "Do instances share the work?",
 )
 # Every model publishes these. The engine publishes the others.

@@ -147,7 +147,7 @@ def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient
 
 def test_rejects_more_views_than_allowed(client: FluxClient) -> None:
     wide = Image.new("RGB", (160, 20), "red")
-    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT give 24 squares, expected at most 16"):
+    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT result in 24 squares, expected at most 16"):
         varied(client, wide, wide, wide, image_fit="tiles")
     assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
 

@@ -1,4 +1,4 @@
-"""Likeness: a source is found again under what training does to its copies, and nothing else is."""
+"""Likeness: a source is recognised in augmented copies, as used in training, and other images are not."""
 
 from __future__ import annotations
 

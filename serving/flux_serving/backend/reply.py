@@ -37,7 +37,7 @@ class Reply(Protocol):
 
 
 class TritonReply:
-    """Answers a request that Triton gave to this instance. Holds none of its tensors."""
+    """Answers a request that Triton sent to this instance. Holds none of its tensors."""
 
     def __init__(self, request: Any) -> None:
         self.request_id: str = request.request_id()
