@@ -224,7 +224,7 @@ class EdgesOptions(EdgesGroup, SizeGroup, total=False):
 class StreamOptions(ReduxOptions, Img2ImgOptions, InpaintOptions, Text2ImgOptions, CannyOptions, total=False):
     """Options of `stream` in any mode. Each mode accepts its own."""
 
-    #: Encoded image of which a part is changed. Bytes.
+    #: Encoded image to inpaint. Bytes.
     source_image: ImageInput | None
     #: Encoded mask of the same size as source_image, white where the image is changed. Pixels outside the mask are
     #: returned unchanged. Bytes.

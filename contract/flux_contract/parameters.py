@@ -374,7 +374,7 @@ SOURCE_IMAGE = replace(
     name="SOURCE_IMAGE",
     shape=(1,),
     max_length=None,
-    meaning="Encoded image of which a part is changed",
+    meaning="Encoded image to inpaint",
     keyword="",
 )
 MASK_IMAGE = replace(

@@ -29,7 +29,7 @@ def decode_image(value: object) -> bytes:
     """Return the encoded image of one field, which may be empty.
 
     value: a file's bytes, text (base64 or a data URL), or OpenAI's object with `image_url`.
-    Raises ValueError: another value, or an image of more than `limits.MAX_IMAGE_BYTES` bytes.
+    Raises ValueError: unsupported value, or an image of more than `limits.MAX_IMAGE_BYTES` bytes.
     """
     if isinstance(value, Mapping):
         value = _image_url(value)

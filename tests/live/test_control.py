@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too little detail": ({"image_detail": 10}, "IMAGE_DETAIL=10, expected 1..9"),
     "an unknown fit": ({"image_fit": "crop"}, "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
     "an unknown blend": ({"image_blend": "mean"}, "IMAGE_BLEND='mean', expected one of: concat, sum"),
-    "a mask of another size": (
+    "a mask of a different size": (
         {"image_mask": Image.new("L", (60, 80), 255)},
         "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels, expected the image's size, 80x60",
     ),

@@ -24,7 +24,7 @@ class Reply(Protocol):
     timeout_us: int
 
     def is_awaited(self) -> bool:
-        """Whether the caller is still waiting, as far as this can be known."""
+        """Whether the caller is still waiting, as far as is known."""
 
     def accepted(self) -> None:
         """Report that the request's jobs were accepted. Does not raise."""

@@ -53,7 +53,7 @@ class InpaintedImage(NamedTuple):
 def prepare_inpainting(source: Image.Image, options: SizedImage, mask: MaskOptions, decode: Decode) -> InpaintedImage:
     """source: the decoded image, RGB.
 
-    Raises InvalidRequest: the mask is not an image, has another size than the source, or selects nothing; or the image
+    Raises InvalidRequest: the mask is not an image, differs in size from the source, or selects nothing; or the image
     that a crop is pasted into is too large.
     """
     drawn = _decoded_mask(mask, decode, source.size)
