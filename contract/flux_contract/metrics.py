@@ -126,7 +126,7 @@ HANDED_OVER = Metric(
 HEARTBEAT = Metric(
     "flux_heartbeat_seconds",
     MetricKind.GAUGE,
-    "Unix time of the last heartbeat of the model's process, about every second",
+    "Unix time of the last heartbeat of the model's process, which is sent about once a second",
     "Is the process dead? Triton still publishes the last values of a dead process.",
 )
 PRIVATE_MEMORY = Metric(

@@ -81,7 +81,7 @@ class Lab:
     """Creates models and sends requests to them. Weights are read once."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
-        """stride: tests one of this many places."""
+        """stride: 1 tests every place, n every nth."""
         self.stride = stride
         for name, value in {**DEMO.as_environment(), "FLUX_SERVER_FOLDER": str(folder / "progress")}.items():
             monkeypatch.setenv(name, value)

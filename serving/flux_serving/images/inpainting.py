@@ -95,7 +95,7 @@ def _decoded_mask(mask: MaskOptions, decode: Decode, size: tuple[int, int]) -> I
 def _whole(source: Image.Image, drawn: Image.Image, options: SizedImage, mask: MaskOptions) -> InpaintedImage:
     placed = options.placement(source)
     image = resized(source, placed)
-    # Where the image leaves a border free, the border is generated.
+    # A border that the image does not cover is generated.
     scaled = resized(drawn.convert("RGB"), placed, around="white")
     values = _values(scaled, mask)
     weights = _weights(values, mask)
