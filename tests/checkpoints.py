@@ -33,7 +33,7 @@ PAD, START, END, UNKNOWN = range(4)
 
 
 def make_random_checkpoint(folder: Path) -> Checkpoints:
-    """Save a checkpoint with other widths and another image size, VAE factor 4, text encoders and no guidance."""
+    """Save a checkpoint with different widths and image size, VAE factor 4, text encoders and no guidance."""
     torch.manual_seed(5)
     base = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=1.0, base_shift=0.4, max_shift=1.3),

@@ -1,7 +1,7 @@
 """A hand-written fake of Triton's Python API, so that models run in the test's process.
 
-`install` makes it the one that they import. It counts the answers to each request, and refuses text that the real one
-cannot encode.
+`install` puts it in place of the real module. The fake counts the answers to each request, and rejects text that the
+real API cannot encode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TritonError(Exception):
     UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
 
     def __init__(self, message: str, code: int = INTERNAL) -> None:
-        message.encode()  # As pybind11 does: it raises where the text has surrogates.
+        message.encode()  # Like pybind11, raises if the text has surrogates.
         self._message, self._code = message, code
 
     def message(self) -> str:

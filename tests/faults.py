@@ -1,6 +1,6 @@
-"""Faults on demand: any call to or from the product's code can be made to raise once.
+"""Injects faults: makes any call to or from the product's code raise once.
 
-It works by Python's own profiling hook, so the product knows nothing of it. A place is a call: the file and function
+It uses Python's profiling hook, so the product needs no changes for it. A place is a call: the file and function
 that make it, and the function that is called.
 """
 
@@ -14,7 +14,8 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 PRODUCT = "flux_serving"
-#: Where every call counts, also those of other libraries; elsewhere those of the product's own functions do.
+#: Folders in which every call counts, including calls of libraries. Elsewhere, only calls of the product's functions
+#: count.
 THOROUGH = ("backend", "scheduling", "contract")
 #: Files whose calls are not part of answering a request.
 EXEMPT = ("heartbeat", "threading", "_weakrefset", "weakref", "publishing", "instance")

@@ -1,8 +1,8 @@
-"""A model of the product that fails at the place that a request's id names: `fault MODEL PLACE`.
+"""A model of the product that fails at the place named by the request's id: `fault MODEL PLACE`.
 
-For the stub of the real Triton. `read`, `memory`, `unencodable`: reading the request fails. `answer`, `send`: building
-or sending its answer does, once. `engine`: a denoising step does, once; `cuda`: every one from then on. `silence`: the
-request is never answered.
+It runs in the stub of the real Triton. `read`, `memory`, `unencodable`: reading the request fails. `answer`, `send`:
+building or sending the answer fails once. `engine`: a denoising step fails once. `cuda`: all denoising steps fail from
+then on. `silence`: the request is never answered.
 """
 
 from __future__ import annotations

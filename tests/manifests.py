@@ -22,8 +22,8 @@ OVERLAYS = sorted(folder.name for folder in (DEPLOY / "overlays").iterdir())
 #: Components that no overlay includes, each with the overlay that it is tested with.
 ADDED = {"hpa": "gpu-2", "keda": "gpu-2", "tracing": "cpu-demo"}
 RENDERINGS = [*OVERLAYS, *(f"{overlay} with {component}" for component, overlay in ADDED.items()), "monitoring"]
-#: Renderings that have pods; of those, the ones whose Triton and gateway are pods of their own, and the ones that run
-#: both in one container, with Triton on loopback.
+#: Renderings that have pods; those with Triton and the gateway in separate pods; and those with both in one container,
+#: with Triton on loopback.
 FLEETS = [name for name in RENDERINGS if name != "monitoring"]
 DIVIDED = [name for name in FLEETS if not name.startswith("cpu-demo")]
 UNDIVIDED = [name for name in FLEETS if name.startswith("cpu-demo")]

@@ -66,7 +66,7 @@ class StandInTriton:
         self.report_metrics("")
 
     def lose(self, models: dict[int, str]) -> None:
-        """Let a process of a model end before the server is ready. models: the model, by number of the run, from 0."""
+        """End a process of a model before the server is ready. models: the model, by the number of the run, from 0."""
         (self.folder / "lost").write_text(json.dumps(models))
 
     def load_for(self, seconds: float) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class AsyncStream:
     """Asynchronous iterator over `Progress` events and one `ImageResult` for each image. One task may iterate.
 
-    Entering the block, or requesting the first event, reads the images and sends the request. Leaving the block,
-    `aclose`, deleting the stream, and cancelling the task that waits for an event cancel the request on the server, as
-    `cancel` does.
+    Entering the block, or requesting the first event, reads the images and sends the request. The request is cancelled
+    on the server by `cancel` and `aclose`, on leaving the block, when the stream is deleted, and when the task that
+    waits for an event is cancelled.
     """
 
     def __init__(

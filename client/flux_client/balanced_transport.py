@@ -24,7 +24,7 @@ class BalancedTransport:
         self._pool = ServerPool(addresses, lambda address: GrpcTransport(address, addresses.label(address)))
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
-        # No reading must start while Python exits.
+        # Do not start a reading while Python exits.
         weakref.finalize(self, self._closed.set)
 
     def infer(self, request: Request, timeout_s: float, request_id: str) -> Answer:

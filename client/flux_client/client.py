@@ -157,7 +157,7 @@ class FluxClient:
         request_id: str | None = None,
         **options: Unpack[CannyOptions],
     ) -> list[ImageResult]:
-        """Images that follow the edges of an image, guided by a prompt and Redux images.
+        """Generate images that follow the edges of an image, guided by a prompt and Redux images.
 
         control_image: an image whose edges are detected, or with `control_kind="edges"` an edge map. `edges` returns
         the edge map that is used. images: Redux images. options: those of `flux_client.CannyOptions`.
@@ -175,7 +175,7 @@ class FluxClient:
         request_id: str | None = None,
         **options: Unpack[EdgesOptions],
     ) -> Image.Image:
-        """The edge map that `canny` would use: white on black, in the size of the generated image.
+        """Return the edge map that `canny` would use: white on black, in the size of the generated image.
 
         options: those of `flux_client.EdgesOptions`. Other arguments and errors are those of `redux`.
         """
@@ -194,7 +194,7 @@ class FluxClient:
         traceparent: str | None = None,
         **options: Unpack[StreamOptions],
     ) -> Stream:
-        """The images of another method with their progress: `Progress` events, then one `ImageResult` for each image.
+        """Stream the images of another method: `Progress` events, then one `ImageResult` for each image.
 
         mode: the name of the method, whose arguments are passed by keyword. preview_steps: number of steps between two
         previews; 0, the default, disables them. preview_method: `latent2rgb` (fast, an eighth of the size) or `vae`.
@@ -213,8 +213,8 @@ class FluxClient:
             client.stream(mode="text2img", prompt="a cat")
             client.stream(mode="canny", control_image="house.jpg", prompt="a castle", images="style.png")
 
-        This method sends the request before it returns. Leaving the block, `stream.cancel()` from any thread and
-        deleting the stream cancel the request at the server.
+        This method sends the request before it returns. To cancel the request on the server, call `stream.cancel()`
+        from any thread, leave the block, or delete the stream.
 
         Raises InvalidRequest: a value is invalid, or the protocol is HTTP, which does not support streams.
         Raises TypeError: a value is not an image, the mode has no such option, or a required argument is missing.
@@ -252,7 +252,7 @@ class FluxClient:
     def instances(self, timeout_s: float = PROBE_S) -> list[InstanceLoad]:
         """Return the load of each running instance of `flux_base`, by name; empty if the server does not report it.
 
-        Does not retry. If there are several servers, asks one of them. timeout_s: seconds for each of two requests.
+        Does not retry. If there are several servers, queries one of them. timeout_s: seconds for each of two requests.
         Raises Unreachable, DeadlineExceeded: the server does not respond.
         """
         if not self._transport.is_ready(FLUX_STATUS.name, timeout_s):

@@ -88,7 +88,7 @@ _OURS = re.compile(rf"(?:{'|'.join(model.name for model in MODELS)}): ")
 
 
 def from_triton(status: str | None, message: str | None, url: str) -> FluxError:
-    """Convert an error. status: such as gRPC's `StatusCode.UNAVAILABLE` or HTTP's `503`, or None."""
+    """Convert an error. status: the gRPC or HTTP status, such as `StatusCode.UNAVAILABLE` or `503`; None if unknown."""
     name = (status or "").removeprefix("StatusCode.")
     words = without_prefix(message or "no message")
     if name != "CANCELLED" and _DRAINING.fullmatch(words):

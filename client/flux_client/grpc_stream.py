@@ -58,7 +58,7 @@ class GrpcAnswers:
         except queue.Empty:
             self.cancel()
             raise self._reader.no_answer() from None
-        # The end of the stream stays in the queue for later calls.
+        # Put the end marker back, so that later calls find it.
         if message is None or isinstance(message, grpc.RpcError):
             self.call.messages.put(message)
         return self._reader.answer(message)

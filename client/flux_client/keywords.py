@@ -62,8 +62,8 @@ class ImagesGroup(TypedDict, total=False):
     #: Fraction of the denoising steps after which the image is used. One value for all images, or one for each. 0..1;
     #: default: 0.
     image_start: float | Sequence[float] | None
-    #: Fraction of the denoising steps after which the image is no longer used; it must be after the start. One value
-    #: for all images, or one for each. 0..1; default: 1.
+    #: Fraction of the denoising steps, above the start, after which the image is no longer used. One value for all
+    #: images, or one for each. 0..1; default: 1.
     image_end: float | Sequence[float] | None
 
 
@@ -75,8 +75,8 @@ class PromptGroup(TypedDict, total=False):
     prompt_strength: float | None
     #: Fraction of the denoising steps after which the prompt is used. 0..1; default: 0.
     prompt_start: float | None
-    #: Fraction of the denoising steps after which the prompt is no longer used; it must be after the start. At other
-    #: steps the prompt is empty. 0..1; default: 1.
+    #: Fraction of the denoising steps, above the start, after which the prompt is no longer used. At other steps the
+    #: prompt is empty. 0..1; default: 1.
     prompt_end: float | None
     #: Prompt from which true_cfg_scale moves the image away. A true_cfg_scale above 1 requires it. It may be empty. At
     #: most 4096 characters, UTF-8.
@@ -138,8 +138,8 @@ class ControlGroup(TypedDict, total=False):
     #: Fraction of the denoising steps after which the ControlNet is used, as diffusers' `control_guidance_start`. 0..1;
     #: default: 0.
     control_start: float | None
-    #: Fraction of the denoising steps after which the ControlNet is no longer used; it must be after the start, as
-    #: diffusers' `control_guidance_end`. 0..1; default: 1.
+    #: Fraction of the denoising steps, above the start, after which the ControlNet is no longer used, as diffusers'
+    #: `control_guidance_end`. 0..1; default: 1.
     control_end: float | None
 
 
@@ -224,7 +224,7 @@ class EdgesOptions(EdgesGroup, SizeGroup, total=False):
 class StreamOptions(ReduxOptions, Img2ImgOptions, InpaintOptions, Text2ImgOptions, CannyOptions, total=False):
     """Options of `stream` in any mode. Each mode accepts its own."""
 
-    #: Encoded image of which a part is changed. Bytes.
+    #: Encoded image to inpaint. Bytes.
     source_image: ImageInput | None
     #: Encoded mask of the same size as source_image, white where the image is changed. Pixels outside the mask are
     #: returned unchanged. Bytes.

@@ -25,7 +25,7 @@ def from_array(pixels: npt.NDArray[Any]) -> Image.Image:
 
     pixels: (height, width), or (height, width, channels) with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels.
     Types: bool; uint8; uint16 with white 65535; floats 0..1; int32 of (height, width), which is PIL's mode I.
-    Raises InvalidRequest: another shape or type, or floats that are outside 0..1 or not finite.
+    Raises InvalidRequest: unsupported shape or type, or floats that are outside 0..1 or not finite.
     """
     grey = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     grey = grey.astype(grey.dtype.newbyteorder("="), copy=False)

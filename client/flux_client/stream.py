@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Stream:
     """Iterator over `Progress` events and one `ImageResult` for each image. One thread may iterate.
 
-    Leaving the `with` block, `close`, and deleting the stream cancel the request on the server, as `cancel` does.
+    The request is cancelled on the server by `cancel` and `close`, on leaving the `with` block, and when the stream is
+    deleted.
     """
 
     def __init__(self, send: Callable[[float], Answers], budget: RetryBudget, sleep: Callable[[float], None]) -> None:

@@ -119,14 +119,14 @@ SECONDS_LEFT = Metric(
 HANDED_OVER = Metric(
     "flux_handed_over_total",
     MetricKind.COUNTER,
-    "Images of requests that Triton gave to this instance and that another instance generated",
+    "Images of requests that Triton sent to this instance and that another instance generated",
     "Do instances share the work?",
 )
 # Every model publishes these. The engine publishes the others.
 HEARTBEAT = Metric(
     "flux_heartbeat_seconds",
     MetricKind.GAUGE,
-    "Unix time of the last heartbeat of the model's process, about every second",
+    "Unix time of the last heartbeat of the model's process, which is sent about once a second",
     "Is the process dead? Triton still publishes the last values of a dead process.",
 )
 PRIVATE_MEMORY = Metric(

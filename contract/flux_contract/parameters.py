@@ -33,7 +33,7 @@ def _per_image(name: str, dtype: DType, meaning: str, **rest: Any) -> Parameter:
 
 _FRACTION = Bounds(0, 1)
 _START = "Fraction of the denoising steps after which {} is used"
-_END = "Fraction of the denoising steps after which {} is no longer used; it must be after the start"
+_END = "Fraction of the denoising steps, above the start, after which {} is no longer used"
 
 # Redux images.
 IMAGE = Parameter(
@@ -396,7 +396,7 @@ SOURCE_IMAGE = replace(
     name="SOURCE_IMAGE",
     shape=(1,),
     max_length=None,
-    meaning="Encoded image of which a part is changed",
+    meaning="Encoded image to inpaint",
     keyword="",
 )
 MASK_IMAGE = replace(

@@ -105,7 +105,7 @@ class BoundedProtocol(H11Protocol):
         return data.count(b"\r\n") > 2 * _SLICE_CHUNKS
 
     def _refuse(self) -> None:
-        """Answer 400 instead of the application, which is told that the client disconnected."""
+        """Answer 400 instead of the application, to which the client appears to have disconnected."""
         if not self.cycle.response_started and not self.transport.is_closing():
             self.transport.write(_TINY_CHUNKS)
         self.cycle.disconnected = True

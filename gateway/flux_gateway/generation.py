@@ -37,7 +37,7 @@ class GenerationRequest:
         return str(self.keywords.get(OUTPUT_FORMAT.python_name) or limits.DEFAULT_FORMAT)
 
     def with_keyword(self, name: str, value: object) -> GenerationRequest:
-        """Return the request with another value of this keyword."""
+        """Return the request with a new value of this keyword."""
         return replace(self, keywords={**self.keywords, name: value})
 
 

@@ -90,7 +90,7 @@ class GenerationService:
         return width, height
 
     def checked_size(self, wanted: GenerationRequest) -> tuple[int, int]:
-        """Return the size as `size_of` does. Raises Refusal: 422, too many pixels."""
+        """Return the size from `size_of`. Raises Refusal: 422, too many pixels."""
         width, height = self.size_of(wanted)
         if width * height > self._pixels:
             side = WIDTH if wanted.keywords.get(WIDTH.python_name) else HEIGHT

@@ -42,7 +42,7 @@ def origin_of(scheme: str, netloc: str) -> tuple[str, str, int | None]:
 
 
 def parsed_origin(text: str) -> tuple[str, str, int | None]:
-    """Parse `scheme://host:port`. Raises ValueError: another format."""
+    """Parse `scheme://host:port`. Raises ValueError: wrong format."""
     split = urlsplit(text)
     if not split.scheme or not split.hostname or split.path.strip("/") or split.query or split.fragment:
         raise ValueError(f"{text!r}, expected scheme://host:port")

@@ -29,7 +29,7 @@ def decode_image(value: object) -> bytes:
     """Return the encoded image of one field, which may be empty.
 
     value: a file's bytes, text (base64 or a data URL), or OpenAI's object with `image_url`.
-    Raises ValueError: another value, or an image of more than `limits.MAX_IMAGE_BYTES` bytes.
+    Raises ValueError: unsupported value, or an image of more than `limits.MAX_IMAGE_BYTES` bytes.
     """
     if isinstance(value, Mapping):
         value = _image_url(value)
@@ -65,7 +65,7 @@ def _decode_text(text: str) -> bytes:
 def _decode_base64(text: str, is_url: bool) -> bytes:
     """Decode standard or url-safe base64, with or without line breaks and padding.
 
-    Uses memory of about three times the text. Every step is one pass in C.
+    Uses about three times the memory of the text. Every step is one pass in C.
     """
     try:
         digits = text.encode("ascii").translate(_URL_SAFE_TO_STANDARD, delete=_WHITESPACE)

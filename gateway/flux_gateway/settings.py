@@ -25,7 +25,7 @@ from flux_gateway.results import ResultLimits
 PREFIX = "FLUX_GATEWAY_"
 #: OpenTelemetry's variable.
 ENDPOINT_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-#: Maximum of settings in bytes or pixels, and of other numbers.
+#: Maximum of settings in bytes or pixels, and of all other numbers.
 _MOST_BYTES, _MOST = 2**50, 1_000_000
 #: A host name, or a dot and a domain for all of its subdomains.
 _HOST = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)

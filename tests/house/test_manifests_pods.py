@@ -216,7 +216,7 @@ def test_launcher_accepts_its_arguments(name: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", DIVIDED)
 def test_triton_reachable_from_other_pods_has_no_known_vulnerabilities(name: str) -> None:
-    """The image `gpu` uses NVIDIA's Triton of the version in the Dockerfile."""
+    """The image `gpu` uses NVIDIA's Triton in the version that the Dockerfile names."""
     (pod,) = triton_pods(rendered(name))
     assert pod.container()["image"].rpartition(":")[2].startswith("gpu")
     (base,) = re.findall(r"^ARG GPU_BASE=\S+:(\d+\.\d+)-py3$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

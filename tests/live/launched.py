@@ -54,7 +54,7 @@ class Launched:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        #: Process groups of the Tritons, and prefixes of their regions, that `triton` has seen.
+        #: Process groups of the Tritons that `triton` has found, and prefixes of their shared-memory regions.
         self.groups: set[int] = set()
         self.prefixes: set[str] = set()
 

@@ -59,22 +59,22 @@ class Mix:
     cancel: float = 0.05
     #: Probability, at each event, that the connection of a stream is closed.
     leave: float = 0.05
-    #: Probability that a gRPC call of an ensemble is left after `patience_s`.
+    #: Probability that a gRPC call of an ensemble is abandoned after `patience_s`.
     grpc_leave: float = 0.0
-    #: The same of an HTTP call.
+    #: The same for an HTTP call.
     http_leave: float = 0.0
     #: Probability that a REST caller disconnects after `patience_s`.
     rest_leave: float = 0.2
     patience_s: float = 0.4
-    #: Steps of an image, at most.
+    #: Maximum number of steps of an image.
     max_steps: int = 20
 
 
 class MixedLoad:
-    """Callers, each a thread with its own connection. Each request has its own seed, which its image names.
+    """Callers, each a thread with its own connection. Each request has its own seed, which its image's recipe names.
 
     outcomes: by kind of caller and outcome, such as `("stream", "cancelled")`. `right` is the expected image, `wrong`
-    another one, `left` a request whose caller went away; every other outcome is the name of an error's class.
+    another one, `left` a request whose caller disconnected. Every other outcome is the name of an error class.
     """
 
     def __init__(self, grpc_url: str, http_url: str, rest_url: str, mix: Mix | None = None, seed: int = 1) -> None:

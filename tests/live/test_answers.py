@@ -1,7 +1,7 @@
 """Every request gets a response whatever fails in a model, and a model's process that cannot continue ends.
 
-One server, all of whose paths have names that are not ASCII, from a copy of the model repository whose `model.py` files
-open the models through `faulty_model`, which fails where a request's id tells it to.
+The tests share one server, whose paths all contain non-ASCII characters. It serves a copy of the model repository in
+which each `model.py` loads its model through `faulty_model`, which fails at the place named by a request's id.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_any_adapter_name_gets_a_response(client: FluxClient, name: str) -> None
         images_of(client, lora=name)
 
 
-#: Where each model's request fails, as `faulty_model` names it, and a mode that uses the model.
+#: A mode that uses each model, and the places of `faulty_model` at which its request fails.
 READING = ("read", "memory", "unencodable", "answer")
 PLACES = {
     "flux_prior_redux": ("redux", READING),

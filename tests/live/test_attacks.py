@@ -24,8 +24,8 @@ pytestmark = pytest.mark.live
 
 #: Limit of the health check's 99th percentile, in seconds; generous, because CI machines are noisy.
 HEALTH_P99_S = 1.0
-#: Bytes that all processes together may have grown by right after an attack, which the bounds of the gateway and of the
-#: models' queues allow, and a while after all attacks.
+#: Bytes by which all processes together may grow: right after an attack, as the limits of the gateway and of the
+#: models' queues allow, and some time after all attacks.
 GROWN_BYTES, KEPT_BYTES = 1.5e9, 250e6
 #: Seconds until freed memory has returned to the system; models return it once a minute.
 RETURN_S = 100.0
@@ -35,7 +35,7 @@ RETURN_S = 100.0
 def attacked(
     demo_server: TritonServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Targets, Gateway, dict[str, int]]]:
-    """Yields a separate gateway, so that other tests' limits stay unused, and the bytes of all processes before."""
+    """Yields a separate gateway, so that attacks use up no limits of other tests, and the initial bytes by process."""
     (port,) = free_ports(1)
     log = tmp_path_factory.mktemp("attacked") / "gateway.log"
     with log.open("wb") as output, Gateway(demo_server.grpc_url, "127.0.0.1", port, output) as gateway:

@@ -30,7 +30,7 @@ KEDA: str = TRIGGER["metadata"]["query"]
 
 
 def of_adapter(pods: tuple[str, ...] = PODS) -> str:
-    """The query of prometheus-adapter, its template filled in as it does for the pods of a Deployment."""
+    """The query of prometheus-adapter, with its template filled in for the pods of a Deployment."""
     matchers = f'namespace="flux-triton",pod=~"{"|".join(pods)}"'
     query: str = ADAPTER["metricsQuery"].replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
     assert "<<" not in query
@@ -142,14 +142,15 @@ tests:
 
 
 def test_load_of_pod_with_two_gpus_counts_per_gpu(tmp_path: Path) -> None:
-    """Checked with promtool on invented series: a has 30000 and 10000 tokens on its GPUs, b 6000 and 4000."""
+    """Checked with promtool on synthetic series: a has 30000 and 10000 tokens on its GPUs, b 6000 and 4000."""
     made = {("a", 0): (20000, 10000), ("a", 1): (0, 10000), ("b", 0): (6000, 0), ("b", 1): (4000, 0)}
     lines = []
     for (pod, gpu), values in made.items():
         for name, value in zip((TOKENS_RUNNING.name, TOKENS_WAITING.name), values, strict=True):
             labels = f'{{namespace="flux-triton",pod="flux-triton-{pod}",exported_instance="flux_base_0_{gpu}"}}'
             lines.append(f"      - {{series: '{name}{labels}', values: '{value}x10'}}")
-    # 50000 tokens in all, two GPUs a pod: as 25000 in pods of one. Divided by the threshold that is two pods.
+    # 50000 tokens in total with two GPUs per pod count as 25000 with one GPU per pod. Divided by the threshold that is
+    # two pods.
     text = SERIES.format(series="\n".join(lines), keda=repr(KEDA), adapter=repr(of_adapter()), expected=25000)
     (tmp_path / "test.yaml").write_text(text)
     done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.live
 
 
 def cancel(server: TritonServer, token: str) -> list[str | None]:
-    """Errors of a request to cancel the stream of this token; None for the empty answer that it has done so."""
+    """Cancel the stream with this token. Returns the error of each response, None if it is the empty confirmation."""
     tensors = with_text({}, cancel=token)
     return [answer.error for answer in answers_of(server, tensors)]
 

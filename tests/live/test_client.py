@@ -72,7 +72,7 @@ def test_a_call_ends_at_its_deadline(demo_server: TritonServer) -> None:
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "several": {"num_images": 3, "seed": 5},
-    "another size": {"height": 96, "width": 64},
+    "different size": {"height": 96, "width": 64},
     "jpeg": {"output_format": "jpeg"},
     "in the background": {"priority": -1},
     "a size between": {"height": 100},

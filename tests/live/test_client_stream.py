@@ -254,7 +254,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def outcome(client: FluxClient, images: Any, knobs: dict[str, Any]) -> Any:
     """Returns the images of a stream, and for each image the steps that had a preview.
 
-    Progress may be lost on the way, as a preview may; so only what came last for each image has to be the same.
+    Progress and previews can be lost on the way, so only the last progress of each image is compared.
     """
     try:
         events = list(client.stream(images, **knobs))
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_the_command_line_and_its_work(demo_server: TritonServer, tm
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        # Where tests run in the background of a shell, it is ignored, and so it would be there.
+        # If the tests run in the background of a shell, SIGINT is ignored, and the child process would inherit this.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as command:
         limit = time.monotonic() + 60

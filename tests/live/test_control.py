@@ -147,7 +147,7 @@ def test_a_very_oblong_image_takes_no_more_memory_than_others(client: FluxClient
 
 def test_rejects_more_views_than_allowed(client: FluxClient) -> None:
     wide = Image.new("RGB", (160, 20), "red")
-    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT give 24 squares, expected at most 16"):
+    with pytest.raises(InvalidRequest, match="IMAGE and IMAGE_FIT result in 24 squares, expected at most 16"):
         varied(client, wide, wide, wide, image_fit="tiles")
     assert varied(client, wide, wide, image_fit="tiles").shape == (64, 64, 3)
 
@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "too little detail": ({"image_detail": 10}, "IMAGE_DETAIL=10, expected 1..9"),
     "an unknown fit": ({"image_fit": "crop"}, "IMAGE_FIT='crop', expected one of: stretch, cover, contain, tiles"),
     "an unknown blend": ({"image_blend": "mean"}, "IMAGE_BLEND='mean', expected one of: concat, sum"),
-    "a mask of another size": (
+    "a mask of a different size": (
         {"image_mask": Image.new("L", (60, 80), 255)},
         "flux_prior_redux: IMAGE[0]: IMAGE_MASK has 60x80 pixels, expected the image's size, 80x60",
     ),

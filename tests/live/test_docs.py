@@ -22,7 +22,7 @@ from images import drawn_image
 pytestmark = pytest.mark.live
 
 CALLING = "docs/calling-triton.md"
-#: Pages whose blocks are run below in another way, or are not calls of a server.
+#: Pages whose blocks are run by other tests below, or do not call a server.
 ELSEWHERE = {CALLING}
 #: Python blocks that need a file or a server that is not here, by a piece of their code.
 NOT_RUN = (
@@ -30,7 +30,7 @@ NOT_RUN = (
     "from_single_file",
     "triton-1:8001",
 )
-#: Programs that a bash block may call to be run here, each of which only calls a server.
+#: Programs that only call a server. A bash block that calls any other program is not run here.
 RUN = ("flux-client", "curl")
 
 

@@ -92,7 +92,7 @@ def check_image(variation: ImageResult, rgb: np.ndarray) -> None:
 def test_image_to_image_matches_diffusers(
     demo_server: TritonServer, client: FluxClient, stock: StockDiffusers, height: int, width: int, strength: float
 ) -> None:
-    """By a prompt alone, as the stock pipeline has it; a square image, so that both squash it alike."""
+    """Guided only by a prompt, like the stock pipeline. The image is square, so that both resize it in the same way."""
     size = {"height": height, "width": width}
     arguments = {"prompt": PROMPT, "image": apple_on_white(), "strength": strength, "guidance_scale": 3.0, **size}
     latents, rgb = run_stock(stock, FluxImg2ImgPipeline, arguments)

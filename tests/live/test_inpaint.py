@@ -1,4 +1,4 @@
-"""Inpainting on the real Triton: exact against diffusers, unchanged outside the mask, by gRPC, HTTP and REST."""
+"""Inpainting on the real Triton, over gRPC, HTTP and REST: equal to diffusers, and unchanged outside the mask."""
 
 from __future__ import annotations
 

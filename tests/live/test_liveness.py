@@ -29,7 +29,7 @@ PROBE: dict[str, Any] = POD.container()["livenessProbe"]
 
 class Outcome(NamedTuple):
     failed: bool
-    #: Of the clock, and of the CPU.
+    #: Wall-clock time and CPU time, in seconds.
     seconds: float
     cpu: float
 
@@ -49,7 +49,10 @@ def run_probe(server: TritonServer) -> Outcome:
 
 
 def seconds_until_restart(server: TritonServer, died: float, next_look: float) -> float:
-    """From the death to the kubelet's verdict. next_look: when its clock next ticks; it goes on by periodSeconds."""
+    """Run the probe every periodSeconds until the failure threshold. Returns the seconds since `died`.
+
+    next_look: time of the first probe.
+    """
     failures = 0
     while failures < PROBE["failureThreshold"]:
         time.sleep(max(0.0, next_look - time.monotonic()))

@@ -24,7 +24,7 @@ from raw import inputs_of, tensors_of
 
 pytestmark = pytest.mark.live
 
-#: Streams at once; flux_stream accepts 24.
+#: Concurrent streams; flux_stream accepts 24.
 CALLERS = 8
 STEPS = 60
 KNOBS = {"num_inference_steps": STEPS, "height": 64, "width": 64, "preview_steps": 5}
@@ -106,7 +106,7 @@ def test_streams_add_no_memory_to_any_process(
         return private_bytes(fresh_server)
 
     before = private_bytes_after(min(500, 2 * streams))
-    # A leak adds to a process in every round, a fragmented heap only in one.
+    # A leak increases the memory of a process in every round, a fragmented heap only in one.
     grown_each_round = set(before)
     for _ in range(ROUNDS):
         after = private_bytes_after(streams)

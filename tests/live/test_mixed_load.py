@@ -1,4 +1,4 @@
-"""Concurrent callers of every kind, some of which cancel or disconnect: every other one gets its own image."""
+"""Concurrent callers of every kind, some of which cancel or disconnect. All others get their own images."""
 
 from __future__ import annotations
 

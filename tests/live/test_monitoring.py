@@ -54,7 +54,7 @@ def prometheus(
         ],
     }
     with scraping(folder, config, targets=2) as server:
-        # Two rounds, so that every counter has two values apart from its first.
+        # Two rounds, so that every counter has two more values after its first one.
         for _ in range(2):
             load(demo_server, gateway)
             scraped = time.time()

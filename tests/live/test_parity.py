@@ -117,7 +117,7 @@ def test_each_of_several_variations_equals_a_single_run_with_its_seed(demo_serve
 
 @pytest.mark.parametrize("which", ["demo_server", "random_server"])
 def test_the_image_matters_far_beyond_the_tolerance(which: str, request: pytest.FixtureRequest) -> None:
-    """Without this, a context that never reaches the transformer could pass for exact."""
+    """Without this check, a context that never reaches the transformer would go unnoticed."""
     server: TritonServer = request.getfixturevalue(which)
     one, other = (
         latents_of(server, tensors_of([encoded(drawn_image(seed))], num_inference_steps=8)) for seed in (1, 2)

@@ -1,4 +1,4 @@
-"""Other machines reach only the gateway, without Triton's administrative APIs and its own messages."""
+"""Other machines can reach only the gateway, and get neither Triton's administrative APIs nor its own messages."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ async def honest(url: str, ended: asyncio.Event) -> list[str]:
 
 
 def peak(pid: int) -> int:
-    """Returns the maximum of resident bytes."""
+    """Returns the peak resident memory in bytes."""
     (found,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(found) * 1024
 
@@ -183,7 +183,7 @@ def test_attack_uses_bounded_memory_and_does_not_affect_others(
     assert attack.told[429] > 0, told
     assert {*outcomes} == {"right"}, told
     assert {status for status, _ in pulse.answers} == {200}
-    # A machine that is busy with other things is slow without an attack, too.
+    # A machine that is busy with other work is slow even without an attack.
     assert p99 < max(1.0, 10 * idle_p99), told
     assert before < most < gateway_memory_bytes(settings), told
     assert [sample.value for sample in samples if sample.name == "flux_gateway_in_flight_bytes"] == [0]
@@ -226,7 +226,7 @@ def test_forwarded_headers_of_untrusted_client_are_ignored(gateway: Gateway) -> 
     answer = httpx.post(f"{gateway.url}/v1/images/generations", json=body, headers=forwarded, timeout=60).json()
     assert answer["data"][0]["url"].startswith(f"{gateway.url}/v1/images/files/")
     job = httpx.post(f"{gateway.url}/v1/jobs", json={"prompt": "a", "num_inference_steps": 1}, headers=forwarded)
-    # The job belongs to the address that connected, whatever it forwards.
+    # The job belongs to the address that connected, whatever address it forwards.
     url = f"{gateway.url}{job.headers['location']}"
     assert httpx.get(url).status_code == 200
     assert httpx.delete(url, headers={"X-Forwarded-For": "192.0.2.8"}).status_code == 200

@@ -90,7 +90,7 @@ def test_engine_metrics_add_up(demo_server: TritonServer) -> None:
     assert change["flux_jobs_total:done"] == 2
     assert change["flux_step_seconds_count"] == 6
     assert change["flux_rows_per_step_sum"] == 12
-    # One token of text, 16 of the image, 16 of the image.
+    # One text token, 16 tokens of the input image, 16 of the generated image.
     assert change["flux_tokens_total"] == 12 * 33
     assert 0 < change["flux_forward_seconds_total"] <= change["flux_step_seconds_sum"]
     assert change["flux_queue_seconds_count"] == change["flux_job_seconds_count"] == 2

@@ -37,7 +37,7 @@ from raw import call_grpc, inputs_of, tensors_of
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: A step of it takes tenths of a second here, so that a test can act between two steps.
+#: Each step takes tenths of a second, so that a test can act between two steps.
 LONG = tensors_of([IMAGE], num_inference_steps=100, height=512, width=512)
 #: Streams that flux_stream accepts at once.
 MAX_STREAMS = 24
@@ -185,7 +185,7 @@ def test_every_image_has_its_own_progress(demo_server: TritonServer) -> None:
     *told, last = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=6, num_images=3, seed=5))
     for image in range(3):
         steps = [answer.progress[1] for answer in told if answer.progress[0] == image]
-        # On a busy machine the queue of 10 datagrams may run over.
+        # On a busy machine, the queue of 10 datagrams may overflow.
         assert steps == sorted(set(steps))
         assert steps[0] == 0
         assert len(steps) > 3
@@ -390,7 +390,7 @@ def test_excess_stream_is_rejected_and_served_once_another_ends(demo_server: Tri
         started = time.monotonic()
         (refused,) = answers_of(demo_server, tensors_of([IMAGE], num_inference_steps=1))
         assert time.monotonic() - started < 2
-        assert refused.error == "flux_stream: no room for one more stream: 24 are running, at most 24 may (UNAVAILABLE)"
+        assert refused.error == "flux_stream: no room for one more stream: 24 are running (limit 24) (UNAVAILABLE)"
         streams[0].cancel()
         limit = time.monotonic() + 10
         while time.monotonic() < limit:

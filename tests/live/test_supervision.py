@@ -21,9 +21,9 @@ from mixed_load import Mix, MixedLoad
 
 pytestmark = pytest.mark.live
 
-#: Seconds in which a restarted demo serves again; 15 on an idle machine.
+#: Seconds within which a restarted demo serves again; 15 on an idle machine.
 RESTART_S = 240.0
-#: Seconds in which the processes of a dead server end.
+#: Seconds within which the processes of a dead server end.
 END_S = 60.0
 TEXT = {"mode": "text2img", "prompt": "red apple", "height": 64, "width": 64, "num_inference_steps": 2}
 

@@ -1,4 +1,4 @@
-"""One request through the gateway is one trace, down to the ensemble's models; a real sink keeps the spans."""
+"""One request through the gateway is one trace, down to the ensemble's models. A local server records the spans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from raw import wait_until_healthy
 
 pytestmark = pytest.mark.live
 
-#: All of a trace's id but its last two digits, and the id of the caller's span.
+#: The trace id without its last two digits, and the id of the caller's span.
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e47", "00f067aa0ba902b7"
 
 
@@ -40,7 +40,7 @@ class Span:
 
 
 class Sink(ThreadingHTTPServer):
-    """Keeps the spans that are sent to it by OTLP over HTTP: protobuf from Python, JSON from Triton."""
+    """Records the spans that it receives by OTLP over HTTP: protobuf from Python, JSON from Triton."""
 
     daemon_threads = True
 
@@ -135,7 +135,7 @@ def traced_gateway(
 
 
 def ask(gateway: Gateway, image: int, **headers: str) -> str:
-    """image: one not asked for before, since what the cache answers computes nothing. Returns the request's id."""
+    """Returns the request's id. image: not requested before, because a cached response has no compute spans."""
     form = {"mode": "redux", "num_inference_steps": "3", "height": "64", "width": "64"}
     files = {"input_image": encoded(drawn_image(image))}
     answer = httpx.post(f"{gateway.url}/generate/upload", data=form, files=files, headers=headers, timeout=60)
@@ -143,7 +143,8 @@ def ask(gateway: Gateway, image: int, **headers: str) -> str:
     return answer.headers["X-Request-Id"]
 
 
-#: Through the gateway: its own, gRPC's, five models', and the computing of four, the ensemble having none of its own.
+#: Spans of a request to the gateway: the gateway's, gRPC's, one for each model, and the compute spans of all but the
+#: ensemble.
 MODELS = ("flux_stream", "flux_redux", "flux_prior_redux", "flux_base", "image_encode")
 SPANS = 1 + 1 + len(MODELS) + 4
 #: Triton 2.51 misses the trace header of some gRPC calls (2 to 4 in 100, measured) and begins its own trace.

@@ -23,7 +23,7 @@ from waiting import within
 pytestmark = pytest.mark.live
 
 IMAGE = encoded(drawn_image(1))
-#: The largest share of the work over the smallest: at most 1.3 on an idle machine, 25 with round-robin.
+#: The largest share of the work divided by the smallest: at most 1.3 on an idle machine, 25 with round-robin.
 #: On a busy machine the instances differ in speed and therefore in their shares.
 MOST_IMBALANCE = 4.0
 MAX_WAITING = 64
@@ -56,7 +56,7 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
-        time.sleep(0.3)  # Metrics are published by a thread of their own.
+        time.sleep(0.3)  # A separate thread publishes the metrics.
         now = by_instance(self._server, "flux_tokens_total")
         self.done = {name: now[name] - self._before[name] for name in now}
         print(f"work done: {self.done}")
@@ -154,7 +154,7 @@ def test_a_burst_fills_both_instances_before_any_request_is_refused(server: Trit
         ask(5)
         for _ in range(5):
             assert "no room for 1 more image: 64 are waiting or running" in answers.get(timeout=30)
-        # The others are dropped when their time is over.
+        # The others are dropped when they time out.
         for _ in range(2 * MAX_WAITING):
             answers.get(timeout=60)
 

@@ -27,7 +27,7 @@ GOOD = encoded(drawn_image(1))
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A PNG of 69 bytes whose header claims any size."""
+    """A PNG of 69 bytes whose header claims the given size."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -134,7 +134,7 @@ def test_rejects_body_that_is_not_json(demo_server: TritonServer) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=30)
     with caught.value as response:
-        assert response.code in (400, 500)  # Triton's own word, 500 in 2.51
+        assert response.code in (400, 500)  # Triton's own response, 500 in 2.51
         assert "error" in json.loads(response.read())
     assert_serves(demo_server)
 

@@ -171,7 +171,7 @@ class GrpcDoor(Door, service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelStreamInfer(self, requests, context):  # noqa: N802
         """Yield progress with a pause after each step, then the images; or reject after `steps_before_refusal` steps.
 
-        A request to cancel ends it, as at the real server; unless it `ignores_cancel`.
+        A request to cancel ends it, as on the real server, unless `ignores_cancel` is set.
         """
         over, answered = threading.Event(), threading.Event()
         context.add_callback(over.set)

@@ -1,4 +1,4 @@
-"""How an error's code travels at the end of its words."""
+"""Error codes at the end of error messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from flux_contract.codes import CODES, error_of, sendable, with_code, without_code
 from flux_contract.errors import FluxError, GenerationFailed, InvalidRequest, Overloaded
 
-#: Nobody who calls the server meets the others: they are the client's own, or keep the server from starting.
+#: Callers of the server never receive the other errors: the client raises them itself, or they prevent the start.
 ELSEWHERE = {"Unreachable", "CannotStart"}
 
 

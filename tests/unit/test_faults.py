@@ -1,8 +1,8 @@
 """Faults at any call between `execute` and the response: every request is answered exactly once.
 
-The models run in this process, with the demo checkpoint, on a fake of Triton's Python API. The places of faults are not
-picked by hand: a first run of each request records every call, and each of them fails once with `--fault-stride 1`; by
-default every eighth of them does.
+The models run in this process, with the demo checkpoint, on a fake of Triton's Python API. A first run of each request
+records every call; these are the places of the faults. With `--fault-stride 1`, each of them fails once; by default,
+every eighth one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LOADERS = ("load_base", "load_prior", "load_vae_encoder", "Sampler", "Previewer"
 
 
 class Interruption(BaseException):
-    """Like KeyboardInterrupt: what `except Exception` does not catch."""
+    """An exception that `except Exception` does not catch, like KeyboardInterrupt."""
 
 
 FAULTS: tuple[Callable[[], BaseException], ...] = (
@@ -81,7 +81,7 @@ class Lab:
     """Creates models and sends requests to them. Weights are read once."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
-        """stride: of how many places one is tried."""
+        """stride: 1 tests every place, n every nth."""
         self.stride = stride
         for name, value in {**DEMO.as_environment(), "FLUX_SERVER_FOLDER": str(folder / "progress")}.items():
             monkeypatch.setenv(name, value)
@@ -89,7 +89,7 @@ class Lab:
             for loader in LOADERS:
                 if hasattr(module, loader):
                     monkeypatch.setattr(module, loader, _cached(loader, getattr(module, loader)))
-        # Of the process, which is the whole test run's here.
+        # These act on the whole process, which here is the test run.
         monkeypatch.setattr(instance, "end_with_parent", lambda: None)
         monkeypatch.setattr(MODULES["flux_base"], "_SWITCH_INTERVAL_S", sys.getswitchinterval())
         monkeypatch.setattr(health, "_ANSWER_S", 0.0)
@@ -98,7 +98,7 @@ class Lab:
         self.progress_folder.make()
 
     def ask(self, case: Case, place: Place | None = None, fault: BaseException | None = None) -> fake_triton.Request:
-        """The request, with all its answers. Raises AssertionError: it was not answered."""
+        """Send the request and return it with all its answers. Raises AssertionError: it was not answered."""
         # Not undone after the test: the thread that exits the process can outlive it.
         health.HEALTH.__init__(lambda status: None)  # type: ignore[misc]
         contract = next(model for model in MODELS if model.name == case.model)
@@ -161,7 +161,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Co
     made = Lab(tmp_path, monkeypatch, pytestconfig.getoption("--fault-stride"))
     yield made
     made.injector.remove()
-    # What faults left behind is collected here, not in the tests after these.
+    # Collect the garbage that faults leave behind here, not during later tests.
     gc.collect()
 
 
@@ -265,7 +265,7 @@ def assert_one_answer_each(lab: Lab, case: Case) -> None:
     """After a fault at each place that the case passes, there is exactly one final response."""
     places = lab.places(case)
     assert len(places) > 5
-    # Each place fails once, whichever case has it first.
+    # Each place fails only once, in the first case that passes it.
     new = [place for place in places if (case.model, place) not in _TRIED]
     _TRIED.update((case.model, place) for place in new)
     new = new[:: lab.stride]
@@ -278,6 +278,6 @@ def assert_one_answer_each(lab: Lab, case: Case) -> None:
         hits += lab.injector.hit
         errors += last is not None and is_error(last)
     print(f"{case.model}: {len(places)} places, {len(new)} new, {hits} faults, {errors} errors")
-    # Threads do not pass all places each time; what is logged, measured or shown may fail without an error.
+    # Threads do not pass all places in every run, and faults in logging, metrics and previews cause no error.
     assert hits >= 0.8 * len(new) - 1
     assert errors >= 0.1 * hits - 1

@@ -446,7 +446,7 @@ def test_a_job_has_a_limited_number_of_watchers() -> None:
             job = (await http.post("/v1/jobs", json={"prompt": "a"})).json()["id"]
 
             async def watch(path: str) -> int:
-                # In process, a response arrives as a whole, so a pending request is a watcher.
+                # In this process, a response arrives only as a whole, so a pending request counts as a watcher.
                 with suppress(asyncio.TimeoutError):
                     return (await asyncio.wait_for(http.get(path), 0.5)).status_code
                 return 0

@@ -241,5 +241,5 @@ def test_cancelling_handover_ends_the_work(folder: ServerFolder, served: Callabl
     running.join(5)
     assert not running.is_alive()
     assert within(5, lambda: not replies[0].is_awaited())
-    # Its answer reaches nobody, and harms nobody.
+    # A late answer is ignored.
     replies[0].answer({PIXELS: np.zeros((1, 2, 2, 3), np.uint8)})

@@ -96,7 +96,7 @@ def test_a_process_ends_even_if_its_last_answers_hang(monkeypatch: pytest.Monkey
 
 
 class Runner:
-    """Steps that take as long as the clock says, and fail as told."""
+    """A runner whose steps take `step_s` and raise `fault`."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -166,7 +166,7 @@ def test_readiness_check_returns_while_step_is_stuck() -> None:
 
 
 class Interruption(BaseException):
-    """Not an Exception, so that nothing of the engine expects it."""
+    """Not an Exception, so that no handler of the engine catches it."""
 
 
 def test_failed_engine_thread_ends_every_job_with_error() -> None:

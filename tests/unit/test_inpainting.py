@@ -1,4 +1,4 @@
-"""Masks of inpainting: to the size of the generated image as diffusers does, and pasting back."""
+"""Inpainting: masks are resized as in diffusers, and the result is pasted into the source image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ImageDraw.Draw(DISC).ellipse([80, 60, 240, 160], fill=255)
 #: White with grey edges on black, and the same without grey.
 MASK = DISC.resize((80, 60), Image.Resampling.BOX)
 HARD_MASK = MASK.point([0] * 128 + [255] * 128)
-#: As `FluxInpaintPipeline` makes its own.
+#: The same as in `FluxInpaintPipeline`.
 MASK_PROCESSOR = VaeImageProcessor(
     vae_scale_factor=16, do_normalize=False, do_binarize=True, do_convert_grayscale=True, resample="lanczos"
 )

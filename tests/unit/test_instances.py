@@ -114,7 +114,7 @@ def test_missing_gpu_stops_models_before_loading_weights(
         made(arguments(7, name=f"{model}_0_0"))
 
 
-# What clients are told.
+# Status reported to clients
 
 
 class Told(FakeTransport):

@@ -1,4 +1,4 @@
-"""Requests at random through two instances of flux_base: each is answered once, with the image that it gets alone."""
+"""Random requests to two instances of flux_base: each is answered once, with the same image as when it runs alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProgressFolder:
 
 @pytest.fixture
 def contexts(folder: ProgressFolder) -> list[dict[str, np.ndarray]]:
-    """What the prior hands on for some images and prompts."""
+    """Returns the prior's outputs for some images and prompts."""
     prior = flux_prior_redux.FluxPriorReduxModel(ARGS | {"model_instance_name": "prior"})
     names = ["CONTEXT", "CONTEXT_WEIGHTS", "POOLED_PROJECTION"]
     made = []
@@ -98,7 +98,7 @@ def random_request(chance: random.Random, contexts: list[dict[str, np.ndarray]])
 def test_a_request_is_parsed_once(
     models: list[flux_base.FluxBaseModel], contexts: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where another instance could take it, and where its adapters are loaded first."""
+    """This includes requests that another instance could run, and requests whose adapters are loaded first."""
     parsed: list[Any] = []
 
     def read(*given: Any) -> Any:

@@ -26,7 +26,7 @@ from waiting import within
 
 pytestmark = pytest.mark.slow
 
-#: Leads a group, prints the ids of two children, and lives on when they end.
+#: Leads a group, prints the ids of two children, and keeps running after they end.
 GROUP = """
 import subprocess, sys, time
 children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2)]

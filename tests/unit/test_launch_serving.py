@@ -30,7 +30,7 @@ from waiting import within
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: Seconds in which processes start on a busy machine.
+#: Seconds within which processes start on a busy machine.
 START_S = 60.0
 
 

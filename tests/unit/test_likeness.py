@@ -1,4 +1,4 @@
-"""Likeness: an augmented copy is nearest to its own source."""
+"""Likeness: a source is recognised in augmented copies, as used in training, and other images are not."""
 
 from __future__ import annotations
 

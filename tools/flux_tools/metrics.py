@@ -19,7 +19,8 @@ _Key = TypeVar("_Key", str, tuple[str, str])
 def parse_samples(text: str) -> Iterator[Sample]:
     """Yield each sample under the name that it has in the text.
 
-    Comments are left out: the parser appends `_total` to the names of declared counters, and Triton's lack it.
+    Comments are left out, because the parser appends `_total` to the names of declared counters, and the names of
+    Triton's counters do not end with it.
     """
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     for family in text_string_to_metric_families("\n".join(lines)):

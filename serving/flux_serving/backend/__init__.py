@@ -1,4 +1,4 @@
 """The models' backends: the only package that imports `triton_python_backend_utils`.
 
-Each module here is what one `model.py` opens onto.
+Each `model.py` runs a class of this package.
 """

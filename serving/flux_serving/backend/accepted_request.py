@@ -97,7 +97,8 @@ class AcceptedRequest:
     def _end(self, send: Callable[[], None], error: BaseException | None = None) -> None:
         """Send the response, unless one was sent.
 
-        If this raises, another response may be sent. error: the response's.
+        If this raises, another response may be sent. error: the error that the response reports; None if it has the
+        images.
         """
         with self._lock:
             was_open, self._open = self._open, False

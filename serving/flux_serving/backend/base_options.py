@@ -91,7 +91,7 @@ def read_base_options(values: Mapping[str, Array], sides: Sides, default_steps: 
 
     sides, default_steps: of the checkpoint.
     Raises FluxError: another model has rejected a part of the request. Raises InvalidRequest: as
-    `read_sampling_parameters` does, or a needed input is missing or has the wrong shape.
+    `read_sampling_parameters` does, or a required input is missing or has the wrong shape.
     """
     for tensor in REFUSALS:
         if refused := read_text(values, tensor):

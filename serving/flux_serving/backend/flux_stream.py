@@ -87,18 +87,18 @@ class FluxStreamModel:
     def _begin(self, request: Any) -> None:
         """Start a stream.
 
-        Raises Overloaded: there is no room. Raises InvalidRequest: the request breaks the contract.
+        Raises Overloaded: the limit of streams is reached. Raises InvalidRequest: the request breaks the contract.
         """
         self._streams = [stream for stream in self._streams if stream.is_alive() or stream.is_calling]
         running = sum(not stream.is_over for stream in self._streams)
         if running >= limits.MAX_STREAMS:
-            raise Overloaded(f"no room for one more stream: {running} are running, at most {limits.MAX_STREAMS} may")
+            raise Overloaded(f"no room for one more stream: {running} are running (limit {limits.MAX_STREAMS})")
         abandoned = [s.over_at_s for s in self._streams if s.over_at_s is not None and s.is_calling]
         if len(abandoned) >= limits.MAX_ABANDONED_CALLS:
             message = f"{len(abandoned)} calls of ended streams are still running"
             if all(time.monotonic() - over_at_s > STUCK_AFTER_S for over_at_s in abandoned):
                 HEALTH.end(message)
-            raise Overloaded(f"no room for one more stream: {message}, at most {limits.MAX_ABANDONED_CALLS} may")
+            raise Overloaded(f"no room for one more stream: {message} (limit {limits.MAX_ABANDONED_CALLS})")
         receiver = self._folder.listen()
         try:
             stream = _Stream(request, receiver, self._unserved)

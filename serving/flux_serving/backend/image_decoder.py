@@ -60,7 +60,7 @@ class Allowance:
 class ImageDecoder:
     """A pool of decoding processes. Thread-safe.
 
-    Processes start on demand and stay, so there are as many as threads that decode at once.
+    Processes start on demand and keep running, so there are as many as threads that have decoded at the same time.
     """
 
     def __init__(self) -> None:
@@ -196,7 +196,7 @@ class _DecodingProcess:
             raise reason
 
     def _image(self, width: int, height: int) -> Image.Image:
-        """Receive the decoded image. Raises _Ended: the process sent another number of pixels than it announced."""
+        """Receive the decoded image. Raises _Ended: the process did not send the announced number of pixels."""
         pixels = self._connection.recv_bytes()
         if len(pixels) != 3 * width * height:
             raise _Ended(self.kill())

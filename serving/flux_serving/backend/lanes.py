@@ -47,7 +47,7 @@ class Lane:
     def __init__(self, name: str, bounds: LaneLimits, workers: int) -> None:
         self.bounds = bounds
         self.executor = ThreadPoolExecutor(workers, f"prepare {name}")
-        #: Requests that wait or run; some may have been answered meanwhile.
+        #: Requests that are queued or running, including some that have been answered since they were added.
         self._requests: set[PendingRequest[Any]] = set()
         self._name = name
         self._lock = threading.Lock()

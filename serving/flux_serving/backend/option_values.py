@@ -74,7 +74,7 @@ def read_sized_image(values: Mapping[str, Array], tensor: Tensor, sides: Sides) 
 def read_spans(values: Mapping[str, Array], start: Tensor, end: Tensor, count: int) -> list[Span]:
     """Returns `count` spans.
 
-    Raises InvalidRequest: a tensor has another number of values, or a span ends before it starts.
+    Raises InvalidRequest: a tensor has the wrong number of values, or a span ends before it starts.
     """
     spans = [Span(*pair) for pair in zip(start.values_in(values, count), end.values_in(values, count), strict=True)]
     for span in spans:

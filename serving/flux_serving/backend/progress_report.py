@@ -57,7 +57,7 @@ class ProgressReport:
         return cls(sender, previewer, preview, run_aside)
 
     def is_heard(self) -> bool:
-        """Whether the request's client is still waiting, as far as this can be known."""
+        """Whether the request's client is still waiting, as far as is known."""
         return self._sender is None or self._sender.is_heard()
 
     def follow(self, jobs: Sequence[Job[Denoising, GeneratedImage]]) -> None:

@@ -24,7 +24,7 @@ class Reply(Protocol):
     timeout_us: int
 
     def is_awaited(self) -> bool:
-        """Whether the caller is still waiting, as far as this can be known."""
+        """Whether the caller is still waiting, as far as is known."""
 
     def accepted(self) -> None:
         """Report that the request's jobs were accepted. Does not raise."""
@@ -37,7 +37,7 @@ class Reply(Protocol):
 
 
 class TritonReply:
-    """Answers a request that Triton gave to this instance. Holds none of its tensors."""
+    """Answers a request that Triton sent to this instance. Holds none of its tensors."""
 
     def __init__(self, request: Any) -> None:
         self.request_id: str = request.request_id()

@@ -165,7 +165,7 @@ class RequestQueue(Generic[Options, Prepared]):
         """
         most = self._settings.max_pending
         if len(self._pending) >= most:
-            raise Overloaded(f"no room for one more request: {most} are waiting or running, at most {most} may")
+            raise Overloaded(f"no room for one more request: {most} are waiting or running (limit {most})")
         pending: PendingRequest[Options] = PendingRequest(
             self._model.contract, request, self._model.refusal_tensor, self._folder, self._ended
         )

@@ -40,7 +40,7 @@ def read_sampling_parameters(values: Mapping[str, Array], sides: Sides, default_
         seeds=image_seeds(values),
         strength=strength,
         start_sigma=start_sigma,
-        # As with the strength: 0.1 in float32 is above 0.1, which would be a step later.
+        # Rounded like the strength: 0.1 in float32 is above 0.1, so the span would start a step later.
         control_span=Span(round(control_span.start, 6), round(control_span.end, 6)),
         loras=_read_loras(values),
         **declared,

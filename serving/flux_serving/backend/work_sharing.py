@@ -45,7 +45,7 @@ class WorkSharing(Observer):
     ) -> None:
         """take: starts the work on a request in this instance; must not raise.
 
-        on_handed_over: called with the number of images that another instance has made.
+        on_handed_over: called with the number of images that another instance has generated.
 
         Raises CannotStart: as ServerFolder.make.
         """

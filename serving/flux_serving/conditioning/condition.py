@@ -38,13 +38,15 @@ def check_size(images: Sequence[ConditionImage], views: Sequence[Sequence[View]]
     """Raises InvalidRequest: the images have too many views or context tokens. views: of each image."""
     count = sum(map(len, views))
     if count > MAX_VIEWS:
-        raise InvalidRequest(f"{IMAGE.name} and {IMAGE_FIT.name} give {count} squares, expected at most {MAX_VIEWS}")
+        raise InvalidRequest(
+            f"{IMAGE.name} and {IMAGE_FIT.name} result in {count} squares, expected at most {MAX_VIEWS}"
+        )
     tokens = EMPTY_PROMPT_TOKENS + sum(
         len(own) * pooled_count(tokens_of_view, image.control.detail) for image, own in zip(images, views, strict=True)
     )
     if tokens > MAX_CONTEXT_TOKENS:
         raise InvalidRequest(
-            f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} give {tokens} context tokens, "
+            f"{IMAGE.name}, {IMAGE_FIT.name} and {IMAGE_DETAIL.name} result in {tokens} context tokens, "
             f"expected at most {MAX_CONTEXT_TOKENS}"
         )
 

@@ -75,7 +75,8 @@ def views(
 
     image: RGB. fit: one of the contract's FITS. mask: mode L, of the image's size. is_cropped: whether to crop the
     image to the bounding box of the mask.
-    Raises InvalidRequest: the mask has another size or excludes the whole image, or the image needs too many tiles.
+    Raises InvalidRequest: the mask differs in size from the image or excludes the whole image, or the image needs too
+    many tiles.
     """
     cut = _Cut(image) if mask is None else _masked(image, mask, is_cropped)
     cuts = {"stretch": _stretched, "cover": _covering, "contain": _contained, "tiles": _tiled}[fit](cut)

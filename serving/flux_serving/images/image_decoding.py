@@ -191,7 +191,7 @@ def _reader_of(content: bytes) -> type[ImageFile] | None:
 def _bytes_of_text(text: bytes) -> bytes:
     """Decode base64, or a data URL with base64.
 
-    Raises InvalidRequest: the text is neither of them, a data URL of another type, too long or empty.
+    Raises InvalidRequest: the text is neither of them, a data URL of a type other than image, too long or empty.
     """
     # Base64 is a third longer than the bytes; the rest allows for line breaks and the head of a data URL.
     _check_bytes(len(text), 2 * limits.MAX_IMAGE_BYTES)

@@ -83,7 +83,7 @@ def encode_image(rgb: Array, recipe: str | None, output_format: OutputFormat) ->
     recipe: a JSON object; None omits it. It is written to ImageDescription in ASCII, with other characters as \\u
     escapes.
     Returns the same bytes for the same input. Base64, if the format requires it, has no line breaks.
-    Raises InvalidRequest: rgb has another shape or type, or the recipe is not a JSON object or exceeds
+    Raises InvalidRequest: rgb has the wrong shape or type, or the recipe is not a JSON object or exceeds
     MAX_RECIPE_BYTES.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:

@@ -69,7 +69,7 @@ class EncodedImage:
 
 
 def without_metadata(content: bytes) -> EncodedImage:
-    """Separate the metadata from a PNG, JPEG or GIF. Other formats, and bytes after damage, stay unchanged.
+    """Separate the metadata from a PNG, JPEG or GIF. Other formats, and the bytes after a damaged part, stay unchanged.
 
     Raises InvalidRequest: the file has more than MAX_PARTS parts, or more JPEG scans than `limits.MAX_JPEG_SCANS`.
     """

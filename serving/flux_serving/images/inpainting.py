@@ -53,7 +53,7 @@ class InpaintedImage(NamedTuple):
 def prepare_inpainting(source: Image.Image, options: SizedImage, mask: MaskOptions, decode: Decode) -> InpaintedImage:
     """source: the decoded image, RGB.
 
-    Raises InvalidRequest: the mask is not an image, has another size than the source, or selects nothing; or the image
+    Raises InvalidRequest: the mask is not an image, differs in size from the source, or selects nothing; or the image
     that a crop is pasted into is too large.
     """
     drawn = _decoded_mask(mask, decode, source.size)
@@ -95,7 +95,7 @@ def _decoded_mask(mask: MaskOptions, decode: Decode, size: tuple[int, int]) -> I
 def _whole(source: Image.Image, drawn: Image.Image, options: SizedImage, mask: MaskOptions) -> InpaintedImage:
     placed = options.placement(source)
     image = resized(source, placed)
-    # Where the image leaves a border free, the border is generated.
+    # A border that the image does not cover is generated.
     scaled = resized(drawn.convert("RGB"), placed, around="white")
     values = _values(scaled, mask)
     weights = _weights(values, mask)

@@ -29,7 +29,7 @@ RESTARTS = {"on-failure": RestartPolicy(), "never": NEVER}
 MAX_CPU_INSTANCES = 64
 #: One day. A larger number is probably a mistake.
 MAX_EXIT_TIMEOUT_S = 86400
-#: What to say before Triton logs these errors.
+#: Note that is printed before Triton logs these errors.
 CPU_NOTE = (
     "without a GPU, Triton logs errors that are harmless: CudaDriverHelper has not been initialized, unable to create "
     "stream, Failed to initialize NVML, DCGM unable to start"

@@ -18,7 +18,7 @@ from flux_serving.launch.urls import answers, is_silent, loopback_of
 #: Seconds that the gateway has to start listening, or to check its settings.
 START_S = 60.0
 #: Health checks of a running gateway: seconds between two checks, their timeout in seconds, and the number of
-#: consecutive timeouts after which it hangs. Each check adds a line to the gateway's log.
+#: consecutive timeouts after which it counts as hung. Each check adds a line to the gateway's log.
 _ASK_PAUSE_S, _ASK_S, _UNANSWERED = 10.0, 5.0, 3
 #: Prefix of the gateway's own messages.
 _SAYS = "flux-gateway: "

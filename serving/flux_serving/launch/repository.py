@@ -23,7 +23,7 @@ def assemble_repository(
 
     The folder is the launcher's own, because Triton's stub does not support spaces in its path (2.51). The ensembles
     of unserved modes are left out, so that Triton reports them as not ready. For GPUs other than the committed ones or
-    another number of CPU instances, the folder is a copy with rendered configurations; the committed files stay as
+    a different number of CPU instances, the folder is a copy with rendered configurations; the committed files stay as
     they are.
     """
     left_out = {BY_NAME[mode].ensemble.name for mode in unserved_modes}

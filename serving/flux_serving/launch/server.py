@@ -130,7 +130,7 @@ class TritonServer:
     def start(self) -> None:
         """Start Triton.
 
-        Raises CannotStart: the repository is missing, a checkpoint is incomplete, a port is in use, or no Triton can
+        Raises CannotStart: the repository is missing, a checkpoint is incomplete, a port is in use, or Triton cannot
         run here.
         """
         options = self.options

@@ -120,7 +120,7 @@ class Sampler:
     def _starts(
         self, parameters: SamplingParameters, sampler_inputs: SamplerInputs, grid: Grid, sigma: Tensor
     ) -> list[tuple[Tensor, KeptSource | None]]:
-        """Returns each image's latents before its first step, (image tokens, channels), and what inpainting keeps.
+        """Returns each image's latents before its first step, (image tokens, channels), and its source for inpainting.
 
         sigma: of the first step.
         """

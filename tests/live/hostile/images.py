@@ -1,4 +1,4 @@
-"""Damaged and malicious image files, sent as every tensor and field that takes an image."""
+"""Damaged and malicious image files, sent as every tensor and field that accepts an image."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _joined(content: bytes, rng: random.Random) -> bytes:
 
 
 def _claims_size(content: bytes, rng: random.Random) -> bytes:
-    """A PNG of a few bytes whose header claims any size."""
+    """A PNG of a few bytes whose header claims the given size."""
     side = rng.choice((0, 1, 8193, 65535, 2**31 - 1, 2**32 - 1))
     header = struct.pack(">IIBBBBB", side, rng.choice((1, side)), 8, rng.choice((0, 2, 3, 4, 6, 7)), 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))

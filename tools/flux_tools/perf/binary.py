@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / ".venv-perf"
 
 
 class NoBinary(Exception):
-    """No perf_analyzer runs on this machine. The message has one line with the reason for each that was tried."""
+    """No working perf_analyzer was found. The message has one line with the reason for each one that was tried."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def find_binary(folder: Path = FOLDER) -> Binary:
             return from_wheels(source, folder)
         except NoBinary as error:
             reasons.append(str(error))
-    raise NoBinary("\n".join(["no perf_analyzer runs on this machine:", *reasons]))
+    raise NoBinary("\n".join(["no working perf_analyzer was found on this machine:", *reasons]))
 
 
 def from_wheels(source: Source, folder: Path) -> Binary:

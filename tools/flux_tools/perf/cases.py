@@ -28,8 +28,8 @@ class Data(Enum):
 class Case:
     """One run of perf_analyzer.
 
-    rate: requests per second of an open loop, instead of the concurrency. is_seen: reuse the images of the run before,
-    which are in the response cache. parts: the number of requests is divided by it.
+    rate: requests per second of an open loop, instead of the concurrency. is_seen: reuse the images of the previous
+    run, which are in the response cache. parts: divisor of the number of requests.
     """
 
     name: str

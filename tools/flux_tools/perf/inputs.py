@@ -35,7 +35,7 @@ class Work:
 #: One request in the format of `--input-data`, by tensor name.
 Entry = Mapping[str, Mapping[str, Any]]
 
-#: Maximum characters of the file of contexts. FLUX.1's contexts have 16 MB each, so sixty would be 1 GB. With fewer
+#: Maximum characters of the file of contexts. FLUX.1's contexts take 16 MB each, so sixty would be 1 GB. With fewer
 #: contexts, perf_analyzer repeats them, which is harmless: only `flux_prior_redux` has a response cache.
 LARGEST_FILE = 256 * 2**20
 #: Maximum characters of a request for an export, in which perf_analyzer spells out every number of every request.

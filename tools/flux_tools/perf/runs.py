@@ -79,7 +79,7 @@ class PerfRunner:
         self._word = secrets.token_hex(4)
         self._number = 0
         self._last = folder / "images.json"
-        # Contexts of FLUX.1's size have 16 MB and would be several times larger in the export.
+        # Contexts of FLUX.1's size take 16 MB and would be several times larger in the export.
         self._are_contexts_exported = True
 
     def all_ways(self) -> list[Measured]:

@@ -29,7 +29,7 @@ def chroma(images: Bytes) -> float:
 
 
 def is_of(image: Bytes, colour: str, among: Sequence[str] = tuple(SWATCHES)) -> bool:
-    """Whether, of the hues in `among`, `colour` is nearest to the mean colour of the object. image: (..., 3) uint8."""
+    """Whether `colour` is the hue in `among` that is nearest to the object's mean colour. image: (..., 3) uint8."""
     seen = lab(image).reshape(-1, 3)
     thing = seen[(seen[:, 0] < GROUND_LIGHTNESS) | (_from_grey(seen) > GROUND_CHROMA)]
     if not len(thing) or _from_grey(mean := thing.mean(axis=0)) < LEAST_CHROMA:

@@ -115,7 +115,7 @@ def masked(client: FluxClient, gallery: Gallery) -> Finding:
         ["distance to the image, Delta E", *(f"{to_own(images, sources):.1f}" for images in (plain, of_sources))],
         ["distance to the masked image, Delta E", *(f"{to_own(images, left):.1f}" for images in (plain, of_sources))],
         [
-            "largest change, of 255 levels, if another image replaces all outside the mask",
+            "largest change, of 255 levels, if another image replaces everything outside the mask",
             str(int(np.abs(plain_changed.astype(int) - plain).max())),
             str(int(np.abs(of_changed.astype(int) - of_sources).max())),
         ],

@@ -1,4 +1,4 @@
-"""Images per GPU-hour at which all latency targets are kept, and the cost of an image: a section of docs/scaling.md."""
+"""Images per GPU-hour at which all latency targets are met, and the cost of an image: a section of docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DAILY, PEAK, SPARE = 100_000, 3, 1
 
 
 def capacity(requests: int) -> Iterator[Row]:
-    """Yield the highest load, in whole percent, at which all targets are kept, for each fleet and machine."""
+    """Yield the highest load, in whole percent, at which all targets are met, for each fleet and machine."""
     fleets = [(gpus, MIXED, "least loaded") for gpus in FEW_GPUS]
     fleets += [(GPUS, mix, "least loaded") for mix in MIXES]
     fleets += [(GPUS, MIXED, "in turn")]
@@ -74,7 +74,7 @@ class _Tries:
 
 
 def highest_safe_percent(merit_at: Callable[[int], Merit]) -> int:
-    """Return the highest load, in percent, that keeps all targets. merit_at: returns the merit of a run at a load."""
+    """Return the highest load, in percent, that meets all targets. merit_at: returns the merit of a run at a load."""
     good, bad = LEAST, MOST
     while bad - good > 1:
         percent = (good + bad) // 2

@@ -70,7 +70,7 @@ def fit_demo(name: str, small: Sequence[Timing], large: Timing) -> Machine:
 
 
 H100_EAGER = fit_flux("H100, bfloat16, eager", figures.H100_EAGER, figures.H100_EAGER_OF_8)
-#: This server implements neither `torch.compile` nor fp8: these two show what faster steps would be worth.
+#: This server implements neither `torch.compile` nor fp8: these two show the effect that faster steps would have.
 H100_COMPILED = H100_EAGER.as_fast_as("H100, bfloat16, compiled (not implemented)", figures.H100_COMPILED)
 H100_FP8 = H100_EAGER.as_fast_as("H100, fp8, compiled (not implemented)", figures.H100_FP8)
 DEMO_CPU = fit_demo("demo checkpoint, two CPU cores", figures.DEMO_CPU_64, figures.DEMO_CPU_512)

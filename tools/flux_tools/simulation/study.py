@@ -44,7 +44,7 @@ class Site:
     route: Callable[[], Route] = lambda: least_loaded
 
     def capacity(self) -> float:
-        """Return the requests per second that the site can do one by one: load 1."""
+        """Return the requests per second that the site can process one by one: load 1."""
         return self.gpus / self.mix.mean_solo_seconds(self.machine)
 
     def run(self, policy: Policy, rate: float, requests: int) -> Merit:
@@ -91,7 +91,7 @@ def overload(requests: int) -> Iterator[dict[str, Any]]:
 
 
 def fleet(requests: int) -> Iterator[dict[str, Any]]:
-    """Yield the fewest GPUs that keep each target at each rate."""
+    """Yield the fewest GPUs that meet each target at each rate."""
     for rate in RATES:
         for policy in POLICIES:
             merits: dict[int, Merit] = {}

@@ -14,7 +14,7 @@ from flux_gateway.settings import Settings
 PROCESS_BYTES = 160 * 2**20
 #: Bytes that asyncio reads from a socket at once, and that uvicorn buffers of an unread body.
 _READ_BYTES, _UNREAD_BYTES = 256 * 2**10, 64 * 2**10
-#: Bytes of memory per byte of a response's images while the response is built, beyond the reserved ones.
+#: Bytes of memory for each byte of a response's images while the response is built, in addition to the reserved memory.
 _BUILDING_COPIES = 4
 #: The allocator keeps some of the freed memory.
 _FRAGMENTATION = 1.1
