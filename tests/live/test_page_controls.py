@@ -102,6 +102,22 @@ def test_a_mask_is_drawn_edited_and_sent(page: Page) -> None:
     expect(page.locator(".thumbnail .mask")).to_have_count(0)
 
 
+def test_inpainting_requires_a_mask_and_changes_only_its_part(page: Page) -> None:
+    page.locator("#mode-fill").check(force=True)
+    add_images(page, "doughnut.png")
+    page.get_by_label("Prompt").first.fill("blue heart")
+    page.locator("#run").click()
+    expect(page.get_by_text("Draw a mask over the part to change.").first).to_be_visible()
+    page.get_by_role("button", name="Draw a mask", exact=True).click()
+    expect(page.locator("#mask-about")).to_have_text("Paint the part of the image to change.")
+    paint(page)
+    page.locator("#mask-done").click()
+    form = form_of(page)
+    assert form.count(b'name="mask_image"') == form.count(b'name="input_image"') == 1
+    run(page, 4)
+    expect(page.get_by_text("Done: 1")).to_be_visible(timeout=PATIENCE)
+
+
 def test_a_mask_of_any_size_is_uploaded(page: Page, tmp_path: Path) -> None:
     add_images(page, "doughnut.png")
     with Image.open(UNSEEN / "doughnut.png") as image:
@@ -208,7 +224,7 @@ def test_controls_of_redux_images_are_shown_where_they_have_an_effect(page: Page
 
 def test_a_parameter_and_a_mode_without_texts_have_controls_with_their_names(page: Page) -> None:
     contract = page_contract()
-    mode = {**contract["modes"][2], "name": "redux", "genserve": "poster", "purpose": "make posters"}
+    mode = {**contract["modes"][3], "name": "redux", "genserve": "poster", "purpose": "make posters"}
     lens = {"name": "lens_kind", "type": "choice", "choices": ["wide", "long"], "default": {"poster": "wide"}}
     nothing = dict.fromkeys(("min", "max", "step", "multiple", "max_length", "value", "empty", "requires", "per_image"))
     mode["parameters"] = [*mode["parameters"], "lens_kind"]

@@ -44,6 +44,8 @@ from flux_gateway.request_body import RequestBody
 CONTROLNET_TYPE = "canny"
 #: Field of the image that a mode requires.
 IMAGE_FIELD = "input_image"
+#: The field of the mask of inpainting.
+MASK_FIELD = "mask_image"
 #: The field of several images, and of a mask for each of them.
 IMAGES_FIELD, MASKS_FIELD = "input_images", "image_mask"
 #: GenServe's range of an adapter's weight, narrower than the contract's.
@@ -248,7 +250,7 @@ class GenerateRequest(ParameterBody):
         if not self.input_image:
             raise self._missing(IMAGE_FIELD)
         if not self.mask_image:
-            raise self._missing("mask_image")
+            raise self._missing(MASK_FIELD)
         return {
             SOURCE_IMAGE.python_name: self.input_image,
             MASK_IMAGE.python_name: self.mask_image,

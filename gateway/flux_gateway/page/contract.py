@@ -19,12 +19,14 @@ from flux_contract.parameters import (
     PROMPT,
     PROMPT_STRENGTH,
     SEED,
+    SOURCE_IMAGE,
     TRUE_CFG_SCALE,
 )
 from flux_gateway.genserve.schema import (
     IMAGE_FIELD,
     IMAGES_FIELD,
     LORA_WEIGHTS,
+    MASK_FIELD,
     MASKS_FIELD,
     WEIGHT_WITH_PROMPT,
     changes_redux_image,
@@ -40,11 +42,7 @@ _DEFAULT_STEPS = {"steps": limits.DEFAULT_STEPS, "few": limits.DEFAULT_FEW_STEPS
 _TYPE_NAMES = {int: "integer", float: "number", str: "text"}
 
 
-#: The page has no control for the mask of inpainting.
-PAGE_MODES = tuple(mode for mode in MODES if not requires(mode, MASK_IMAGE))
-
-
-def page_contract(modes: Sequence[Mode] = PAGE_MODES, request: type[JobRequest] = JobRequest) -> dict[str, Any]:
+def page_contract(modes: Sequence[Mode] = MODES, request: type[JobRequest] = JobRequest) -> dict[str, Any]:
     """Returns the answer of `GET /page/contract.json`.
 
     A parameter has `min`, `max`, `step`, `multiple` and `max_length`, null where there is no limit, and
@@ -56,8 +54,8 @@ def page_contract(modes: Sequence[Mode] = PAGE_MODES, request: type[JobRequest] 
     `requires`: the field without which the parameter has no effect;
     `per_image`: whether each image has its own value.
     A mode has `image`: the field of its image, null if it accepts none; `images`: the field of several images, null if
-    it accepts at most one; `max_images`; `mask`: the field of the masks of its images, null if it accepts none; and
-    `required`: fields that must not be empty.
+    it accepts at most one; `max_images`; `mask`: the field of the masks of its images, null if it accepts none;
+    `needs_mask`: whether it requires one; and `required`: fields that must not be empty.
     """
     fields = [field for field in request.parameter_fields if field.parameter.on_page]
     names = {field.parameter.name: field.name for field in fields}
@@ -118,7 +116,9 @@ def _is_shown(field: ParameterField, mode: Mode) -> bool:
 
 
 def _mode(mode: Mode, fields: Sequence[ParameterField]) -> dict[str, Any]:
-    takes_image = requires(mode, IMAGE) or takes(mode, CONTROL_IMAGE)
+    takes_image = requires(mode, IMAGE) or takes(mode, CONTROL_IMAGE) or takes(mode, SOURCE_IMAGE)
+    needs_mask = requires(mode, MASK_IMAGE)
+    masks_field = MASKS_FIELD if takes(mode, IMAGE_MASK) else None
     return {
         "name": mode.name,
         "genserve": mode.genserve,
@@ -127,6 +127,7 @@ def _mode(mode: Mode, fields: Sequence[ParameterField]) -> dict[str, Any]:
         "image": IMAGE_FIELD if takes_image else None,
         "images": IMAGES_FIELD if max_images(mode) > 1 else None,
         "max_images": max_images(mode) if takes_image else 0,
-        "mask": MASKS_FIELD if takes(mode, IMAGE_MASK) else None,
+        "mask": MASK_FIELD if needs_mask else masks_field,
+        "needs_mask": needs_mask,
         "required": [] if takes_image else [field.name for field in fields if field.parameter.name == PROMPT.name],
     }

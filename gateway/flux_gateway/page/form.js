@@ -111,8 +111,9 @@ export class Form {
                 return { param: control.name || param, control, ...faultOf(control, this.#parameter(param)) };
             }
         }
-        const param = missing(this.#contract, this.fields(), this.#images.used.length);
-        return param && { param, key: param === this.mode.image ? "error.missing.image" : "error.empty" };
+        const param = missing(this.#contract, this.fields(), this.#images.used);
+        const keys = { [this.mode.image]: "error.missing.image", [this.mode.mask]: "error.missing.mask" };
+        return param && { param, key: keys[param] ?? "error.empty" };
     }
 
     #parameter(name) {

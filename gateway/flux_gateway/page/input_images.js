@@ -64,6 +64,10 @@ export class InputImages {
         say(find("image-choose"), !isMore ? "image.choose" : mode.max_images > 1 ? "image.add" : "image.replace");
     }
 
+    get #maskText() {
+        return this.#form.mode.needs_mask ? "mask.about.change" : "mask.about";
+    }
+
     async #add(file) {
         const { max_images: most } = this.#form.mode;
         if (most > 1 && this.#cards.length >= most) {
@@ -81,7 +85,7 @@ export class InputImages {
         }
         const card = new ImageCard(file, url, image, this.#form.parametersPerImage, {
             remove: (each) => this.#remove(each),
-            drawMask: (each) => this.#editor.open(each, (mask) => each.setMask(mask)),
+            drawMask: (each) => this.#editor.open(each, this.#maskText, (mask) => each.setMask(mask)),
         });
         if (most === 1 && this.#cards.length) {
             const [first] = this.#cards;

@@ -33,8 +33,9 @@ export class MaskEditor {
         this.#listenToPointers();
     }
 
-    /** url, width, height: of the image. onDone: called with {operations, file}; file: null without a mask. */
-    open({ url, width, height, operations }, onDone) {
+    /** url, width, height: of the image. about: key of the text that says what to paint. onDone: called with {operations, file}; file: null without a mask. */
+    open({ url, width, height, operations }, about, onDone) {
+        say(find("mask-about"), about);
         this.#onDone = onDone;
         find("mask-image").src = url;
         find("mask-erase").checked = false;

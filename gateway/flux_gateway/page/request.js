@@ -50,11 +50,14 @@ export function filesOf({ image, images: several, mask: maskField }, images) {
     ];
 }
 
-/** Returns the first field that the mode requires and the request lacks, or null. count: number of images. */
-export function missing(contract, fields, count) {
+/** Returns the first field that the mode requires and the request lacks, or null. images: [{mask}]. */
+export function missing(contract, fields, images) {
     const mode = modeOf(contract, fields.mode);
-    if (mode?.image && count === 0) {
+    if (mode?.image && images.length === 0) {
         return mode.image;
+    }
+    if (mode?.needs_mask && !images.some(({ mask }) => mask)) {
+        return mode.mask;
     }
     return mode?.required.find((name) => fields[name] === undefined) ?? null;
 }
