@@ -224,7 +224,8 @@ def test_controls_of_redux_images_are_shown_where_they_have_an_effect(page: Page
 
 def test_a_parameter_and_a_mode_without_texts_have_controls_with_their_names(page: Page) -> None:
     contract = page_contract()
-    mode = {**contract["modes"][3], "name": "redux", "genserve": "poster", "purpose": "make posters"}
+    (text,) = (mode for mode in contract["modes"] if mode["genserve"] == "text2img")
+    mode = {**text, "name": "redux", "genserve": "poster", "purpose": "make posters"}
     lens = {"name": "lens_kind", "type": "choice", "choices": ["wide", "long"], "default": {"poster": "wide"}}
     nothing = dict.fromkeys(("min", "max", "step", "multiple", "max_length", "value", "empty", "requires", "per_image"))
     mode["parameters"] = [*mode["parameters"], "lens_kind"]
