@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flux_client.cli.outputs import with_flags
+from flux_contract.modes import INPAINT
+
 SCRIPT = textwrap.dedent(
     """
     import sys
@@ -90,3 +93,8 @@ def test_help_is_printed_in_every_encoding() -> None:
     for word in ("redux", "img2img", "text2img", "canny"):
         ended = command(word, "--help", PYTHONIOENCODING="ascii")
         assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_errors_of_a_mask_name_its_flag() -> None:
+    message = "flux_vae_encoder: MASK_IMAGE has 10x10 pixels, expected 64x64 as SOURCE_IMAGE"
+    assert with_flags(message, INPAINT) == "--mask-image has 10x10 pixels, expected 64x64 as FILE"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from flux_contract.errors import FluxError, InvalidRequest
 from flux_contract.models import ENSEMBLES, MODELS
 from flux_contract.modes import Mode
-from flux_contract.parameters import PROMPT
+from flux_contract.parameters import MASK_IMAGE, PROMPT
 
 #: Models name themselves at the beginning of a message about a tensor.
 _NAMES = "|".join([*(model.name for model in MODELS), *(ensemble.name for ensemble in ENSEMBLES)])
@@ -73,8 +73,9 @@ def with_flags(message: str, mode: Mode | None) -> str:
     """
     subjects, options = ((), ()) if mode is None else (mode.subjects, mode.options)
     flags = {each.name: each.all_flags[-1] for each in options if each.all_flags}
-    # Subjects are positional arguments.
-    flags |= {each.name: "TEXT" if each.name == PROMPT.name else "FILE" for each in subjects}
+    # Subjects without a flag are positional arguments.
+    positional = {each.name: "TEXT" if each.name == PROMPT.name else "FILE" for each in subjects}
+    flags |= positional | {each.name: each.all_flags[-1] for each in subjects if each == MASK_IMAGE}
     keywords = {each.python_name: flags[each.name] for each in options if each.name in flags}
     keywords |= {"timeout_s": "--timeout"}
     message = _MODEL.sub("", message)

@@ -259,12 +259,15 @@ class TritonServer:
         if self.poll() is None:
             wait_until_idle(self._metrics_url, self.options.exit_timeout_s)
 
-    def stop(self) -> None:
-        """End the server: send SIGTERM, then kill its process group and remove its temporary files."""
+    def stop(self, limit_s: float | None = None) -> None:
+        """End the server: send SIGTERM, then kill its process group and remove its temporary files.
+
+        limit_s: seconds between the two; None: the exit timeout, for which Triton waits for running requests, and more.
+        """
         # A Triton that is still loading is killed at once: after SIGTERM it would first finish loading.
         if self._process is not None and self._models and not self._is_gone:
             self._process.terminate()
-            wait_for_server(self.pid, self.options.exit_timeout_s + 10.0)
+            wait_for_server(self.pid, self.options.exit_timeout_s + 10.0 if limit_s is None else limit_s)
         self.kill()
 
     def kill(self) -> None:

@@ -16,6 +16,9 @@ from flux_serving.launch.server import ServerOptions, TritonServer
 from flux_serving.launch.state import LauncherState, StateFile
 from flux_serving.launch.supervisor import RestartPolicy, State, Supervised, all_ready, supervise
 
+#: Seconds that Triton may take to stop after Ctrl-C. An idle Triton needs up to 10 s.
+_INTERRUPTED_STOP_S = 12.0
+
 
 class Serving:
     """Triton and its gateway. A context manager: starts both on entry and ends both on exit; after SIGTERM, once Triton
@@ -96,7 +99,7 @@ class Serving:
         if server is not None:
             if drained:
                 server.drain()
-            server.stop()
+            server.stop(None if drained else _INTERRUPTED_STOP_S)
         self._say("stopped")
 
     def _stop_message(self, drained: bool) -> str:
