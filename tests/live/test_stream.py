@@ -353,9 +353,8 @@ def test_rejects_malformed_or_foreign_progress_address(demo_server: TritonServer
     with pytest.raises(InferenceServerException) as caught:
         call_grpc(demo_server.grpc_url, "flux_redux", tensors, ["OUTPUT_IMAGE", "OUTPUT_SEED"])
     assert str(caught.value.status()) == "StatusCode.INVALID_ARGUMENT"
-    assert f"flux_base: PROGRESS_ADDRESS='{address[:40]}' is not a valid progress address" in str(
-        caught.value.message()
-    )
+    words = f"flux_base: PROGRESS_ADDRESS='{address[:40]}' is not an? (valid|open) progress address"
+    assert re.search(words, str(caught.value.message()))
 
 
 def test_rejects_regular_file_as_progress_address(demo_server: TritonServer) -> None:
