@@ -154,9 +154,10 @@ def test_stream_returns_the_image_of_a_call(demo_server: TritonServer) -> None:
         ({"mask_image": MASK.resize((32, 32))}, "flux_vae_encoder: MASK_IMAGE has 32x32 pixels, expected 64x64"),
         ({"mask_image": Image.new("L", SOURCE.size)}, "flux_vae_encoder: MASK_IMAGE selects no pixel"),
         ({"mask_image": b"junk"}, r"flux_vae_encoder: MASK_IMAGE\[0\]: not an image"),
+        ({"source_image": b"junk"}, r"flux_vae_encoder: SOURCE_IMAGE\[0\]: not an image"),
         ({"mask_feather": -1}, "MASK_FEATHER=-1, expected 0..256"),
     ],
-    ids=["size", "black", "junk", "feather"],
+    ids=["size", "black", "junk", "junk source", "feather"],
 )
 def test_rejects_mask(client: FluxClient, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):

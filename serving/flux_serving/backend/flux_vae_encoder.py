@@ -18,7 +18,7 @@ from flux_contract.internal_tensors import (
     SOURCE_REFUSAL,
 )
 from flux_contract.models import FLUX_VAE_ENCODER
-from flux_contract.parameters import IMAGE, MASK_IMAGE, PADDING_MASK_CROP
+from flux_contract.parameters import IMAGE, MASK_IMAGE, PADDING_MASK_CROP, SOURCE_IMAGE
 from flux_contract.tensors import Array, Tensor
 from flux_serving.backend.instance import Instance
 from flux_serving.backend.option_values import read_declared, read_sized_image
@@ -68,7 +68,8 @@ class FluxVaeEncoderModel(QueuedModelBase[SourceOptions, _Source]):
         return SourceOptions(image, _read_mask(values), is_unchanged=0 in read_change(values))
 
     def prepare(self, options: SourceOptions, decode: Decode) -> _Source:
-        decoded = decode_named(decode, IMAGE, 0, options.image.encoded)
+        # In the ensemble with a mask, the image is the tensor SOURCE_IMAGE.
+        decoded = decode_named(decode, IMAGE if options.mask is None else SOURCE_IMAGE, 0, options.image.encoded)
         if options.mask is None:
             rgb = np.asarray(resized(decoded, options.image.placement(decoded)))
             return _Source(rgb, options.is_unchanged, None)
