@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,8 @@ def demo(checkout: Path, *arguments: str, base: str = f"{sys.base_prefix}/bin/py
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A process in the background of a shell ignores SIGINT, and so would its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
