@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import pytest
 
+from flux_contract.errors import CannotStart
 from flux_serving.launch import __main__ as launch
 from flux_serving.launch.__main__ import read_options
 from flux_serving.launch.processes import free_ports
@@ -117,11 +118,22 @@ def test_help_of_start_script_says_how_it_differs_from_serve() -> None:
 
 @pytest.mark.parametrize(("profile", "is_said"), [("cpu", True), ("gpu", False)])
 def test_harmless_errors_of_triton_are_explained_on_a_cpu(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str, is_said: bool
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    profile: str,
+    is_said: bool,
 ) -> None:
+    def serving(*_: object) -> NoReturn:
+        raise CannotStart("not started")
+
+    checkpoints = stub_checkpoints(tmp_path)
+    monkeypatch.setenv("FLUX_MODEL_PATH", str(checkpoints.base))
+    monkeypatch.setenv("FLUX_REDUX_MODEL_PATH", str(checkpoints.redux))
+    monkeypatch.setattr(launch, "Serving", serving)
     monkeypatch.setattr(launch, "end_on_signals", lambda: None)
-    monkeypatch.delenv("FLUX_MODEL_PATH", raising=False)
     monkeypatch.setattr("sys.argv", ["scripts/serve", f"--profile={profile}"])
     assert launch.main() == 1
     said = capsys.readouterr().err
+    assert said.endswith("scripts/serve: not started\n")
     assert ("Triton logs errors that are harmless: CudaDriverHelper" in said) == is_said

@@ -110,8 +110,6 @@ def main() -> int:
     given = read_options()
     for line in unknown_variables(os.environ, has_gateway=given.gateway_port is not None):
         say(f"warning: {line}")
-    if given.profile == "cpu":
-        say(CPU_NOTE)
     end_on_signals()
     try:
         options = ServerOptions(
@@ -141,6 +139,8 @@ def main() -> int:
                 exit_timeout_s=given.exit_timeout,
             )
             urls = f"REST {make_gateway().url}, {urls}"
+        if given.profile == "cpu":
+            say(CPU_NOTE)
         with Serving(options, make_gateway, RESTARTS[given.restart], say) as serving:
             serving.wait_until_ready()
             for mode, reason in options.checkpoints.unserved_modes().items():
