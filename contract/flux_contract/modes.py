@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from flux_contract import limits
 from flux_contract.models import FLUX_CANNY, FLUX_IMG2IMG, FLUX_INPAINT, FLUX_REDUX, FLUX_TEXT2IMG, Ensemble, mode_name
 from flux_contract.parameter import Parameter
 from flux_contract.parameters import GUIDANCE_SCALE, IMAGE, SIMILARITY, STRENGTH
@@ -75,7 +76,7 @@ INPAINT = Mode(
     "change the masked part of images",
     "fill",
     "flux1-fill-dev",
-    genserve_defaults={**_GENSERVE_GUIDANCE, STRENGTH.name: 1.0},
+    genserve_defaults={**_GENSERVE_GUIDANCE, STRENGTH.name: limits.DEFAULT_INPAINT_STRENGTH},
 )
 TEXT2IMG = Mode(
     FLUX_TEXT2IMG,

@@ -348,6 +348,11 @@ def test_edit_with_mask_is_inpainting(service: Service, mask: object) -> None:
     assert (sent["MASK_CHANNEL"], sent["STRENGTH"]) == ([[b"alpha"]], [[1.0]])
 
 
+def test_edit_with_mask_keeps_the_given_strength(service: Service) -> None:
+    body = {"prompt": "a", "image": in_base64(RED), "mask": in_base64(GREEN), "strength": 0.4}
+    assert service.sent("/v1/images/edits", json=body)["STRENGTH"] == [[pytest.approx(0.4)]]
+
+
 def test_mask_that_is_a_file_id_is_rejected(service: Service) -> None:
     body = {"prompt": "a", "image": in_base64(RED), "mask": {"file_id": "a"}}
     assert service.refused("/v1/images/edits", json=body)[1].startswith("mask")

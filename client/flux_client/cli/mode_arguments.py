@@ -140,6 +140,11 @@ _ADDED_BY_HAND: Mapping[str, Callable[[argparse._ActionsContainer], None]] = {
 }
 
 
+def required_options(mode: Mode) -> tuple[Parameter, ...]:
+    """Images that the mode requires besides those of the command's arguments, each under a flag of its own."""
+    return tuple(each for each in mode.subjects if each.all_flags and each.name != PROMPT.name)
+
+
 def takes_prompts(mode: Mode) -> bool:
     """Whether the command's arguments are prompts, not images."""
     return any(each.name == PROMPT.name for each in mode.subjects)

@@ -10,10 +10,11 @@ from typing import IO
 
 from tqdm import tqdm
 
+from flux_client.cli.mode_arguments import required_options
 from flux_contract.errors import FluxError, InvalidRequest
 from flux_contract.models import ENSEMBLES, MODELS
 from flux_contract.modes import Mode
-from flux_contract.parameters import MASK_IMAGE, PROMPT
+from flux_contract.parameters import PROMPT
 
 #: Models name themselves at the beginning of a message about a tensor.
 _NAMES = "|".join([*(model.name for model in MODELS), *(ensemble.name for ensemble in ENSEMBLES)])
@@ -71,11 +72,10 @@ def with_flags(message: str, mode: Mode | None) -> str:
 
     `flux_redux: NUM_INFERENCE_STEPS=0, expected 1..100` becomes `--steps 0, expected 1..100`.
     """
-    subjects, options = ((), ()) if mode is None else (mode.subjects, mode.options)
-    flags = {each.name: each.all_flags[-1] for each in options if each.all_flags}
-    # Subjects without a flag are positional arguments.
-    positional = {each.name: "TEXT" if each.name == PROMPT.name else "FILE" for each in subjects}
-    flags |= positional | {each.name: each.all_flags[-1] for each in subjects if each == MASK_IMAGE}
+    subjects, options = ((), ()) if mode is None else (mode.subjects, (*mode.options, *required_options(mode)))
+    # The other subjects are positional arguments.
+    flags = {each.name: "TEXT" if each.name == PROMPT.name else "FILE" for each in subjects}
+    flags |= {each.name: each.all_flags[-1] for each in options if each.all_flags}
     keywords = {each.python_name: flags[each.name] for each in options if each.name in flags}
     keywords |= {"timeout_s": "--timeout"}
     message = _MODEL.sub("", message)

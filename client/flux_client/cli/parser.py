@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from flux_client.cli.mode_arguments import add_parameters, blends, takes_prompts
+from flux_client.cli.mode_arguments import add_parameters, blends, required_options, takes_prompts
 from flux_client.cli.values import folder
 from flux_client.installed import __version__
 from flux_client.opening import DEFAULT_URLS, STREAMING_PROTOCOL
@@ -17,7 +17,6 @@ from flux_contract.parameters import (
     IMAGE,
     IMAGE_BLEND,
     IMAGE_MASK,
-    MASK_IMAGE,
     PREVIEW_PARAMETERS,
 )
 
@@ -27,7 +26,7 @@ def make_parser(modes: Sequence[Mode] = MODES) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flux-client {__version__}")
     # Defaults for commands without these options.
     missing = {CONTROL_KIND.python_name: None, IMAGE_BLEND.python_name: None, IMAGE_MASK.python_name: None}
-    parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, mask_image=None, **missing)
+    parser.set_defaults(images=[], reference=[], previews=None, edges_out=None, **missing)
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument(
         "--url", help="host:port of Triton, or several separated by commas (default: localhost and the protocol's port)"
@@ -101,6 +100,6 @@ def _add_mode(command: argparse.ArgumentParser, mode: Mode) -> None:
             metavar="FILE",
             help="Redux image that also guides the result; repeat the option for several",
         )
-    if MASK_IMAGE in mode.subjects:
-        command.add_argument(*MASK_IMAGE.all_flags, type=Path, required=True, metavar="FILE", help=MASK_IMAGE.help)
+    for parameter in required_options(mode):
+        command.add_argument(*parameter.all_flags, type=Path, required=True, metavar="FILE", help=parameter.help)
     add_parameters(command, mode)

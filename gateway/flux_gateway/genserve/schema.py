@@ -180,8 +180,8 @@ class GenerateRequest(ParameterBody):
         mode = self.modes[self.mode_name]
         if self.mask_image and not requires(mode, MASK_IMAGE):
             expected = " or ".join(repr(name) for name, each in self.modes.items() if requires(each, MASK_IMAGE))
-            words = f"mask_image: not supported in mode {self.mode_name!r}, expected mode {expected}"
-            raise Refusal(400, words, "mask_image")
+            words = f"{MASK_FIELD}: not supported in mode {self.mode_name!r}, expected mode {expected}"
+            raise Refusal(400, words, MASK_FIELD)
         keywords: dict[str, Any] = {
             PRIORITY.python_name: max(limits.MIN_PRIORITY, min(limits.MAX_PRIORITY, -self.priority)),
             OUTPUT_FORMAT.python_name: limits.DEFAULT_FORMAT,

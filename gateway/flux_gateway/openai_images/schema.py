@@ -158,7 +158,11 @@ class EditsRequest(ImagesOfImagesRequest):
         """The first image is not a Redux image here, whatever `input_fidelity` says."""
         source, *references = wanted.images
         keywords = {
-            **({} if STRENGTH.python_name in self.model_fields_set else {STRENGTH.python_name: 1.0}),
+            **(
+                {}
+                if STRENGTH.python_name in self.model_fields_set
+                else {STRENGTH.python_name: limits.DEFAULT_INPAINT_STRENGTH}
+            ),
             SOURCE_IMAGE.python_name: source,
             MASK_IMAGE.python_name: mask,
             MASK_CHANNEL.python_name: "alpha",

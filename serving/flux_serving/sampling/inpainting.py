@@ -24,8 +24,7 @@ class KeptSource:
 
     def blend(self, estimate: Tensor) -> Tensor:
         """estimate: (image tokens, channels), of an image without noise, on any device."""
-        mask = self.mask.to(estimate)
-        return (1 - mask) * self.source.to(estimate) + mask * estimate
+        return _mixed(self.source.to(estimate), estimate, self.mask.to(estimate))
 
 
 class KeptSources:
@@ -48,5 +47,8 @@ class KeptSources:
         Source: diffusers, `FluxInpaintPipeline.__call__`, step 6.
         """
         kept = noised(self._source, self._noise, sigmas[self._rows, None, None])
-        blended = (1 - self._mask) * kept + self._mask * latents[self._rows]
-        return latents.index_copy(0, self._rows, blended)
+        return latents.index_copy(0, self._rows, _mixed(kept, latents[self._rows], self._mask))
+
+
+def _mixed(kept: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
+    return (1 - mask) * kept + mask * generated
