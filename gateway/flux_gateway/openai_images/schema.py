@@ -158,16 +158,13 @@ class EditsRequest(ImagesOfImagesRequest):
         """The first image is not a Redux image here, whatever `input_fidelity` says."""
         source, *references = wanted.images
         keywords = {
-            **(
-                {}
-                if STRENGTH.python_name in self.model_fields_set
-                else {STRENGTH.python_name: limits.DEFAULT_INPAINT_STRENGTH}
-            ),
+            STRENGTH.python_name: limits.DEFAULT_INPAINT_STRENGTH,
+            **wanted.keywords,
             SOURCE_IMAGE.python_name: source,
             MASK_IMAGE.python_name: mask,
             MASK_CHANNEL.python_name: "alpha",
         }
-        return replace(wanted, mode=INPAINT, images=references, keywords={**wanted.keywords, **keywords})
+        return replace(wanted, mode=INPAINT, images=references, keywords=keywords)
 
 
 #: Requests of the endpoints.
